@@ -1,0 +1,143 @@
+"""The only builder of paths, and the only place where files are put into the data root.
+
+Every file is written beside its final name and renamed into place, so that a killed process
+leaves the old file or the new one. Names come from content hashes or opaque ids, never from captions.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from naruto_core.errors import StorageFailed
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
+    """One digest over the relative names and contents of all `suffix` files below `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob(f"*{suffix}")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a refused write into one sentence that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        why = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command again",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+            errno.EACCES: "it may not be written by this user; change its owner or set NARUTO_HOME elsewhere",
+            errno.EPERM: "it may not be written by this user; change its owner or set NARUTO_HOME elsewhere",
+            errno.EROFS: "it lies on a read-only file system; set NARUTO_HOME elsewhere",
+            errno.ENOTDIR: "a file stands where a folder is needed; set NARUTO_HOME elsewhere",
+            errno.EEXIST: "a file stands where a folder is needed; set NARUTO_HOME elsewhere",
+        }.get(error.errno or 0)
+        if why is None:
+            raise
+        raise StorageFailed(f"cannot write {path}: {why}.") from error
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A scratch path beside `path`; when the block ends well it becomes `path`, else it is removed."""
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield scratch
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: filled under a scratch name, then renamed over any older one."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with storage_errors(path):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            yield scratch
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(scratch, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    with atomic_file(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything lies below one data root. Building a path creates nothing."""
+
+    root: Path
+
+    def picture(self, sha256: str, suffix: str) -> Path:
+        """The original bytes of one dataset picture, stored once by content."""
+        if not _DIGEST.fullmatch(sha256):
+            raise ValueError(f"not a sha256: {sha256!r}")
+        return self.root / "pictures" / sha256[:2] / f"{sha256}{suffix}"
+
+    def table(self, name: str) -> Path:
+        """The Delta table of one dataset source."""
+        return self.root / "datasets" / name
+
+    def cache(self, key: str) -> Path:
+        """Things that can be computed again, named by what they were computed from."""
+        return self.root / "cache" / key
+
+    def run(self, run_id: str) -> Path:
+        if not _RUN_ID.fullmatch(run_id):
+            raise ValueError(f"not a run id: {run_id!r}")
+        return self.root / "runs" / run_id
+
+    def recipe(self, run_id: str) -> Path:
+        return self.run(run_id) / "recipe.json"
+
+    def checkpoint(self, run_id: str) -> Path:
+        return self.run(run_id) / "checkpoint.safetensors"
+
+    def adapter(self, run_id: str) -> Path:
+        """The name diffusers looks for when `load_lora_weights` is given the folder."""
+        return self.run(run_id) / "adapter" / "pytorch_lora_weights.safetensors"
+
+    def fused(self, run_id: str) -> Path:
+        return self.run(run_id) / "fused"
+
+    def sample(self, run_id: str, sample_id: str) -> Path:
+        return self.run(run_id) / "samples" / f"{sample_id}.png"
+
+    def embeddings(self, run_id: str, variant: str, extractor: str) -> Path:
+        return self.run(run_id) / "embeddings" / f"{variant}-{extractor.split(':')[-1][:16]}.safetensors"
+
+    def contact_sheet(self, run_id: str) -> Path:
+        return self.run(run_id) / "contact-sheet.png"
+
+    def relative(self, path: Path) -> str:
+        """`path` as the store keeps it: relative to the root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()

@@ -1,0 +1,62 @@
+"""One file that holds everything a stopped loop needs to go on: tensors and JSON, never pickle.
+
+A checkpoint is a safetensors file whose metadata carries the plain values. It is written beside
+its final name and renamed, so that a reader sees the old one or the new one, never half of either.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+State = dict[str, Any]
+
+
+def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State) -> None:
+    """Save `tensors` (on any device) and JSON-able `values` at `path`, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    kept = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    try:
+        save_file(kept, scratch, metadata={"values": json.dumps(values, sort_keys=True)})
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], State]:
+    """The tensors (on the CPU) and values last written at `path`."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return tensors, json.loads((file.metadata() or {})["values"])
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], State]:
+    """An optimizer's state as flat tensors (`optimizer.<parameter>.<slot>`) and plain values."""
+    state = optimizer.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    values: State = {"slots": {}, "groups": state["param_groups"]}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{slot}"] = value
+            else:
+                values["slots"][f"{index}.{slot}"] = value
+    return tensors, values
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: State) -> None:
+    """Undo `pack_optimizer` on an optimizer over the same parameters."""
+    slots: dict[int, State] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, slot = name.split(".", 2)
+            slots.setdefault(int(index), {})[slot] = tensor
+    for name, value in values["slots"].items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": values["groups"]})

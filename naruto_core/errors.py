@@ -1,0 +1,45 @@
+"""What can go wrong, for whom, in one tree.
+
+    NarutoError               every mistake a user can make; shown as one sentence, exit status 1
+    ├── RecipeInvalid         a recipe, prompt suite or parameter that cannot work (who wrote it)
+    ├── DatasetUnusable       a dataset that is missing, empty or too broken (who brought it)
+    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded (who named it)
+    ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
+    ├── StorageFailed         no space, no permission (who owns the disk)
+    ├── NotRecorded           asked for something the store does not know (who typed it)
+    └── RecordDamaged         files and store disagree (who keeps the archive)
+
+A message says what happened, where, and what to do. Anything else that is raised is a bug.
+"""
+
+
+class NarutoError(Exception):
+    """A mistake that one clear sentence can explain; never shown as a traceback."""
+
+
+class RecipeInvalid(NarutoError):
+    """A recipe, prompt suite or parameter that cannot work."""
+
+
+class DatasetUnusable(NarutoError):
+    """A dataset that is missing, empty, or has too many broken records."""
+
+
+class ModelUnusable(NarutoError):
+    """A base model, adapter or feature extractor that is missing or does not fit."""
+
+
+class DeviceUnfit(NarutoError):
+    """This machine cannot run what the recipe asks for."""
+
+
+class StorageFailed(NarutoError):
+    """The disk is full or a folder cannot be written."""
+
+
+class NotRecorded(NarutoError):
+    """The store has no such run, dataset or sample."""
+
+
+class RecordDamaged(NarutoError):
+    """A recorded file is missing or is not what was recorded."""

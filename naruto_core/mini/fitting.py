@@ -1,0 +1,128 @@
+"""One loop for every pretraining stage: AdamW, warm-up and cosine, EMA, resumable to the step.
+
+A stage is a function `loss(step) -> scalar tensor` that draws everything random from the step
+number, so that a killed stage goes on exactly where it was.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """Where a stage is: finished steps of all, the mean loss since the last report, seconds left."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """How long and how fast one stage learns."""
+
+    stage: str
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup_steps: int = 150
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    checkpoint_seconds: float = 60.0
+
+
+def _rate(step: int, fitting: Fitting) -> float:
+    """Share (0..1) of the learning rate: linear warm-up, then cosine to 2 %."""
+    if step < fitting.warmup_steps:
+        return (step + 1) / fitting.warmup_steps
+    done = (step - fitting.warmup_steps) / max(1, fitting.steps - fitting.warmup_steps)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Averages:
+    """Exponential moving average of every parameter (Karras-style ramp for the first steps)."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
+        self.decay = decay
+        self.modules = modules
+        self.values = {key: p.detach().clone() for key, p in self._named()}
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return [(f"{m}/{n}", p) for m, module in self.modules.items() for n, p in module.named_parameters()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (step + 1) / (step + 10))
+        named = self._named()
+        torch._foreach_lerp_([self.values[k] for k, _ in named], [p.data for _, p in named], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to_modules(self) -> None:
+        for key, parameter in self._named():
+            parameter.copy_(self.values[key])
+
+
+def fit(
+    fitting: Fitting,
+    modules: Mapping[str, nn.Module],
+    loss: Callable[[int], torch.Tensor],
+    checkpoint: Path,
+    on_report: Callable[[FitReport], None],
+) -> None:
+    """Train `modules` in place on `loss`; afterwards they hold the averaged weights.
+
+    Goes on from `checkpoint` when it exists and leaves it behind, complete, when done.
+    """
+    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fitting.learning_rate, (0.9, 0.99), weight_decay=fitting.weight_decay)
+    averages = Averages(modules, fitting.ema_decay)
+    start = _resume(checkpoint, modules, averages, optimizer) if checkpoint.exists() else 0
+
+    began = saved = reported = time.monotonic()
+    losses: list[torch.Tensor] = []
+    for step in range(start, fitting.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = fitting.learning_rate * _rate(step, fitting)
+        value = loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, fitting.clip_norm)
+        optimizer.step()
+        averages.update(step)
+        losses.append(value.detach())
+        now, last = time.monotonic(), step + 1 == fitting.steps
+        if last or now - saved > fitting.checkpoint_seconds:
+            _save(checkpoint, modules, averages, optimizer, step + 1)
+            saved = now
+        if last or now - reported > 10:
+            left = (now - began) / (step + 1 - start) * (fitting.steps - step - 1)
+            on_report(FitReport(fitting.stage, step + 1, fitting.steps, torch.stack(losses).mean().item(), left))
+            losses, reported = [], now
+    averages.copy_to_modules()
+
+
+def _save(path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors, values = pack_optimizer(optimizer)
+    tensors |= {f"model/{m}/{n}": t for m, module in modules.items() for n, t in module.state_dict().items()}
+    tensors |= {f"average/{key}": value for key, value in averages.values.items()}
+    write_checkpoint(path, {k: t.clone() for k, t in tensors.items()}, {"step": step, "optimizer": values})
+
+
+def _resume(path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizer: torch.optim.Optimizer) -> int:
+    tensors, values = read_checkpoint(path)
+    for name, module in modules.items():
+        prefix = f"model/{name}/"
+        module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    averages.values = {key: tensors[f"average/{key}"] for key in averages.values}
+    unpack_optimizer(optimizer, tensors, values["optimizer"])
+    return int(values["step"])

@@ -1,0 +1,86 @@
+"""The empty miniature: SDXL's own classes, about 1/500 of its size.
+
+Shapes follow SDXL where they carry meaning: attention only below the highest resolution, two text
+encoders whose penultimate layers are joined, `text_time` conditioning on six numbers, a 4-channel
+VAE, a scaled-linear epsilon schedule. Only widths and depths shrink; the VAE halves twice, not thrice.
+"""
+
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+CONTEXT = 48  # tokens in a prompt (SDXL: 77)
+WIDTH_1, WIDTH_2 = 64, 96  # hidden sizes of the two text encoders (SDXL: 768 and 1280)
+POOLED = 96  # size of the projected, pooled embedding (SDXL: 1280)
+TIME_WIDTH = 32  # sinusoid size for each of the six size-and-crop numbers (SDXL: 256)
+
+
+def empty_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=64,
+        force_upcast=False,
+    )
+
+
+def empty_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128),
+        layers_per_block=2,
+        transformer_layers_per_block=1,
+        attention_head_dim=(2, 4),  # number of heads; the argument keeps its historical name
+        cross_attention_dim=WIDTH_1 + WIDTH_2,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=POOLED + 6 * TIME_WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def empty_text_encoders(vocab_size: int, bos: int, eos: int, pads: tuple[int, int]) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """Encoder 1 and encoder 2 (with projection) over a vocabulary whose last id is `eos`."""
+
+    def config(width: int, layers: int, heads: int, pad: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=CONTEXT,
+            projection_dim=POOLED,
+            hidden_act="quick_gelu" if width == WIDTH_1 else "gelu",
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+        )
+
+    first = CLIPTextModel(config(WIDTH_1, 3, 2, pads[0]))
+    second = CLIPTextModelWithProjection(config(WIDTH_2, 4, 3, pads[1]))
+    return first, second
+
+
+def scheduler() -> EulerDiscreteScheduler:
+    """SDXL's schedule: 1,000 steps, scaled-linear from 0.00085 to 0.012, epsilon prediction."""
+    return EulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        timestep_spacing="leading",
+        steps_offset=1,
+        interpolation_type="linear",
+    )

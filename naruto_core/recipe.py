@@ -1,0 +1,187 @@
+"""A Recipe is every choice of a run, typed; a key it does not know is refused.
+
+Profiles are recipe files. Precedence in three words: file, then overrides. There is no
+inheritance between files. The resolved recipe and its fingerprint are kept on the run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from naruto_core.errors import RecipeInvalid
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSection(Section):
+    """The base model. A name is a hub id, a folder, or `package:<package>/<folder>` for files
+    that ship inside a Python package."""
+
+    base: str = Field(description="Hub id, folder, or package:<package>/<folder>.")
+    revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
+    vae: str | None = Field(None, description="Another VAE than the base model's own.")
+    vae_revision: str | None = None
+    variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
+
+
+class DatasetSection(Section):
+    """Where captioned pictures come from, and which of them are kept out of training."""
+
+    source: str = Field(description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>.")
+    revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
+    image_column: str = "image"
+    caption_column: str = "text"
+    hold_out: int = Field(0, ge=0, description="Pictures kept out of training as the reference set; 0: all train, all are reference.")
+    max_quarantined: float = Field(0.05, ge=0, le=1, description="Share of broken records above which the run stops.")
+
+
+class TrainingSection(Section):
+    """LoRA fine-tuning (Hu et al. 2021) of the attention layers; names are diffusers'."""
+
+    instance_prompt: str = Field(min_length=1, description="Fixed prompt that every caption is appended to.")
+    resolution: int = Field(ge=16, le=2048, multiple_of=8)
+    train_batch_size: int = Field(1, ge=1, le=256)
+    gradient_accumulation_steps: int = Field(1, ge=1, le=256)
+    max_train_steps: int = Field(500, ge=1)
+    optimizer: Literal["prodigy", "adamw"] = "prodigy"
+    learning_rate: float = Field(1.0, gt=0)
+    text_encoder_lr: float | None = Field(None, gt=0, description="Trains LoRA on both text encoders too; null: they stay frozen.")
+    adam_weight_decay: float = Field(1.0e-4, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(1.0, gt=0)
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
+    lr_warmup_steps: int = Field(0, ge=0)
+    snr_gamma: float | None = Field(5.0, gt=0, description="Min-SNR weighting (Hang et al. 2023); null: none.")
+    rank: int = Field(4, ge=1, le=512)
+    lora_alpha: int | None = Field(None, ge=1, description="Scale is alpha / rank; null: alpha = rank.")
+    gradient_checkpointing: bool = False
+    mixed_precision: Precision = "fp16"
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _prodigy_has_one_rate(self) -> "TrainingSection":
+        if self.optimizer == "prodigy" and self.text_encoder_lr not in (None, self.learning_rate):
+            raise ValueError("prodigy estimates one step size for all groups: text_encoder_lr must equal learning_rate")
+        return self
+
+
+class FusionSection(Section):
+    """W + scale * alpha/rank * B A, once, into the weights."""
+
+    lora_scale: float = Field(1.0, ge=-4, le=4)
+
+
+class GenerationSection(Section):
+    """Batch generation over the fixed test prompts."""
+
+    suite: str = Field(description="Name of a prompt suite in flows/prompts, or a path to one.")
+    variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(("base", "adapted", "fused"), min_length=1)
+    resolution: int = Field(ge=16, le=2048, multiple_of=8)
+    num_inference_steps: int = Field(30, ge=1, le=1000)
+    guidance_scale: float = Field(7.5, ge=0, le=100)
+    negative_prompt: str = ""
+    scheduler: Literal["ddim", "euler"] = "ddim"
+    batch_size: int = Field(1, ge=1, le=256, description="Pictures drawn together; part of what makes a picture reproducible.")
+    mixed_precision: Precision = "fp16"
+    prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
+    seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
+
+
+class ScoringSection(Section):
+    """Which networks measure. Scores of different extractors are never compared."""
+
+    set_extractor: str = Field(description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained.")
+    pair_extractor: str = Field(description="open_clip model for the CLIP score: package:, folder, or name/pretrained.")
+    batch_size: int = Field(32, ge=1)
+    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind the CLIP score's interval.")
+    seed: int = Field(0, ge=0)
+
+
+class PublishSection(Section):
+    """Pushing the adapter to a model hub after training."""
+
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    private: bool = True
+
+    @model_validator(mode="after")
+    def _push_needs_a_name(self) -> "PublishSection":
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub needs hub_model_id, e.g. your-name/naruto-lora")
+        return self
+
+
+class Recipe(Section):
+    """Every choice of a run."""
+
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    model: ModelSection
+    dataset: DatasetSection
+    training: TrainingSection
+    fusion: FusionSection
+    generation: GenerationSection
+    scoring: ScoringSection
+    publish: PublishSection
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON: the same choices are the same recipe, however they were written."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in `path`, with dotted `overrides` such as {"training.rank": 8} laid over it.
+
+    Raises RecipeInvalid, naming file, field and reason, for a missing file, broken YAML, an unknown
+    key or a value out of range.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeInvalid(f"there is no recipe {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeInvalid(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeInvalid(f"recipe {path} must be a mapping of sections (model, dataset, training, ...).")
+    for dotted, value in (overrides or {}).items():
+        _override(tree, dotted, value)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeInvalid(f"recipe {path.name}: {explain(error)}") from None
+
+
+def _override(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise RecipeInvalid(f"cannot set {dotted}: {section} is not a section.")
+    tree[key] = value
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one sentence: every field with what is wrong and what was given."""
+    parts: list[str] = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key {where}")
+        elif item["type"] == "missing":
+            parts.append(f"{where} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = item["input"]
+            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+            parts.append(f"{where}: {message}{shown}")
+    return "; ".join(parts) + "."

@@ -1,0 +1,36 @@
+"""Where things are on this machine. Settings never change a number; recipes do."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from `NARUTO_*` environment variables; nothing is created by reading them."""
+
+    model_config = SettingsConfigDict(env_prefix="NARUTO_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path("var"), description="Folder that holds pictures, runs and the database.")
+    database: str = Field("", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    checkpoint_seconds: float = Field(10.0, gt=0, description="A killed training loses at most this.")
+    lock_folder: Path | None = Field(None, description="Where device locks live; default NARUTO_HOME/locks.")
+
+    @property
+    def root(self) -> Path:
+        """`home` as an absolute path."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.root / 'naruto.db'}"
+
+    @property
+    def locks(self) -> Path:
+        return self.lock_folder or self.root / "locks"
+
+
+def read_settings() -> Settings:
+    """The settings of this process, read now."""
+    return Settings()
