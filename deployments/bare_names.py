@@ -5,7 +5,8 @@ Prefect asks for FLOW/DEPLOYMENT and calls start-up hooks found under the entry 
 not public, so a Prefect that has moved it keeps its own behaviour and says so in its log.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from prefect.plugins import HookContext, register_hook
@@ -13,7 +14,7 @@ from prefect.plugins import HookContext, register_hook
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
-Resolve = Callable[..., Awaitable["DeploymentResponse"]]
+Resolve = Callable[..., "CoroutineType[Any, Any, DeploymentResponse]"]
 
 
 @register_hook

@@ -6,6 +6,7 @@
     ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded (who named it)
     ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
     ├── StorageFailed         no space, no permission (who owns the disk)
+    ├── ServiceFailed         a server or worker that does not start or answer (who ran `make up`)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
 
@@ -35,6 +36,10 @@ class DeviceUnfit(NarutoError):
 
 class StorageFailed(NarutoError):
     """The disk is full or a folder cannot be written."""
+
+
+class ServiceFailed(NarutoError):
+    """A server or worker that does not start, stop or answer."""
 
 
 class NotRecorded(NarutoError):

@@ -11,11 +11,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="NARUTO_", frozen=True, extra="ignore")
 
-    home: Path = Field(Path("var"), description="Folder that holds pictures, runs and the database.")
-    database: str = Field("", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    checkpoint_seconds: float = Field(10.0, gt=0, description="A killed training loses at most this.")
-    lock_folder: Path | None = Field(None, description="Where device locks live; default NARUTO_HOME/locks.")
+    home: Path = Field(default=Path("var"), description="Folder that holds pictures, runs and the database.")
+    database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    checkpoint_seconds: float = Field(default=10.0, gt=0, description="A killed training loses at most this.")
+    lock_folder: Path | None = Field(default=None, description="Where device locks live; default NARUTO_HOME/locks.")
 
     @property
     def root(self) -> Path:
