@@ -1,0 +1,49 @@
+# Everything is installed below this folder: uv in .uv (unless there is one already), packages in .venv.
+# Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+INSTALLED := .venv/installed-$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check dashboard up down mini-base
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## install what uv.lock names into .venv (the other targets do it by themselves)
+
+demo: install  ## run the whole job on the miniature SDXL: ingest, train, fuse, generate, score
+	.venv/bin/naruto run --recipe mini
+
+test: install  ## run all tests
+	.venv/bin/pytest
+
+check: install  ## lint, formatting, types, import contracts
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+dashboard: install  ## open the dashboard on the runs of this machine
+	.venv/bin/streamlit run dashboard/app.py --server.address 127.0.0.1 --server.showEmailPrompt false --browser.gatherUsageStats false
+
+up: install  ## start Prefect server, worker and deployments on this machine (again: nothing changes)
+	@.venv/bin/python -m deployments.up
+
+down: install  ## stop what `make up` started
+	@.venv/bin/python -m deployments.down
+
+mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
+	.venv/bin/python -m flows.pretrain_mini
+
+$(INSTALLED): pyproject.toml uv.lock | $(UV)
+	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \
+	  echo "error: $(PYTHON) is Python '$(VERSION)', but 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1;; esac
+	$(UV) sync --locked --no-python-downloads --python $(PYTHON)
+	@touch $@
+
+.uv/bin/uv:
+	@$(PYTHON) -m venv .uv || { echo "error: $(PYTHON) cannot make virtual environments: install its venv package, or uv." >&2; exit 1; }
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
