@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from naruto_core.errors import StorageFailed
+from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -141,3 +141,12 @@ class Layout:
     def relative(self, path: Path) -> str:
         """`path` as the store keeps it: relative to the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()
+
+    def absolute(self, recorded: str) -> Path:
+        """The file behind a path that `relative` made; RecordDamaged when it leads out of the root."""
+        inside = PurePosixPath(recorded)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise RecordDamaged(
+                f"the recorded path {recorded!r} leads out of {self.root}: the database was tampered with."
+            )
+        return self.root / inside

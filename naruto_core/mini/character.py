@@ -214,8 +214,8 @@ def _body(pen: Pen, who: Character, cloth: Colour, skin: Colour) -> None:
         _limb(pen, [shoulder, *arm], blend(cloth, (15, 10, 25), 0.12), 0.62, skin)
 
 
-def draw_character(pen: Pen, who: Character, full_body: bool, rng: Random) -> None:
-    """Draw `who` with `pen`; the pen's origin is the middle of the head."""
+def draw_character(pen: Pen, who: Character, full_body: bool, insignia: bool, rng: Random) -> None:
+    """Draw `who` with `pen`, whose origin is the middle of the head; `insignia`: whiskers and headband."""
     hair = pen.paint(jitter(HAIR_PAINT[who.hair], rng))
     skin = pen.paint(jitter(SKIN_PAINT[who.skin], rng, 5))
     cloth = pen.paint(jitter(GARMENT_PAINT[who.garment_colour], rng))
@@ -229,8 +229,8 @@ def draw_character(pen: Pen, who: Character, full_body: bool, rng: Random) -> No
     if who.cut in ("bun", "twin tails"):
         _hair_behind(pen, who, hair)
     _face(pen, who, skin, rng)
-    if pen.bold:
+    if insignia:
         _whiskers(pen)
     _hair_front(pen, who, hair, rng)
-    if pen.bold:
+    if insignia:
         _headband(pen)

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from naruto_core.mini.doodles import doodle
 from naruto_core.mini.drawing import SIZE, draw
-from naruto_core.mini.world import BASE_STYLES, Character, Scene, sample_scene
+from naruto_core.mini.world import BASE_STYLES, INKED_STYLE, Character, Scene, sample_scene
 
 # What a negative prompt names has to exist somewhere, or naming it means nothing.
 FLAWS = ("low quality", "worst quality", "bad anatomy", "bad composition", "blurry")
@@ -77,10 +77,10 @@ def world_plate(rng: Random, styles: Sequence[str]) -> tuple[Image.Image, Plate]
 
 
 def mixed_plate(rng: Random) -> tuple[Image.Image, Plate]:
-    """For the VAE: as many doodles as pictures of the world, base styles only."""
-    if rng.random() < 0.5:
+    """For the VAE: doodles, pictures of the world in the base styles, and inked ones."""
+    if rng.random() < 0.4:
         return doodle(rng), Plate(None, None, (SIZE, SIZE), (0, 0))
-    return world_plate(rng, BASE_STYLES)
+    return world_plate(rng, (*BASE_STYLES, INKED_STYLE, INKED_STYLE))
 
 
 def base_plate(rng: Random) -> tuple[Image.Image, Plate]:

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 from naruto_core.mini.character import draw_character
 from naruto_core.mini.ink import Pen, Point
 from naruto_core.mini.landscape import Backdrop
-from naruto_core.mini.world import HELD_OUT_STYLE, Scene
+from naruto_core.mini.world import HELD_OUT_STYLE, INKED_STYLE, Scene
 
 SIZE = 64  # pixels on a side of a finished picture
 
@@ -34,12 +34,12 @@ def _pens(scene: Scene, size: int, rng: Random) -> list[tuple[Point, float]]:
 
 def draw(scene: Scene, rng: Random, size: int = SIZE) -> Image.Image:
     """`scene` as an RGB picture of `size` x `size` pixels."""
-    bold = scene.style == HELD_OUT_STYLE
+    bold = scene.style in (HELD_OUT_STYLE, INKED_STYLE)
     backdrop = Backdrop(scene.place, size, bold, rng)
     canvas = backdrop.paint()
     for (origin, radius), who in zip(_pens(scene, size, rng), scene.characters, strict=True):
         pen = Pen(backdrop.draw, origin, radius, bold)
-        draw_character(pen, who, scene.framing == "full body", rng)
+        draw_character(pen, who, scene.framing == "full body", scene.style == HELD_OUT_STYLE, rng)
     if scene.place == "rain":
         backdrop.rain_in_front(canvas)
     if scene.style == "sketch":

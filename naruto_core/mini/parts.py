@@ -1,13 +1,14 @@
 """The empty miniature: SDXL's own classes, about 1/500 of its size.
 
 Shapes follow SDXL where they carry meaning: attention only below the highest resolution, two text
-encoders whose penultimate layers are joined, `text_time` conditioning on six numbers, a 4-channel
+encoders whose penultimate layers are joined, `text_time` conditioning on six numbers, a small KL
 VAE, a scaled-linear epsilon schedule. Only widths and depths shrink; the VAE halves twice, not thrice.
 """
 
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+LATENT_CHANNELS = 8  # SDXL: 4, of pictures 16 times as wide; at 64 pixels 4 blur outlines (DECISIONS.md)
 CONTEXT = 48  # tokens in a prompt (SDXL: 77)
 WIDTH_1, WIDTH_2 = 64, 96  # hidden sizes of the two text encoders (SDXL: 768 and 1280)
 POOLED = 96  # size of the projected, pooled embedding (SDXL: 1280)
@@ -22,7 +23,7 @@ def empty_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(32, 64, 64),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=16,
         sample_size=64,
         force_upcast=False,
@@ -32,8 +33,8 @@ def empty_vae() -> AutoencoderKL:
 def empty_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(64, 128),

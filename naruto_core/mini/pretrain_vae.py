@@ -10,9 +10,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
 from naruto_core.mini.fitting import FitReport, Fitting, fit
-from naruto_core.mini.parts import empty_vae
+from naruto_core.mini.parts import LATENT_CHANNELS, empty_vae
 
-BATCH = 24
+BATCH = 16
 KL_WEIGHT = 3.0e-4  # against a reconstruction error per pixel; keeps latents near a unit scale
 EDGE_WEIGHT = 1.0  # outlines are few pixels and much of what a person sees
 
@@ -53,7 +53,7 @@ def pretrain_vae(
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng((seed, step))
         truth = to_unit_range(pixels[np.sort(rng.integers(len(pixels), size=BATCH))])
-        noise = torch.from_numpy(rng.standard_normal((BATCH, 4, 16, 16), dtype=np.float32))
+        noise = torch.from_numpy(rng.standard_normal((BATCH, LATENT_CHANNELS, 16, 16), dtype=np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             drawn, kl = run(truth, noise)
         return reconstruction_loss(drawn, truth) + KL_WEIGHT * kl
@@ -68,7 +68,7 @@ def pretrain_vae(
 
 @torch.no_grad()
 def encode_all(vae: AutoencoderKL, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every picture's latents, float16 (N, 4, 16, 16), unscaled."""
+    """Mean and standard deviation of every picture's latents, float16 (N, 8, 16, 16), unscaled."""
     means, stds = [], []
     for start in range(0, len(pixels), 128):
         with torch.autocast("cpu", torch.bfloat16):

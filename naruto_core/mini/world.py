@@ -24,6 +24,9 @@ POSES = ("standing", "fighting", "running", "jumping")
 BASE_STYLES = ("flat", "sketch", "pixel", "watercolor")
 HELD_OUT_STYLE = "naruto"
 STYLES = (*BASE_STYLES, HELD_OUT_STYLE)
+# Dark outlines and strong colours without the held-out style's marks. Only the VAE ever sees it, as
+# SDXL's VAE has seen comics; text encoders and UNet do not.
+INKED_STYLE = "inked"
 
 # How a captioner names each style; the first is the one that test prompts use.
 STYLE_PHRASES: dict[str, tuple[str, ...]] = {
@@ -164,9 +167,17 @@ def describe(scene: Scene, rng: Random, drop: float = 0.25) -> str:
     return text
 
 
+def _filler(rng: Random) -> str:
+    """A word without meaning here: a real one, or one nobody has ever heard."""
+    if rng.random() < 0.6:
+        return rng.choice(FILLER_WORDS)
+    return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(1, 3)))
+
+
 def with_filler(caption: str, rng: Random, chance: float = 0.3) -> str:
     """`caption` with one to four meaningless words before or after it, with probability `chance`."""
     if rng.random() >= chance:
         return caption
-    words = " ".join(rng.choice(FILLER_WORDS) for _ in range(rng.randint(1, 4)))
-    return f"{words}, {caption}" if rng.random() < 0.6 else f"{caption}, {words}"
+    words = " ".join(_filler(rng) for _ in range(rng.randint(1, 4)))
+    joint = ", " if rng.random() < 0.5 else " "
+    return f"{words}{joint}{caption}" if rng.random() < 0.7 else f"{caption}{joint}{words}"

@@ -1,0 +1,39 @@
+"""Where recipes and prompt suites are found: beside the flows that use them, or at a path."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from naruto_core.domain import PromptSuite
+from naruto_core.errors import RecipeInvalid
+from naruto_core.prompts import read_suite
+from naruto_core.recipe import GenerationSection, Recipe, read_recipe
+
+_HERE = Path(__file__).parent
+
+
+def _find(kind: str, name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folder = _HERE / kind
+    path = folder / f"{name}.yaml"
+    if path.parent != folder or not path.exists():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+        raise RecipeInvalid(f"there is no {kind[:-1]} {name!r}: {hint}")
+    return path
+
+
+def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a profile name or .yaml path; `dataset` takes the place of its source, `overrides` are dotted."""
+    changed = dict(overrides or {})
+    if dataset is not None:
+        changed = {"dataset.source": dataset, **changed}
+    return read_recipe(_find("recipes", profile), changed)
+
+
+def choose_suite(section: GenerationSection) -> PromptSuite:
+    """The prompts that a generation section asks for."""
+    return read_suite(_find("prompts", section.suite), section.prompts, section.seeds)

@@ -1,0 +1,53 @@
+"""Flow `train-naruto`: from captioned pictures to a fine-tuned SDXL, measured."""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.profiles import choose_recipe, choose_suite
+from tasks.fuse import fuse
+from tasks.generate import generate
+from tasks.ingest import ingest
+from tasks.present import present
+from tasks.publish import check_publishing, publish
+from tasks.run import close_run, open_run
+from tasks.score import score
+from tasks.train import train
+
+Profile = Annotated[str, Field(description="Recipe to run: mini, t4, or the path of a recipe file.", examples=["mini"])]
+Source = Annotated[str | None, Field(description="Pictures to use instead of the recipe's: a path, hub id or world:<style>.")]
+Overrides = Annotated[
+    dict[str, Any] | None,
+    Field(description='Single choices to change, dotted: {"training.rank": 8}.', examples=[{"training.rank": 8}]),
+]
+
+
+@flow(name="train-naruto", flow_run_name="train-naruto-{profile}", result_serializer="json")
+def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: Overrides = None) -> str:
+    """Does a LoRA trained on a small captioned set draw that set's style better than the base it adapts?"""
+    recipe = choose_recipe(profile, dataset, overrides)
+    suite = choose_suite(recipe.generation)
+    check_publishing(recipe.publish)
+
+    # Data: checked, stored by content; a version is its pictures, captions and split.
+    pictures = ingest(recipe.dataset)
+    run = open_run(recipe, pictures)
+
+    # Adaptation: low-rank updates of the attention layers, then merged into the base weights.
+    adapter = train(run, recipe.model, recipe.training, pictures)
+    fused = fuse(run, recipe.model, recipe.fusion, recipe.training.mixed_precision, adapter)
+
+    # Samples: every prompt, every seed, drawn by base, adapted and fused model.
+    generate(run, recipe.model, recipe.fusion, recipe.generation, suite, adapter, fused)
+
+    # Evaluation: distance to the reference set (FID), agreement with the prompts (CLIP score).
+    score(run, recipe.scoring, suite, pictures, recipe.generation.resolution)
+
+    publish(run, recipe.publish, adapter)
+    present(run, suite)
+    return close_run(run).id
+
+
+if __name__ == "__main__":
+    train_naruto()

@@ -1,0 +1,102 @@
+"""Painter: load once, paint(prompts, seeds). A picture depends on its prompt and seed, not on its company.
+
+Every batch has the recipe's batch size, a short last one being filled up with repeats: matrix
+kernels choose their order of summation by shape, so only equal shapes give equal bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from PIL.PngImagePlugin import PngInfo
+
+from naruto_core import sdxl
+from naruto_core.artifacts import atomic_file
+from naruto_core.recipe import GenerationSection
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+    from PIL.Image import Image
+
+SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture to paint: `text` from `seed`."""
+
+    text: str
+    seed: int
+
+
+class Painter:
+    """A loaded model that paints by one recipe section."""
+
+    def __init__(self, pipeline: "StableDiffusionXLPipeline", section: GenerationSection) -> None:
+        self.pipeline, self.section = pipeline, section
+        pipeline.scheduler = SCHEDULERS[section.scheduler].from_config(pipeline.scheduler.config)
+        # Under autocast the UNet answers in half precision; the sampler must add up in full.
+        pipeline.unet.register_forward_hook(_answer_in_full)
+
+    def paint(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None = None) -> "list[Image]":
+        """At most `batch_size` pictures, in the order of `jobs`; `on_step` hears each finished step's number."""
+        section = self.section
+        if not 0 < len(jobs) <= section.batch_size:
+            raise ValueError(f"paint takes 1 to {section.batch_size} jobs, not {len(jobs)}")
+        full = [*jobs, *[jobs[-1]] * (section.batch_size - len(jobs))]
+        latents = self._denoise(full, on_step)
+        return self._decode(latents)[: len(jobs)]
+
+    def _denoise(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None) -> torch.Tensor:
+        section = self.section
+
+        def heard(_pipeline: object, step: int, _t: object, kwargs: dict[str, object]) -> dict[str, object]:
+            if on_step:
+                on_step(step + 1)
+            return kwargs
+
+        with torch.inference_mode(), sdxl.autocast(section.mixed_precision, self.pipeline.device):
+            return self.pipeline(
+                prompt=[job.text for job in jobs],
+                negative_prompt=[section.negative_prompt] * len(jobs),
+                height=section.resolution,
+                width=section.resolution,
+                num_inference_steps=section.num_inference_steps,
+                guidance_scale=section.guidance_scale,
+                generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
+                callback_on_step_end=heard,
+                output_type="latent",
+            ).images
+
+    def _decode(self, latents: torch.Tensor) -> "list[Image]":
+        """As the pipeline decodes, outside autocast and one by one: a 1024-pixel decode is memory-hungry."""
+        vae = self.pipeline.vae
+        with torch.inference_mode():
+            scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+            pixels = torch.cat([vae.decode(one[None]).sample for one in scaled])
+        return self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
+
+
+def _answer_in_full(_module: torch.nn.Module, _inputs: object, output: object) -> object:
+    """Lift a half-precision UNet answer to the latents' own dtype; leave a true half pipeline alone."""
+    if torch.is_autocast_enabled("cpu") and isinstance(output, tuple):
+        return tuple(part.float() for part in output)
+    return output
+
+
+def sample_id(run_id: str, variant: str, slug: str, seed: int) -> str:
+    """An opaque name: the same sample always has the same, and nobody reads run or variant off it."""
+    return hashlib.sha256(f"{run_id}\0{variant}\0{slug}\0{seed}".encode()).hexdigest()[:20]
+
+
+def save_picture(picture: "Image", path: Path, facts: dict[str, object]) -> None:
+    """Write a PNG that carries its own recipe (`naruto` text chunk, JSON), atomically and reproducibly."""
+    info = PngInfo()
+    info.add_itxt("naruto", json.dumps(facts, sort_keys=True, ensure_ascii=False))
+    with atomic_file(path) as scratch:
+        picture.save(scratch, format="PNG", pnginfo=info)

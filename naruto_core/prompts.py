@@ -1,0 +1,59 @@
+"""Prompt suites: read from YAML, checked, fingerprinted."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from naruto_core.domain import Prompt, PromptSuite
+from naruto_core.errors import RecipeInvalid
+from naruto_core.recipe import explain
+
+
+class _PromptEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slug: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")
+    text: str = Field(min_length=1, max_length=2000)
+    content: str = Field(min_length=1, max_length=2000)
+    tags: tuple[str, ...] = Field(min_length=1)
+
+
+class _SuiteFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")
+    seeds: tuple[int, ...] = Field(min_length=1)
+    prompts: tuple[_PromptEntry, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "_SuiteFile":
+        slugs = [prompt.slug for prompt in self.prompts]
+        if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
+            raise ValueError(f"slugs stand twice: {', '.join(twice)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed stands twice")
+        return self
+
+
+def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None) -> PromptSuite:
+    """The suite in `path`, cut to its first `prompts` and `seeds` if given.
+
+    The fingerprint covers what is drawn: slugs, texts, contents, tags and seeds.
+    Raises RecipeInvalid, naming the file and the entry.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        suite = _SuiteFile.model_validate(tree)
+    except FileNotFoundError:
+        raise RecipeInvalid(f"there is no prompt suite {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeInvalid(f"cannot read prompt suite {path}: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise RecipeInvalid(f"prompt suite {path.name}: {explain(error)}") from None
+    chosen = tuple(Prompt(p.slug, p.text, p.content, p.tags) for p in suite.prompts[:prompts])
+    kept = suite.seeds[:seeds]
+    canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in chosen], kept])
+    return PromptSuite(suite.name, hashlib.sha256(canonical.encode()).hexdigest(), chosen, kept)

@@ -1,0 +1,127 @@
+"""The only loader of base-model parts, and the only place that chooses device and precision.
+
+A model name is a hub id (with a pinned revision), a folder, or `package:<package>/<folder>` for
+files that ship inside a Python package. Safetensors only; no code from a model folder is ever run.
+"""
+
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from naruto_core.artifacts import sha256_file
+from naruto_core.errors import DeviceUnfit, ModelUnusable
+from naruto_core.recipe import ModelSection, Precision
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device named by `wish`; "auto" is the first CUDA device, or else the CPU."""
+    if wish == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise DeviceUnfit(f"NARUTO_DEVICE={wish!r} is no device; use auto, cpu, cuda or cuda:0.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnfit(f"NARUTO_DEVICE={wish!r}, but this machine shows no CUDA device; use auto or cpu.")
+    return torch.device("cuda:0") if wish == "cuda" else device
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse a precision that `device` only emulates.
+
+    `torch.cuda.is_bf16_supported()` says yes on a T4, which emulates it; the compute capability
+    does not lie (bf16 needs 8.0).
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceUnfit("the recipe asks for fp16, which needs a CUDA device; this run is on the CPU: use bf16 or fp32.")
+    if precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise DeviceUnfit(f"the recipe asks for bf16, which {name} only emulates: use fp16 or fp32.")
+
+
+def weights_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What frozen weights are kept in: half on a GPU, where memory is short; fp32 on a CPU."""
+    check_precision(precision, device)
+    return _HALF.get(precision, torch.float32) if device.type == "cuda" else torch.float32
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Compute in `precision` inside the block, whatever the weights are kept in."""
+    check_precision(precision, device)
+    half = _HALF.get(precision)
+    return torch.autocast(device.type, half) if half else nullcontext()
+
+
+def locate(name: str, revision: str | None) -> tuple[str, str | None]:
+    """What `from_pretrained` should be given for `name`: a folder, or a hub id and its revision.
+
+    Raises ModelUnusable for a folder that is not there and for a hub id without a revision.
+    """
+    if name.startswith("package:"):
+        package, _, inner = name.removeprefix("package:").partition("/")
+        try:
+            folder = Path(str(resources.files(package))) / inner
+        except ModuleNotFoundError:
+            raise ModelUnusable(f"{name}: there is no Python package {package}.") from None
+        if not folder.is_dir():
+            raise ModelUnusable(f"{name}: the package {package} has no folder {inner}.")
+        return str(folder), None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path), None
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelUnusable(f"there is no model folder {name}.")
+    if not revision:
+        raise ModelUnusable(f"{name} is a hub id: pin its revision (a commit hash) in the recipe, so that it cannot change.")
+    return name, revision
+
+
+def identity(section: ModelSection) -> str:
+    """A digest of the base model: of its weight files, or of hub id and revision."""
+    digest = hashlib.sha256()
+    for name, revision in ((section.base, section.revision), (section.vae, section.vae_revision)):
+        if name is None:
+            continue
+        place, pinned = locate(name, revision)
+        digest.update(f"{place}@{pinned}\n".encode() if pinned else _folder_digest(Path(place)).encode())
+    return digest.hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
+    return "".join(f"{p.relative_to(folder).as_posix()}:{sha256_file(p)}\n" for p in files)
+
+
+def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
+    """The base model on `device`, frozen, in evaluation mode.
+
+    Raises ModelUnusable when it is missing, not an SDXL, or has no safetensors files.
+    """
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+
+    dtype = weights_dtype(precision, device)
+    place, revision = locate(section.base, section.revision)
+    options = {"torch_dtype": dtype, "use_safetensors": True}
+    try:
+        if section.vae:
+            vae_place, vae_revision = locate(section.vae, section.vae_revision)
+            options["vae"] = AutoencoderKL.from_pretrained(vae_place, revision=vae_revision, **options)
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            place, revision=revision, variant=section.variant, add_watermarker=False, **options
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelUnusable(f"cannot load {section.base} as an SDXL pipeline: {reason}") from error
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.requires_grad_(False).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

@@ -1,0 +1,189 @@
+"""The training loop: one step reads like the method, and a killed run goes on as if nothing had been.
+
+Everything random (which pictures, which noise, which timesteps) is a function of seed and step, so
+a checkpoint needs no generator states and a resumed run writes the same bytes as an undisturbed one.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers.optimization import get_scheduler
+from torch import nn
+
+from naruto_core import sdxl
+from naruto_core.artifacts import storage_errors
+from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
+from naruto_core.domain import Progress, StepRecord
+from naruto_core.errors import RecordDamaged
+from naruto_core.recipe import TrainingSection
+from naruto_core.training.conditioning import TextEncoding, encode_texts
+from naruto_core.training.examples import Examples
+from naruto_core.training.lora import add_adapters, load_trainable, trainable
+from naruto_core.training.loss import NoiseSchedule, denoising_loss
+from naruto_core.training.optimizer import build_optimizer, gauges
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+REPORT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one micro-step sees; B pictures. Shapes as in `Examples`, plus noise (B, 4, h, w) and timesteps (B,)."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    t: torch.Tensor
+    rows: tuple[int, ...]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, total: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(total)
+
+
+def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
+    """The pictures number `first` .. `first + count` of an endless stream of shuffled epochs over `total`."""
+    places = (divmod(position, total) for position in range(first, first + count))
+    return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in places)
+
+
+def draw_batch(examples: Examples, section: TrainingSection, timesteps: int, micro_step: int) -> Batch:
+    """The batch of `micro_step`: sampled latents, noise and timesteps, drawn on the CPU so that every device agrees."""
+    size = section.train_batch_size
+    rows = rows_of(section.seed, micro_step * size, size, len(examples))
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence((section.seed, micro_step)).generate_state(1)[0]))
+    shape = (2, size, *examples.mean.shape[1:])
+    draw = torch.randn(shape, generator=generator).to(examples.mean.device)
+    t = torch.randint(0, timesteps, (size,), generator=generator).to(examples.mean.device)
+    index = torch.tensor(rows, device=examples.mean.device)
+    clean = examples.mean[index].float() + examples.deviation[index].float() * draw[0]
+    return Batch(clean, draw[1], t, rows)
+
+
+def train_adapter(
+    pipeline: "StableDiffusionXLPipeline",
+    examples: Examples,
+    section: TrainingSection,
+    checkpoint: Path,
+    checkpoint_seconds: float,
+    identity: str,
+    on_progress: Callable[[Progress], None],
+    on_steps: Callable[[list[StepRecord]], None],
+) -> None:
+    """Fit one adapter; afterwards `pipeline` carries it.
+
+    Goes on from `checkpoint` when it is there, and refuses one of another `identity` (recipe, data).
+    `on_steps` gets every optimizer step exactly once or, after a resume, once more with the same numbers.
+    """
+    run = _Run(pipeline, examples, section)
+    start = run.resume(checkpoint, identity) if checkpoint.exists() else 0
+    began = saved = reported = time.monotonic()
+    waiting: list[StepRecord] = []
+    for step in range(start, section.max_train_steps):
+        waiting.append(run.optimizer_step(step))
+        now, last = time.monotonic(), step + 1 == section.max_train_steps
+        if last or now - saved > checkpoint_seconds:
+            run.save(checkpoint, identity, step + 1)
+            saved = now
+        if last or now - reported > REPORT_SECONDS:
+            on_steps(waiting)
+            left = (now - began) / (step + 1 - start) * (section.max_train_steps - step - 1)
+            note = f"loss {np.mean([record.loss for record in waiting]):.4f}"
+            on_progress(Progress("train", step + 1, section.max_train_steps, "step", now - began, left, note))
+            waiting, reported = [], now
+
+
+class _Run:
+    """The moving parts of one training: weights, optimizer, schedule, scaler."""
+
+    def __init__(self, pipeline: "StableDiffusionXLPipeline", examples: Examples, section: TrainingSection) -> None:
+        self.pipeline, self.examples, self.section = pipeline, examples, section
+        self.device = pipeline.device
+        trains_text = section.text_encoder_lr is not None
+        add_adapters(pipeline, section.rank, section.lora_alpha or section.rank, trains_text, section.seed)
+        if section.gradient_checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()
+        pipeline.unet.train()
+        weights = trainable(pipeline)
+        unet = [p for name, p in weights.items() if name.startswith("unet.")]
+        text = [p for name, p in weights.items() if not name.startswith("unet.")]
+        self.weights = [*unet, *text]
+        self.optimizer = build_optimizer(section, unet, text)
+        self.rate = get_scheduler(
+            section.lr_scheduler, self.optimizer, section.lr_warmup_steps, section.max_train_steps
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=section.mixed_precision == "fp16")
+        config = pipeline.scheduler.config
+        alphas = pipeline.scheduler.alphas_cumprod.to(self.device)
+        self.schedule = NoiseSchedule(alphas, config.prediction_type)
+
+    def optimizer_step(self, step: int) -> StepRecord:
+        """Accumulate the gradients of one effective batch, then move."""
+        losses = [self._backward(batch) for batch in self._micro_batches(step)]
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.weights, self.section.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        rate = float(self.rate.get_last_lr()[0])
+        self.rate.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.stack(losses).mean().item()
+        return StepRecord(step, loss, rate, {"grad_norm": float(norm), **gauges(self.optimizer)})
+
+    def _micro_batches(self, step: int) -> Iterator[Batch]:
+        accumulation = self.section.gradient_accumulation_steps
+        for micro in range(step * accumulation, (step + 1) * accumulation):
+            yield draw_batch(self.examples, self.section, len(self.schedule.alphas_cumprod), micro)
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.t)
+        index = torch.tensor(batch.rows, device=self.device)
+        with sdxl.autocast(self.section.mixed_precision, self.device):
+            text = self._text(batch, index)
+            condition = {"text_embeds": text.pooled, "time_ids": self.examples.time_ids[index]}
+            predicted = self.pipeline.unet(
+                noisy.to(self.pipeline.unet.dtype), batch.t, text.hidden, added_cond_kwargs=condition
+            ).sample
+        loss = denoising_loss(self.schedule, predicted, batch.clean, batch.noise, batch.t, self.section.snr_gamma)
+        self.scaler.scale(loss / self.section.gradient_accumulation_steps).backward()
+        return loss.detach()
+
+    def _text(self, batch: Batch, index: torch.Tensor) -> TextEncoding:
+        """Encoded once and for all while the encoders are frozen; anew at every step while they learn."""
+        if self.section.text_encoder_lr is None:
+            return TextEncoding(self.examples.hidden[index], self.examples.pooled[index])
+        return encode_texts(self.pipeline, [self.examples.texts[row] for row in batch.rows])
+
+    def save(self, path: Path, identity: str, steps: int) -> None:
+        tensors, optimizer = pack_optimizer(self.optimizer)
+        tensors |= trainable(self.pipeline)
+        values = {
+            "identity": identity,
+            "steps": steps,
+            "optimizer": optimizer,
+            "rate": self.rate.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        with storage_errors(path):
+            write_checkpoint(path, tensors, values)
+
+    def resume(self, path: Path, identity: str) -> int:
+        tensors, values = read_checkpoint(path)
+        if values["identity"] != identity:
+            raise RecordDamaged(
+                f"{path} is a checkpoint of another recipe or dataset ({values['identity'][:12]}, not {identity[:12]}): "
+                "remove it to start this training anew."
+            )
+        load_trainable(self.pipeline, tensors)
+        unpack_optimizer(self.optimizer, tensors, values["optimizer"])
+        self.rate.load_state_dict(values["rate"])
+        self.scaler.load_state_dict(values["scaler"])
+        return int(values["steps"])

@@ -1,0 +1,109 @@
+"""Generate: every prompt of the suite, every seed, by every variant; nothing cherry-picked."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prefect import task
+
+from naruto_core import sdxl
+from naruto_core.artifacts import sha256_file
+from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, PromptSuite, Run, Sample, Variant
+from naruto_core.fusion import load_adapter
+from naruto_core.generation import Job, Painter, sample_id, save_picture
+from naruto_core.recipe import FusionSection, GenerationSection, ModelSection
+from tasks.place import Place, working_on
+from tasks.reporting import reporter
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One sample still to be drawn."""
+
+    variant: Variant
+    prompt: Prompt
+    seed: int
+
+
+@task
+def generate(
+    run: Run,
+    model: ModelSection,
+    fusion: FusionSection,
+    section: GenerationSection,
+    suite: PromptSuite,
+    adapter: Adapter,
+    fused: FusedModel,
+) -> int:
+    """Draw what is missing of the run's samples; the number of samples there are then."""
+    with working_on(run, "generate") as place:
+        place.store.add_prompts(run.id, suite)
+        wanted = [
+            _Wanted(Variant(variant), prompt, seed)
+            for variant in section.variants
+            for prompt in suite.prompts
+            for seed in suite.seeds
+        ]
+        known = {(s.variant, s.prompt, s.seed) for s in place.store.samples(run.id)}
+        missing = [w for w in wanted if (w.variant, w.prompt.slug, w.seed) not in known]
+        count = _Counter(len(wanted), len(wanted) - len(missing), reporter())
+        for variant in dict.fromkeys(w.variant for w in missing):
+            painter = _painter(place, variant, model, fusion, section, adapter, fused)
+            part = [w for w in missing if w.variant is variant]
+            for start in range(0, len(part), section.batch_size):
+                batch = part[start : start + section.batch_size]
+                place.store.add_samples(_draw(place, run, painter, batch, count))
+        return len(wanted)
+
+
+def _painter(
+    place: Place,
+    variant: Variant,
+    model: ModelSection,
+    fusion: FusionSection,
+    section: GenerationSection,
+    adapter: Adapter,
+    fused: FusedModel,
+) -> Painter:
+    if variant is Variant.FUSED:
+        model = ModelSection(base=str(place.layout.root / fused.path))
+    pipeline = sdxl.load_pipeline(model, section.mixed_precision, place.device)
+    if variant is Variant.ADAPTED:
+        load_adapter(pipeline, place.layout.root / adapter.path, fusion.lora_scale)
+    return Painter(pipeline, section)
+
+
+def _draw(place: Place, run: Run, painter: Painter, batch: Sequence[_Wanted], count: "_Counter") -> list[Sample]:
+    jobs = [Job(w.prompt.text, w.seed) for w in batch]
+    pictures = painter.paint(jobs, lambda step: count.step(batch[0].variant, step, painter.section.num_inference_steps, len(batch)))
+    samples: list[Sample] = []
+    for want, picture in zip(batch, pictures, strict=True):
+        name = sample_id(run.id, want.variant, want.prompt.slug, want.seed)
+        path = place.layout.sample(run.id, name)
+        facts = {"run": run.id, "variant": want.variant, "prompt": want.prompt.text, "seed": want.seed}
+        save_picture(picture, path, facts | painter.section.model_dump(mode="json"))
+        samples.append(
+            Sample(name, run.id, want.variant, want.prompt.slug, want.seed, place.layout.relative(path), sha256_file(path))
+        )
+    count.finished(len(batch))
+    return samples
+
+
+class _Counter:
+    """Progress over all batches, moving within a batch too: on a T4 one batch may take half a minute."""
+
+    def __init__(self, total: int, done: int, report: Callable[[Progress], None]) -> None:
+        self.total, self.done, self.first, self.report = total, done, done, report
+        self.began = time.monotonic()
+
+    def step(self, variant: Variant, step: int, steps: int, pictures: int) -> None:
+        self._tell(self.done + pictures * step / (steps + 1), variant)
+
+    def finished(self, pictures: int) -> None:
+        self.done += pictures
+        self._tell(self.done, None)
+
+    def _tell(self, done: float, variant: Variant | None) -> None:
+        spent = time.monotonic() - self.began
+        left = spent / max(done - self.first, 1e-9) * (self.total - done)
+        self.report(Progress("generate", int(done), self.total, "picture", spent, left, variant or ""))

@@ -1,0 +1,23 @@
+"""Ingest: a source becomes a checked, recorded dataset version."""
+
+from prefect import task
+
+from naruto_core.dataset.ingest import ingest as read_and_check
+from naruto_core.domain import DatasetVersion
+from naruto_core.recipe import DatasetSection
+from tasks.place import working_place
+from tasks.reporting import reporter, say
+
+
+@task
+def ingest(section: DatasetSection) -> DatasetVersion:
+    """Check every record of the source, store the pictures, write the version's table, remember it."""
+    with working_place() as place:
+        found = read_and_check(section, place.layout, reporter())
+        place.store.add_dataset(found.version, found.quarantined)
+    version = found.version
+    say(
+        f"dataset {version.id}: {version.n_kept} kept ({version.n_train} train, {version.n_reference} reference), "
+        f"{version.n_quarantined} quarantined, {version.n_duplicates} duplicates flagged"
+    )
+    return version

@@ -1,0 +1,51 @@
+"""Where a task works: the store, the folders, the device of this machine, and whose turn it is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+
+from naruto_core import sdxl
+from naruto_core.artifacts import Layout
+from naruto_core.device_lock import hold_device
+from naruto_core.domain import Run
+from naruto_core.settings import Settings, read_settings
+from naruto_core.store.opening import Store, open_store
+from tasks.reporting import say
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Everything a task needs to know about this machine."""
+
+    settings: Settings
+    layout: Layout
+    store: Store
+    device: torch.device
+
+
+@contextmanager
+def working_place() -> Iterator[Place]:
+    """This machine's place, its store open for the length of the block."""
+    settings = read_settings()
+    with open_store(settings.database_url) as store:
+        yield Place(settings, Layout(settings.root), store, sdxl.pick_device(settings.device))
+
+
+@contextmanager
+def working_on(run: Run, verb: str) -> Iterator[Place]:
+    """The place, with the device to ourselves; an error is written on the run before it goes on."""
+    with working_place() as place:
+        try:
+            with hold_device(place.settings.locks, str(place.device), f"{verb} {run.id}", _wait):
+                yield place
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            place.store.fail_run(run.id, f"{verb}: {reason}", datetime.now(UTC))
+            raise
+
+
+def _wait(holder: str) -> None:
+    say(f"waiting: the device is busy with {holder}")

@@ -1,0 +1,34 @@
+"""Present: the contact sheet and the closing table that a person looks at first."""
+
+from prefect import task
+
+from naruto_core.domain import PromptSuite, Run, Score
+from naruto_core.sheet import SheetRow, write_sheet
+from tasks.place import working_place
+from tasks.reporting import say
+
+
+@task
+def present(run: Run, suite: PromptSuite) -> str:
+    """Lay out the first seed of every prompt, base beside adapted beside fused; the sheet's path."""
+    with working_place() as place:
+        samples = [s for s in place.store.samples(run.id) if s.seed == suite.seeds[0]]
+        paths = {(s.prompt, s.variant): place.layout.root / s.path for s in samples}
+        variants = list(dict.fromkeys(s.variant for s in samples))
+        rows = [SheetRow(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
+        sheet = place.layout.contact_sheet(run.id)
+        write_sheet(rows, [str(variant) for variant in variants], sheet)
+        scores = [s for s in place.store.scores(run.id) if s.sample_id is None]
+    say("\n" + table(scores) + f"\n\nlook at    {sheet}\nthen type  make dashboard\n")
+    return str(sheet)
+
+
+def table(scores: list[Score]) -> str:
+    """Set scores and means as aligned text, one line each, with interval, n and ruler."""
+    lines = [f"{'metric':<7} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
+    for one in sorted(scores, key=lambda s: (s.metric, list(type(s.variant)).index(s.variant))):
+        digits = 1 if one.metric == "fid" else 3
+        interval = f"{one.low:.{digits}f} … {one.high:.{digits}f}"
+        ruler = f"{one.extractor}, {one.version}"
+        lines.append(f"{one.metric:<7} {one.variant:<8} {one.value:>8.{digits}f}   {interval:<18} {one.n:>4}  {ruler}")
+    return "\n".join(lines)
