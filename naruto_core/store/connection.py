@@ -1,0 +1,125 @@
+"""How the database is talked to: SQLite's pragmas, short transactions, and its errors as sentences."""
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError as AnyDatabaseError
+from sqlalchemy.orm import Session
+
+from naruto_core.errors import NarutoError, RecordDamaged, StorageFailed
+
+BUSY_SECONDS = 30
+
+_BUSY = "another process has been writing to it for too long; try again when it is done"
+_OWNER = "this user may not write there; change its owner or set NARUTO_HOME elsewhere"
+_SQLITE_TROUBLE: dict[int, tuple[type[NarutoError], str]] = {
+    sqlite3.SQLITE_BUSY: (StorageFailed, _BUSY),
+    sqlite3.SQLITE_LOCKED: (StorageFailed, _BUSY),
+    sqlite3.SQLITE_CANTOPEN: (StorageFailed, _OWNER),
+    sqlite3.SQLITE_READONLY: (StorageFailed, _OWNER),
+    sqlite3.SQLITE_FULL: (StorageFailed, "the disk is full; free some space and run the same command again"),
+    sqlite3.SQLITE_IOERR: (StorageFailed, "the disk refused to read or write; check it and run the same command again"),
+    sqlite3.SQLITE_NOTADB: (StorageFailed, "the file is not a SQLite database; move it away or set NARUTO_DATABASE"),
+    sqlite3.SQLITE_CORRUPT: (RecordDamaged, "the file is damaged; put back a copy of it"),
+}
+
+
+def parse(url: str) -> URL:
+    """`url` taken apart; StorageFailed, without repeating a password, when it is no SQLAlchemy URL."""
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise StorageFailed(
+            "NARUTO_DATABASE is not a database URL; write one like sqlite:////folder/naruto.db, or leave it unset."
+        ) from None
+
+
+def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
+    """An engine on `url`; nothing is opened yet."""
+    try:
+        engine = create_engine(url)
+    except NoSuchModuleError:
+        raise StorageFailed(f"no database of the kind {url.drivername!r} is known; check NARUTO_DATABASE.") from None
+    except ModuleNotFoundError as error:
+        raise StorageFailed(f"the database {shown(url)} needs the Python package {error.name}: install it.") from None
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine, foreign_keys)
+    return engine
+
+
+def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    def tune(connection: Any, record: object) -> None:
+        del record
+        # sqlite3 would begin a transaction only at the first write and end it at DDL; `begin` below does neither
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        connection.execute("PRAGMA journal_mode = WAL")
+
+    def begin(connection: Connection) -> None:
+        # a writer takes the lock before it reads, so that what it read still holds when it writes
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    event.listen(engine, "connect", tune)
+    event.listen(engine, "begin", begin)
+
+
+class Database:
+    """One database, in short transactions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(writing=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database's files."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Generator[Session]:
+        """One consistent look; what another process writes meanwhile is not seen."""
+        with sentences(self._engine.url), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def _writing(self) -> Generator[Session]:
+        """All of the block is recorded, or nothing of it."""
+        with sentences(self._engine.url), Session(self._writer) as session, session.begin():
+            yield session
+
+
+@contextmanager
+def sentences(url: URL) -> Generator[None]:
+    """Turn what the database complains of into one sentence; a broken constraint is a bug and stays as it is."""
+    try:
+        yield
+    except (IntegrityError, ProgrammingError):
+        raise
+    except AnyDatabaseError as error:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _SQLITE_TROUBLE:
+            kind, why = _SQLITE_TROUBLE[code & 0xFF]
+            raise kind(f"cannot use the database {shown(url)}: {why}.") from error
+        if not isinstance(error, OperationalError):
+            raise
+        why = " ".join(str(error.orig).split())
+        raise StorageFailed(f"cannot use the database {shown(url)}: {why}.") from error
+
+
+def shown(url: URL) -> str:
+    """`url` as a person may see it: SQLite's file, or the URL without its password."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url.database
+    return url.render_as_string(hide_password=True)

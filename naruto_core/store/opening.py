@@ -1,0 +1,23 @@
+"""The way into the store."""
+
+from pathlib import Path
+
+from naruto_core.artifacts import storage_errors
+from naruto_core.store.connection import make_engine, parse
+from naruto_core.store.migrating import migrate
+from naruto_core.store.records import Store
+
+
+def open_store(url: str) -> Store:
+    """The store at an SQLAlchemy `url`, made or brought up to date first; close it, or use it in a `with`.
+
+    Raises StorageFailed when the place cannot be written or holds something else, RecordDamaged
+    when a newer version of this program made it.
+    """
+    parsed = parse(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        folder = Path(parsed.database).parent
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    migrate(parsed)
+    return Store(make_engine(parsed))

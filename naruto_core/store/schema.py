@@ -1,0 +1,271 @@
+"""The tables, and how a row becomes a noun. Rows never leave `store`; nouns do.
+
+Paths are relative to the data root, times are UTC. A change here needs a migration (see `migrating`).
+"""
+
+import math
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from sqlalchemy import JSON, BigInteger, DateTime, Enum, ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from naruto_core.domain import (
+    Adapter,
+    DatasetVersion,
+    FusedModel,
+    Prompt,
+    Run,
+    RunState,
+    Sample,
+    Score,
+    StepRecord,
+    Variant,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Stored without a zone, as UTC, because SQLite knows none; a time without a zone is refused."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without a zone cannot be recorded: {value}")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _words(kind: type[StrEnum]) -> Enum:
+    """An enumeration as plain text, so that a new member needs no migration."""
+    return Enum(kind, native_enum=False, length=16, values_callable=_values)
+
+
+def _values(kind: type[StrEnum]) -> list[str]:
+    return [member.value for member in kind]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {
+        datetime: UtcDateTime,
+        Variant: _words(Variant),
+        RunState: _words(RunState),
+        list[int]: JSON,
+        list[str]: JSON,
+        dict[str, float | None]: JSON,
+    }
+
+
+class DatasetRow(Base):
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    table: Mapped[str]
+    delta_version: Mapped[int]
+    n_train: Mapped[int]
+    n_reference: Mapped[int]
+    n_quarantined: Mapped[int]
+    n_duplicates: Mapped[int]
+
+    def noun(self) -> DatasetVersion:
+        return DatasetVersion(
+            id=self.id,
+            source=self.source,
+            table=self.table,
+            delta_version=self.delta_version,
+            n_train=self.n_train,
+            n_reference=self.n_reference,
+            n_quarantined=self.n_quarantined,
+            n_duplicates=self.n_duplicates,
+        )
+
+
+class QuarantinedRow(Base):
+    __tablename__ = "quarantined"
+    __table_args__ = (UniqueConstraint("dataset_id", "source", "row", "reason"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    source: Mapped[str]
+    row: Mapped[int]
+    reason: Mapped[str]
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class SuiteRow(Base):
+    __tablename__ = "suites"
+
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    seeds: Mapped[list[int]]
+
+
+class PromptRow(Base):
+    __tablename__ = "prompts"
+    __table_args__ = (UniqueConstraint("suite", "slug"),)
+
+    suite: Mapped[str] = mapped_column(ForeignKey("suites.fingerprint"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    slug: Mapped[str]
+    text: Mapped[str] = mapped_column(Text)
+    content: Mapped[str] = mapped_column(Text)
+    tags: Mapped[list[str]]
+
+    def noun(self) -> Prompt:
+        return Prompt(slug=self.slug, text=self.text, content=self.content, tags=tuple(self.tags))
+
+
+class RunRow(Base):
+    __tablename__ = "runs"
+    # one recipe on one dataset version is one run, however often it was started
+    __table_args__ = (UniqueConstraint("fingerprint", "dataset_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    profile: Mapped[str]
+    fingerprint: Mapped[str]
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    suite: Mapped[str | None] = mapped_column(ForeignKey("suites.fingerprint"))
+    state: Mapped[RunState]
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    finished_at: Mapped[datetime | None]
+    failure: Mapped[str] = mapped_column(Text)
+    recipe_json: Mapped[str] = mapped_column(Text)
+    git_commit: Mapped[str]
+
+    def noun(self) -> Run:
+        return Run(
+            id=self.id,
+            profile=self.profile,
+            fingerprint=self.fingerprint,
+            dataset_id=self.dataset_id,
+            state=self.state,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            failure=self.failure,
+        )
+
+
+class AdapterRow(Base):
+    __tablename__ = "adapters"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    path: Mapped[str]
+    sha256: Mapped[str]
+    rank: Mapped[int]
+    steps: Mapped[int]
+
+    def noun(self) -> Adapter:
+        return Adapter(run_id=self.run_id, path=self.path, sha256=self.sha256, rank=self.rank, steps=self.steps)
+
+
+class FusedRow(Base):
+    __tablename__ = "fused_models"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    path: Mapped[str]
+    sha256: Mapped[str]
+    scale: Mapped[float]
+
+    def noun(self) -> FusedModel:
+        return FusedModel(run_id=self.run_id, path=self.path, sha256=self.sha256, scale=self.scale)
+
+
+class SampleRow(Base):
+    __tablename__ = "samples"
+    __table_args__ = (UniqueConstraint("run_id", "variant", "prompt", "seed"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    variant: Mapped[Variant]
+    prompt: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str]
+    sha256: Mapped[str]
+
+    def noun(self) -> Sample:
+        return Sample(
+            id=self.id,
+            run_id=self.run_id,
+            variant=self.variant,
+            prompt=self.prompt,
+            seed=self.seed,
+            path=self.path,
+            sha256=self.sha256,
+        )
+
+
+class ScoreRow(Base):
+    __tablename__ = "scores"
+    __table_args__ = (
+        UniqueConstraint(
+            "run_id", "metric", "variant", "extractor", "version", "reference", "subject", name="uq_scores"
+        ),
+        Index(None, "sample_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    metric: Mapped[str]
+    variant: Mapped[Variant]
+    value: Mapped[float]
+    low: Mapped[float]
+    high: Mapped[float]
+    n: Mapped[int]
+    extractor: Mapped[str]
+    version: Mapped[str]
+    reference: Mapped[str]
+    method: Mapped[str]
+    # sample_id again, but "" for a set score: two NULLs are never equal, so they could not be kept unique
+    subject: Mapped[str]
+    sample_id: Mapped[str | None] = mapped_column(ForeignKey("samples.id", ondelete="CASCADE"))
+
+    def noun(self) -> Score:
+        return Score(
+            run_id=self.run_id,
+            metric=self.metric,
+            variant=self.variant,
+            value=self.value,
+            low=self.low,
+            high=self.high,
+            n=self.n,
+            extractor=self.extractor,
+            version=self.version,
+            reference=self.reference,
+            method=self.method,
+            sample_id=self.sample_id,
+        )
+
+
+class StepRow(Base):
+    __tablename__ = "steps"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    # a diverged loss is not a number, and SQLite and JSON keep that as NULL
+    loss: Mapped[float | None]
+    learning_rate: Mapped[float]
+    gauges: Mapped[dict[str, float | None]]
+
+    def noun(self) -> StepRecord:
+        gauges = {name: math.nan if value is None else value for name, value in self.gauges.items()}
+        loss = math.nan if self.loss is None else self.loss
+        return StepRecord(step=self.step, loss=loss, learning_rate=self.learning_rate, gauges=gauges)

@@ -1,0 +1,34 @@
+"""A store on a real file, with one run to hang things on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from recorded import open_run
+
+from naruto_core.domain import DatasetVersion, Run
+from naruto_core.store.opening import open_store
+from naruto_core.store.records import Store
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'naruto.db'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with open_store(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def dataset(store: Store) -> DatasetVersion:
+    version = DatasetVersion("d" * 64, "world:ninja", "datasets/world", 3, 80, 20, 2, 1)
+    store.add_dataset(version, [])
+    return version
+
+
+@pytest.fixture
+def run(store: Store, dataset: DatasetVersion) -> Run:
+    return open_run(store, dataset.id)

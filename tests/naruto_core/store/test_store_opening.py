@@ -1,0 +1,93 @@
+"""Opening makes a database, brings an old one up to date, and says in one sentence why it cannot."""
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from naruto_core.errors import RecordDamaged, StorageFailed
+from naruto_core.store.connection import make_engine, parse
+from naruto_core.store.migrating import migrate
+from naruto_core.store.opening import open_store
+from naruto_core.store.records import Store
+from naruto_core.store.schema import Base
+
+ROWS_OF_THE_FIRST_SCHEMA = """
+INSERT INTO datasets VALUES ('d1', 'toons', 'datasets/toons', 0, 9, 0, 0, 0);
+INSERT INTO runs (id, profile, fingerprint, dataset_id, state, started_at, failure, recipe_json, git_commit)
+  VALUES ('2026-11-01-t4-0a0a', 't4', 'f1', 'd1', 'running', '2026-11-01 08:00:00.000000', '', '{}', 'c0ffee');
+INSERT INTO samples VALUES ('s1', '2026-11-01-t4-0a0a', 'base', 'kage', 7, 'runs/s1.png', '00');
+INSERT INTO scores
+  (run_id, metric, variant, value, low, high, n, extractor, version, reference, method, subject, sample_id)
+  VALUES ('2026-11-01-t4-0a0a', 'clip', 'base', 0.3, 0.3, 0.3, 1, 'judge', '1', '', '', 's1', 's1');
+"""
+
+
+def test_migrations_and_models_agree(store: Store, url: str) -> None:
+    engine = make_engine(parse(url))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_a_database_made_by_the_first_migration_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
+    migrate(parse(url), "0001")
+    with sqlite3.connect(tmp_path / "naruto.db") as old:
+        old.executescript(ROWS_OF_THE_FIRST_SCHEMA)
+    with open_store(url) as store:
+        (summary,) = store.runs()
+        assert summary.run.started_at == datetime(2026, 11, 1, 8, tzinfo=UTC)
+        assert [found.id for found in store.samples(summary.run.id)] == ["s1"]
+        assert [found.sample_id for found in store.scores(summary.run.id)] == ["s1"]
+
+
+def test_a_database_of_a_newer_version_is_left_alone(store: Store, url: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "naruto.db") as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(RecordDamaged, match=r"schema 9999.*newer version"):
+        open_store(url)
+
+
+def test_sqlite_waits_for_other_writers_and_keeps_its_references(store: Store) -> None:
+    with store._reading() as session:
+        pragmas = {
+            name: session.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000}
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailed, match="a file stands where a folder is needed"):
+        open_store(f"sqlite:///{tmp_path / 'file' / 'below' / 'naruto.db'}")
+
+
+def test_a_folder_in_the_place_of_the_database_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="may not write there"):
+        open_store(f"sqlite:///{tmp_path}")
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    letter = tmp_path / "naruto.db"
+    letter.write_text("Dear diary, " * 200)
+    with pytest.raises(StorageFailed, match="not a SQLite database"):
+        open_store(f"sqlite:///{letter}")
+    assert letter.read_text().startswith("Dear diary")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("naruto.db", "not a database URL"),
+        ("oracle9000://secret@host/x", "no database of the kind 'oracle9000'"),
+        ("mysql+oursql9://me:secret@host/x", "no database of the kind"),
+    ],
+)
+def test_a_url_that_means_nothing_is_one_sentence_without_its_password(wrong: str, sentence: str) -> None:
+    with pytest.raises(StorageFailed, match=sentence) as caught:
+        open_store(wrong)
+    assert "secret" not in str(caught.value)
