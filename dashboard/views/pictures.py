@@ -1,0 +1,65 @@
+"""What one run drew: a row for each prompt, with the base, the adapted and the fused model side by side.
+
+A prompt is somebody else's text: it is shown as plain text and never as Markdown.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import ceil
+
+import streamlit as st
+
+from dashboard import queries
+from naruto_core.domain import Prompt, Sample, Variant
+
+_EVERY_TAG = "all"
+_ROWS = 12  # prompts on one page: at 1024 pixels that is 36 pictures of 1.5 MB
+
+Place = tuple[str, Variant]
+
+
+def show() -> None:
+    st.title("Pictures")
+    runs = [summary.run.id for summary in queries.runs()]
+    if not runs:
+        st.info("There are no pictures yet. Type `make demo` in a terminal and come back: it takes a few minutes.")
+        return
+    run_id = st.selectbox("Run", runs, key="run")
+    samples = queries.samples(run_id)
+    suite = queries.prompts(run_id)
+    if not samples or suite is None:
+        st.info("This run has drawn nothing yet. `naruto runs` shows how far it is.")
+        return
+    drawn = {sample.prompt for sample in samples}
+    prompts = [prompt for prompt in suite.prompts if prompt.slug in drawn]
+    left, right = st.columns(2)
+    tags = sorted({tag for prompt in prompts for tag in prompt.tags})
+    tag = left.selectbox("Tag", [_EVERY_TAG, *tags], key="tag")
+    seed = right.selectbox("Seed", sorted({sample.seed for sample in samples}), key="seed")
+    chosen = [prompt for prompt in prompts if tag in (_EVERY_TAG, *prompt.tags)]
+    _rows(_page(chosen), {(sample.prompt, sample.variant): sample for sample in samples if sample.seed == seed})
+
+
+def _page(prompts: list[Prompt]) -> list[Prompt]:
+    if len(prompts) <= _ROWS:
+        return prompts
+    number = st.pagination(ceil(len(prompts) / _ROWS), key="page")
+    return prompts[(number - 1) * _ROWS : number * _ROWS]
+
+
+def _rows(prompts: Iterable[Prompt], samples: Mapping[Place, Sample]) -> None:
+    variants = [variant for variant in Variant if any(place[1] is variant for place in samples)]
+    for prompt in prompts:
+        st.text(prompt.text)
+        for column, variant in zip(st.columns(len(variants)), variants, strict=True):
+            with column:
+                _cell(prompt, variant, samples.get((prompt.slug, variant)))
+
+
+def _cell(prompt: Prompt, variant: Variant, sample: Sample | None) -> None:
+    data = queries.picture(sample) if sample else None
+    if data is not None:
+        st.image(data, caption=variant.value, alt=f"{prompt.text} ({variant.value})")
+    elif sample is None:
+        st.caption(f"{variant.value}: not drawn yet")
+    else:
+        st.warning(f"{variant.value}: the picture is missing or was changed. `naruto verify` names every such file.")

@@ -1,0 +1,73 @@
+"""A NARUTO_HOME with a store in it, and one finished run with real pictures."""
+
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from PIL import Image
+
+from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
+from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_store
+from naruto_core.store.records import Store
+
+HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"
+PROMPTS = (
+    Prompt("kage", "a ninja in orange", "a ninja in orange", ("portrait",)),
+    Prompt("hostile", HOSTILE, HOSTILE, ("action",)),
+)
+START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
+    monkeypatch.delenv("NARUTO_DATABASE", raising=False)
+    st.cache_data.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Store]:
+    with open_store(read_settings().database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(store: Store, home: Path) -> Run:
+    """Two prompts, seeds 7 and 8, three variants, and FID by two extractors."""
+    store.add_dataset(DatasetVersion("d1", "world:ninja", "datasets/world", 0, 80, 20, 0, 0), [])
+    opened = store.open_run(
+        profile="mini", recipe_json="{}", fingerprint="f1", dataset_id="d1", git_commit="", now=START
+    )
+    store.add_prompts(opened.id, PromptSuite("tiny-v1", "s1", PROMPTS, (7, 8)))
+    store.add_samples([_draw(Layout(home), opened.id, v, p, seed) for v in Variant for p in PROMPTS for seed in (7, 8)])
+    store.add_scores(
+        [
+            Score(
+                opened.id, "fid", Variant.BASE, 272.4, 260.0, 281.0, 40, "judge:abc", "1.9", "d1:reference", "jackknife"
+            ),
+            Score(
+                opened.id, "fid", Variant.FUSED, 87.25, 80.0, 95.5, 40, "judge:abc", "1.9", "d1:reference", "jackknife"
+            ),
+            Score(
+                opened.id, "fid", Variant.BASE, 11.0, 10.0, 12.0, 40, "inception", "1.9", "d1:reference", "jackknife"
+            ),
+        ]
+    )
+    store.finish_run(opened.id, START.replace(minute=4, second=5))
+    return store.run(opened.id)
+
+
+def _draw(layout: Layout, run_id: str, variant: Variant, prompt: Prompt, seed: int) -> Sample:
+    sample_id = f"{variant}-{prompt.slug}-{seed}"
+    memory = io.BytesIO()
+    Image.new("RGB", (8, 8), (seed * 20, len(variant) * 30, len(prompt.slug) * 20)).save(memory, "PNG")
+    path = layout.sample(run_id, sample_id)
+    write_atomically(path, memory.getvalue())
+    digest = sha256_bytes(memory.getvalue())
+    return Sample(sample_id, run_id, variant, prompt.slug, seed, layout.relative(path), digest)

@@ -1,0 +1,137 @@
+"""Both views, run as Streamlit runs them, on a real store."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.views.runs import duration
+from naruto_core.artifacts import Layout
+from naruto_core.domain import Run
+from naruto_core.store.records import Store
+
+APP = Path(__file__).parents[2] / "dashboard" / "app.py"
+HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"
+
+
+def runs_view() -> AppTest:
+    return AppTest.from_file(str(APP), default_timeout=20).run()
+
+
+def pictures_view() -> AppTest:
+    def page() -> None:
+        from dashboard.views import pictures
+
+        pictures.show()
+
+    return AppTest.from_function(page, default_timeout=20).run()
+
+
+def everything(app: AppTest) -> list[str]:
+    """Every element that reads Markdown, to see what must not be in it."""
+    return [element.value for element in (*app.markdown, *app.caption, *app.info, *app.warning, *app.error)]
+
+
+def alternatives(app: AppTest) -> list[str]:
+    return [image.alt for element in app.image for image in element.proto.imgs]
+
+
+def test_an_empty_store_says_what_to_do_next(home: Path) -> None:
+    for app in (runs_view(), pictures_view()):
+        assert not app.exception
+        assert "make demo" in app.info[0].value
+    assert str(home) in runs_view().text[0].value
+
+
+def test_a_run_is_listed_with_its_state_and_duration(run: Run) -> None:
+    app = runs_view()
+    assert not app.exception
+    (line,) = app.dataframe[0].value.to_dict("records")
+    assert (line["Run"], line["State"], line["Took"]) == (run.id, "done", "4 min 05 s")
+    assert line["Dataset"] == "world:ninja"
+
+
+def test_scores_of_two_extractors_stand_in_two_tables_that_name_them(run: Run) -> None:
+    app = runs_view()
+    assert [text.value for text in app.text] == [
+        "fid, measured by inception (version 1.9), against d1:reference",
+        "fid, measured by judge:abc (version 1.9), against d1:reference",
+    ]
+    inception, judge = (table.value.to_dict("records") for table in app.table)
+    assert inception == [{"Run": run.id, "base": "11 (10 to 12, n = 40)", "adapted": "", "fused": ""}]
+    assert judge[0]["base"] == "272.4 (260 to 281, n = 40)"
+    assert judge[0]["fused"] == "87.25 (80 to 95.5, n = 40)"
+
+
+def test_a_run_that_failed_says_why_and_one_without_scores_is_no_trouble(store: Store, run: Run) -> None:
+    other = store.open_run(
+        profile="mini", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=run.started_at
+    )
+    store.fail_run(other.id, "the disk is full.", run.started_at + timedelta(seconds=9))
+    lines = {line["Run"]: line for line in runs_view().dataframe[0].value.to_dict("records")}
+    assert lines[other.id]["What went wrong"] == "the disk is full."
+    assert lines[other.id]["Took"] == "9 s"
+
+
+def test_a_database_that_cannot_be_read_is_one_sentence(home: Path) -> None:
+    (home / "naruto.db").write_text("Dear diary, " * 200)
+    app = runs_view()
+    assert not app.exception
+    assert "not a SQLite database" in app.text[0].value
+
+
+def test_pictures_stand_side_by_side_under_their_prompt(run: Run) -> None:
+    app = pictures_view()
+    assert not app.exception
+    assert [text.value for text in app.text] == ["a ninja in orange", HOSTILE]
+    assert alternatives(app)[:3] == [f"a ninja in orange ({variant})" for variant in ("base", "adapted", "fused")]
+    assert len(alternatives(app)) == 6
+
+
+def test_a_tag_and_a_seed_choose_what_is_shown(run: Run) -> None:
+    app = pictures_view()
+    assert app.selectbox(key="tag").options == ["all", "action", "portrait"]
+    before = [url for image in app.image for url in image.value]
+    app.selectbox(key="tag").select("portrait")
+    app.selectbox(key="seed").select(8).run()
+    assert [text.value for text in app.text] == ["a ninja in orange"]
+    after = [url for image in app.image for url in image.value]
+    assert len(after) == 3
+    assert not set(before) & set(after)
+
+
+def test_a_hostile_prompt_is_shown_as_text_and_as_nothing_else(run: Run) -> None:
+    app = pictures_view()
+    assert HOSTILE in [text.value for text in app.text]
+    shown = everything(app) + [caption for image in app.image for caption in image.captions]
+    assert not [text for text in shown if "script" in text or "![" in text]
+
+
+@pytest.mark.parametrize("damage", ["deleted", "altered"])
+def test_a_picture_that_is_not_there_as_recorded_is_named_and_the_others_are_shown(
+    store: Store, run: Run, home: Path, damage: str
+) -> None:
+    victim = Layout(home).absolute(store.samples(run.id)[0].path)
+    victim.unlink() if damage == "deleted" else victim.write_bytes(b"no picture")
+    app = pictures_view()
+    assert not app.exception
+    assert len(alternatives(app)) == 5
+    assert "naruto verify" in app.warning[0].value
+
+
+def test_a_run_that_has_drawn_nothing_says_so(store: Store, run: Run) -> None:
+    later = run.started_at + timedelta(hours=1)
+    store.open_run(profile="mini", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=later)
+    app = pictures_view()
+    assert not app.exception
+    assert "drawn nothing yet" in app.info[0].value
+
+
+def test_durations_are_written_as_a_person_says_them() -> None:
+    assert [duration(seconds) for seconds in (0.4, 59.6, 245, 7800)] == [
+        "0 s",
+        "1 min 00 s",
+        "4 min 05 s",
+        "2 h 10 min",
+    ]
