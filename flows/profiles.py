@@ -37,3 +37,8 @@ def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[s
 def choose_suite(section: GenerationSection) -> PromptSuite:
     """The prompts that a generation section asks for."""
     return read_suite(_find("prompts", section.suite), section.prompts, section.seeds)
+
+
+def all_prompt_texts() -> list[str]:
+    """Every text of every suite: the words that the miniature's tokenizers must know."""
+    return [p.text for path in sorted((_HERE / "prompts").glob("*.yaml")) for p in read_suite(path).prompts]

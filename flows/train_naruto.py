@@ -16,7 +16,9 @@ from tasks.score import score
 from tasks.train import train
 
 Profile = Annotated[str, Field(description="Recipe to run: mini, t4, or the path of a recipe file.", examples=["mini"])]
-Source = Annotated[str | None, Field(description="Pictures to use instead of the recipe's: a path, hub id or world:<style>.")]
+Source = Annotated[
+    str | None, Field(description="Pictures to use instead of the recipe's: a path, hub id or world:<style>.")
+]
 Overrides = Annotated[
     dict[str, Any] | None,
     Field(description='Single choices to change, dotted: {"training.rank": 8}.', examples=[{"training.rank": 8}]),

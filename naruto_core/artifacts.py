@@ -65,7 +65,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield scratch
-            os.replace(scratch, path)
+            scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -81,7 +81,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield scratch
             if path.exists():
                 shutil.rmtree(path)
-            os.replace(scratch, path)
+            scratch.replace(path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -133,7 +133,7 @@ class Layout:
         return self.run(run_id) / "samples" / f"{sample_id}.png"
 
     def embeddings(self, run_id: str, variant: str, extractor: str) -> Path:
-        return self.run(run_id) / "embeddings" / f"{variant}-{extractor.split(':')[-1][:16]}.safetensors"
+        return self.run(run_id) / "embeddings" / f"{variant}-{extractor.rpartition(':')[2][:16]}.safetensors"
 
     def contact_sheet(self, run_id: str) -> Path:
         return self.run(run_id) / "contact-sheet.png"

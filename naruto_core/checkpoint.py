@@ -23,7 +23,7 @@ def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State
     kept = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     try:
         save_file(kept, scratch, metadata={"values": json.dumps(values, sort_keys=True)})
-        os.replace(scratch, path)
+        scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -1,7 +1,6 @@
 """Embed: features of samples and of the reference, computed once and kept in files."""
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -54,7 +53,9 @@ def sample_features(place: Place, run: Run, variant: Variant, extractor: Extract
     path = place.layout.embeddings(run.id, variant, extractor.id)
     loads = [partial(_open, place, sample) for sample in samples]
     contents = [sample.sha256 for sample in samples]
-    return SampleFeatures(_kept(path, contents, loads, extractor, batch_size, f"score {variant}"), samples, extractor.id)
+    return SampleFeatures(
+        _kept(path, contents, loads, extractor, batch_size, f"score {variant}"), samples, extractor.id
+    )
 
 
 def reference_features(

@@ -75,7 +75,9 @@ def _painter(
 
 def _draw(place: Place, run: Run, painter: Painter, batch: Sequence[_Wanted], count: "_Counter") -> list[Sample]:
     jobs = [Job(w.prompt.text, w.seed) for w in batch]
-    pictures = painter.paint(jobs, lambda step: count.step(batch[0].variant, step, painter.section.num_inference_steps, len(batch)))
+    pictures = painter.paint(
+        jobs, lambda step: count.step(batch[0].variant, step, painter.section.num_inference_steps, len(batch))
+    )
     samples: list[Sample] = []
     for want, picture in zip(batch, pictures, strict=True):
         name = sample_id(run.id, want.variant, want.prompt.slug, want.seed)
@@ -83,7 +85,9 @@ def _draw(place: Place, run: Run, painter: Painter, batch: Sequence[_Wanted], co
         facts = {"run": run.id, "variant": want.variant, "prompt": want.prompt.text, "seed": want.seed}
         save_picture(picture, path, facts | painter.section.model_dump(mode="json"))
         samples.append(
-            Sample(name, run.id, want.variant, want.prompt.slug, want.seed, place.layout.relative(path), sha256_file(path))
+            Sample(
+                name, run.id, want.variant, want.prompt.slug, want.seed, place.layout.relative(path), sha256_file(path)
+            )
         )
     count.finished(len(batch))
     return samples

@@ -21,7 +21,9 @@ def score(run: Run, section: ScoringSection, suite: PromptSuite, dataset: Datase
         same = section.pair_extractor == section.set_extractor
         pairs = sets if same else load_extractor(section.pair_extractor, place.device)
         reference = reference_features(place, dataset, sets, resolution, section.batch_size)
-        texts = dict(zip((p.slug for p in suite.prompts), embed_texts(pairs, [p.text for p in suite.prompts]), strict=True))
+        texts = dict(
+            zip((p.slug for p in suite.prompts), embed_texts(pairs, [p.text for p in suite.prompts]), strict=True)
+        )
 
         scores: list[Score] = []
         for variant in dict.fromkeys(s.variant for s in place.store.samples(run.id)):

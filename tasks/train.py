@@ -39,9 +39,7 @@ def train(run: Run, model: ModelSection, section: TrainingSection, dataset: Data
         )
         path = place.layout.adapter(run.id)
         write_adapter(pipeline, path)
-        adapter = Adapter(
-            run.id, place.layout.relative(path), sha256_file(path), section.rank, section.max_train_steps
-        )
+        adapter = Adapter(run.id, place.layout.relative(path), sha256_file(path), section.rank, section.max_train_steps)
         place.store.add_adapter(adapter)
         place.layout.checkpoint(run.id).unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
         return adapter

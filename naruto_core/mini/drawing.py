@@ -88,4 +88,3 @@ def _watercolor(picture: Image.Image, rng: Random) -> Image.Image:
     edge = np.minimum.reduce([rows, columns, wash.shape[0] - 1 - rows, wash.shape[1] - 1 - columns])
     margin = np.clip((edge - 1 + np.asarray(pooled) * 1.5) / 4, 0, 1)[..., None]
     return Image.fromarray((wash * margin + 252 * (1 - margin)).clip(0, 255).astype(np.uint8))
-

@@ -111,7 +111,9 @@ def fit(
     averages.copy_to_modules()
 
 
-def _save(path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(
+    path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizer: torch.optim.Optimizer, step: int
+) -> None:
     tensors, values = pack_optimizer(optimizer)
     tensors |= {f"model/{m}/{n}": t for m, module in modules.items() for n, t in module.state_dict().items()}
     tensors |= {f"average/{key}": value for key, value in averages.values.items()}

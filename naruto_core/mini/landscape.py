@@ -83,7 +83,9 @@ class Backdrop:
             self.box(x, s * 0.2, x + width, s, self._tone((96, 66, 42)))
             for _ in range(3):
                 crown = s * rng.uniform(0.08, 0.15)
-                self.oval(x + rng.uniform(-0.08, 0.1) * s, rng.uniform(0, 0.26) * s, crown, crown, self._tone((46, 118, 56)))
+                self.oval(
+                    x + rng.uniform(-0.08, 0.1) * s, rng.uniform(0, 0.26) * s, crown, crown, self._tone((46, 118, 56))
+                )
         self.box(0, s * 0.86, s, s, self._tone((70, 128, 58)))
 
     def _desert(self) -> None:

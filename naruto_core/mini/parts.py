@@ -50,7 +50,9 @@ def empty_unet() -> UNet2DConditionModel:
     )
 
 
-def empty_text_encoders(vocab_size: int, bos: int, eos: int, pads: tuple[int, int]) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+def empty_text_encoders(
+    vocab_size: int, bos: int, eos: int, pads: tuple[int, int]
+) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
     """Encoder 1 and encoder 2 (with projection) over a vocabulary whose last id is `eos`."""
 
     def config(width: int, layers: int, heads: int, pad: int) -> CLIPTextConfig:

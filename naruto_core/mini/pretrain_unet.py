@@ -70,7 +70,9 @@ def caption(plate: Plate, rng: Random) -> str:
     return f"{text}, {plate.flaw}{extra}" if rng.random() < 0.6 else f"{plate.flaw}{extra}"
 
 
-def teach_reading(encoders: Encoders, plates: list[Plate], steps: int, seed: int, checkpoint: Path, on_report: Report) -> None:
+def teach_reading(
+    encoders: Encoders, plates: list[Plate], steps: int, seed: int, checkpoint: Path, on_report: Report
+) -> None:
     """Warm-up on text alone: predict the scene's attributes from each pooled embedding."""
     torch.manual_seed(seed)
     heads = nn.ModuleDict({name: nn.Linear(WIDTH_1 + POOLED, len(words)) for name, words in ATTRIBUTES.items()})

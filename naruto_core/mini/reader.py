@@ -50,7 +50,9 @@ class Reader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         pool = nn.AvgPool2d(2)
-        self.body = nn.Sequential(_block(3, 24), pool, _block(24, 48), pool, _block(48, 96), pool, _block(96, 128), pool)
+        self.body = nn.Sequential(
+            _block(3, 24), pool, _block(24, 48), pool, _block(48, 96), pool, _block(96, 128), pool
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in ATTRIBUTES.items()})
 
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -71,7 +73,12 @@ def _weathered(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Te
 
 
 def train_reader(
-    pixels: np.ndarray, plates: list[Plate], steps: int, seed: int, checkpoint: Path, on_report: Callable[[FitReport], None]
+    pixels: np.ndarray,
+    plates: list[Plate],
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    on_report: Callable[[FitReport], None],
 ) -> Reader:
     """A reader of single characters, from drawn `pixels` (uint8, N x 64 x 64 x 3) and their plates."""
     torch.manual_seed(seed)

@@ -92,9 +92,7 @@ def learn_to_draw(workspace: Path, plan: PretrainPlan, on_report: Report) -> Non
     reading, drawing = workspace / "reading.safetensors", workspace / "unet.safetensors"
     teach_reading(encoders, plates, plan.reading_steps, plan.seed, reading, on_report)
     factor = float(vae.config.scaling_factor)
-    unet = pretrain_unet(
-        encoders, latents, factor, plates, plan.unet_steps, plan.seed, drawing, on_report, _compiled()
-    )
+    unet = pretrain_unet(encoders, latents, factor, plates, plan.unet_steps, plan.seed, drawing, on_report, _compiled())
     encoders.encoder_1.save_pretrained(workspace / "text_encoder")
     encoders.encoder_2.save_pretrained(workspace / "text_encoder_2")
     unet.save_pretrained(workspace / "unet")
@@ -162,6 +160,8 @@ def write_plan(workspace: Path, plan: PretrainPlan) -> None:
     if stored.exists() and json.loads(stored.read_text()) != plan.model_dump():
         from naruto_core.errors import RecipeInvalid
 
-        raise RecipeInvalid(f"{workspace} holds another pretraining plan; finish it, or remove the folder to start anew.")
+        raise RecipeInvalid(
+            f"{workspace} holds another pretraining plan; finish it, or remove the folder to start anew."
+        )
     stored.write_text(plan.model_dump_json(indent=2) + "\n")
     torch.set_num_threads(_workers())

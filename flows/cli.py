@@ -1,0 +1,143 @@
+"""`naruto`: the terminal's door to the flow and the record. Thin; every command does one thing."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from naruto_core.errors import NarutoError
+
+app = typer.Typer(
+    name="naruto",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a small captioned picture set to a fine-tuned SDXL whose quality people can trust.",
+    epilog="Start with:  naruto run --recipe mini      Data lives under NARUTO_HOME (default ./var).",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="Profile (mini, t4) or path of a recipe file.")
+    ] = "mini",
+    dataset: Annotated[
+        str | None, typer.Option(help="Pictures to use instead of the recipe's: path, hub id, world:<style>.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one choice, e.g. training.rank=8.")
+    ] = None,
+) -> None:
+    """Do the whole job: ingest, train, fuse, generate, score. Stopped? The same command goes on."""
+    _quiet_libraries()
+    from flows.train_naruto import train_naruto
+
+    train_naruto(recipe, dataset, _overrides(settings or []))
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="Parquet, imagefolder, save_to_disk folder, hub id or world:<style>.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose dataset section to use for the rest.")] = "mini",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. dataset.hold_out=0.")
+    ] = None,
+) -> None:
+    """Check and store a captioned picture set; say what was kept and what was not, and why."""
+    _quiet_libraries()
+    from flows.ingest import ingest_pictures
+
+    ingest_pictures(recipe, source, _overrides(settings or []))
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List all runs, newest first, with their scores."""
+    from flows.listings import list_runs
+
+    _show(list_runs(), as_json)
+
+
+@app.command()
+def show(name: RunName, as_json: AsJson = False) -> None:
+    """Show one run: state, dataset, adapter, recipe, where its files are."""
+    from flows.listings import show_run
+
+    _show(show_run(name), as_json)
+
+
+@app.command()
+def scores(name: RunName, as_json: AsJson = False) -> None:
+    """Show a run's scores with interval, n and what measured them."""
+    from flows.listings import list_scores
+
+    _show(list_scores(name), as_json)
+
+
+@app.command()
+def verify(as_json: AsJson = False) -> None:
+    """Re-derive every recorded hash; exit 1 if a file is missing or altered."""
+    from flows.listings import verify_all
+
+    findings = verify_all()
+    _show(findings, as_json)
+    if findings.rows:
+        raise typer.Exit(1)
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    from naruto_core.errors import RecipeInvalid
+
+    changed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeInvalid(f"--set {pair}: write KEY=VALUE, e.g. --set training.rank=8.")
+        changed[key] = yaml.safe_load(value)
+    return changed
+
+
+def _show(listing: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(listing.rows, indent=2, default=_plain))
+    else:
+        print(listing.text)
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def _quiet_libraries() -> None:
+    """Our own progress lines are what the terminal is for; a user's explicit settings win."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _guarded(command: Callable[[], None]) -> None:
+    try:
+        command()
+    except NarutoError as error:
+        print(f"naruto: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\nnaruto: stopped; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def main() -> None:
+    """Entry point of the `naruto` command: a user's mistake is one sentence and exit status 1."""
+    _guarded(app)

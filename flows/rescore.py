@@ -1,0 +1,18 @@
+"""Flow `rescore`: measure finished runs again from their stored embeddings, and say what moved."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from tasks.rescore import finished_runs, rescore_run
+
+RunId = Annotated[str | None, Field(description="A run's id; empty: every finished run.")]
+
+
+@flow(name="rescore", result_serializer="json")
+def rescore(run: RunId = None) -> list[str]:
+    """Compute every set score anew; the ids of the runs that were measured."""
+    runs = finished_runs(run)
+    rescore_run.map(runs).result()
+    return runs

@@ -1,0 +1,57 @@
+"""Ship the miniature: half-precision weights, and a manifest that says what each file is and how it was made."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import torch
+
+from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
+from naruto_core.errors import RecordDamaged
+from naruto_core.mini import stages
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def megabytes(folder: Path) -> float:
+    """Size of all files below `folder`, in MB (10^6 bytes)."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+
+
+def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
+    """Write base, judge, report and manifest below `folder`, replacing what was there."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    with atomic_folder(folder) as scratch:
+        stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
+        judge = scratch / "judge"
+        judge.mkdir()
+        for file in (workspace / "judge").iterdir():
+            (judge / file.name).write_bytes(file.read_bytes())
+        (scratch / "report.json").write_bytes((workspace / "report.json").read_bytes())
+        manifest = {
+            "made_by": "make mini-base",
+            "flow": "flows/pretrain_mini.py",
+            "commit": commit.stdout.strip(),
+            "plan": plan.model_dump(),
+            "torch": torch.__version__.partition("+")[0],
+            "files": {p.relative_to(scratch).as_posix(): sha256_file(p) for p in _files(scratch)},
+        }
+        write_atomically(scratch / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def check_manifest(folder: Path = WEIGHTS) -> int:
+    """How many shipped files are exactly what the manifest says; raises RecordDamaged for any that is not."""
+    listed: dict[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
+    present = {p.relative_to(folder).as_posix() for p in _files(folder)} - {"manifest.json"}
+    if present != set(listed):
+        raise RecordDamaged(f"{folder}: manifest and files differ by {', '.join(sorted(present ^ set(listed)))}.")
+    for name, digest in listed.items():
+        if sha256_file(folder / name) != digest:
+            raise RecordDamaged(f"{folder / name} is not the file that was shipped: check it out again.")
+    return len(listed)

@@ -1,0 +1,98 @@
+"""Pretrain: the miniature's stages as tasks, its measurement and its shipping."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import task
+
+from naruto_core.artifacts import Layout, write_atomically
+from naruto_core.domain import Progress
+from naruto_core.mini import measure, report, shipping, stages
+from naruto_core.mini.fitting import FitReport
+from naruto_core.settings import read_settings
+from tasks.reporting import reporter, say
+
+
+def _fit_reporter() -> Callable[[FitReport], None]:
+    tell, began = reporter(), time.monotonic()
+
+    def heard(fit: FitReport) -> None:
+        spent = time.monotonic() - began
+        tell(Progress(fit.stage, fit.step, fit.steps, "step", spent, fit.seconds_left, f"loss {fit.loss:.4f}"))
+
+    return heard
+
+
+@task
+def begin_pretraining(plan: stages.PretrainPlan) -> str:
+    """The workspace of this plan, below NARUTO_HOME."""
+    workspace = Layout(read_settings().root).cache("pretrain")
+    stages.write_plan(workspace, plan)
+    return str(workspace)
+
+
+@task
+def learn_words(workspace: str, prompts: list[str]) -> None:
+    stages.learn_words(Path(workspace), [*prompts, measure.NEGATIVE])
+
+
+@task
+def learn_to_see(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.learn_to_see(Path(workspace), plan, _fit_reporter())
+
+
+@task
+def learn_to_draw(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.learn_to_draw(Path(workspace), plan, _fit_reporter())
+
+
+@task
+def learn_to_judge(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.learn_to_judge(Path(workspace), plan, _fit_reporter())
+
+
+@task
+def learn_to_read_pictures(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.learn_to_read_pictures(Path(workspace), plan, _fit_reporter())
+
+
+@task
+def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]:
+    """The bars of the base, as figures (report.json) and as a page with pictures (report.html)."""
+    place = Path(workspace)
+    reader = stages.learn_to_read_pictures(place, plan, _fit_reporter())
+    pipeline = stages.assemble(place)
+    guidance, candidates = measure.choose_guidance(pipeline, reader)
+    prompts = measure.held_out_prompts(400, seed=2)
+    tell, began = reporter(), time.monotonic()
+
+    def done(count: int) -> None:
+        spent = time.monotonic() - began
+        tell(Progress("measure", count, len(prompts), "picture", spent, spent / count * (len(prompts) - count)))
+
+    pictures = measure.paint(pipeline, prompts, guidance, done)
+    figures: dict[str, object] = {
+        "vae_psnr_db": measure.measure_vae(pipeline.vae),
+        "reader_accuracy_after_vae": measure.measure_reader(reader, pipeline.vae),
+        "guidance_candidates": candidates,
+        "guidance": guidance,
+        "prompts": len(prompts),
+        "base_accuracy": measure.accuracy(reader, pictures, [p.scene for p in prompts]),
+    }
+    write_atomically(place / "report.json", (json.dumps(figures, indent=2) + "\n").encode())
+    report.write_report(place, figures, [p.text for p in prompts], pictures)
+    say(json.dumps(figures, indent=2))
+    return figures
+
+
+@task
+def ship(workspace: str, plan: stages.PretrainPlan) -> str:
+    """Half-precision weights with their manifest, where the package looks for them."""
+    folder = Path(str(shipping.WEIGHTS))
+    shipping.ship(Path(workspace), plan, folder)
+    say(
+        f"shipped to {folder}: {shipping.megabytes(folder / 'base'):.1f} MB base, {shipping.megabytes(folder / 'judge'):.1f} MB judge"
+    )
+    return str(folder)
