@@ -1,7 +1,7 @@
 """How the database is talked to: SQLite's pragmas, short transactions, and its errors as sentences."""
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from naruto_core.errors import NarutoError, RecordDamaged, StorageFailed
 
 BUSY_SECONDS = 30
+_POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
 
 _BUSY = "another process has been writing to it for too long; try again when it is done"
 _OWNER = "this user may not write there; change its owner or set NARUTO_HOME elsewhere"
@@ -48,26 +49,30 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
     except ModuleNotFoundError as error:
         raise StorageFailed(f"the database {shown(url)} needs the Python package {error.name}: install it.") from None
     if engine.dialect.name == "sqlite":
-        _prepare_sqlite(engine, foreign_keys)
+        event.listen(engine, "connect", _tune_sqlite(foreign_keys))
+    event.listen(engine, "begin", _begin)
     return engine
 
 
-def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
+def _tune_sqlite(foreign_keys: bool) -> Callable[[Any, object], None]:
     def tune(connection: Any, record: object) -> None:
         del record
-        # sqlite3 would begin a transaction only at the first write and end it at DDL; `begin` below does neither
+        # sqlite3 would begin a transaction only at the first write and end it at DDL; `_begin` does neither
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
         connection.execute("PRAGMA journal_mode = WAL")
 
-    def begin(connection: Connection) -> None:
-        # a writer takes the lock before it reads, so that what it read still holds when it writes
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    return tune
 
-    event.listen(engine, "connect", tune)
-    event.listen(engine, "begin", begin)
+
+def _begin(connection: Connection) -> None:
+    """One writer at a time: it takes the lock before it reads, so that what it read still holds when it writes."""
+    writing = connection.get_execution_options().get("writing", False)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    elif connection.dialect.name == "postgresql" and writing:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
 
 
 class Database:

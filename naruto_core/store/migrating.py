@@ -8,12 +8,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection
 
 from naruto_core.errors import RecordDamaged
 from naruto_core.store.connection import make_engine, sentences, shown
-
-_POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
 
 
 def migrations(connection: Connection | None = None) -> Config:
@@ -45,8 +43,6 @@ def migrate(url: URL, target: str = "head") -> None:
             if current == scripts.get_current_head():
                 return
             with engine.execution_options(writing=True).begin() as connection:
-                if connection.dialect.name == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
                 command.upgrade(migrations(connection), target)
     finally:
         engine.dispose()

@@ -16,7 +16,7 @@ HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :r
 
 
 def runs_view() -> AppTest:
-    return AppTest.from_file(str(APP), default_timeout=20).run()
+    return AppTest.from_file(str(APP), default_timeout=60).run()
 
 
 def pictures_view() -> AppTest:
@@ -25,7 +25,7 @@ def pictures_view() -> AppTest:
 
         pictures.show()
 
-    return AppTest.from_function(page, default_timeout=20).run()
+    return AppTest.from_function(page, default_timeout=60).run()
 
 
 def everything(app: AppTest) -> list[str]:

@@ -174,7 +174,7 @@ with open_store(url) as store:
 """
     command = [sys.executable, "-c", program, url]
     writers = [subprocess.Popen([*command, who], stderr=subprocess.PIPE, text=True) for who in ("base", "fused")]
-    assert [writer.communicate(timeout=60)[1] for writer in writers] == ["", ""]
+    assert [writer.communicate(timeout=120)[1] for writer in writers] == ["", ""]
     with open_store(url) as store:
         (summary,) = store.runs()
         assert len(store.samples(summary.run.id)) == 120
@@ -195,7 +195,7 @@ def kill(connection):
 store.add_samples([Sample(str(n), run_id, Variant.BASE, "kage", n, "p", "0") for n in range(5000)])
 """
     store.add_samples([sample(run.id, 0)])
-    killed = subprocess.run([sys.executable, "-c", program, url, run.id], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program, url, run.id], check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     with open_store(url) as again:
         assert again.samples(run.id) == [sample(run.id, 0)]
