@@ -6,6 +6,7 @@ not public, so a Prefect that has moved it keeps its own behaviour and says so i
 """
 
 from collections.abc import Callable
+from functools import wraps
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def accept_bare_names(resolve: Resolve) -> Resolve:
     Raises ValueError, listing the full names, when several bear it.
     """
 
+    @wraps(resolve)
     async def read_deployment_by_name(client: Any, name: str) -> "DeploymentResponse":
         found = [] if "/" in name else await _deployments_called(client, name)
         if len(found) > 1:

@@ -1,0 +1,164 @@
+"""`make up` for real: server, pool, deployments, worker, a run by its bare name, rows in SQLite."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.local import PROJECT, LocalPrefect
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "dataset.source": "world:naruto?count=48&seed=5",
+    "dataset.hold_out": 16,
+    "training.max_train_steps": 4,
+    "generation.prompts": 2,
+    "generation.seeds": 1,
+    "generation.num_inference_steps": 2,
+}
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def python_m(module: str, local: LocalPrefect, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m module` as a person with nothing but these settings would run it."""
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith(("NARUTO_", "PREFECT_"))}
+    ours = {
+        "NARUTO_HOME": str(local.home),
+        "NARUTO_PREFECT_PORT": str(local.port),
+        "PREFECT_API_URL": local.api,
+        "PREFECT_HOME": str(local.home / "person"),
+    }
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=theirs | ours, capture_output=True, text=True, check=False)
+
+
+def ask(local: LocalPrefect, path: str, body: dict[str, Any]) -> Any:
+    status, answer = local.call("POST", path, body)
+    assert status in (200, 201), answer
+    return answer
+
+
+def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
+    """A Prefect that `make up` started in a home of its own, stopped by `make down`."""
+    local = LocalPrefect(tmp_path_factory.mktemp("home"), a_free_port())
+    try:
+        started = python_m("deployments.up", local)
+        assert started.returncode == 0, started.stderr
+        assert f"  export PREFECT_API_URL={local.api}\n" in started.stdout
+        assert "prefect deployment run train-naruto\n" in started.stdout
+        yield local
+    finally:
+        stopped = python_m("deployments.down", local)
+    assert stopped.returncode == 0, stopped.stderr
+    assert (local.server.pid(), local.worker.pid()) == (None, None)
+
+
+def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPrefect) -> None:
+    started = python_m("prefect", up, "deployment", "run", "train-naruto", "--param", f"overrides={json.dumps(SMALL)}")
+    assert started.returncode == 0, started.stderr
+    found = re.search(r"UUID: ([0-9a-f-]{36})", started.stdout)
+    assert found, started.stdout
+    deadline = time.monotonic() + 200
+    while (run := up.call("GET", f"/flow_runs/{found[1]}")[1])["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
+        assert time.monotonic() < deadline, f"still {run['state_type']}: {up.worker.log.read_text()[-3000:]}"
+        time.sleep(0.3)
+    assert run["state_type"] == "COMPLETED", up.worker.log.read_text()[-5000:]
+    database = up.home / "naruto.db"
+    assert rows(database, "select state from runs") == [("done",)]
+    assert rows(database, "select variant, count(*) from samples group by variant order by variant") == [
+        ("adapted", 2),
+        ("base", 2),
+        ("fused", 2),
+    ]
+    assert {metric for (metric,) in rows(database, "select distinct metric from scores")} >= {"fid", "clip"}
+
+
+def test_up_again_changes_nothing_and_says_so(up: LocalPrefect) -> None:
+    before = (up.server.pid(), up.worker.pid(), ask(up, "/deployments/filter", {}))
+    again = python_m("deployments.up", up)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("Prefect was already up; nothing changed.\n")
+    assert (up.server.pid(), up.worker.pid(), ask(up, "/deployments/filter", {})) == before
+
+
+def test_there_are_four_deployments_in_a_pool_that_runs_one_at_a_time(up: LocalPrefect) -> None:
+    deployments = {d["name"]: d for d in ask(up, "/deployments/filter", {})}
+    assert {name: d["parameters"] for name, d in deployments.items()} == {
+        "train-naruto": {"profile": "mini"},
+        "mini": {"profile": "mini"},
+        "t4": {"profile": "t4"},
+        "rescore": {},
+    }
+    assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}
+    assert up.call("GET", "/work_pools/gpu")[1]["concurrency_limit"] == 1
+
+
+def test_the_nightly_rescore_is_planned_and_the_weekly_t4_waits_to_be_asked(up: LocalPrefect) -> None:
+    deployments = {d["name"]: d for d in ask(up, "/deployments/filter", {})}
+    assert [(s["slug"], s["active"]) for s in deployments["t4"]["schedules"]] == [("weekly", False)]
+    assert [(s["slug"], s["active"]) for s in deployments["rescore"]["schedules"]] == [("nightly", True)]
+    deadline = time.monotonic() + 30
+    planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    while not (found := ask(up, "/flow_runs/filter", planned)):
+        assert time.monotonic() < deadline, f"the scheduler planned nothing: {up.server.log.read_text()[-3000:]}"
+        time.sleep(0.3)
+    assert {run["deployment_id"] for run in found} == {deployments["rescore"]["id"]}
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        local = LocalPrefect(tmp_path, other.getsockname()[1])
+        refused = python_m("deployments.up", local)
+    assert refused.returncode == 1
+    assert re.fullmatch(
+        r"error: port \d+ is taken by another program, .* NARUTO_PREFECT_PORT=\d+ make up\.\n", refused.stderr
+    )
+
+
+def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deployments.local import read_local_prefect
+    from naruto_core.errors import ServiceFailed
+
+    monkeypatch.setenv("NARUTO_PREFECT_PORT", "http")
+    with pytest.raises(ServiceFailed, match=r"prefect_port: .* \(got 'http'\)"):
+        read_local_prefect()
+
+
+def test_after_a_crash_up_starts_a_new_worker_and_frees_the_place_of_the_lost_run(up: LocalPrefect) -> None:
+    mini = next(d["id"] for d in ask(up, "/deployments/filter", {}) if d["name"] == "mini")
+    lost = ask(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": "RUNNING"}})
+    worker = up.worker.pid()
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    while up.worker.pid() is not None:
+        time.sleep(0.05)
+    again = python_m("deployments.up", up)
+    assert again.returncode == 0, again.stderr
+    assert "starting a worker" in again.stdout
+    assert up.worker.pid() not in (None, worker)
+    assert up.call("GET", f"/flow_runs/{lost['id']}")[1]["state_type"] == "CRASHED"
