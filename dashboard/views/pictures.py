@@ -58,7 +58,7 @@ def _rows(prompts: Iterable[Prompt], samples: Mapping[Place, Sample]) -> None:
 def _cell(prompt: Prompt, variant: Variant, sample: Sample | None) -> None:
     data = queries.picture(sample) if sample else None
     if data is not None:
-        st.image(data, caption=variant.value, alt=f"{prompt.text} ({variant.value})")
+        st.image(data, caption=variant.value, width="stretch", alt=f"{prompt.text} ({variant.value})")
     elif sample is None:
         st.caption(f"{variant.value}: not drawn yet")
     else:
