@@ -1,0 +1,109 @@
+"""Ingest: every record of a source checked, its original bytes stored once by content, a version written.
+
+Pictures pass one at a time; only their facts (about half a kilobyte each) are kept until the version
+is written, which is the last thing that happens. A killed ingest therefore leaves whole pictures and
+no version, and the same command goes on from there.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from naruto_core.artifacts import Layout, write_atomically
+from naruto_core.dataset.arrangement import arrange
+from naruto_core.dataset.checks import check
+from naruto_core.dataset.records import Record, Source
+from naruto_core.dataset.sources import open_source
+from naruto_core.dataset.versions import table_name, write_version
+from naruto_core.domain import DatasetVersion, Picture, Progress, Quarantined
+from naruto_core.errors import DatasetUnusable
+from naruto_core.recipe import DatasetSection
+
+_SECONDS_BETWEEN_REPORTS = 0.5
+_RECORDS_BETWEEN_REPORTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What came of an ingest: the version, and what was left out of it."""
+
+    version: DatasetVersion
+    quarantined: tuple[Quarantined, ...]
+
+
+def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progress], None]) -> Ingested:
+    """Bring the source of `section` into the data root; the same content is the same version.
+
+    `n_duplicates` of the version counts the flagged rows and the records that repeat both the bytes
+    and the caption of another (kept once). Raises DatasetUnusable for a source that is missing,
+    empty, without its columns or with more than `max_quarantined` broken records, and StorageFailed
+    for a disk that is full or not writable; neither leaves a version behind.
+    """
+    source = open_source(section)
+    pictures, quarantined = _sift(source, layout, on_progress)
+    _refuse_too_broken(section, len(pictures), quarantined)
+    rows = arrange(pictures, section.hold_out)
+    n_duplicates = sum(bool(row.duplicate_of) for row in rows) + len(pictures) - len(rows)
+    table = table_name(section.source)
+    version = write_version(layout, table, source.name, rows, n_quarantined=len(quarantined), n_duplicates=n_duplicates)
+    return Ingested(version, tuple(quarantined))
+
+
+def _sift(
+    source: Source, layout: Layout, on_progress: Callable[[Progress], None]
+) -> tuple[list[Picture], list[Quarantined]]:
+    """Check every record and store the pictures that pass."""
+    pictures: list[Picture] = []
+    quarantined: list[Quarantined] = []
+    pace = _Pace(source.total, on_progress)
+    for record in source.records():
+        checked = check(record) if isinstance(record, Record) else record
+        if isinstance(checked, Picture) and isinstance(record, Record):
+            _keep(record.image, checked, layout)
+            pictures.append(checked)
+        elif isinstance(checked, Quarantined):
+            quarantined.append(checked)
+        pace.report(len(pictures), len(quarantined))
+    return pictures, quarantined
+
+
+def _keep(data: bytes, picture: Picture, layout: Layout) -> None:
+    path = layout.picture(picture.sha256, picture.suffix)
+    # the name says what the content is, and files appear whole: a size that fits is proof enough
+    if not path.is_file() or path.stat().st_size != len(data):
+        write_atomically(path, data)
+
+
+def _refuse_too_broken(section: DatasetSection, n_kept: int, quarantined: list[Quarantined]) -> None:
+    total = n_kept + len(quarantined)
+    if total == 0:
+        raise DatasetUnusable(f"dataset {section.source} is empty: it has no record at all.")
+    if not quarantined or (n_kept and len(quarantined) <= section.max_quarantined * total):
+        return
+    (reason, count), *_ = Counter(broken.reason for broken in quarantined).most_common()
+    first = next(broken for broken in quarantined if broken.reason == reason)
+    raise DatasetUnusable(
+        f"{len(quarantined)} of {total} records of {section.source} are broken "
+        f"({len(quarantined) / total:.1%}; at most {section.max_quarantined:.1%} may be): mostly {reason} ({count}, "
+        f"first in {first.source} row {first.row}: {first.detail}); repair them, or raise dataset.max_quarantined."
+    )
+
+
+class _Pace:
+    """Says how far the records are: every half second, every fifty, and at the end."""
+
+    def __init__(self, total: int, on_progress: Callable[[Progress], None]) -> None:
+        self.total = total
+        self.on_progress = on_progress
+        self.began = self.reported = time.monotonic()
+
+    def report(self, n_kept: int, n_quarantined: int) -> None:
+        done, now = n_kept + n_quarantined, time.monotonic()
+        due = now - self.reported >= _SECONDS_BETWEEN_REPORTS or done % _RECORDS_BETWEEN_REPORTS == 0
+        if due or done == self.total:
+            self.reported = now
+            seconds = now - self.began
+            left = seconds / done * max(0, self.total - done)
+            note = f"{n_quarantined} quarantined" if n_quarantined else ""
+            self.on_progress(Progress("ingest", done, self.total, "pictures", seconds, left, note))

@@ -1,0 +1,135 @@
+"""From `dataset.source` in a recipe to an opened Source: what kind it is, and where its records come from.
+
+`world:<style>?count=N&seed=S` is the drawn world; what exists on disk is read as what it is; `org/name`
+is fetched from the hub at a pinned revision. Every other text is answered by one sentence.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from urllib.parse import parse_qsl, urlsplit
+
+from naruto_core.artifacts import storage_errors
+from naruto_core.dataset.imagefolder import METADATA, ImageFolder
+from naruto_core.dataset.records import Record, Source
+from naruto_core.dataset.tabular import Table, saved_shards, train_split
+from naruto_core.errors import DatasetUnusable
+from naruto_core.mini.drawing import draw
+from naruto_core.mini.world import STYLES, describe, sample_scene
+from naruto_core.recipe import DatasetSection
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WORLD = "world:"
+
+
+def open_source(section: DatasetSection) -> Source:
+    """The source that `section` names, its columns checked; raises DatasetUnusable when it is none."""
+    text = section.source
+    if text.startswith(_WORLD):
+        return _world(text)
+    path = Path(text).expanduser()
+    if path.exists():
+        return _local(path.absolute(), text, section)
+    if text.startswith((os.sep, ".", "~")) or path.suffix in (".parquet", ".arrow", ".jsonl"):
+        raise DatasetUnusable(f"there is no dataset at {path.absolute()}: check the path.")
+    if _HUB_ID.fullmatch(text):
+        return _hub(section)
+    raise DatasetUnusable(
+        f"'{text}' is no dataset: give a folder or parquet file that exists, a hub id such as org/name, "
+        "or world:naruto?count=360&seed=7."
+    )
+
+
+def _local(path: Path, name: str, section: DatasetSection) -> Source:
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise DatasetUnusable(f"{path} is a file but not a .parquet file: give one, or the folder it is in.")
+        return _table(path.parent, [path], name, section)
+    if (path / "dataset_dict.json").exists():
+        path = _train_of_dict(path)
+    if (path / "state.json").exists():
+        return _table(path, saved_shards(path), name, section)
+    for folder in (path, path / "train"):
+        if (folder / METADATA).is_file():
+            pictures = ImageFolder(folder, section.caption_column)
+            return Source(name, pictures.total, pictures.records)
+    shards = train_split(path, sorted(path.rglob("*.parquet")))
+    if not shards:
+        raise DatasetUnusable(
+            f"{path} holds no parquet files, no {METADATA} and no state.json: give a folder with one of them."
+        )
+    return _table(path, shards, name, section)
+
+
+def _table(root: Path, shards: list[Path], name: str, section: DatasetSection) -> Source:
+    table = Table(root, shards, section.image_column, section.caption_column)
+    return Source(name, table.total, table.records)
+
+
+def _train_of_dict(folder: Path) -> Path:
+    """The training split of a saved DatasetDict."""
+    if not (folder / "train" / "state.json").exists():
+        raise DatasetUnusable(f"{folder} holds several splits, none called train: give the folder of one of them.")
+    return folder / "train"
+
+
+def _hub(section: DatasetSection) -> Source:
+    if section.revision is None or not _COMMIT.fullmatch(section.revision):
+        given = "" if section.revision is None else f" ('{section.revision}' may move)"
+        raise DatasetUnusable(
+            f"dataset {section.source} needs a pinned revision{given}: set dataset.revision to the 40 hex "
+            f"digits of a commit of https://huggingface.co/datasets/{section.source}."
+        )
+    return _local(_fetch(section.source, section.revision), f"{section.source}@{section.revision}", section)
+
+
+def _fetch(repository: str, revision: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        with storage_errors(Path(constants.HF_HUB_CACHE)):
+            return Path(
+                snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
+            )
+    except LocalEntryNotFoundError:
+        raise DatasetUnusable(
+            f"cannot reach the hub for dataset {repository}, and it is not in the cache: check the network, "
+            "or download it elsewhere and give its folder."
+        ) from None
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {why}") from error
+
+
+def _world(text: str) -> Source:
+    parts = urlsplit(text)
+    try:
+        options = {key: int(value) for key, value in parse_qsl(parts.query, strict_parsing=bool(parts.query))}
+    except ValueError:
+        raise _not_a_world(text) from None
+    count, seed = options.pop("count", 360), options.pop("seed", 0)
+    if options or parts.path not in STYLES or count < 1:
+        raise _not_a_world(text)
+    return Source(text, count, lambda: _drawings(text, parts.path, count, seed))
+
+
+def _not_a_world(text: str) -> DatasetUnusable:
+    return DatasetUnusable(
+        f"'{text}' is no drawn world: write {_WORLD}<style>?count=N&seed=S with N >= 1 and a style of "
+        f"{', '.join(STYLES)}."
+    )
+
+
+def _drawings(name: str, style: str, count: int, seed: int) -> Iterator[Record]:
+    for row in range(count):
+        rng = Random(f"{seed}/{row}")
+        scene = sample_scene(rng, style)
+        caption = describe(scene, rng)
+        png = io.BytesIO()
+        draw(scene, rng).save(png, "PNG")
+        yield Record(name, row, png.getvalue(), caption)

@@ -1,0 +1,149 @@
+"""Sources that are tables: parquet files (as on the hub) and folders written by `save_to_disk`.
+
+Both are streamed a few rows at a time. The picture column holds bytes, or a struct with `bytes` and
+`path`; a path alone is never followed.
+"""
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from naruto_core.dataset.records import BrokenRecordError, Record
+from naruto_core.domain import Quarantined
+from naruto_core.errors import DatasetUnusable
+
+_BATCH = 16  # rows in memory at a time
+_BUFFER = 1 << 20  # bytes read ahead; without it a whole row group would be loaded
+
+
+class Table:
+    """Some shards of one layout, with the two columns that matter; opening it checks all of them."""
+
+    def __init__(self, root: Path, shards: list[Path], image_column: str, caption_column: str) -> None:
+        self.root = root
+        self.shards = shards
+        self.columns = (image_column, caption_column)
+        self.total = sum(self._open(shard) for shard in shards)
+
+    def records(self) -> Iterator[Record | Quarantined]:
+        for shard in self.shards:
+            name = shard.relative_to(self.root).as_posix()
+            yield from self._records(shard, name)
+
+    def _records(self, shard: Path, name: str) -> Iterator[Record | Quarantined]:
+        row = 0
+        # closed at once when the reader stops early: an open file outlives no exception
+        with closing(_batches(shard, list(self.columns))) as batches:
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError, ValueError) as error:
+                    raise _unreadable(shard, error, f" after row {row}") from None
+                if batch is None:
+                    return
+                images, captions = (batch.column(column) for column in self.columns)
+                for image, caption in zip(images, captions, strict=True):
+                    yield _record(name, row, image, caption)
+                    row += 1
+
+    def _open(self, shard: Path) -> int:
+        """The number of rows of a shard, once its columns are found fit."""
+        try:
+            rows, schema = _shape(shard)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(shard, error) from None
+        for column in self.columns:
+            if column not in schema.names:
+                raise DatasetUnusable(
+                    f"{shard.name} has no column '{column}'; its columns are {', '.join(schema.names)}: "
+                    "set dataset.image_column and dataset.caption_column."
+                )
+        image_column = self.columns[0]
+        if not _holds_bytes(schema.field(image_column).type):
+            raise DatasetUnusable(
+                f"column '{image_column}' of {shard.name} holds {schema.field(image_column).type}, not the bytes of "
+                "pictures: set dataset.image_column to one that does."
+            )
+        return rows
+
+
+def _unreadable(shard: Path, error: Exception, where: str = "") -> DatasetUnusable:
+    why = " ".join(str(error).split())
+    return DatasetUnusable(f"cannot read {shard}{where}: {why}; fetch or write the file again.")
+
+
+def _shape(shard: Path) -> tuple[int, pa.Schema]:
+    if shard.suffix == ".parquet":
+        with pq.ParquetFile(shard) as file:
+            return file.metadata.num_rows, file.schema_arrow
+    # mapped, so that counting touches only the headers of the batches
+    with pa.memory_map(str(shard)) as mapped, pa.ipc.open_stream(mapped) as reader:
+        return sum(batch.num_rows for batch in reader), reader.schema
+
+
+def _batches(shard: Path, columns: list[str]) -> Generator[pa.RecordBatch]:
+    if shard.suffix == ".parquet":
+        with pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as file:
+            yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
+    else:
+        with pa.OSFile(str(shard)) as opened, pa.ipc.open_stream(opened) as reader:
+            for batch in reader:
+                yield batch.select(columns)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        return "bytes" in names and _holds_bytes(kind.field(names.index("bytes")).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _record(source: str, row: int, image: pa.Scalar, caption: pa.Scalar) -> Record | Quarantined:
+    try:
+        return Record(source, row, _bytes(image), _plain(caption))
+    except BrokenRecordError as broken:
+        return Quarantined(source, row, broken.reason, broken.detail)
+
+
+def _bytes(image: pa.Scalar) -> bytes:
+    found = image.as_py()
+    if isinstance(found, Mapping):
+        held = cast(Mapping[str, Any], found)
+        if held["bytes"] is None and held.get("path"):
+            raise BrokenRecordError("missing-file", f"only a path is recorded ({held['path']}), not the picture")
+        found = held["bytes"]
+    if found is None:
+        raise BrokenRecordError("no-image", "the picture is missing")
+    return bytes(found)
+
+
+def _plain(caption: pa.Scalar) -> object:
+    try:
+        return caption.as_py()
+    except UnicodeDecodeError as error:
+        raise BrokenRecordError("caption-not-text", f"the caption is not UTF-8: {error.reason}") from None
+
+
+def train_split(root: Path, shards: list[Path]) -> list[Path]:
+    """Those below a folder or with a name that begins with `train`, as the hub names splits; else all."""
+    chosen = [s for s in shards if any(part.startswith("train") for part in s.relative_to(root).parts)]
+    return chosen or shards
+
+
+def saved_shards(folder: Path) -> list[Path]:
+    """The arrow files that `state.json` of a `save_to_disk` folder lists, in its order."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetUnusable(f"{folder / 'state.json'} does not list data files: save the dataset again.") from error
+    if stray := [name for name in names if Path(name).name != name]:
+        raise DatasetUnusable(
+            f"{folder / 'state.json'} points outside its folder ({stray[0]}): save the dataset again."
+        )
+    return [folder / name for name in names]
