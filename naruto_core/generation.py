@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from PIL.PngImagePlugin import PngInfo
 
 from naruto_core import sdxl
@@ -23,7 +22,11 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from PIL.Image import Image
 
-SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
+
+def _scheduler(name: str, config: object) -> object:
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler
+
+    return {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Painter:
 
     def __init__(self, pipeline: "StableDiffusionXLPipeline", section: GenerationSection) -> None:
         self.pipeline, self.section = pipeline, section
-        pipeline.scheduler = SCHEDULERS[section.scheduler].from_config(pipeline.scheduler.config)
+        pipeline.scheduler = _scheduler(section.scheduler, pipeline.scheduler.config)
         # Under autocast the UNet answers in half precision; the sampler must add up in full.
         pipeline.unet.register_forward_hook(_answer_in_full)
 

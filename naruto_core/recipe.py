@@ -36,11 +36,15 @@ class ModelSection(Section):
 class DatasetSection(Section):
     """Where captioned pictures come from, and which of them are kept out of training."""
 
-    source: str = Field(description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>.")
+    source: str = Field(
+        description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
+    )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
     image_column: str = "image"
     caption_column: str = "text"
-    hold_out: int = Field(0, ge=0, description="Pictures kept out of training as the reference set; 0: all train, all are reference.")
+    hold_out: int = Field(
+        0, ge=0, description="Pictures kept out of training as the reference set; 0: all train, all are reference."
+    )
     max_quarantined: float = Field(0.05, ge=0, le=1, description="Share of broken records above which the run stops.")
 
 
@@ -54,7 +58,9 @@ class TrainingSection(Section):
     max_train_steps: int = Field(500, ge=1)
     optimizer: Literal["prodigy", "adamw"] = "prodigy"
     learning_rate: float = Field(1.0, gt=0)
-    text_encoder_lr: float | None = Field(None, gt=0, description="Trains LoRA on both text encoders too; null: they stay frozen.")
+    text_encoder_lr: float | None = Field(
+        None, gt=0, description="Trains LoRA on both text encoders too; null: they stay frozen."
+    )
     adam_weight_decay: float = Field(1.0e-4, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -90,7 +96,9 @@ class GenerationSection(Section):
     guidance_scale: float = Field(7.5, ge=0, le=100)
     negative_prompt: str = ""
     scheduler: Literal["ddim", "euler"] = "ddim"
-    batch_size: int = Field(1, ge=1, le=256, description="Pictures drawn together; part of what makes a picture reproducible.")
+    batch_size: int = Field(
+        1, ge=1, le=256, description="Pictures drawn together; part of what makes a picture reproducible."
+    )
     mixed_precision: Precision = "fp16"
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
@@ -99,7 +107,9 @@ class GenerationSection(Section):
 class ScoringSection(Section):
     """Which networks measure. Scores of different extractors are never compared."""
 
-    set_extractor: str = Field(description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained.")
+    set_extractor: str = Field(
+        description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained."
+    )
     pair_extractor: str = Field(description="open_clip model for the CLIP score: package:, folder, or name/pretrained.")
     batch_size: int = Field(32, ge=1)
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind the CLIP score's interval.")

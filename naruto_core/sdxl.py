@@ -42,7 +42,9 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     does not lie (bf16 needs 8.0).
     """
     if precision == "fp16" and device.type == "cpu":
-        raise DeviceUnfit("the recipe asks for fp16, which needs a CUDA device; this run is on the CPU: use bf16 or fp32.")
+        raise DeviceUnfit(
+            "the recipe asks for fp16, which needs a CUDA device; this run is on the CPU: use bf16 or fp32."
+        )
     if precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device)
         raise DeviceUnfit(f"the recipe asks for bf16, which {name} only emulates: use fp16 or fp32.")
@@ -81,7 +83,9 @@ def locate(name: str, revision: str | None) -> tuple[str, str | None]:
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ModelUnusable(f"there is no model folder {name}.")
     if not revision:
-        raise ModelUnusable(f"{name} is a hub id: pin its revision (a commit hash) in the recipe, so that it cannot change.")
+        raise ModelUnusable(
+            f"{name} is a hub id: pin its revision (a commit hash) in the recipe, so that it cannot change."
+        )
     return name, revision
 
 

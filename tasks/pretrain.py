@@ -92,7 +92,6 @@ def ship(workspace: str, plan: stages.PretrainPlan) -> str:
     """Half-precision weights with their manifest, where the package looks for them."""
     folder = Path(str(shipping.WEIGHTS))
     shipping.ship(Path(workspace), plan, folder)
-    say(
-        f"shipped to {folder}: {shipping.megabytes(folder / 'base'):.1f} MB base, {shipping.megabytes(folder / 'judge'):.1f} MB judge"
-    )
+    base, judge = (shipping.megabytes(folder / part) for part in ("base", "judge"))
+    say(f"shipped to {folder}: base {base:.1f} MB, judge {judge:.1f} MB")
     return str(folder)

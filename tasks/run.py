@@ -1,23 +1,15 @@
 """Open and close a run: the row that everything else belongs to."""
 
-import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
 
 from prefect import task
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.domain import DatasetVersion, Run
+from naruto_core.provenance import code_commit
 from naruto_core.recipe import Recipe
 from tasks.place import working_place
 from tasks.reporting import duration, say
-
-
-def _commit() -> str:
-    """The commit of this checkout, "" outside one."""
-    here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)  # noqa: S607
-    return found.stdout.strip()
 
 
 @task
@@ -30,7 +22,7 @@ def open_run(recipe: Recipe, dataset: DatasetVersion) -> Run:
             recipe_json=resolved,
             fingerprint=recipe.fingerprint,
             dataset_id=dataset.id,
-            git_commit=_commit(),
+            git_commit=code_commit(),
             now=datetime.now(UTC),
         )
         write_atomically(place.layout.recipe(run.id), resolved.encode())

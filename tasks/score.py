@@ -47,7 +47,7 @@ def _fid_score(run: Run, variant: Variant, drawn: SampleFeatures, reference: Sam
         high=high,
         n=len(drawn.rows),
         extractor=drawn.extractor,
-        version=fid.VERSION,
+        version=fid.fid_version(),
         reference=f"{dataset_id}:{len(reference.rows)}",
         method="delete-one-prompt jackknife, 95 %",
     )

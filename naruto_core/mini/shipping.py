@@ -1,14 +1,18 @@
 """Ship the miniature: half-precision weights, and a manifest that says what each file is and how it was made."""
 
+import hashlib
 import json
-import subprocess
 from pathlib import Path
+from random import Random
 
 import torch
 
 from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
 from naruto_core.errors import RecordDamaged
 from naruto_core.mini import stages
+from naruto_core.mini.drawing import draw
+from naruto_core.mini.world import STYLES, sample_scene
+from naruto_core.provenance import code_commit
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -20,9 +24,6 @@ def megabytes(folder: Path) -> float:
 
 def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
     """Write base, judge, report and manifest below `folder`, replacing what was there."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     with atomic_folder(folder) as scratch:
         stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
         judge = scratch / "judge"
@@ -33,12 +34,21 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
         manifest = {
             "made_by": "make mini-base",
             "flow": "flows/pretrain_mini.py",
-            "commit": commit.stdout.strip(),
+            "commit": code_commit(),
             "plan": plan.model_dump(),
+            "world": world_digest(),
             "torch": torch.__version__.partition("+")[0],
             "files": {p.relative_to(scratch).as_posix(): sha256_file(p) for p in _files(scratch)},
         }
         write_atomically(scratch / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def world_digest() -> str:
+    """A few drawings as 16 hex digits: changes when the world is drawn differently."""
+    rng, digest = Random(0), hashlib.sha256()
+    for style in STYLES:
+        digest.update(draw(sample_scene(rng, style), rng).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _files(folder: Path) -> list[Path]:

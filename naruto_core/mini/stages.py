@@ -38,13 +38,13 @@ class PretrainPlan(BaseModel):
 
     seed: int = Field(11, ge=0)
     vae_pictures: int = Field(24_000, ge=100)
-    vae_steps: int = Field(4_000, ge=1)
+    vae_steps: int = Field(4_200, ge=1)
     base_pictures: int = Field(40_000, ge=100)
     reading_steps: int = Field(600, ge=1)
-    unet_steps: int = Field(6_000, ge=1)
+    unet_steps: int = Field(5_200, ge=1)
     judge_pictures: int = Field(20_000, ge=200)
-    judge_steps: int = Field(1_800, ge=1)
-    reader_steps: int = Field(1_500, ge=1)
+    judge_steps: int = Field(1_500, ge=1)
+    reader_steps: int = Field(1_200, ge=1)
 
 
 def _compiled() -> bool:

@@ -20,7 +20,9 @@ def cosines(pictures: Vectors, texts: Vectors) -> NDArray[np.float64]:
     return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
-def cluster_mean_interval(values: Sequence[float], groups: Sequence[str], resamples: int, seed: int) -> tuple[float, float, float]:
+def cluster_mean_interval(
+    values: Sequence[float], groups: Sequence[str], resamples: int, seed: int
+) -> tuple[float, float, float]:
     """Mean of `values` and its 95 % percentile-bootstrap interval, drawing whole groups (prompts).
 
     Pictures of one prompt succeed or fail together; resampling single pictures would make the

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
 
@@ -47,6 +46,8 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
 
 
 def _open_clip(name: str, device: torch.device) -> Extractor:
+    import open_clip
+
     try:
         if name.startswith("package:") or Path(name).is_dir():
             folder, _ = locate(name, None)

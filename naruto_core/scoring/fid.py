@@ -4,15 +4,18 @@ The network has already run; torchmetrics is handed its features through a modul
 nothing, so the figure can be had again from the embeddings alone.
 """
 
+from importlib.metadata import version
+
 import numpy as np
 import torch
-import torchmetrics
 from torch import nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from naruto_core.scoring.frechet import Features, check_features
 
-VERSION = f"torchmetrics {torchmetrics.__version__}"
+
+def fid_version() -> str:
+    """Which code computed the figure."""
+    return f"torchmetrics {version('torchmetrics')}"
 
 
 class _Stored(nn.Module):
@@ -28,6 +31,8 @@ class _Stored(nn.Module):
 
 def fid(drawn: Features, reference: Features) -> float:
     """FID between (n, d) features of drawn pictures and (m, d) of the reference; n, m >= 2."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     check_features(drawn, 2, "the set of drawn pictures")
     check_features(reference, 2, "the reference set")
     metric = FrechetInceptionDistance(feature=_Stored(drawn.shape[1]))

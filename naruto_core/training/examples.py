@@ -92,7 +92,9 @@ def encode_examples(
 
 
 @torch.no_grad()
-def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], instance_prompt: str, path: Path) -> None:
+def _encode_shard(
+    pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], instance_prompt: str, path: Path
+) -> None:
     texts = [join_caption(instance_prompt, picture.caption) for picture in batch]
     columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "hidden": [], "pooled": []}
     for picture, text in zip(batch, texts, strict=True):  # one by one: a row must not depend on its neighbours
@@ -100,7 +102,9 @@ def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned],
         pixels = pixels.to(pipeline.vae.dtype) / 127.5 - 1
         posterior = pipeline.vae.encode(pixels).latent_dist
         if not torch.isfinite(posterior.mean).all():
-            raise DatasetUnusable(f"the VAE gives latents that are not numbers for picture {picture.name}: use fp32, or an fp16-safe VAE.")
+            raise DatasetUnusable(
+                f"the VAE gives latents that are not numbers for picture {picture.name}: use fp32, or an fp16-safe VAE."
+            )
         encoding = encode_texts(pipeline, [text])
         columns["mean"].append(posterior.mean * pipeline.vae.config.scaling_factor)
         columns["deviation"].append(posterior.std * pipeline.vae.config.scaling_factor)

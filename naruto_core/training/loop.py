@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers.optimization import get_scheduler
 from torch import nn
 
 from naruto_core import sdxl
@@ -56,16 +55,29 @@ def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
 
 
 def draw_batch(examples: Examples, section: TrainingSection, timesteps: int, micro_step: int) -> Batch:
-    """The batch of `micro_step`: sampled latents, noise and timesteps, drawn on the CPU so that every device agrees."""
-    size = section.train_batch_size
-    rows = rows_of(section.seed, micro_step * size, size, len(examples))
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence((section.seed, micro_step)).generate_state(1)[0]))
-    shape = (2, size, *examples.mean.shape[1:])
-    draw = torch.randn(shape, generator=generator).to(examples.mean.device)
-    t = torch.randint(0, timesteps, (size,), generator=generator).to(examples.mean.device)
-    index = torch.tensor(rows, device=examples.mean.device)
-    clean = examples.mean[index].float() + examples.deviation[index].float() * draw[0]
-    return Batch(clean, draw[1], t, rows)
+    """The batch of `micro_step`: sampled latents, noise and timesteps.
+
+    Each picture has random numbers of its own, named by seed and position in the stream: a batch of
+    four sees exactly what four accumulated batches of one see. Drawn on the CPU, so that devices agree.
+    """
+    size, device = section.train_batch_size, examples.mean.device
+    first = micro_step * size
+    draws = [
+        _draw_one(section.seed, position, examples.mean.shape[1:], timesteps) for position in range(first, first + size)
+    ]
+    noise = torch.stack([pair for pair, _ in draws], dim=1).to(device)
+    t = torch.tensor([timestep for _, timestep in draws], device=device)
+    rows = rows_of(section.seed, first, size, len(examples))
+    index = torch.tensor(rows, device=device)
+    clean = examples.mean[index].float() + examples.deviation[index].float() * noise[0]
+    return Batch(clean, noise[1], t, rows)
+
+
+def _draw_one(seed: int, position: int, shape: torch.Size, timesteps: int) -> tuple[torch.Tensor, int]:
+    entropy = int(np.random.SeedSequence((seed, position)).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(entropy)
+    pair = torch.randn((2, *shape), generator=generator)
+    return pair, int(torch.randint(0, timesteps, (1,), generator=generator))
 
 
 def train_adapter(
@@ -117,6 +129,8 @@ class _Run:
         text = [p for name, p in weights.items() if not name.startswith("unet.")]
         self.weights = [*unet, *text]
         self.optimizer = build_optimizer(section, unet, text)
+        from diffusers.optimization import get_scheduler
+
         self.rate = get_scheduler(
             section.lr_scheduler, self.optimizer, section.lr_warmup_steps, section.max_train_steps
         )
@@ -179,7 +193,8 @@ class _Run:
         tensors, values = read_checkpoint(path)
         if values["identity"] != identity:
             raise RecordDamaged(
-                f"{path} is a checkpoint of another recipe or dataset ({values['identity'][:12]}, not {identity[:12]}): "
+                f"{path} is a checkpoint of another recipe or dataset "
+                f"({values['identity'][:12]}, not {identity[:12]}): "
                 "remove it to start this training anew."
             )
         load_trainable(self.pipeline, tensors)

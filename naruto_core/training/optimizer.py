@@ -10,7 +10,9 @@ from torch import nn
 from naruto_core.recipe import TrainingSection
 
 
-def build_optimizer(section: TrainingSection, unet: Sequence[nn.Parameter], text: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    section: TrainingSection, unet: Sequence[nn.Parameter], text: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
     """One group for the UNet's adapter and, when they are trained, one for the text encoders'."""
     groups = [{"params": list(unet), "lr": section.learning_rate}]
     if text:

@@ -1,0 +1,65 @@
+"""A small run of the real flow, once, and the means to start the real command in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# The whole job in seconds: a few pictures, a few steps, two prompts; every code path is the real one.
+SMALL = {
+    "dataset.source": "world:naruto?count=40&seed=5",
+    "dataset.hold_out": 12,
+    "training.max_train_steps": 40,
+    "generation.prompts": 3,
+    "generation.seeds": 2,
+    "generation.num_inference_steps": 3,
+    "generation.batch_size": 2,
+    "scoring.batch_size": 2,
+}
+
+
+def flags(changes: dict[str, object]) -> list[str]:
+    """`changes` as --set options of the naruto command."""
+    return [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="session")
+def environment(prefect_server: None) -> dict[str, str]:
+    """For commands started by tests: the session's Prefect server, quick checkpoints."""
+    from prefect.settings import PREFECT_API_URL
+
+    return os.environ | {
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PREFECT_PLUGINS_ENABLED": "false",
+        "NARUTO_CHECKPOINT_SECONDS": "0.05",
+    }
+
+
+Naruto = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def naruto(environment: dict[str, str]) -> Naruto:
+    """Run the `naruto` command with NARUTO_HOME set; gives the finished process."""
+
+    def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows", *arguments]
+        variables = environment | {"NARUTO_HOME": str(home)}
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_run(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(NARUTO_HOME, run id) of one undisturbed small run, made in this process."""
+    from flows.train_naruto import train_naruto
+
+    home = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARUTO_HOME", str(home))
+        run_id = train_naruto("mini", None, SMALL)
+    return home, run_id

@@ -1,0 +1,151 @@
+"""The main job for real: all of it, killed anywhere, told in one sentence what it cannot do."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from naruto_core.artifacts import Layout
+from naruto_core.store.opening import open_store
+from tests.flows.conftest import SMALL, Naruto, flags
+
+SAMPLES = 3 * 2 * 3  # prompts x seeds x variants
+
+
+def _count(home: Path, table: str) -> int:
+    with sqlite3.connect(home / "naruto.db") as database:
+        return int(database.execute(f"select count(*) from {table}").fetchone()[0])
+
+
+def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tuple[Path, str]):
+    home, run_id = small_run
+    layout = Layout(home)
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        assert store.run(run_id).state == "done"
+        samples = store.samples(run_id)
+        assert len(samples) == SAMPLES
+        assert all((home / sample.path).exists() for sample in samples)
+        scores = store.scores(run_id)
+        sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
+        assert set(sets) == {(m, v) for m in ("fid", "clip") for v in ("base", "adapted", "fused")}
+        assert all(s.n == 6 and s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
+        assert all(s.low <= s.value <= s.high for s in sets.values())
+        assert sets["fid", "base"].reference.endswith(":12")
+        singles = [s for s in scores if s.sample_id]
+        assert len(singles) == SAMPLES
+        steps = store.steps(run_id)
+        assert [s.step for s in steps] == list(range(40))
+    assert layout.adapter(run_id).exists()
+    assert not layout.checkpoint(run_id).exists()
+    with Image.open(layout.contact_sheet(run_id)) as sheet:
+        assert sheet.width > 500
+
+
+def test_the_same_command_again_finds_everything_done(small_run: tuple[Path, str], naruto: Naruto):
+    home, run_id = small_run
+    before = {p: p.stat().st_mtime_ns for p in home.rglob("*.png") if p.name != "contact-sheet.png"}
+    again = naruto(home, "run", *flags(SMALL))
+    assert again.returncode == 0, again.stderr
+    assert run_id in again.stderr
+    assert "train " not in again.stderr.replace("40 kept (28 train", "")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert _count(home, "runs") == 1
+
+
+def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
+    small_run: tuple[Path, str], environment: dict[str, str], tmp_path: Path
+):
+    undisturbed, run_id = small_run
+    command = [sys.executable, "-m", "flows", "run", *flags(SMALL)]
+    variables = environment | {"NARUTO_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    for stage in ("ingest", "train", "generate", "score"):
+        process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stderr is not None
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if line.startswith(f"{stage} "):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL, f"{stage} was over before it could be killed:\n{seen}"
+    last = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
+    assert last.returncode == 0, last.stderr
+
+    layout, other = Layout(tmp_path), Layout(undisturbed)
+    assert layout.adapter(run_id).read_bytes() == other.adapter(run_id).read_bytes()
+    for table in ("runs", "samples", "scores", "steps", "adapters", "fused_models", "datasets"):
+        assert _count(tmp_path, table) == _count(undisturbed, table), table
+    with (
+        open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as ours,
+        open_store(f"sqlite:///{undisturbed / 'naruto.db'}") as theirs,
+    ):
+        assert [(s.id, s.sha256) for s in ours.samples(run_id)] == [(s.id, s.sha256) for s in theirs.samples(run_id)]
+        pairs = zip(ours.scores(run_id), theirs.scores(run_id), strict=True)
+        assert all(a.value == pytest.approx(b.value, rel=1e-6) for a, b in pairs)
+
+
+def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str], naruto: Naruto):
+    home, run_id = small_run
+    assert run_id in naruto(home, "runs").stdout
+    listed = json.loads(naruto(home, "runs", "--json").stdout)
+    assert [one["id"] for one in listed] == [run_id]
+    scores = json.loads(naruto(home, "scores", run_id, "--json").stdout)
+    assert {row["metric"] for row in scores} == {"fid", "clip"}
+    assert json.loads(naruto(home, "show", run_id, "--json").stdout)["recipe"]["training"]["rank"] == 4
+
+
+def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
+    small_run: tuple[Path, str], naruto: Naruto
+):
+    home, run_id = small_run
+    clean = naruto(home, "verify")
+    assert (clean.returncode, "every recorded file is there" in clean.stdout) == (0, True), clean
+    victim = sorted((home / "runs" / run_id / "samples").glob("*.png"))[0]
+    original = victim.read_bytes()
+    try:
+        victim.write_bytes(original[:-1] + b"x")
+        altered = naruto(home, "verify")
+        assert altered.returncode == 1
+        assert "altered" in altered.stdout
+        assert victim.name in altered.stdout
+    finally:
+        victim.write_bytes(original)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "training.rnk=8"], "unknown key training.rnk"),
+        (["--recipe", "minni"], "did you mean mini"),
+        (["--dataset", "./no/such/pictures"], "no/such/pictures"),
+        (["--set", "dataset.caption_column=txt", "--set", "dataset.source=FOLDER"], "txt"),
+        (["--recipe", "t4"], "HF_TOKEN"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_a_failing_exit(
+    naruto: Naruto, tmp_path: Path, arguments: list[str], sentence: str
+):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "teal").save(folder / "a.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a teal square"}\n')
+    done = naruto(tmp_path / "home", "run", *[a.replace("FOLDER", str(folder)) for a in arguments])
+    assert done.returncode == 1
+    mistakes = [line for line in done.stderr.splitlines() if line.startswith("naruto: ")]
+    assert len(mistakes) == 1
+    assert sentence in mistakes[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_home_is_one_sentence(naruto: Naruto, tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    done = naruto(tmp_path / "file" / "home", "run", *flags(SMALL))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("naruto: ")
+    assert "Traceback" not in done.stderr

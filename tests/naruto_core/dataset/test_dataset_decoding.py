@@ -1,0 +1,103 @@
+"""What is a usable picture, what is not and why, and what becomes of it before training."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from picture_bytes import broken_pictures, encoded, picture, png
+
+from naruto_core.dataset.checks import check
+from naruto_core.dataset.decoding import decode
+from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.records import BrokenRecordError, Record
+from naruto_core.domain import Picture, Quarantined
+from naruto_core.errors import RecordDamaged
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def test_broken_bytes_are_told_apart_by_their_reason() -> None:
+    found: list[str] = []
+    for data, _ in broken_pictures():
+        with pytest.raises(BrokenRecordError) as broken:
+            decode(data)
+        found.append(broken.value.reason)
+    assert found == [reason for _, reason in broken_pictures()]
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [(None, "no-caption"), (" \n", "no-caption"), (7, "caption-not-text"), (["a"], "caption-not-text"),
+     ("half \ud83d", "caption-not-text")],
+)  # fmt: skip
+def test_a_caption_that_is_no_text_is_quarantined_with_its_row(caption: object, reason: str) -> None:
+    found = check(Record("a.parquet", 12, png(1), caption))
+    assert isinstance(found, Quarantined)
+    assert (found.source, found.row, found.reason) == ("a.parquet", 12, reason)
+
+
+def test_a_good_record_keeps_its_caption_verbatim() -> None:
+    found = check(Record("a.parquet", 0, png(1, 30, 20), "  Sakura,\tsmiling "))
+    assert isinstance(found, Picture)
+    assert (found.caption, found.width, found.height, found.suffix) == ("  Sakura,\tsmiling ", 30, 20, ".png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_six_formats_are_read(kind: str) -> None:
+    assert decode(encoded(picture(1), kind)).image.size == (24, 24)
+
+
+def test_transparency_becomes_white() -> None:
+    clear = Image.new("RGBA", (8, 8), (*RED, 0))
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, *RED])
+    seen = [decode(encoded(clear)), decode(encoded(palette, transparency=1)), decode(encoded(clear.convert("LA")))]
+    assert [one.image.getpixel((4, 4)) for one in seen] == [WHITE] * 3
+
+
+def test_palette_grey_sixteen_bits_and_cmyk_become_the_rgb_people_see() -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, *RED])
+    sixteen = Image.fromarray(np.full((8, 8), 0x8080, dtype=np.uint16))
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    found = [
+        decode(data).image.getpixel((4, 4))
+        for data in (encoded(palette), encoded(Image.new("L", (8, 8), 90)), encoded(sixteen), encoded(cmyk, "TIFF"))
+    ]
+    assert found == [RED, (90, 90, 90), (128, 128, 128), RED]
+
+
+def test_exif_turns_the_picture_upright() -> None:
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste((0, 0, 255), (0, 0, 20, 20))  # the left half is blue
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise: left becomes top
+    for kind in ("PNG", "TIFF", "WEBP"):
+        upright = decode(encoded(image, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))).image
+        assert upright.size == (20, 40)
+        assert (upright.getpixel((10, 5)), upright.getpixel((10, 35))) == ((0, 0, 255), RED)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "crop"), [(40, 20, (0, 8)), (20, 40, (8, 0)), (16, 16, (0, 0)), (33, 16, (0, 8))]
+)
+def test_the_centre_square_is_kept_and_its_place_is_told(width: int, height: int, crop: tuple[int, int]) -> None:
+    ready = prepare(png(3, width, height), 16)
+    assert ready.pixels.shape == (16, 16, 3)
+    assert ready.pixels.dtype == np.uint8
+    assert (ready.original_size, ready.crop) == ((height, width), crop)
+
+
+def test_a_picture_of_the_right_size_is_not_touched() -> None:
+    image = picture(4, 64, 64)
+    assert np.array_equal(prepare(encoded(image), 64).pixels, np.asarray(image))
+
+
+def test_a_wide_picture_loses_its_sides() -> None:
+    image = Image.new("RGB", (60, 20), (0, 0, 255))
+    image.paste(RED, (20, 0, 40, 20))
+    assert (prepare(encoded(image), 20).pixels == RED).all()
+
+
+def test_a_stored_picture_that_no_longer_reads_is_said_in_one_sentence() -> None:
+    with pytest.raises(RecordDamaged, match=r"can no longer be read \(truncated"):
+        prepare(png(1)[:-40], 16)

@@ -1,0 +1,184 @@
+"""Every kind of source gives the same records; what is no source is answered by one sentence."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from picture_bytes import png, rows, write_imagefolder, write_parquet, write_saved
+
+from naruto_core.dataset.records import Record
+from naruto_core.dataset.sources import open_source
+from naruto_core.domain import Quarantined
+from naruto_core.errors import DatasetUnusable
+from naruto_core.recipe import DatasetSection
+
+
+def _read(source: object, **options: str) -> list[Record | Quarantined]:
+    opened = open_source(DatasetSection(source=str(source), **options))
+    found = list(opened.records())
+    assert len(found) == opened.total
+    return found
+
+
+def _content(found: list[Record | Quarantined]) -> list[tuple[bytes, object]]:
+    return [(one.image, one.caption) for one in found if isinstance(one, Record)]
+
+
+def _reasons(found: list[Record | Quarantined]) -> dict[int, str]:
+    return {one.row: one.reason for one in found if isinstance(one, Quarantined)}
+
+
+def test_parquet_files_folders_imagefolders_and_saved_datasets_give_the_same_records(tmp_path: Path) -> None:
+    content = rows(40)
+    write_parquet(tmp_path / "hub/data/train-00000-of-00002.parquet", content[:25])
+    write_parquet(tmp_path / "hub/data/train-00001-of-00002.parquet", content[25:])
+    sources = [
+        write_parquet(tmp_path / "one.parquet", content),
+        tmp_path / "hub",
+        write_imagefolder(tmp_path / "folder", content),
+        write_saved(tmp_path / "saved", content),
+    ]
+    assert [_content(_read(source)) for source in sources] == [content] * 4
+
+
+def test_the_training_split_is_chosen_when_there_are_several(tmp_path: Path) -> None:
+    content = rows(6)
+    write_parquet(tmp_path / "hub/data/train-00000.parquet", content[:4])
+    write_parquet(tmp_path / "hub/data/test-00000.parquet", content[4:])
+    write_saved(tmp_path / "dict/train", content[:4])
+    write_saved(tmp_path / "dict/test", content[4:])
+    (tmp_path / "dict/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    write_imagefolder(tmp_path / "split/train", content[:4])
+    for folder in ("hub", "dict", "split"):
+        assert _content(_read(tmp_path / folder)) == content[:4]
+
+
+def test_plain_binary_columns_with_other_names_are_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"jpg": pa.array([png(1)]), "alt": ["a ninja"]}), tmp_path / "a.parquet")
+    assert _content(_read(tmp_path, image_column="jpg", caption_column="alt")) == [(png(1), "a ninja")]
+
+
+def test_rows_are_counted_within_their_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data/a.parquet", rows(3))
+    write_parquet(tmp_path / "data/b.parquet", rows(2))
+    found = [(one.source, one.row) for one in _read(tmp_path)]
+    assert found == [("data/a.parquet", 0), ("data/a.parquet", 1), ("data/a.parquet", 2)] + [
+        ("data/b.parquet", 0),
+        ("data/b.parquet", 1),
+    ]
+
+
+def test_rows_without_a_picture_or_with_only_a_path_are_quarantined(tmp_path: Path) -> None:
+    content = [(png(1), "one"), (None, "two"), ({"bytes": None, "path": "/etc/passwd"}, "three")]
+    found = _read(write_parquet(tmp_path / "a.parquet", content))
+    assert _reasons(found) == {1: "no-image", 2: "missing-file"}
+
+
+def test_a_caption_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:
+    captions = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"image": pa.array([png(1), png(2)]), "text": captions}), tmp_path / "a.parquet")
+    assert _reasons(_read(tmp_path)) == {1: "caption-not-text"}
+
+
+def test_lines_of_an_imagefolder_that_name_no_usable_file_are_quarantined(tmp_path: Path) -> None:
+    folder = write_imagefolder(tmp_path / "folder", rows(2))
+    (folder / "forgotten.jpg").write_bytes(png(7))
+    (tmp_path / "secret.png").write_bytes(png(8))
+    (folder / "sub").mkdir()
+    bad = [
+        '{"file_name": "gone.png", "text": "x"}',
+        '{"file_name": "../secret.png", "text": "x"}',
+        json.dumps({"file_name": str(tmp_path / "secret.png"), "text": "x"}),
+        '{"file_name": "sub", "text": "x"}',
+        '{"file_name": "0000.png/inside.png", "text": "x"}',
+        '{"file_name": "nul\\u0000.png", "text": "x"}',
+        '{"text": "x"}',
+        '{"file_name": "0000.p',
+        "[1, 2]",
+        "\xff",
+        "[" * 100_000,
+    ]
+    with (folder / "metadata.jsonl").open("a", encoding="latin-1") as lines:
+        lines.write("\n".join(bad) + "\n\n")
+    reasons = _reasons(_read(folder))
+    assert list(reasons.values()) == [
+        "missing-file", "outside-folder", "outside-folder", "missing-file", "missing-file", "unreadable",
+        *["bad-metadata"] * 5, "no-caption",
+    ]  # fmt: skip
+    assert list(reasons) == list(range(2, 14))
+
+
+def test_the_drawn_world_is_the_same_at_every_reading_and_another_with_another_seed() -> None:
+    first, again, other = (_read(f"world:naruto?count=5&seed={seed}") for seed in (7, 7, 8))
+    assert first == again
+    assert not {one[0] for one in _content(first)} & {one[0] for one in _content(other)}
+    longer = _read("world:naruto?count=6&seed=7")
+    assert _content(longer)[:5] == _content(first)
+
+
+SENTENCES = {
+    "/no/such/folder": "there is no dataset at /no/such/folder",
+    "./nothing-here": "there is no dataset at ",
+    "missing.parquet": "there is no dataset at ",
+    "some words": "'some words' is no dataset",
+    "org/name": "needs a pinned revision",
+    "world:cubist?count=5": "a style of flat, sketch, pixel, watercolor, naruto",
+    "world:naruto?count=0": "N >= 1",
+    "world:naruto?count=many": "is no drawn world",
+    "world:naruto?colour=3": "is no drawn world",
+}
+
+
+@pytest.mark.parametrize("source", SENTENCES)
+def test_what_is_no_dataset_is_said_in_one_sentence(source: str) -> None:
+    with pytest.raises(DatasetUnusable) as refused:
+        open_source(DatasetSection(source=source))
+    assert SENTENCES[source] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_branch_is_no_pinned_revision() -> None:
+    with pytest.raises(DatasetUnusable, match=r"'main' may move"):
+        open_source(DatasetSection(source="org/name", revision="main"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder", "saved"])
+def test_a_wrong_caption_column_names_the_columns_that_are_there(tmp_path: Path, kind: str) -> None:
+    write = {"parquet": write_parquet, "folder": write_imagefolder, "saved": write_saved}[kind]
+    source = write(tmp_path / ("a.parquet" if kind == "parquet" else "a"), rows(3))
+    with pytest.raises(DatasetUnusable, match=r"no column 'blip'; its columns are (image|file_name), text"):
+        _read(source, caption_column="blip")
+
+
+def test_an_image_column_that_holds_text_is_refused(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "a.parquet", rows(3))
+    with pytest.raises(DatasetUnusable, match="column 'text' of a.parquet holds string, not the bytes of pictures"):
+        _read(source, image_column="text")
+
+
+def test_files_that_are_not_what_they_say_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "fake.parquet").write_bytes(b"PAR1 not really")
+    whole = write_parquet(tmp_path / "cut.parquet", rows(30)).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[:-200])
+    saved = write_saved(tmp_path / "saved", rows(8))
+    shard = saved / "data-00001-of-00002.arrow"
+    shard.write_bytes(shard.read_bytes()[:-3000])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    stray = write_saved(tmp_path / "stray", rows(2))
+    (stray / "state.json").write_text('{"_data_files": [{"filename": "../saved/data-00000-of-00002.arrow"}]}')
+    for name in ("fake.parquet", "cut.parquet", "saved", "empty", "notes.txt", "stray"):
+        with pytest.raises(DatasetUnusable) as refused:
+            _read(tmp_path / name)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_parquet_file_damaged_in_its_middle_stops_the_reading_with_one_sentence(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "a.parquet", rows(60))
+    data = bytearray(source.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = b"\xff" * (len(data) // 2 - len(data) // 3)
+    source.write_bytes(bytes(data))
+    with pytest.raises(DatasetUnusable, match=r"cannot read .*a\.parquet after row \d+"):
+        _read(source)

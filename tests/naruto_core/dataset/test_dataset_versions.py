@@ -1,0 +1,102 @@
+"""Versions travel in time, are written once, and are refused when their table is not what it was."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from naruto_core.artifacts import Layout
+from naruto_core.dataset.versions import read_pictures, table_name, version_id, write_version
+from naruto_core.domain import DatasetVersion, Picture, Split
+from naruto_core.errors import RecordDamaged
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "a röot with spaces%20")
+
+
+def _rows(count: int) -> list[Picture]:
+    splits = [Split.REFERENCE, *[Split.TRAIN] * count]
+    return [Picture(f"{i:064x}", ".png", 8, 9, f"naïve {i}", splits[i], f"{i:016x}") for i in range(count)]
+
+
+def _write(layout: Layout, rows: list[Picture]) -> DatasetVersion:
+    return write_version(layout, "toons", "toons", rows, n_quarantined=2, n_duplicates=1)
+
+
+def test_rows_come_back_as_they_were_written(layout: Layout) -> None:
+    rows = _rows(3)
+    version = _write(layout, rows)
+    assert read_pictures(layout, version) == rows
+    assert (version.n_train, version.n_reference, version.n_quarantined, version.n_duplicates) == (2, 1, 2, 1)
+
+
+def test_an_old_version_is_read_as_it_was(layout: Layout) -> None:
+    old, new = _write(layout, _rows(3)), _write(layout, _rows(5))
+    assert (old.delta_version, new.delta_version) == (0, 1)
+    assert [len(read_pictures(layout, version)) for version in (old, new)] == [3, 5]
+
+
+def test_content_that_the_table_already_held_is_not_written_again(layout: Layout) -> None:
+    first = _write(layout, _rows(3))
+    _write(layout, _rows(5))
+    assert _write(layout, _rows(3)) == first
+    assert DeltaTable(layout.table("toons")).version() == 1
+
+
+def test_the_commit_carries_id_and_counts_and_the_table_keeps_its_history(layout: Layout) -> None:
+    version = _write(layout, _rows(3))
+    table = DeltaTable(layout.table("toons"))
+    commit = table.history()[0]
+    assert (commit["dataset_id"], commit["n_train"], commit["n_reference"]) == (version.id, "2", "1")
+    assert table.metadata().configuration == {
+        "delta.logRetentionDuration": "interval 36500 days",
+        "delta.deletedFileRetentionDuration": "interval 36500 days",
+    }
+
+
+def test_the_id_changes_with_bytes_caption_and_split_and_with_nothing_else() -> None:
+    rows = _rows(3)
+    same = [rows[::-1], [replace(rows[0], duplicate_of="f" * 64, perceptual_hash="0" * 16, width=1), *rows[1:]]]
+    other = [
+        [replace(rows[0], sha256="e" * 64), *rows[1:]],
+        [replace(rows[0], caption="naïve  0"), *rows[1:]],
+        [replace(rows[0], split=Split.TRAIN), *rows[1:]],
+        rows[1:],
+    ]
+    assert {version_id(content) for content in same} == {version_id(rows)}
+    assert len({version_id(content) for content in [rows, *other]}) == 5
+
+
+def test_the_id_of_a_known_content_never_changes() -> None:
+    assert version_id(_rows(2)) == "ds-KNOWN"
+
+
+def test_a_table_whose_files_are_gone_is_damaged_until_the_content_is_written_again(layout: Layout) -> None:
+    version = _write(layout, _rows(3))
+    for file in layout.table("toons").glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(RecordDamaged, match="ingest toons again"):
+        read_pictures(layout, version)
+    again = _write(layout, _rows(3))
+    assert again.id == version.id
+    assert read_pictures(layout, again) == _rows(3)
+
+
+def test_rows_that_are_not_the_versions_own_are_refused(layout: Layout) -> None:
+    version = _write(layout, _rows(3))
+    with pytest.raises(RecordDamaged, match="are not those of dataset ds-0000"):
+        read_pictures(layout, replace(version, id="ds-0000"))
+    with pytest.raises(RecordDamaged, match="cannot be read"):
+        read_pictures(layout, replace(version, delta_version=9))
+
+
+def test_table_names_are_plain_and_differ_where_sources_differ() -> None:
+    names = [
+        table_name(s) for s in ("../../etc/../Toon Captions!", "a/toons", "b/toons", "///", "world:x?count=1&seed=2")
+    ]
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
+    assert len(set(names)) == 5
+    assert names[0].startswith("toon-captions-")

@@ -1,0 +1,194 @@
+"""The miniature: a world that is the same everywhere, weights that are what the manifest says."""
+
+import json
+import shutil
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from naruto_core.checkpoint import read_checkpoint
+from naruto_core.errors import RecordDamaged
+from naruto_core.mini.corpus import base_plate, draw_corpus, mixed_plate
+from naruto_core.mini.drawing import draw
+from naruto_core.mini.fitting import Fitting, fit
+from naruto_core.mini.measure import drawings, psnr, round_trip
+from naruto_core.mini.pretrain_vae import to_unit_range
+from naruto_core.mini.shipping import WEIGHTS, check_manifest, megabytes, world_digest
+from naruto_core.mini.vocabulary import BOS, EOS
+from naruto_core.mini.world import (
+    BASE_STYLES,
+    FILLER_WORDS,
+    GARMENT_COLOURS,
+    HAIR_COLOURS,
+    HELD_OUT_STYLE,
+    STYLES,
+    describe,
+    place_phrase,
+    sample_scene,
+)
+
+
+def test_one_seed_is_one_world():
+    def picture() -> bytes:
+        rng = Random(3)
+        return draw(sample_scene(rng, "flat"), rng).tobytes()
+
+    assert picture() == picture()
+
+
+def test_a_caption_says_only_what_is_drawn():
+    rng = Random(1)
+    for index in range(300):
+        scene = sample_scene(rng, STYLES[index % len(STYLES)])
+        words = describe(scene, rng)
+        first = scene.characters[0]
+        if len(scene.characters) == 1:
+            wrong_hair = [c for c in HAIR_COLOURS if c != first.hair and f"{c} hair" in words]
+            wrong_cloth = [c for c in GARMENT_COLOURS if c != first.garment_colour and f"{c} {first.garment}" in words]
+            assert not wrong_hair + wrong_cloth, words
+        full = describe(scene, rng, drop=0.0)
+        assert place_phrase(scene.place) in full
+        assert all(f"{who.eyes} eyes" in full for who in scene.characters)
+
+
+def test_no_caption_of_the_base_world_names_the_held_out_style():
+    rng = Random(2)
+    assert HELD_OUT_STYLE not in BASE_STYLES
+    assert "naruto" not in FILLER_WORDS
+    for index in range(500):
+        assert "naruto" not in describe(sample_scene(rng, STYLES[index % len(STYLES)]), rng)
+
+
+def test_the_styles_differ_to_the_eye():
+    rng = Random(4)
+    scene = sample_scene(rng, "flat")
+    pictures = {}
+    for style in STYLES:
+        restyled = type(scene)(scene.characters, scene.place, scene.framing, style)
+        pictures[style] = np.asarray(draw(restyled, Random(9)), dtype=float)
+    for one in STYLES:
+        for other in STYLES:
+            if one < other:
+                assert np.abs(pictures[one] - pictures[other]).mean() > 4, (one, other)
+
+
+def test_a_corpus_is_the_same_for_any_number_of_workers():
+    one, plates = draw_corpus(base_plate, 40, seed=1, workers=1)
+    two, _ = draw_corpus(base_plate, 40, seed=1, workers=2)
+    assert one.shape == (40, 64, 64, 3)
+    assert (one == two).all()
+    assert len(plates) == 40
+    assert all(plate.scene and plate.scene.style in BASE_STYLES for plate in plates)
+    _, mixed = draw_corpus(mixed_plate, 40, seed=1, workers=1)
+    assert any(plate.scene is None for plate in mixed)
+    assert not any(plate.scene and plate.scene.style == HELD_OUT_STYLE for plate in mixed)
+
+
+def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
+    fitting = Fitting("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
+
+    def run(checkpoint: Path, die_at: int | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 2)
+
+        def loss(step: int) -> torch.Tensor:
+            if step == die_at:
+                raise KeyboardInterrupt
+            data = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            return (layer(data) - 1).square().mean()
+
+        fit(fitting, {"layer": layer}, loss, checkpoint, lambda _: None)
+        return layer.weight.detach().clone()
+
+    expected = run(tmp_path / "a.safetensors", None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b.safetensors", 17)
+    assert read_checkpoint(tmp_path / "b.safetensors")[1]["step"] == 17
+    assert torch.equal(run(tmp_path / "b.safetensors", None), expected)
+
+
+def test_the_shipped_weights_are_what_the_manifest_says():
+    assert check_manifest() >= 15
+    assert megabytes(WEIGHTS / "base") < 16
+    assert megabytes(WEIGHTS / "judge") < 8
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    assert manifest["made_by"] == "make mini-base"
+    assert len(manifest["commit"]) == 40
+
+
+def test_an_altered_weight_file_is_found(tmp_path: Path):
+    copy = tmp_path / "weights"
+    shutil.copytree(WEIGHTS, copy)
+    victim = next(copy.rglob("*.safetensors"))
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(RecordDamaged, match="not the file that was shipped"):
+        check_manifest(copy)
+
+
+def test_the_bars_of_the_base_are_met_by_the_report_that_ships():
+    report = json.loads((WEIGHTS / "report.json").read_text())
+    assert report["prompts"] == 400
+    assert all(value >= 0.95 for value in report["reader_accuracy_after_vae"].values())
+    accuracy = report["base_accuracy"]
+    assert accuracy["hair"] >= 0.85
+    assert accuracy["garment"] >= 0.85
+    assert accuracy["place"] >= 0.92
+    assert accuracy["style"] >= 0.90
+    assert report["vae_psnr_db"]["naruto"] >= 24
+
+
+def test_the_vae_keeps_the_held_out_style_at_24_decibels(load_miniature):
+    pixels, _ = drawings(HELD_OUT_STYLE, 24, seed=31)
+    assert psnr(round_trip(load_miniature().vae, pixels), to_unit_range(pixels)) >= 24
+
+
+def test_the_base_is_an_ordinary_sdxl(load_miniature):
+    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "base")
+    assert pipeline.unet.config.addition_embed_type == "text_time"
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a flat drawing of a person", num_inference_steps=2).images[0]
+    assert picture.size == (64, 64)
+
+
+def test_the_tokenizers_know_the_suites_words_and_end_as_clips_do(load_miniature):
+    pipeline = load_miniature()
+    first, second = pipeline.tokenizer, pipeline.tokenizer_2
+    assert "".join(first.tokenize("naruto")) == "naruto</w>"
+    assert first.convert_tokens_to_ids(EOS) == len(first) - 1
+    assert first.convert_tokens_to_ids(BOS) == len(first) - 2
+    assert (first.pad_token, second.pad_token) == (EOS, "!")
+    unknown = first("忍者 ⚔", padding="max_length", truncation=True).input_ids
+    assert len(unknown) == first.model_max_length
+
+
+def test_a_small_original_size_is_drawn_softer(load_miniature):
+    """Size conditioning means something: the base has seen small originals blown up."""
+
+    def detail(side: int) -> float:
+        pipeline = load_miniature()
+        pipeline.set_progress_bar_config(disable=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            pictures = pipeline(
+                ["a flat drawing of a person with black hair in a village"] * 8,
+                num_inference_steps=15,
+                guidance_scale=2.0,
+                original_size=(side, side),
+                generator=[torch.Generator().manual_seed(s) for s in range(8)],
+                output_type="np",
+            ).images
+        return float(np.abs(np.diff(pictures, axis=1)).mean())
+
+    assert detail(22) < 0.85 * detail(64)
+
+
+def test_the_world_is_still_drawn_as_when_the_weights_were_made():
+    """Redrawing it would silently make the shipped base a stranger to its own world."""
+    assert world_digest() == json.loads((WEIGHTS / "manifest.json").read_text())["world"]

@@ -1,0 +1,114 @@
+"""Recipes are typed, strict, and what the report says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.profiles import choose_recipe, choose_suite
+from naruto_core.errors import RecipeInvalid
+from naruto_core.recipe import read_recipe
+
+RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
+
+
+def test_every_shipped_recipe_is_valid_and_named_after_its_file():
+    paths = sorted(RECIPES.glob("*.yaml"))
+    assert len(paths) >= 2
+    for path in paths:
+        assert read_recipe(path).profile == path.stem
+
+
+def test_mini_and_t4_differ_in_values_only():
+    mini, t4 = (yaml.safe_load((RECIPES / name).read_text()) for name in ("mini.yaml", "t4.yaml"))
+    assert mini.keys() == t4.keys()
+    assert set(mini["training"]) == set(t4["training"])
+    assert set(mini["generation"]) == set(t4["generation"])
+
+
+def test_t4_holds_the_configuration_table_of_the_report():
+    recipe = choose_recipe("t4")
+    table = recipe.training
+    assert recipe.model.base == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert recipe.model.vae == "madebyollin/sdxl-vae-fp16-fix"
+    assert recipe.dataset.source == "lambdalabs/naruto-blip-captions"
+    assert (table.instance_prompt, table.resolution) == ("a naruto anime character", 256)
+    assert (table.train_batch_size, table.gradient_accumulation_steps, table.max_train_steps) == (1, 4, 500)
+    assert (table.optimizer, table.learning_rate, table.text_encoder_lr) == ("prodigy", 1.0, 1.0)
+    assert (table.snr_gamma, table.lr_scheduler, table.rank) == (5.0, "constant", 4)
+    assert (table.gradient_checkpointing, table.mixed_precision) == (True, "fp16")
+    assert recipe.publish.push_to_hub
+    assert (recipe.generation.guidance_scale, recipe.generation.num_inference_steps) == (7.5, 30)
+    assert recipe.generation.resolution == 1024
+    assert recipe.dataset.hold_out == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("training.rnk", 8, "unknown key training.rnk"),
+        ("trainng.rank", 8, "unknown key trainng"),
+        ("training.rank", 0, "training.rank"),
+        ("training.resolution", 65, "training.resolution"),
+        ("training.mixed_precision", "int3", "training.mixed_precision"),
+        ("training.text_encoder_lr", 0.5, "text_encoder_lr must equal learning_rate"),
+        ("publish.push_to_hub", True, "hub_model_id"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_by_the_name_of_its_field(key: str, value: object, named: str):
+    with pytest.raises(RecipeInvalid) as refused:
+        choose_recipe("mini", overrides={key: value})
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_misspelt_profile_is_answered_with_the_near_one():
+    with pytest.raises(RecipeInvalid, match="did you mean mini"):
+        choose_recipe("minni")
+
+
+def test_a_profile_cannot_reach_outside_its_folder():
+    with pytest.raises(RecipeInvalid, match="there is no recipe"):
+        choose_recipe("../prompts/konoha-v1")
+
+
+def test_the_fingerprint_depends_on_choices_and_not_on_their_spelling(tmp_path: Path):
+    text = (RECIPES / "mini.yaml").read_text()
+    tree = yaml.safe_load(text)
+    shuffled = tmp_path / "mini.yaml"
+    shuffled.write_text(yaml.safe_dump(dict(reversed(tree.items()))))
+    assert read_recipe(shuffled).fingerprint == choose_recipe("mini").fingerprint
+    assert choose_recipe("mini", overrides={"training.seed": 1}).fingerprint != choose_recipe("mini").fingerprint
+
+
+def test_broken_yaml_is_one_sentence(tmp_path: Path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("training: [1, 2\n")
+    with pytest.raises(RecipeInvalid) as refused:
+        read_recipe(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_suite_holds_the_reports_prompts_word_for_word():
+    suite = choose_suite(choose_recipe("t4").generation)
+    texts = {p.text for p in suite.prompts}
+    assert {
+        "Naruto fighting in the forest",
+        "A Naruto anime-style portrait",
+        "Sasuke Uchiha with red Sharingan",
+        "a naruto anime character with red hair and green eyes",
+        "Naruto fighting in the rain",
+    } <= texts
+    assert len(suite.prompts) == 44
+    tags = {tag for p in suite.prompts for tag in p.tags}
+    assert tags == {
+        "report", "portrait", "action", "place", "attribute", "two-characters", "out-of-domain", "style"
+    }  # fmt: skip
+
+
+def test_a_shortened_suite_has_another_fingerprint():
+    section = choose_recipe("mini").generation
+    short = section.model_copy(update={"prompts": 3, "seeds": 2})
+    suite = choose_suite(short)
+    assert (len(suite.prompts), len(suite.seeds)) == (3, 2)
+    assert suite.fingerprint != choose_suite(section).fingerprint
