@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from naruto_core.artifacts import Layout, write_atomically
+from naruto_core.artifacts import Layout, storage_errors, write_atomically
 from naruto_core.dataset.arrangement import arrange
 from naruto_core.dataset.checks import check
 from naruto_core.dataset.records import Record, Source
@@ -40,12 +40,12 @@ def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progr
     empty, without its columns or with more than `max_quarantined` broken records, and StorageFailed
     for a disk that is full or not writable; neither leaves a version behind.
     """
+    table = table_name(layout, section.source)
     source = open_source(section)
     pictures, quarantined = _sift(source, layout, on_progress)
     _refuse_too_broken(section, len(pictures), quarantined)
     rows = arrange(pictures, section.hold_out)
     n_duplicates = sum(bool(row.duplicate_of) for row in rows) + len(pictures) - len(rows)
-    table = table_name(section.source)
     version = write_version(layout, table, source.name, rows, n_quarantined=len(quarantined), n_duplicates=n_duplicates)
     return Ingested(version, tuple(quarantined))
 
@@ -71,8 +71,9 @@ def _sift(
 def _keep(data: bytes, picture: Picture, layout: Layout) -> None:
     path = layout.picture(picture.sha256, picture.suffix)
     # the name says what the content is, and files appear whole: a size that fits is proof enough
-    if not path.is_file() or path.stat().st_size != len(data):
-        write_atomically(path, data)
+    with storage_errors(path):
+        if not path.is_file() or path.stat().st_size != len(data):
+            write_atomically(path, data)
 
 
 def _refuse_too_broken(section: DatasetSection, n_kept: int, quarantined: list[Quarantined]) -> None:
@@ -106,4 +107,4 @@ class _Pace:
             seconds = now - self.began
             left = seconds / done * max(0, self.total - done)
             note = f"{n_quarantined} quarantined" if n_quarantined else ""
-            self.on_progress(Progress("ingest", done, self.total, "pictures", seconds, left, note))
+            self.on_progress(Progress("ingest", done, self.total, "picture", seconds, left, note))

@@ -31,9 +31,12 @@ def open_source(section: DatasetSection) -> Source:
     text = section.source
     if text.startswith(_WORLD):
         return _world(text)
-    path = Path(text).expanduser()
-    if path.exists():
-        return _local(path.absolute(), text, section)
+    try:
+        path = Path(text).expanduser()
+        if path.exists():
+            return _local(path.absolute(), text, section)
+    except (OSError, RuntimeError) as error:
+        raise DatasetUnusable(f"cannot read dataset {text}: {error}; check the path and who may read it.") from error
     if text.startswith((os.sep, ".", "~")) or path.suffix in (".parquet", ".arrow", ".jsonl"):
         raise DatasetUnusable(f"there is no dataset at {path.absolute()}: check the path.")
     if _HUB_ID.fullmatch(text):

@@ -4,9 +4,12 @@ A commit carries the id and the counts of its version. Content that a table alre
 written again, whichever of its versions holds it; old versions are kept for good.
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,6 +40,9 @@ _KEPT_FOR_GOOD = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
+_ROOM = 1 << 18  # bytes free for a commit and a data file without rows
+_ROOM_PER_ROW = 400  # bytes, uncompressed
+_UNFIT = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f]")  # deltalake 1.6 mistakes these for parts of a URL
 _BATCH = 4096  # rows in memory at a time on their way to and from the table
 
 
@@ -48,8 +54,16 @@ def version_id(rows: Iterable[Picture]) -> str:
     return f"ds-{digest.hexdigest()[:16]}"
 
 
-def table_name(source: str) -> str:
-    """A folder name for a source: its last words for people, a digest so that no two share one."""
+def table_name(layout: Layout, source: str) -> str:
+    """A folder name for a source: its last words for people, a digest so that no two share one.
+
+    Raises StorageFailed where the data root has a name that Delta tables cannot lie below.
+    """
+    if unfit := _UNFIT.search(str(layout.root)):
+        raise StorageFailed(
+            f"dataset tables cannot lie below {str(layout.root)!r}: its name has a {unfit[0]!r}; set "
+            "NARUTO_HOME elsewhere."
+        )
     words = re.sub(r"[^a-z0-9]+", "-", Path(source).name.lower()).strip("-")[:40].strip("-")
     return f"{words or 'dataset'}-{sha256_bytes(source.encode())[:8]}"
 
@@ -75,6 +89,7 @@ def write_version(
         path.mkdir(parents=True, exist_ok=True)
         at = _held(path, identity)
         if at is None:
+            _refuse_full_disk(path, len(rows))
             note = {"dataset_id": identity, "source": source} | {key: str(value) for key, value in counts.items()}
             write_deltalake(
                 path,
@@ -97,8 +112,8 @@ def _held(path: Path, identity: str) -> int | None:
     for commit in DeltaTable(path).history():
         if commit.get("dataset_id") == identity:
             at = int(commit["version"])
-            files = DeltaTable(path, version=at).file_uris()
-            if all(Path(file).exists() for file in files):
+            files = DeltaTable(path, version=at).file_uris()  # their folders percent-encoded, their names plain
+            if all((path / Path(file).name).exists() for file in files):
                 return at
     return None
 
@@ -108,16 +123,29 @@ def _batches(rows: list[Picture]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([asdict(row) for row in rows[start : start + _BATCH]], schema=_SCHEMA)
 
 
+def _refuse_full_disk(path: Path, n_rows: int) -> None:
+    """Delta's writer meets a full disk with a panic printed by another thread: ask before it does."""
+    if shutil.disk_usage(path).free < _ROOM + n_rows * _ROOM_PER_ROW:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextmanager
 def _delta_errors(path: Path) -> Generator[None]:
     """Delta's writer knows no errno but in its words; give it back, so that the usual sentence is said."""
     try:
         yield
-    except DeltaError as error:
-        why = " ".join(str(error).split())
+    except (DeltaError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        why = _one_line(error)
         if code := re.search(r"(?:os error|code:) (\d+)", why):
             raise OSError(int(code[1]), why) from error
         raise StorageFailed(f"cannot write the dataset table {path}: {why}") from error
+
+
+def _one_line(error: Exception) -> str:
+    plain = re.sub(r"\x1b\[\d*m", "", str(error))  # deltalake colours its chain of causes
+    return " ".join(plain.split())
 
 
 def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
@@ -130,8 +158,7 @@ def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
     try:
         found = DeltaTable(path, version=version.delta_version).to_pyarrow_table(columns=_SCHEMA.names)
     except (DeltaError, TableNotFoundError, OSError, pa.ArrowException) as error:
-        why = " ".join(str(error).split())
-        raise RecordDamaged(f"dataset {version.id} cannot be read from {path}: {why}; {again}") from error
+        raise RecordDamaged(f"dataset {version.id} cannot be read from {path}: {_one_line(error)}; {again}") from error
     rows = [_picture(entry) for batch in found.to_batches(_BATCH) for entry in batch.to_pylist()]
     if version_id(rows) != version.id:
         raise RecordDamaged(f"the rows in {path} are not those of dataset {version.id}; {again}")

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 from picture_bytes import broken_pictures, encoded, picture, png
+from PIL import Image
 
 from naruto_core.dataset.checks import check
 from naruto_core.dataset.decoding import decode

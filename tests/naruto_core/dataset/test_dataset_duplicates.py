@@ -3,12 +3,14 @@
 import time
 
 import numpy as np
-from PIL import Image
+import pytest
 from picture_bytes import picture
+from PIL import Image
 
 from naruto_core.dataset.arrangement import arrange
 from naruto_core.dataset.duplicates import NEAR_BITS, find_doubles, perceptual_hash
 from naruto_core.domain import Picture, Split
+from naruto_core.errors import DatasetUnusable
 
 
 def _distance(a: str, b: str) -> int:
@@ -78,3 +80,5 @@ def test_what_looks_like_a_training_picture_is_never_held_out() -> None:
         rows = arrange(arrived, len(others))
         assert [r.split for r in rows] == [Split.TRAIN] * 2 + [Split.REFERENCE] * len(others)
         assert [r.duplicate_of[:1] for r in rows[:2]] == ["", "0"]
+        with pytest.raises(DatasetUnusable, match="only 7 of 9 pictures have no duplicate"):
+            arrange(arrived, len(others) + 1)

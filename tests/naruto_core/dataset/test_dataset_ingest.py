@@ -143,8 +143,8 @@ def test_a_picture_that_was_cut_short_on_disk_is_stored_again(home: Home, tmp_pa
     assert kept.stat().st_mtime_ns == written
 
 
-SCRIPT = """
-import resource, sys
+SCRIPT = r"""
+import re, sys
 from pathlib import Path
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.ingest import ingest
@@ -155,7 +155,9 @@ try:
 except NarutoError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 assert "torch" not in sys.modules
-print(found.version.id, found.version.n_kept, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status")
+peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1] if status.exists() else ""
+print(found.version.id, found.version.n_kept, peak)
 """
 
 
@@ -165,7 +167,7 @@ def _in_a_process(source: Path, root: Path, *before: str) -> subprocess.Complete
 
 
 def test_a_killed_ingest_goes_on_and_ends_as_an_undisturbed_one(home: Home, tmp_path: Path) -> None:
-    source = write_parquet(tmp_path / "a.parquet", rows(3000))
+    source = write_parquet(tmp_path / "a.parquet", rows(1500))
     root = home.layout.root
     command = [sys.executable, "-c", SCRIPT, str(source), str(root)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -174,17 +176,21 @@ def test_a_killed_ingest_goes_on_and_ends_as_an_undisturbed_one(home: Home, tmp_
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     left = home.stored()
-    assert 20 <= len(left) < 3000
+    assert 20 <= len(left) < 1500
     assert not (root / "datasets").exists()
     whole = [path for path in left if not path.name.startswith(".")]
     assert all(sha256_bytes(path.read_bytes()) == path.stem for path in whole)
     done = _in_a_process(source, root).stdout.split()
     undisturbed = _in_a_process(source, tmp_path / "other").stdout.split()
     assert done[:2] == undisturbed[:2]
-    assert done[1] == "3000"
-    assert len([path for path in home.stored() if not path.name.startswith(".")]) == 3000
+    assert done[1] == "1500"
+    assert len([path for path in home.stored() if not path.name.startswith(".")]) == 1500
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+
+
+@needs_proc
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     """Ten times as many rows in one row group, 80 MB of pictures instead of 8, cost less than 25 MB."""
     noise = os.urandom(100_000)  # behind the picture's end, where decoders do not look
@@ -201,6 +207,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     assert peaks[1] - peaks[0] < 25_000  # KiB
 
 
+@needs_proc
 def test_thousands_of_rows_cost_little_more_memory_than_hundreds(tmp_path: Path) -> None:
     few, many = (
         int(_in_a_process(write_parquet(tmp_path / f"{n}.parquet", rows(n)), tmp_path / f"var{n}").stdout.split()[2])
@@ -212,14 +219,13 @@ def test_thousands_of_rows_cost_little_more_memory_than_hundreds(tmp_path: Path)
 def test_a_file_where_a_folder_is_needed_is_one_sentence(home: Home, tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
     home.layout.root.mkdir()
-    for name in ("datasets", "pictures"):
+    for name in ("pictures", "datasets"):
         (home.layout.root / name).write_text("in the way")
         with pytest.raises(StorageFailed, match="a file stands where a folder is needed"):
             home.ingest(source)
         (home.layout.root / name).unlink()
 
 
-@pytest.mark.skipif(os.geteuid() != 0 and not hasattr(os, "setuid"), reason="needs POSIX users")
 def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
     root = tmp_path / "var"
@@ -238,7 +244,7 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path) -> Non
     assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("kilobytes", [64, 420])
+@pytest.mark.parametrize("kilobytes", [64, 404])
 def test_a_full_disk_is_one_sentence(tmp_path: Path, kilobytes: int) -> None:
     """A disk too small for the pictures, and one on which only the table no longer fits."""
     source = write_parquet(tmp_path / "a.parquet", rows(100))

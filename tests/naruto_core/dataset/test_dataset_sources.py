@@ -64,10 +64,7 @@ def test_rows_are_counted_within_their_file(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data/a.parquet", rows(3))
     write_parquet(tmp_path / "data/b.parquet", rows(2))
     found = [(one.source, one.row) for one in _read(tmp_path)]
-    assert found == [("data/a.parquet", 0), ("data/a.parquet", 1), ("data/a.parquet", 2)] + [
-        ("data/b.parquet", 0),
-        ("data/b.parquet", 1),
-    ]
+    assert found == [*(("data/a.parquet", row) for row in range(3)), *(("data/b.parquet", row) for row in range(2))]
 
 
 def test_rows_without_a_picture_or_with_only_a_path_are_quarantined(tmp_path: Path) -> None:
@@ -122,6 +119,8 @@ SENTENCES = {
     "/no/such/folder": "there is no dataset at /no/such/folder",
     "./nothing-here": "there is no dataset at ",
     "missing.parquet": "there is no dataset at ",
+    "~nobody-of-that-name/x": "cannot read dataset ~nobody-of-that-name/x",
+    "a" * 5000: "cannot read dataset aaa",
     "some words": "'some words' is no dataset",
     "org/name": "needs a pinned revision",
     "world:cubist?count=5": "a style of flat, sketch, pixel, watercolor, naruto",
@@ -154,7 +153,7 @@ def test_a_wrong_caption_column_names_the_columns_that_are_there(tmp_path: Path,
 
 def test_an_image_column_that_holds_text_is_refused(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
-    with pytest.raises(DatasetUnusable, match="column 'text' of a.parquet holds string, not the bytes of pictures"):
+    with pytest.raises(DatasetUnusable, match=r"column 'text' of a\.parquet holds string, not the bytes of pictures"):
         _read(source, image_column="text")
 
 

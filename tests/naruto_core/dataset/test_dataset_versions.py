@@ -9,12 +9,12 @@ from deltalake import DeltaTable
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures, table_name, version_id, write_version
 from naruto_core.domain import DatasetVersion, Picture, Split
-from naruto_core.errors import RecordDamaged
+from naruto_core.errors import RecordDamaged, StorageFailed
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path / "a röot with spaces%20")
+    return Layout(tmp_path / "a röot with spaces & 50%")
 
 
 def _rows(count: int) -> list[Picture]:
@@ -71,7 +71,7 @@ def test_the_id_changes_with_bytes_caption_and_split_and_with_nothing_else() -> 
 
 
 def test_the_id_of_a_known_content_never_changes() -> None:
-    assert version_id(_rows(2)) == "ds-KNOWN"
+    assert version_id(_rows(2)) == "ds-cc54a3b1f0e97c79"
 
 
 def test_a_table_whose_files_are_gone_is_damaged_until_the_content_is_written_again(layout: Layout) -> None:
@@ -93,10 +93,24 @@ def test_rows_that_are_not_the_versions_own_are_refused(layout: Layout) -> None:
         read_pictures(layout, replace(version, delta_version=9))
 
 
-def test_table_names_are_plain_and_differ_where_sources_differ() -> None:
-    names = [
-        table_name(s) for s in ("../../etc/../Toon Captions!", "a/toons", "b/toons", "///", "world:x?count=1&seed=2")
-    ]
+def test_what_delta_cannot_write_is_one_sentence(layout: Layout) -> None:
+    layout.table("toons").mkdir(parents=True)
+    (layout.table("toons") / "_delta_log").write_text("in the way")
+    with pytest.raises(StorageFailed, match="cannot write") as refused:
+        _write(layout, _rows(3))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["50%20", "b[1]", "a|b", "a^b", "back\\slash", "new\nline"])
+def test_a_root_that_delta_cannot_name_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageFailed, match="set NARUTO_HOME elsewhere") as refused:
+        table_name(Layout(tmp_path / name), "toons")
+    assert "\n" not in str(refused.value)
+
+
+def test_table_names_are_plain_and_differ_where_sources_differ(layout: Layout) -> None:
+    sources = ("../../etc/../Toon Captions!", "a/toons", "b/toons", "///", "world:x?count=1&seed=2")
+    names = [table_name(layout, source) for source in sources]
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
     assert len(set(names)) == 5
     assert names[0].startswith("toon-captions-")
