@@ -7,10 +7,10 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check dashboard up down mini-base
+.PHONY: help install demo test check dashboard up down mini-base bench-train bench-generate
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## install what uv.lock names into .venv (the other targets do it by themselves)
 
@@ -37,6 +37,12 @@ down: install  ## stop what `make up` started
 
 mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
 	.venv/bin/python -m flows.pretrain_mini
+
+bench-train: install  ## steps/s of the training loop against a plain PEFT loop; ends with a line of JSON
+	.venv/bin/python -m tests.benchmarks.bench_train
+
+bench-generate: install  ## pictures/s of the painter against the plain pipe(prompt) loop; ends with a line of JSON
+	.venv/bin/python -m tests.benchmarks.bench_generate
 
 $(INSTALLED): pyproject.toml uv.lock | $(UV)
 	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from tasks.rescore import finished_runs, rescore_run
@@ -10,7 +11,7 @@ from tasks.rescore import finished_runs, rescore_run
 RunId = Annotated[str | None, Field(description="A run's id; empty: every finished run.")]
 
 
-@flow(name="rescore", result_serializer="json")
+@flow(name="rescore", result_serializer="json", task_runner=ThreadPoolTaskRunner(max_workers=1))
 def rescore(run: RunId = None) -> list[str]:
     """Compute every set score anew; the ids of the runs that were measured."""
     runs = finished_runs(run)

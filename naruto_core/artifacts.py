@@ -75,7 +75,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: filled under a scratch name, then renamed over any older one."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     with storage_errors(path):
-        shutil.rmtree(scratch, ignore_errors=True)
+        for left_by_a_killed_process in path.parent.glob(f".{path.name}.*"):
+            shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
             yield scratch

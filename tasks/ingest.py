@@ -8,6 +8,8 @@ from naruto_core.recipe import DatasetSection
 from tasks.place import working_place
 from tasks.reporting import reporter, say
 
+SHOWN = 10
+
 
 @task
 def ingest(section: DatasetSection) -> DatasetVersion:
@@ -20,4 +22,8 @@ def ingest(section: DatasetSection) -> DatasetVersion:
         f"dataset {version.id}: {version.n_kept} kept ({version.n_train} train, {version.n_reference} reference), "
         f"{version.n_quarantined} quarantined, {version.n_duplicates} duplicates flagged"
     )
+    for broken in found.quarantined[:SHOWN]:
+        say(f"  left out: {broken.source} row {broken.row}: {broken.reason} ({broken.detail})")
+    if len(found.quarantined) > SHOWN:
+        say(f"  ... and {len(found.quarantined) - SHOWN} more; all of them are recorded with their reasons")
     return version

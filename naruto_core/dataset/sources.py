@@ -22,7 +22,7 @@ from naruto_core.mini.world import STYLES, describe, sample_scene
 from naruto_core.recipe import DatasetSection
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _WORLD = "world:"
 
 
@@ -84,10 +84,34 @@ def _hub(section: DatasetSection) -> Source:
     if section.revision is None or not _COMMIT.fullmatch(section.revision):
         given = "" if section.revision is None else f" ('{section.revision}' may move)"
         raise DatasetUnusable(
-            f"dataset {section.source} needs a pinned revision{given}: set dataset.revision to the 40 hex "
-            f"digits of a commit of https://huggingface.co/datasets/{section.source}."
+            f"dataset {section.source} needs a pinned revision{given}: set dataset.revision to a commit hash "
+            f"(7 to 40 hex digits) of https://huggingface.co/datasets/{section.source}."
         )
-    return _local(_fetch(section.source, section.revision), f"{section.source}@{section.revision}", section)
+    revision = _full_commit(section.source, section.revision)
+    return _local(_fetch(section.source, revision), f"{section.source}@{revision}", section)
+
+
+def _full_commit(repository: str, revision: str) -> str:
+    """The 40 digits of a commit hash that was cut short, which the hub's downloads do not take."""
+    if len(revision) == 40:
+        return revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        commits = HfApi().list_repo_commits(repository, repo_type="dataset")
+    except (HfHubHTTPError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise DatasetUnusable(
+            f"cannot ask the hub which commit of dataset {repository} {revision} is: {why}; check the network, or "
+            "give all 40 digits, or the folder of a download."
+        ) from error
+    found = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
+    if len(found) != 1:
+        raise DatasetUnusable(
+            f"dataset {repository} has {len(found)} commits that begin with {revision}: give 40 digits."
+        )
+    return found[0]
 
 
 def _fetch(repository: str, revision: str) -> Path:

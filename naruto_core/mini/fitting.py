@@ -84,7 +84,9 @@ def fit(
     Goes on from `checkpoint` when it exists and leaves it behind, complete, when done.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, fitting.learning_rate, (0.9, 0.99), weight_decay=fitting.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, fitting.learning_rate, (0.9, 0.99), weight_decay=fitting.weight_decay, fused=True
+    )
     averages = Averages(modules, fitting.ema_decay)
     start = _resume(checkpoint, modules, averages, optimizer) if checkpoint.exists() else 0
 

@@ -22,7 +22,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "place": PLACES,
     "style": STYLES,
 }
-BATCH = 128
+BATCH = 64
 
 
 def truths(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:

@@ -26,6 +26,7 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
     """Write base, judge, report and manifest below `folder`, replacing what was there."""
     with atomic_folder(folder) as scratch:
         stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
+        _load_in_full(scratch / "base")
         judge = scratch / "judge"
         judge.mkdir()
         for file in (workspace / "judge").iterdir():
@@ -41,6 +42,14 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
             "files": {p.relative_to(scratch).as_posix(): sha256_file(p) for p in _files(scratch)},
         }
         write_atomically(scratch / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _load_in_full(base: Path) -> None:
+    """Files are stored in half precision, but say float32: transformers loads what the config says, diffusers
+    loads float32 unless asked, and a plain `from_pretrained` must not mix the two."""
+    for part in ("text_encoder", "text_encoder_2"):
+        path = base / part / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
 
 
 def world_digest() -> str:

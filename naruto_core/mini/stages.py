@@ -41,10 +41,10 @@ class PretrainPlan(BaseModel):
     vae_steps: int = Field(4_200, ge=1)
     base_pictures: int = Field(40_000, ge=100)
     reading_steps: int = Field(600, ge=1)
-    unet_steps: int = Field(5_200, ge=1)
+    unet_steps: int = Field(4_000, ge=1)
     judge_pictures: int = Field(20_000, ge=200)
-    judge_steps: int = Field(1_500, ge=1)
-    reader_steps: int = Field(1_200, ge=1)
+    judge_steps: int = Field(1_300, ge=1)
+    reader_steps: int = Field(1_400, ge=1)
 
 
 def _compiled() -> bool:

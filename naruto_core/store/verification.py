@@ -57,7 +57,7 @@ def verify(
         if on_progress is not None:
             seconds = time.monotonic() - started
             left = seconds / done * (len(expected) - done)
-            on_progress(Progress("verify", done, len(expected), "files", seconds, left, f"{len(findings)} findings"))
+            on_progress(Progress("verify", done, len(expected), "file", seconds, left, f"{len(findings)} findings"))
     findings += _missing_tables(reports, layout)
     findings += _strays(reports, layout, {one.path for one in expected})
     return findings
