@@ -9,8 +9,9 @@ from flows.profiles import choose_recipe, choose_suite
 from tasks.fuse import fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
+from tasks.preflight import preflight
 from tasks.present import present
-from tasks.publish import check_publishing, publish
+from tasks.publish import publish
 from tasks.run import close_run, open_run
 from tasks.score import score
 from tasks.train import train
@@ -30,7 +31,7 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
     """Does a LoRA trained on a small captioned set draw that set's style better than the base it adapts?"""
     recipe = choose_recipe(profile, dataset, overrides)
     suite = choose_suite(recipe.generation)
-    check_publishing(recipe.publish)
+    preflight(recipe)
 
     # Data: checked, stored by content; a version is its pictures, captions and split.
     pictures = ingest(recipe.dataset)

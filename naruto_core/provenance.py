@@ -10,7 +10,7 @@ def code_commit() -> str:
     git = shutil.which("git")
     if git is None:
         return ""
-    found = subprocess.run(
+    found = subprocess.run(  # noqa: S603 (fixed arguments)
         [git, "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     return found.stdout.strip()

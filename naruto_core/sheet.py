@@ -1,4 +1,4 @@
-"""The contact sheet: one row a prompt, one column a variant, the prompt above its row."""
+"""The contact sheet: a block a prompt, in it one picture a variant, the prompt above them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,41 +8,45 @@ from PIL import Image, ImageDraw, ImageFont
 
 from naruto_core.artifacts import atomic_file
 
-_CELL, _GAP, _CAPTION, _HEAD = 192, 8, 22, 30
-_INK, _PAPER = (32, 32, 36), (250, 249, 246)
+_CELL, _GAP, _MARGIN, _CAPTION, _HEAD = 128, 4, 14, 18, 34
+_ACROSS = 4  # blocks side by side
+_INK, _FAINT, _PAPER = (32, 32, 36), (120, 120, 126), (250, 249, 246)
 
 
 @dataclass(frozen=True, slots=True)
-class SheetRow:
-    """A caption and the pictures under it, column by column; None leaves a cell empty."""
+class SheetBlock:
+    """A prompt and its pictures, one a variant; None leaves a place empty."""
 
     caption: str
     pictures: tuple[Path | None, ...]
 
 
-def write_sheet(rows: Sequence[SheetRow], columns: Sequence[str], path: Path) -> None:
-    """Draw `rows` under `columns` headings and save the PNG, atomically. Small pictures are enlarged unsmoothed."""
-    width = _GAP + len(columns) * (_CELL + _GAP)
-    height = _HEAD + len(rows) * (_CELL + _CAPTION + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, height), _PAPER)
+def write_sheet(blocks: Sequence[SheetBlock], variants: Sequence[str], path: Path) -> None:
+    """Draw `blocks` and save the PNG, atomically. Small pictures are enlarged unsmoothed."""
+    across = min(_ACROSS, max(1, len(blocks)))
+    wide, high = len(variants) * (_CELL + _GAP) - _GAP, _CAPTION + _CELL + _MARGIN
+    down = -(-len(blocks) // across)
+    sheet = Image.new("RGB", (_MARGIN + across * (wide + _MARGIN), _HEAD + down * high), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    heading, text = ImageFont.load_default(17), ImageFont.load_default(13)
-    for column, name in enumerate(columns):
-        draw.text((_GAP + column * (_CELL + _GAP), 7), name, _INK, heading)
-    for index, row in enumerate(rows):
-        top = _HEAD + index * (_CELL + _CAPTION + _GAP)
-        draw.text((_GAP, top + 2), _shortened(row.caption, width - 2 * _GAP, text), _INK, text)
-        for column, picture in enumerate(row.pictures):
+    heading, words = ImageFont.load_default(15), ImageFont.load_default(12)
+    for column in range(across):
+        for index, name in enumerate(variants):
+            place = (_MARGIN + column * (wide + _MARGIN) + index * (_CELL + _GAP), 9)
+            draw.text(place, name, _FAINT, heading)
+    for number, block in enumerate(blocks):
+        left = _MARGIN + number % across * (wide + _MARGIN)
+        top = _HEAD + number // across * high
+        draw.text((left, top), _shortened(block.caption, wide, words), _INK, words)
+        for index, picture in enumerate(block.pictures):
             if picture is not None:
-                sheet.paste(_cell(picture), (_GAP + column * (_CELL + _GAP), top + _CAPTION))
+                sheet.paste(_cell(picture), (left + index * (_CELL + _GAP), top + _CAPTION))
     with atomic_file(path) as scratch:
-        sheet.save(scratch, format="PNG")
+        sheet.save(scratch, format="PNG", optimize=True)
 
 
 def _cell(path: Path) -> Image.Image:
     with Image.open(path) as picture:
-        small = picture.width < _CELL
-        resampling = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+        resampling = Image.Resampling.NEAREST if picture.width < _CELL else Image.Resampling.LANCZOS
         return picture.convert("RGB").resize((_CELL, _CELL), resampling)
 
 

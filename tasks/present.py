@@ -2,8 +2,8 @@
 
 from prefect import task
 
-from naruto_core.domain import PromptSuite, Run, Score
-from naruto_core.sheet import SheetRow, write_sheet
+from naruto_core.domain import PromptSuite, Run, Score, Variant
+from naruto_core.sheet import SheetBlock, write_sheet
 from tasks.place import working_place
 from tasks.reporting import say
 
@@ -14,10 +14,10 @@ def present(run: Run, suite: PromptSuite) -> str:
     with working_place() as place:
         samples = [s for s in place.store.samples(run.id) if s.seed == suite.seeds[0]]
         paths = {(s.prompt, s.variant): place.layout.root / s.path for s in samples}
-        variants = list(dict.fromkeys(s.variant for s in samples))
-        rows = [SheetRow(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
+        variants = [v for v in Variant if any(s.variant is v for s in samples)]
+        blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
         sheet = place.layout.contact_sheet(run.id)
-        write_sheet(rows, [str(variant) for variant in variants], sheet)
+        write_sheet(blocks, [str(variant) for variant in variants], sheet)
         scores = [s for s in place.store.scores(run.id) if s.sample_id is None]
     say("\n" + table(scores) + f"\n\nlook at    {sheet}\nthen type  make dashboard\n")
     return str(sheet)
@@ -25,10 +25,10 @@ def present(run: Run, suite: PromptSuite) -> str:
 
 def table(scores: list[Score]) -> str:
     """Set scores and means as aligned text, one line each, with interval, n and ruler."""
-    lines = [f"{'metric':<7} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
-    for one in sorted(scores, key=lambda s: (s.metric, list(type(s.variant)).index(s.variant))):
+    lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
+    for one in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
         digits = 1 if one.metric == "fid" else 3
         interval = f"{one.low:.{digits}f} … {one.high:.{digits}f}"
         ruler = f"{one.extractor}, {one.version}"
-        lines.append(f"{one.metric:<7} {one.variant:<8} {one.value:>8.{digits}f}   {interval:<18} {one.n:>4}  {ruler}")
+        lines.append(f"{one.metric:<19} {one.variant:<8} {one.value:>8.{digits}f}   {interval:<18} {one.n:>4}  {ruler}")
     return "\n".join(lines)

@@ -6,20 +6,9 @@ from huggingface_hub import HfApi
 from prefect import task
 
 from naruto_core.domain import Adapter, Run
-from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe import PublishSection
 from tasks.place import working_on
 from tasks.reporting import say
-
-
-@task
-def check_publishing(section: PublishSection) -> None:
-    """Say before any work that a push will fail for want of a token; the token itself is never logged or kept."""
-    if section.push_to_hub and not os.environ.get("HF_TOKEN"):
-        raise RecipeInvalid(
-            "publish.push_to_hub is true, but HF_TOKEN is not set: export a write token, or run with "
-            "--set publish.push_to_hub=false."
-        )
 
 
 @task(retries=2, retry_delay_seconds=10)

@@ -10,7 +10,8 @@ from naruto_core.scoring.features import Rows, embed_texts, load_extractor
 from tasks.embed import SampleFeatures, reference_features, sample_features
 from tasks.place import working_on
 
-CLIP_METRIC, FID_METRIC = "clip", "fid"
+FID_METRIC, CLIP_METRIC, CLIP_STYLE_METRIC = "fid", "clip", "clip on base styles"
+STYLE_TAG = "style"  # of prompts that belong to the base model
 
 
 @task
@@ -30,7 +31,7 @@ def score(run: Run, section: ScoringSection, suite: PromptSuite, dataset: Datase
             drawn = sample_features(place, run, variant, sets, section.batch_size)
             scores.append(_fid_score(run, variant, drawn, reference, dataset.id))
             shown = drawn if same else sample_features(place, run, variant, pairs, section.batch_size)
-            scores += _clip_scores(run, variant, shown, texts, section)
+            scores += _clip_scores(run, variant, shown, texts, suite, section)
         place.store.add_scores(scores)
         return len(scores)
 
@@ -54,19 +55,33 @@ def _fid_score(run: Run, variant: Variant, drawn: SampleFeatures, reference: Sam
 
 
 def _clip_scores(
-    run: Run, variant: Variant, drawn: SampleFeatures, texts: dict[str, Rows], section: ScoringSection
+    run: Run,
+    variant: Variant,
+    drawn: SampleFeatures,
+    texts: dict[str, Rows],
+    suite: PromptSuite,
+    section: ScoringSection,
 ) -> list[Score]:
-    """One score a picture, and their mean with an interval over prompts."""
+    """One score a picture; their mean; and the mean over the prompts that ask for a style of the base.
+
+    The last says what the adapter cost: a base that has forgotten its own styles scores low there.
+    """
     wanted = np.stack([texts[s.prompt] for s in drawn.samples])
     cosines = alignment.cosines(drawn.rows, wanted)
-    prompts = [s.prompt for s in drawn.samples]
-    mean, low, high = alignment.cluster_mean_interval(cosines.tolist(), prompts, section.resamples, section.seed)
-    shared = {"run_id": run.id, "metric": CLIP_METRIC, "variant": variant, "extractor": drawn.extractor}
-    version = alignment.VERSION
-    method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
-    whole = Score(**shared, value=mean, low=low, high=high, n=len(cosines), version=version, method=method)
-    singles = [
-        Score(**shared, value=float(c), low=float(c), high=float(c), n=1, version=version, sample_id=s.id)
+    prompts = np.array([s.prompt for s in drawn.samples])
+    own_styles = np.isin(prompts, [p.slug for p in suite.prompts if STYLE_TAG in p.tags])
+    shared = {"run_id": run.id, "variant": variant, "extractor": drawn.extractor, "version": alignment.VERSION}
+    scores = [
+        Score(metric=CLIP_METRIC, value=float(c), low=float(c), high=float(c), n=1, sample_id=s.id, **shared)
         for c, s in zip(cosines, drawn.samples, strict=True)
     ]
-    return [whole, *singles]
+    method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
+    for metric, part in ((CLIP_METRIC, np.full(len(prompts), True)), (CLIP_STYLE_METRIC, own_styles)):
+        if part.any():
+            mean, low, high = alignment.cluster_mean_interval(
+                cosines[part].tolist(), prompts[part].tolist(), section.resamples, section.seed
+            )
+            scores.append(
+                Score(metric=metric, value=mean, low=low, high=high, n=int(part.sum()), method=method, **shared)
+            )
+    return scores

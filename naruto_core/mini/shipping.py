@@ -49,7 +49,8 @@ def _load_in_full(base: Path) -> None:
     loads float32 unless asked, and a plain `from_pretrained` must not mix the two."""
     for part in ("text_encoder", "text_encoder_2"):
         path = base / part / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+        config = json.loads(path.read_text()) | {"dtype": "float32"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def world_digest() -> str:

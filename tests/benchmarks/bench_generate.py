@@ -50,7 +50,8 @@ def main() -> None:
     ratios = sorted(theirs / ours for ours, theirs in pairs)
     for ours, theirs in pairs:
         print(f"painter {PICTURES / ours:6.2f} pictures/s    plain loop {PICTURES / theirs:6.2f} pictures/s")
-    print(json.dumps({"bench": "generate", "pictures": PICTURES, "painter_over_plain_loop": round(ratios[len(ratios) // 2], 2)}))
+    median = round(ratios[len(ratios) // 2], 2)
+    print(json.dumps({"bench": "generate", "pictures": PICTURES, "painter_over_plain_loop": median}))
 
 
 if __name__ == "__main__":

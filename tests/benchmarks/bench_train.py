@@ -41,7 +41,8 @@ def ours() -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         names = [str(i) for i in range(PICTURES)]
-        examples = encode_examples(pipeline, names, read, recipe.training.instance_prompt, Path(folder) / "cache", _ignore)
+        prompt = recipe.training.instance_prompt
+        examples = encode_examples(pipeline, names, read, prompt, Path(folder) / "cache", _ignore)
         checkpoint = Path(folder) / "checkpoint.safetensors"
         train_adapter(pipeline, examples, recipe.training, checkpoint, 10.0, "bench", _ignore, _ignore)
         return time.perf_counter() - began

@@ -126,6 +126,9 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         (["--dataset", "./no/such/pictures"], "no/such/pictures"),
         (["--set", "dataset.caption_column=txt", "--set", "dataset.source=FOLDER"], "txt"),
         (["--recipe", "t4"], "HF_TOKEN"),
+        (["--recipe", "t4", "--set", "publish.push_to_hub=false"], "fp16, which needs a CUDA device"),
+        (["--set", "model.base=./no/such/model"], "there is no model folder ./no/such/model"),
+        (["--set", "model.base=some/model"], "pin its revision"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_a_failing_exit(

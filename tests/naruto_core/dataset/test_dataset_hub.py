@@ -52,7 +52,7 @@ class _Hub(BaseHTTPRequestHandler):
         else:
             self._answer(404, b"{}", "application/json")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (the name http.server looks for)
 
     def _json(self, value: object) -> None:
         self._answer(200, json.dumps(value).encode(), "application/json")
@@ -67,7 +67,7 @@ class _Hub(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None: ...
+    def log_message(self, *args: object) -> None: ...
 
 
 @pytest.fixture
@@ -92,9 +92,8 @@ except NarutoError as error:
     sys.exit(f"naruto: {error}")
 """
     variables = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", program, revision], env=variables, capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", program, revision]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_pinned_dataset_is_downloaded_and_its_commit_is_part_of_its_name(hub: str, tmp_path: Path):

@@ -1,0 +1,43 @@
+"""The README says what is true: its flow is the flow, its commands and files exist."""
+
+import ast
+import re
+from pathlib import Path
+
+HOUSE = Path(__file__).resolve().parent.parent
+README = (HOUSE / "README.md").read_text()
+
+
+def test_the_method_in_the_readme_is_the_flows_own_body():
+    source = (HOUSE / "flows" / "train_naruto.py").read_text()
+    flow = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "train_naruto")
+    lines = source.splitlines()
+    first = flow.body[1].lineno - 1  # after the docstring
+    body = "\n".join(line.removeprefix("    ") for line in lines[first : flow.end_lineno])
+    shown = re.search(r"```python\n(.*?)\n```", README, re.DOTALL)
+    assert shown
+    assert shown[1] == body
+
+
+def test_every_file_the_readme_links_to_is_there():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert len(links) >= 6
+    assert [link for link in links if not (HOUSE / link).exists()] == []
+
+
+def test_every_make_target_the_readme_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (HOUSE / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"make ([a-z]+(?:-[a-z]+)*)\b", README))
+    assert {"demo", "test", "up"} <= named
+    assert named - targets - {"and"} == set()
+
+
+def test_every_naruto_command_the_readme_names_exists():
+    from typer.main import get_command
+
+    from flows.cli import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"\bnaruto ([a-z]+)", README.replace("naruto anime", "")))
+    assert {"run", "ingest", "runs", "show", "scores", "verify"} <= named
+    assert named <= known
