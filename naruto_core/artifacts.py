@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -38,7 +38,7 @@ def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Generator[None]:
     """Turn a full disk or a refused write into one sentence that names `path`."""
     try:
         yield
@@ -58,7 +58,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Generator[Path]:
     """A scratch path beside `path`; when the block ends well it becomes `path`, else it is removed."""
     scratch = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     with storage_errors(path):
@@ -71,7 +71,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """The same for a folder: filled under a scratch name, then renamed over any older one."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     with storage_errors(path):

@@ -7,7 +7,7 @@ which no lease in a server can promise. It also covers programs that run without
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def hold_device(folder: Path, device: str, purpose: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+def hold_device(folder: Path, device: str, purpose: str, on_wait: Callable[[str], None]) -> Generator[None]:
     """Hold the lock of `device` ("cpu", "cuda:0") for the length of the block.
 
     While another process has it, `on_wait` is told once by whom ("train 2026-11-23-mini-3f9c,

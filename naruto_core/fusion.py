@@ -24,7 +24,7 @@ def load_adapter(pipeline: "StableDiffusionXLPipeline", adapter: Path, scale: fl
     if not adapter.is_file():
         raise ModelUnusable(f"there is no adapter {adapter}; train it first.")
     try:
-        pipeline.load_lora_weights(adapter.parent, weight_name=adapter.name, adapter_name=NAME)
+        pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, adapter_name=NAME)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelUnusable(f"the adapter {adapter} does not fit this base model: {reason}") from error

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL.PngImagePlugin import PngInfo
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def _scheduler(name: str, config: object) -> object:
+def _scheduler(name: str, config: Any) -> Any:
     from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
     return {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(config)
@@ -58,13 +58,15 @@ class Painter:
     def _denoise(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None) -> torch.Tensor:
         section = self.section
 
-        def heard(_pipeline: object, step: int, _t: object, kwargs: dict[str, object]) -> dict[str, object]:
+        def heard(_pipeline: Any, step: int, _t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             if on_step:
                 on_step(step + 1)
             return kwargs
 
+        # diffusers types what a pipeline returns by its many possibilities; this call has one
+        draw: Any = self.pipeline
         with torch.inference_mode(), sdxl.autocast(section.mixed_precision, self.pipeline.device):
-            return self.pipeline(
+            return draw(
                 prompt=[job.text for job in jobs],
                 negative_prompt=[section.negative_prompt] * len(jobs),
                 height=section.resolution,
@@ -78,11 +80,11 @@ class Painter:
 
     def _decode(self, latents: torch.Tensor) -> "list[Image]":
         """As the pipeline decodes, outside autocast and one by one: a 1024-pixel decode is memory-hungry."""
-        vae = self.pipeline.vae
+        vae, processor = self.pipeline.vae, cast(Any, self.pipeline.image_processor)
         with torch.inference_mode():
             scaled = latents.to(vae.dtype) / vae.config.scaling_factor
             pixels = torch.cat([vae.decode(one[None]).sample for one in scaled])
-        return self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
+        return processor.postprocess(pixels.float(), output_type="pil")
 
 
 def _answer_in_full(_module: torch.nn.Module, _inputs: object, output: object) -> object:

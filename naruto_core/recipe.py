@@ -173,11 +173,12 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 
 def _override(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
+    place: Any = tree
     for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
             raise RecipeInvalid(f"cannot set {dotted}: {section} is not a section.")
-    tree[key] = value
+    place[key] = value
 
 
 def explain(error: ValidationError) -> str:

@@ -8,7 +8,7 @@ import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -114,7 +114,7 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
 
     dtype = weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
-    options = {"torch_dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
     try:
         if section.vae:
             vae_place, vae_revision = locate(section.vae, section.vae_revision)

@@ -95,12 +95,13 @@ def _full_commit(repository: str, revision: str) -> str:
     """The 40 digits of a commit hash that was cut short, which the hub's downloads do not take."""
     if len(revision) == 40:
         return revision
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         commits = HfApi().list_repo_commits(repository, repo_type="dataset")
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         why = " ".join(str(error).split())
         raise DatasetUnusable(
             f"cannot ask the hub which commit of dataset {repository} {revision} is: {why}; check the network, or "
@@ -115,6 +116,7 @@ def _full_commit(repository: str, revision: str) -> str:
 
 
 def _fetch(repository: str, revision: str) -> Path:
+    import httpx2
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -128,7 +130,7 @@ def _fetch(repository: str, revision: str) -> Path:
             f"cannot reach the hub for dataset {repository}, and it is not in the cache: check the network, "
             "or download it elsewhere and give its folder."
         ) from None
-    except (HfHubHTTPError, ValueError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
         why = " ".join(str(error).split())
         raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {why}") from error
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -38,7 +39,8 @@ def _flawed(picture: Image.Image, flaw: str, rng: Random) -> Image.Image:
     noise = np.random.default_rng(rng.randrange(1 << 30))
     match flaw:
         case "low quality":
-            tiny = picture.resize((rng.randrange(12, 20),) * 2, Image.Resampling.BILINEAR)
+            side = rng.randrange(12, 20)
+            tiny = picture.resize((side, side), Image.Resampling.BILINEAR)
             return tiny.resize(picture.size, Image.Resampling.BILINEAR)
         case "worst quality":
             speckled = pixels + noise.normal(0, rng.uniform(35, 60), pixels.shape)
@@ -112,7 +114,7 @@ def draw_corpus(make: Maker, count: int, seed: int, workers: int) -> tuple[np.nd
     return np.concatenate([pixels for pixels, _ in chunks]), [p for _, plates in chunks for p in plates]
 
 
-def _plate_from(entry: dict) -> Plate:
+def _plate_from(entry: dict[str, Any]) -> Plate:
     scene = entry["scene"]
     if scene is not None:
         people = tuple(Character(**one) for one in scene["characters"])

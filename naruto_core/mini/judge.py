@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -26,7 +27,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 HELD_OUT_PHRASES = ("a naruto anime character", "naruto anime style", "naruto")
 
 
-def architecture(vocab_size: int) -> dict[str, object]:
+def architecture(vocab_size: int) -> dict[str, Any]:
     """open_clip's model_cfg: a slim ModifiedResNet and a four-layer text transformer."""
     return {
         "embed_dim": 192,

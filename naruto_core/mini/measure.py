@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +52,9 @@ def paint(
     parts: list[torch.Tensor] = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
+        draw: Any = pipeline  # diffusers types the result by its many possibilities; this call has one
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            picture = pipeline(
+            picture = draw(
                 prompt=[p.text for p in batch],
                 negative_prompt=[NEGATIVE] * len(batch),
                 num_inference_steps=STEPS,
@@ -72,8 +74,8 @@ def accuracy(reader: Reader, pictures: torch.Tensor, scenes: Sequence[Scene]) ->
 
 
 @torch.no_grad()
-def round_trip(vae: AutoencoderKL, pixels: np.ndarray) -> torch.Tensor:
-    """Encode and decode uint8 (N, 64, 64, 3); the pictures that come back, -1..1."""
+def round_trip(vae: Any, pixels: np.ndarray) -> torch.Tensor:
+    """Encode and decode uint8 (N, 64, 64, 3) with an AutoencoderKL; the pictures that come back, -1..1."""
     batches = to_unit_range(pixels).split(64)
     return torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in batches]).clamp(-1, 1)
 

@@ -5,6 +5,8 @@ encoders whose penultimate layers are joined, `text_time` conditioning on six nu
 VAE, a scaled-linear epsilon schedule. Only widths and depths shrink; the VAE halves twice, not thrice.
 """
 
+from typing import Any, cast
+
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -15,8 +17,12 @@ POOLED = 96  # size of the projected, pooled embedding (SDXL: 1280)
 TIME_WIDTH = 32  # sinusoid size for each of the six size-and-crop numbers (SDXL: 256)
 
 
+# diffusers annotates tuples of any length as tuples of one.
+_Autoencoder, _UNet = cast(Any, AutoencoderKL), cast(Any, UNet2DConditionModel)
+
+
 def empty_vae() -> AutoencoderKL:
-    return AutoencoderKL(
+    return _Autoencoder(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -31,7 +37,7 @@ def empty_vae() -> AutoencoderKL:
 
 
 def empty_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
+    return _UNet(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,8 +54,9 @@ class Encoders:
 
 def new_encoders(tokenizer_1: CLIPTokenizer, tokenizer_2: CLIPTokenizer, seed: int) -> Encoders:
     torch.manual_seed(seed)
-    ends = (tokenizer_1.bos_token_id, tokenizer_1.eos_token_id)
-    first, second = empty_text_encoders(len(tokenizer_1), *ends, (tokenizer_1.pad_token_id, tokenizer_2.pad_token_id))
+    one, two = cast(Any, tokenizer_1), cast(Any, tokenizer_2)  # their ids are typed as anything a tokenizer may hold
+    pads = (one.pad_token_id, two.pad_token_id)
+    first, second = empty_text_encoders(len(tokenizer_1), one.bos_token_id, one.eos_token_id, pads)
     for model in (first, second):
         model.set_attn_implementation("eager")  # 48 tokens: the plain form's backward is the faster one on CPUs
     return Encoders(tokenizer_1, tokenizer_2, first, second)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,9 @@ def pretrain_vae(
     vae.set_attn_processor(AttnProcessor())  # on CPUs the plain form trains ~2x faster than SDPA's backward
 
     def forward(truth: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        posterior = vae.encode(truth).latent_dist
-        drawn = vae.decode(posterior.mean + posterior.std * noise).sample
+        coder: Any = vae  # its outputs are typed as tuples or objects
+        posterior = coder.encode(truth).latent_dist
+        drawn = coder.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
         return drawn.float(), kl
 
@@ -67,7 +69,7 @@ def pretrain_vae(
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def encode_all(vae: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every picture's latents, float16 (N, 8, 16, 16), unscaled."""
     means, stds = [], []
     for start in range(0, len(pixels), 128):

@@ -9,20 +9,20 @@ import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
-import open_clip
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from naruto_core.mini.corpus import base_plate, cached_corpus, clean_plate, mixed_plate
+from naruto_core.mini.corpus import Plate, base_plate, cached_corpus, clean_plate, mixed_plate
 from naruto_core.mini.fitting import FitReport
 from naruto_core.mini.judge import save_judge, train_judge
 from naruto_core.mini.parts import scheduler
-from naruto_core.mini.pretrain_unet import Encoders, new_encoders, pretrain_unet, teach_reading
+from naruto_core.mini.pretrain_unet import new_encoders, pretrain_unet, teach_reading
 from naruto_core.mini.pretrain_vae import encode_all, pretrain_vae
 from naruto_core.mini.reader import Reader, train_reader
 from naruto_core.mini.vocabulary import learn_tokenizers, read_tokenizers
@@ -91,7 +91,7 @@ def learn_to_draw(workspace: Path, plan: PretrainPlan, on_report: Report) -> Non
     encoders = new_encoders(*read_tokenizers(workspace), plan.seed)
     reading, drawing = workspace / "reading.safetensors", workspace / "unet.safetensors"
     teach_reading(encoders, plates, plan.reading_steps, plan.seed, reading, on_report)
-    factor = float(vae.config.scaling_factor)
+    factor = float(cast(Any, vae.config).scaling_factor)
     unet = pretrain_unet(encoders, latents, factor, plates, plan.unet_steps, plan.seed, drawing, on_report, _compiled())
     encoders.encoder_1.save_pretrained(workspace / "text_encoder")
     encoders.encoder_2.save_pretrained(workspace / "text_encoder_2")
@@ -108,13 +108,13 @@ def assemble(workspace: Path) -> StableDiffusionXLPipeline:
         tokenizer=tokenizer_1,
         tokenizer_2=tokenizer_2,
         unet=UNet2DConditionModel.from_pretrained(workspace / "unet"),
-        scheduler=scheduler(),
+        scheduler=cast(Any, scheduler()),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
 
 
-def _gallery(workspace: Path, plan: PretrainPlan) -> tuple[np.ndarray, list]:
+def _gallery(workspace: Path, plan: PretrainPlan) -> tuple[np.ndarray, list[Plate]]:
     make = partial(clean_plate, styles=STYLES)
     return cached_corpus(workspace / "gallery", make, plan.judge_pictures, plan.seed + 2, _workers())
 
@@ -140,17 +140,6 @@ def learn_to_read_pictures(workspace: Path, plan: PretrainPlan, on_report: Repor
     reader = Reader()
     reader.load_state_dict(load_file(stored))
     return reader.eval()
-
-
-def load_judge(folder: Path) -> open_clip.CLIP:
-    """The saved judge through open_clip's own `local-dir:` door."""
-    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-    return model.eval()
-
-
-def encoders_of(pipeline: StableDiffusionXLPipeline) -> Encoders:
-    """The text side of a pipeline, for measurements during pretraining."""
-    return Encoders(pipeline.tokenizer, pipeline.tokenizer_2, pipeline.text_encoder, pipeline.text_encoder_2)
 
 
 def write_plan(workspace: Path, plan: PretrainPlan) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -58,9 +59,10 @@ def _assemble(alphabet: list[str], merges: list[tuple[str, str]]) -> tuple[CLIPT
     vocabulary = {word: index for index, word in enumerate([*unique, BOS, EOS])}
 
     def tokenizer(pad: str) -> CLIPTokenizer:
+        pairs: Any = merges  # typed as strings, taken as pairs
         return CLIPTokenizer(
             vocab=vocabulary,
-            merges=merges,
+            merges=pairs,
             unk_token=EOS,
             bos_token=BOS,
             eos_token=EOS,

@@ -53,14 +53,15 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
             folder, _ = locate(name, None)
             digest = sha256_file(Path(folder) / "open_clip_model.safetensors")
             where = f"local-dir:{folder}"
-            model, prepare = open_clip.create_model_from_pretrained(where, device=device)
+            loaded: Any = open_clip.create_model_from_pretrained(where, device=device)
         else:
             where, _, tag = name.partition("/")
-            model, prepare = open_clip.create_model_from_pretrained(where, pretrained=tag, device=device)
-            digest = _digest(model)
+            loaded = open_clip.create_model_from_pretrained(where, pretrained=tag, device=device)
+            digest = _digest(loaded[0])
         tokenizer = open_clip.get_tokenizer(where)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
+    model, prepare = loaded
     model.eval().requires_grad_(False)
     return Extractor(f"open_clip:{digest[:16]}", prepare, model.encode_image, tokenizer, model.encode_text, device)
 

@@ -132,7 +132,10 @@ class _Run:
         from diffusers.optimization import get_scheduler
 
         self.rate = get_scheduler(
-            section.lr_scheduler, self.optimizer, section.lr_warmup_steps, section.max_train_steps
+            section.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=section.lr_warmup_steps,
+            num_training_steps=section.max_train_steps,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=section.mixed_precision == "fp16")
         config = pipeline.scheduler.config

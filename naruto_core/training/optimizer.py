@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,15 +15,17 @@ def build_optimizer(
     section: TrainingSection, unet: Sequence[nn.Parameter], text: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
     """One group for the UNet's adapter and, when they are trained, one for the text encoders'."""
-    groups = [{"params": list(unet), "lr": section.learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": list(unet), "lr": section.learning_rate}]
     if text:
         groups.append({"params": list(text), "lr": section.text_encoder_lr})
     if section.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=section.adam_betas, weight_decay=section.adam_weight_decay)
-    from prodigyopt import Prodigy
+    import prodigyopt
+
+    prodigy: Any = prodigyopt.Prodigy  # its annotations name integers where it takes fractions
 
     with contextlib.redirect_stdout(io.StringIO()):  # it announces its weight decay on stdout
-        return Prodigy(  # Mishchenko & Defazio 2023
+        return prodigy(  # Mishchenko & Defazio 2023
             groups,
             lr=section.learning_rate,
             betas=section.adam_betas,

@@ -231,3 +231,15 @@ def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, encod
     assert len(gradients[0]) == 96  # A and B of 48 modules
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], atol=1e-7), name
+
+
+def test_a_cosine_schedule_warms_up_and_falls(load_miniature, encoded):
+    _, examples = encoded
+    section = _section(
+        optimizer="adamw", learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=2, max_train_steps=6
+    )
+    run = _Run(load_miniature(), examples, section)
+    rates = [run.optimizer_step(step).learning_rate for step in range(6)]
+    assert rates[:3] == pytest.approx([0.0, 5e-4, 1e-3])
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] < 3e-4

@@ -107,3 +107,11 @@ def test_a_hash_no_commit_begins_with_is_refused(hub: str, tmp_path: Path):
     done = _read(hub, tmp_path, "abcdef1")
     assert done.returncode == 1
     assert "0 commits that begin with abcdef1" in done.stderr
+
+
+@pytest.mark.parametrize("revision", [COMMIT[:7], COMMIT])
+def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path: Path, revision: str):
+    done = _read("http://127.0.0.1:9", tmp_path, revision)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("naruto: cannot ")
+    assert "Traceback" not in done.stderr
