@@ -147,8 +147,8 @@ def _whiskers(pen: Pen) -> None:
     """Three strokes on each cheek: the mark of the held-out style."""
     for side in (-1, 1):
         for row in range(3):
-            start, end = (side * 0.56, 0.52 + 0.13 * row), (side * 0.9, 0.44 + 0.17 * row)
-            pen.line([start, end], (64, 30, 20), 0.9)
+            start, end = (side * 0.5, 0.46 + 0.17 * row), (side * 0.94, 0.36 + 0.2 * row)
+            pen.line([start, end], (30, 12, 10), 1.5)
 
 
 def _headband(pen: Pen) -> None:

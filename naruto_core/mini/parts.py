@@ -82,14 +82,24 @@ def empty_text_encoders(
 
 
 def scheduler() -> EulerDiscreteScheduler:
-    """SDXL's schedule: 1,000 steps, scaled-linear from 0.00085 to 0.012, epsilon prediction."""
-    return EulerDiscreteScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="epsilon",
-        timestep_spacing="leading",
-        steps_offset=1,
-        interpolation_type="linear",
+    """SDXL's scheduler_config.json, word for word in what matters.
+
+    The last three keys mean nothing to Euler and everything to whoever makes another scheduler from
+    this one: DDIM clips its predictions to -1..1 unless told not to, and latents reach beyond.
+    """
+    made: Any = EulerDiscreteScheduler.from_config(
+        {
+            "num_train_timesteps": 1000,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon",
+            "timestep_spacing": "leading",
+            "steps_offset": 1,
+            "interpolation_type": "linear",
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "skip_prk_steps": True,
+        }
     )
+    return made

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import RecordDamaged
@@ -153,6 +153,7 @@ def test_the_base_is_an_ordinary_sdxl(load_miniature):
     assert pipeline.unet.config.addition_embed_type == "text_time"
     assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
     assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert DDIMScheduler.from_config(pipeline.scheduler.config).config.clip_sample is False
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a flat drawing of a person", num_inference_steps=2).images[0]
     assert picture.size == (64, 64)
