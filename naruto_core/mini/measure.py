@@ -17,7 +17,7 @@ from naruto_core.mini.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, d
 
 NEGATIVE = "low quality, worst quality, bad anatomy, bad composition"
 STEPS, BATCH = 30, 40
-GUIDANCES = (2.5, 4.0, 6.0)
+GUIDANCES = (2.0, 2.5, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,10 @@ def measure_reader(reader: Reader, vae: AutoencoderKL) -> dict[str, float]:
 
 
 def choose_guidance(pipeline: StableDiffusionXLPipeline, reader: Reader) -> tuple[float, dict[str, float]]:
-    """The guidance scale whose pictures follow 80 prompts best (prompts apart from those that are measured)."""
+    """The smallest guidance scale within a point of the best, by 80 prompts apart from those that are measured.
+
+    The smallest, because guidance buys obedience with colours that no drawing of the world has.
+    """
     prompts = held_out_prompts(80, seed=1)
     scenes = [p.scene for p in prompts]
     means = {
@@ -124,4 +127,5 @@ def choose_guidance(pipeline: StableDiffusionXLPipeline, reader: Reader) -> tupl
         )
         for guidance in GUIDANCES
     }
-    return max(means, key=lambda g: means[g]), {str(guidance): mean for guidance, mean in means.items()}
+    good = [guidance for guidance, mean in means.items() if mean >= max(means.values()) - 0.01]
+    return min(good), {str(guidance): mean for guidance, mean in means.items()}

@@ -44,7 +44,7 @@ class PretrainPlan(BaseModel):
     unet_steps: int = Field(4_000, ge=1)
     judge_pictures: int = Field(20_000, ge=200)
     judge_steps: int = Field(1_300, ge=1)
-    reader_steps: int = Field(1_400, ge=1)
+    reader_steps: int = Field(1_000, ge=1)
 
 
 def _compiled() -> bool:
