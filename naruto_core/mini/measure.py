@@ -70,7 +70,7 @@ def paint(
 def accuracy(reader: Reader, pictures: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """Share of pictures in which the reader sees what the scene says, per attribute."""
     seen, asked = read(reader, pictures), truths(scenes)
-    return {name: float((seen[name] == asked[name]).float().mean()) for name in ATTRIBUTES}
+    return {name: round(float((seen[name] == asked[name]).double().mean()), 4) for name in ATTRIBUTES}
 
 
 @torch.no_grad()
@@ -128,4 +128,4 @@ def choose_guidance(pipeline: StableDiffusionXLPipeline, reader: Reader) -> tupl
         for guidance in GUIDANCES
     }
     good = [guidance for guidance, mean in means.items() if mean >= max(means.values()) - 0.01]
-    return min(good), {str(guidance): mean for guidance, mean in means.items()}
+    return min(good), {str(guidance): round(mean, 4) for guidance, mean in means.items()}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
+from flows.profiles import choose_recipe
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import RecordDamaged
 from naruto_core.mini.corpus import base_plate, draw_corpus, mixed_plate
@@ -141,6 +142,7 @@ def test_the_bars_of_the_base_are_met_by_the_report_that_ships():
     assert accuracy["place"] >= 0.92
     assert accuracy["style"] >= 0.90
     assert report["vae_psnr_db"]["naruto"] >= 24
+    assert choose_recipe("mini").generation.guidance_scale == report["guidance"]
 
 
 def test_the_vae_keeps_the_held_out_style_at_24_decibels(load_miniature):
