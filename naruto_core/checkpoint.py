@@ -28,6 +28,19 @@ def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State
         scratch.unlink(missing_ok=True)
 
 
+def settle_header(path: Path) -> None:
+    """Rewrite the header of a safetensors file in sorted order, in place.
+
+    The library writes metadata in the order of a randomly seeded hash map: the same weights would be
+    another file every time. Offsets count from the end of the header, so only the header changes.
+    """
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], State]:
     """The tensors (on the CPU) and values last written at `path`."""
     with safe_open(path, framework="pt") as file:

@@ -26,7 +26,7 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
     """Write base, judge, report and manifest below `folder`, replacing what was there."""
     with atomic_folder(folder) as scratch:
         stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
-        _load_in_full(scratch / "base")
+        _settle_configs(scratch / "base")
         judge = scratch / "judge"
         judge.mkdir()
         for file in (workspace / "judge").iterdir():
@@ -44,12 +44,17 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
         write_atomically(scratch / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _load_in_full(base: Path) -> None:
-    """Files are stored in half precision, but say float32: transformers loads what the config says, diffusers
-    loads float32 unless asked, and a plain `from_pretrained` must not mix the two."""
-    for part in ("text_encoder", "text_encoder_2"):
-        path = base / part / "config.json"
-        config = json.loads(path.read_text()) | {"dtype": "float32"}
+def _settle_configs(base: Path) -> None:
+    """Take this machine's folders out of the configs, and let text encoders load in float32.
+
+    Weights are stored in half precision; transformers loads what the config says, diffusers float32
+    unless asked, and a plain `from_pretrained` must not mix the two.
+    """
+    for path in base.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        if "dtype" in config:
+            config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

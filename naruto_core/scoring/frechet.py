@@ -46,11 +46,12 @@ def frechet_interval(first: Features, second: Features, groups: Sequence[str]) -
 
     Pictures of one prompt move together, so whole prompts are left out (Efron & Tibshirani 1993,
     chapter 11). It covers the choice of prompts and seeds, not the finite reference, which is
-    the same for every model it is compared with. A single group tells nothing: (0, inf).
+    the same for every model it is compared with. Where leaving a group out
+    leaves fewer than two pictures there is nothing to learn from: (0, inf).
     """
     names = np.asarray(groups)
     distinct = np.unique(names)
-    if len(distinct) < 2:
+    if any((names != name).sum() < 2 for name in distinct):
         return 0.0, float("inf")
     value = frechet_distance(first, second)
     left_out = np.array([frechet_distance(first[names != name], second) for name in distinct])

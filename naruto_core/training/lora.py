@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from naruto_core.artifacts import atomic_folder
+from naruto_core.checkpoint import settle_header
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -82,3 +83,4 @@ def write_adapter(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
             options[f"{part}_lora_adapter_metadata"] = _metadata(module)
     with atomic_folder(path.parent) as folder:
         StableDiffusionXLPipeline.save_lora_weights(folder, weight_name=path.name, **options)
+        settle_header(folder / path.name)

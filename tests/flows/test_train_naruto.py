@@ -97,7 +97,7 @@ def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str
     assert [one["id"] for one in listed] == [run_id]
     scores = json.loads(naruto(home, "scores", run_id, "--json").stdout)
     assert {row["metric"] for row in scores} == {"fid", "clip"}
-    assert json.loads(naruto(home, "show", run_id, "--json").stdout)["recipe"]["training"]["rank"] == 4
+    assert json.loads(naruto(home, "show", run_id, "--json").stdout)["recipe"]["training"]["rank"] == 16
 
 
 def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(

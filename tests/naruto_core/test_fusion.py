@@ -60,13 +60,13 @@ def test_fused_weights_are_w_plus_scaled_b_a(load_miniature, adapter: Path, tmp_
     after = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU).unet.state_dict()
     low_rank = load_file(adapter)
     stems = [
-        n.removesuffix(".lora_A.weight") for n in low_rank if n.startswith("unet.") and n.endswith("lora_A.weight")
+        n.removesuffix(".lora.down.weight") for n in low_rank if n.startswith("unet.") and n.endswith("down.weight")
     ]
     assert len(stems) == 48  # six transformer blocks x two attentions x four projections
     changed = set()
     for stem in stems:
         name = f"{stem.removeprefix('unet.')}.weight"
-        update = low_rank[f"{stem}.lora_B.weight"] @ low_rank[f"{stem}.lora_A.weight"]
+        update = low_rank[f"{stem}.lora.up.weight"] @ low_rank[f"{stem}.lora.down.weight"]
         expected = before[name] + 0.7 * (8 / 4) * update
         assert torch.allclose(after[name], expected, atol=1e-6)
         changed.add(name)
