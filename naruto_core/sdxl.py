@@ -5,7 +5,8 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 """
 
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,22 @@ def _folder_digest(folder: Path) -> str:
     return "".join(f"{p.relative_to(folder).as_posix()}:{sha256_file(p)}\n" for p in files)
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Local files load in a moment: their bars are noise. (A download's bars are not: keep those.)"""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
     """The base model on `device`, frozen, in evaluation mode.
 
@@ -114,14 +131,15 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
 
     dtype = weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
-    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
         if section.vae:
             vae_place, vae_revision = locate(section.vae, section.vae_revision)
             options["vae"] = AutoencoderKL.from_pretrained(vae_place, revision=vae_revision, **options)
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            place, revision=revision, variant=section.variant, add_watermarker=False, **options
-        )
+        with nullcontext() if revision else _no_progress_bars():
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                place, revision=revision, variant=section.variant, add_watermarker=False, **options
+            )
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"cannot load {section.base} as an SDXL pipeline: {reason}") from error

@@ -98,7 +98,7 @@ def _encode_shard(
     texts = [join_caption(instance_prompt, picture.caption) for picture in batch]
     columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "hidden": [], "pooled": []}
     for picture, text in zip(batch, texts, strict=True):  # one by one: a row must not depend on its neighbours
-        pixels = torch.from_numpy(picture.pixels).to(pipeline.device).permute(2, 0, 1)[None]
+        pixels = torch.tensor(picture.pixels).to(pipeline.device).permute(2, 0, 1)[None]
         pixels = pixels.to(pipeline.vae.dtype) / 127.5 - 1
         posterior = pipeline.vae.encode(pixels).latent_dist
         if not torch.isfinite(posterior.mean).all():

@@ -1,6 +1,7 @@
 """A NARUTO_HOME with a store in it, and one finished run with real pictures."""
 
 import io
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,12 @@ PROMPTS = (
     Prompt("hostile", HOSTILE, HOSTILE, ("action",)),
 )
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest makes its script `__main__` and leaves it so; process pools of later tests would look for it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flows.cli import main
 from naruto_core.artifacts import Layout
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
@@ -118,37 +119,49 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         victim.write_bytes(original)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--set", "training.rnk=8"], "unknown key training.rnk"),
-        (["--recipe", "minni"], "did you mean mini"),
-        (["--dataset", "./no/such/pictures"], "no/such/pictures"),
-        (["--set", "dataset.caption_column=txt", "--set", "dataset.source=FOLDER"], "txt"),
-        (["--recipe", "t4"], "HF_TOKEN"),
-        (["--recipe", "t4", "--set", "publish.push_to_hub=false"], "fp16, which needs a CUDA device"),
-        (["--set", "model.base=./no/such/model"], "there is no model folder ./no/such/model"),
-        (["--set", "model.base=some/model"], "pin its revision"),
-    ],
-)
+MISTAKES = [
+    (["--set", "training.rnk=8"], "unknown key training.rnk"),
+    (["--recipe", "minni"], "did you mean mini"),
+    (["--dataset", "./no/such/pictures"], "no/such/pictures"),
+    (["--set", "dataset.caption_column=txt", "--set", "dataset.source=FOLDER"], "txt"),
+    (["--recipe", "t4"], "HF_TOKEN"),
+    (["--recipe", "t4", "--set", "publish.push_to_hub=false"], "fp16, which needs a CUDA device"),
+    (["--set", "model.base=./no/such/model"], "there is no model folder ./no/such/model"),
+    (["--set", "model.base=some/model"], "pin its revision"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=[sentence for _, sentence in MISTAKES])
 def test_a_users_mistake_is_one_sentence_and_a_failing_exit(
-    naruto: Naruto, tmp_path: Path, arguments: list[str], sentence: str
+    prefect_server: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
 ):
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.new("RGB", (64, 64), "teal").save(folder / "a.png")
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a teal square"}\n')
-    done = naruto(tmp_path / "home", "run", *[a.replace("FOLDER", str(folder)) for a in arguments])
-    assert done.returncode == 1
-    mistakes = [line for line in done.stderr.splitlines() if line.startswith("naruto: ")]
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "argv", ["naruto", "run", *[a.replace("FOLDER", str(folder)) for a in arguments]])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    _one_sentence(capfd.readouterr().err, sentence)
+
+
+def _one_sentence(stderr: str, sentence: str) -> None:
+    mistakes = [line for line in stderr.splitlines() if line.startswith("naruto: ")]
     assert len(mistakes) == 1
     assert sentence in mistakes[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in stderr
 
 
-def test_an_unwritable_home_is_one_sentence(naruto: Naruto, tmp_path: Path):
+def test_a_mistake_in_a_process_of_its_own_is_told_the_same_way(naruto: Naruto, tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
     done = naruto(tmp_path / "file" / "home", "run", *flags(SMALL))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("naruto: ")
-    assert "Traceback" not in done.stderr
+    _one_sentence(done.stderr, str(tmp_path / "file"))
