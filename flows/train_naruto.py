@@ -38,7 +38,7 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
     run = open_run(recipe, pictures)
 
     # Adaptation: low-rank updates of the attention layers, then merged into the base weights.
-    adapter = train(run, recipe.model, recipe.training, pictures)
+    adapter = train(run, recipe.model, recipe.training, recipe.generation, pictures)
     fused = fuse(run, recipe.model, recipe.fusion, recipe.training.mixed_precision, adapter)
 
     # Samples: every prompt, every seed, drawn by base, adapted and fused model.

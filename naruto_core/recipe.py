@@ -48,6 +48,17 @@ class DatasetSection(Section):
     max_quarantined: float = Field(0.05, ge=0, le=1, description="Share of broken records above which the run stops.")
 
 
+class PriorSection(Section):
+    """Prior preservation: class pictures, drawn by the base, that the adapter goes on learning beside the new ones."""
+
+    class_prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, description="What the base must still be able to draw; class pictures are shared out evenly."
+    )
+    num_class_images: int = Field(100, ge=1, le=100_000)
+    class_batch_size: int = Field(1, ge=1, le=256, description="Class pictures beside each batch.")
+    prior_loss_weight: float = Field(1.0, gt=0, le=100)
+
+
 class TrainingSection(Section):
     """LoRA fine-tuning (Hu et al. 2021) of the attention layers; names are diffusers'."""
 
@@ -69,6 +80,7 @@ class TrainingSection(Section):
     snr_gamma: float | None = Field(5.0, gt=0, description="Min-SNR weighting (Hang et al. 2023); null: none.")
     rank: int = Field(4, ge=1, le=512)
     lora_alpha: int | None = Field(None, ge=1, description="Scale is alpha / rank; null: alpha = rank.")
+    prior: PriorSection | None = Field(None, description="Prior preservation (Ruiz et al. 2022); null: none.")
     gradient_checkpointing: bool = False
     mixed_precision: Precision = "fp16"
     seed: int = Field(0, ge=0)

@@ -5,7 +5,7 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
@@ -107,7 +107,7 @@ def _folder_digest(folder: Path) -> str:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def _no_progress_bars() -> Generator[None]:
     """Local files load in a moment: their bars are noise. (A download's bars are not: keep those.)"""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

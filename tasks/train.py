@@ -1,4 +1,7 @@
-"""Train: encode the dataset once, fit the adapter, write it, remember it."""
+"""Train: draw the class pictures, encode everything once, fit the adapter, write it, remember it."""
+
+from collections.abc import Callable
+from typing import Any
 
 from prefect import task
 
@@ -7,22 +10,30 @@ from naruto_core.artifacts import sha256_file
 from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split, StepRecord
-from naruto_core.recipe import ModelSection, TrainingSection
+from naruto_core.recipe import GenerationSection, ModelSection, TrainingSection
 from naruto_core.training.examples import Captioned, Examples, encode_examples, examples_key
 from naruto_core.training.loop import train_adapter
 from naruto_core.training.lora import write_adapter
 from tasks.place import Place, working_on
+from tasks.prior import ClassPictures, class_pictures
 from tasks.reporting import reporter
 
 
 @task
-def train(run: Run, model: ModelSection, section: TrainingSection, dataset: DatasetVersion) -> Adapter:
-    """Fit one LoRA adapter; goes on from the run's checkpoint, and finds an adapter already trained."""
+def train(
+    run: Run, model: ModelSection, section: TrainingSection, drawing: GenerationSection, dataset: DatasetVersion
+) -> Adapter:
+    """Fit one LoRA adapter; goes on from the run's checkpoint, and finds an adapter already trained.
+
+    `drawing` is how the base draws class pictures, when `section.prior` asks for them.
+    """
     with working_on(run, "train") as place:
         if known := place.store.find_adapter(run.id):
             return known
+        drawn = section.prior and class_pictures(place, model, section.prior, drawing, section.seed)
         pipeline = sdxl.load_pipeline(model, section.mixed_precision, place.device)
         examples = _examples(place, pipeline, model, section, dataset)
+        class_examples = drawn and _class_examples(place, pipeline, model, section, drawn)
 
         def remember(steps: list[StepRecord]) -> None:
             place.store.add_steps(run.id, steps)
@@ -30,6 +41,7 @@ def train(run: Run, model: ModelSection, section: TrainingSection, dataset: Data
         train_adapter(
             pipeline,
             examples,
+            class_examples,
             section,
             place.layout.checkpoint(run.id),
             place.settings.checkpoint_seconds,
@@ -46,18 +58,43 @@ def train(run: Run, model: ModelSection, section: TrainingSection, dataset: Data
 
 
 def _examples(
-    place: Place, pipeline: object, model: ModelSection, section: TrainingSection, dataset: DatasetVersion
+    place: Place, pipeline: Any, model: ModelSection, section: TrainingSection, dataset: DatasetVersion
 ) -> Examples:
     pictures = {p.sha256 + p.caption: p for p in read_pictures(place.layout, dataset) if p.split is Split.TRAIN}
 
     def read(name: str) -> Captioned:
         picture = pictures[name]
         data = place.layout.picture(picture.sha256, picture.suffix).read_bytes()
-        ready = prepare(data, section.resolution)
-        return Captioned(picture.sha256[:12], picture.caption, ready.pixels, ready.original_size, ready.crop)
+        return _captioned(picture.sha256[:12], picture.caption, data, section.resolution)
 
-    key = examples_key(
-        dataset.id, sdxl.identity(model), section.instance_prompt, section.resolution, section.mixed_precision
-    )
-    folder = place.layout.cache(key)
-    return encode_examples(pipeline, sorted(pictures), read, section.instance_prompt, folder, reporter())
+    return _encoded(place, pipeline, model, section, dataset.id, sorted(pictures), read, section.instance_prompt)
+
+
+def _class_examples(
+    place: Place, pipeline: Any, model: ModelSection, section: TrainingSection, drawn: ClassPictures
+) -> Examples:
+    def read(name: str) -> Captioned:
+        index = int(name)
+        return _captioned(f"class {name}", drawn.jobs[index].text, drawn.path(index).read_bytes(), section.resolution)
+
+    names = [str(index) for index in range(len(drawn.jobs))]
+    return _encoded(place, pipeline, model, section, drawn.key, names, read, "")
+
+
+def _captioned(name: str, caption: str, data: bytes, resolution: int) -> Captioned:
+    ready = prepare(data, resolution)
+    return Captioned(name, caption, ready.pixels, ready.original_size, ready.crop)
+
+
+def _encoded(
+    place: Place,
+    pipeline: Any,
+    model: ModelSection,
+    section: TrainingSection,
+    source: str,
+    names: list[str],
+    read: Callable[[str], Captioned],
+    instance_prompt: str,
+) -> Examples:
+    key = examples_key(source, sdxl.identity(model), instance_prompt, section.resolution, section.mixed_precision)
+    return encode_examples(pipeline, names, read, instance_prompt, place.layout.cache(key), reporter())

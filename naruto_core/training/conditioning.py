@@ -48,5 +48,8 @@ def time_ids(original_size: tuple[int, int], crop: tuple[int, int], resolution: 
 
 
 def join_caption(instance_prompt: str, caption: str) -> str:
-    """The report's text for one picture: the fixed instance prompt, then the caption, verbatim."""
-    return f"{instance_prompt}, {caption}"
+    """The report's text for one picture: the fixed instance prompt, then the caption, verbatim.
+
+    A class picture has no instance prompt (""): its text is its class prompt alone.
+    """
+    return f"{instance_prompt}, {caption}" if instance_prompt else caption

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 REPORT_SECONDS = 1.0
+CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,18 @@ def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
     return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in places)
 
 
-def draw_batch(examples: Examples, section: TrainingSection, timesteps: int, micro_step: int) -> Batch:
-    """The batch of `micro_step`: sampled latents, noise and timesteps.
+def draw_batch(examples: Examples, seed: int, size: int, timesteps: int, micro_step: int) -> Batch:
+    """The batch of `size` pictures of `micro_step`: sampled latents, noise and timesteps.
 
     Each picture has random numbers of its own, named by seed and position in the stream: a batch of
     four sees exactly what four accumulated batches of one see. Drawn on the CPU, so that devices agree.
     """
-    size, device = section.train_batch_size, examples.mean.device
+    device = examples.mean.device
     first = micro_step * size
-    draws = [
-        _draw_one(section.seed, position, examples.mean.shape[1:], timesteps) for position in range(first, first + size)
-    ]
+    draws = [_draw_one(seed, position, examples.mean.shape[1:], timesteps) for position in range(first, first + size)]
     noise = torch.stack([pair for pair, _ in draws], dim=1).to(device)
     t = torch.tensor([timestep for _, timestep in draws], device=device)
-    rows = rows_of(section.seed, first, size, len(examples))
+    rows = rows_of(seed, first, size, len(examples))
     index = torch.tensor(rows, device=device)
     clean = examples.mean[index].float() + examples.deviation[index].float() * noise[0]
     return Batch(clean, noise[1], t, rows)
@@ -83,6 +82,7 @@ def _draw_one(seed: int, position: int, shape: torch.Size, timesteps: int) -> tu
 def train_adapter(
     pipeline: "StableDiffusionXLPipeline",
     examples: Examples,
+    class_examples: Examples | None,
     section: TrainingSection,
     checkpoint: Path,
     checkpoint_seconds: float,
@@ -90,12 +90,12 @@ def train_adapter(
     on_progress: Callable[[Progress], None],
     on_steps: Callable[[list[StepRecord]], None],
 ) -> None:
-    """Fit one adapter; afterwards `pipeline` carries it.
+    """Fit one adapter; afterwards `pipeline` carries it. `class_examples` go with `section.prior`, or are None.
 
     Goes on from `checkpoint` when it is there, and refuses one of another `identity` (recipe, data).
     `on_steps` gets every optimizer step exactly once or, after a resume, once more with the same numbers.
     """
-    run = _Run(pipeline, examples, section)
+    run = _Run(pipeline, examples, class_examples, section)
     start = run.resume(checkpoint, identity) if checkpoint.exists() else 0
     began = saved = reported = time.monotonic()
     waiting: list[StepRecord] = []
@@ -116,11 +116,18 @@ def train_adapter(
 class _Run:
     """The moving parts of one training: weights, optimizer, schedule, scaler."""
 
-    def __init__(self, pipeline: "StableDiffusionXLPipeline", examples: Examples, section: TrainingSection) -> None:
+    def __init__(
+        self,
+        pipeline: "StableDiffusionXLPipeline",
+        examples: Examples,
+        class_examples: Examples | None,
+        section: TrainingSection,
+    ) -> None:
         from diffusers.models.attention_processor import AttnProcessor
         from diffusers.optimization import get_scheduler
 
-        self.pipeline, self.examples, self.section = pipeline, examples, section
+        self.pipeline, self.section = pipeline, section
+        self.examples, self.class_examples = examples, class_examples
         self.device = pipeline.device
         trains_text = section.text_encoder_lr is not None
         add_adapters(pipeline, section.rank, section.lora_alpha or section.rank, trains_text, section.seed)
@@ -147,7 +154,8 @@ class _Run:
 
     def optimizer_step(self, step: int) -> StepRecord:
         """Accumulate the gradients of one effective batch, then move."""
-        losses = [self._backward(batch) for batch in self._micro_batches(step)]
+        accumulation = self.section.gradient_accumulation_steps
+        losses = torch.stack([self.backward(step * accumulation + micro) for micro in range(accumulation)]).mean(dim=0)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.weights, self.section.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -155,32 +163,51 @@ class _Run:
         rate = float(self.rate.get_last_lr()[0])
         self.rate.step()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack(losses).mean().item()
-        return StepRecord(step, loss, rate, {"grad_norm": float(norm), **gauges(self.optimizer)})
+        loss, *prior = losses.tolist()
+        more = {"prior_loss": prior[0]} if prior else {}
+        return StepRecord(step, loss, rate, {"grad_norm": float(norm), **more, **gauges(self.optimizer)})
 
-    def _micro_batches(self, step: int) -> Iterator[Batch]:
-        accumulation = self.section.gradient_accumulation_steps
-        for micro in range(step * accumulation, (step + 1) * accumulation):
-            yield draw_batch(self.examples, self.section, len(self.schedule.alphas_cumprod), micro)
+    def _batches(self, micro_step: int) -> Iterator[tuple[Examples, Batch, float]]:
+        """The pictures of one micro-step with the weight of their loss: the new ones, then the class pictures."""
+        section, timesteps = self.section, len(self.schedule.alphas_cumprod)
+        batch = draw_batch(self.examples, section.seed, section.train_batch_size, timesteps, micro_step)
+        yield self.examples, batch, 1.0
+        if (prior := section.prior) and self.class_examples:
+            seed = section.seed + CLASS_STREAM
+            batch = draw_batch(self.class_examples, seed, prior.class_batch_size, timesteps, micro_step)
+            yield self.class_examples, batch, prior.prior_loss_weight
 
-    def _backward(self, batch: Batch) -> torch.Tensor:
-        noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.t)
-        index = torch.tensor(batch.rows, device=self.device)
+    def backward(self, micro_step: int) -> torch.Tensor:
+        """Add one micro-step's gradients: L + weight * L_prior (Ruiz et al. 2022, eq. 2), both min-SNR weighted.
+
+        One pass over both halves. The losses (1,) or (2,), detached and unweighted.
+        """
+        parts = list(self._batches(micro_step))
+        noisy = torch.cat([self.schedule.add_noise(b.clean, b.noise, b.t) for _, b, _ in parts])
+        t = torch.cat([b.t for _, b, _ in parts])
+        sizes = torch.cat([examples.time_ids[list(b.rows)] for examples, b, _ in parts])
         with sdxl.autocast(self.section.mixed_precision, self.device):
-            text = self._text(batch, index)
-            condition = {"text_embeds": text.pooled, "time_ids": self.examples.time_ids[index]}
-            predicted = self.pipeline.unet(
-                noisy.to(self.pipeline.unet.dtype), batch.t, text.hidden, added_cond_kwargs=condition
-            ).sample
-        loss = denoising_loss(self.schedule, predicted, batch.clean, batch.noise, batch.t, self.section.snr_gamma)
-        self.scaler.scale(loss / self.section.gradient_accumulation_steps).backward()
-        return loss.detach()
+            text = self._text(parts)
+            condition = {"text_embeds": text.pooled, "time_ids": sizes}
+            unet = self.pipeline.unet
+            predicted = unet(noisy.to(unet.dtype), t, text.hidden, added_cond_kwargs=condition).sample
+        split = predicted.split([len(b.rows) for _, b, _ in parts])
+        losses = torch.stack(
+            [
+                denoising_loss(self.schedule, said, b.clean, b.noise, b.t, self.section.snr_gamma)
+                for said, (_, b, _) in zip(split, parts, strict=True)
+            ]
+        )
+        weights = torch.tensor([weight for _, _, weight in parts], device=self.device)
+        self.scaler.scale((losses * weights).sum() / self.section.gradient_accumulation_steps).backward()
+        return losses.detach()
 
-    def _text(self, batch: Batch, index: torch.Tensor) -> TextEncoding:
+    def _text(self, parts: list[tuple[Examples, Batch, float]]) -> TextEncoding:
         """Encoded once and for all while the encoders are frozen; anew at every step while they learn."""
         if self.section.text_encoder_lr is None:
-            return TextEncoding(self.examples.hidden[index], self.examples.pooled[index])
-        return encode_texts(self.pipeline, [self.examples.texts[row] for row in batch.rows])
+            hidden = torch.cat([examples.hidden[list(b.rows)] for examples, b, _ in parts])
+            return TextEncoding(hidden, torch.cat([examples.pooled[list(b.rows)] for examples, b, _ in parts]))
+        return encode_texts(self.pipeline, [examples.texts[row] for examples, b, _ in parts for row in b.rows])
 
     def save(self, path: Path, identity: str, steps: int) -> None:
         tensors, optimizer = pack_optimizer(self.optimizer)

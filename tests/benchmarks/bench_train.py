@@ -1,8 +1,8 @@
 """Optimizer steps per second of our loop against a plain PEFT loop, on the miniature, in one process.
 
-Same base, pictures, effective batch, LoRA rank, optimizer and fp32 weights; ours computes in bf16 as its recipe
-says. The plain loop does what
-a notebook does: batch 1 accumulated, VAE and text encoders run again for every picture.
+Same base, pictures, effective batch, LoRA rank, optimizer and fp32 weights, no prior; ours computes in bf16 as
+its recipe says. The plain loop does what a notebook does: batch 1 accumulated, VAE and text
+encoders run again for every picture.
 """
 
 import json
@@ -33,7 +33,7 @@ def _ignore(_: object) -> None: ...
 
 def ours() -> float:
     """Seconds for STEPS steps of the `mini` recipe, encoding included."""
-    recipe = choose_recipe("mini", overrides={"training.max_train_steps": STEPS})
+    recipe = choose_recipe("mini", overrides={"training.max_train_steps": STEPS, "training.prior": None})
     pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, CPU)
 
     def read(name: str) -> Captioned:
@@ -45,7 +45,7 @@ def ours() -> float:
         prompt = recipe.training.instance_prompt
         examples = encode_examples(pipeline, names, read, prompt, Path(folder) / "cache", _ignore)
         checkpoint = Path(folder) / "checkpoint.safetensors"
-        train_adapter(pipeline, examples, recipe.training, checkpoint, 10.0, "bench", _ignore, _ignore)
+        train_adapter(pipeline, examples, None, recipe.training, checkpoint, 10.0, "bench", _ignore, _ignore)
         return time.perf_counter() - began
 
 

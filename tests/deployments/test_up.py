@@ -24,6 +24,7 @@ SMALL = {
     "dataset.source": "world:naruto?count=48&seed=5",
     "dataset.hold_out": 16,
     "training.max_train_steps": 4,
+    "training.prior": None,
     "generation.prompts": 2,
     "generation.seeds": 1,
     "generation.num_inference_steps": 2,

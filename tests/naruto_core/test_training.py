@@ -15,7 +15,7 @@ from naruto_core.mini.measure import drawings
 from naruto_core.recipe import TrainingSection
 from naruto_core.training.conditioning import encode_texts, time_ids
 from naruto_core.training.examples import Captioned, Examples, encode_examples
-from naruto_core.training.loop import _Run, draw_batch, rows_of, train_adapter
+from naruto_core.training.loop import CLASS_STREAM, _Run, draw_batch, rows_of, train_adapter
 from naruto_core.training.lora import trainable, write_adapter
 from naruto_core.training.loss import NoiseSchedule, denoising_loss
 
@@ -34,6 +34,9 @@ def _section(**changes: object) -> TrainingSection:
         "seed": 5,
     }
     return TrainingSection.model_validate(values | changes)
+
+
+PRIOR = {"class_prompts": ["a person"], "num_class_images": 12, "class_batch_size": 3, "prior_loss_weight": 0.5}
 
 
 def _captioned(name: str) -> Captioned:
@@ -146,7 +149,8 @@ def _train(
         if die_after is not None and len(steps) >= die_after:
             raise _Killed
 
-    train_adapter(pipeline, examples, section, checkpoint, 0.0, "recipe/data", _ignore, remember)
+    class_examples = examples if section.prior else None
+    train_adapter(pipeline, examples, class_examples, section, checkpoint, 0.0, "recipe/data", _ignore, remember)
     return steps
 
 
@@ -163,7 +167,7 @@ def test_training_lowers_the_loss_on_what_it_sees(encoded, tmp_path: Path):
         losses = []
         schedule = NoiseSchedule(pipeline.scheduler.alphas_cumprod, "epsilon")
         for step in range(1000, 1012):
-            batch = draw_batch(examples, section, 1000, step)
+            batch = draw_batch(examples, section.seed, section.train_batch_size, 1000, step)
             rows = torch.tensor(batch.rows)
             with torch.no_grad():
                 predicted = pipeline.unet(
@@ -187,7 +191,7 @@ def test_training_lowers_the_loss_on_what_it_sees(encoded, tmp_path: Path):
     [
         {},
         {"mixed_precision": "bf16"},
-        {"text_encoder_lr": 1.0},
+        {"text_encoder_lr": 1.0, "prior": PRIOR},
         {"optimizer": "adamw", "learning_rate": 1e-3, "lr_scheduler": "cosine", "gradient_accumulation_steps": 2},
     ],
 )
@@ -216,7 +220,7 @@ def test_a_checkpoint_of_another_recipe_or_dataset_is_refused_with_both_names(lo
     with pytest.raises(_Killed):
         _train(load_miniature(), examples, _section(), path, die_after=2)
     with pytest.raises(RecordDamaged, match=r"recipe/data.*not other/data"):
-        train_adapter(load_miniature(), examples, _section(), path, 0.0, "other/data", _ignore, _ignore)
+        train_adapter(load_miniature(), examples, None, _section(), path, 0.0, "other/data", _ignore, _ignore)
 
 
 def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, encoded):
@@ -224,13 +228,51 @@ def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, encod
     gradients: list[dict[str, torch.Tensor]] = []
     for size, accumulation in ((4, 1), (1, 4)):
         pipeline = load_miniature()
-        run = _Run(pipeline, examples, _section(train_batch_size=size, gradient_accumulation_steps=accumulation))
-        for batch in run._micro_batches(0):
-            run._backward(batch)
+        prior = PRIOR | {"class_batch_size": size}
+        section = _section(train_batch_size=size, gradient_accumulation_steps=accumulation, prior=prior)
+        run = _Run(pipeline, examples, examples, section)
+        for micro_step in range(accumulation):
+            run.backward(micro_step)
         gradients.append({name: p.grad for name, p in trainable(pipeline).items() if p.grad is not None})
     assert len(gradients[0]) == 96  # A and B of 48 modules
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], atol=1e-7), name
+
+
+@pytest.mark.parametrize("text_encoder_lr", [None, 1.0])
+def test_the_priors_gradients_are_those_of_the_weighted_sum_of_both_losses(
+    load_miniature, encoded, tmp_path: Path, text_encoder_lr: float | None
+):
+    source, examples = encoded
+    class_examples = encode_examples(source, NAMES[:5], _captioned, "", tmp_path / "class", _ignore)
+    assert class_examples.texts[0] == _captioned(NAMES[0]).caption  # a class prompt stands alone
+    section = _section(text_encoder_lr=text_encoder_lr, prior=PRIOR)
+    pipeline = load_miniature()
+    run = _Run(pipeline, examples, class_examples, section)
+    losses = run.backward(3)
+    ours = {name: p.grad for name, p in trainable(pipeline).items()}
+
+    other = load_miniature()
+    _Run(other, examples, None, section)  # the same adapter, drawn from the same seed
+    schedule, total, expected = NoiseSchedule(other.scheduler.alphas_cumprod, "epsilon"), 0.0, []
+    halves = ((examples, section.seed, 2, 1.0), (class_examples, section.seed + CLASS_STREAM, 3, 0.5))
+    for half, seed, size, weight in halves:
+        batch = draw_batch(half, seed, size, 1000, 3)
+        rows = list(batch.rows)
+        text = encode_texts(other, [half.texts[row] for row in rows])
+        condition = {"text_embeds": text.pooled, "time_ids": half.time_ids[rows]}
+        noisy = schedule.add_noise(batch.clean, batch.noise, batch.t)
+        predicted = other.unet(noisy, batch.t, text.hidden, added_cond_kwargs=condition).sample
+        snr = compute_snr(other.scheduler, batch.t)
+        error = F.mse_loss(predicted, batch.noise, reduction="none").mean(dim=(1, 2, 3))
+        expected.append((error * snr.clamp(max=5.0) / snr).mean())
+        total = total + weight * expected[-1]
+    total.backward()
+    assert losses.tolist() == pytest.approx([float(e.detach()) for e in expected], rel=1e-5)
+    theirs = {name: p.grad for name, p in trainable(other).items()}
+    assert {name for name, g in ours.items() if g is None} == {name for name, g in theirs.items() if g is None}
+    for name, gradient in theirs.items():  # none: the last layer of encoder 1, whose output nobody reads
+        assert gradient is None or torch.allclose(ours[name], gradient, atol=1e-6), name
 
 
 def test_a_cosine_schedule_warms_up_and_falls(load_miniature, encoded):
@@ -238,7 +280,7 @@ def test_a_cosine_schedule_warms_up_and_falls(load_miniature, encoded):
     section = _section(
         optimizer="adamw", learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=2, max_train_steps=6
     )
-    run = _Run(load_miniature(), examples, section)
+    run = _Run(load_miniature(), examples, None, section)
     rates = [run.optimizer_step(step).learning_rate for step in range(6)]
     assert rates[:3] == pytest.approx([0.0, 5e-4, 1e-3])
     assert rates[2:] == sorted(rates[2:], reverse=True)
