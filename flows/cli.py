@@ -38,7 +38,7 @@ def run(
     ] = None,
 ) -> None:
     """Do the whole job: ingest, train, fuse, generate, score. Stopped? The same command goes on."""
-    _quiet_libraries()
+    _settle_libraries()
     from flows.train_naruto import train_naruto
 
     train_naruto(recipe, dataset, _overrides(settings or []))
@@ -53,7 +53,7 @@ def ingest(
     ] = None,
 ) -> None:
     """Check and store a captioned picture set; say what was kept and what was not, and why."""
-    _quiet_libraries()
+    _settle_libraries()
     from flows.ingest import ingest_pictures
 
     ingest_pictures(recipe, source, _overrides(settings or []))
@@ -117,10 +117,12 @@ def _plain(value: object) -> object:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
-def _quiet_libraries() -> None:
+def _settle_libraries() -> None:
     """Our own progress lines are what the terminal is for; a user's explicit settings win."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # On a busy machine, the first start (which makes Prefect's database) takes longer than its 20 seconds.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
