@@ -1,9 +1,9 @@
 """A small run of the real flow, once, and the means to start the real command in a process of its own."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,17 +39,31 @@ def environment(prefect_server: None) -> dict[str, str]:
     }
 
 
-Naruto = Callable[..., subprocess.CompletedProcess[str]]
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-@pytest.fixture(scope="session")
-def naruto(environment: dict[str, str]) -> Naruto:
-    """Run the `naruto` command with NARUTO_HOME set; gives the finished process."""
+Naruto = Callable[..., Ended]
 
-    def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows", *arguments]
-        variables = environment | {"NARUTO_HOME": str(home)}
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
+
+@pytest.fixture
+def naruto(prefect_server: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Naruto:
+    """The `naruto` command with NARUTO_HOME set, in this process: importing torch for each would take minutes."""
+    from flows.cli import main
+
+    def run(home: Path, *arguments: str) -> Ended:
+        monkeypatch.setenv("NARUTO_HOME", str(home))
+        monkeypatch.setattr(sys, "argv", ["naruto", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = capfd.readouterr()
+        return Ended(int(left.value.code or 0), printed.out, printed.err)
 
     return run
 

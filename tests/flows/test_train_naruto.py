@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.cli import main
 from naruto_core.artifacts import Layout
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
@@ -133,23 +132,15 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=[sentence for _, sentence in MISTAKES])
 def test_a_users_mistake_is_one_sentence_and_a_failing_exit(
-    prefect_server: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    arguments: list[str],
-    sentence: str,
+    naruto: Naruto, tmp_path: Path, arguments: list[str], sentence: str
 ):
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.new("RGB", (64, 64), "teal").save(folder / "a.png")
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a teal square"}\n')
-    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(sys, "argv", ["naruto", "run", *[a.replace("FOLDER", str(folder)) for a in arguments]])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 1
-    _one_sentence(capfd.readouterr().err, sentence)
+    done = naruto(tmp_path / "home", "run", *[a.replace("FOLDER", str(folder)) for a in arguments])
+    assert done.returncode == 1
+    _one_sentence(done.stderr, sentence)
 
 
 def _one_sentence(stderr: str, sentence: str) -> None:
@@ -159,9 +150,11 @@ def _one_sentence(stderr: str, sentence: str) -> None:
     assert "Traceback" not in stderr
 
 
-def test_a_mistake_in_a_process_of_its_own_is_told_the_same_way(naruto: Naruto, tmp_path: Path):
+def test_a_mistake_in_a_process_of_its_own_is_told_the_same_way(environment: dict[str, str], tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
-    done = naruto(tmp_path / "file" / "home", "run", *flags(SMALL))
+    command = [sys.executable, "-m", "flows", "run", *flags(SMALL)]
+    variables = environment | {"NARUTO_HOME": str(tmp_path / "file" / "home")}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("naruto: ")
     _one_sentence(done.stderr, str(tmp_path / "file"))
