@@ -44,10 +44,11 @@ bench-train: install  ## steps/s of the training loop against a plain PEFT loop;
 bench-generate: install  ## pictures/s of the painter against the plain pipe(prompt) loop; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_generate
 
+# Compiled once here, not by every process: where PYTHONDONTWRITEBYTECODE is set, a start costs 7 seconds otherwise.
 $(INSTALLED): pyproject.toml uv.lock | $(UV)
 	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \
 	  echo "error: $(PYTHON) is Python '$(VERSION)', but 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1;; esac
-	$(UV) sync --locked --no-python-downloads --python $(PYTHON)
+	$(UV) sync --locked --compile-bytecode --no-python-downloads --python $(PYTHON)
 	@touch $@
 
 .uv/bin/uv:
