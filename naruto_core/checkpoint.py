@@ -20,7 +20,8 @@ def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State
     """Save `tensors` (on any device) and JSON-able `values` at `path`, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    kept = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    # copies: safetensors refuses views of one buffer, which a flat optimizer's weights are
+    kept = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     try:
         save_file(kept, scratch, metadata={"values": json.dumps(values, sort_keys=True)})
         scratch.replace(path)

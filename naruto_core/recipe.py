@@ -72,6 +72,7 @@ class TrainingSection(Section):
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Trains LoRA on both text encoders too; null: they stay frozen."
     )
+    prodigy_separate_d: bool = Field(False, description="Prodigy estimates a step size for UNet and encoders each.")
     adam_weight_decay: float = Field(1.0e-4, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -87,8 +88,12 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _prodigy_has_one_rate(self) -> "TrainingSection":
-        if self.optimizer == "prodigy" and self.text_encoder_lr not in (None, self.learning_rate):
-            raise ValueError("prodigy estimates one step size for all groups: text_encoder_lr must equal learning_rate")
+        shared = self.optimizer == "prodigy" and not self.prodigy_separate_d
+        if shared and self.text_encoder_lr not in (None, self.learning_rate):
+            raise ValueError(
+                "prodigy estimates one step size for all groups: text_encoder_lr must equal learning_rate, "
+                "or set prodigy_separate_d"
+            )
         return self
 
 

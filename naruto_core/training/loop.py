@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from naruto_core import sdxl
 from naruto_core.artifacts import storage_errors
@@ -25,7 +24,7 @@ from naruto_core.training.conditioning import TextEncoding, encode_texts
 from naruto_core.training.examples import Examples
 from naruto_core.training.lora import add_adapters, load_trainable, trainable
 from naruto_core.training.loss import NoiseSchedule, denoising_loss
-from naruto_core.training.optimizer import build_optimizer, gauges
+from naruto_core.training.optimizer import build_optimizer, clip_gradients, gauges
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -42,6 +41,20 @@ class Batch:
     noise: torch.Tensor
     t: torch.Tensor
     rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A step's numbers, still on the device: reading one back makes it wait, so all are read at the next report."""
+
+    step: int
+    learning_rate: float
+    loss: torch.Tensor
+    gauges: dict[str, torch.Tensor]
+
+    def settle(self) -> StepRecord:
+        read = {name: float(value) for name, value in self.gauges.items()}
+        return StepRecord(self.step, float(self.loss), self.learning_rate, read)
 
 
 @lru_cache(maxsize=2)
@@ -98,7 +111,7 @@ def train_adapter(
     run = _Run(pipeline, examples, class_examples, section)
     start = run.resume(checkpoint, identity) if checkpoint.exists() else 0
     began = saved = reported = time.monotonic()
-    waiting: list[StepRecord] = []
+    waiting: list[Pending] = []
     for step in range(start, section.max_train_steps):
         waiting.append(run.optimizer_step(step))
         now, last = time.monotonic(), step + 1 == section.max_train_steps
@@ -106,9 +119,10 @@ def train_adapter(
             run.save(checkpoint, identity, step + 1)
             saved = now
         if last or now - reported > REPORT_SECONDS:
-            on_steps(waiting)
+            records = [pending.settle() for pending in waiting]
+            on_steps(records)
             left = (now - began) / (step + 1 - start) * (section.max_train_steps - step - 1)
-            note = f"loss {np.mean([record.loss for record in waiting]):.4f}"
+            note = f"loss {np.mean([record.loss for record in records]):.4f}"
             on_progress(Progress("train", step + 1, section.max_train_steps, "step", now - began, left, note))
             waiting, reported = [], now
 
@@ -139,7 +153,6 @@ class _Run:
         weights = trainable(pipeline)
         unet = [p for name, p in weights.items() if name.startswith("unet.")]
         text = [p for name, p in weights.items() if not name.startswith("unet.")]
-        self.weights = [*unet, *text]
         self.optimizer = build_optimizer(section, unet, text)
         self.rate = get_scheduler(
             section.lr_scheduler,
@@ -152,20 +165,19 @@ class _Run:
         alphas = pipeline.scheduler.alphas_cumprod.to(self.device)
         self.schedule = NoiseSchedule(alphas, config.prediction_type)
 
-    def optimizer_step(self, step: int) -> StepRecord:
+    def optimizer_step(self, step: int) -> Pending:
         """Accumulate the gradients of one effective batch, then move."""
         accumulation = self.section.gradient_accumulation_steps
         losses = torch.stack([self.backward(step * accumulation + micro) for micro in range(accumulation)]).mean(dim=0)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.weights, self.section.max_grad_norm)
+        norm = clip_gradients(self.optimizer, self.section.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         rate = float(self.rate.get_last_lr()[0])
         self.rate.step()
         self.optimizer.zero_grad(set_to_none=True)
-        loss, *prior = losses.tolist()
-        more = {"prior_loss": prior[0]} if prior else {}
-        return StepRecord(step, loss, rate, {"grad_norm": float(norm), **more, **gauges(self.optimizer)})
+        prior = {"prior_loss": losses[1]} if len(losses) > 1 else {}
+        return Pending(step, rate, losses[0], {"grad_norm": norm, **prior, **gauges(self.optimizer)})
 
     def _batches(self, micro_step: int) -> Iterator[tuple[Examples, Batch, float]]:
         """The pictures of one micro-step with the weight of their loss: the new ones, then the class pictures."""

@@ -79,7 +79,9 @@ def write_adapter(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
     for part, module in _parts(pipeline).items():
         if hasattr(module, "peft_config"):
             state = convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
-            options[f"{part}_lora_layers"] = {name: tensor.detach().cpu().float() for name, tensor in state.items()}
+            options[f"{part}_lora_layers"] = {
+                name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()
+            }
             options[f"{part}_lora_adapter_metadata"] = _metadata(module)
     with atomic_folder(path.parent) as folder:
         StableDiffusionXLPipeline.save_lora_weights(folder, weight_name=path.name, **options)

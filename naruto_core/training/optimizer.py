@@ -1,7 +1,5 @@
 """Optimizers by the recipe's words, set as the reference training script sets them."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +7,7 @@ import torch
 from torch import nn
 
 from naruto_core.recipe import TrainingSection
+from naruto_core.training.prodigy import FlatProdigy
 
 
 def build_optimizer(
@@ -20,23 +19,25 @@ def build_optimizer(
         groups.append({"params": list(text), "lr": section.text_encoder_lr})
     if section.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=section.adam_betas, weight_decay=section.adam_weight_decay)
-    import prodigyopt
-
-    prodigy: Any = prodigyopt.Prodigy  # its annotations name integers where it takes fractions
-
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces its weight decay on stdout
-        return prodigy(  # Mishchenko & Defazio 2023
-            groups,
-            lr=section.learning_rate,
-            betas=section.adam_betas,
-            weight_decay=section.adam_weight_decay,
-            decouple=True,
-            use_bias_correction=True,
-            safeguard_warmup=True,
-        )
+    return FlatProdigy(
+        groups,
+        betas=section.adam_betas,
+        weight_decay=section.adam_weight_decay,
+        separate_d=section.prodigy_separate_d,
+    )
 
 
-def gauges(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """What an adaptive optimizer has to say for itself: Prodigy's step-size estimate d."""
-    first = optimizer.param_groups[0]
-    return {"d": float(first["d"])} if "d" in first else {}
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
+    """Scale all gradients to a common norm of at most `max_norm`; the norm before, on the device."""
+    if isinstance(optimizer, FlatProdigy):
+        return optimizer.clip_gradients(max_norm)
+    weights: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+    return nn.utils.clip_grad_norm_(weights, max_norm)
+
+
+def gauges(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What an adaptive optimizer has to say for itself, on the device: Prodigy's step-size estimates d."""
+    if not isinstance(optimizer, FlatProdigy):
+        return {}
+    first, *rest = optimizer.estimates()
+    return {"d": first.clone()} | {f"d_{index}": d.clone() for index, d in enumerate(rest, 1) if optimizer.separate_d}
