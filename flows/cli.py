@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +22,12 @@ app = typer.Typer(
     epilog="Start with:  naruto run --recipe mini      Data lives under NARUTO_HOME (default ./var).",
 )
 
+exports = typer.Typer(no_args_is_help=True, help="Hand a run's adapter or fused model to other programs.")
+app.add_typer(exports, name="export")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")]
 
 
 @app.command()
@@ -92,6 +97,26 @@ def verify(as_json: AsJson = False) -> None:
     _show(findings, as_json)
     if findings.rows:
         raise typer.Exit(1)
+
+
+@exports.command("kohya")
+def export_for_kohya(name: RunName, folder: Folder) -> None:
+    """One .safetensors file for ComfyUI, A1111 and kohya's tools, in half precision."""
+    from flows.exports import export_kohya
+
+    print(export_kohya(name, folder))
+
+
+@exports.command("diffusers")
+def export_for_diffusers(
+    name: RunName,
+    folder: Folder,
+    fused: Annotated[bool, typer.Option("--fused", help="The whole fused model instead of the adapter.")] = False,
+) -> None:
+    """A folder for load_lora_weights, or with --fused for StableDiffusionXLPipeline.from_pretrained."""
+    from flows.exports import export_diffusers
+
+    print(export_diffusers(name, folder, fused))
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def load_trainable(pipeline: "StableDiffusionXLPipeline", tensors: dict[str, tor
 def _metadata(module: nn.Module) -> dict[str, Any]:
     """The adapter's own description, in an order that does not depend on hashing."""
     config: dict[str, Any] = module.peft_config["default"].to_dict()  # type: ignore[union-attr, index]
+    config["base_model_name_or_path"] = None  # a folder of this machine, which is nobody else's business
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from naruto_core.artifacts import Layout
 from naruto_core.store.opening import open_store
@@ -98,6 +99,38 @@ def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str
     scores = json.loads(naruto(home, "scores", run_id, "--json").stdout)
     assert {row["metric"] for row in scores} == {"fid", "clip"}
     assert json.loads(naruto(home, "show", run_id, "--json").stdout)["recipe"]["training"]["rank"] == 16
+
+
+def test_an_exported_run_is_one_file_for_comfyui_and_a_folder_for_diffusers(
+    small_run: tuple[Path, str], naruto: Naruto, tmp_path: Path
+):
+    home, run_id = small_run
+    kohya = naruto(home, "export", "kohya", run_id, str(tmp_path))
+    assert kohya.stdout.strip() == str(tmp_path / f"{run_id}.safetensors")
+    with safe_open(tmp_path / f"{run_id}.safetensors", framework="pt") as file:
+        assert file.metadata()["modelspec.title"] == run_id
+        assert len(file.keys()) == 48 * 3
+    for options, kept in (((), "pytorch_lora_weights.safetensors"), (("--fused",), "model_index.json")):
+        done = naruto(home, "export", "diffusers", run_id, str(tmp_path), *options)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / run_id / kept).is_file()
+    assert not (tmp_path / run_id / "pytorch_lora_weights.safetensors").exists()
+
+
+def test_an_adapter_that_is_not_the_recorded_one_is_not_exported(
+    small_run: tuple[Path, str], naruto: Naruto, tmp_path: Path
+):
+    home, run_id = small_run
+    path = Layout(home).adapter(run_id)
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1] + b"x")
+        refused = naruto(home, "export", "kohya", run_id, str(tmp_path))
+    finally:
+        path.write_bytes(whole)
+    assert refused.returncode == 1
+    _one_sentence(refused.stderr, "is not the one that was recorded")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(

@@ -1,0 +1,146 @@
+"""The file for ComfyUI and kohya's tools: every name, and the same pictures."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from flows.profiles import choose_recipe
+from naruto_core.domain import DatasetVersion, Run, RunState
+from naruto_core.errors import ModelUnusable
+from naruto_core.kohya import kohya_metadata, kohya_module, write_kohya
+from naruto_core.training.lora import TEXT_TARGETS, UNET_TARGETS, add_adapters, trainable, write_adapter
+
+# the published configurations of stabilityai/stable-diffusion-xl-base-1.0
+SDXL_UNET = {
+    "act_fn": "silu",
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "layers_per_block": 2,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "use_linear_projection": True,
+}
+SDXL_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+SDXL_TEXT_2 = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+
+
+def _targets(model: torch.nn.Module, suffixes: tuple[str, ...]) -> list[str]:
+    return [name for name, _ in model.named_modules() if name.endswith(tuple(f".{s}" for s in suffixes))]
+
+
+def test_full_size_sdxl_has_kohyas_names_and_the_reports_counts():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(SDXL_UNET)
+        encoders = (
+            CLIPTextModel(CLIPTextConfig(**SDXL_TEXT)),
+            CLIPTextModelWithProjection(CLIPTextConfig(**SDXL_TEXT_2)),
+        )
+    modules = _targets(unet, UNET_TARGETS)
+    weights = [unet.get_submodule(name).weight.shape for name in modules]
+    assert (len(modules), sum(4 * (out + into) for out, into in weights)) == (560, 5_806_080)
+    names = {kohya_module("unet", name) for name in modules}
+    # what kohya's own tables allow: Stability's blocks with attention, and their depths
+    depth = {"input_blocks_4": 2, "input_blocks_5": 2, "input_blocks_7": 10, "input_blocks_8": 10, "middle_block": 10}
+    depth |= {f"output_blocks_{i}": 10 for i in (0, 1, 2)} | {f"output_blocks_{i}": 2 for i in (3, 4, 5)}
+    assert names == {
+        f"lora_unet_{block}_1_transformer_blocks_{layer}_{attention}_{target}"
+        for block, layers in depth.items()
+        for layer in range(layers)
+        for attention in ("attn1", "attn2")
+        for target in ("to_q", "to_k", "to_v", "to_out_0")
+    }
+    for part, prefix, encoder, layers in zip(
+        ("text_encoder", "text_encoder_2"), ("lora_te1", "lora_te2"), encoders, (12, 32), strict=True
+    ):
+        assert {kohya_module(part, name) for name in _targets(encoder, TEXT_TARGETS)} == {
+            f"{prefix}_text_model_encoder_layers_{layer}_self_attn_{target}"
+            for layer in range(layers)
+            for target in TEXT_TARGETS
+        }
+
+
+@pytest.fixture
+def adapter(load_miniature, tmp_path: Path) -> Path:
+    """An adapter on UNet and both encoders whose B is far from zero, with alpha half of its rank."""
+    pipeline = load_miniature()
+    add_adapters(pipeline, 4, 2, text_encoders=True, seed=1)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in trainable(pipeline).items():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+    path = tmp_path / "adapter" / "pytorch_lora_weights.safetensors"
+    write_adapter(pipeline, path)
+    return path
+
+
+def _paint(pipeline: object, folder: Path | None, name: str = "") -> np.ndarray:
+    if folder:
+        pipeline.load_lora_weights(str(folder), weight_name=name)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipeline(
+        "a person in the rain", height=64, width=64, num_inference_steps=4, generator=generator, output_type="np"
+    )
+    return drawn.images[0]
+
+
+def test_vanilla_diffusers_draws_the_same_from_kohyas_file_as_from_its_own(
+    load_miniature, adapter: Path, tmp_path: Path
+):
+    write_kohya(adapter, tmp_path / "out" / "run.safetensors", {})
+    plain = _paint(load_miniature(), None)
+    own = _paint(load_miniature(), adapter.parent, adapter.name)
+    theirs = _paint(load_miniature(), tmp_path / "out", "run.safetensors")
+    assert np.abs(own - plain).max() > 0.1  # the adapter does something
+    assert np.abs(own - theirs).max() < 0.02  # half precision
+
+
+def test_the_file_says_what_it_is_and_holds_alpha_beside_every_module(adapter: Path, tmp_path: Path):
+    run = Run("2026-11-23-mini-3f9c", "mini", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
+    dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
+    path = tmp_path / "run.safetensors"
+    write_kohya(adapter, path, kohya_metadata(run, choose_recipe("mini"), dataset))
+    tensors = load_file(path)
+    modules = {name.split(".")[0] for name in tensors}
+    assert len(modules) * 3 == len(tensors)
+    assert all(tensors[f"{module}.alpha"].item() == 2.0 for module in modules)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert told["modelspec.trigger_phrase"] == "a naruto anime character"
+    assert (told["ss_network_dim"], told["ss_num_train_images"]) == ("16", "300")
+    beside = tmp_path / "beside"
+    beside.touch()
+    assert path.stat().st_mode == beside.stat().st_mode  # whoever may read other files here may read this one
+
+
+def test_no_adapter_file_names_a_folder_of_the_machine_it_was_made_on(adapter: Path):
+    with safe_open(adapter, framework="pt") as file:
+        told = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert {value for key, value in told.items() if key.endswith("base_model_name_or_path")} == {None}
+
+
+def test_what_half_precision_cannot_hold_is_refused_by_name(adapter: Path, tmp_path: Path):
+    tensors = load_file(adapter)
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] * 0 + 1e6
+    save_file(tensors, tmp_path / "large.safetensors")
+    with pytest.raises(ModelUnusable, match=name):
+        write_kohya(tmp_path / "large.safetensors", tmp_path / "out.safetensors", {})
+    assert not (tmp_path / "out.safetensors").exists()
