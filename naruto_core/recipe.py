@@ -59,6 +59,13 @@ class PriorSection(Section):
     prior_loss_weight: float = Field(1.0, gt=0, le=100)
 
 
+class ValidationSection(Section):
+    """A validation loss on held-out pictures, at fixed timesteps and noises."""
+
+    validation_steps: int = Field(100, ge=1, description="Optimizer steps between two measurements.")
+    num_validation_images: int = Field(16, ge=1, le=10_000)
+
+
 class TrainingSection(Section):
     """LoRA fine-tuning (Hu et al. 2021) of the attention layers; names are diffusers'."""
 
@@ -82,6 +89,7 @@ class TrainingSection(Section):
     rank: int = Field(4, ge=1, le=512)
     lora_alpha: int | None = Field(None, ge=1, description="Scale is alpha / rank; null: alpha = rank.")
     prior: PriorSection | None = Field(None, description="Prior preservation (Ruiz et al. 2022); null: none.")
+    validation: ValidationSection | None = Field(None, description="Needs dataset.hold_out; null: no validation loss.")
     gradient_checkpointing: bool = False
     mixed_precision: Precision = "fp16"
     seed: int = Field(0, ge=0)
@@ -158,6 +166,12 @@ class Recipe(Section):
     generation: GenerationSection
     scoring: ScoringSection
     publish: PublishSection
+
+    @model_validator(mode="after")
+    def _validation_needs_held_out_pictures(self) -> "Recipe":
+        if self.training.validation and not self.dataset.hold_out:
+            raise ValueError("training.validation needs held-out pictures: set dataset.hold_out, or validation to null")
+        return self
 
     @property
     def fingerprint(self) -> str:

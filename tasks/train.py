@@ -1,6 +1,7 @@
 """Train: draw the class pictures, encode everything once, fit the adapter, write it, remember it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -11,6 +12,7 @@ from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split, StepRecord
 from naruto_core.recipe import GenerationSection, ModelSection, TrainingSection
+from naruto_core.training.batches import TrainingData
 from naruto_core.training.examples import Captioned, Examples, encode_examples, examples_key
 from naruto_core.training.loop import train_adapter
 from naruto_core.training.lora import write_adapter
@@ -32,16 +34,19 @@ def train(
             return known
         drawn = section.prior and class_pictures(place, model, section.prior, drawing, section.seed)
         pipeline = sdxl.load_pipeline(model, section.mixed_precision, place.device)
-        examples = _examples(place, pipeline, model, section, dataset)
-        class_examples = drawn and _class_examples(place, pipeline, model, section, drawn)
+        encode = partial(_examples, place, pipeline, model, section, dataset)
+        data = TrainingData(
+            encode(Split.TRAIN, None),
+            drawn and _class_examples(place, pipeline, model, section, drawn),
+            section.validation and encode(Split.REFERENCE, section.validation.num_validation_images),
+        )
 
         def remember(steps: list[StepRecord]) -> None:
             place.store.add_steps(run.id, steps)
 
         train_adapter(
             pipeline,
-            examples,
-            class_examples,
+            data,
             section,
             place.layout.checkpoint(run.id),
             place.settings.checkpoint_seconds,
@@ -58,16 +63,23 @@ def train(
 
 
 def _examples(
-    place: Place, pipeline: Any, model: ModelSection, section: TrainingSection, dataset: DatasetVersion
+    place: Place,
+    pipeline: Any,
+    model: ModelSection,
+    section: TrainingSection,
+    dataset: DatasetVersion,
+    split: Split,
+    limit: int | None,
 ) -> Examples:
-    pictures = {p.sha256 + p.caption: p for p in read_pictures(place.layout, dataset) if p.split is Split.TRAIN}
+    pictures = {p.sha256 + p.caption: p for p in read_pictures(place.layout, dataset) if p.split is split}
 
     def read(name: str) -> Captioned:
         picture = pictures[name]
         data = place.layout.picture(picture.sha256, picture.suffix).read_bytes()
         return _captioned(picture.sha256[:12], picture.caption, data, section.resolution)
 
-    return _encoded(place, pipeline, model, section, dataset.id, sorted(pictures), read, section.instance_prompt)
+    source, names = f"{dataset.id}/{split}/{limit}", sorted(pictures)[:limit]
+    return _encoded(place, pipeline, model, section, source, names, read, section.instance_prompt)
 
 
 def _class_examples(

@@ -7,7 +7,6 @@ a checkpoint needs no generator states and a resumed run writes the same bytes a
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,27 +19,18 @@ from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optim
 from naruto_core.domain import Progress, StepRecord
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe import TrainingSection
+from naruto_core.training.batches import CLASS_STREAM, Batch, TrainingData, draw_batch
 from naruto_core.training.conditioning import TextEncoding, encode_texts
 from naruto_core.training.examples import Examples
 from naruto_core.training.lora import add_adapters, load_trainable, trainable
 from naruto_core.training.loss import NoiseSchedule, denoising_loss
 from naruto_core.training.optimizer import build_optimizer, clip_gradients, gauges
+from naruto_core.training.validation import validation_loss
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 REPORT_SECONDS = 1.0
-CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers of their own
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one micro-step sees; B pictures. Shapes as in `Examples`, plus noise (B, 4, h, w) and timesteps (B,)."""
-
-    clean: torch.Tensor
-    noise: torch.Tensor
-    t: torch.Tensor
-    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +47,9 @@ class Pending:
         return StepRecord(self.step, float(self.loss), self.learning_rate, read)
 
 
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, total: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(total)
-
-
-def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
-    """The pictures number `first` .. `first + count` of an endless stream of shuffled epochs over `total`."""
-    places = (divmod(position, total) for position in range(first, first + count))
-    return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in places)
-
-
-def draw_batch(examples: Examples, seed: int, size: int, timesteps: int, micro_step: int) -> Batch:
-    """The batch of `size` pictures of `micro_step`: sampled latents, noise and timesteps.
-
-    Each picture has random numbers of its own, named by seed and position in the stream: a batch of
-    four sees exactly what four accumulated batches of one see. Drawn on the CPU, so that devices agree.
-    """
-    device = examples.mean.device
-    first = micro_step * size
-    draws = [_draw_one(seed, position, examples.mean.shape[1:], timesteps) for position in range(first, first + size)]
-    noise = torch.stack([pair for pair, _ in draws], dim=1).to(device)
-    t = torch.tensor([timestep for _, timestep in draws], device=device)
-    rows = rows_of(seed, first, size, len(examples))
-    index = torch.tensor(rows, device=device)
-    clean = examples.mean[index].float() + examples.deviation[index].float() * noise[0]
-    return Batch(clean, noise[1], t, rows)
-
-
-def _draw_one(seed: int, position: int, shape: torch.Size, timesteps: int) -> tuple[torch.Tensor, int]:
-    entropy = int(np.random.SeedSequence((seed, position)).generate_state(1)[0])
-    generator = torch.Generator().manual_seed(entropy)
-    pair = torch.randn((2, *shape), generator=generator)
-    return pair, int(torch.randint(0, timesteps, (1,), generator=generator))
-
-
 def train_adapter(
     pipeline: "StableDiffusionXLPipeline",
-    examples: Examples,
-    class_examples: Examples | None,
+    data: TrainingData,
     section: TrainingSection,
     checkpoint: Path,
     checkpoint_seconds: float,
@@ -103,12 +57,12 @@ def train_adapter(
     on_progress: Callable[[Progress], None],
     on_steps: Callable[[list[StepRecord]], None],
 ) -> None:
-    """Fit one adapter; afterwards `pipeline` carries it. `class_examples` go with `section.prior`, or are None.
+    """Fit one adapter; afterwards `pipeline` carries it.
 
     Goes on from `checkpoint` when it is there, and refuses one of another `identity` (recipe, data).
     `on_steps` gets every optimizer step exactly once or, after a resume, once more with the same numbers.
     """
-    run = _Run(pipeline, examples, class_examples, section)
+    run = _Run(pipeline, data, section)
     start = run.resume(checkpoint, identity) if checkpoint.exists() else 0
     began = saved = reported = time.monotonic()
     waiting: list[Pending] = []
@@ -123,6 +77,8 @@ def train_adapter(
             on_steps(records)
             left = (now - began) / (step + 1 - start) * (section.max_train_steps - step - 1)
             note = f"loss {np.mean([record.loss for record in records]):.4f}"
+            measured = [r.gauges["validation_loss"] for r in records if "validation_loss" in r.gauges]
+            note += f"  validation {measured[-1]:.4f}" if measured else ""
             on_progress(Progress("train", step + 1, section.max_train_steps, "step", now - began, left, note))
             waiting, reported = [], now
 
@@ -130,18 +86,11 @@ def train_adapter(
 class _Run:
     """The moving parts of one training: weights, optimizer, schedule, scaler."""
 
-    def __init__(
-        self,
-        pipeline: "StableDiffusionXLPipeline",
-        examples: Examples,
-        class_examples: Examples | None,
-        section: TrainingSection,
-    ) -> None:
+    def __init__(self, pipeline: "StableDiffusionXLPipeline", data: TrainingData, section: TrainingSection) -> None:
         from diffusers.models.attention_processor import AttnProcessor
         from diffusers.optimization import get_scheduler
 
-        self.pipeline, self.section = pipeline, section
-        self.examples, self.class_examples = examples, class_examples
+        self.pipeline, self.data, self.section = pipeline, data, section
         self.device = pipeline.device
         trains_text = section.text_encoder_lr is not None
         add_adapters(pipeline, section.rank, section.lora_alpha or section.rank, trains_text, section.seed)
@@ -177,17 +126,28 @@ class _Run:
         self.rate.step()
         self.optimizer.zero_grad(set_to_none=True)
         prior = {"prior_loss": losses[1]} if len(losses) > 1 else {}
-        return Pending(step, rate, losses[0], {"grad_norm": norm, **prior, **gauges(self.optimizer)})
+        more = prior | self._validation(step + 1)
+        return Pending(step, rate, losses[0], {"grad_norm": norm, **more, **gauges(self.optimizer)})
+
+    def _validation(self, steps: int) -> dict[str, torch.Tensor]:
+        """The validation loss after `steps` steps, when it is its turn (and after the last one)."""
+        section, held_out = self.section, self.data.held_out
+        if section.validation is None or held_out is None:
+            return {}
+        if steps % section.validation.validation_steps and steps != section.max_train_steps:
+            return {}
+        precision = section.mixed_precision
+        return {"validation_loss": validation_loss(self.pipeline, held_out, self.schedule, precision)}
 
     def _batches(self, micro_step: int) -> Iterator[tuple[Examples, Batch, float]]:
         """The pictures of one micro-step with the weight of their loss: the new ones, then the class pictures."""
         section, timesteps = self.section, len(self.schedule.alphas_cumprod)
-        batch = draw_batch(self.examples, section.seed, section.train_batch_size, timesteps, micro_step)
-        yield self.examples, batch, 1.0
-        if (prior := section.prior) and self.class_examples:
+        batch = draw_batch(self.data.pictures, section.seed, section.train_batch_size, timesteps, micro_step)
+        yield self.data.pictures, batch, 1.0
+        if (prior := section.prior) and (class_pictures := self.data.class_pictures):
             seed = section.seed + CLASS_STREAM
-            batch = draw_batch(self.class_examples, seed, prior.class_batch_size, timesteps, micro_step)
-            yield self.class_examples, batch, prior.prior_loss_weight
+            batch = draw_batch(class_pictures, seed, prior.class_batch_size, timesteps, micro_step)
+            yield class_pictures, batch, prior.prior_loss_weight
 
     def backward(self, micro_step: int) -> torch.Tensor:
         """Add one micro-step's gradients: L + weight * L_prior (Ruiz et al. 2022, eq. 2), both min-SNR weighted.

@@ -53,6 +53,8 @@ def test_t4_holds_the_configuration_table_of_the_report():
         ("training.mixed_precision", "int3", "training.mixed_precision"),
         ("training.text_encoder_lr", 0.5, "text_encoder_lr must equal learning_rate"),
         ("publish.push_to_hub", True, "hub_model_id"),
+        ("dataset.hold_out", 0, "training.validation needs held-out pictures"),
+        ("training.prior.class_prompts", [], "training.prior.class_prompts"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_by_the_name_of_its_field(key: str, value: object, named: str):

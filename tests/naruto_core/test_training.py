@@ -13,11 +13,13 @@ from naruto_core.domain import StepRecord
 from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.mini.measure import drawings
 from naruto_core.recipe import TrainingSection
+from naruto_core.training.batches import CLASS_STREAM, TrainingData, draw_batch, rows_of
 from naruto_core.training.conditioning import encode_texts, time_ids
 from naruto_core.training.examples import Captioned, Examples, encode_examples
-from naruto_core.training.loop import CLASS_STREAM, _Run, draw_batch, rows_of, train_adapter
+from naruto_core.training.loop import _Run, train_adapter
 from naruto_core.training.lora import trainable, write_adapter
 from naruto_core.training.loss import NoiseSchedule, denoising_loss
+from naruto_core.training.validation import validation_loss
 
 PROMPT = "a naruto anime character"
 PICTURES, SCENES = drawings("naruto", 12, seed=3)
@@ -149,8 +151,8 @@ def _train(
         if die_after is not None and len(steps) >= die_after:
             raise _Killed
 
-    class_examples = examples if section.prior else None
-    train_adapter(pipeline, examples, class_examples, section, checkpoint, 0.0, "recipe/data", _ignore, remember)
+    data = TrainingData(examples, examples if section.prior else None, examples if section.validation else None)
+    train_adapter(pipeline, data, section, checkpoint, 0.0, "recipe/data", _ignore, remember)
     return steps
 
 
@@ -220,7 +222,7 @@ def test_a_checkpoint_of_another_recipe_or_dataset_is_refused_with_both_names(lo
     with pytest.raises(_Killed):
         _train(load_miniature(), examples, _section(), path, die_after=2)
     with pytest.raises(RecordDamaged, match=r"recipe/data.*not other/data"):
-        train_adapter(load_miniature(), examples, None, _section(), path, 0.0, "other/data", _ignore, _ignore)
+        train_adapter(load_miniature(), TrainingData(examples), _section(), path, 0.0, "other/data", _ignore, _ignore)
 
 
 def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, encoded):
@@ -230,7 +232,7 @@ def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, encod
         pipeline = load_miniature()
         prior = PRIOR | {"class_batch_size": size}
         section = _section(train_batch_size=size, gradient_accumulation_steps=accumulation, prior=prior)
-        run = _Run(pipeline, examples, examples, section)
+        run = _Run(pipeline, TrainingData(examples, examples), section)
         for micro_step in range(accumulation):
             run.backward(micro_step)
         gradients.append({name: p.grad for name, p in trainable(pipeline).items() if p.grad is not None})
@@ -248,12 +250,12 @@ def test_the_priors_gradients_are_those_of_the_weighted_sum_of_both_losses(
     assert class_examples.texts[0] == _captioned(NAMES[0]).caption  # a class prompt stands alone
     section = _section(text_encoder_lr=text_encoder_lr, prior=PRIOR)
     pipeline = load_miniature()
-    run = _Run(pipeline, examples, class_examples, section)
+    run = _Run(pipeline, TrainingData(examples, class_examples), section)
     losses = run.backward(3)
     ours = {name: p.grad for name, p in trainable(pipeline).items()}
 
     other = load_miniature()
-    _Run(other, examples, None, section)  # the same adapter, drawn from the same seed
+    _Run(other, TrainingData(examples), section)  # the same adapter, drawn from the same seed
     schedule, total, expected = NoiseSchedule(other.scheduler.alphas_cumprod, "epsilon"), 0.0, []
     halves = ((examples, section.seed, 2, 1.0), (class_examples, section.seed + CLASS_STREAM, 3, 0.5))
     for half, seed, size, weight in halves:
@@ -275,12 +277,44 @@ def test_the_priors_gradients_are_those_of_the_weighted_sum_of_both_losses(
         assert gradient is None or torch.allclose(ours[name], gradient, atol=1e-6), name
 
 
+def test_the_validation_loss_is_a_function_of_the_weights_alone_and_changes_nothing(
+    load_miniature, encoded, tmp_path: Path
+):
+    _, examples = encoded
+    adapters: list[bytes] = []
+    for validation in (None, {"validation_steps": 2, "num_validation_images": 12}):
+        pipeline, section = load_miniature(), _section(max_train_steps=5, validation=validation)
+        steps = _train(pipeline, examples, section, tmp_path / "checkpoint.safetensors")
+        (tmp_path / "checkpoint.safetensors").unlink()
+        write_adapter(pipeline, tmp_path / "a" / "pytorch_lora_weights.safetensors")
+        adapters.append((tmp_path / "a" / "pytorch_lora_weights.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+    measured = {step.step: step.gauges["validation_loss"] for step in steps if "validation_loss" in step.gauges}
+    assert list(measured) == [1, 3, 4]  # after two, four and all five steps
+    schedule = NoiseSchedule(pipeline.scheduler.alphas_cumprod, "epsilon")
+    again = [float(validation_loss(pipeline, examples, schedule, "fp32")) for _ in range(2)]
+    assert again == [measured[4]] * 2
+
+    target, total = range(len(examples)), 0.0  # the same by hand, with diffusers' own forward process
+    for row in target:
+        noise = torch.randn((4, *examples.mean.shape[1:]), generator=torch.Generator().manual_seed(row))
+        clean, t = examples.mean[row].expand_as(noise), torch.tensor([200, 400, 600, 800])
+        condition = {"text_embeds": examples.pooled[[row] * 4], "time_ids": examples.time_ids[[row] * 4]}
+        scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        with torch.no_grad():
+            predicted = pipeline.unet(
+                scheduler.add_noise(clean, noise, t), t, examples.hidden[[row] * 4], added_cond_kwargs=condition
+            ).sample
+        total += float(F.mse_loss(predicted, noise))
+    assert total / len(examples) == pytest.approx(measured[4], rel=1e-4)
+
+
 def test_a_cosine_schedule_warms_up_and_falls(load_miniature, encoded):
     _, examples = encoded
     section = _section(
         optimizer="adamw", learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=2, max_train_steps=6
     )
-    run = _Run(load_miniature(), examples, None, section)
+    run = _Run(load_miniature(), TrainingData(examples), section)
     rates = [run.optimizer_step(step).learning_rate for step in range(6)]
     assert rates[:3] == pytest.approx([0.0, 5e-4, 1e-3])
     assert rates[2:] == sorted(rates[2:], reverse=True)
