@@ -43,6 +43,8 @@ class Painter:
     def __init__(self, pipeline: "StableDiffusionXLPipeline", section: GenerationSection) -> None:
         self.pipeline, self.section = pipeline, section
         pipeline.scheduler = _scheduler(section.scheduler, pipeline.scheduler.config)
+        pipeline.unet.requires_grad_(False)  # nothing learns here, an adapter's weights neither
+        sdxl.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
         # Under autocast the UNet answers in half precision; the sampler must add up in full.
         pipeline.unet.register_forward_hook(_answer_in_full)
 

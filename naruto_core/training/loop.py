@@ -57,7 +57,7 @@ def train_adapter(
     on_progress: Callable[[Progress], None],
     on_steps: Callable[[list[StepRecord]], None],
 ) -> None:
-    """Fit one adapter; afterwards `pipeline` carries it.
+    """Fit one adapter; afterwards `pipeline` carries it, and runs under `sdxl.autocast` only.
 
     Goes on from `checkpoint` when it is there, and refuses one of another `identity` (recipe, data).
     `on_steps` gets every optimizer step exactly once or, after a resume, once more with the same numbers.
@@ -98,6 +98,7 @@ class _Run:
             pipeline.unet.set_attn_processor(AttnProcessor())
         if section.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
+        sdxl.halve_frozen_layers(pipeline.unet, section.mixed_precision, self.device)
         pipeline.unet.train()
         weights = trainable(pipeline)
         unet = [p for name, p in weights.items() if name.startswith("unet.")]

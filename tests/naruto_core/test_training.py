@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
+from naruto_core import sdxl
 from naruto_core.domain import StepRecord
 from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.mini.measure import drawings
@@ -20,6 +21,7 @@ from naruto_core.training.loop import _Run, train_adapter
 from naruto_core.training.lora import trainable, write_adapter
 from naruto_core.training.loss import NoiseSchedule, denoising_loss
 from naruto_core.training.validation import validation_loss
+from tests.naruto_core.conftest import CPU
 
 PROMPT = "a naruto anime character"
 PICTURES, SCENES = drawings("naruto", 12, seed=3)
@@ -171,7 +173,7 @@ def test_training_lowers_the_loss_on_what_it_sees(encoded, tmp_path: Path):
         for step in range(1000, 1012):
             batch = draw_batch(examples, section.seed, section.train_batch_size, 1000, step)
             rows = torch.tensor(batch.rows)
-            with torch.no_grad():
+            with torch.no_grad(), sdxl.autocast("bf16", CPU):
                 predicted = pipeline.unet(
                     schedule.add_noise(batch.clean, batch.noise, batch.t),
                     batch.t,
