@@ -69,18 +69,22 @@ def train_adapter(
     for step in range(start, section.max_train_steps):
         waiting.append(run.optimizer_step(step))
         now, last = time.monotonic(), step + 1 == section.max_train_steps
-        if last or now - saved > checkpoint_seconds:
+        save = last or now - saved > checkpoint_seconds
+        if save or now - reported > REPORT_SECONDS:
+            records, waiting, reported = [pending.settle() for pending in waiting], [], now
+            on_steps(records)  # before the checkpoint: a step that will not be done again must be on record
+            left = (now - began) / (step + 1 - start) * (section.max_train_steps - step - 1)
+            on_progress(Progress("train", step + 1, section.max_train_steps, "step", now - began, left, _note(records)))
+        if save:
             run.save(checkpoint, identity, step + 1)
             saved = now
-        if last or now - reported > REPORT_SECONDS:
-            records = [pending.settle() for pending in waiting]
-            on_steps(records)
-            left = (now - began) / (step + 1 - start) * (section.max_train_steps - step - 1)
-            note = f"loss {np.mean([record.loss for record in records]):.4f}"
-            measured = [r.gauges["validation_loss"] for r in records if "validation_loss" in r.gauges]
-            note += f"  validation {measured[-1]:.4f}" if measured else ""
-            on_progress(Progress("train", step + 1, section.max_train_steps, "step", now - began, left, note))
-            waiting, reported = [], now
+
+
+def _note(records: list[StepRecord]) -> str:
+    """A few words on the latest steps: "loss 0.0812  validation 0.0903"."""
+    measured = [record.gauges["validation_loss"] for record in records if "validation_loss" in record.gauges]
+    validation = f"  validation {measured[-1]:.4f}" if measured else ""
+    return f"loss {np.mean([record.loss for record in records]):.4f}{validation}"
 
 
 class _Run:

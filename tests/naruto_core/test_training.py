@@ -10,6 +10,7 @@ from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
 from naruto_core import sdxl
+from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.mini.measure import drawings
@@ -150,7 +151,7 @@ def _train(
 
     def remember(new: list[StepRecord]) -> None:
         steps.extend(new)
-        if die_after is not None and len(steps) >= die_after:
+        if die_after is not None and len(steps) > die_after:  # the step that is told is not yet in the checkpoint
             raise _Killed
 
     data = TrainingData(examples, examples if section.prior else None, examples if section.validation else None)
@@ -216,6 +217,28 @@ def test_a_killed_training_ends_with_the_same_bytes(
     assert rest == record[3:]
     name = "pytorch_lora_weights.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_no_step_is_missing_from_the_record_whenever_the_kill_comes(
+    load_miniature, encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Between a checkpoint and the next report, too: what is in the checkpoint will not be done again."""
+    _, examples = encoded
+    saves: list[int] = []
+
+    def save_and_die(path: Path, tensors: dict[str, torch.Tensor], values: dict[str, object]) -> None:
+        write_checkpoint(path, tensors, values)
+        saves.append(int(values["steps"]))
+        if len(saves) == 3:
+            raise _Killed
+
+    monkeypatch.setattr("naruto_core.training.loop.REPORT_SECONDS", 1e9)
+    monkeypatch.setattr("naruto_core.training.loop.write_checkpoint", save_and_die)
+    steps: list[StepRecord] = []
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(_Killed):
+        train_adapter(load_miniature(), TrainingData(examples), _section(), path, 0.0, "a", _ignore, steps.extend)
+    assert [record.step for record in steps] == list(range(saves[-1]))
 
 
 def test_a_checkpoint_of_another_recipe_or_dataset_is_refused_with_both_names(load_miniature, encoded, tmp_path: Path):
