@@ -1,10 +1,9 @@
 """Hand a run's adapter or fused model out as a file or folder that other programs load."""
 
-import json
 import shutil
 from pathlib import Path
 
-from naruto_core.artifacts import Layout, atomic_folder, sha256_file, sha256_folder, storage_errors
+from naruto_core.artifacts import Layout, atomic_folder, sha256_file, sha256_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import RecordDamaged
 from naruto_core.kohya import kohya_metadata, write_kohya
@@ -24,19 +23,21 @@ def export_kohya(name: str, folder: Path) -> Path:
         source = _whole(Layout(settings.root), _adapter(store, run.id))
         dataset = store.find_dataset(run.dataset_id)
         assert dataset is not None  # a foreign key
-        recipe = Recipe.model_validate(json.loads(store.recipe_json(run.id)))
+        recipe = Recipe.model_validate_json(store.recipe_json(run.id))
     path = folder / f"{run.id}.safetensors"
     write_kohya(source, path, kohya_metadata(run, recipe, dataset))
     return path
 
 
 def export_diffusers(name: str, folder: Path, fused: bool) -> Path:
-    """The adapter file, or the fused model's folder, as `<folder>/<run>` for plain diffusers; its path."""
+    """The adapter file, or the fused model's folder, as `<folder>/<run>` for plain diffusers; its path.
+
+    Raises RecordDamaged when the run has none, or another than was recorded.
+    """
     settings = read_settings()
-    layout, path = Layout(settings.root), folder
+    layout = Layout(settings.root)
     with open_store(settings.database_url) as store:
         run = store.run(name)
-        path = folder / run.id
         if not fused:
             source = _whole(layout, _adapter(store, run.id)).parent
         elif (model := store.find_fused(run.id)) is None:
@@ -45,9 +46,10 @@ def export_diffusers(name: str, folder: Path, fused: bool) -> Path:
             source = layout.root / model.path
             if not source.is_dir() or sha256_folder(source) != model.sha256:
                 raise RecordDamaged(
-                    f"the fused model {model.path} is not the one that was recorded; see naruto verify."
+                    f"the fused model {model.path} is not the one that was recorded; see `naruto verify`."
                 )
-    with storage_errors(path), atomic_folder(path) as scratch:
+    path = folder / run.id
+    with atomic_folder(path) as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
     return path
 
@@ -62,5 +64,5 @@ def _adapter(store: Store, run_id: str) -> Adapter:
 def _whole(layout: Layout, adapter: Adapter) -> Path:
     path = layout.root / adapter.path
     if not path.is_file() or sha256_file(path) != adapter.sha256:
-        raise RecordDamaged(f"the adapter {adapter.path} is not the one that was recorded; see naruto verify.")
+        raise RecordDamaged(f"the adapter {adapter.path} is not the one that was recorded; see `naruto verify`.")
     return path

@@ -197,6 +197,7 @@ def test_training_lowers_the_loss_on_what_it_sees(encoded, tmp_path: Path):
         {},
         {"mixed_precision": "bf16"},
         {"text_encoder_lr": 1.0, "prior": PRIOR},
+        {"text_encoder_lr": 0.5, "prodigy_separate_d": True},
         {"optimizer": "adamw", "learning_rate": 1e-3, "lr_scheduler": "cosine", "gradient_accumulation_steps": 2},
     ],
 )
