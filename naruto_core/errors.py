@@ -5,6 +5,7 @@
     ├── DatasetUnusable       a dataset that is missing, empty or too broken (who brought it)
     ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded (who named it)
     ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
+    ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
     ├── StorageFailed         no space, no permission (who owns the disk)
     ├── ServiceFailed         a server or worker that does not start or answer (who ran `make up`)
     ├── NotRecorded           asked for something the store does not know (who typed it)
@@ -32,6 +33,10 @@ class ModelUnusable(NarutoError):
 
 class DeviceUnfit(NarutoError):
     """This machine cannot run what the recipe asks for."""
+
+
+class TrainingDiverged(NarutoError):
+    """The loss has ceased to be a number, and stays so."""
 
 
 class StorageFailed(NarutoError):

@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from naruto_core.errors import RecipeInvalid
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from naruto_core.recipe_training import Precision, Section, TrainingSection
 
 
 class ModelSection(Section):
@@ -48,67 +43,26 @@ class DatasetSection(Section):
     max_quarantined: float = Field(0.05, ge=0, le=1, description="Share of broken records above which the run stops.")
 
 
-class PriorSection(Section):
-    """Prior preservation: class pictures, drawn by the base, that the adapter goes on learning beside the new ones."""
+class StyleSection(Section):
+    """One more style, learnt in the same run from a dataset of its own."""
 
-    class_prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=1, description="What the base must still be able to draw; class pictures are shared out evenly."
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    dataset: DatasetSection
+    instance_prompt: str = Field(min_length=1)
+    token_abstraction: str | None = Field(
+        None, pattern=r"^\w[\w -]*$", description="The word for this style's own new tokens; needs textual_inversion."
     )
-    num_class_images: int = Field(100, ge=1, le=100_000)
-    class_batch_size: int = Field(1, ge=1, le=256, description="Class pictures beside each batch.")
-    prior_loss_weight: float = Field(1.0, gt=0, le=100)
-
-
-class ValidationSection(Section):
-    """A validation loss on held-out pictures, at fixed timesteps and noises."""
-
-    validation_steps: int = Field(100, ge=1, description="Optimizer steps between two measurements.")
-    num_validation_images: int = Field(16, ge=1, le=10_000)
-
-
-class TrainingSection(Section):
-    """LoRA fine-tuning (Hu et al. 2021) of the attention layers; names are diffusers'."""
-
-    instance_prompt: str = Field(min_length=1, description="Fixed prompt that every caption is appended to.")
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
-    train_batch_size: int = Field(1, ge=1, le=256)
-    gradient_accumulation_steps: int = Field(1, ge=1, le=256)
-    max_train_steps: int = Field(500, ge=1)
-    optimizer: Literal["prodigy", "adamw"] = "prodigy"
-    learning_rate: float = Field(1.0, gt=0)
-    text_encoder_lr: float | None = Field(
-        None, gt=0, description="Trains LoRA on both text encoders too; null: they stay frozen."
-    )
-    prodigy_separate_d: bool = Field(False, description="Prodigy estimates a step size for UNet and encoders each.")
-    adam_weight_decay: float = Field(1.0e-4, ge=0)
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = Field(1.0, gt=0)
-    lr_scheduler: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: int = Field(0, ge=0)
-    snr_gamma: float | None = Field(5.0, gt=0, description="Min-SNR weighting (Hang et al. 2023); null: none.")
-    rank: int = Field(4, ge=1, le=512)
-    lora_alpha: int | None = Field(None, ge=1, description="Scale is alpha / rank; null: alpha = rank.")
-    prior: PriorSection | None = Field(None, description="Prior preservation (Ruiz et al. 2022); null: none.")
-    validation: ValidationSection | None = Field(None, description="Needs dataset.hold_out; null: no validation loss.")
-    gradient_checkpointing: bool = False
-    mixed_precision: Precision = "fp16"
-    seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _prodigy_has_one_rate(self) -> "TrainingSection":
-        shared = self.optimizer == "prodigy" and not self.prodigy_separate_d
-        if shared and self.text_encoder_lr not in (None, self.learning_rate):
-            raise ValueError(
-                "prodigy estimates one step size for all groups: text_encoder_lr must equal learning_rate, "
-                "or set prodigy_separate_d"
-            )
-        return self
+    loss_weight: float = Field(1.0, gt=0, le=100)
+    repeats: int = Field(1, ge=1, le=1000, description="How often each of its pictures is shown in an epoch.")
 
 
 class FusionSection(Section):
     """W + scale * alpha/rank * B A, once, into the weights."""
 
     lora_scale: float = Field(1.0, ge=-4, le=4)
+    style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
+        {}, description="With an adapter per style: the scale of each by name; not named: lora_scale."
+    )
 
 
 class GenerationSection(Section):
@@ -161,6 +115,7 @@ class Recipe(Section):
     profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
     model: ModelSection
     dataset: DatasetSection
+    styles: tuple[StyleSection, ...] = Field((), description="More styles, beside the one of `dataset`.")
     training: TrainingSection
     fusion: FusionSection
     generation: GenerationSection
@@ -171,6 +126,22 @@ class Recipe(Section):
     def _validation_needs_held_out_pictures(self) -> "Recipe":
         if self.training.validation and not self.dataset.hold_out:
             raise ValueError("training.validation needs held-out pictures: set dataset.hold_out, or validation to null")
+        return self
+
+    @model_validator(mode="after")
+    def _styles_have_names_and_tokens_of_their_own(self) -> "Recipe":
+        inversion = self.training.textual_inversion
+        named = [style.name for style in self.styles]
+        tokens = [style.token_abstraction for style in self.styles if style.token_abstraction]
+        if tokens and not inversion:
+            raise ValueError("styles have a token_abstraction, but training.textual_inversion is null")
+        for words in (["main", *named], [*tokens, *([inversion.token_abstraction] if inversion else [])]):
+            if len(set(words)) < len(words):
+                raise ValueError(f"styles: {', '.join(words)} are not all different (the first style is called main)")
+        if unknown := set(self.fusion.style_scales) - {"main", *named}:
+            raise ValueError(
+                f"fusion.style_scales names {', '.join(sorted(unknown))}, which is no style of this recipe"
+            )
         return self
 
     @property

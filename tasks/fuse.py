@@ -6,7 +6,8 @@ from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
 from naruto_core.domain import Adapter, FusedModel, Run
 from naruto_core.fusion import fuse_adapter
-from naruto_core.recipe import FusionSection, ModelSection, Precision
+from naruto_core.recipe import FusionSection, ModelSection
+from naruto_core.recipe_training import Precision
 from tasks.place import working_on
 from tasks.reporting import say
 

@@ -11,7 +11,8 @@ from naruto_core.artifacts import sha256_file
 from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split, StepRecord
-from naruto_core.recipe import GenerationSection, ModelSection, TrainingSection
+from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.batches import TrainingData
 from naruto_core.training.examples import Captioned, Examples, encode_examples, examples_key
 from naruto_core.training.loop import train_adapter

@@ -1,36 +1,98 @@
 """Which pictures, noise and timesteps a step sees: a function of seed and step, and of nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from naruto_core.training.conditioning import TextEncoding
 from naruto_core.training.examples import Examples
 
 CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers of their own
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingData:
-    """What one training sees: the style's pictures, class pictures for the prior, held-out ones for validation."""
+class Style:
+    """One style's encoded pictures, what a picture's loss counts, and how often an epoch shows each."""
 
-    pictures: Examples
+    examples: Examples
+    loss_weight: float = 1.0
+    repeats: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What one stage of a training sees: `steps` of them with these pictures.
+
+    `class_pictures` are for the prior, `held_out` ones for validation.
+    """
+
+    steps: int
+    styles: tuple[Style, ...]
     class_pictures: Examples | None = None
     held_out: Examples | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one micro-step sees; B pictures. Shapes as in `Examples`, plus noise (B, 4, h, w) and timesteps (B,)."""
+    """What one micro-step sees; B pictures of one size.
+
+    clean, noise: (B, 4, h, w); t: (B,) timesteps; time_ids: (B, 6); weights: (B,) of their losses; texts with
+    their encodings, None where the encoders learn.
+    """
 
     clean: torch.Tensor
     noise: torch.Tensor
     t: torch.Tensor
-    rows: tuple[int, ...]
+    time_ids: torch.Tensor
+    weights: torch.Tensor
+    texts: tuple[str, ...]
+    text: TextEncoding | None
 
 
-@lru_cache(maxsize=2)
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What is drawn at random for every picture; `empty` is the encoding (1, ...) of no text at all."""
+
+    seed: int
+    timesteps: int
+    noise_offset: float = 0.0
+    caption_dropout: float = 0.0
+    empty: TextEncoding | None = None
+
+
+class Stream:
+    """An endless stream of batches of `size` over the pictures of some styles, epoch after shuffled epoch.
+
+    The pictures of a batch are of one size: where there are several (aspect buckets), each epoch cuts every
+    bucket into batches, the last one filled up from its beginning, and shuffles the batches.
+    """
+
+    def __init__(self, styles: Sequence[Style], seed: int, size: int) -> None:
+        self.styles, self.seed, self.size = styles, seed, size
+        buckets: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        for number, style in enumerate(styles):
+            for picture in range(len(style.examples)):
+                places = [(number, picture)] * style.repeats
+                buckets.setdefault(style.examples.latent_shape(picture), []).extend(places)
+        self._buckets = [buckets[shape] for shape in sorted(buckets)]
+
+    def places(self, micro_step: int) -> list[tuple[int, int]]:
+        """(style, picture) of every picture in the batch of `micro_step`."""
+        if len(self._buckets) == 1:
+            only = self._buckets[0]
+            return [only[row] for row in rows_of(self.seed, micro_step * self.size, self.size, len(only))]
+        batches = [(number, part) for number, b in enumerate(self._buckets) for part in range(-(-len(b) // self.size))]
+        epoch, turn = divmod(micro_step, len(batches))
+        number, part = batches[_epoch_order(self.seed, epoch, len(batches))[turn]]
+        bucket = self._buckets[number]
+        order = _epoch_order(self.seed + number + 1, epoch, len(bucket))
+        return [bucket[order[(part * self.size + offset) % len(bucket)]] for offset in range(self.size)]
+
+
+@lru_cache(maxsize=8)
 def _epoch_order(seed: int, epoch: int, total: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(total)
 
@@ -41,25 +103,61 @@ def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
     return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in places)
 
 
-def draw_batch(examples: Examples, seed: int, size: int, timesteps: int, micro_step: int) -> Batch:
-    """The batch of `size` pictures of `micro_step`: sampled latents, noise and timesteps.
+def draw_batch(stream: Stream, chance: Chance, micro_step: int, device: torch.device) -> Batch:
+    """The batch of `micro_step`: sampled latents, noise, timesteps and texts.
 
     Each picture has random numbers of its own, named by seed and position in the stream: a batch of
     four sees exactly what four accumulated batches of one see. Drawn on the CPU, so that devices agree.
     """
-    device = examples.mean.device
-    first = micro_step * size
-    draws = [_draw_one(seed, position, examples.mean.shape[1:], timesteps) for position in range(first, first + size)]
-    noise = torch.stack([pair for pair, _ in draws], dim=1).to(device)
-    t = torch.tensor([timestep for _, timestep in draws], device=device)
-    rows = rows_of(seed, first, size, len(examples))
-    index = torch.tensor(rows, device=device)
-    clean = examples.mean[index].float() + examples.deviation[index].float() * noise[0]
-    return Batch(clean, noise[1], t, rows)
+    rows = [
+        _Row(stream.styles[style], picture, chance, micro_step * stream.size + offset)
+        for offset, (style, picture) in enumerate(stream.places(micro_step))
+    ]
+    return Batch(
+        _sent([row.clean for row in rows], device),
+        _sent([row.noise for row in rows], device),
+        torch.tensor([row.t for row in rows], device=device),
+        _sent([row.examples.time_ids.row(row.index) for row in rows], device),
+        torch.tensor([row.weight for row in rows], device=device),
+        tuple(row.text for row in rows),
+        _encodings(rows, chance, device),
+    )
 
 
-def _draw_one(seed: int, position: int, shape: torch.Size, timesteps: int) -> tuple[torch.Tensor, int]:
-    entropy = int(np.random.SeedSequence((seed, position)).generate_state(1)[0])
-    generator = torch.Generator().manual_seed(entropy)
-    pair = torch.randn((2, *shape), generator=generator)
-    return pair, int(torch.randint(0, timesteps, (1,), generator=generator))
+class _Row:
+    """One picture of a batch with everything that chance decides about it."""
+
+    def __init__(self, style: Style, picture: int, chance: Chance, position: int) -> None:
+        entropy = int(np.random.SeedSequence((chance.seed, position)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(entropy)
+        self.examples, self.weight = style.examples, style.loss_weight
+        shape = self.examples.latent_shape(picture)
+        deviate, self.noise = torch.randn((2, *shape), generator=generator)
+        self.t = int(torch.randint(0, chance.timesteps, (1,), generator=generator))
+        # What an option draws comes after what every run draws: switching one on changes nothing else.
+        view = int(torch.randint(0, self.examples.views, (1,), generator=generator)) if self.examples.views > 1 else 0
+        self.index = picture * self.examples.views + view
+        mean, deviation = self.examples.mean.row(self.index), self.examples.deviation.row(self.index)
+        self.clean = mean.float() + deviation.float() * deviate
+        if chance.noise_offset:  # crosslabs.org, "Diffusion with offset noise", 2023
+            self.noise = self.noise + chance.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
+        dropped = chance.caption_dropout and float(torch.rand(1, generator=generator)) < chance.caption_dropout
+        self.text = "" if dropped else self.examples.texts[self.index]
+
+
+def _encodings(rows: Sequence[_Row], chance: Chance, device: torch.device) -> TextEncoding | None:
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for row in rows:
+        if row.examples.hidden is None or row.examples.pooled is None:
+            return None
+        if row.text or chance.empty is None:
+            pairs.append((row.examples.hidden.row(row.index), row.examples.pooled.row(row.index)))
+        else:
+            pairs.append((chance.empty.hidden[0].cpu(), chance.empty.pooled[0].cpu()))
+    return TextEncoding(_sent([hidden for hidden, _ in pairs], device), _sent([pooled for _, pooled in pairs], device))
+
+
+def _sent(rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Stacked, on `device`; through pinned memory, because a copy from ordinary memory waits for the GPU."""
+    stacked = torch.stack(list(rows))
+    return stacked.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else stacked

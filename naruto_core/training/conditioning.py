@@ -18,7 +18,9 @@ class TextEncoding:
     pooled: torch.Tensor
 
 
-def encode_texts(pipeline: "StableDiffusionXLPipeline", texts: Sequence[str]) -> TextEncoding:
+def encode_texts(
+    pipeline: "StableDiffusionXLPipeline", texts: Sequence[str], clip_skip: int | None = None
+) -> TextEncoding:
     """Encode `texts` exactly as `StableDiffusionXLPipeline.encode_prompt` does at inference.
 
     That means with begin- and end-of-text tokens, which the reference training script forgets;
@@ -36,15 +38,15 @@ def encode_texts(pipeline: "StableDiffusionXLPipeline", texts: Sequence[str]) ->
             return_tensors="pt",
         ).input_ids
         output = encoder(ids.to(encoder.device), output_hidden_states=True)
-        hidden.append(output.hidden_states[-2])
+        hidden.append(output.hidden_states[-2 - (clip_skip or 0)])
         pooled = output[0]  # of the second encoder: the projection at the end-of-text token
     assert pooled is not None
     return TextEncoding(torch.cat(hidden, dim=-1), pooled)
 
 
-def time_ids(original_size: tuple[int, int], crop: tuple[int, int], resolution: int) -> list[float]:
+def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size: tuple[int, int]) -> list[float]:
     """SDXL's six numbers, `_get_add_time_ids`: original (h, w), crop (top, left), target (h, w), in pixels."""
-    return [float(v) for v in (*original_size, *crop, resolution, resolution)]
+    return [float(v) for v in (*original_size, *crop, *target_size)]
 
 
 def join_caption(instance_prompt: str, caption: str) -> str:

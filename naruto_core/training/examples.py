@@ -2,14 +2,17 @@
 
 Latents are kept as mean and deviation and sampled anew at every step. Everything is written in
 shards named by content: a stopped encoding goes on with the next shard, a later run finds all of
-them. Each row of a shard carries its own picture, caption and crop: they cannot come apart.
+them. Each row of a shard carries its own picture, caption and crop: they cannot come apart. Rows are
+mapped from disk and read when they are drawn: memory does not grow with the number of pictures.
 """
 
 import hashlib
 import json
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +28,12 @@ if TYPE_CHECKING:
     import numpy as np
     from diffusers import StableDiffusionXLPipeline
 
-SHARD = 64  # pictures
+SHARD = 64  # rows
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """One training picture, prepared: `pixels` uint8 (R, R, 3); sizes in pixels as (height, width)."""
+    """One training picture, prepared: `pixels` uint8 (H, W, 3); sizes in pixels as (height, width)."""
 
     name: str
     caption: str
@@ -39,64 +42,101 @@ class Captioned:
     crop: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """All training examples on one device; row i of every tensor belongs to picture i.
+class Column:
+    """One column over all shards, each mapped from its file."""
 
-    mean, deviation: (N, 4, h, w), already scaled; hidden: (N, T, D) and pooled: (N, P) of the
-    frozen encoders; time_ids: (N, 6); texts: what the encoders were or will be given.
-    """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-    hidden: torch.Tensor
-    pooled: torch.Tensor
-    time_ids: torch.Tensor
-    texts: tuple[str, ...]
+    def __init__(self, shards: Sequence[torch.Tensor]) -> None:
+        self._shards = tuple(shards)
+        self._starts = [0, *accumulate(len(shard) for shard in shards)]
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return self._starts[-1]
+
+    def row(self, index: int) -> torch.Tensor:
+        """Row `index`, on the CPU."""
+        shard = bisect_right(self._starts, index) - 1
+        return self._shards[shard][index - self._starts[shard]]
+
+    def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
+        """These rows, which must be of one shape, stacked, on the CPU."""
+        return torch.stack([self.row(index) for index in rows])
 
 
-def examples_key(dataset_id: str, model_identity: str, instance_prompt: str, resolution: int, precision: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Encoded pictures; picture i has the rows i * views .. (i + 1) * views of every column.
+
+    mean, deviation: rows (4, h, w), already scaled; time_ids: (6,); hidden: (T, D) and pooled: (P,) of
+    the frozen encoders, None where they learn; texts: what the encoders were or will be given.
+    """
+
+    mean: Column
+    deviation: Column
+    time_ids: Column
+    hidden: Column | None
+    pooled: Column | None
+    texts: tuple[str, ...]
+    views: int = 1
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.texts) // self.views
+
+    def latent_shape(self, picture: int) -> tuple[int, ...]:
+        """(channels, height, width) of a picture's latents."""
+        return tuple(self.mean.row(picture * self.views).shape)
+
+
+def examples_key(*parts: object) -> str:
     """Names the cache by everything that its numbers depend on."""
-    parts = json.dumps([dataset_id, model_identity, instance_prompt, resolution, precision])
-    return f"examples-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
+    text = json.dumps(parts, default=str)
+    return f"examples-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How pictures and captions are encoded: `with_text` not where the encoders are going to learn."""
+
+    instance_prompt: str
+    with_text: bool = True
+    clip_skip: int | None = None
+    views: int = 1
 
 
 def encode_examples(
     pipeline: "StableDiffusionXLPipeline",
-    names: Sequence[str],
-    read: Callable[[str], Captioned],
-    instance_prompt: str,
+    names: Sequence[Sequence[str]],
+    read: Callable[[str, int], Captioned],
+    how: Encoding,
     folder: Path,
     on_progress: Callable[[Progress], None],
 ) -> Examples:
-    """Encode every picture of `names` (via `read`) into shards below `folder`, and load them.
+    """Encode every picture of `names` (via `read(name, view)`) into shards below `folder`, and map them.
 
-    Raises DatasetUnusable with the picture's name when a latent is not finite.
+    `names` come in groups, the pictures of a group being of one shape. Raises DatasetUnusable with the
+    picture's name when a latent is not finite.
     """
-    began, fresh = time.monotonic(), 0
-    shards = [names[start : start + SHARD] for start in range(0, len(names), SHARD)]
+    began, fresh, done = time.monotonic(), 0, 0
+    size = max(1, SHARD // how.views)
+    shards = [group[start : start + size] for group in names for start in range(0, len(group), size)]
     paths = [folder / f"shard-{index:05d}.safetensors" for index in range(len(shards))]
-    for index, (path, part) in enumerate(zip(paths, shards, strict=True)):
+    total = sum(len(part) for part in shards)
+    for path, part in zip(paths, shards, strict=True):
+        done += len(part)
         if not path.exists():
             with storage_errors(path):
-                _encode_shard(pipeline, [read(name) for name in part], instance_prompt, path)
-            fresh += 1
+                _encode_shard(pipeline, [read(name, view) for name in part for view in range(how.views)], how, path)
+            fresh += len(part)
             spent = time.monotonic() - began
-            left = spent / fresh * (len(shards) - index - 1)
-            done = min((index + 1) * SHARD, len(names))
-            on_progress(Progress("encode", done, len(names), "picture", spent, left))
-    return _load(paths, pipeline.device)
+            left = spent / fresh * (total - done)
+            on_progress(Progress("encode", done, total, "picture", spent, left))
+    return _load(paths, how.views)
 
 
 @torch.no_grad()
-def _encode_shard(
-    pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], instance_prompt: str, path: Path
-) -> None:
-    texts = [join_caption(instance_prompt, picture.caption) for picture in batch]
-    columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "hidden": [], "pooled": []}
+def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], how: Encoding, path: Path) -> None:
+    texts = [join_caption(how.instance_prompt, picture.caption) for picture in batch]
+    columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "time_ids": []}
     for picture, text in zip(batch, texts, strict=True):  # one by one: a row must not depend on its neighbours
         pixels = torch.tensor(picture.pixels).to(pipeline.device).permute(2, 0, 1)[None]
         pixels = pixels.to(pipeline.vae.dtype) / 127.5 - 1
@@ -105,19 +145,26 @@ def _encode_shard(
             raise DatasetUnusable(
                 f"the VAE gives latents that are not numbers for picture {picture.name}: use fp32, or an fp16-safe VAE."
             )
-        encoding = encode_texts(pipeline, [text])
         columns["mean"].append(posterior.mean * pipeline.vae.config.scaling_factor)
         columns["deviation"].append(posterior.std * pipeline.vae.config.scaling_factor)
-        columns["hidden"].append(encoding.hidden)
-        columns["pooled"].append(encoding.pooled)
-    tensors = {name: torch.cat(rows) for name, rows in columns.items()}
-    resolution = batch[0].pixels.shape[0]
-    tensors["time_ids"] = torch.tensor([time_ids(p.original_size, p.crop, resolution) for p in batch])
-    write_checkpoint(path, tensors, {"texts": texts})
+        height, width = picture.pixels.shape[:2]
+        columns["time_ids"].append(torch.tensor([time_ids(picture.original_size, picture.crop, (height, width))]))
+        if how.with_text:
+            encoding = encode_texts(pipeline, [text], how.clip_skip)
+            columns.setdefault("hidden", []).append(encoding.hidden)
+            columns.setdefault("pooled", []).append(encoding.pooled)
+    write_checkpoint(path, {name: torch.cat(rows) for name, rows in columns.items()}, {"texts": texts})
 
 
-def _load(paths: Sequence[Path], device: torch.device) -> Examples:
+def _load(paths: Sequence[Path], views: int) -> Examples:
     shards = [read_checkpoint(path) for path in paths]
-    joined = {name: torch.cat([tensors[name] for tensors, _ in shards]).to(device) for name in shards[0][0]}
-    texts = tuple(text for _, values in shards for text in values["texts"])
-    return Examples(joined["mean"], joined["deviation"], joined["hidden"], joined["pooled"], joined["time_ids"], texts)
+    columns = {name: Column([tensors[name] for tensors, _ in shards]) for name in shards[0][0]}
+    return Examples(
+        columns["mean"],
+        columns["deviation"],
+        columns["time_ids"],
+        columns.get("hidden"),
+        columns.get("pooled"),
+        tuple(text for _, values in shards for text in values["texts"]),
+        views,
+    )

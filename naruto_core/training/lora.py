@@ -4,6 +4,7 @@ PEFT does the layers; this room knows which modules SDXL's attention consists of
 that vanilla `load_lora_weights` reads.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,32 +13,39 @@ from torch import nn
 
 from naruto_core.artifacts import atomic_folder
 from naruto_core.checkpoint import settle_header
+from naruto_core.recipe_training import TrainingSection
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from peft import LoraConfig
 
-# As diffusers' DreamBooth scripts name them; on full-size SDXL: 560 modules of the UNet, 176 of the encoders.
-UNET_TARGETS = ("to_k", "to_out.0", "to_q", "to_v")
-TEXT_TARGETS = ("k_proj", "out_proj", "q_proj", "v_proj")
+TEXT_TARGETS = ("k_proj", "out_proj", "q_proj", "v_proj")  # as diffusers' DreamBooth scripts; 176 modules in SDXL
 
 
-def _config(rank: int, alpha: int, targets: tuple[str, ...]) -> "LoraConfig":
+def _config(section: TrainingSection, targets: Sequence[str]) -> "LoraConfig":
     from peft import LoraConfig
 
-    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
+    return LoraConfig(
+        r=section.rank,
+        lora_alpha=section.lora_alpha or section.rank,
+        lora_dropout=section.lora_dropout,
+        use_dora=section.use_dora,
+        use_rslora=section.use_rslora,
+        init_lora_weights="gaussian",
+        target_modules=list(targets),
+    )
 
 
-def add_adapters(pipeline: "StableDiffusionXLPipeline", rank: int, alpha: int, text_encoders: bool, seed: int) -> None:
-    """Add one adapter to the UNet, and to both text encoders if asked; B starts at zero, A is drawn from `seed`.
+def add_adapters(pipeline: "StableDiffusionXLPipeline", section: TrainingSection) -> None:
+    """Add one adapter to the UNet, and to both text encoders if they are to learn; B starts at zero, A at random.
 
     Trainable weights are fp32 whatever the frozen ones are: half-precision masters do not learn.
     """
-    torch.manual_seed(seed)
-    pipeline.unet.add_adapter(_config(rank, alpha, UNET_TARGETS))
-    if text_encoders:
+    torch.manual_seed(section.seed)
+    pipeline.unet.add_adapter(_config(section, section.lora_layers))
+    if section.text_encoder_lr is not None:
         for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
-            encoder.add_adapter(_config(rank, alpha, TEXT_TARGETS))
+            encoder.add_adapter(_config(section, TEXT_TARGETS))
     for parameter in trainable(pipeline).values():
         parameter.data = parameter.data.float()
 
@@ -54,13 +62,6 @@ def trainable(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Parameter]:
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-
-
-def load_trainable(pipeline: "StableDiffusionXLPipeline", tensors: dict[str, torch.Tensor]) -> None:
-    """Put back weights that `trainable` once listed; every name must be there."""
-    with torch.no_grad():
-        for name, parameter in trainable(pipeline).items():
-            parameter.copy_(tensors[name])
 
 
 def _metadata(module: nn.Module) -> dict[str, Any]:

@@ -1,38 +1,52 @@
 """Optimizers by the recipe's words, set as the reference training script sets them."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
-from naruto_core.recipe import TrainingSection
+from naruto_core.errors import DeviceUnfit
+from naruto_core.recipe_training import TrainingSection
+from naruto_core.training.flat import Flat
+from naruto_core.training.groups import Group
 from naruto_core.training.prodigy import FlatProdigy
 
 
-def build_optimizer(
-    section: TrainingSection, unet: Sequence[nn.Parameter], text: Sequence[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """One group for the UNet's adapter and, when they are trained, one for the text encoders'."""
-    groups: list[dict[str, Any]] = [{"params": list(unet), "lr": section.learning_rate}]
-    if text:
-        groups.append({"params": list(text), "lr": section.text_encoder_lr})
+def build_optimizer(section: TrainingSection, groups: Sequence[tuple[Group, Flat]]) -> torch.optim.Optimizer:
+    """One parameter group, of one vector, for each of `groups`.
+
+    Raises DeviceUnfit when the 8-bit optimizer is asked for and its library is not installed.
+    """
+    settings: list[dict[str, Any]] = []
+    for group, flat in groups:
+        vector = nn.Parameter(flat.weights)
+        vector.grad = flat.gradient
+        settings.append({"params": [vector], "lr": group.learning_rate, "name": group.name})
+    adam: dict[str, Any] = {"betas": section.adam_betas, "weight_decay": section.adam_weight_decay}
     if section.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=section.adam_betas, weight_decay=section.adam_weight_decay)
-    return FlatProdigy(
-        groups,
-        betas=section.adam_betas,
-        weight_decay=section.adam_weight_decay,
-        separate_d=section.prodigy_separate_d,
-    )
+        return torch.optim.AdamW(settings, **adam)
+    if section.optimizer == "adamw8bit":
+        return _adamw8bit()(settings, **adam)
+    return FlatProdigy(settings, separate_d=section.prodigy_separate_d, **adam)
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
+def _adamw8bit() -> Any:
+    try:
+        return import_module("bitsandbytes.optim").AdamW8bit
+    except ImportError:
+        raise DeviceUnfit(
+            "optimizer adamw8bit needs the package bitsandbytes, which is not installed: install it, or use adamw."
+        ) from None
+
+
+def clip_gradients(flats: Sequence[Flat], max_norm: float) -> torch.Tensor:
     """Scale all gradients to a common norm of at most `max_norm`; the norm before, on the device."""
-    if isinstance(optimizer, FlatProdigy):
-        return optimizer.clip_gradients(max_norm)
-    weights: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
-    return nn.utils.clip_grad_norm_(weights, max_norm)
+    norm = torch.stack([flat.gradient.norm() for flat in flats]).norm()
+    for flat in flats:
+        flat.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def gauges(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -40,4 +54,5 @@ def gauges(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     if not isinstance(optimizer, FlatProdigy):
         return {}
     first, *rest = optimizer.estimates()
-    return {"d": first.clone()} | {f"d_{index}": d.clone() for index, d in enumerate(rest, 1) if optimizer.separate_d}
+    named = zip(rest, optimizer.param_groups[1:], strict=True) if optimizer.separate_d else ()
+    return {"d": first.clone()} | {f"d_{group['name']}": d.clone() for d, group in named}

@@ -11,19 +11,12 @@ stale momentum), and each group may have a d of its own.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True, slots=True)
-class _Flat:
-    """One group's weights and gradients; its parameters are views into these."""
-
-    weights: torch.Tensor
-    gradient: torch.Tensor
+from naruto_core.training.flat import Flat, flatten
 
 
 class FlatProdigy(torch.optim.Optimizer):
@@ -49,22 +42,16 @@ class FlatProdigy(torch.optim.Optimizer):
         self.separate_d = separate_d
         self._flats = [self._flatten(group) for group in self.param_groups]
 
-    def _flatten(self, group: dict[str, Any]) -> _Flat:
+    def _flatten(self, group: dict[str, Any]) -> Flat:
         parameters: list[nn.Parameter] = group["params"]
-        weights = torch.cat([p.detach().flatten() for p in parameters])
-        flat = _Flat(weights, torch.zeros_like(weights))
-        sizes = [p.numel() for p in parameters]
-        for p, part, gradient in zip(parameters, weights.split(sizes), flat.gradient.split(sizes), strict=True):
-            p.data = part.view_as(p)
-            p.grad = gradient.view_as(p)
-        d0 = group["d0"]
+        flat, d0 = flatten(parameters), group["d0"]
         self.state[parameters[0]] = {
-            "exp_avg": torch.zeros_like(weights),
-            "exp_avg_sq": torch.zeros_like(weights),
-            "s": torch.zeros_like(weights),
-            "p0": weights.clone(),
+            "exp_avg": torch.zeros_like(flat.weights),
+            "exp_avg_sq": torch.zeros_like(flat.weights),
+            "s": torch.zeros_like(flat.weights),
+            "p0": flat.weights.clone(),
             # d, its maximum, and the numerator of its estimate
-            "estimate": torch.tensor([d0, d0, 0.0], dtype=torch.float64, device=weights.device),
+            "estimate": torch.tensor([d0, d0, 0.0], dtype=torch.float64, device=flat.weights.device),
         }
         return flat
 
@@ -113,30 +100,30 @@ class FlatProdigy(torch.optim.Optimizer):
         for group in self.param_groups:
             self._state(group)["estimate"].copy_(estimate)
 
-    def _move(self, pairs: list[tuple[dict[str, Any], _Flat]]) -> None:
+    def _move(self, pairs: list[tuple[dict[str, Any], Flat]]) -> None:
         """One step of groups that share a d: gather what the gradients say of it, then move by the d before."""
         first = pairs[0][0]
-        (beta1, beta2), k, d0 = first["betas"], first["k"] + 1, first["d0"]
+        (beta1, beta2), d0 = first["betas"], first["d0"]
         beta3 = math.sqrt(beta2)
-        correction = math.sqrt(1 - beta2**k) / (1 - beta1**k)
         d, d_max, numerator = self._state(first)["estimate"].unbind()
-        rate = d * first["lr"] * correction
         numerator, denominator = numerator * beta3, torch.zeros_like(numerator)
+        rates: list[torch.Tensor] = []
         for group, flat in pairs:
-            state, gradient = self._state(group), flat.gradient
+            state, gradient, k = self._state(group), flat.gradient, group["k"] + 1
+            # a group that was unfrozen late is as new as its own count of steps
+            rates.append(d * group["lr"] * math.sqrt(1 - beta2**k) / (1 - beta1**k))
             travelled = torch.dot(gradient, state["p0"] - flat.weights)
-            numerator = numerator + (d / d0) * rate * travelled
+            numerator = numerator + (d / d0) * rates[-1] * travelled
             state["exp_avg"].mul_(beta1).add_(gradient * (d * (1 - beta1)))
             state["exp_avg_sq"].mul_(beta2).add_(gradient.square() * (d * d * (1 - beta2)))
             state["s"].mul_(beta3).add_(gradient * (d * d / d0))
             denominator = denominator + state["s"].abs().sum()
+            group["k"] = k
         known = denominator > 0  # before the first gradient there is nothing to estimate from
         found = torch.where(known, numerator / denominator, d)
         d_max = torch.maximum(d_max, found)
-        rate = torch.where(known, rate, 0.0)
-        for group, flat in pairs:
-            state = self._state(group)
+        for (group, flat), moving in zip(pairs, rates, strict=True):
+            state, rate = self._state(group), torch.where(known, moving, 0.0)
             flat.weights.mul_(1 - group["weight_decay"] * rate)
             flat.weights.sub_(state["exp_avg"] * rate / (state["exp_avg_sq"].sqrt() + d_max * group["eps"]))
             state["estimate"].copy_(torch.stack([d_max, d_max, numerator]))
-            group["k"] = k

@@ -5,43 +5,56 @@ weights alone: when it turns upwards, the adapter has begun to learn the picture
 timesteps as in kohya-ss/sd-scripts.)
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
-from naruto_core import sdxl
-from naruto_core.recipe import Precision
+from naruto_core.training.conditioning import TextEncoding
 from naruto_core.training.examples import Examples
 from naruto_core.training.loss import NoiseSchedule, denoising_loss
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline
+    from diffusers import UNet2DConditionModel
 
 TIMESTEPS = (200, 400, 600, 800)
 
 
 @torch.no_grad()
 def validation_loss(
-    pipeline: "StableDiffusionXLPipeline", examples: Examples, schedule: NoiseSchedule, precision: Precision
+    unet: "UNet2DConditionModel",
+    examples: Examples,
+    schedule: NoiseSchedule,
+    encode: Callable[[str], TextEncoding] | None = None,
 ) -> torch.Tensor:
     """Mean unweighted denoising error over all of `examples` at TIMESTEPS; a number on the device.
 
-    Text comes from the encodings made before training, whether or not the encoders learn: what is
-    followed is the UNet's adapter. Leaves the UNet in training mode, and no generator touched.
+    `encode` makes a caption's encoding (1, ...) where the encoders learn; None where `examples` have them. Leaves
+    the UNet in training mode, and no generator touched.
     """
-    unet, device = pipeline.unet, examples.mean.device
+    device = schedule.alphas_cumprod.device
     t = torch.tensor(TIMESTEPS, device=device)
     losses: list[torch.Tensor] = []
     unet.eval()
-    for row in range(len(examples)):
-        generator = torch.Generator().manual_seed(row)
-        noise = torch.randn((len(t), *examples.mean.shape[1:]), generator=generator).to(device)
-        clean = examples.mean[row].float().expand_as(noise)
-        again = torch.full((len(t),), row, device=device)
-        condition = {"text_embeds": examples.pooled[again], "time_ids": examples.time_ids[again]}
+    for row in range(0, len(examples.texts), examples.views):
+        generator = torch.Generator().manual_seed(row // examples.views)
+        mean = examples.mean.row(row).float()
+        noise = torch.randn((len(t), *mean.shape), generator=generator).to(device)
+        clean = mean.to(device).expand_as(noise)
+        text = encode(examples.texts[row]) if encode else _known(examples, row)
+        hidden, pooled = (
+            one.to(device, unet.dtype).expand(len(t), *one.shape[1:]) for one in (text.hidden, text.pooled)
+        )
+        sizes = examples.time_ids[[row]].to(device).expand(len(t), -1)
         noisy = schedule.add_noise(clean, noise, t).to(unet.dtype)
-        with sdxl.autocast(precision, device):
-            predicted = unet(noisy, t, examples.hidden[again], added_cond_kwargs=condition).sample
-        losses.append(denoising_loss(schedule, predicted, clean, noise, t, None))
+        predicted = unet(noisy, t, hidden, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+        weights = torch.ones(len(t), device=device)
+        losses.append(denoising_loss(predicted, schedule.target(clean, noise, t), weights))
     unet.train()
     return torch.stack(losses).mean()
+
+
+def _known(examples: Examples, row: int) -> TextEncoding:
+    assert examples.hidden is not None
+    assert examples.pooled is not None
+    return TextEncoding(examples.hidden[[row]], examples.pooled[[row]])

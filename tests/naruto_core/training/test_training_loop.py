@@ -14,7 +14,7 @@ from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.mini.measure import drawings
-from naruto_core.recipe import TrainingSection
+from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.batches import CLASS_STREAM, TrainingData, draw_batch, rows_of
 from naruto_core.training.conditioning import encode_texts, time_ids
 from naruto_core.training.examples import Captioned, Examples, encode_examples

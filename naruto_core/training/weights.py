@@ -1,0 +1,141 @@
+"""Everything that learns: put in, flattened, computed with in half precision, averaged, taken out again."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from naruto_core import sdxl
+from naruto_core.recipe_training import TrainingSection
+from naruto_core.tokens import add_tokens
+from naruto_core.training.flat import Flat, HalfCopy, flatten
+from naruto_core.training.groups import group_weights
+from naruto_core.training.lean import Swap, Switch, give_all, swap_in
+from naruto_core.training.lora import add_adapters, trainable
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+
+class Weights:
+    """The adapter and new tokens of one training inside `pipeline`.
+
+    `named` are fp32 masters by full name, views into the vectors of `flats`, one for each of `groups`.
+    """
+
+    def __init__(
+        self, pipeline: "StableDiffusionXLPipeline", section: TrainingSection, tokens: Mapping[str, str]
+    ) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        self.switch, self.named = Switch(), dict[str, nn.Parameter]()
+        if section.textual_inversion is None or section.textual_inversion.train_lora:
+            add_adapters(pipeline, section)
+            self.named |= trainable(pipeline)
+        if section.textual_inversion:
+            concept = section.textual_inversion.initializer_concept
+            self.named |= add_tokens(pipeline, tokens, concept, section.seed)
+        device = pipeline.unet.device
+        parts = (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
+        self._swaps: list[Swap] = [swap for part in parts for swap in swap_in(part, self.switch)]
+        self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
+        half = sdxl.half(section.mixed_precision)
+        learning = parts if self.learns_text else (pipeline.unet,)
+        if half:  # what learns is out of the way, or made whole again below
+            for part in learning:
+                nn.Module.to(part, half)  # the libraries' own `to` says something about every part
+            for parameter in self.named.values():
+                parameter.data = parameter.data.float()
+        self.groups = group_weights(self.named, section)
+        self.flats = [flatten(list(group.parameters.values())) for group in self.groups]
+        self._copies: list[HalfCopy] = []
+        working: dict[nn.Parameter, torch.Tensor] = {p: p for p in self.named.values()}
+        if half and self._swaps:
+            for group, flat in zip(self.groups, self.flats, strict=True):
+                parameters = list(group.parameters.values())
+                self._copies.append(HalfCopy(flat, parameters, half))
+                working |= zip(parameters, self._copies[-1].copies, strict=True)
+        give_all(self._swaps, working.__getitem__)
+        self._decay = section.ema_decay
+        self._averages = [flat.weights.clone() for flat in self.flats] if self._decay else []
+        sdxl.check_precision(section.mixed_precision, device)
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether texts have to be encoded anew at every step."""
+        return any(not name.startswith("unet.") for name in self.named)
+
+    def gather(self) -> None:
+        """After a backward pass: all gradients into the flat fp32 vectors."""
+        for copy in self._copies:
+            copy.gather()
+
+    def learning(self, step: int) -> list[Flat]:
+        """The flats of the groups that learn at `step`; the others' gradients are forgotten."""
+        active: list[Flat] = []
+        for group, flat in zip(self.groups, self.flats, strict=True):
+            if group.learns(step):
+                active.append(flat)
+            else:
+                flat.gradient.zero_()
+        return active
+
+    def moved(self, steps: int) -> None:
+        """After an optimizer step, the `steps`-th: the working copies follow, the averages a little."""
+        for copy in self._copies:
+            copy.follow()
+        if self._decay:
+            decay = min(self._decay, (1 + steps) / (10 + steps))  # as diffusers' EMAModel: young averages forget faster
+            for average, flat in zip(self._averages, self.flats, strict=True):
+                average.lerp_(flat.weights, 1 - decay)
+
+    @contextmanager
+    def base_model(self) -> Generator[None]:
+        """Inside the block the adapter is switched off."""
+        for layer in self._dora:
+            layer.enable_adapters(False)
+        with self.switch.off():
+            try:
+                yield
+            finally:
+                for layer in self._dora:
+                    layer.enable_adapters(True)
+
+    @contextmanager
+    def shipped(self) -> Generator[None]:
+        """Inside the block, `pipeline` carries what would be written now: the averages, in PEFT's own layers."""
+        kept = [flat.weights.clone() for flat in self.flats] if self._averages else []
+        self.finish()
+        try:
+            yield
+        finally:
+            for flat, own in zip(self.flats, kept, strict=False):
+                flat.weights.copy_(own)
+            for swap in self._swaps:
+                swap.install()
+            for parameter in self.named.values():
+                parameter.requires_grad_()  # whoever drew with them has frozen them
+
+    def finish(self) -> None:
+        """Leave the weights that are to be written in `pipeline`, in PEFT's own layers again."""
+        for flat, average in zip(self.flats, self._averages, strict=False):
+            flat.weights.copy_(average)
+        for swap in self._swaps:
+            swap.restore()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps of this."""
+        averages = {f"average.{index}": average for index, average in enumerate(self._averages)}
+        return {**self.named, **averages}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `state` gave; every name must be there."""
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(tensors[name])
+        for index, average in enumerate(self._averages):
+            average.copy_(tensors[f"average.{index}"])
+        for copy in self._copies:
+            copy.follow()

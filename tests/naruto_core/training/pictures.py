@@ -1,0 +1,77 @@
+"""Twelve drawn pictures, their captions, and how tests train on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from naruto_core.domain import StepRecord
+from naruto_core.mini.measure import drawings
+from naruto_core.recipe_training import TrainingSection
+from naruto_core.training.batches import Style, TrainingData
+from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
+from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.weights import Weights
+
+PROMPT = "a naruto anime character"
+PICTURES, SCENES = drawings("naruto", 12, seed=3)
+NAMES = [f"picture-{i}" for i in range(12)]
+ADAPTER = "pytorch_lora_weights.safetensors"
+PRIOR = {"class_prompts": ["a person"], "num_class_images": 12, "class_batch_size": 3, "prior_loss_weight": 0.5}
+BASE_PRIOR = {"kind": "base_prediction", "class_prompts": ["a person", "a dog"], "class_batch_size": 2}
+
+
+def section_of(**changes: object) -> TrainingSection:
+    """A small training in fp32, with `changes`."""
+    values = {
+        "instance_prompt": PROMPT,
+        "resolution": 64,
+        "train_batch_size": 2,
+        "max_train_steps": 6,
+        "mixed_precision": "fp32",
+        "seed": 5,
+    }
+    return TrainingSection.model_validate(values | changes)
+
+
+def captioned(name: str, view: int = 0) -> Captioned:
+    index = int(name.split("-")[1])
+    return Captioned(name, f"with {SCENES[index].characters[0].hair} hair", PICTURES[index], (64, 64), (0, 0))
+
+
+def ignore(_: object) -> None: ...
+
+
+def encode(pipeline: object, folder: Path, prompt: str = PROMPT, **how: object) -> Examples:
+    return encode_examples(pipeline, [NAMES], captioned, Encoding(prompt, **how), folder, ignore)
+
+
+def data_of(examples: Examples, section: TrainingSection, class_pictures: Examples | None = None) -> TrainingData:
+    """One stage with one style; the same pictures for the prior and for validation unless there are others."""
+    return TrainingData(section.max_train_steps, (Style(examples),), class_pictures or examples, examples)
+
+
+def train(
+    pipeline: object,
+    examples: Examples,
+    section: TrainingSection,
+    checkpoint: Path,
+    heard: Callable[[list[StepRecord]], None] = ignore,
+    **more: object,
+) -> tuple[list[StepRecord], Weights]:
+    """All step records (as told to `heard` too), and the weights; saves at every step."""
+    steps: list[StepRecord] = []
+
+    def remember(new: list[StepRecord]) -> None:
+        steps.extend(new)
+        heard(steps)
+
+    tokens = more.pop("tokens", {})
+    stages = more.pop("stages", None) or [data_of(examples, section)]
+    listeners = Listeners(ignore, remember, more.pop("on_checkpoint", None))
+    weights = train_adapter(pipeline, stages, section, tokens, checkpoint, 0.0, "recipe/data", listeners)
+    return steps, weights
+
+
+def numbers(steps: list[StepRecord]) -> list[tuple[object, ...]]:
+    """What must be the same in a repetition: all but how fast it went."""
+    timed = {"pictures_per_second", "memory_gib"}
+    return [(s.step, s.loss, s.learning_rate, {k: v for k, v in s.gauges.items() if k not in timed}) for s in steps]

@@ -1,0 +1,136 @@
+"""Conditioning, encoded pictures, and who is drawn when."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from naruto_core.errors import DatasetUnusable
+from naruto_core.training.batches import Chance, Stream, Style, draw_batch, rows_of
+from naruto_core.training.conditioning import encode_texts, time_ids
+from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
+from tests.naruto_core.conftest import CPU
+from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode, ignore
+
+
+@pytest.mark.parametrize("text", ["Naruto fighting in the rain", "", "a person " * 60])
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_conditioning_equals_the_pipelines_encode_prompt_bit_for_bit(load_miniature, text: str, clip_skip: int | None):
+    pipeline = load_miniature()
+    hidden, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, clip_skip=clip_skip)
+    ours = encode_texts(pipeline, [text], clip_skip)
+    assert torch.equal(ours.hidden, hidden)
+    assert torch.equal(ours.pooled, pooled)
+
+
+def test_a_negative_prompt_is_read_as_the_pipeline_reads_it(load_miniature):
+    pipeline = load_miniature()
+    _, hidden, _, pooled = pipeline.encode_prompt("a person", negative_prompt="low quality, bad anatomy")
+    ours = encode_texts(pipeline, ["low quality, bad anatomy"])
+    assert torch.equal(ours.hidden, hidden)
+    assert torch.equal(ours.pooled, pooled)
+
+
+def test_time_ids_equal_the_pipelines(load_miniature):
+    pipeline = load_miniature()
+    size = pipeline.text_encoder_2.config.projection_dim
+    theirs = pipeline._get_add_time_ids((640, 512), (8, 0), (64, 96), torch.float32, size)
+    assert theirs.tolist() == [time_ids((640, 512), (8, 0), (64, 96))]
+
+
+def test_latents_captions_and_crops_of_a_picture_stay_together(load_miniature, examples: Examples):
+    pipeline = load_miniature()
+    for index in (0, 5, 11):
+        one = captioned(NAMES[index])
+        pixels = torch.from_numpy(one.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+        expected = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
+        assert torch.allclose(examples.mean.row(index), expected[0], atol=1e-6)
+        assert examples.texts[index] == f"{PROMPT}, {one.caption}"
+        assert torch.equal(examples.hidden.row(index), encode_texts(pipeline, [examples.texts[index]]).hidden[0])
+
+
+def _coded(name: str, view: int) -> Captioned:
+    """A picture whose colour, caption, size and crop all say its number."""
+    number = int(name)
+    shape = (64, 96) if number % 2 else (64, 64)
+    pixels = np.full((*shape, 3), 4 * number + view, dtype=np.uint8)
+    return Captioned(name, f"number {number} view {view}", pixels, (1000 + number, 1000 + view), (number, view))
+
+
+def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_shuffling_and_resume(
+    load_miniature, tmp_path: Path
+):
+    pipeline = load_miniature()
+    groups = [[str(n) for n in range(0, 40, 2)], [str(n) for n in range(1, 40, 2)]]
+    how = Encoding(PROMPT, views=3)
+    colours: dict[tuple[int, int], float] = {}
+    coded = encode_examples(pipeline, groups, _coded, how, tmp_path, ignore)
+    for row, text in enumerate(coded.texts):
+        number, view = (int(word) for word in text.split() if word.isdigit())
+        colours[number, view] = float(coded.mean.row(row).mean())
+    again = encode_examples(pipeline, groups, lambda *_: pytest.fail("encoded twice"), how, tmp_path, ignore)
+    stream = Stream([Style(coded), Style(again, 0.5, repeats=2)], 3, 4)
+    seen: set[tuple[int, int]] = set()
+    for micro_step in [*range(60), 7, 3]:  # a resumed run draws old steps again
+        batch = draw_batch(stream, Chance(3, 1000), micro_step, CPU)
+        deviation = 0.0
+        for row, text in enumerate(batch.texts):
+            number, view = (int(word) for word in text.split() if word.isdigit())
+            width = 96 if number % 2 else 64
+            assert batch.time_ids[row].tolist() == [1000 + number, 1000 + view, number, view, 64, width]
+            assert batch.clean.shape[2:] == (16, width // 4)
+            assert torch.equal(batch.text.hidden[row], encode_texts(pipeline, [text]).hidden[0]) or row
+            deviation = max(deviation, abs(float(batch.clean[row].mean()) - colours[number, view]))
+            seen.add((number, view))
+        assert deviation < 0.2  # what chance adds to a mean over all of a picture
+    assert len(seen) > 60
+    assert max(colours.values()) - min(colours.values()) > 0.5
+
+
+def test_an_epoch_shows_every_picture_once_and_repeats_as_often_as_asked(examples: Examples):
+    first, second = rows_of(7, 0, 12, 12), rows_of(7, 12, 12, 12)
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert rows_of(7, 10, 4, 12) == (*first[10:], *second[:2])
+    stream = Stream([Style(examples), Style(examples, repeats=3)], 7, 4)
+    epoch = [place for step in range(12) for place in stream.places(step)]
+    counts = {place: epoch.count(place) for place in epoch}
+    assert {counts[0, n] for n in range(12)} == {1}
+    assert {counts[1, n] for n in range(12)} == {3}
+
+
+def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("naruto_core.training.examples.SHARD", 4)
+    pipeline, read = load_miniature(), []
+
+    def failing(name: str, view: int) -> Captioned:
+        if name == "picture-9":
+            raise KeyboardInterrupt
+        return captioned(name, view)
+
+    def counting(name: str, view: int) -> Captioned:
+        read.append(name)
+        return captioned(name, view)
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_examples(pipeline, [NAMES], failing, Encoding(PROMPT), tmp_path, ignore)
+    resumed = encode_examples(pipeline, [NAMES], counting, Encoding(PROMPT), tmp_path, ignore)
+    assert read == NAMES[8:]
+    assert len(resumed) == 12
+
+
+def test_where_the_encoders_learn_their_old_answers_are_not_kept(load_miniature, tmp_path: Path):
+    encoded = encode(load_miniature(), tmp_path, with_text=False)
+    assert encoded.hidden is None
+    with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:
+        assert set(file.keys()) == {"mean", "deviation", "time_ids"}
+
+
+def test_a_latent_that_is_not_a_number_is_refused_with_the_pictures_name(load_miniature, tmp_path: Path):
+    pipeline = load_miniature()
+    with torch.no_grad():
+        pipeline.vae.encoder.conv_in.weight.fill_(float("inf"))
+    with pytest.raises(DatasetUnusable, match="picture-0"):
+        encode(pipeline, tmp_path)

@@ -1,0 +1,151 @@
+"""One step's loss and gradients beside plain PEFT, diffusers and autograd."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch.nn import functional as F
+
+from naruto_core.training.batches import CLASS_STREAM, Chance, Stream, Style, draw_batch
+from naruto_core.training.conditioning import encode_texts
+from naruto_core.training.loss import NoiseSchedule, Weighting, denoising_loss
+from naruto_core.training.lora import add_adapters, trainable
+from naruto_core.training.steps import Training
+from tests.naruto_core.conftest import CPU
+from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noise_target_weights_and_what_a_prediction_amounts_to_equal_diffusers(prediction: str):
+    theirs = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+        clip_sample=False,
+    )
+    ours = NoiseSchedule(theirs.alphas_cumprod, prediction)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, predicted = torch.randn(3, 6, 8, 16, 16, generator=generator)
+    t = torch.tensor([0, 10, 200, 500, 900, 999])
+    noisy = theirs.add_noise(clean, noise, t)
+    assert torch.allclose(ours.add_noise(clean, noise, t), noisy, atol=1e-6)
+    target = noise if prediction == "epsilon" else theirs.get_velocity(clean, noise, t)
+    assert torch.allclose(ours.target(clean, noise, t), target, atol=1e-6)
+    denoised = ours.denoised(noisy, predicted, t)
+    for row, step in enumerate(t):
+        expected = theirs.step(predicted[row], step, noisy[row]).pred_original_sample
+        assert torch.allclose(denoised[row], expected, rtol=1e-4, atol=1e-4)
+
+    snr = compute_snr(theirs, t)
+    weight = snr.clamp(max=5.0) / (snr if prediction == "epsilon" else snr + 1)
+    expected = (F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
+    ours_weight = Weighting(snr_gamma=5.0).of(ours, t)
+    assert torch.allclose(denoising_loss(predicted, target, ours_weight), expected, rtol=1e-5)
+
+
+def _move(weights):
+    """Away from where B is zero, which hides A's gradient and what the adapter says; the same every time."""
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+
+
+def _plain_gradients(pipeline, examples, class_examples, section, micro_steps):
+    """Losses and gradients by PEFT's layers, diffusers' UNet and scheduler, and autograd alone."""
+    add_adapters(pipeline, section)
+    _move(trainable(pipeline))
+    prior = section.prior
+    halves = [(examples, section.seed, section.train_batch_size, 1.0)]
+    if prior:
+        halves.append((class_examples, section.seed + CLASS_STREAM, prior.class_batch_size, prior.prior_loss_weight))
+    losses, total = [], 0.0
+    for micro_step in micro_steps:
+        for half, seed, size, weight in halves:
+            batch = draw_batch(Stream([Style(half)], seed, size), Chance(seed, 1000), micro_step, CPU)
+            text = encode_texts(pipeline, batch.texts)
+            condition = {"text_embeds": text.pooled, "time_ids": batch.time_ids}
+            scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+            noisy = scheduler.add_noise(batch.clean, batch.noise, batch.t)
+            predicted = pipeline.unet(noisy, batch.t, text.hidden, added_cond_kwargs=condition).sample
+            error = F.mse_loss(predicted, batch.noise, reduction="none").mean(dim=(1, 2, 3))
+            if section.snr_gamma:
+                snr = compute_snr(scheduler, batch.t)
+                error = error * snr.clamp(max=section.snr_gamma) / snr
+            losses.append(float(error.mean().detach()))
+            total = total + weight * error.mean() / len(micro_steps)
+    total.backward()
+    return losses, {name: p.grad for name, p in trainable(pipeline).items()}
+
+
+@pytest.mark.parametrize("prior", [None, PRIOR])
+@pytest.mark.parametrize("text_encoder_lr", [None, 1.0])
+@pytest.mark.parametrize(("size", "snr_gamma"), [(1, 5.0), (4, None)])
+def test_loss_and_gradients_equal_plain_peft_and_autograd(
+    load_miniature, examples, tmp_path, prior, text_encoder_lr, size, snr_gamma
+):
+    class_examples = encode(load_miniature(), tmp_path / "class", "")
+    assert class_examples.texts[0] == captioned(NAMES[0]).caption  # a class prompt stands alone
+    section = section_of(prior=prior, text_encoder_lr=text_encoder_lr, train_batch_size=size, snr_gamma=snr_gamma)
+    run = Training(load_miniature(), [data_of(examples, section, class_examples)], section, {})
+    _move(run.weights.named)
+    losses = run.gradients[0].add(3, 1.0)
+    ours = {name: p.grad for name, p in run.weights.named.items()}
+    expected, theirs = _plain_gradients(load_miniature(), examples, class_examples, section, [3])
+    assert losses.tolist() == pytest.approx(expected, rel=1e-5)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == (96 if text_encoder_lr is None else 152)
+    largest = max(float(g.abs().max()) for g in theirs.values() if g is not None)
+    for name, gradient in theirs.items():  # none: the last layer of encoder 1, whose output nobody reads
+        expected_one = torch.zeros_like(ours[name]) if gradient is None else gradient
+        assert torch.allclose(ours[name], expected_one, rtol=1e-5, atol=1e-5 * largest), name
+
+
+def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, examples):
+    gradients: list[dict[str, torch.Tensor]] = []
+    for size, accumulation in ((4, 1), (1, 4)):
+        prior = PRIOR | {"class_batch_size": size}
+        section = section_of(train_batch_size=size, gradient_accumulation_steps=accumulation, prior=prior)
+        run = Training(load_miniature(), [data_of(examples, section)], section, {})
+        run.accumulate(0)
+        gradients.append({name: p.grad for name, p in run.weights.named.items()})
+    assert len(gradients[0]) == 96  # A and B of 48 modules
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-7), name
+    assert max(float(gradient.abs().max()) for gradient in gradients[0].values()) > 1e-4
+
+
+def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(load_miniature, examples):
+    """At first the adapter says nothing: its prediction is the base's, and the prior's loss is nought."""
+    section = section_of(prior=BASE_PRIOR, train_batch_size=1)
+    pipeline = load_miniature()
+    run = Training(pipeline, [data_of(examples, section)], section, {})
+    assert run.gradients[0].add(0, 1.0).tolist()[1] < 1e-12
+    _move(run.weights.named)
+    found = float(run.gradients[0].add(0, 1.0)[1])
+
+    batch = draw_batch(run.gradients[0].prior, Chance(section.seed + CLASS_STREAM, 1000), 0, CPU)
+    run.weights.finish()
+    text = encode_texts(pipeline, ["a person", "a dog"])
+    condition = {"text_embeds": text.pooled, "time_ids": batch.time_ids}
+    noisy = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(batch.clean, batch.noise, batch.t)
+    with torch.no_grad():
+        adapted = pipeline.unet(noisy, batch.t, text.hidden, added_cond_kwargs=condition).sample
+        pipeline.unet.disable_adapters()
+        base = pipeline.unet(noisy, batch.t, text.hidden, added_cond_kwargs=condition).sample
+    snr = compute_snr(pipeline.scheduler, batch.t)
+    expected = (F.mse_loss(adapted, base, reduction="none").mean(dim=(1, 2, 3)) * snr.clamp(max=5.0) / snr).mean()
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    assert found > 1e-4
+
+
+def test_half_precision_masters_do_not_learn_and_ours_are_full(load_miniature, examples):
+    section = section_of(mixed_precision="bf16")
+    run = Training(load_miniature("bf16"), [data_of(examples, section)], section, {})
+    record = run.optimizer_step(0)
+    assert run.pipeline.unet.dtype is torch.bfloat16
+    assert {p.dtype for p in run.weights.named.values()} == {torch.float32}
+    assert np.isfinite(float(record.loss))
+    updates = [p.detach() - p.detach().bfloat16().float() for p in run.weights.named.values()]
+    assert max(float(u.abs().max()) for u in updates) > 0  # weights that half precision could not hold
