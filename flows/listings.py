@@ -11,6 +11,7 @@ from naruto_core.domain import Score
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from naruto_core.store.verification import verify
+from naruto_core.training.best import best_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,9 @@ def show_run(name: str) -> Listing:
     layout = Layout(settings.root)
     with open_store(settings.database_url) as store:
         run = store.run(name)
-        dataset, adapter = store.find_dataset(run.dataset_id), store.find_adapter(run.id)
+        dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
+        best = best_step(store.steps(run.id))
     facts = {
         "id": run.id,
         "state": run.state,
@@ -77,8 +79,9 @@ def show_run(name: str) -> Listing:
         "finished": run.finished_at.isoformat() if run.finished_at else "",
         "dataset": run.dataset_id,
         "source": dataset.source if dataset else "",
-        "adapter": adapter.path if adapter else "",
-        "adapter sha256": adapter.sha256 if adapter else "",
+        "adapters": " ".join(adapter.path for adapter in adapters),
+        "adapter sha256": " ".join(adapter.sha256 for adapter in adapters),
+        "best step": best.reason if best else "",
         "files": str(layout.run(run.id)),
     }
     text = _columns([[name, str(value)] for name, value in facts.items() if value])

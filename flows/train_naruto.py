@@ -35,19 +35,20 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
 
     # Data: checked, stored by content; a version is its pictures, captions and split.
     pictures = ingest(recipe.dataset)
-    run = open_run(recipe, pictures)
+    more = [ingest(style.dataset) for style in recipe.styles]
+    run = open_run(recipe, [pictures, *more])
 
     # Adaptation: low-rank updates of the attention layers, then merged into the base weights.
-    adapter = train(run, recipe.model, recipe.training, recipe.generation, pictures)
-    fused = fuse(run, recipe.model, recipe.fusion, recipe.training.mixed_precision, adapter)
+    adapters = train(run, recipe, [pictures, *more], suite)
+    fused = fuse(run, recipe.model, recipe.fusion, recipe.training.mixed_precision, adapters)
 
     # Samples: every prompt, every seed, drawn by base, adapted and fused model.
-    generate(run, recipe.model, recipe.fusion, recipe.generation, suite, adapter, fused)
+    generate(run, recipe.model, recipe.fusion, recipe.generation, suite, recipe.new_tokens, adapters, fused)
 
     # Evaluation: distance to the reference set (FID), agreement with the prompts (CLIP score).
     score(run, recipe.scoring, suite, pictures, recipe.generation.resolution)
 
-    publish(run, recipe.publish, adapter)
+    publish(run, recipe.publish, adapters)
     present(run, suite)
     return close_run(run).id
 

@@ -120,12 +120,17 @@ class Layout:
     def recipe(self, run_id: str) -> Path:
         return self.run(run_id) / "recipe.json"
 
-    def checkpoint(self, run_id: str) -> Path:
-        return self.run(run_id) / "checkpoint.safetensors"
+    def checkpoint(self, run_id: str, style: str = "") -> Path:
+        return self.run(run_id) / f"checkpoint{'-' + style if style else ''}.safetensors"
 
-    def adapter(self, run_id: str) -> Path:
+    def adapter(self, run_id: str, style: str = "") -> Path:
         """The name diffusers looks for when `load_lora_weights` is given the folder."""
-        return self.run(run_id) / "adapter" / "pytorch_lora_weights.safetensors"
+        folder = self.run(run_id) / "adapter"
+        return (folder / style if style else folder) / "pytorch_lora_weights.safetensors"
+
+    def checkpoints(self, run_id: str, style: str = "") -> Path:
+        """What the adapter was on the way: a folder for each step looked at, with its files and sample sheet."""
+        return self.run(run_id) / "checkpoints" / style
 
     def fused(self, run_id: str) -> Path:
         return self.run(run_id) / "fused"

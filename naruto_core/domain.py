@@ -114,13 +114,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Trained LoRA weights: the file `path` (relative to the data root) and its sha256."""
+    """One file of what was trained: LoRA weights, or embeddings of new tokens.
+
+    `path` is relative to the data root; `style` is the one it was trained for where each has its own.
+    """
 
     run_id: str
     path: str
     sha256: str
     rank: int
     steps: int
+    style: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,47 +1,75 @@
-"""Fuse an adapter into the base weights: W + scale * (alpha / rank) * B A (Hu et al. 2021, section 4.1).
+"""Fuse adapters into the base weights: W + sum_i scale_i * (alpha / rank) * B_i A_i (Hu et al. 2021, section 4.1).
 
 diffusers and PEFT do the arithmetic; a test does it again by hand. The result is an ordinary SDXL
 folder that vanilla `from_pretrained` loads, with no trace of PEFT in it.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from naruto_core import tokens
 from naruto_core.artifacts import atomic_folder
 from naruto_core.errors import ModelUnusable
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
-NAME = "naruto"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-def load_adapter(pipeline: "StableDiffusionXLPipeline", adapter: Path, scale: float) -> None:
-    """Put the adapter file beside the weights of `pipeline`, at `scale`; nothing is merged.
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """One adapter of a mixture: the folder of its files, and its scale."""
 
-    Raises ModelUnusable when the file is missing or belongs to another architecture.
+    folder: Path
+    scale: float = 1.0
+
+
+def load_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]) -> None:
+    """Put adapters, and new tokens, beside the weights of `pipeline`, each at its scale; nothing is merged.
+
+    Raises ModelUnusable when a folder holds no adapter, or one of another architecture.
     """
-    if not adapter.is_file():
-        raise ModelUnusable(f"there is no adapter {adapter}; train it first.")
+    names: list[str] = []
+    for number, blend in enumerate(blends):
+        lora, embeddings = blend.folder / LORA_FILE, blend.folder / tokens.FILE
+        if not lora.is_file() and not embeddings.is_file():
+            raise ModelUnusable(f"there is no adapter in {blend.folder}; train it first.")
+        if embeddings.is_file():
+            tokens.load_tokens(pipeline, embeddings)
+        if lora.is_file():
+            names.append(f"style-{number}")
+            _load_lora(pipeline, lora, names[-1])
+    if names:
+        scales = [blend.scale for blend in blends if (blend.folder / LORA_FILE).is_file()]
+        pipeline.set_adapters(names, scales)
+
+
+def _load_lora(pipeline: "StableDiffusionXLPipeline", lora: Path, name: str) -> None:
     try:
-        pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, adapter_name=NAME)
+        pipeline.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name=name)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelUnusable(f"the adapter {adapter} does not fit this base model: {reason}") from error
-    pipeline.set_adapters([NAME], [scale])
+        raise ModelUnusable(f"the adapter {lora} does not fit this base model: {reason}") from error
 
 
-def fuse_adapter(pipeline: "StableDiffusionXLPipeline", adapter: Path, scale: float, folder: Path) -> None:
-    """Merge the adapter into `pipeline`'s weights and save the whole model as `folder`, atomically.
+def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend], folder: Path) -> None:
+    """Merge adapters into `pipeline`'s weights and save the whole model as `folder`, atomically.
 
     Raises ModelUnusable when the merged weights are not finite.
     """
-    load_adapter(pipeline, adapter, 1.0)
-    parts = ["unet", *(p for p in ("text_encoder", "text_encoder_2") if hasattr(getattr(pipeline, p), "peft_config"))]
+    load_adapters(pipeline, blends)
+    parts = [p for p in ("unet", "text_encoder", "text_encoder_2") if hasattr(getattr(pipeline, p), "peft_config")]
     try:
-        pipeline.fuse_lora(components=parts, lora_scale=scale, safe_fusing=True)
+        if parts:
+            pipeline.fuse_lora(components=parts, safe_fusing=True)
     except ValueError as error:
-        raise ModelUnusable(f"fusing {adapter} at scale {scale} gives weights that are not numbers.") from error
+        scales = ", ".join(f"{blend.scale:g}" for blend in blends)
+        raise ModelUnusable(
+            f"fusing {blends[0].folder} at scale {scales} gives weights that are not numbers."
+        ) from error
     pipeline.unload_lora_weights()
     with atomic_folder(folder) as scratch:
         pipeline.save_pretrained(scratch, safe_serialization=True)

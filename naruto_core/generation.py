@@ -75,6 +75,7 @@ class Painter:
                 width=section.resolution,
                 num_inference_steps=section.num_inference_steps,
                 guidance_scale=section.guidance_scale,
+                clip_skip=section.clip_skip,
                 generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
                 callback_on_step_end=heard,
                 output_type="latent",

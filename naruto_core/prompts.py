@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -57,3 +59,10 @@ def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None)
     kept = suite.seeds[:seeds]
     canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in chosen], kept])
     return PromptSuite(suite.name, hashlib.sha256(canonical.encode()).hexdigest(), chosen, kept)
+
+
+def put_tokens(text: str, tokens: Mapping[str, str]) -> str:
+    """`text` with every word of `tokens` (whole, in upper or lower case) replaced: {"TOK": "<s0><s1>"}."""
+    for word, names in tokens.items():
+        text = re.sub(rf"\b{re.escape(word)}\b", names, text, flags=re.IGNORECASE)
+    return text

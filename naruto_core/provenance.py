@@ -1,5 +1,6 @@
 """Which code is this? Recorded beside every number and every shipped file."""
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,3 +15,11 @@ def code_commit() -> str:
         [git, "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     return found.stdout.strip()
+
+
+def training_code() -> str:
+    """A digest of the code that training's numbers come from: another one cannot go on from a checkpoint."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "training").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -79,6 +79,7 @@ class GenerationSection(Section):
         1, ge=1, le=256, description="Pictures drawn together; part of what makes a picture reproducible."
     )
     mixed_precision: Precision = "fp16"
+    clip_skip: int | None = Field(None, ge=1, le=11, description="Text layers left out at the end; as in training.")
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
 
@@ -143,6 +144,22 @@ class Recipe(Section):
                 f"fusion.style_scales names {', '.join(sorted(unknown))}, which is no style of this recipe"
             )
         return self
+
+    @model_validator(mode="after")
+    def _texts_are_read_alike_in_training_and_generation(self) -> "Recipe":
+        if self.training.clip_skip != self.generation.clip_skip:
+            raise ValueError("training.clip_skip and generation.clip_skip must be the same")
+        return self
+
+    @property
+    def new_tokens(self) -> dict[str, str]:
+        """The words that stand for new tokens, and the tokens: {"TOK": "<s0><s1>"}; none without textual inversion."""
+        if not (inversion := self.training.textual_inversion):
+            return {}
+        words = [inversion.token_abstraction, *(s.token_abstraction for s in self.styles if s.token_abstraction)]
+        count = inversion.num_new_tokens_per_abstraction
+        numbers = [range(index * count, (index + 1) * count) for index in range(len(words))]
+        return {word: "".join(f"<s{n}>" for n in part) for word, part in zip(words, numbers, strict=True)}
 
     @property
     def fingerprint(self) -> str:

@@ -207,6 +207,10 @@ class TrainingSection(Section):
         alone = self.textual_inversion and not self.textual_inversion.train_lora
         if alone and (self.text_encoder_lr is not None or self.adapters == "per-style"):
             raise ValueError("textual_inversion.train_lora is false, but text_encoder_lr or adapters ask for LoRA")
+        if self.textual_inversion and self.adapters == "per-style":
+            raise ValueError(
+                "adapters per-style cannot share new tokens: set textual_inversion to null, or adapters to one"
+            )
         if alone and self.prior and self.prior.kind == "base_prediction":
             raise ValueError("prior.kind base_prediction needs an adapter that can be switched off: train_lora")
         return self

@@ -6,7 +6,7 @@ In prompts and captions one word stands for a style's new tokens (`TOK` for `<s0
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 
 FILE = "embeddings.safetensors"
 _KEYS = ("clip_l", "clip_g")
-
-
-def token_names(abstractions: Sequence[str], count: int) -> dict[str, str]:
-    """Each word's new tokens, `count` a word: {"TOK": "<s0><s1>", "INK": "<s2><s3>"}."""
-    return {
-        word: "".join(f"<s{number}>" for number in range(index * count, (index + 1) * count))
-        for index, word in enumerate(abstractions)
-    }
-
-
-def put_tokens(text: str, names: Mapping[str, str]) -> str:
-    """`text` with every word of `names` (whole, in upper or lower case) replaced by its tokens."""
-    for word, tokens in names.items():
-        text = re.sub(rf"\b{re.escape(word)}\b", tokens, text, flags=re.IGNORECASE)
-    return text
 
 
 class TokenEmbedding(nn.Module):

@@ -44,7 +44,7 @@ def _open(place: Place, sample: Sample) -> Image.Image:
 
 def _open_reference(place: Place, picture: Picture, resolution: int) -> Image.Image:
     data = place.layout.picture(picture.sha256, picture.suffix).read_bytes()
-    return Image.fromarray(prepare(data, resolution).pixels)
+    return Image.fromarray(prepare(data, (resolution, resolution)).pixels)
 
 
 def sample_features(place: Place, run: Run, variant: Variant, extractor: Extractor, batch_size: int) -> SampleFeatures:

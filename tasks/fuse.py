@@ -1,27 +1,37 @@
 """Fuse: the adapter goes into the base weights."""
 
+from collections.abc import Sequence
+
 from prefect import task
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
 from naruto_core.domain import Adapter, FusedModel, Run
-from naruto_core.fusion import fuse_adapter
+from naruto_core.fusion import Blend, fuse_adapters
 from naruto_core.recipe import FusionSection, ModelSection
 from naruto_core.recipe_training import Precision
-from tasks.place import working_on
+from tasks.place import Place, working_on
 from tasks.reporting import say
 
 
 @task
-def fuse(run: Run, model: ModelSection, section: FusionSection, precision: Precision, adapter: Adapter) -> FusedModel:
-    """Merge the adapter into a whole model that plain diffusers loads; found again when already there."""
+def fuse(
+    run: Run, model: ModelSection, section: FusionSection, precision: Precision, adapters: Sequence[Adapter]
+) -> FusedModel:
+    """Merge the adapters, each at the recipe's scale, into a model for plain diffusers; found if already there."""
     with working_on(run, "fuse") as place:
         if known := place.store.find_fused(run.id):
             return known
         pipeline = sdxl.load_pipeline(model, precision, place.device)
         folder = place.layout.fused(run.id)
-        fuse_adapter(pipeline, place.layout.root / adapter.path, section.lora_scale, folder)
+        fuse_adapters(pipeline, blends(place, section, adapters), folder)
         fused = FusedModel(run.id, place.layout.relative(folder), sha256_folder(folder), section.lora_scale)
         place.store.add_fused(fused)
         say(f"fused model at {folder}")
         return fused
+
+
+def blends(place: Place, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
+    """Every adapter's folder with its scale: its style's own, or the one of all."""
+    folders = {(place.layout.root / adapter.path).parent: adapter.style for adapter in adapters}
+    return [Blend(folder, section.style_scales.get(style, section.lora_scale)) for folder, style in folders.items()]

@@ -1,7 +1,7 @@
 """Generate: every prompt of the suite, every seed, by every variant; nothing cherry-picked."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect import task
@@ -9,9 +9,11 @@ from prefect import task
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, PromptSuite, Run, Sample, Variant
-from naruto_core.fusion import load_adapter
+from naruto_core.fusion import load_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
+from naruto_core.prompts import put_tokens
 from naruto_core.recipe import FusionSection, GenerationSection, ModelSection
+from tasks.fuse import blends
 from tasks.place import Place, working_on
 from tasks.reporting import reporter
 
@@ -23,6 +25,7 @@ class _Wanted:
     variant: Variant
     prompt: Prompt
     seed: int
+    text: str
 
 
 @task
@@ -32,14 +35,20 @@ def generate(
     fusion: FusionSection,
     section: GenerationSection,
     suite: PromptSuite,
-    adapter: Adapter,
+    tokens: Mapping[str, str],
+    adapters: Sequence[Adapter],
     fused: FusedModel,
 ) -> int:
-    """Draw what is missing of the run's samples; the number of samples there are then."""
+    """Draw what is missing of the run's samples; the number of samples there are then.
+
+    What was trained reads the words of `tokens` as its new tokens; the base, which has none, as they stand.
+    """
     with working_on(run, "generate") as place:
         place.store.add_prompts(run.id, suite)
         wanted = [
-            _Wanted(Variant(variant), prompt, seed)
+            _Wanted(
+                Variant(variant), prompt, seed, prompt.text if variant == "base" else put_tokens(prompt.text, tokens)
+            )
             for variant in section.variants
             for prompt in suite.prompts
             for seed in suite.seeds
@@ -48,7 +57,7 @@ def generate(
         missing = [w for w in wanted if (w.variant, w.prompt.slug, w.seed) not in known]
         count = _Counter(len(wanted), len(wanted) - len(missing), reporter())
         for variant in dict.fromkeys(w.variant for w in missing):
-            painter = _painter(place, variant, model, fusion, section, adapter, fused)
+            painter = _painter(place, variant, model, fusion, section, adapters, fused)
             part = [w for w in missing if w.variant is variant]
             for start in range(0, len(part), section.batch_size):
                 batch = part[start : start + section.batch_size]
@@ -62,19 +71,19 @@ def _painter(
     model: ModelSection,
     fusion: FusionSection,
     section: GenerationSection,
-    adapter: Adapter,
+    adapters: Sequence[Adapter],
     fused: FusedModel,
 ) -> Painter:
     if variant is Variant.FUSED:
         model = ModelSection(base=str(place.layout.root / fused.path))
     pipeline = sdxl.load_pipeline(model, section.mixed_precision, place.device)
     if variant is Variant.ADAPTED:
-        load_adapter(pipeline, place.layout.root / adapter.path, fusion.lora_scale)
+        load_adapters(pipeline, blends(place, fusion, adapters))
     return Painter(pipeline, section)
 
 
 def _draw(place: Place, run: Run, painter: Painter, batch: Sequence[_Wanted], count: "_Counter") -> list[Sample]:
-    jobs = [Job(w.prompt.text, w.seed) for w in batch]
+    jobs = [Job(w.text, w.seed) for w in batch]
     pictures = painter.paint(
         jobs, lambda step: count.step(batch[0].variant, step, painter.section.num_inference_steps, len(batch))
     )
@@ -82,7 +91,7 @@ def _draw(place: Place, run: Run, painter: Painter, batch: Sequence[_Wanted], co
     for want, picture in zip(batch, pictures, strict=True):
         name = sample_id(run.id, want.variant, want.prompt.slug, want.seed)
         path = place.layout.sample(run.id, name)
-        facts = {"run": run.id, "variant": want.variant, "prompt": want.prompt.text, "seed": want.seed}
+        facts = {"run": run.id, "variant": want.variant, "prompt": want.text, "seed": want.seed}
         save_picture(picture, path, facts | painter.section.model_dump(mode="json"))
         samples.append(
             Sample(

@@ -1,113 +1,81 @@
-"""Train: draw the class pictures, encode everything once, fit the adapter, write it, remember it."""
+"""Train: draw the class pictures, encode everything once, fit the adapters, write them, remember them."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 from prefect import task
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_file
-from naruto_core.dataset.prepare import prepare
-from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import Adapter, DatasetVersion, Run, Split, StepRecord
-from naruto_core.recipe import GenerationSection, ModelSection
-from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.batches import TrainingData
-from naruto_core.training.examples import Captioned, Examples, encode_examples, examples_key
-from naruto_core.training.loop import train_adapter
-from naruto_core.training.lora import write_adapter
+from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
+from naruto_core.provenance import training_code
+from naruto_core.recipe import Recipe
+from naruto_core.training.best import best_step
+from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.output import write_files
+from tasks.checkpoints import CheckpointLook
+from tasks.material import Material, StyleSource, style_sources
 from tasks.place import Place, working_on
-from tasks.prior import ClassPictures, class_pictures
-from tasks.reporting import reporter
+from tasks.prior import class_pictures
+from tasks.reporting import reporter, say
 
 
 @task
-def train(
-    run: Run, model: ModelSection, section: TrainingSection, drawing: GenerationSection, dataset: DatasetVersion
-) -> Adapter:
-    """Fit one LoRA adapter; goes on from the run's checkpoint, and finds an adapter already trained.
+def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: PromptSuite) -> list[Adapter]:
+    """Fit one LoRA adapter, or one for each style; goes on from checkpoints, and finds adapters already trained.
 
-    `drawing` is how the base draws class pictures, when `section.prior` asks for them.
+    `datasets` are those of the recipe's own style and of the others, in its order. `suite` gives the prompts that
+    checkpoints are looked at with, when the recipe asks for it.
     """
     with working_on(run, "train") as place:
-        if known := place.store.find_adapter(run.id):
-            return known
-        drawn = section.prior and class_pictures(place, model, section.prior, drawing, section.seed)
-        pipeline = sdxl.load_pipeline(model, section.mixed_precision, place.device)
-        encode = partial(_examples, place, pipeline, model, section, dataset)
-        data = TrainingData(
-            encode(Split.TRAIN, None),
-            drawn and _class_examples(place, pipeline, model, section, drawn),
-            section.validation and encode(Split.REFERENCE, section.validation.num_validation_images),
-        )
-
-        def remember(steps: list[StepRecord]) -> None:
-            place.store.add_steps(run.id, steps)
-
-        train_adapter(
-            pipeline,
-            data,
-            section,
-            place.layout.checkpoint(run.id),
-            place.settings.checkpoint_seconds,
-            f"{run.fingerprint}/{dataset.id}",
-            reporter(),
-            remember,
-        )
-        path = place.layout.adapter(run.id)
-        write_adapter(pipeline, path)
-        adapter = Adapter(run.id, place.layout.relative(path), sha256_file(path), section.rank, section.max_train_steps)
-        place.store.add_adapter(adapter)
-        place.layout.checkpoint(run.id).unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
-        return adapter
+        styles = style_sources(recipe, datasets)
+        heads = [[style] for style in styles] if recipe.training.adapters == "per-style" else [styles]
+        known = place.store.adapters(run.id)
+        for head in heads:
+            name = head[0].name if len(heads) > 1 else ""
+            if not any(adapter.style == name for adapter in known):
+                known += _fit(place, run, recipe, suite, head, name)
+        return known
 
 
-def _examples(
-    place: Place,
-    pipeline: Any,
-    model: ModelSection,
-    section: TrainingSection,
-    dataset: DatasetVersion,
-    split: Split,
-    limit: int | None,
-) -> Examples:
-    pictures = {p.sha256 + p.caption: p for p in read_pictures(place.layout, dataset) if p.split is split}
+def _fit(
+    place: Place, run: Run, recipe: Recipe, suite: PromptSuite, styles: Sequence[StyleSource], name: str
+) -> list[Adapter]:
+    """Train the adapter called `name` on `styles`, and record its files."""
+    section, layout = recipe.training, place.layout
+    wanted = section.prior if section.prior and section.prior.kind == "class_images" else None
+    drawn = wanted and class_pictures(place, recipe.model, wanted, recipe.generation, section.seed)
+    pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, place.device)
+    stages = Material(place, pipeline, recipe).stages(styles, drawn)
+    looks = section.checkpoints
+    folder = layout.checkpoints(run.id, name)
+    look = looks and CheckpointLook(place, pipeline, recipe, looks, suite, folder)
 
-    def read(name: str) -> Captioned:
-        picture = pictures[name]
-        data = place.layout.picture(picture.sha256, picture.suffix).read_bytes()
-        return _captioned(picture.sha256[:12], picture.caption, data, section.resolution)
+    def remember(steps: list[StepRecord]) -> None:
+        place.store.add_steps(run.id, steps)
 
-    source, names = f"{dataset.id}/{split}/{limit}", sorted(pictures)[:limit]
-    return _encoded(place, pipeline, model, section, source, names, read, section.instance_prompt)
+    weights = train_adapter(
+        pipeline,
+        stages,
+        section,
+        recipe.new_tokens,
+        layout.checkpoint(run.id, name),
+        place.settings.checkpoint_seconds,
+        _identity(run, styles),
+        Listeners(reporter(), remember, look),
+    )
+    files = write_files(pipeline, weights, layout.adapter(run.id, name).parent)
+    adapters = [
+        Adapter(run.id, layout.relative(path), sha256_file(path), section.rank, section.max_train_steps, name)
+        for path in files
+    ]
+    place.store.add_adapters(adapters)
+    layout.checkpoint(run.id, name).unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
+    if best := best_step(place.store.steps(run.id)):
+        say(f"best: {best.reason}")
+    return adapters
 
 
-def _class_examples(
-    place: Place, pipeline: Any, model: ModelSection, section: TrainingSection, drawn: ClassPictures
-) -> Examples:
-    def read(name: str) -> Captioned:
-        index = int(name)
-        return _captioned(f"class {name}", drawn.jobs[index].text, drawn.path(index).read_bytes(), section.resolution)
-
-    names = [str(index) for index in range(len(drawn.jobs))]
-    return _encoded(place, pipeline, model, section, drawn.key, names, read, "")
-
-
-def _captioned(name: str, caption: str, data: bytes, resolution: int) -> Captioned:
-    ready = prepare(data, resolution)
-    return Captioned(name, caption, ready.pixels, ready.original_size, ready.crop)
-
-
-def _encoded(
-    place: Place,
-    pipeline: Any,
-    model: ModelSection,
-    section: TrainingSection,
-    source: str,
-    names: list[str],
-    read: Callable[[str], Captioned],
-    instance_prompt: str,
-) -> Examples:
-    key = examples_key(source, sdxl.identity(model), instance_prompt, section.resolution, section.mixed_precision)
-    return encode_examples(pipeline, names, read, instance_prompt, place.layout.cache(key), reporter())
+def _identity(run: Run, styles: Sequence[StyleSource]) -> str:
+    """What a checkpoint belongs to: recipe, pictures and code."""
+    pictures = "+".join(style.dataset.id for style in styles)
+    return f"recipe {run.fingerprint[:12]}, dataset {pictures}, code {training_code()[:12]}"

@@ -1,14 +1,15 @@
-"""Original bytes to training pixels: RGB, short side to the resolution, centre crop (Seed's preparation).
+"""Original bytes to training pixels: RGB, resized to cover the wanted size, cropped (Seed's preparation).
 
 The rounding is that of torchvision's `Resize` and of the crop in diffusers' SDXL training scripts, so
 that the micro-conditioning means the same here and there.
 """
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from naruto_core.dataset.decoding import decode
 from naruto_core.dataset.records import BrokenRecordError
@@ -17,10 +18,10 @@ from naruto_core.errors import RecordDamaged
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One square picture for training, with what SDXL is told about it.
+    """One picture for training, with what SDXL is told about it.
 
-    `pixels` is uint8 (resolution, resolution, 3); `original_size` is (height, width) in pixels before
-    resizing, upright; `crop` is (top, left) of the square in pixels of the resized picture.
+    `pixels` is uint8 (height, width, 3) of the wanted size; `original_size` is (height, width) in pixels
+    before resizing, upright; `crop` is (top, left) of the cut in pixels of the resized picture.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -28,8 +29,38 @@ class Prepared:
     crop: tuple[int, int]
 
 
-def prepare(data: bytes, resolution: int) -> Prepared:
-    """The picture in `data` at `resolution`; raises RecordDamaged when an ingested picture no longer reads."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a view differs from the plain picture: mirrored, cut elsewhere (0 .. 1), in other colours (factors)."""
+
+    mirrored: bool = False
+    place: float | None = None
+    colours: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+PLAIN = Look()
+
+
+def draw_look(random_flip: bool, random_crop: bool, color_jitter: float, name: str, view: int) -> Look:
+    """The look of a picture's `view`, always the same for the same `name`; view 0 is the plain one."""
+    if view == 0:
+        return PLAIN
+    chance = random.Random(f"{name} {view}")
+    flip, place = chance.random() < 0.5, chance.random()
+    colours = [1 + chance.uniform(-color_jitter, color_jitter) for _ in range(3)]
+    return Look(random_flip and flip, place if random_crop else None, (colours[0], colours[1], colours[2]))
+
+
+def shuffle_caption(caption: str, name: str, view: int) -> str:
+    """The comma-separated parts of `caption` in another order; view 0 leaves it as it is."""
+    parts = [part.strip() for part in caption.split(",")]
+    if view:
+        random.Random(f"{name} {view} caption").shuffle(parts)
+    return ", ".join(parts) if view else caption
+
+
+def prepare(data: bytes, size: tuple[int, int], look: Look = PLAIN) -> Prepared:
+    """The picture in `data` at `size` (height, width); RecordDamaged when an ingested picture no longer reads."""
     try:
         image = decode(data).image
     except BrokenRecordError as broken:
@@ -37,15 +68,28 @@ def prepare(data: bytes, resolution: int) -> Prepared:
             f"a stored picture can no longer be read ({broken}); ingest its dataset again to replace it."
         ) from None
     width, height = image.size
-    resized = image.resize(_covering(width, height, resolution), Image.Resampling.LANCZOS)
-    top = round((resized.height - resolution) / 2)
-    left = round((resized.width - resolution) / 2)
-    square = resized.crop((left, top, left + resolution, top + resolution))
-    return Prepared(np.array(square, dtype=np.uint8), (height, width), (top, left))
+    resized = image.resize(_covering((height, width), size), Image.Resampling.LANCZOS)
+    if look.mirrored:
+        resized = ImageOps.mirror(resized)
+    wide, high = resized.width - size[1], resized.height - size[0]
+    place = 0.5 if look.place is None else look.place
+    top, left = round(high * place), round(wide * place)
+    cut = _coloured(resized.crop((left, top, left + size[1], top + size[0])), look.colours)
+    return Prepared(np.array(cut, dtype=np.uint8), (height, width), (top, left))
 
 
-def _covering(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """(width, height) with the short side at `resolution`, the long side rounded down."""
-    if width <= height:
-        return resolution, int(resolution * height / width)
-    return int(resolution * width / height), resolution
+def _covering(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a picture that just covers `size`; the side that sticks out is rounded down."""
+    (height, width), (high, wide) = original, size
+    if width * high <= height * wide:
+        return wide, max(high, int(wide * height / width))
+    return max(wide, int(high * width / height)), high
+
+
+def _coloured(image: Image.Image, colours: tuple[float, float, float]) -> Image.Image:
+    for enhance, factor in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), colours, strict=True
+    ):
+        if factor != 1.0:
+            image = enhance(image).enhance(factor)
+    return image

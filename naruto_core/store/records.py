@@ -99,10 +99,11 @@ class Store(Reports):
             if row.state is not RunState.DONE:
                 row.state, row.finished_at, row.failure = state, now, failure
 
-    def add_adapter(self, adapter: Adapter) -> None:
-        """Record a run's adapter, in place of an earlier one."""
+    def add_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Record a run's adapter files, all at once, in place of earlier ones of the same path."""
         with self._writing() as session:
-            session.merge(AdapterRow(**asdict(adapter)))
+            for adapter in adapters:
+                session.merge(AdapterRow(**asdict(adapter)))
 
     def add_fused(self, fused: FusedModel) -> None:
         """Record a run's fused model, in place of an earlier one."""

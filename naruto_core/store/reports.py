@@ -108,10 +108,11 @@ class Reports(Database):
         with self._reading() as session:
             return _find_run(session, run_id).recipe_json
 
-    def find_adapter(self, run_id: str) -> Adapter | None:
+    def adapters(self, run_id: str) -> list[Adapter]:
+        """The adapter files of a run, by path; none before it is trained."""
+        asked = select(AdapterRow).where(AdapterRow.run_id == run_id).order_by(AdapterRow.path)
         with self._reading() as session:
-            row = session.get(AdapterRow, run_id)
-            return row.noun() if row else None
+            return [row.noun() for row in session.scalars(asked)]
 
     def find_fused(self, run_id: str) -> FusedModel | None:
         with self._reading() as session:

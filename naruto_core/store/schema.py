@@ -166,16 +166,24 @@ class RunRow(Base):
 
 
 class AdapterRow(Base):
-    __tablename__ = "adapters"
+    __tablename__ = "adapter_files"
 
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
-    path: Mapped[str]
+    path: Mapped[str] = mapped_column(primary_key=True)
+    style: Mapped[str]
     sha256: Mapped[str]
     rank: Mapped[int]
     steps: Mapped[int]
 
     def noun(self) -> Adapter:
-        return Adapter(run_id=self.run_id, path=self.path, sha256=self.sha256, rank=self.rank, steps=self.steps)
+        return Adapter(
+            run_id=self.run_id,
+            path=self.path,
+            sha256=self.sha256,
+            rank=self.rank,
+            steps=self.steps,
+            style=self.style,
+        )
 
 
 class FusedRow(Base):

@@ -66,8 +66,7 @@ def verify(
 def _recorded(reports: Reports) -> Iterator[_Expected]:
     for summary in reports.runs():
         run_id = summary.run.id
-        if (adapter := reports.find_adapter(run_id)) is not None:
-            yield _Expected("adapter", adapter.path, adapter.sha256)
+        yield from (_Expected("adapter", one.path, one.sha256) for one in reports.adapters(run_id))
         if (fused := reports.find_fused(run_id)) is not None:
             yield _Expected("fused model", fused.path, fused.sha256)
         yield from (_expected(sample) for sample in reports.samples(run_id))
@@ -110,7 +109,8 @@ def _strays(reports: Reports, layout: Layout, expected: set[str]) -> Iterator[Fi
         if state is None:
             yield Finding(Trouble.UNRECORDED, "run", layout.relative(folder))
         elif state is not RunState.RUNNING:  # a run under way records its files a little after they are written
-            files = [layout.adapter(folder.name), layout.fused(folder.name), *folder.glob("samples/[!.]*")]
+            adapters = layout.adapter(folder.name).parent.glob("**/*.safetensors")
+            files = [*adapters, layout.fused(folder.name), *folder.glob("samples/[!.]*")]
             for path in sorted(path for path in files if path.exists()):
                 if layout.relative(path) not in expected:
                     yield Finding(Trouble.UNRECORDED, "file of a run", layout.relative(path))

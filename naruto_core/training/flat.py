@@ -22,16 +22,24 @@ class Flat:
 def flatten(parameters: Sequence[nn.Parameter]) -> Flat:
     """One vector of all `parameters` (of one device and dtype), which become views into it; gradients are zero.
 
-    A single parameter that is a vector already stays where it is.
+    A single parameter that is a vector with its gradient already stays where it is.
     """
-    if len(parameters) == 1 and parameters[0].dim() == 1 and parameters[0].is_contiguous():
-        weights = parameters[0].detach()
-    else:
-        weights = torch.cat([p.detach().flatten() for p in parameters])
+    first = parameters[0]
+    if len(parameters) == 1 and first.dim() == 1 and first.grad is not None:
+        return Flat(first.detach(), first.grad)
+    weights = torch.cat([p.detach().flatten() for p in parameters])
     flat = Flat(weights, torch.zeros_like(weights))
-    for p, part, gradient in zip(parameters, split(weights, parameters), split(flat.gradient, parameters), strict=True):
-        p.data, p.grad = part, gradient
+    attach(parameters, flat)
     return flat
+
+
+def attach(parameters: Sequence[nn.Parameter], flat: Flat) -> None:
+    """Make `parameters` (again) views into `flat`, learning."""
+    parts, gradients = split(flat.weights, parameters), split(flat.gradient, parameters)
+    for p, part, gradient in zip(parameters, parts, gradients, strict=True):
+        p.grad = None
+        p.data, p.grad = part, gradient
+        p.requires_grad_()
 
 
 def split(vector: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import nn
 from naruto_core import sdxl
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.tokens import add_tokens
-from naruto_core.training.flat import Flat, HalfCopy, flatten
+from naruto_core.training.flat import Flat, HalfCopy, attach, flatten
 from naruto_core.training.groups import group_weights
 from naruto_core.training.lean import Swap, Switch, give_all, swap_in
 from naruto_core.training.lora import add_adapters, trainable
@@ -30,13 +30,14 @@ class Weights:
     ) -> None:
         from peft.tuners.lora import LoraLayer
 
-        self.switch, self.named = Switch(), dict[str, nn.Parameter]()
+        self.switch, self.named, self.tokens = Switch(), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
         if section.textual_inversion is None or section.textual_inversion.train_lora:
             add_adapters(pipeline, section)
             self.named |= trainable(pipeline)
         if section.textual_inversion:
             concept = section.textual_inversion.initializer_concept
-            self.named |= add_tokens(pipeline, tokens, concept, section.seed)
+            self.tokens = add_tokens(pipeline, tokens, concept, section.seed)
+            self.named |= self.tokens
         device = pipeline.unet.device
         parts = (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
         self._swaps: list[Swap] = [swap for part in parts for swap in swap_in(part, self.switch)]
@@ -115,8 +116,8 @@ class Weights:
                 flat.weights.copy_(own)
             for swap in self._swaps:
                 swap.install()
-            for parameter in self.named.values():
-                parameter.requires_grad_()  # whoever drew with them has frozen them
+            for group, flat in zip(self.groups, self.flats, strict=True):
+                attach(list(group.parameters.values()), flat)  # whoever drew with them has frozen and halved them
 
     def finish(self) -> None:
         """Leave the weights that are to be written in `pipeline`, in PEFT's own layers again."""

@@ -81,7 +81,7 @@ def test_exif_turns_the_picture_upright() -> None:
     ("width", "height", "crop"), [(40, 20, (0, 8)), (20, 40, (8, 0)), (16, 16, (0, 0)), (33, 16, (0, 8))]
 )
 def test_the_centre_square_is_kept_and_its_place_is_told(width: int, height: int, crop: tuple[int, int]) -> None:
-    ready = prepare(png(3, width, height), 16)
+    ready = prepare(png(3, width, height), (16, 16))
     assert ready.pixels.shape == (16, 16, 3)
     assert ready.pixels.dtype == np.uint8
     assert (ready.original_size, ready.crop) == ((height, width), crop)
@@ -89,15 +89,15 @@ def test_the_centre_square_is_kept_and_its_place_is_told(width: int, height: int
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
     image = picture(4, 64, 64)
-    assert np.array_equal(prepare(encoded(image), 64).pixels, np.asarray(image))
+    assert np.array_equal(prepare(encoded(image), (64, 64)).pixels, np.asarray(image))
 
 
 def test_a_wide_picture_loses_its_sides() -> None:
     image = Image.new("RGB", (60, 20), (0, 0, 255))
     image.paste(RED, (20, 0, 40, 20))
-    assert (prepare(encoded(image), 20).pixels == RED).all()
+    assert (prepare(encoded(image), (20, 20)).pixels == RED).all()
 
 
 def test_a_stored_picture_that_no_longer_reads_is_said_in_one_sentence() -> None:
     with pytest.raises(RecordDamaged, match=r"can no longer be read \(truncated"):
-        prepare(png(1)[:-40], 16)
+        prepare(png(1)[:-40], (16, 16))

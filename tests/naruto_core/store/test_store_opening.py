@@ -19,6 +19,7 @@ ROWS_OF_THE_FIRST_SCHEMA = """
 INSERT INTO datasets VALUES ('d1', 'toons', 'datasets/toons', 0, 9, 0, 0, 0);
 INSERT INTO runs (id, profile, fingerprint, dataset_id, state, started_at, failure, recipe_json, git_commit)
   VALUES ('2026-11-01-t4-0a0a', 't4', 'f1', 'd1', 'running', '2026-11-01 08:00:00.000000', '', '{}', 'c0ffee');
+INSERT INTO adapters VALUES ('2026-11-01-t4-0a0a', 'runs/a.safetensors', '00', 4, 500);
 INSERT INTO samples VALUES ('s1', '2026-11-01-t4-0a0a', 'base', 'kage', 7, 'runs/s1.png', '00');
 INSERT INTO scores
   (run_id, metric, variant, value, low, high, n, extractor, version, reference, method, subject, sample_id)
@@ -41,6 +42,8 @@ def test_a_database_made_by_the_first_migration_is_brought_up_to_date(url: str, 
         (summary,) = store.runs()
         assert summary.run.started_at == datetime(2026, 11, 1, 8, tzinfo=UTC)
         assert [found.id for found in store.samples(summary.run.id)] == ["s1"]
+        (adapter,) = store.adapters(summary.run.id)
+        assert (adapter.path, adapter.style, adapter.steps) == ("runs/a.safetensors", "", 500)
         assert [found.sample_id for found in store.scores(summary.run.id)] == ["s1"]
 
 

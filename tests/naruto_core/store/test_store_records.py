@@ -85,14 +85,14 @@ def test_times_come_back_in_utc_and_a_time_without_a_zone_is_refused(store: Stor
 
 
 def test_adapter_and_fused_model_are_replaced_by_newer_ones(store: Store, run: Run) -> None:
-    assert store.find_adapter(run.id) is None
+    assert store.adapters(run.id) == []
     assert store.find_fused(run.id) is None
     for digest in ("1" * 64, "2" * 64):
         adapter = Adapter(run.id, "runs/x/adapter.safetensors", digest, 4, 500)
         fused = FusedModel(run.id, "runs/x/fused", digest, 1.0)
-        store.add_adapter(adapter)
+        store.add_adapters([adapter])
         store.add_fused(fused)
-        assert store.find_adapter(run.id) == adapter
+        assert store.adapters(run.id) == [adapter]
         assert store.find_fused(run.id) == fused
 
 

@@ -22,7 +22,7 @@ def layout(tmp_path: Path, store: Store, run: Run) -> Layout:
     (tmp_path / "datasets" / "world").mkdir(parents=True)
     write_atomically(layout.picture(sha256_bytes(b"ninja"), ".png"), b"ninja")
     write_atomically(layout.adapter(run.id), b"lora")
-    store.add_adapter(
+    store.add_adapters(
         Adapter(run.id, layout.relative(layout.adapter(run.id)), sha256_file(layout.adapter(run.id)), 4, 500)
     )
     fused = layout.fused(run.id)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from naruto_core.training.batches import CLASS_STREAM, Chance, Stream, Style, draw_batch
 from naruto_core.training.conditioning import encode_texts
-from naruto_core.training.loss import NoiseSchedule, Weighting, denoising_loss
 from naruto_core.training.lora import add_adapters, trainable
+from naruto_core.training.loss import NoiseSchedule, Weighting, denoising_loss
 from naruto_core.training.steps import Training
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
@@ -49,7 +49,7 @@ def _move(weights):
     """Away from where B is zero, which hides A's gradient and what the adapter says; the same every time."""
     with torch.no_grad():
         for name, weight in weights.items():
-            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
 
 
 def _plain_gradients(pipeline, examples, class_examples, section, micro_steps):

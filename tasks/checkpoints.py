@@ -1,0 +1,94 @@
+"""Look at an adapter while it learns: its files, a sample sheet beside the base's pictures, a score."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from naruto_core import sdxl
+from naruto_core.domain import PromptSuite
+from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.prompts import put_tokens
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import CheckpointSection
+from naruto_core.scoring import alignment
+from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
+from naruto_core.sheet import SheetBlock, write_sheet
+from naruto_core.training.output import write_files
+from naruto_core.training.weights import Weights
+from tasks.place import Place
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+    from PIL.Image import Image
+
+
+class CheckpointLook:
+    """Called with a step: writes the adapter as it is, draws the same prompts with the same seed, measures them.
+
+    The base draws its control pictures once, before the first of them. Scores are for comparing checkpoints of
+    one run: a handful of pictures, far too few to compare runs by.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        pipeline: "StableDiffusionXLPipeline",
+        recipe: Recipe,
+        section: CheckpointSection,
+        suite: PromptSuite,
+        folder: Path,
+    ) -> None:
+        self.place, self.pipeline, self.recipe, self.section = place, pipeline, recipe, section
+        self.folder = folder  # of all checkpoints of this adapter; each step has one below it
+        self.prompts, self.seed = suite.prompts[: section.prompts], suite.seeds[0]
+        self.control = self._paths(folder / "base")
+        if not all(path.exists() for path in self.control):
+            self._draw(self.control, self._base(), {})
+        self.extractor = load_extractor(recipe.scoring.pair_extractor, place.device) if section.score else None
+        self.texts = self.extractor and embed_texts(self.extractor, [p.text for p in self.prompts])
+
+    def _base(self) -> "StableDiffusionXLPipeline":
+        section = self.recipe.generation
+        return sdxl.load_pipeline(self.recipe.model, section.mixed_precision, self.place.device)
+
+    def __call__(self, steps: int, weights: Weights) -> dict[str, float]:
+        """What is measured of the adapter after `steps` steps."""
+        folder = self.folder / f"step-{steps:06d}"
+        write_files(self.pipeline, weights, folder)
+        paths = self._paths(folder)
+        self._draw(paths, self.pipeline, self.recipe.new_tokens)
+        names = [f"step {steps}", "base"]
+        rows = zip(self.prompts, paths, self.control, strict=True)
+        blocks = [SheetBlock(prompt.text, (now, base)) for prompt, now, base in rows]
+        write_sheet(blocks, names, folder / "sheet.png")
+        return self._scores(paths)
+
+    def _paths(self, folder: Path) -> list[Path]:
+        return [folder / f"{index:03d}.png" for index in range(len(self.prompts))]
+
+    def _draw(self, paths: Sequence[Path], pipeline: "StableDiffusionXLPipeline", tokens: Mapping[str, str]) -> None:
+        painter = Painter(pipeline, self.recipe.generation)
+        jobs, size = [Job(put_tokens(p.text, tokens), self.seed) for p in self.prompts], painter.section.batch_size
+        for start in range(0, len(jobs), size):
+            part = slice(start, start + size)
+            for path, job, picture in zip(paths[part], jobs[part], painter.paint(jobs[part]), strict=True):
+                save_picture(picture, path, {"prompt": job.text, "seed": job.seed})
+
+    def _scores(self, paths: Sequence[Path]) -> dict[str, float]:
+        if self.extractor is None or self.texts is None:
+            return {}
+        return {"clip_score": float(np.mean(alignment.cosines(_features(self.extractor, paths), self.texts)))}
+
+
+def _features(extractor: Extractor, paths: Sequence[Path]) -> Rows:
+    loads = [partial(_opened, path) for path in paths]
+    return embed_pictures(extractor, loads, len(loads), lambda _done: None)
+
+
+def _opened(path: Path) -> "Image":
+    from PIL import Image
+
+    return Image.open(path)
