@@ -6,9 +6,11 @@ Key names are Stability's block names behind `lora_unet_`, `lora_te1_` and `lora
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -66,9 +68,14 @@ def kohya_tensors(adapter: Path) -> dict[str, torch.Tensor]:
                 raise ModelUnusable(f"{adapter}: {key} does not fit into half precision.")
             tensors[f"{name}.lora_{side}.weight"] = weight
             if side == "down":
-                alpha = told.get(f"{part}.lora_alpha", weight.shape[0])
-                tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=torch.float16)
+                tensors[f"{name}.alpha"] = torch.tensor(_alpha(told, part, weight.shape[0]), dtype=torch.float16)
     return tensors
+
+
+def _alpha(told: Mapping[str, Any], part: str, rank: int) -> float:
+    """The alpha whose ratio to `rank` is the scale that PEFT's settings `told` of a part ask for."""
+    alpha = float(told.get(f"{part}.lora_alpha", rank))
+    return alpha * math.sqrt(rank) if told.get(f"{part}.use_rslora") else alpha
 
 
 def kohya_metadata(run: Run, recipe: Recipe, dataset: DatasetVersion) -> dict[str, str]:

@@ -88,7 +88,8 @@ class Weights:
         for copy in self._copies:
             copy.follow()
         if self._decay:
-            decay = min(self._decay, (1 + steps) / (10 + steps))  # as diffusers' EMAModel: young averages forget faster
+            # as diffusers' EMAModel: young averages forget faster, the first step takes their place
+            decay = min(self._decay, steps / (9 + steps)) if steps > 1 else 0.0
             for average, flat in zip(self._averages, self.flats, strict=True):
                 average.lerp_(flat.weights, 1 - decay)
 

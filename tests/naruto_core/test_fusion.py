@@ -9,12 +9,13 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 from naruto_core.errors import ModelUnusable
-from naruto_core.fusion import fuse_adapter, load_adapter
+from naruto_core.fusion import Blend, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.sdxl import load_pipeline, locate
 from naruto_core.training.lora import add_adapters, trainable, write_adapter
 from tests.naruto_core.conftest import CPU, MINIATURE
+from tests.naruto_core.training.pictures import section_of
 
 JOBS = [Job("a naruto anime character with red hair in the forest", 3), Job("a pencil sketch of a person", 4)]
 SECTION = GenerationSection(
@@ -26,7 +27,7 @@ SECTION = GenerationSection(
 def adapter(load_miniature, tmp_path: Path) -> Path:
     """An adapter with every weight set to something: rank 4, alpha 8, text encoders too."""
     pipeline = load_miniature()
-    add_adapters(pipeline, rank=4, alpha=8, text_encoders=True, seed=0)
+    add_adapters(pipeline, section_of(rank=4, lora_alpha=8, text_encoder_lr=1.0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in trainable(pipeline).values():
@@ -56,7 +57,7 @@ def _vanilla_pictures(pipeline: StableDiffusionXLPipeline) -> list:
 def test_fused_weights_are_w_plus_scaled_b_a(load_miniature, adapter: Path, tmp_path: Path):
     base = load_miniature()
     before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
-    fuse_adapter(base, adapter, 0.7, tmp_path / "fused")
+    fuse_adapters(base, [Blend(adapter.parent, 0.7)], tmp_path / "fused")
     after = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU).unet.state_dict()
     low_rank = load_file(adapter)
     stems = [
@@ -76,9 +77,9 @@ def test_fused_weights_are_w_plus_scaled_b_a(load_miniature, adapter: Path, tmp_
 def test_adapted_fused_and_vanilla_diffusers_draw_the_same_pictures(load_miniature, adapter: Path, tmp_path: Path):
     pipeline = load_miniature()
     plain = Painter(load_miniature(), SECTION).paint(JOBS)
-    load_adapter(pipeline, adapter, 1.0)
+    load_adapters(pipeline, [Blend(adapter.parent, 1.0)])
     adapted = Painter(pipeline, SECTION).paint(JOBS)
-    fuse_adapter(load_miniature(), adapter, 1.0, tmp_path / "fused")
+    fuse_adapters(load_miniature(), [Blend(adapter.parent, 1.0)], tmp_path / "fused")
     fused = Painter(load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU), SECTION).paint(JOBS)
     assert _differences(adapted, plain) > 30
     assert _differences(adapted, fused) <= 2
@@ -93,14 +94,14 @@ def test_adapted_fused_and_vanilla_diffusers_draw_the_same_pictures(load_miniatu
 def test_a_fresh_adapter_changes_nothing(load_miniature, tmp_path: Path):
     pipeline = load_miniature()
     plain = Painter(load_miniature(), SECTION).paint(JOBS)
-    add_adapters(pipeline, rank=4, alpha=4, text_encoders=False, seed=0)
+    add_adapters(pipeline, section_of(rank=4))
     assert _differences(Painter(pipeline, SECTION).paint(JOBS), plain) == 0
 
 
 def test_an_adapter_is_written_with_the_same_bytes_every_time(load_miniature, tmp_path: Path):
     for name in ("a", "b"):
         pipeline = load_miniature()
-        add_adapters(pipeline, rank=4, alpha=4, text_encoders=True, seed=0)
+        add_adapters(pipeline, section_of(rank=4, text_encoder_lr=1.0))
         write_adapter(pipeline, tmp_path / name / "pytorch_lora_weights.safetensors")
     first, second = (tmp_path / n / "pytorch_lora_weights.safetensors" for n in "ab")
     assert first.read_bytes() == second.read_bytes()
@@ -108,14 +109,15 @@ def test_an_adapter_is_written_with_the_same_bytes_every_time(load_miniature, tm
 
 def test_a_missing_or_foreign_adapter_is_one_sentence(load_miniature, tmp_path: Path):
     with pytest.raises(ModelUnusable, match="there is no adapter"):
-        load_adapter(load_miniature(), tmp_path / "nothing.safetensors", 1.0)
+        load_adapters(load_miniature(), [Blend(tmp_path / "nothing", 1.0)])
     from safetensors.torch import save_file
 
     key = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{key}.lora_A.weight": torch.zeros(4, 999), f"{key}.lora_B.weight": torch.zeros(999, 4)}
-    save_file(tensors, tmp_path / "foreign.safetensors")
+    (tmp_path / "foreign").mkdir()
+    save_file(tensors, tmp_path / "foreign" / "pytorch_lora_weights.safetensors")
     with pytest.raises(ModelUnusable, match="does not fit"):
-        load_adapter(load_miniature(), tmp_path / "foreign.safetensors", 1.0)
+        load_adapters(load_miniature(), [Blend(tmp_path / "foreign", 1.0)])
 
 
 def test_a_fusion_that_overflows_is_refused_and_leaves_nothing(load_miniature, adapter: Path, tmp_path: Path):
@@ -126,5 +128,5 @@ def test_a_fusion_that_overflows_is_refused_and_leaves_nothing(load_miniature, a
     broken.parent.mkdir()
     save_file({name: t * float("nan") for name, t in tensors.items()}, broken)
     with pytest.raises(ModelUnusable, match="not numbers"):
-        fuse_adapter(load_miniature(), broken, 1.0, tmp_path / "fused")
+        fuse_adapters(load_miniature(), [Blend(broken.parent, 1.0)], tmp_path / "fused")
     assert not (tmp_path / "fused").exists()

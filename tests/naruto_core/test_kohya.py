@@ -16,7 +16,9 @@ from flows.profiles import choose_recipe
 from naruto_core.domain import DatasetVersion, Run, RunState
 from naruto_core.errors import ModelUnusable
 from naruto_core.kohya import kohya_metadata, kohya_module, write_kohya
-from naruto_core.training.lora import TEXT_TARGETS, UNET_TARGETS, add_adapters, trainable, write_adapter
+from naruto_core.recipe_training import ATTENTION
+from naruto_core.training.lora import TEXT_TARGETS, add_adapters, trainable, write_adapter
+from tests.naruto_core.training.pictures import section_of
 
 # the published configurations of stabilityai/stable-diffusion-xl-base-1.0
 SDXL_UNET = {
@@ -49,7 +51,7 @@ def test_full_size_sdxl_has_kohyas_names_and_the_reports_counts():
             CLIPTextModel(CLIPTextConfig(**SDXL_TEXT)),
             CLIPTextModelWithProjection(CLIPTextConfig(**SDXL_TEXT_2)),
         )
-    modules = _targets(unet, UNET_TARGETS)
+    modules = _targets(unet, ATTENTION)
     weights = [unet.get_submodule(name).weight.shape for name in modules]
     assert (len(modules), sum(4 * (out + into) for out, into in weights)) == (560, 5_806_080)
     names = {kohya_module("unet", name) for name in modules}
@@ -77,7 +79,7 @@ def test_full_size_sdxl_has_kohyas_names_and_the_reports_counts():
 def adapter(load_miniature, tmp_path: Path) -> Path:
     """An adapter on UNet and both encoders whose B is far from zero, with alpha half of its rank."""
     pipeline = load_miniature()
-    add_adapters(pipeline, 4, 2, text_encoders=True, seed=1)
+    add_adapters(pipeline, section_of(rank=4, lora_alpha=2, text_encoder_lr=1.0))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, weight in trainable(pipeline).items():

@@ -22,9 +22,8 @@ def layout(tmp_path: Path, store: Store, run: Run) -> Layout:
     (tmp_path / "datasets" / "world").mkdir(parents=True)
     write_atomically(layout.picture(sha256_bytes(b"ninja"), ".png"), b"ninja")
     write_atomically(layout.adapter(run.id), b"lora")
-    store.add_adapters(
-        Adapter(run.id, layout.relative(layout.adapter(run.id)), sha256_file(layout.adapter(run.id)), 4, 500)
-    )
+    adapter = layout.adapter(run.id)
+    store.add_adapters([Adapter(run.id, layout.relative(adapter), sha256_file(adapter), 4, 500)])
     fused = layout.fused(run.id)
     write_atomically(fused / "unet" / "model.safetensors", b"weights")
     write_atomically(fused / "vae" / "model.safetensors", b"more weights")
