@@ -12,13 +12,14 @@ from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split, StepRecord
 from naruto_core.recipe import GenerationSection, ModelSection, TrainingSection
+from naruto_core.telemetry.tracking import tracking
 from naruto_core.training.batches import TrainingData
 from naruto_core.training.examples import Captioned, Examples, encode_examples, examples_key
 from naruto_core.training.loop import train_adapter
 from naruto_core.training.lora import write_adapter
 from tasks.place import Place, working_on
 from tasks.prior import ClassPictures, class_pictures
-from tasks.reporting import reporter
+from tasks.reporting import reporter, say
 
 
 @task
@@ -41,19 +42,22 @@ def train(
             section.validation and encode(Split.REFERENCE, section.validation.num_validation_images),
         )
 
-        def remember(steps: list[StepRecord]) -> None:
-            place.store.add_steps(run.id, steps)
+        with tracking(place.settings.trackers, place.settings.mlflow_uri, place.layout, run, section, say) as tell:
 
-        train_adapter(
-            pipeline,
-            data,
-            section,
-            place.layout.checkpoint(run.id),
-            place.settings.checkpoint_seconds,
-            f"{run.fingerprint}/{dataset.id}",
-            reporter(),
-            remember,
-        )
+            def remember(steps: list[StepRecord]) -> None:
+                place.store.add_steps(run.id, steps)
+                tell(steps)
+
+            train_adapter(
+                pipeline,
+                data,
+                section,
+                place.layout.checkpoint(run.id),
+                place.settings.checkpoint_seconds,
+                f"{run.fingerprint}/{dataset.id}",
+                reporter(),
+                remember,
+            )
         path = place.layout.adapter(run.id)
         write_adapter(pipeline, path)
         adapter = Adapter(run.id, place.layout.relative(path), sha256_file(path), section.rank, section.max_train_steps)
