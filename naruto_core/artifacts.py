@@ -144,6 +144,14 @@ class Layout:
     def contact_sheet(self, run_id: str) -> Path:
         return self.run(run_id) / "contact-sheet.png"
 
+    def tensorboard(self, run_id: str) -> Path:
+        """The event files of one run; the folder above is what `tensorboard --logdir` wants."""
+        return self.root / "tensorboard" / self.run(run_id).name
+
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts, when it writes on this machine."""
+        return self.root / "mlflow"
+
     def relative(self, path: Path) -> str:
         """`path` as the store keeps it: relative to the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()

@@ -16,6 +16,8 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     checkpoint_seconds: float = Field(default=10.0, gt=0, description="A killed training loses at most this.")
     lock_folder: Path | None = Field(default=None, description="Where device locks live; default NARUTO_HOME/locks.")
+    trackers: str = Field(default="", description="Who else keeps training curves: tensorboard, mlflow, or both.")
+    mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
 
     @property
     def root(self) -> Path:

@@ -1,6 +1,8 @@
 """Train: draw the class pictures, encode everything once, fit the adapters, write them, remember them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from prefect import task
 
@@ -9,6 +11,7 @@ from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
 from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
+from naruto_core.telemetry.tracking import Tell, tracking
 from naruto_core.training.best import best_step
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.output import write_files
@@ -29,17 +32,35 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
     with working_on(run, "train") as place:
         styles = style_sources(recipe, datasets)
         heads = [[style] for style in styles] if recipe.training.adapters == "per-style" else [styles]
-        known = place.store.adapters(run.id)
-        for head in heads:
-            name = head[0].name if len(heads) > 1 else ""
-            if not any(adapter.style == name for adapter in known):
-                known += _fit(place, run, recipe, suite, head, name)
-        return known
+        names = [head[0].name if len(heads) > 1 else "" for head in heads]
+        trained = {adapter.style for adapter in place.store.adapters(run.id)}
+        if trained != set(names):
+            settings = place.settings
+            with tracking(settings.trackers, settings.mlflow_uri, place.layout, run, recipe.training, say) as tell:
+                for number, (head, name) in enumerate(zip(heads, names, strict=True)):
+                    if name not in trained:
+                        _fit(
+                            place, run, recipe, suite, head, name, partial(_remember, place, run, recipe, number, tell)
+                        )
+        return place.store.adapters(run.id)
+
+
+def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:
+    """Steps of several heads stand one after the other in the record."""
+    placed = [replace(step, step=step.step + head * recipe.training.max_train_steps) for step in steps]
+    place.store.add_steps(run.id, placed)
+    tell(placed)
 
 
 def _fit(
-    place: Place, run: Run, recipe: Recipe, suite: PromptSuite, styles: Sequence[StyleSource], name: str
-) -> list[Adapter]:
+    place: Place,
+    run: Run,
+    recipe: Recipe,
+    suite: PromptSuite,
+    styles: Sequence[StyleSource],
+    name: str,
+    remember: Callable[[list[StepRecord]], None],
+) -> None:
     """Train the adapter called `name` on `styles`, and record its files."""
     section, layout = recipe.training, place.layout
     wanted = section.prior if section.prior and section.prior.kind == "class_images" else None
@@ -49,10 +70,6 @@ def _fit(
     looks = section.checkpoints
     folder = layout.checkpoints(run.id, name)
     look = looks and CheckpointLook(place, pipeline, recipe, looks, suite, folder)
-
-    def remember(steps: list[StepRecord]) -> None:
-        place.store.add_steps(run.id, steps)
-
     weights = train_adapter(
         pipeline,
         stages,
@@ -70,9 +87,8 @@ def _fit(
     ]
     place.store.add_adapters(adapters)
     layout.checkpoint(run.id, name).unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
-    if best := best_step(place.store.steps(run.id)):
+    if not name and (best := best_step(place.store.steps(run.id))):
         say(f"best: {best.reason}")
-    return adapters
 
 
 def _identity(run: Run, styles: Sequence[StyleSource]) -> str:

@@ -36,6 +36,7 @@ def environment(prefect_server: None) -> dict[str, str]:
         "PREFECT_API_URL": PREFECT_API_URL.value(),
         "PREFECT_PLUGINS_ENABLED": "false",
         "NARUTO_CHECKPOINT_SECONDS": "0.05",
+        "NARUTO_TRACKERS": "tensorboard",
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from naruto_core.artifacts import Layout
 from naruto_core.store.opening import open_store
@@ -80,6 +81,9 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
 
     layout, other = Layout(tmp_path), Layout(undisturbed)
     assert layout.adapter(run_id).read_bytes() == other.adapter(run_id).read_bytes()
+    curve = EventAccumulator(str(layout.tensorboard(run_id)), {"scalars": 0})
+    curve.Reload()
+    assert [point.step for point in curve.Scalars("train/loss")] == list(range(40))
     for table in ("runs", "samples", "scores", "steps", "adapters", "fused_models", "datasets"):
         assert _count(tmp_path, table) == _count(undisturbed, table), table
     with (
