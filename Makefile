@@ -38,8 +38,8 @@ down: install  ## stop what `make up` started
 mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
 	.venv/bin/python -m flows.pretrain_mini
 
-bench-train: install  ## steps/s of the training loop against a plain PEFT loop; ends with a line of JSON
-	.venv/bin/python -m tests.benchmarks.bench_train
+bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=... and diffusers' script); ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_train $(if $(SCRIPT),"$(SCRIPT)")
 
 bench-generate: install  ## pictures/s of the painter against the plain pipe(prompt) loop; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_generate

@@ -1,15 +1,22 @@
-"""Optimizer steps per second of our loop against a plain PEFT loop, on the miniature, in one process.
+"""Optimizer steps per second of our loop against two others, on the miniature, on a CPU.
 
-Same base, pictures, effective batch, LoRA rank, optimizer and fp32 weights, no prior; ours computes in bf16 as
-its recipe says. The plain loop does what a notebook does: batch 1 accumulated, VAE and text
-encoders run again for every picture.
+Against a plain PEFT loop: same base, pictures, effective batch, LoRA rank, optimizer and fp32 weights, no
+prior; ours computes in bf16 as its recipe says. The plain loop does what a notebook does: batch 1
+accumulated, VAE and text encoders run again for every picture.
+
+Against diffusers' own script, when its path is given: ours once with the very same settings (`report`), once
+with the effective batch in one piece and nothing recomputed (`fast`). Our seconds hold the encoding of all
+pictures and the making of the optimizer; the script's begin after its first step.
 """
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from prodigyopt import Prodigy
@@ -17,41 +24,64 @@ from torch.nn import functional as F
 
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
-from naruto_core.mini.measure import drawings
+from naruto_core.recipe import Recipe
 from naruto_core.training.batches import TrainingData
-from naruto_core.training.conditioning import encode_texts, join_caption, time_ids
-from naruto_core.training.examples import Captioned, encode_examples
+from naruto_core.training.conditioning import encode_texts, time_ids
 from naruto_core.training.loop import train_adapter
-from naruto_core.training.lora import add_adapters, trainable
+from naruto_core.training.lora import add_adapters, trainable, write_adapter
 from naruto_core.training.prodigy import FlatProdigy
+from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
+from tests.benchmarks.pictures import draw_class_pictures, draw_pictures
 
-STEPS, PICTURES, ROUNDS = 40, 48, 3
+STEPS, SCRIPT_STEPS, PICTURES, ROUNDS = 40, 100, 48, 3
 CPU = torch.device("cpu")
-PIXELS, SCENES = drawings("naruto", PICTURES, seed=1)
-CAPTIONS = [f"with {scene.characters[0].hair} hair" for scene in SCENES]
+CLASS_PROMPT = "a flat drawing of a person"
+NARUTO = choose_recipe("mini").training.instance_prompt
+SHOWN = draw_pictures("naruto", PICTURES, 1, NARUTO)
+CLASS = draw_class_pictures("flat", PICTURES, 3, CLASS_PROMPT)
+HELD_OUT = draw_pictures("naruto", 32, 2, NARUTO)
 
 
 def _ignore(_: object) -> None: ...
 
 
-def ours() -> float:
-    """Seconds for STEPS steps of the `mini` recipe, encoding included."""
-    recipe = choose_recipe(
-        "mini", overrides={"training.max_train_steps": STEPS, "training.prior": None, "training.validation": None}
+def _mini(steps: int, **training: Any) -> Recipe:
+    """The `mini` recipe for `steps` steps, without prior and validation unless `training` says otherwise."""
+    chosen = {"max_train_steps": steps, "prior": None, "validation": None} | training
+    return choose_recipe("mini", overrides={f"training.{name}": value for name, value in chosen.items()})
+
+
+def _as_in_the_report(batch: int, accumulation: int, checkpointing: bool) -> Recipe:
+    """Text encoders trained, rank 4, prior preservation with as many class pictures in a batch as new ones."""
+    prior = {"class_prompts": [CLASS_PROMPT], "num_class_images": PICTURES, "class_batch_size": batch}
+    return _mini(
+        SCRIPT_STEPS,
+        train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        gradient_checkpointing=checkpointing,
+        text_encoder_lr=1.0,
+        rank=4,
+        prior=prior | {"prior_loss_weight": 1.0},
     )
-    pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, CPU)
 
-    def read(name: str) -> Captioned:
-        return Captioned(name, CAPTIONS[int(name)], PIXELS[int(name)], (64, 64), (0, 0))
 
-    with tempfile.TemporaryDirectory() as folder:
+REPORT, FAST = _as_in_the_report(1, 4, checkpointing=True), _as_in_the_report(4, 1, checkpointing=False)
+
+
+def ours(recipe: Recipe, adapter: Path | None = None) -> float:
+    """Seconds for the steps of `recipe`, encoding included; the adapter is written as `adapter`, if given."""
+    section = recipe.training
+    pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, CPU)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         began = time.perf_counter()
-        names = [str(i) for i in range(PICTURES)]
-        prompt = recipe.training.instance_prompt
-        examples = encode_examples(pipeline, names, read, prompt, Path(folder) / "cache", _ignore)
-        checkpoint = Path(folder) / "checkpoint.safetensors"
-        train_adapter(pipeline, TrainingData(examples), recipe.training, checkpoint, 10.0, "bench", _ignore, _ignore)
-        return time.perf_counter() - began
+        class_pictures = CLASS.encoded(pipeline, folder / "class") if section.prior else None
+        data = TrainingData(SHOWN.encoded(pipeline, folder / "shown"), class_pictures)
+        train_adapter(pipeline, data, section, folder / "checkpoint.safetensors", 1e9, "bench", _ignore, _ignore)
+        seconds = time.perf_counter() - began
+    if adapter:
+        write_adapter(pipeline, adapter)
+    return seconds
 
 
 def plain() -> float:
@@ -67,10 +97,10 @@ def plain() -> float:
     for step in range(STEPS):
         for micro in range(size):
             index = (size * step + micro) % PICTURES
-            pixels = torch.from_numpy(PIXELS[index]).permute(2, 0, 1)[None].float() / 127.5 - 1
+            pixels = torch.from_numpy(SHOWN.pixels[index]).permute(2, 0, 1)[None].float() / 127.5 - 1
             with torch.no_grad():
                 clean = pipeline.vae.encode(pixels).latent_dist.sample() * pipeline.vae.config.scaling_factor
-                text = encode_texts(pipeline, [join_caption(recipe.training.instance_prompt, CAPTIONS[index])])
+                text = encode_texts(pipeline, [SHOWN.texts[index]])
             noise, t = torch.randn_like(clean), torch.randint(0, 1000, (1,))
             noisy = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * noise
             condition = {"text_embeds": text.pooled, "time_ids": ids}
@@ -113,20 +143,62 @@ def optimizers() -> float:
     ]
     for mine, theirs in pairs:
         print(f"Prodigy step, 1,120 tensors: flat {1000 * mine:6.1f} ms    prodigyopt {1000 * theirs:6.1f} ms")
-    return sorted(theirs / mine for mine, theirs in pairs)[ROUNDS // 2]
+    return median(theirs / mine for mine, theirs in pairs)
 
 
-def main() -> None:
-    """Alternate both; print the median ratios as JSON."""
-    prodigy = optimizers()
-    pairs = [(ours(), plain()) for _ in range(ROUNDS)]
+def against_plain() -> dict[str, Any]:
+    """Both in turn, so that a drifting machine slows both."""
+    recipe = _mini(STEPS)
+    pairs = [(ours(recipe), plain()) for _ in range(ROUNDS)]
     for mine, theirs in pairs:
         print(f"ours {STEPS / mine:6.2f} steps/s    plain PEFT loop {STEPS / theirs:6.2f} steps/s")
-    ratios = sorted(theirs / mine for mine, theirs in pairs)
-    median = round(ratios[len(ratios) // 2], 2)
-    found = {"steps": STEPS, "ours_over_plain_loop": median, "flat_prodigy_over_prodigyopt": round(prodigy, 2)}
+    return {"steps": STEPS, "ours_over_plain_loop": round(median(theirs / mine for mine, theirs in pairs), 2)}
+
+
+def against_script(script: Path) -> dict[str, Any]:
+    """All three in turn, then the validation loss of what each has learnt, beside the base's."""
+    with tempfile.TemporaryDirectory() as name:
+        rounds = [_one_round(script, Path(name) / str(index)) for index in range(ROUNDS)]
+        adapters = {"base": None} | rounds[-1][1]
+        losses = {
+            side: adapter_validation_loss(REPORT.model, adapter, HELD_OUT, Path(name) / "held out" / side)
+            for side, adapter in adapters.items()
+        }
+    for side, loss in losses.items():
+        print(f"validation loss {side:6} {loss:.5f}    {100 * (loss / losses['script'] - 1):+.2f} % of the script's")
+    return {
+        "script_steps": SCRIPT_STEPS,
+        "report_over_script": round(median(pace["script"] / pace["report"] for pace, _ in rounds), 2),
+        "fast_over_script": round(median(pace["script"] / pace["fast"] for pace, _ in rounds), 2),
+        "validation_loss": {side: round(loss, 5) for side, loss in losses.items()},
+    }
+
+
+def _one_round(script: Path, folder: Path) -> tuple[dict[str, float], dict[str, Path]]:
+    """Seconds per step, and the adapter, of each side."""
+    folder.mkdir()
+    theirs = run_script(script, REPORT.model, REPORT.training, SHOWN, CLASS, folder)
+    pace, adapters = {"script": theirs.seconds_per_step}, {"script": theirs.adapter}
+    for side, recipe in {"report": REPORT, "fast": FAST}.items():
+        adapters[side] = folder / side / "pytorch_lora_weights.safetensors"
+        pace[side] = ours(recipe, adapters[side]) / SCRIPT_STEPS
+    print("    ".join(f"{side} {1 / seconds:6.2f} steps/s" for side, seconds in pace.items()))
+    return pace, adapters
+
+
+def main(script: Path | None) -> None:
+    """Print the median ratios as JSON."""
+    if script:
+        check_script(script)
+    else:
+        print("without SCRIPT=/path/to/train_dreambooth_lora_sdxl_advanced.py: diffusers' own script is left out.")
+    found = {"flat_prodigy_over_prodigyopt": round(optimizers(), 2)} | against_plain()
+    found |= against_script(script) if script else {}
     print(json.dumps({"bench": "train"} | found))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    except ScriptUnfitError as unfit:
+        sys.exit(f"error: {unfit}")
