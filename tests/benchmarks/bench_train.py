@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.recipe import Recipe
-from naruto_core.training.batches import TrainingData
+from naruto_core.training.batches import Style, TrainingData
 from naruto_core.training.conditioning import encode_texts, time_ids
-from naruto_core.training.loop import train_adapter
+from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.lora import add_adapters, trainable, write_adapter
 from naruto_core.training.prodigy import FlatProdigy
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
@@ -75,9 +75,12 @@ def ours(recipe: Recipe, adapter: Path | None = None) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.perf_counter()
-        class_pictures = CLASS.encoded(pipeline, folder / "class") if section.prior else None
-        data = TrainingData(SHOWN.encoded(pipeline, folder / "shown"), class_pictures)
-        train_adapter(pipeline, data, section, folder / "checkpoint.safetensors", 1e9, "bench", _ignore, _ignore)
+        frozen = section.text_encoder_lr is None
+        class_pictures = CLASS.encoded(pipeline, folder / "class", frozen) if section.prior else None
+        shown = Style(SHOWN.encoded(pipeline, folder / "shown", frozen))
+        stages = [TrainingData(section.max_train_steps, (shown,), class_pictures)]
+        checkpoint = folder / "checkpoint.safetensors"
+        train_adapter(pipeline, stages, section, {}, checkpoint, 1e9, "bench", Listeners(_ignore, _ignore))
         seconds = time.perf_counter() - began
     if adapter:
         write_adapter(pipeline, adapter)
@@ -89,10 +92,10 @@ def plain() -> float:
     recipe = choose_recipe("mini")
     size = recipe.training.train_batch_size
     pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
-    add_adapters(pipeline, recipe.training.rank, recipe.training.rank, text_encoders=False, seed=0)
+    add_adapters(pipeline, recipe.training)
     weights = list(trainable(pipeline).values())
     optimizer = Prodigy(weights, lr=1.0, weight_decay=1e-4, use_bias_correction=True, safeguard_warmup=True)
-    alphas, ids = pipeline.scheduler.alphas_cumprod, torch.tensor([time_ids((64, 64), (0, 0), 64)])
+    alphas, ids = pipeline.scheduler.alphas_cumprod, torch.tensor([time_ids((64, 64), (0, 0), (64, 64))])
     began = time.perf_counter()
     for step in range(STEPS):
         for micro in range(size):

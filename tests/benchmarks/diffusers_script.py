@@ -18,7 +18,8 @@ from typing import IO
 import torch
 
 from naruto_core import sdxl
-from naruto_core.recipe import ModelSection, TrainingSection
+from naruto_core.recipe import ModelSection
+from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.loss import NoiseSchedule
 from naruto_core.training.validation import validation_loss
 from tests.benchmarks.pictures import Pictures
@@ -145,4 +146,4 @@ def adapter_validation_loss(model: ModelSection, adapter: Path | None, held_out:
         pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name)
     scheduler = pipeline.scheduler
     schedule = NoiseSchedule(scheduler.alphas_cumprod, scheduler.config.prediction_type)
-    return float(validation_loss(pipeline, held_out.encoded(pipeline, folder), schedule, "fp32"))
+    return float(validation_loss(pipeline.unet, held_out.encoded(pipeline, folder), schedule))

@@ -14,7 +14,7 @@ from PIL import Image
 from naruto_core.domain import Progress
 from naruto_core.mini.measure import drawings
 from naruto_core.training.conditioning import join_caption
-from naruto_core.training.examples import Captioned, Examples, encode_examples
+from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -30,16 +30,16 @@ class Pictures:
     pixels: np.ndarray
     texts: tuple[str, ...]
 
-    def encoded(self, pipeline: "StableDiffusionXLPipeline", folder: Path) -> Examples:
+    def encoded(self, pipeline: "StableDiffusionXLPipeline", folder: Path, with_text: bool = True) -> Examples:
         """As our loop sees them; the encodings are kept below `folder`."""
 
-        def read(name: str) -> Captioned:
+        def read(name: str, _view: int) -> Captioned:
             index = int(name)
             pixels = self.pixels[index]
             return Captioned(name, self.texts[index], pixels, (pixels.shape[0], pixels.shape[1]), (0, 0))
 
         names = [str(index) for index in range(len(self.texts))]
-        return encode_examples(pipeline, names, read, "", folder, _ignore)
+        return encode_examples(pipeline, [names], read, Encoding("", with_text), folder, _ignore)
 
     def write(self, folder: Path, captions: bool) -> Path:
         """PNG files, and beside them the texts as `datasets` looks for them in an imagefolder, if asked."""

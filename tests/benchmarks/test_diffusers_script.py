@@ -15,6 +15,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.training.lora import add_adapters, trainable, write_adapter
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
 from tests.benchmarks.pictures import draw_class_pictures, draw_pictures
+from tests.naruto_core.training.pictures import section_of
 
 # A program with the script's options, progress bar and outcome: 2 s of start, then 6 steps of 50 ms.
 STAND_IN = """
@@ -67,13 +68,13 @@ def test_both_sides_get_the_same_pixels_and_the_same_words(tmp_path: Path):
     folder = SHOWN.write(tmp_path / "pictures", captions=True)
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == list(SHOWN.texts)
-    read = [prepare((folder / row["file_name"]).read_bytes(), 64) for row in rows]
+    read = [prepare((folder / row["file_name"]).read_bytes(), (64, 64)) for row in rows]
     assert np.array_equal(np.stack([picture.pixels for picture in read]), SHOWN.pixels)
     recipe = choose_recipe("mini")
     pipeline = sdxl.load_pipeline(recipe.model, "fp32", torch.device("cpu"))
     encoded = SHOWN.encoded(pipeline, tmp_path / "encoded")
     assert encoded.texts == SHOWN.texts
-    assert encoded.time_ids.tolist() == [[*p.original_size, *p.crop, 64, 64] for p in read]
+    assert encoded.time_ids[range(len(encoded))].tolist() == [[*p.original_size, *p.crop, 64, 64] for p in read]
 
 
 def test_a_script_that_breaks_is_one_sentence_with_its_last_words(tmp_path: Path, recipe: Recipe):
@@ -96,7 +97,7 @@ def test_what_is_missing_is_said_before_any_time_is_spent(tmp_path: Path, monkey
 def test_an_adapter_that_does_nothing_has_the_bases_loss_and_another_has_not(tmp_path: Path):
     model = choose_recipe("mini").model
     pipeline = sdxl.load_pipeline(model, "fp32", torch.device("cpu"))
-    add_adapters(pipeline, 4, 4, text_encoders=True, seed=0)
+    add_adapters(pipeline, section_of(rank=4, text_encoder_lr=1.0))
     write_adapter(pipeline, tmp_path / "idle" / "pytorch_lora_weights.safetensors")
     with torch.no_grad():
         for name, weight in trainable(pipeline).items():
