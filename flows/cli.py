@@ -114,9 +114,17 @@ def export_for_diffusers(
     fused: Annotated[bool, typer.Option("--fused", help="The whole fused model instead of the adapter.")] = False,
 ) -> None:
     """A folder for load_lora_weights, or with --fused for StableDiffusionXLPipeline.from_pretrained."""
-    from flows.exports import export_diffusers
+    from flows.exports import export_diffusers, export_fused
 
-    print(export_diffusers(name, folder, fused))
+    print(export_fused(name, folder) if fused else export_diffusers(name, folder))
+
+
+@exports.command("hub")
+def export_for_hub(name: RunName, folder: Folder) -> None:
+    """The folder that publish.push_to_hub would push: adapter, ComfyUI's file, pictures, model card. Sends nothing."""
+    from flows.exports import export_hub
+
+    print(export_hub(name, folder))
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:

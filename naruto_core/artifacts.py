@@ -135,6 +135,10 @@ class Layout:
     def fused(self, run_id: str) -> Path:
         return self.run(run_id) / "fused"
 
+    def published(self, run_id: str) -> Path:
+        """What is, or would be, pushed to a model hub."""
+        return self.run(run_id) / "publish"
+
     def sample(self, run_id: str, sample_id: str) -> Path:
         return self.run(run_id) / "samples" / f"{sample_id}.png"
 

@@ -7,7 +7,7 @@
     ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
     ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
     ├── StorageFailed         no space, no permission (who owns the disk)
-    ├── ServiceFailed         a server or worker that does not start or answer (who ran `make up`)
+    ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
 
@@ -44,7 +44,7 @@ class StorageFailed(NarutoError):
 
 
 class ServiceFailed(NarutoError):
-    """A server or worker that does not start, stop or answer."""
+    """A server, worker or model hub that does not start, stop, answer or accept."""
 
 
 class NotRecorded(NarutoError):

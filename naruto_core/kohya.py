@@ -20,6 +20,7 @@ from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
+from naruto_core.provenance import public_name
 from naruto_core.recipe import Recipe
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
@@ -95,7 +96,7 @@ def kohya_metadata(run: Run, recipe: Recipe, dataset: DatasetVersion) -> dict[st
         "ss_network_dim": str(section.rank),
         "ss_network_alpha": str(float(alpha)),
         "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_sd_model_name": recipe.model.base,
+        "ss_sd_model_name": public_name(recipe.model.base, recipe.model.revision),
         "ss_output_name": run.id,
         "ss_optimizer": section.optimizer,
         "ss_learning_rate": str(section.learning_rate),

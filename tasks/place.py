@@ -35,16 +35,25 @@ def working_place() -> Iterator[Place]:
 
 
 @contextmanager
-def working_on(run: Run, verb: str) -> Iterator[Place]:
-    """The place, with the device to ourselves; an error is written on the run before it goes on."""
+def recording(run: Run, verb: str) -> Iterator[Place]:
+    """The place; an error is written on the run before it goes on."""
     with working_place() as place:
         try:
-            with hold_device(place.settings.locks, str(place.device), f"{verb} {run.id}", _wait):
-                yield place
+            yield place
         except BaseException as error:
             reason = str(error) or type(error).__name__
             place.store.fail_run(run.id, f"{verb}: {reason}", datetime.now(UTC))
             raise
+
+
+@contextmanager
+def working_on(run: Run, verb: str) -> Iterator[Place]:
+    """The same, with the device to ourselves."""
+    with (
+        recording(run, verb) as place,
+        hold_device(place.settings.locks, str(place.device), f"{verb} {run.id}", _wait),
+    ):
+        yield place
 
 
 def _wait(holder: str) -> None:

@@ -1,24 +1,22 @@
 """Preflight: say what cannot work before hours are spent on finding out."""
 
-import os
-
 from prefect import task
 
 from naruto_core import sdxl
 from naruto_core.errors import RecipeInvalid
+from naruto_core.export import check_token
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
 from naruto_core.telemetry.tracking import choose_trackers
+from tasks.publish import hub_token
+from tasks.reporting import say
 
 
 @task
 def preflight(recipe: Recipe) -> None:
     """Check hub token, trackers, device, precision and base model; the token itself is never logged or kept."""
-    if recipe.publish.push_to_hub and not os.environ.get("HF_TOKEN"):
-        raise RecipeInvalid(
-            "publish.push_to_hub is true, but HF_TOKEN is not set: export a write token, or run with "
-            "--set publish.push_to_hub=false."
-        )
+    if recipe.publish.push_to_hub:
+        _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
     choose_trackers(settings.trackers, settings.mlflow_uri)
     device = sdxl.pick_device(settings.device)
@@ -27,3 +25,14 @@ def preflight(recipe: Recipe) -> None:
     sdxl.locate(recipe.model.base, recipe.model.revision)
     if recipe.model.vae:
         sdxl.locate(recipe.model.vae, recipe.model.vae_revision)
+
+
+def _check_token(repository: str) -> None:
+    token = hub_token()
+    if not token:
+        raise RecipeInvalid(
+            "publish.push_to_hub is true, but HF_TOKEN is not set: export a write token, or run with "
+            "--set publish.push_to_hub=false."
+        )
+    if not check_token(repository, token):
+        say("the hub cannot be asked about HF_TOKEN now; going on: the push comes last, and can be done again")

@@ -1,8 +1,12 @@
-"""What several rooms' tests need: a Prefect server of their own."""
+"""What several rooms' tests need: a Prefect server and a model hub of their own."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.model_hub import ModelHub
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +20,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with temporary_settings(quick), prefect_test_harness(server_startup_timeout=90), temporary_settings(quick):
         yield
+
+
+@pytest.fixture
+def hub() -> Iterator["ModelHub"]:
+    """A model hub on this machine."""
+    from tests.model_hub import serving
+
+    with serving() as running:
+        yield running

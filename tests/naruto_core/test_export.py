@@ -1,150 +1,228 @@
-"""Pushing an adapter, against a local server that speaks the hub's endpoints."""
+"""Pushing a folder, against a local server that speaks the hub's endpoints."""
 
-import base64
 import hashlib
-import json
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request, Response
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.numpy import save_file
 
+from naruto_core import export
+from naruto_core.errors import ServiceFailed
+from naruto_core.hub_answers import understand
+from tests.model_hub import TOKEN, ModelHub, Trouble
 
-class Hub:
-    """One model repository: what create, upload and tag ask a hub for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.large: dict[str, bytes] = {}
-        self.tags: list[str] = []
-        self.created: dict[str, object] = {}
-        self.tokens: set[str | None] = set()
-        self.app = FastAPI()
-        self._routes()
-
-    @property
-    def sha(self) -> str:
-        return hashlib.sha1(json.dumps(sorted(self.files)).encode()).hexdigest()
-
-    def _routes(self) -> None:
-        app = self.app
-
-        @app.middleware("http")
-        async def remember_token(request: Request, call_next):
-            self.tokens.add(request.headers.get("authorization"))
-            return await call_next(request)
-
-        @app.post("/api/repos/create")
-        async def create(request: Request):
-            self.created = await request.json()
-            return {"url": f"{request.base_url}me/lora", "name": "lora"}
-
-        @app.post("/api/models/me/lora/preupload/main")
-        async def preupload(request: Request):
-            files = (await request.json())["files"]
-            return {"files": [{"path": f["path"], "uploadMode": "lfs", "shouldIgnore": False} for f in files]}
-
-        @app.post("/me/lora.git/info/lfs/objects/batch")
-        async def batch(request: Request):
-            objects = (await request.json())["objects"]
-            actions = {o["oid"]: {"upload": {"href": f"{request.base_url}store/{o['oid']}"}} for o in objects}
-            answer = [{"oid": o["oid"], "size": o["size"], "actions": actions[o["oid"]]} for o in objects]
-            body = json.dumps({"transfer": "basic", "objects": answer})
-            return Response(body, media_type="application/vnd.git-lfs+json")
-
-        @app.put("/store/{oid}")
-        async def store(oid: str, request: Request):
-            self.large[oid] = await request.body()
-            return {}
-
-        @app.post("/api/models/me/lora/commit/main")
-        async def commit(request: Request):
-            for line in (await request.body()).splitlines():
-                entry = json.loads(line)
-                value = entry["value"]
-                if entry["key"] == "file":
-                    self.files[value["path"]] = base64.b64decode(value["content"])
-                if entry["key"] == "lfsFile":
-                    self.files[value["path"]] = self.large[value["oid"]]
-            return {"success": True, "commitOid": self.sha, "commitUrl": f"{request.base_url}me/lora/commit/x"}
-
-        @app.post("/api/models/me/lora/tag/{revision}")
-        async def tag(request: Request, revision: str):
-            self.tags.append((await request.json())["tag"])
-            return {}
-
-        @app.post("/api/validate-yaml")
-        def validate():
-            return {"errors": [], "warnings": []}
-
-        @app.get("/api/models/me/lora/revision/{revision}")
-        @app.get("/api/models/me/lora")
-        def info(revision: str = "main"):
-            return {"id": "me/lora", "sha": self.sha, "siblings": [{"rfilename": name} for name in self.files]}
-
-
-@pytest.fixture
-def hub() -> Iterator[tuple[Hub, str]]:
-    hub = Hub()
-    server = uvicorn.Server(uvicorn.Config(hub.app, host="127.0.0.1", port=0, log_level="critical"))
-    threading.Thread(target=server.run, daemon=True).start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield hub, f"http://127.0.0.1:{port}"
-    server.should_exit = True
-
-
-def _push(folder: Path, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's client reads its address when it is imported."""
-    program = """
+RUN = "2026-11-23-mini-3f9c"
+PUSH = f"""
 import sys
 from pathlib import Path
-from naruto_core.errors import NarutoError
-from naruto_core.export import push_adapter
-try:
-    print(push_adapter(Path(sys.argv[1]), "me/lora", True, "2026-11-23-mini-3f9c", "hf_secret"))
-except NarutoError as error:
-    sys.exit(f"naruto: {error}")
+from naruto_core.export import push_folder
+push_folder(Path(sys.argv[1]), "me/lora", True, "{RUN}", "{TOKEN}")
 """
-    variables = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", program, str(folder)]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=90, check=False)
 
 
 @pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    save_file({"weight": np.ones(4, dtype=np.float32)}, folder / "pytorch_lora_weights.safetensors")
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "publish"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: unknown\n---\n\n# A card\n")
+    for number, name in enumerate(("pytorch_lora_weights", RUN, "tokens_emb")):
+        save_file({"weight": np.full(4, number, dtype=np.float32)}, folder / f"{name}.safetensors")
+    (folder / "samples" / "a1b2.png").write_bytes(b"a picture")
     (folder / "notes.pkl").write_bytes(b"not to be sent")
     return folder
 
 
-def test_a_pushed_adapter_is_private_tagged_and_only_safetensors(hub: tuple[Hub, str], adapter: Path, tmp_path: Path):
-    server, endpoint = hub
-    done = _push(adapter, endpoint, tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    assert server.created.get("visibility") == "private" or server.created.get("private") is True
-    name = "pytorch_lora_weights.safetensors"
-    assert server.files == {name: (adapter / name).read_bytes()}
-    assert server.tags == ["2026-11-23-mini-3f9c"]
-    assert server.tokens == {"Bearer hf_secret"} | (server.tokens & {None})
-    assert "hf_secret" not in done.stdout + done.stderr
-    again = _push(adapter, endpoint, tmp_path / "cache")
-    assert again.returncode == 0, again.stderr
+@pytest.fixture(autouse=True)
+def _at_this_hub(hub: ModelHub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(adapter: Path, tmp_path: Path):
-    done = _push(adapter, "http://127.0.0.1:9", tmp_path / "cache")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("naruto: pushing to me/lora failed")
-    assert "Traceback" not in done.stderr
+Push = Callable[..., str]
+
+
+@pytest.fixture
+def push(folder: Path) -> Push:
+    def push(token: str = TOKEN, private: bool = True) -> str:
+        return export.push_folder(folder, "me/lora", private, RUN, token)
+
+    return push
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
+    """The sentence with which a call is refused; no secret is in it, nor in anything else that was said."""
+
+    def refused(call: Callable[..., object], *arguments: object) -> str:
+        with pytest.raises(ServiceFailed) as failed:
+            call(*arguments)
+        told = "".join(traceback.format_exception(failed.value))
+        said = "".join(capfd.readouterr()) + caplog.text + told
+        assert [secret for secret in (TOKEN, "hf_bro", "s3cr3t") if secret in said] == []
+        return str(failed.value)
+
+    return refused
+
+
+def _wanted(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pkl")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _asked(hub: ModelHub, path: str) -> int:
+    return sum(path in request for request in hub.requests)
+
+
+def test_a_push_is_private_one_commit_tagged_and_card_weights_and_pictures_only(
+    hub: ModelHub, folder: Path, push: Push
+):
+    assert push() == f"{hub.address}/me/lora"
+    assert hub.private is True
+    assert hub.files == _wanted(folder)
+    assert hub.commits == [sorted(_wanted(folder))]
+    assert hub.tags == {RUN: hub.head}
+    assert hub.tokens <= {f"Bearer {TOKEN}", None}  # None: signed addresses need no token
+
+
+def test_pushing_again_sends_nothing_and_commits_nothing(hub: ModelHub, push: Push):
+    push()
+    sent, tags = list(hub.received), dict(hub.tags)
+    push()
+    assert (hub.received, hub.tags, len(hub.commits)) == (sent, tags, 1)
+
+
+def test_a_push_killed_half_way_sends_each_file_once(hub: ModelHub, folder: Path):
+    variables = os.environ | {"HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", PUSH, str(folder)]
+    hub.stall_after = 2
+    process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(hub.received) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert (len(hub.received), hub.commits) == (2, [])
+    hub.stall_after = None
+    subprocess.run(command, env=variables, capture_output=True, timeout=90, check=True)
+    large = [content for name, content in _wanted(folder).items() if name != "README.md"]
+    assert sorted(hub.received) == sorted(hashlib.sha256(content).hexdigest() for content in large)
+    assert (hub.files, len(hub.commits), hub.tags) == (_wanted(folder), 1, {RUN: hub.head})
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/repos/create", 503), ("/validate-yaml", 502), ("/commit/main", 500), ("/tag/", 429), ("/commit/main", 504)],
+)
+def test_what_may_pass_is_tried_again(hub: ModelHub, folder: Path, push: Push, path: str, status: int):
+    times = 1 if path == "/validate-yaml" else 2  # there the client hides how long the hub wants to rest
+    hub.troubles.append(Trouble(path, status, {"Retry-After": "0"}, times))
+    push()
+    assert _asked(hub, path) > times
+    assert (hub.files, len(hub.commits), hub.tags) == (_wanted(folder), 1, {RUN: hub.head})
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: ModelHub, folder: Path, push: Push):
+    hub.lose_commits = 1
+    push()
+    assert (hub.files, len(hub.commits), hub.tags) == (_wanted(folder), 1, {RUN: hub.head})
+
+
+def test_the_pause_a_hub_asks_for_is_kept(hub: ModelHub, push: Push):
+    hub.troubles.append(Trouble("/repos/create", 429, {"Retry-After": "2"}))
+    began = time.monotonic()
+    push()
+    assert time.monotonic() - began >= 2
+
+
+def test_a_pause_may_be_given_as_a_date():
+    for seconds, least in ((90, 80), (-90, 0)):
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+        response = httpx2.Response(503, headers={"Retry-After": date}, request=httpx2.Request("GET", "http://hub"))
+        pause = understand(HfHubHTTPError("no", response=response)).pause
+        assert pause is not None
+        assert least <= pause <= max(0, seconds)
+
+
+def test_a_hub_that_asks_for_an_hour_is_left_alone_with_a_sentence(
+    hub: ModelHub, folder: Path, push: Push, refused: Callable[..., str]
+):
+    hub.troubles.append(Trouble("/repos/create", 429, {"RateLimit": '"api";r=0;t=3600'}))
+    said = refused(push)
+    assert said.startswith("pushing to me/lora failed: it answered 429")
+    assert said.endswith(f"and asks for 3600 s of rest; everything is safe in {folder}, and the same command goes on.")
+    assert _asked(hub, "/repos/create") == 1
+
+
+def test_a_hub_that_stays_down_is_one_sentence_after_four_tries(hub: ModelHub, push: Push, refused: Callable[..., str]):
+    hub.troubles.append(Trouble("/tag/", 503, {"Retry-After": "0"}, times=99))
+    assert "it answered 503" in refused(push)
+    assert _asked(hub, "/tag/") == 4
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "accept the token"), (403, "may not write"), (404, "may not see")])
+def test_a_refusal_is_one_sentence_at_the_first_try(
+    hub: ModelHub, push: Push, refused: Callable[..., str], status: int, words: str
+):
+    hub.troubles.append(Trouble("/commit/main", status, times=99))
+    assert words in refused(push)
+    assert _asked(hub, "/commit/") == 1
+
+
+def test_a_refused_token_is_one_sentence(push: Push, refused: Callable[..., str]):
+    assert "it does not accept the token in HF_TOKEN" in refused(push, "hf_broken")
+
+
+def test_a_token_that_no_request_can_carry_is_one_sentence(push: Push, refused: Callable[..., str]):
+    assert "HF_TOKEN or HF_ENDPOINT holds what cannot stand there" in refused(push, "hf_bro\nken")
+
+
+def test_a_refused_upload_does_not_tell_the_signed_address(hub: ModelHub, push: Push, refused: Callable[..., str]):
+    hub.troubles.append(Trouble("/store/", 410, times=99, body=""))
+    assert "it answered 410" in refused(push)
+
+
+def test_a_public_repository_is_not_pushed_to_when_the_push_should_be_private(
+    hub: ModelHub, folder: Path, push: Push, refused: Callable[..., str]
+):
+    hub.private = False
+    assert "is public, but publish.private is true" in refused(push)
+    assert hub.files == {}
+    push(private=False)
+    assert hub.files == _wanted(folder)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(
+    push: Push, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(export, "_WAITS", (0.0, 0.0, 0.0))
+    assert "pushing to me/lora failed: it cannot be reached (ConnectError)" in refused(push)
+    assert export.check_token("me/lora", TOKEN) is False
+
+
+def test_whose_a_token_is_and_what_it_may_is_asked_without_changing_anything(
+    hub: ModelHub, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    assert all(export.check_token(name, TOKEN) for name in ("me/lora", "us/lora", "lora"))
+    assert "belongs to me, who cannot write to your-name/lora" in refused(export.check_token, "your-name/lora", TOKEN)
+    assert "does not accept the token" in refused(export.check_token, "me/lora", "hf_broken")
+    hub.role = "fineGrained"
+    assert export.check_token("another/lora", TOKEN)
+    hub.role = "read"
+    assert "HF_TOKEN may only read" in refused(export.check_token, "me/lora", TOKEN)
+    hub.troubles.append(Trouble("/whoami", 503))
+    assert export.check_token("me/lora", TOKEN) is False
+    assert {request.split()[0] for request in hub.requests} == {"GET"}
