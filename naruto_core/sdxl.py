@@ -5,6 +5,7 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 """
 
 import hashlib
+import os
 import resource
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -84,6 +85,48 @@ def halve_frozen_layers(module: nn.Module, precision: Precision, device: torch.d
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and not any(p.requires_grad for p in layer.parameters()):
             layer.to(half)
+
+
+def describe_parts(section: ModelSection) -> dict[str, Any]:
+    """unet, vae, text_encoder and text_encoder_2 of the base model from their configurations alone, without memory.
+
+    Raises ModelUnusable when a configuration is missing or is none.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    place, revision = locate(section.base, section.revision)
+    vae, vae_revision = locate(section.vae, section.vae_revision) if section.vae else (place, revision)
+    inside: dict[str, Any] = {} if section.vae else {"subfolder": "vae"}
+    pinned: dict[str, Any] = {"revision": revision or "main"}  # of a folder it means nothing
+    try:
+        with torch.device("meta"):
+            unet: Any = UNet2DConditionModel.load_config(place, subfolder="unet", revision=revision)
+            auto: Any = AutoencoderKL.load_config(vae, revision=vae_revision, **inside)
+            words = [
+                CLIPTextConfig.from_pretrained(place, subfolder=part, **pinned)
+                for part in ("text_encoder", "text_encoder_2")
+            ]
+            return {
+                "unet": UNet2DConditionModel.from_config(unet),
+                "vae": AutoencoderKL.from_config(auto),
+                "text_encoder": CLIPTextModel(words[0]),
+                "text_encoder_2": CLIPTextModelWithProjection(words[1]),
+            }
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelUnusable(f"cannot read the configuration of {section.base}: {reason}") from error
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may use on `device`: free ones, of the GPU or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = Path("/proc/meminfo")
+    if known.exists():  # free memory, and what the file cache would give back
+        fields = dict(line.split(":", 1) for line in known.read_text(encoding="ascii").splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepare_unet(unet: "UNet2DConditionModel", gradient_checkpointing: bool) -> None:

@@ -14,6 +14,9 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("var"), description="Folder that holds pictures, runs and the database.")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="What a training may use on its device; unset: what is free there."
+    )
     checkpoint_seconds: float = Field(default=10.0, gt=0, description="A killed training loses at most this.")
     lock_folder: Path | None = Field(default=None, description="Where device locks live; default NARUTO_HOME/locks.")
     trackers: str = Field(default="", description="Who else keeps training curves: tensorboard, mlflow, or both.")

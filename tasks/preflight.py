@@ -8,13 +8,14 @@ from naruto_core.export import check_token
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
 from naruto_core.telemetry.tracking import choose_trackers
+from tasks.planning import planned
 from tasks.publish import hub_token
 from tasks.reporting import say
 
 
 @task
 def preflight(recipe: Recipe) -> None:
-    """Check hub token, trackers, device, precision and base model; the token itself is never logged or kept."""
+    """Check hub token, trackers, device, precision, base model and memory; the token itself is never logged or kept."""
     if recipe.publish.push_to_hub:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
@@ -22,9 +23,7 @@ def preflight(recipe: Recipe) -> None:
     device = sdxl.pick_device(settings.device)
     for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
         sdxl.check_precision(precision, device)
-    sdxl.locate(recipe.model.base, recipe.model.revision)
-    if recipe.model.vae:
-        sdxl.locate(recipe.model.vae, recipe.model.vae_revision)
+    say(planned(recipe, settings, device).words)
 
 
 def _check_token(repository: str) -> None:

@@ -18,6 +18,7 @@ from naruto_core.training.output import write_files
 from tasks.checkpoints import CheckpointLook
 from tasks.material import Material, StyleSource, style_sources
 from tasks.place import Place, working_on
+from tasks.planning import planned
 from tasks.prior import class_pictures
 from tasks.reporting import reporter, say
 
@@ -62,7 +63,8 @@ def _fit(
     remember: Callable[[list[StepRecord]], None],
 ) -> None:
     """Train the adapter called `name` on `styles`, and record its files."""
-    section, layout = recipe.training, place.layout
+    layout = place.layout
+    section = planned(recipe, place.settings, place.device).section if recipe.training.fit_memory else recipe.training
     wanted = section.prior if section.prior and section.prior.kind == "class_images" else None
     drawn = wanted and class_pictures(place, recipe.model, wanted, recipe.generation, section.seed)
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, place.device)

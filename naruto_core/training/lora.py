@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 TEXT_TARGETS = ("k_proj", "out_proj", "q_proj", "v_proj")  # as diffusers' DreamBooth scripts; 176 modules in SDXL
 
 
-def _config(section: TrainingSection, targets: Sequence[str]) -> "LoraConfig":
+def lora_config(section: TrainingSection, targets: Sequence[str]) -> "LoraConfig":
+    """PEFT's settings for an adapter on the layers called `targets`."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -42,10 +43,10 @@ def add_adapters(pipeline: "StableDiffusionXLPipeline", section: TrainingSection
     Trainable weights are fp32 whatever the frozen ones are: half-precision masters do not learn.
     """
     torch.manual_seed(section.seed)
-    pipeline.unet.add_adapter(_config(section, section.lora_layers))
+    pipeline.unet.add_adapter(lora_config(section, section.lora_layers))
     if section.text_encoder_lr is not None:
         for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
-            encoder.add_adapter(_config(section, TEXT_TARGETS))
+            encoder.add_adapter(lora_config(section, TEXT_TARGETS))
     for parameter in trainable(pipeline).values():
         parameter.data = parameter.data.float()
 

@@ -1,0 +1,107 @@
+"""The memory planner: counted right, split right, refused with figures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.profiles import choose_recipe
+from naruto_core.errors import DeviceUnfit
+from naruto_core.training.activations import Saved, recomputing, unet_activations
+from naruto_core.training.memory import GIB, _Parts, plan_memory, splits
+from naruto_core.training.steps import Training
+from tests.naruto_core.conftest import CPU, MINIATURE
+from tests.naruto_core.training.pictures import PRIOR, data_of, section_of
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_counted_without_memory_are_those_that_training_really_keeps(
+    load_miniature, examples, checkpointing: bool
+):
+    section = section_of(gradient_checkpointing=checkpointing, mixed_precision="bf16", train_batch_size=3)
+    run = Training(load_miniature("bf16"), [data_of(examples, section)], section, {})
+    unet = run.pipeline.unet
+    saved = Saved(unet)
+    for parameter in run.weights.named.values():
+        saved.add(parameter)
+    for copies in run.weights._copies:
+        saved.add(copies._weights)
+    saved.bytes = 0
+    largest = lambda: 0  # noqa: E731
+    if checkpointing:
+        again, largest = recomputing(saved)
+        unet.enable_gradient_checkpointing(again)
+    text = torch.zeros(3, 48, unet.config.cross_attention_dim, dtype=torch.bfloat16)
+    condition = {"text_embeds": torch.zeros(3, 96, dtype=torch.bfloat16), "time_ids": torch.zeros(3, 6)}
+    with saved.counting():
+        unet(torch.zeros(3, 8, 16, 16).bfloat16(), torch.zeros(3), text, added_cond_kwargs=condition)
+    parts = _Parts(MINIATURE, section, CPU)
+    counted = unet_activations(parts.unet, 3, 16, 48, checkpointing, fused=False)
+    assert counted == pytest.approx(saved.bytes + largest(), rel=0.03)
+
+
+def test_the_weights_that_learn_are_counted_as_they_are(load_miniature, examples):
+    section = section_of(text_encoder_lr=1.0, rank=8)
+    run = Training(load_miniature(), [data_of(examples, section)], section, {})
+    assert _Parts(MINIATURE, section, CPU).learnt == sum(p.numel() for p in run.weights.named.values())
+
+
+def test_every_split_has_the_effective_batch_and_the_priors_share():
+    section = section_of(
+        train_batch_size=1, gradient_accumulation_steps=6, fit_memory=True, prior=PRIOR | {"class_batch_size": 2}
+    )
+    found = [
+        (s.train_batch_size, s.gradient_accumulation_steps, s.prior.class_batch_size, s.gradient_checkpointing)
+        for s in splits(section)
+    ]
+    assert found[:3] == [(6, 1, 12, False), (6, 1, 12, True), (3, 2, 6, False)]
+    assert len(found) == 8
+    own = section.model_copy(update={"fit_memory": False})
+    assert list(splits(own)) == [own]
+
+
+def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures():
+    recipe = choose_recipe("mini", overrides={"training.train_batch_size": 32, "training.prior": None})
+    section = recipe.training.model_copy(update={"fit_memory": True})
+    whole = plan_memory(recipe.model, section, recipe.generation, CPU, 64 * GIB)
+    assert (whole.section.train_batch_size, whole.section.gradient_checkpointing) == (32, False)
+    less = plan_memory(recipe.model, section, recipe.generation, CPU, whole.needs["train"] - 1)
+    assert less.section.effective_batch_size == 32
+    assert less.section.gradient_checkpointing or less.section.train_batch_size < 32
+    assert max(less.needs.values()) < whole.needs["train"]
+    assert "train" in whole.words
+    assert "of 64.0 GiB; batch 32 x 1" in whole.words
+    with pytest.raises(DeviceUnfit, match=r"needs \d+\.\d GiB to \w+, and the device has 0.2 GiB: lower training.res"):
+        plan_memory(recipe.model, section, recipe.generation, CPU, int(0.2 * GIB))
+    with pytest.raises(DeviceUnfit, match="fit_memory=true looks for a smaller split"):
+        plan_memory(recipe.model, recipe.training, recipe.generation, CPU, int(0.2 * GIB))
+
+
+def test_a_step_really_takes_no_more_memory_than_was_planned(tmp_path: Path):
+    """In a process of its own: the most it ever used, less what it used before the training."""
+    import subprocess
+    import sys
+
+    program = """
+import sys
+from pathlib import Path
+from naruto_core import sdxl
+from naruto_core.training.memory import _Parts
+from naruto_core.training.steps import Training
+from tests.naruto_core.conftest import CPU, MINIATURE
+from tests.naruto_core.training.pictures import data_of, encode, section_of
+section = section_of(train_batch_size=48, mixed_precision="bf16")
+pipeline = sdxl.load_pipeline(MINIATURE, "bf16", CPU)
+examples = encode(pipeline, Path(sys.argv[1]))
+run = Training(pipeline, [data_of(examples, section)], section, {})
+run.gradients[0].stream.size = 1
+run.optimizer_step(0)
+before = sdxl.peak_memory(CPU)
+run.gradients[0].stream.size = 48
+run.optimizer_step(1)
+print(before, sdxl.peak_memory(CPU), _Parts(MINIATURE, section, CPU)._activations(section, 64, False) / 2**30)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after, planned = (float(word) for word in done.stdout.split())
+    assert 0.6 * planned < after - before < 1.3 * planned
