@@ -44,9 +44,18 @@ def run(
 ) -> None:
     """Do the whole job: ingest, train, fuse, generate, score. Stopped? The same command goes on."""
     _settle_libraries()
+    from naruto_core import sdxl
+    from naruto_core.settings import read_settings
+    from naruto_core.training import processes
+    from tasks.calling import follow
+
+    if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` has started: not the first
+        follow()
+        return
     from flows.train_naruto import train_naruto
 
-    train_naruto(recipe, dataset, _overrides(settings or []))
+    with processes.together(sdxl.pick_device(read_settings().device)):
+        train_naruto(recipe, dataset, _overrides(settings or []))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from naruto_core.device_lock import hold_device
 from naruto_core.domain import Run
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.opening import Store, open_store
+from naruto_core.training import processes
 from tasks.reporting import say
 
 
@@ -31,7 +32,8 @@ def working_place() -> Iterator[Place]:
     """This machine's place, its store open for the length of the block."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        yield Place(settings, Layout(settings.root), store, sdxl.pick_device(settings.device))
+        device = processes.local_device(sdxl.pick_device(settings.device))
+        yield Place(settings, Layout(settings.root), store, device)
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRe
 from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
 from naruto_core.telemetry.tracking import Tell, tracking
+from naruto_core.training import processes
 from naruto_core.training.best import best_step
-from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.loop import Listeners
 from naruto_core.training.output import write_files
+from tasks.calling import TrainingCall
 from tasks.checkpoints import CheckpointLook
 from tasks.material import Material, StyleSource, style_sources
 from tasks.place import Place, working_on
@@ -72,16 +74,9 @@ def _fit(
     looks = section.checkpoints
     folder = layout.checkpoints(run.id, name)
     look = looks and CheckpointLook(place, pipeline, recipe, looks, suite, folder)
-    weights = train_adapter(
-        pipeline,
-        stages,
-        section,
-        recipe.new_tokens,
-        layout.checkpoint(run.id, name),
-        place.settings.checkpoint_seconds,
-        _identity(run, styles),
-        Listeners(reporter(), remember, look),
-    )
+    call = TrainingCall(recipe, section, tuple(styles), drawn, layout.checkpoint(run.id, name), _identity(run, styles))
+    processes.call_followers(call)
+    weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, Listeners(reporter(), remember, look))
     files = write_files(pipeline, weights, layout.adapter(run.id, name).parent)
     adapters = [
         Adapter(run.id, layout.relative(path), sha256_file(path), section.rank, section.max_train_steps, name)

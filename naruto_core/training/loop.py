@@ -61,7 +61,7 @@ def train_adapter(
     start = run.resume(checkpoint, identity) if checkpoint.exists() else 0
     began = saved = reported = time.monotonic()
     waiting: list[Pending] = []
-    with Stop() as stop:
+    with Stop(deaf=not processes.first()) as stop:
         for step in range(start, section.max_train_steps):
             waiting.append(run.optimizer_step(step))
             now, last = time.monotonic(), step + 1 == section.max_train_steps

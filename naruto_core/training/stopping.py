@@ -14,12 +14,18 @@ class Stop:
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, deaf: bool = False) -> None:
+        """`deaf`: take no notice of Ctrl-C, because somebody else stops and takes this process along."""
         self.asked: int | None = None
+        self._deaf = deaf
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if self._deaf:
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        else:
             for number in self._SIGNALS:
                 self._before[number] = signal.signal(number, self._hear)
         return self
