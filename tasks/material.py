@@ -69,9 +69,10 @@ class Material:
         pictures = self._of(style, Split.TRAIN)
         return self._encoded(style, pictures, resolution, self.recipe.training.augmentation, "")
 
-    def _held_out(self, style: StyleSource, resolution: int, limit: int) -> Examples:
+    def _held_out(self, style: StyleSource, resolution: int, limit: int) -> Examples | None:
+        """A style of its own may have none: then it has no validation loss."""
         pictures = self._of(style, Split.REFERENCE)[:limit]
-        return self._encoded(style, pictures, resolution, None, f"held out {limit}")
+        return None if not pictures else self._encoded(style, pictures, resolution, None, f"held out {limit}")
 
     def _of(self, style: StyleSource, split: Split) -> list[Picture]:
         pictures = [p for p in read_pictures(self.place.layout, style.dataset) if p.split is split]

@@ -41,8 +41,8 @@ class Plan:
 
     @property
     def words(self) -> str:
-        """E.g. "memory  encode 6.9  train 8.4  sample 9.0  save 6.6 GiB, of 14.6 GiB; batch 4 x 1"."""
-        phases = "  ".join(f"{name} {need / GIB:.1f}" for name, need in self.needs.items())
+        """E.g. "memory  encode: 6.9, train: 8.4, sample: 9.0, save: 6.6 GiB (estimated), of 14.6 GiB; batch 4 x 1"."""
+        phases = ", ".join(f"{name}: {need / GIB:.1f}" for name, need in self.needs.items())
         split = f"batch {self.section.train_batch_size} x {self.section.gradient_accumulation_steps}"
         again = ", activations recomputed" if self.section.gradient_checkpointing else ""
         return f"memory     {phases} GiB (estimated), of {self.available / GIB:.1f} GiB; {split}{again}"

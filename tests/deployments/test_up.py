@@ -111,6 +111,7 @@ def test_there_are_four_deployments_in_a_pool_that_runs_one_at_a_time(up: LocalP
         "train-naruto": {"profile": "mini"},
         "mini": {"profile": "mini"},
         "t4": {"profile": "t4"},
+        "t4-fast": {"profile": "t4-fast"},
         "rescore": {},
     }
     assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}

@@ -13,6 +13,7 @@ SMALL = {
     "dataset.source": "world:naruto?count=40&seed=5",
     "dataset.hold_out": 12,
     "training.max_train_steps": 40,
+    "training.validation.validation_steps": 20,
     "training.prior.num_class_images": 4,
     "generation.prompts": 3,
     "generation.seeds": 2,

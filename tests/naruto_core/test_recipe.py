@@ -26,6 +26,17 @@ def test_mini_and_t4_differ_in_values_only():
     assert set(mini["generation"]) == set(t4["generation"])
 
 
+def test_t4_fast_is_t4_with_the_effective_batch_in_one_piece():
+    slow, fast = choose_recipe("t4").training, choose_recipe("t4-fast").training
+    split = {"train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "fit_memory", "prior"}
+    assert slow.model_dump(exclude=split) == fast.model_dump(exclude=split)
+    assert slow.effective_batch_size == fast.effective_batch_size == 4
+    assert slow.prior.class_batch_size / slow.train_batch_size == fast.prior.class_batch_size / fast.train_batch_size
+    assert slow.prior.model_dump(exclude={"class_batch_size"}) == fast.prior.model_dump(exclude={"class_batch_size"})
+    others = ("model", "dataset", "fusion", "generation", "scoring", "publish")
+    assert all(getattr(choose_recipe("t4"), part) == getattr(choose_recipe("t4-fast"), part) for part in others)
+
+
 def test_t4_holds_the_configuration_table_of_the_report():
     recipe = choose_recipe("t4")
     table = recipe.training

@@ -1,0 +1,112 @@
+"""The trainer's larger options through the whole flow: looks on the way, several styles, new tokens, stages."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from naruto_core.artifacts import Layout
+from naruto_core.store.opening import open_store
+from tests.flows.conftest import Naruto, flags
+
+QUICK = {
+    "dataset.source": "world:naruto?count=14&seed=5",
+    "dataset.hold_out": 6,
+    "training.max_train_steps": 4,
+    "training.rank": 4,
+    "training.prior": "null",
+    "training.validation.validation_steps": 2,
+    "training.validation.num_validation_images": 2,
+    "generation.prompts": 1,
+    "generation.seeds": 2,
+    "generation.num_inference_steps": 2,
+    "generation.batch_size": 2,
+    "generation.variants": ["adapted", "fused"],
+}
+
+
+def _only_run(home: Path):
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        (summary,) = store.runs()
+        return summary.run, store.adapters(summary.run.id), store.steps(summary.run.id)
+
+
+def test_an_adapter_for_each_of_two_styles_and_a_look_at_each_on_the_way(naruto: Naruto, tmp_path: Path):
+    styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
+    looks = {"training.checkpoints": "{checkpointing_steps: 2, prompts: 1}", "training.adapters": "per-style"}
+    blend = {"fusion.style_scales": "{paper: 0.5}", "styles": styles}
+    done = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
+    assert done.returncode == 0, done.stderr
+    run, adapters, steps = _only_run(tmp_path)
+    layout = Layout(tmp_path)
+    assert [(a.style, a.path) for a in adapters] == [
+        (style, layout.relative(layout.adapter(run.id, style))) for style in ("main", "paper")
+    ]
+    first, second = (load_file(tmp_path / adapter.path) for adapter in adapters)
+    assert first.keys() == second.keys()
+    assert any(not (first[name] == second[name]).all() for name in first)
+    assert [step.step for step in steps] == list(range(8))  # one head after the other
+    for style in ("main", "paper"):
+        for taken in (2, 4):
+            folder = layout.checkpoints(run.id, style) / f"step-{taken:06d}"
+            assert (folder / "pytorch_lora_weights.safetensors").exists()
+            with Image.open(folder / "sheet.png") as sheet:
+                assert sheet.width > 250  # the step beside the base
+    looked = [step.step for step in steps if "clip_score" in step.gauges]
+    assert looked == [1, 3, 5, 7]
+    shown = naruto(tmp_path, "show", run.id)
+    assert "best step" in shown.stdout
+    assert naruto(tmp_path, "verify").returncode == 0
+    again = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
+    assert "train " not in again.stderr.replace("(8 train", "")
+
+
+def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_together(naruto: Naruto, tmp_path: Path):
+    changes = {
+        "training.textual_inversion": "{token_abstraction: naruto, num_new_tokens_per_abstraction: 2, pivot_step: 3}",
+        "training.stages": "[{resolution: 32, steps: 2}, {resolution: 64, steps: 2}]",
+        "training.bucket_reso_steps": 16,
+        "training.augmentation": "{views: 3, random_flip: true, color_jitter: 0.1, shuffle_caption: true}",
+        "training.prior": "{kind: base_prediction, class_prompts: [a person], class_batch_size: 2}",
+        "training.fit_memory": True,
+        "training.ema_decay": 0.9,
+    }
+    done = naruto(tmp_path, "run", *flags(QUICK | changes))
+    assert done.returncode == 0, done.stderr
+    assert "memory     encode: " in done.stderr
+    run, adapters, steps = _only_run(tmp_path)
+    assert [Path(a.path).name for a in adapters] == ["embeddings.safetensors", "pytorch_lora_weights.safetensors"]
+    assert load_file(tmp_path / adapters[0].path)["clip_l"].shape == (2, 64)
+    assert len(steps) == 4
+    fused = Layout(tmp_path).fused(run.id)
+    assert "<s1>" in (fused / "tokenizer" / "tokenizer.json").read_text()
+    with Image.open(next((Layout(tmp_path).run(run.id) / "samples").glob("*.png"))) as picture:
+        assert "<s0><s1> fighting" in picture.text["naruto"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"training.textual_inversion": "{pivot_step: 4}"},
+            "textual_inversion.pivot_step is 4, which is not before",
+        ),
+        ({"training.prior": "{kind: class_images}"}, "training.prior.class_prompts is missing"),
+        ({"training.lora_layers": "[to_x]"}, "training.lora_layers.0"),
+        ({"training.stages": "[{resolution: 64, steps: 3}]"}, "stages have 3 steps in all, but max_train_steps is 4"),
+        ({"training.stages": "[{resolution: 60, steps: 4}]"}, "training.stages.0.resolution"),
+        ({"styles": "[{name: main, dataset: {source: x}, instance_prompt: y}]"}, "main, main are not all different"),
+        ({"training.debiased_estimation": True}, "debiased_estimation and snr_gamma both weigh the loss"),
+        ({"fusion.style_scales": "{paper: 1}"}, "fusion.style_scales names paper"),
+        ({"training.augmentation": "{views: 2}"}, "all views would be the same"),
+        ({"generation.clip_skip": 1}, "training.clip_skip and generation.clip_skip must be the same"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_loads(
+    naruto: Naruto, tmp_path: Path, changes: dict[str, object], named: str
+):
+    done = naruto(tmp_path, "run", *flags(QUICK | changes))
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert not (tmp_path / "naruto.db").exists()
