@@ -110,10 +110,11 @@ def verify(as_json: AsJson = False) -> None:
 
 @exports.command("kohya")
 def export_for_kohya(name: RunName, folder: Folder) -> None:
-    """One .safetensors file for ComfyUI, A1111 and kohya's tools, in half precision."""
+    """A .safetensors file (one a style) for ComfyUI, A1111 and kohya's tools, in half precision."""
     from flows.exports import export_kohya
 
-    print(export_kohya(name, folder))
+    for path in export_kohya(name, folder):
+        print(path)
 
 
 @exports.command("diffusers")

@@ -1,4 +1,4 @@
-"""Hand a run's adapter or fused model out as a file or folder that other programs load."""
+"""Hand a run's adapters or fused model out as a file or folder that other programs load."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,28 +7,28 @@ from pathlib import Path
 
 from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
 from naruto_core.domain import Adapter
-from naruto_core.errors import RecordDamaged
-from naruto_core.kohya import kohya_metadata, write_kohya
-from naruto_core.recipe import Recipe
+from naruto_core.errors import ModelUnusable, RecordDamaged
+from naruto_core.kohya import no_kohya_file
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import Store, open_store
-from tasks.assemble import assemble, whole_adapter
+from tasks.assemble import assemble
+from tasks.convert import find_trained, write_kohya_files, write_word_files
 
 
-def export_kohya(name: str, folder: Path) -> Path:
-    """The adapter as `<folder>/<run>.safetensors` for ComfyUI, A1111 and kohya's tools; its path.
+def export_kohya(name: str, folder: Path) -> list[Path]:
+    """What ComfyUI, A1111 and kohya's tools read, into `folder`; the files' paths.
 
-    Raises RecordDamaged when the run has no adapter, or another than was recorded.
+    `<run>.safetensors`, or `<run>-<style>.safetensors` for each style; for new tokens `<run>_emb.safetensors` too.
+    Raises RecordDamaged when the run has no adapter, or another than was recorded, and ModelUnusable when it has
+    none that those tools can read.
     """
     with _record() as (store, layout):
         run = store.run(name)
-        source = whole_adapter(layout, _adapters(store, run.id)[-1])
-        dataset = store.find_dataset(run.dataset_id)
-        assert dataset is not None  # a foreign key
-        recipe = Recipe.model_validate_json(store.recipe_json(run.id))
-    path = folder / f"{run.id}.safetensors"
-    write_kohya(source, path, kohya_metadata(run, recipe, dataset))
-    return path
+        trained = find_trained(store, layout, run, _adapters(store, run.id))
+    if reason := no_kohya_file(trained.recipe.training):
+        raise ModelUnusable(f"run {run.id} has no LoRA for kohya's tools: {reason}; see `naruto export hub`.")
+    names = [*write_kohya_files(trained, folder).values(), *write_word_files(trained, folder).values()]
+    return [folder / name for name in names]
 
 
 def export_diffusers(name: str, folder: Path) -> Path:

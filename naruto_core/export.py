@@ -16,7 +16,7 @@ from naruto_core.hub_answers import understand
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-PUSHED = ("README.md", "*.safetensors", "samples/*.png")
+PUSHED = ("README.md", "*.safetensors", "*/*.safetensors", "samples/*.png")
 _WAITS = (1.0, 4.0, 15.0)  # seconds before the second, third and fourth try
 _LONGEST_WAIT = 120.0  # seconds; a hub that asks for more is left alone
 _TIMEOUT = 10.0  # seconds to hear whether a token is good

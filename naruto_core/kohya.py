@@ -20,10 +20,13 @@ from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
+from naruto_core.prompts import trigger_phrases
 from naruto_core.provenance import public_name
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import TrainingSection
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+_PREDICTION = {"v_prediction": "v"}  # the model spec's word
 _LAYERS = 2  # residual layers a block of SDXL's UNet
 _TENSOR = re.compile(r"^(unet|text_encoder|text_encoder_2)\.(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight$")
 
@@ -75,29 +78,50 @@ def kohya_tensors(adapter: Path) -> dict[str, torch.Tensor]:
 
 def _alpha(told: Mapping[str, Any], part: str, rank: int) -> float:
     """The alpha whose ratio to `rank` is the scale that PEFT's settings `told` of a part ask for."""
-    alpha = float(told.get(f"{part}.lora_alpha", rank))
-    return alpha * math.sqrt(rank) if told.get(f"{part}.use_rslora") else alpha
+    return _plain_alpha(float(told.get(f"{part}.lora_alpha", rank)), rank, bool(told.get(f"{part}.use_rslora")))
 
 
-def kohya_metadata(run: Run, recipe: Recipe, dataset: DatasetVersion) -> dict[str, str]:
-    """What the file says of itself: how it was trained, on what, and by which words it is called."""
+def _plain_alpha(alpha: float, rank: int, use_rslora: bool) -> float:
+    """kohya's LoRA knows no rank-stabilized scale, alpha / sqrt(rank): it goes into alpha."""
+    return alpha * math.sqrt(rank) if use_rslora else alpha
+
+
+def no_kohya_file(section: TrainingSection) -> str:
+    """Why there is no file in kohya's form of what was trained so, in words; "" where there is one."""
+    if section.textual_inversion and not section.textual_inversion.train_lora:
+        return "no LoRA was trained, only the embeddings of new tokens (textual_inversion.train_lora is false)"
+    if section.use_dora:
+        return "it is a DoRA (training.use_dora), whose magnitudes are not written in kohya's form"
+    return ""
+
+
+def kohya_metadata(
+    run: Run, recipe: Recipe, dataset: DatasetVersion, style: str = "", prediction_type: str | None = None
+) -> dict[str, str]:
+    """What the file says of itself: how it was trained, on what, and by which words it is called.
+
+    `dataset` is the first style's; `style` is the one the file is for, "" for all; `prediction_type` is the base's,
+    as diffusers calls it, None when it is not known.
+    """
     section = recipe.training
-    alpha = section.lora_alpha or section.rank
-    return {
+    alpha = _plain_alpha(section.lora_alpha or section.rank, section.rank, section.use_rslora)
+    title = f"{run.id}-{style}" if style else run.id
+    phrases = trigger_phrases(recipe)
+    told = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": run.id,
+        "modelspec.title": title,
         "modelspec.date": run.started_at.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{section.resolution}x{section.resolution}",
-        "modelspec.prediction_type": "epsilon",
-        "modelspec.trigger_phrase": section.instance_prompt,
+        "modelspec.trigger_phrase": phrases[style] if style else "; ".join(phrases.values()),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(section.rank),
         "ss_network_alpha": str(float(alpha)),
+        "ss_network_dropout": str(section.lora_dropout or None),
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": public_name(recipe.model.base, recipe.model.revision),
-        "ss_output_name": run.id,
+        "ss_output_name": title,
         "ss_optimizer": section.optimizer,
         "ss_learning_rate": str(section.learning_rate),
         "ss_text_encoder_lr": str(section.text_encoder_lr),
@@ -107,13 +131,18 @@ def kohya_metadata(run: Run, recipe: Recipe, dataset: DatasetVersion) -> dict[st
         "ss_gradient_checkpointing": str(section.gradient_checkpointing),
         "ss_seed": str(section.seed),
         "ss_resolution": f"({section.resolution}, {section.resolution})",
-        "ss_num_train_images": str(dataset.n_train),
         "ss_batch_size_per_device": str(section.train_batch_size),
         "ss_gradient_accumulation_steps": str(section.gradient_accumulation_steps),
         "ss_max_train_steps": str(section.max_train_steps),
         "ss_steps": str(section.max_train_steps),
-        "ss_training_comment": f"dataset {dataset.id}, recipe {run.fingerprint[:16]}",
+        "ss_training_comment": f"recipe {run.fingerprint[:16]}",
     }
+    if prediction_type:
+        told["modelspec.prediction_type"] = _PREDICTION.get(prediction_type, prediction_type)
+    if style == "main" or not recipe.styles:  # the record names no dataset version of another style
+        told["ss_num_train_images"] = str(dataset.n_train)
+        told["ss_training_comment"] = f"dataset {dataset.id}, {told['ss_training_comment']}"
+    return told
 
 
 def write_kohya(adapter: Path, path: Path, metadata: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 """
 
 import hashlib
+import json
 import os
 import resource
 from collections.abc import Generator
@@ -182,6 +183,23 @@ def identity(section: ModelSection) -> str:
         place, pinned = locate(name, revision)
         digest.update(f"{place}@{pinned}\n".encode() if pinned else _folder_digest(Path(place)).encode())
     return digest.hexdigest()
+
+
+def prediction_type(section: ModelSection) -> str | None:
+    """What the base model predicts, e.g. epsilon or v_prediction, as its scheduler's file says.
+
+    None when that file is not on this machine: nothing is downloaded for it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    name = "scheduler/scheduler_config.json"
+    try:
+        place, revision = locate(section.base, section.revision)
+        path = try_to_load_from_cache(place, name, revision=revision) if revision else Path(place) / name
+        config: dict[str, Any] = json.loads(Path(path).read_bytes()) if isinstance(path, str | Path) else {}
+    except (ModelUnusable, OSError, ValueError):
+        return None
+    return config.get("prediction_type")
 
 
 def _folder_digest(folder: Path) -> str:

@@ -108,6 +108,17 @@ def write_tokens(rows: Mapping[str, torch.Tensor], path: Path) -> None:
         scratch.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
+def write_word(embeddings: Path, name: str, path: Path) -> None:
+    """Write the rows of the tokens `name`, e.g. "<s2><s3>", as `path`, atomically.
+
+    One file a word is what ComfyUI wants: `embedding:<file>` in a prompt stands for all rows of that file.
+    """
+    numbers = [int(number) for number in re.findall(r"<s(\d+)>", name)]
+    rows = {key: tensor[numbers].contiguous() for key, tensor in load_file(embeddings).items()}
+    with atomic_file(path) as scratch:
+        scratch.write_bytes(save(rows, metadata={"format": "pt"}))
+
+
 def load_tokens(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
     """Add the tokens `<s0>`, `<s1>` ... of the file `path` to both tokenizers and text encoders.
 

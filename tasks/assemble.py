@@ -1,22 +1,24 @@
-"""Assemble: what is handed out of a run in one folder: adapter, pictures, model card, and the file for ComfyUI."""
+"""Assemble: what is handed out of a run in one folder: adapters, pictures, model card, and files for ComfyUI."""
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from naruto_core import sdxl
-from naruto_core.artifacts import Layout, atomic_folder, sha256_file
-from naruto_core.card.facts import CardFacts, ShownPrompt
+from naruto_core.artifacts import Layout, atomic_folder
+from naruto_core.card.facts import CardFacts, ShownPrompt, WeightFiles
 from naruto_core.card.model_card import model_card
 from naruto_core.domain import Adapter, PromptSuite, Run, Sample, Variant
-from naruto_core.errors import ModelUnusable, RecordDamaged
+from naruto_core.errors import ModelUnusable
 from naruto_core.generation import save_picture
-from naruto_core.kohya import kohya_metadata, write_kohya
+from naruto_core.kohya import no_kohya_file
+from naruto_core.prompts import put_tokens
 from naruto_core.provenance import is_hub_id
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.store.opening import Store
+from tasks.convert import Trained, find_trained, whole_file, write_kohya_files, write_word_files
 
 SHOWN_PROMPTS, SHOWN_VARIANTS = 4, 2
 
@@ -26,29 +28,18 @@ def assemble(
 ) -> None:
     """Fill `folder`, atomically; the same record gives the same bytes.
 
-    Raises RecordDamaged when the adapter or a picture is missing or not the recorded one, and
-    ModelUnusable when `for_comfyui` asks for a file that kohya's format cannot hold.
+    `for_comfyui` adds what ComfyUI reads, or where there is no such form, the reason to the card. Raises
+    RecordDamaged when an adapter or a picture is missing or not the recorded one.
     """
-    source = whole_adapter(layout, adapters[-1])
-    recipe = Recipe.model_validate_json(store.recipe_json(run.id))
-    dataset = store.find_dataset(run.dataset_id)
-    assert dataset is not None  # a foreign key
-    suite = store.prompts(run.id)
+    trained = find_trained(store, layout, run, adapters)
+    recipe, suite = trained.recipe, store.prompts(run.id)
     with atomic_folder(folder) as scratch:
-        weights = sorted(path.name for path in source.parent.glob("*.safetensors"))
-        for name in weights:
-            shutil.copyfile(source.parent / name, scratch / name)
-        kohya = f"{run.id}.safetensors" if for_comfyui else ""
-        if kohya:
-            write_kohya(source, scratch / kohya, kohya_metadata(run, recipe, dataset))
         facts = CardFacts(
             run=run,
             recipe=recipe,
-            dataset=dataset,
+            dataset=trained.dataset,
             base_digest=_base_digest(recipe.model),
-            weight_name=source.name,
-            kohya_name=kohya,
-            other_weights=tuple(name for name in weights if name != source.name),
+            files=_write_weights(trained, scratch, for_comfyui=for_comfyui),
             scores=tuple(score for score in store.scores(run.id) if score.sample_id is None),
             shown=_show_pictures(store, layout, run, recipe, suite, scratch) if suite else (),
             suite_name=suite.name if suite else "",
@@ -57,16 +48,22 @@ def assemble(
         (scratch / "README.md").write_text(str(model_card(facts)), encoding="utf-8", newline="\n")
 
 
-def whole_adapter(layout: Layout, adapter: Adapter) -> Path:
-    """The adapter's file; RecordDamaged when it is gone, or another than was recorded."""
-    return _whole(layout, "adapter", adapter.path, adapter.sha256)
-
-
-def _whole(layout: Layout, what: str, recorded: str, sha256: str) -> Path:
-    path = layout.absolute(recorded)
-    if not path.is_file() or sha256_file(path) != sha256:
-        raise RecordDamaged(f"the {what} {recorded} is not the one that was recorded; see `naruto verify`.")
-    return path
+def _write_weights(trained: Trained, folder: Path, *, for_comfyui: bool) -> WeightFiles:
+    """Copy LoRA files (each style's into a folder of its name) and embeddings; for ComfyUI, in its forms too."""
+    loras = {style: str(PurePosixPath(style, path.name)) for style, path in trained.loras.items()}
+    for style, name in loras.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(trained.loras[style], folder / name)
+    if trained.embeddings:
+        shutil.copyfile(trained.embeddings, folder / trained.embeddings.name)
+    embeddings = trained.embeddings.name if trained.embeddings else ""
+    if not for_comfyui:
+        return WeightFiles(loras, embeddings)
+    reason = no_kohya_file(trained.recipe.training)
+    kohya = {} if reason else write_kohya_files(trained, folder)
+    # new tokens without the LoRA they were learnt with draw something else
+    words = write_word_files(trained, folder) if kohya or not loras else {}
+    return WeightFiles(loras, embeddings, kohya, words, reason)
 
 
 def _base_digest(model: ModelSection) -> str:
@@ -91,8 +88,10 @@ def _show_pictures(
     shown: list[ShownPrompt] = []
     for prompt in (complete[number * len(complete) // count] for number in range(count)):
         samples = {variant: drawn[prompt.slug, variant] for variant in variants}
-        names = {v: _copy_picture(layout, s, prompt.text, recipe, folder) for v, s in samples.items()}
-        shown.append(ShownPrompt(prompt.text, seed, names))
+        text = put_tokens(prompt.text, recipe.new_tokens)
+        read = {v: prompt.text if v is Variant.BASE else text for v in samples}  # the base has no new tokens
+        names = {v: _copy_picture(layout, s, read[v], recipe, folder) for v, s in samples.items()}
+        shown.append(ShownPrompt(text, seed, names))
     return tuple(shown)
 
 
@@ -101,6 +100,6 @@ def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, fol
     drawing = recipe.generation.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
     facts = {"run": sample.run_id, "variant": sample.variant, "prompt": text, "seed": sample.seed}
     name = f"samples/{sample.id}.png"
-    with Image.open(_whole(layout, "picture", sample.path, sample.sha256)) as picture:
+    with Image.open(whole_file(layout, "picture", sample.path, sample.sha256)) as picture:
         save_picture(picture.convert("RGB"), folder / name, facts | drawing)
     return name

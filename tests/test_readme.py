@@ -3,6 +3,11 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.profiles import choose_recipe
 
 HOUSE = Path(__file__).resolve().parent.parent
 README = (HOUSE / "README.md").read_text()
@@ -23,6 +28,22 @@ def test_every_file_the_readme_links_to_is_there():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert len(links) >= 6
     assert [link for link in links if not (HOUSE / link).exists()] == []
+
+
+def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_the_recipe_excerpts_in_the_readme_are_choices_that_a_recipe_takes():
+    excerpts = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)\n```", README, re.DOTALL)]
+    tokens, styles = (choose_recipe("mini", None, _dotted(excerpt)) for excerpt in excerpts)
+    assert tokens.new_tokens == {"naruto": "<s0><s1>"}
+    assert styles.training.adapters == "per-style"
+    assert set(styles.fusion.style_scales) == {"main", *(style.name for style in styles.styles)}
 
 
 def test_every_make_target_the_readme_names_exists():

@@ -8,15 +8,19 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from naruto_core.card.comfyui import comfyui_steps
 from naruto_core.card.facts import CardFacts
-from naruto_core.card.licences import base_licence, pictures_licence
+from naruto_core.card.licences import base_licence
 from naruto_core.card.markdown import escape, table
+from naruto_core.card.sources import base_model, base_name, licences, picture_sections, training_data
 from naruto_core.card.tables import picture_table, recipe_table, score_table
-from naruto_core.card.usage import comfyui_steps, diffusers_code
+from naruto_core.card.usage import diffusers_code
 from naruto_core.domain import Variant
-from naruto_core.provenance import is_hub_id, public_name
+from naruto_core.prompts import trigger_phrases
+from naruto_core.provenance import is_hub_id
 
-_TAGS = ["text-to-image", "stable-diffusion-xl", "lora", "diffusers", "diffusers-training", "template:sd-lora"]
+_TAGS = ["text-to-image", "stable-diffusion-xl", "diffusers", "diffusers-training"]
+_LORA_TAGS, _WORD_TAGS = ["lora", "template:sd-lora"], ["textual_inversion"]
 
 
 def model_card(facts: CardFacts) -> ModelCard:
@@ -27,11 +31,11 @@ def model_card(facts: CardFacts) -> ModelCard:
         _diffusers(facts),
         _comfyui(facts),
         _files(facts),
-        _base(facts),
-        _data(facts),
+        base_model(facts),
+        training_data(facts),
         _recipe(facts),
         _scores(facts),
-        _licences(facts),
+        licences(facts),
         _limits(facts),
     ]
     body = "\n\n".join(section for section in sections if section)
@@ -39,19 +43,19 @@ def model_card(facts: CardFacts) -> ModelCard:
 
 
 def _front_matter(facts: CardFacts) -> ModelCardData:
-    model, dataset = facts.recipe.model, facts.recipe.dataset
+    model, datasets = facts.recipe.model, picture_sections(facts.recipe)
     on_hub = is_hub_id(model.base, model.revision)
     more: dict[str, Any] = {"base_model_relation": "adapter"} if on_hub else {}
     if facts.shown:
         more["widget"] = _widget(facts)
     return ModelCardData(
         base_model=model.base if on_hub else None,
-        datasets=[dataset.source] if is_hub_id(dataset.source, dataset.revision) else None,
+        datasets=[one.source for one in datasets if is_hub_id(one.source, one.revision)] or None,
         library_name="diffusers",
         license=base_licence(model)[0],
         pipeline_tag="text-to-image",
-        tags=_TAGS,
-        instance_prompt=facts.recipe.training.instance_prompt,
+        tags=[*_TAGS, *(_LORA_TAGS if facts.files.loras else []), *(_WORD_TAGS if facts.files.embeddings else [])],
+        instance_prompt=trigger_phrases(facts.recipe)["main"],
         **more,
     )
 
@@ -70,24 +74,34 @@ def _widget(facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def _head(facts: CardFacts) -> str:
-    section = facts.recipe.training
+    styles = ", and on those of " + " and ".join(style.name for style in facts.recipe.styles)
+    phrases = trigger_phrases(facts.recipe)
+    if len(phrases) == 1:
+        trigger = f"Trigger phrase: **{escape(phrases['main'])}**"
+    else:
+        trigger = "Trigger phrases:\n\n" + "\n".join(f"- {style}: **{escape(p)}**" for style, p in phrases.items())
     return (
         f"# {facts.run.id}\n\n"
-        f"A LoRA adapter of rank {section.rank} for {_base_name(facts)}, trained by naruto-sdxl on "
-        f"{facts.dataset.n_train} captioned pictures.\n\n"
-        f"Trigger phrase: **{escape(section.instance_prompt)}**"
+        f"{_what(facts)} for {base_name(facts.recipe.model)}, trained by naruto-sdxl on {facts.dataset.n_train} "
+        f"captioned pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_words(facts)}"
     )
 
 
-def _base_name(facts: CardFacts) -> str:
-    model = facts.recipe.model
-    if is_hub_id(model.base, model.revision):
-        return f"[{escape(model.base)}](https://huggingface.co/{model.base})"
-    if model.base.startswith("package:"):
-        package, _, folder = model.base.removeprefix("package:").partition("/")
-        return f"the SDXL model in the folder {escape(folder)} of the Python package {escape(package)}"
-    name = public_name(model.base, model.revision)
-    return f"a local SDXL model called {escape(name)}" if name else "a local SDXL model"
+def _what(facts: CardFacts) -> str:
+    section, count = facts.recipe.training, len(facts.files.loras)
+    kind = "DoRA" if section.use_dora else "LoRA"
+    tokens = "new tokens" if facts.files.embeddings else ""
+    if not count:
+        return f"Embeddings of {tokens}"
+    told = f"A {kind} adapter of rank {section.rank}" if count == 1 else f"{count} {kind} adapters, one for each style,"
+    told += "" if count == 1 else f" of rank {section.rank}"
+    return f"{told} with {tokens}" if tokens else told
+
+
+def _words(facts: CardFacts) -> str:
+    """What stands for new tokens, in prompts for programs that know no such words."""
+    told = " and ".join(f"{escape(tokens)} for {escape(word)}" for word, tokens in facts.recipe.new_tokens.items())
+    return f"\n\nNew tokens: in prompts for diffusers write {told}." if told else ""
 
 
 def _pictures(facts: CardFacts) -> str:
@@ -99,14 +113,19 @@ def _pictures(facts: CardFacts) -> str:
         f"Same prompt and same seed in every row: {len(facts.shown)} of the {facts.n_prompts} prompts of the suite "
         f"{escape(facts.suite_name)}, evenly spaced, the first seed of each; none was picked by its looks. "
         f"{drawing.num_inference_steps} {drawing.scheduler} steps, guidance {drawing.guidance_scale}, "
-        f"{drawing.resolution} pixels."
+        f"{drawing.resolution} pixels.{_what_the_base_read(facts)}"
     )
 
 
+def _what_the_base_read(facts: CardFacts) -> str:
+    told = " and ".join(f"{escape(word)} for {escape(tokens)}" for word, tokens in facts.recipe.new_tokens.items())
+    return f" The base, which has no new tokens, read {told}." if told else ""
+
+
 def _diffusers(facts: CardFacts) -> str:
-    trigger = facts.recipe.training.instance_prompt
+    trigger = trigger_phrases(facts.recipe)["main"]
     prompt, seed = (facts.shown[0].text, facts.shown[0].seed) if facts.shown else (trigger, 0)
-    code = diffusers_code(facts.recipe, facts.run.id, facts.weight_name, prompt, seed)
+    code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed)
     return (
         "## Use it in diffusers\n\nWith diffusers 0.42 or newer, and peft. Another device or precision than the "
         f"run's rounds differently, and may draw small details otherwise.\n\n```python\n{code}\n```"
@@ -114,50 +133,24 @@ def _diffusers(facts: CardFacts) -> str:
 
 
 def _comfyui(facts: CardFacts) -> str:
-    return f"## Use it in ComfyUI\n\n{comfyui_steps(facts.recipe, facts.kohya_name)}" if facts.kohya_name else ""
+    steps = comfyui_steps(facts)
+    return f"## Use it in ComfyUI\n\n{steps}" if steps else ""
 
 
 def _files(facts: CardFacts) -> str:
+    files, readers = facts.files, "for ComfyUI, A1111 and kohya's tools"
     rows = [
-        [f"`{facts.weight_name}`", "the adapter, for diffusers"],
-        *([[f"`{facts.kohya_name}`", "the same, for ComfyUI, A1111 and kohya's tools"]] if facts.kohya_name else []),
-        *[[f"`{name}`", "more weights that belong to the adapter"] for name in facts.other_weights],
+        *[[f"`{name}`", f"the adapter{_of(style)}, for diffusers"] for style, name in files.loras.items()],
+        *([[f"`{files.embeddings}`", "the embeddings of the new tokens, for diffusers"]] if files.embeddings else []),
+        *[[f"`{name}`", f"the adapter{_of(style)}, {readers}"] for style, name in files.kohya.items()],
+        *[[f"`{name}`", f"new tokens for {escape(word)}, for ComfyUI, A1111"] for word, name in files.words.items()],
         *([["`samples/`", "the pictures above"]] if facts.shown else []),
     ]
     return f"## Files\n\n{table(['file', 'what it is'], rows)}"
 
 
-def _base(facts: CardFacts) -> str:
-    model = facts.recipe.model
-    told = [f"Trained on top of {_base_name(facts)}"]
-    if is_hub_id(model.base, model.revision):
-        told[0] += f", revision {escape(model.revision or '')}"
-    elif facts.base_digest:
-        told[0] += f"; sha256 over its files when this card was written: `{facts.base_digest}`"
-    if model.vae and is_hub_id(model.vae, model.vae_revision):
-        told.append(
-            f"VAE: [{escape(model.vae)}](https://huggingface.co/{model.vae}), "
-            f"revision {escape(model.vae_revision or '')}"
-        )
-    elif model.vae:
-        told.append("VAE: another one than its own, a local one")
-    return "## Base model\n\n" + "\n\n".join(f"{sentence}." for sentence in told)
-
-
-def _data(facts: CardFacts) -> str:
-    dataset, section = facts.dataset, facts.recipe.dataset
-    name = public_name(section.source, section.revision)
-    if is_hub_id(section.source, section.revision):
-        source = f"[{escape(name)}](https://huggingface.co/datasets/{name}), revision {escape(section.revision or '')}"
-    elif section.source.startswith("world:"):
-        source = f"Drawings made by the software itself, {escape(name)}"
-    else:
-        source = f"A local picture set called {escape(name)}" if name else "A local picture set"
-    held_out = f"{dataset.n_reference} held out of training" if dataset.n_reference else "none held out of training"
-    return (
-        f"## Training data\n\n{source}: version `{dataset.id}`, {dataset.n_train} pictures to learn from, {held_out}, "
-        f"{dataset.n_quarantined} records left out as broken, {dataset.n_duplicates} duplicates found."
-    )
+def _of(style: str) -> str:
+    return f" of {style}" if style else ""
 
 
 def _recipe(facts: CardFacts) -> str:
@@ -178,15 +171,12 @@ def _scores(facts: CardFacts) -> str:
     return f"## Scores\n\n{score_table(facts)}\n\n{told}"
 
 
-def _licences(facts: CardFacts) -> str:
-    base, pictures = base_licence(facts.recipe.model)[1], pictures_licence(facts.recipe.dataset)
-    return f"## Licences\n\n- {base}\n- {pictures}"
-
-
 def _limits(facts: CardFacts) -> str:
     trained, drawn = facts.recipe.training.resolution, facts.recipe.generation.resolution
     limits = [
-        "It was trained on one small picture set, and draws that set's style, with its gaps and habits.",
+        "It was trained on small picture sets, and draws their styles, with their gaps and habits."
+        if facts.recipe.styles
+        else "It was trained on one small picture set, and draws that set's style, with its gaps and habits.",
         "What the base model cannot draw, or draws with prejudice, this adapter does not mend.",
         "It may repeat training pictures: compare before you publish what it draws.",
         f"It was trained at {trained} and tried at {drawn} pixels; nothing is known of other sizes.",

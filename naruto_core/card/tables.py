@@ -48,7 +48,9 @@ def recipe_table(recipe: Recipe) -> str:
     chosen = {name: values[name] for name in _KEY_CHOICES} | changed
     chosen.pop("instance_prompt")  # the trigger phrase, said above
     rows = [[f"`training.{name}`", escape(str(value))] for name, value in _flat(chosen)]
-    return table(["choice", "value"], [*rows, ["`fusion.lora_scale`", str(recipe.fusion.lora_scale)]])
+    scales = {"lora_scale": recipe.fusion.lora_scale}
+    scales |= {f"style_scales.{style}": scale for style, scale in recipe.fusion.style_scales.items()}
+    return table(["choice", "value"], [*rows, *([f"`fusion.{name}`", str(scale)] for name, scale in scales.items())])
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,14 +1,15 @@
-"""How the files are loaded: code for diffusers that runs as it stands, and where ComfyUI wants which file."""
+"""How the files are loaded in diffusers: code that runs as it stands."""
 
-from naruto_core.card.markdown import escape
+from naruto_core.card.facts import WeightFiles
 from naruto_core.provenance import is_hub_id, public_name
 from naruto_core.recipe import Recipe
+from naruto_core.tokens import tokens_of
 
 _DTYPE = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
 _SCHEDULER = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
 
 
-def diffusers_code(recipe: Recipe, run_id: str, weight_name: str, prompt: str, seed: int) -> str:
+def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int) -> str:
     """A Python program that draws `prompt` from `seed` as the adapted pictures of this run were drawn.
 
     What people wrote stands in it as Python literals: it can end neither a string nor the block of code.
@@ -21,18 +22,26 @@ def diffusers_code(recipe: Recipe, run_id: str, weight_name: str, prompt: str, s
         *(["from importlib.resources import files", ""] if packaged else []),
         "import torch",
         f"from diffusers import {', '.join(classes)}",
+        *(["from huggingface_hub import snapshot_download"] if recipe.publish.push_to_hub and files.embeddings else []),
+        *(["from safetensors.torch import load_file"] if files.embeddings else []),
         "",
-        *_places(recipe),
+        *_places(recipe, run_id, files),
         "",
-        *_loading(recipe, run_id, weight_name),
+        *_base(recipe),
+        *(_new_tokens(recipe, files.embeddings) if files.embeddings else []),
+        *_adapters(recipe, run_id, files),
+        "",
         *_drawing(recipe, prompt, seed),
     ]
     return "\n".join(lines)
 
 
-def _places(recipe: Recipe) -> list[str]:
+def _places(recipe: Recipe, run_id: str, files: WeightFiles) -> list[str]:
     model, publish = recipe.model, recipe.publish
-    pushed = f"{publish.hub_model_id!r}  # or the folder this file is in"
+    pushed = f"{publish.hub_model_id!r}"
+    if files.embeddings:  # which diffusers does not fetch by tensor names
+        pushed = f"snapshot_download({pushed}, revision={run_id!r})"
+    pushed += "  # or the folder this file is in"
     adapter = pushed if publish.push_to_hub else "'.'  # the folder this file is in"
     return [
         f"base = {_place(model.base, model.revision)}",
@@ -51,8 +60,8 @@ def _place(name: str, revision: str | None) -> str:
     return f"{'path/to/' + public_name(name, revision)!r}  # a folder: see below which one"
 
 
-def _loading(recipe: Recipe, run_id: str, weight_name: str) -> list[str]:
-    model, scale = recipe.model, recipe.fusion.lora_scale
+def _base(recipe: Recipe) -> list[str]:
+    model = recipe.model
     dtype = f"dtype={_DTYPE[recipe.generation.mixed_precision]}"
     vae = ", ".join(["vae", *_pin(model.vae or "", model.vae_revision), dtype])
     options = [
@@ -61,21 +70,51 @@ def _loading(recipe: Recipe, run_id: str, weight_name: str) -> list[str]:
         *([f"vae=AutoencoderKL.from_pretrained({vae})"] if model.vae else []),
         dtype,
     ]
-    weights = [
-        f"weight_name={weight_name!r}",
-        *([f"revision={run_id!r}"] if recipe.publish.push_to_hub else []),
-        *(["adapter_name='style'"] if scale != 1 else []),
-    ]
     return [
         "pipeline = StableDiffusionXLPipeline.from_pretrained(",
         "    base,",
         *[f"    {option}," for option in options],
         ").to(device)",
         f"pipeline.scheduler = {_SCHEDULER[recipe.generation.scheduler]}.from_config(pipeline.scheduler.config)",
-        f"pipeline.load_lora_weights(adapter, {', '.join(weights)})",
-        *([f"pipeline.set_adapters('style', {scale})"] if scale != 1 else []),
+    ]
+
+
+def _new_tokens(recipe: Recipe, file: str) -> list[str]:
+    """Into both tokenizers and text encoders, as `naruto_core.tokens.load_tokens` does."""
+    count = sum(len(tokens_of(name)) for name in recipe.new_tokens.values())
+    lines = [
+        "",
+        f"state = load_file(f'{{adapter}}/{file}')",
+        f"tokens = [f'<s{{number}}>' for number in range({count})]",
+    ]
+    for key, part in (("clip_l", ""), ("clip_g", "_2")):
+        encoder = f"text_encoder=pipeline.text_encoder{part}, tokenizer=pipeline.tokenizer{part}"
+        lines += ["pipeline.load_textual_inversion(", f"    state[{key!r}], token=tokens, {encoder}", ")"]
+    return [
+        *lines,
+        "# SDXL's second text encoder says eos_token_id 2, and then takes the pooled text at the highest token id,",
+        "# which a new token has. These tokens were learnt with the text pooled at its end, as ComfyUI does it.",
+        "pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id",
         "",
     ]
+
+
+def _adapters(recipe: Recipe, run_id: str, files: WeightFiles) -> list[str]:
+    scales = {style: recipe.fusion.style_scales.get(style, recipe.fusion.lora_scale) for style in files.loras}
+    named = list(scales.values()) not in ([], [1.0])
+    names = {style: f"style-{style}" if style else "style" for style in scales}
+    lines: list[str] = []
+    for style, name in files.loras.items():
+        options = [
+            *([f"subfolder={style!r}"] if style else []),
+            f"weight_name={name.rpartition('/')[2]!r}",
+            *([f"revision={run_id!r}"] if recipe.publish.push_to_hub and not files.embeddings else []),
+            *([f"adapter_name={names[style]!r}"] if named else []),
+        ]
+        lines.append(f"pipeline.load_lora_weights(adapter, {', '.join(options)})")
+    if named:
+        lines.append(f"pipeline.set_adapters({list(names.values())}, {list(scales.values())})")
+    return lines
 
 
 def _pin(name: str, revision: str | None) -> list[str]:
@@ -92,21 +131,8 @@ def _drawing(recipe: Recipe, prompt: str, seed: int) -> list[str]:
         f"    width={drawing.resolution},",
         f"    num_inference_steps={drawing.num_inference_steps},",
         f"    guidance_scale={drawing.guidance_scale},",
+        *([f"    clip_skip={drawing.clip_skip},"] if drawing.clip_skip else []),
         f"    generator=torch.Generator().manual_seed({seed}),",
         ").images[0]",
         "picture.save('picture.png')",
     ]
-
-
-def comfyui_steps(recipe: Recipe, file: str) -> str:
-    """Where the kohya file `file` goes, and what to connect; a numbered list."""
-    model, scale = recipe.model, recipe.fusion.lora_scale
-    base = f"a checkpoint file of {escape(model.base)}" if is_hub_id(model.base, model.revision) else "the base model"
-    steps = [
-        f"Put `{file}` into `ComfyUI/models/loras/` (A1111 and Forge: `models/Lora/`).",
-        f"*Load Checkpoint* with {base}, then *Load LoRA* with `strength_model` and `strength_clip` at {scale}.",
-        f"Begin the prompt with the trigger phrase: {escape(recipe.training.instance_prompt)}",
-    ]
-    if model.base.startswith("package:"):
-        steps.append("This base model is a folder for diffusers only: ComfyUI has no checkpoint of it to load.")
-    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))

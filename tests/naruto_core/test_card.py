@@ -12,12 +12,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from flows.profiles import choose_recipe
-from naruto_core.card.facts import CardFacts, ShownPrompt
+from naruto_core.card.facts import CardFacts, ShownPrompt, WeightFiles
 from naruto_core.card.markdown import escape
 from naruto_core.card.model_card import model_card
 from naruto_core.domain import DatasetVersion, Run, RunState, Score, Variant
 
 RUN = Run("2026-11-23-t4-3f9c", "t4", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
+LORA = "pytorch_lora_weights.safetensors"
 HOSTILE = (
     "a `b` | c <script>alert(1)</script> **d** _e_ [f](http://g.h) ![i](j) ~~k~~ $l$ &lt; &#60; \\ 'm' \"n\"\n"
     "---\n# o\n```\n- p\n</td>{{ q }}"
@@ -31,9 +32,7 @@ def _facts(profile: str = "t4", overrides: dict[str, object] | None = None, **ch
         recipe=choose_recipe(profile, None, overrides),
         dataset=DatasetVersion("ds-1", "source", "table", 0, 1221, 0, 3, 5),
         base_digest="",
-        weight_name="pytorch_lora_weights.safetensors",
-        kohya_name=f"{RUN.id}.safetensors",
-        other_weights=(),
+        files=WeightFiles({"": LORA}, kohya={"": f"{RUN.id}.safetensors"}),
         scores=(),
         shown=(ShownPrompt("Naruto in the rain", 11, pictures),),
         suite_name="konoha-v1",
@@ -102,7 +101,7 @@ def test_the_code_names_the_pushed_repository_at_this_runs_tag_and_the_right_fil
 
 def test_an_adapter_that_is_used_at_another_strength_says_so_in_both_programs(tmp_path: Path):
     card = _read(_facts(overrides={"fusion.lora_scale": 0.7}), tmp_path)
-    assert "adapter_name='style')\npipeline.set_adapters('style', 0.7)" in _code(card)
+    assert "adapter_name='style')\npipeline.set_adapters(['style'], [0.7])" in _code(card)
     assert "`strength_model` and `strength_clip` at 0.7" in card.text
     assert f"Put `{RUN.id}.safetensors` into `ComfyUI/models/loras/`" in card.text
 
@@ -196,10 +195,50 @@ def test_a_reference_that_was_trained_on_is_called_so(tmp_path: Path):
 
 
 def test_without_pictures_or_a_file_for_comfyui_the_card_does_not_speak_of_them(tmp_path: Path):
-    card = _read(_facts("mini", shown=(), kohya_name="", other_weights=("style_emb.safetensors",)), tmp_path)
+    card = _read(_facts("mini", shown=(), files=WeightFiles({"": LORA})), tmp_path)
     assert "widget" not in card.data
     assert "samples/" not in card.text
     assert "ComfyUI" not in card.text
     assert "prompt='a naruto anime character'" in _code(card)
-    assert _cells(card, "Files")[1] == ["`style_emb.safetensors`", "more weights that belong to the adapter"]
+    assert _cells(card, "Files") == [[f"`{LORA}`", "the adapter, for diffusers"]]
     assert card.data.license == "apache-2.0"
+
+
+WORDS = {
+    "training.instance_prompt": "a TOK character",
+    "training.textual_inversion": {"token_abstraction": "TOK"},
+    "styles": [
+        {
+            "name": "ink",
+            "dataset": {"source": "world:naruto?count=9", "revision": None},
+            "instance_prompt": "an INKY drawing",
+            "token_abstraction": "INKY",
+        }
+    ],
+}
+
+
+def test_each_word_for_new_tokens_is_told_as_its_tokens_in_diffusers_and_as_its_file_in_comfyui(tmp_path: Path):
+    words = {"TOK": f"{RUN.id}-main_emb.safetensors", "INKY": f"{RUN.id}-ink_emb.safetensors"}
+    files = WeightFiles({"": LORA}, "embeddings.safetensors", {"": f"{RUN.id}.safetensors"}, words)
+    card = _read(_facts(overrides=WORDS, files=files, shown=()), tmp_path)
+    told = " ".join(token.content for token in _tokens(card.text) if token.type == "text")
+    assert card.data.instance_prompt == "a <s0><s1> character"
+    assert "textual_inversion" in card.data.tags
+    assert "a <s0><s1> character" in told
+    assert "an <s2><s3> drawing" in told
+    assert f"trigger phrase: a embedding:{RUN.id}-main_emb character, or an embedding:{RUN.id}-ink_emb drawing" in told
+    assert "`ComfyUI/models/embeddings/`" in card.text
+    code = _code(card)
+    ast.parse(code)
+    assert "range(4)" in code
+    assert "prompt='a <s0><s1> character'" in code
+    assert f"adapter = snapshot_download('your-name/naruto-sdxl-lora', revision='{RUN.id}')" in code
+    assert "load_lora_weights(adapter, weight_name='pytorch_lora_weights.safetensors')" in code
+
+
+def test_the_layers_that_clip_skip_leaves_out_are_told_in_both_programs(tmp_path: Path):
+    card = _read(_facts(overrides={"training.clip_skip": 1, "generation.clip_skip": 1}), tmp_path)
+    assert "    clip_skip=1," in _code(card)
+    assert "*CLIP Set Last Layer* at -3" in card.text
+    assert "clip_skip" not in _code(_read(_facts(), tmp_path))

@@ -37,8 +37,9 @@ push_folder(Path(sys.argv[1]), "me/lora", True, "{RUN}", "{TOKEN}")
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "publish"
     (folder / "samples").mkdir(parents=True)
+    (folder / "ink").mkdir()
     (folder / "README.md").write_text("---\nlicense: unknown\n---\n\n# A card\n")
-    for number, name in enumerate(("pytorch_lora_weights", RUN, "tokens_emb")):
+    for number, name in enumerate(("pytorch_lora_weights", RUN, "tokens_emb", "ink/pytorch_lora_weights")):
         save_file({"weight": np.full(4, number, dtype=np.float32)}, folder / f"{name}.safetensors")
     (folder / "samples" / "a1b2.png").write_bytes(b"a picture")
     (folder / "notes.pkl").write_bytes(b"not to be sent")

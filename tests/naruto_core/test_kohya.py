@@ -124,12 +124,36 @@ def test_the_file_says_what_it_is_and_holds_alpha_beside_every_module(adapter: P
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     with safe_open(path, framework="pt") as file:
         told = file.metadata()
+    assert "modelspec.prediction_type" not in told  # nobody said what the base predicts
     assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     assert told["modelspec.trigger_phrase"] == "a naruto anime character"
     assert (told["ss_network_dim"], told["ss_num_train_images"]) == ("16", "300")
     beside = tmp_path / "beside"
     beside.touch()
     assert path.stat().st_mode == beside.stat().st_mode  # whoever may read other files here may read this one
+
+
+def test_each_styles_file_is_called_by_its_own_words_and_tells_what_kohyas_lora_would():
+    run = Run("2026-11-23-mini-3f9c", "mini", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
+    dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
+    ink = {"name": "ink", "dataset": {"source": "world:ink"}, "instance_prompt": "an ink drawing"}
+    changes = {"training.rank": 4, "training.lora_alpha": 2, "training.use_rslora": True, "training.lora_dropout": 0.1}
+    recipe = choose_recipe("mini", None, changes | {"styles": [ink]})
+    told = {s: kohya_metadata(run, recipe, dataset, s, "v_prediction") for s in ("", "main", "ink")}
+    assert {style: one["modelspec.trigger_phrase"] for style, one in told.items()} == {
+        "": "a naruto anime character; an ink drawing",
+        "main": "a naruto anime character",
+        "ink": "an ink drawing",
+    }
+    assert told["ink"]["ss_output_name"] == f"{run.id}-ink"
+    assert [one.get("ss_num_train_images") for one in told.values()] == [None, "300", None]
+    # alpha / rank is the scale alpha / sqrt(rank) that was trained
+    assert (told[""]["ss_network_alpha"], told[""]["ss_network_dropout"]) == ("4.0", "0.1")
+    assert told[""]["modelspec.prediction_type"] == "v"
+
+    tokens = {"training.instance_prompt": "a TOK character", "training.textual_inversion": {}}
+    phrase = kohya_metadata(run, choose_recipe("mini", None, tokens), dataset)["modelspec.trigger_phrase"]
+    assert phrase == "a <s0><s1> character"
 
 
 def test_no_adapter_file_names_a_folder_of_the_machine_it_was_made_on(adapter: Path):

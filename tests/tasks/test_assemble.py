@@ -1,11 +1,7 @@
 """The folder that is handed out: its code draws what its pictures show, and nothing in it is of this machine."""
 
 import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,98 +10,43 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from flows.profiles import choose_recipe
-from naruto_core import sdxl
-from naruto_core.artifacts import Layout, sha256_file
-from naruto_core.domain import Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Variant
-from naruto_core.errors import RecordDamaged
-from naruto_core.fusion import Blend, load_adapters
-from naruto_core.generation import Job, Painter, sample_id, save_picture
-from naruto_core.recipe import ModelSection, Recipe
-from naruto_core.store.opening import open_store
-from naruto_core.store.records import Store
-from naruto_core.training.lora import add_adapters, trainable, write_adapter
-from tasks.assemble import assemble
-from tests.naruto_core.training.pictures import section_of
+from flows.exports import export_kohya
+from naruto_core.errors import ModelUnusable, RecordDamaged
+from naruto_core.tokens import FILE
+from tests.tasks.recorded_run import PROMPTS, Recorded, recorded_run
 
-CPU = torch.device("cpu")
-PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A store and its files, with one run that was trained and drawn."""
-
-    store: Store
-    layout: Layout
-    run: Run
-    adapter: Adapter
-    base: Path
-
-
-def _recipe(base: Path, suite: Path) -> Recipe:
-    small = {"training.rank": 4, "training.lora_alpha": 2, "generation.num_inference_steps": 4}
-    exact = {"training.mixed_precision": "fp32", "generation.mixed_precision": "fp32", "generation.batch_size": 1}
-    places = {"model.base": str(base), "generation.suite": str(suite)}
-    return choose_recipe("mini", None, small | exact | places)
-
-
-def _write_adapter(layout: Layout, run: Run, model: ModelSection) -> Adapter:
-    """Weights far from zero on UNet and both encoders, as a long training would leave them."""
-    pipeline = sdxl.load_pipeline(model, "fp32", CPU)
-    add_adapters(pipeline, section_of(rank=4, lora_alpha=2, text_encoder_lr=1.0))
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, weight in trainable(pipeline).items():
-            if "lora_B" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    path = layout.adapter(run.id)
-    write_adapter(pipeline, path)
-    return Adapter(run.id, layout.relative(path), sha256_file(path), 4, 560)
-
-
-def _draw(layout: Layout, run: Run, recipe: Recipe, adapter: Adapter) -> Iterator[Sample]:
-    for variant in (Variant.BASE, Variant.ADAPTED):
-        pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
-        if variant is Variant.ADAPTED:
-            load_adapters(pipeline, [Blend(layout.absolute(adapter.path).parent, recipe.fusion.lora_scale)])
-        painter = Painter(pipeline, recipe.generation)
-        for prompt in PROMPTS:
-            (picture,) = painter.paint([Job(prompt.text, 11)])
-            name = sample_id(run.id, variant, prompt.slug, 11)
-            path = layout.sample(run.id, name)
-            save_picture(picture, path, {"prompt": prompt.text} | recipe.generation.model_dump(mode="json"))
-            yield Sample(name, run.id, variant, prompt.slug, 11, layout.relative(path), sha256_file(path))
+LORA = "pytorch_lora_weights.safetensors"
+INK = {"name": "ink", "dataset": {"source": "world:naruto?count=9"}, "instance_prompt": "an ink drawing"}
+PIVOTAL = {
+    "training.text_encoder_lr": 1.0,
+    "training.textual_inversion": {"token_abstraction": "person"},
+    "styles": [INK | {"token_abstraction": "forest"}],
+    "training.clip_skip": 1,
+    "generation.clip_skip": 1,
+}
+TWO_STYLES = {"training.adapters": "per-style", "styles": [INK], "fusion.style_scales": {"ink": -0.4}}
+ALONE = {"training.textual_inversion": {"token_abstraction": "person", "train_lora": False}}
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    home = tmp_path_factory.mktemp("private-folder")
-    base = home / "models" / "my-sdxl"
-    shutil.copytree(str(resources.files("naruto_core.mini") / "weights/base"), base)
-    recipe, layout = _recipe(base, home / "my-suite.yaml"), Layout(home)
-    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
-        store.add_dataset(DatasetVersion("ds-1", "world:naruto", "datasets/w", 0, 300, 200, 0, 0), [])
-        run = store.open_run(
-            profile="mini",
-            recipe_json=recipe.model_dump_json(),
-            fingerprint=recipe.fingerprint,
-            dataset_id="ds-1",
-            git_commit="",
-            now=datetime(2026, 11, 23, tzinfo=UTC),
-        )
-        adapter = _write_adapter(layout, run, recipe.model)
-        store.add_adapters([adapter])
-        store.add_prompts(run.id, PromptSuite("rain-v1", "f" * 64, PROMPTS, (11, 22)))
-        store.add_samples(list(_draw(layout, run, recipe, adapter)))
-        yield Recorded(store, layout, run, adapter, base)
+    with recorded_run(tmp_path_factory.mktemp("private-folder"), {"training.text_encoder_lr": 1.0}) as run:
+        yield run
 
 
-def _assemble(recorded: Recorded, folder: Path, for_comfyui: bool = True) -> Path:
-    assemble(recorded.store, recorded.layout, recorded.run, [recorded.adapter], folder, for_comfyui=for_comfyui)
-    return folder
+@pytest.fixture(scope="module")
+def pivotal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+    with recorded_run(tmp_path_factory.mktemp("pivotal"), PIVOTAL) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def two_styles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+    with recorded_run(tmp_path_factory.mktemp("two-styles"), TWO_STYLES) as run:
+        yield run
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -113,24 +54,38 @@ def _pixels(path: Path) -> np.ndarray:
         return np.array(picture.convert("RGB")).astype(int)
 
 
-def test_the_cards_own_code_draws_the_picture_that_the_card_shows(
-    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    folder = _assemble(recorded, tmp_path / "out")
+def _shown_and_drawn(recorded: Recorded, folder: Path, text: str) -> Sequence[np.ndarray]:
+    """The card's pictures of the prompt `text` by base and adapted model, and what the card's code draws for it."""
     card = ModelCard.load(folder / "README.md")
     code = re.search(r"```python\n(.*?)\n```", card.text, re.DOTALL)
-    shown = re.search(r"\| a person in the rain \| 11 \| !\[base\]\((.+?)\) \| !\[adapted\]\((.+?)\) \|", card.text)
+    shown = re.search(rf"\| {text} \| 11 \| !\[base\]\((.+?)\) \| !\[adapted\]\((.+?)\) \|", card.text)
     assert code
     assert shown
-    monkeypatch.chdir(folder)
-    exec(code[1].replace("path/to/my-sdxl", str(recorded.base)), {})  # the only thing a reader has to fill in
-    drawn, base, adapted = (_pixels(folder / name) for name in ("picture.png", *shown.groups()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(code[1].replace("path/to/my-sdxl", str(recorded.base)), {})  # the only thing a reader has to fill in
+    return [_pixels(folder / name) for name in (*shown.groups(), "picture.png")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("recorded", "a person in the rain"),
+        ("pivotal", "a &lt;s0&gt;&lt;s1&gt; in the rain"),
+        ("two_styles", "a person in the rain"),
+    ],
+)
+def test_the_cards_own_code_draws_the_picture_that_the_card_shows(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, text: str
+):
+    run: Recorded = request.getfixturevalue(kind)
+    base, adapted, drawn = _shown_and_drawn(run, run.assemble(tmp_path / "out"), text)
     assert np.abs(drawn - adapted).max() <= 1
     assert np.abs(drawn - base).max() > 30
 
 
 def test_diffusers_takes_its_own_file_even_when_it_is_not_told_which(recorded: Recorded, tmp_path: Path):
-    folder = _assemble(recorded, tmp_path / "out")
+    folder = recorded.assemble(tmp_path / "out")
     taken = StableDiffusionXLPipeline.lora_state_dict(str(folder))
     taken = taken[0] if isinstance(taken, tuple) else taken
     own = load_file(recorded.layout.adapter(recorded.run.id))
@@ -139,7 +94,7 @@ def test_diffusers_takes_its_own_file_even_when_it_is_not_told_which(recorded: R
 
 
 def test_nothing_that_is_handed_out_names_a_folder_of_this_machine(recorded: Recorded, tmp_path: Path):
-    folder = _assemble(recorded, tmp_path / "out")
+    folder = recorded.assemble(tmp_path / "out")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.relative_to(folder).parts[0] for path in files} == {
         "README.md",
@@ -158,24 +113,96 @@ def test_nothing_that_is_handed_out_names_a_folder_of_this_machine(recorded: Rec
 
 
 def test_the_same_record_is_the_same_bytes_again(recorded: Recorded, tmp_path: Path):
-    first, second = _assemble(recorded, tmp_path / "first"), _assemble(recorded, tmp_path / "second")
+    first, second = recorded.assemble(tmp_path / "first"), recorded.assemble(tmp_path / "second")
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
     assert [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
 
 
-def test_other_weights_beside_the_adapter_are_handed_out_with_it(recorded: Recorded, tmp_path: Path):
-    beside = recorded.layout.adapter(recorded.run.id).with_name("words_emb.safetensors")
-    save_file({"clip_l": torch.ones(2, 4)}, beside)
-    try:
-        folder = _assemble(recorded, tmp_path / "out", for_comfyui=False)
-    finally:
-        beside.unlink()
-    assert (folder / "words_emb.safetensors").is_file()
+def _weights(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+
+
+def test_new_tokens_are_handed_out_whole_for_diffusers_and_by_word_for_comfyui(pivotal: Recorded, tmp_path: Path):
+    folder, name = pivotal.assemble(tmp_path / "out"), pivotal.run.id
+    words = [f"{name}-main_emb.safetensors", f"{name}-ink_emb.safetensors"]
+    assert _weights(folder) == {LORA, FILE, f"{name}.safetensors", *words}
+    whole, parts = load_file(folder / FILE), [load_file(folder / word) for word in words]
+    for key in ("clip_l", "clip_g"):
+        assert torch.equal(torch.cat([part[key] for part in parts]), whole[key])
+        assert len(parts[0][key]) == 2
     text = (folder / "README.md").read_text()
-    assert "`words_emb.safetensors`" in text
-    assert "ComfyUI" not in text
-    assert not (folder / f"{recorded.run.id}.safetensors").exists()
+    assert f"`embedding:{name}-main_emb` for person and `embedding:{name}-ink_emb` for forest" in text
+    assert "The base, which has no new tokens, read person for &lt;s0&gt;&lt;s1&gt;" in text
+    read = {variant: _read_of(folder / name) for variant, name in re.findall(r"!\[(\w+)\]\((.+?)\)", text)[:2]}
+    assert "a person in the rain" in read["base"]
+    assert "a <s0><s1> in the rain" in read["adapted"]
+
+
+def _read_of(path: Path) -> str:
+    with Image.open(path) as picture:
+        return picture.text["naruto"]
+
+
+def test_each_styles_adapter_is_handed_out_under_its_name(two_styles: Recorded, tmp_path: Path):
+    folder, name = two_styles.assemble(tmp_path / "out"), two_styles.run.id
+    kohya = {style: f"{name}-{style}.safetensors" for style in ("main", "ink")}
+    assert _weights(folder) == {f"main/{LORA}", f"ink/{LORA}", *kohya.values()}
+    for style, file in kohya.items():
+        assert (folder / style / LORA).read_bytes() == two_styles.layout.adapter(two_styles.run.id, style).read_bytes()
+        with safe_open(folder / file, framework="pt") as opened:
+            assert opened.metadata()["modelspec.title"] == f"{name}-{style}"
+            assert opened.metadata()["modelspec.prediction_type"] == "epsilon"  # as the base's own scheduler says
+    text = (folder / "README.md").read_text()
+    assert f"1.0 for `{kohya['main']}`" in text
+    assert f"-0.4 for `{kohya['ink']}`" in text
+    assert "2 LoRA adapters, one for each style, of rank 4" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "files", "reason"),
+    [
+        ({"training.use_dora": True}, {LORA}, "it is a DoRA"),
+        (ALONE, {FILE, "RUN_emb.safetensors"}, "no LoRA was trained, only the embeddings"),
+    ],
+)
+def test_where_comfyui_can_have_no_lora_the_card_says_why_and_an_export_for_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], files: set[str], reason: str
+):
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    with recorded_run(tmp_path / "home", changes, drawn=False) as run:
+        folder = run.assemble(tmp_path / "out")
+        assert _weights(folder) == {name.replace("RUN", run.run.id) for name in files}
+        card = (folder / "README.md").read_text()
+        assert f"There is no LoRA file for ComfyUI: {reason}" in card
+        assert ("load_lora_weights" in card) is (LORA in files)
+        assert ("ComfyUI/models/embeddings/" in card) is (FILE in files)
+        with pytest.raises(ModelUnusable, match=f"has no LoRA for kohya's tools: {reason}"):
+            export_kohya(run.run.id, tmp_path / "kohya")
+        assert not (tmp_path / "kohya").exists()
+
+
+def test_a_folder_for_diffusers_alone_says_nothing_of_comfyui(pivotal: Recorded, tmp_path: Path):
+    folder = pivotal.assemble(tmp_path / "out", for_comfyui=False)
+    assert _weights(folder) == {LORA, FILE}
+    assert "ComfyUI/" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "number"), [("pivotal", 0), ("pivotal", 1), ("two_styles", 0), ("two_styles", 1)])
+def test_every_adapter_file_must_be_the_recorded_one(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, number: int
+):
+    run: Recorded = request.getfixturevalue(kind)
+    path = run.layout.absolute(run.adapters[number].path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    try:
+        with pytest.raises(RecordDamaged, match=r"adapter .* is not the one that was recorded"):
+            run.assemble(tmp_path / "out")
+    finally:
+        path.write_bytes(whole)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_that_is_not_the_recorded_one_is_not_handed_out(recorded: Recorded, tmp_path: Path):
@@ -185,7 +212,7 @@ def test_a_picture_that_is_not_the_recorded_one_is_not_handed_out(recorded: Reco
     path.write_bytes(whole[:-1] + b"x")
     try:
         with pytest.raises(RecordDamaged, match=r"picture .* is not the one that was recorded"):
-            _assemble(recorded, tmp_path / "out")
+            recorded.assemble(tmp_path / "out")
     finally:
         path.write_bytes(whole)
     assert list(tmp_path.iterdir()) == []
