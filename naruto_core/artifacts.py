@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from safetensors import SafetensorError
+
 from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -42,7 +44,7 @@ def storage_errors(path: Path) -> Generator[None]:
     """Turn a full disk or a refused write into one sentence that names `path`."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         why = {
             errno.ENOSPC: "the disk is full; free some space and run the same command again",
             errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -51,10 +53,18 @@ def storage_errors(path: Path) -> Generator[None]:
             errno.EROFS: "it lies on a read-only file system; set NARUTO_HOME elsewhere",
             errno.ENOTDIR: "a file stands where a folder is needed; set NARUTO_HOME elsewhere",
             errno.EEXIST: "a file stands where a folder is needed; set NARUTO_HOME elsewhere",
-        }.get(error.errno or 0)
+        }.get(_error_number(error))
         if why is None:
             raise
         raise StorageFailed(f"cannot write {path}: {why}.") from error
+
+
+def _error_number(error: OSError | SafetensorError) -> int:
+    """The system's number of an error; safetensors writes it into its message only ("(os error 28)")."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The loop: it learns, it can be stopped anywhere, and it goes on as if nothing had been."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,3 +317,36 @@ def test_training_takes_no_longer_to_stop_than_a_step(tmp_path: Path):
             stop.obey()
         assert time.monotonic() - began < 1
     assert signal.getsignal(signal.SIGINT) is before
+
+
+FULL = """
+import sys
+from pathlib import Path
+import torch
+from naruto_core.artifacts import storage_errors
+from naruto_core.checkpoint import read_checkpoint, write_checkpoint
+from naruto_core.errors import StorageFailed
+path = Path(sys.argv[1]) / "checkpoint.safetensors"
+write_checkpoint(path, {"weights": torch.zeros(20_000)}, {"steps": 1})
+try:
+    with storage_errors(path):
+        write_checkpoint(path, {"weights": torch.zeros(20_000)}, {"steps": 2})
+except StorageFailed as error:
+    print(error)
+print(read_checkpoint(path)[1], len(list(path.parent.iterdir())))
+"""
+
+
+def test_a_disk_that_is_full_while_saving_leaves_the_last_good_checkpoint(tmp_path: Path):
+    mount = f'mount -t tmpfs -o size=120k tmpfs {tmp_path} && exec "$@"'
+    small_disk = ("unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*small_disk, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this machine lets no test mount a small disk")
+    command = [*small_disk, sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused, left = done.stdout.splitlines()
+    assert "the disk is full; free some space and run the same command again" in refused
+    assert left == "{'steps': 1} 1"
