@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check dashboard up down mini-base bench-train bench-generate
+.PHONY: help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=.
 
 bench-generate: install  ## pictures/s of the painter against the plain pipe(prompt) loop; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_generate
+
+bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a GPU; on a CPU two steps and the files
+	.venv/bin/python -m tests.benchmarks.gpu_sdxl
 
 # Compiled once here, not by every process: where PYTHONDONTWRITEBYTECODE is set, a start costs 7 seconds otherwise.
 $(INSTALLED): pyproject.toml uv.lock | $(UV)

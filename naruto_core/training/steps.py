@@ -2,7 +2,8 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -70,6 +71,16 @@ class Training:
         self._lost = 0
         self._put_away()
 
+    @contextmanager
+    def _at_rest(self) -> Generator[None]:
+        """Inside the block dropout is off, in the layers that are in the pipeline when it begins."""
+        parts = (self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.text_encoder_2)
+        for part in parts:
+            part.eval()
+        yield
+        for part in parts:
+            part.train()
+
     def _put_away(self) -> None:
         """Leave to the CPU's memory what the steps do not need: on a T4 every GiB counts."""
         away = [] if self.weights.learns_text else [self.pipeline.text_encoder, self.pipeline.text_encoder_2]
@@ -124,7 +135,9 @@ class Training:
             return {}
         gradients = self.gradients[stage]
         encode = gradients.encode_caption if self.weights.learns_text else None
-        return {"validation_loss": validation_loss(self.pipeline.unet, held_out, gradients.schedule, encode)}
+        with self._at_rest():
+            found = validation_loss(self.pipeline.unet, held_out, gradients.schedule, encode)
+        return {"validation_loss": found}
 
     def _checkpoint(self, steps: int) -> dict[str, torch.Tensor | float]:
         """What others have to say of the adapter after `steps` steps, when it is its turn."""
@@ -133,11 +146,9 @@ class Training:
             return {}
         if not processes.first():
             return {}
-        self.pipeline.unet.eval()
         self.pipeline.to(self.device)
-        with self.weights.shipped():
+        with self.weights.shipped(), self._at_rest():  # in this order: PEFT's own layers have dropout too
             found: dict[str, torch.Tensor | float] = dict(self.on_checkpoint(steps, self.weights))
-        self.pipeline.unet.train()
         self._put_away()
         return found
 
@@ -177,4 +188,5 @@ class Training:
         self.weights.load_state(tensors)
         unpack_optimizer(self.optimizer, tensors, values["optimizer"])
         self.scaler.load_state_dict(values["scaler"])
+        self._scale = self.scaler.get_scale()  # or the first step would seem to have overflowed
         return int(values["steps"])
