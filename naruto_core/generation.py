@@ -6,13 +6,15 @@ kernels choose their order of summation by shape, so only equal shapes give equa
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL.PngImagePlugin import PngInfo
+from torch.utils.hooks import RemovableHandle
 
 from naruto_core import sdxl
 from naruto_core.artifacts import atomic_file
@@ -45,8 +47,6 @@ class Painter:
         pipeline.scheduler = _scheduler(section.scheduler, pipeline.scheduler.config)
         pipeline.unet.requires_grad_(False)  # nothing learns here, an adapter's weights neither
         sdxl.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
-        # Under autocast the UNet answers in half precision; the sampler must add up in full.
-        pipeline.unet.register_forward_hook(_answer_in_full)
 
     def paint(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None = None) -> "list[Image]":
         """At most `batch_size` pictures, in the order of `jobs`; `on_step` hears each finished step's number."""
@@ -65,9 +65,11 @@ class Painter:
                 on_step(step + 1)
             return kwargs
 
+        # Under autocast on a CPU the UNet answers in half precision; the sampler must add up in full.
+        hook = self.pipeline.unet.register_forward_hook(_answer_in_full)
         # diffusers types what a pipeline returns by its many possibilities; this call has one
         draw: Any = self.pipeline
-        with torch.inference_mode(), sdxl.autocast(section.mixed_precision, self.pipeline.device):
+        with torch.inference_mode(), sdxl.autocast(section.mixed_precision, self.pipeline.device), _removing(hook):
             return draw(
                 prompt=[job.text for job in jobs],
                 negative_prompt=[section.negative_prompt] * len(jobs),
@@ -88,6 +90,15 @@ class Painter:
             scaled = latents.to(vae.dtype) / vae.config.scaling_factor
             pixels = torch.cat([vae.decode(one[None]).sample for one in scaled])
         return processor.postprocess(pixels.float(), output_type="pil")
+
+
+@contextmanager
+def _removing(hook: RemovableHandle) -> Generator[None]:
+    """Take `hook` away when the block ends."""
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _answer_in_full(_module: torch.nn.Module, _inputs: object, output: object) -> object:

@@ -144,7 +144,11 @@ def prepare_unet(unet: "UNet2DConditionModel", gradient_checkpointing: bool) -> 
 def peak_memory(device: torch.device) -> float:
     """The most memory this process has used so far, in GiB: the device's, or its own where that is the CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_reserved(device) / 2**30
+    known = Path("/proc/self/status")
+    if known.exists():  # what getrusage says would hold the parent's memory too
+        fields = dict(line.split(":", 1) for line in known.read_text(encoding="utf-8").splitlines())
+        return int(fields["VmHWM"].split()[0]) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in KiB on Linux
 
 

@@ -35,31 +35,28 @@ class CheckpointLook:
     def __init__(
         self,
         place: Place,
-        pipeline: "StableDiffusionXLPipeline",
         recipe: Recipe,
         section: CheckpointSection,
         suite: PromptSuite,
         folder: Path,
     ) -> None:
-        self.place, self.pipeline, self.recipe, self.section = place, pipeline, recipe, section
+        self.place, self.recipe, self.section = place, recipe, section
         self.folder = folder  # of all checkpoints of this adapter; each step has one below it
         self.prompts, self.seed = suite.prompts[: section.prompts], suite.seeds[0]
         self.control = self._paths(folder / "base")
         if not all(path.exists() for path in self.control):
             self._draw(self.control, self._base(), {})
-        self.extractor = load_extractor(recipe.scoring.pair_extractor, place.device) if section.score else None
-        self.texts = self.extractor and embed_texts(self.extractor, [p.text for p in self.prompts])
 
     def _base(self) -> "StableDiffusionXLPipeline":
         section = self.recipe.generation
         return sdxl.load_pipeline(self.recipe.model, section.mixed_precision, self.place.device)
 
-    def __call__(self, steps: int, weights: Weights) -> dict[str, float]:
-        """What is measured of the adapter after `steps` steps."""
+    def __call__(self, pipeline: "StableDiffusionXLPipeline", steps: int, weights: Weights) -> dict[str, float]:
+        """What is measured of the adapter in `pipeline` after `steps` steps."""
         folder = self.folder / f"step-{steps:06d}"
-        write_files(self.pipeline, weights, folder)
+        write_files(pipeline, weights, folder)
         paths = self._paths(folder)
-        self._draw(paths, self.pipeline, self.recipe.new_tokens)
+        self._draw(paths, pipeline, self.recipe.new_tokens)
         names = [f"step {steps}", "base"]
         rows = zip(self.prompts, paths, self.control, strict=True)
         blocks = [SheetBlock(prompt.text, (now, base)) for prompt, now, base in rows]
@@ -78,9 +75,12 @@ class CheckpointLook:
                 save_picture(picture, path, {"prompt": job.text, "seed": job.seed})
 
     def _scores(self, paths: Sequence[Path]) -> dict[str, float]:
-        if self.extractor is None or self.texts is None:
+        if not self.section.score:
             return {}
-        return {"clip_score": float(np.mean(alignment.cosines(_features(self.extractor, paths), self.texts)))}
+        # loaded anew each time: between two looks the memory is training's
+        extractor = load_extractor(self.recipe.scoring.pair_extractor, self.place.device)
+        texts = embed_texts(extractor, [p.text for p in self.prompts])
+        return {"clip_score": float(np.mean(alignment.cosines(_features(extractor, paths), texts)))}
 
 
 def _features(extractor: Extractor, paths: Sequence[Path]) -> Rows:

@@ -69,14 +69,20 @@ def _fit(
     section = planned(recipe, place.settings, place.device).section if recipe.training.fit_memory else recipe.training
     wanted = section.prior if section.prior and section.prior.kind == "class_images" else None
     drawn = wanted and class_pictures(place, recipe.model, wanted, recipe.generation, section.seed)
+    looks, folder = section.checkpoints, layout.checkpoints(run.id, name)
+    # before the pipeline: the base that draws the control pictures is gone again when training's own is loaded
+    look = looks and CheckpointLook(place, recipe, looks, suite, folder)
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, place.device)
     stages = Material(place, pipeline, recipe).stages(styles, drawn)
-    looks = section.checkpoints
-    folder = layout.checkpoints(run.id, name)
-    look = looks and CheckpointLook(place, pipeline, recipe, looks, suite, folder)
     call = TrainingCall(recipe, section, tuple(styles), drawn, layout.checkpoint(run.id, name), _identity(run, styles))
     processes.call_followers(call)
-    weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, Listeners(reporter(), remember, look))
+    listeners = Listeners(reporter(), remember, look and partial(look, pipeline))
+    weights = call.train(
+        pipeline,
+        stages,
+        place.settings.checkpoint_seconds,
+        Listeners(reporter(), remember, look and partial(look, pipeline)),
+    )
     files = write_files(pipeline, weights, layout.adapter(run.id, name).parent)
     adapters = [
         Adapter(run.id, layout.relative(path), sha256_file(path), section.rank, section.max_train_steps, name)

@@ -54,7 +54,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """What is drawn at random for every picture; `empty` is the encoding (1, ...) of no text at all."""
+    """What is drawn at random for every picture; `empty` is the encoding (1, ...) of no text at all, on the CPU."""
 
     seed: int
     timesteps: int
@@ -116,9 +116,9 @@ def draw_batch(stream: Stream, chance: Chance, micro_step: int, device: torch.de
     return Batch(
         _sent([row.clean for row in rows], device),
         _sent([row.noise for row in rows], device),
-        torch.tensor([row.t for row in rows], device=device),
+        _sent([torch.tensor(row.t) for row in rows], device),
         _sent([row.examples.time_ids.row(row.index) for row in rows], device),
-        torch.tensor([row.weight for row in rows], device=device),
+        _sent([torch.tensor(row.weight) for row in rows], device),
         tuple(row.text for row in rows),
         _encodings(rows, chance, device),
     )
@@ -153,7 +153,7 @@ def _encodings(rows: Sequence[_Row], chance: Chance, device: torch.device) -> Te
         if row.text or chance.empty is None:
             pairs.append((row.examples.hidden.row(row.index), row.examples.pooled.row(row.index)))
         else:
-            pairs.append((chance.empty.hidden[0].cpu(), chance.empty.pooled[0].cpu()))
+            pairs.append((chance.empty.hidden[0], chance.empty.pooled[0]))
     return TextEncoding(_sent([hidden for hidden, _ in pairs], device), _sent([pooled for _, pooled in pairs], device))
 
 

@@ -47,7 +47,10 @@ class Gradients:
 
     def _empty(self) -> TextEncoding | None:
         """The encoding of no text, for dropped captions, where encodings are made once."""
-        return None if not self.section.caption_dropout or self.weights.learns_text else self._encoded([""])
+        if not self.section.caption_dropout or self.weights.learns_text:
+            return None
+        empty = self._encoded([""])
+        return TextEncoding(empty.hidden.cpu(), empty.pooled.cpu())
 
     def _encoded(self, texts: Sequence[str]) -> TextEncoding:
         with torch.no_grad():

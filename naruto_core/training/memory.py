@@ -107,7 +107,11 @@ class _Parts:
         everything = (unet + vae + text) * self.stored
         largest = max(stage.resolution for stage in section.resolutions)
         learns_text = section.text_encoder_lr is not None or section.textual_inversion is not None
-        kept = (unet + (text if learns_text else 0) + (vae if section.style_loss else 0)) * self.stored
+        kept = (
+            unet
+            + (text if learns_text else 0)
+            + (vae if section.style_loss and section.style_loss.features == "decoder" else 0)
+        ) * self.stored
         states = self.learnt * LEARNT_BYTES
         found = {
             "encode": everything + self._vae(largest),

@@ -84,7 +84,7 @@ class Training:
     def _put_away(self) -> None:
         """Leave to the CPU's memory what the steps do not need: on a T4 every GiB counts."""
         away = [] if self.weights.learns_text else [self.pipeline.text_encoder, self.pipeline.text_encoder_2]
-        if self.section.style_loss is None:
+        if self.section.style_loss is None or self.section.style_loss.features == "latent":
             away.append(self.pipeline.vae)
         for part in away:
             nn.Module.to(part, "cpu")
@@ -98,8 +98,9 @@ class Training:
         losses, factor = self.accumulate(step), self.factor(step)
         for group, settings in zip(self.weights.groups, self.optimizer.param_groups, strict=True):
             settings["lr"] = group.learning_rate * factor if group.learns(step) else 0.0
+        learning = self.weights.learning(step)  # first: what stands still must not count as an overflow
         self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.weights.learning(step), self.section.max_grad_norm)
+        norm = clip_gradients(learning, self.section.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.weights.moved(step + 1)
