@@ -77,12 +77,7 @@ def _fit(
     call = TrainingCall(recipe, section, tuple(styles), drawn, layout.checkpoint(run.id, name), _identity(run, styles))
     processes.call_followers(call)
     listeners = Listeners(reporter(), remember, look and partial(look, pipeline))
-    weights = call.train(
-        pipeline,
-        stages,
-        place.settings.checkpoint_seconds,
-        Listeners(reporter(), remember, look and partial(look, pipeline)),
-    )
+    weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, listeners)
     files = write_files(pipeline, weights, layout.adapter(run.id, name).parent)
     adapters = [
         Adapter(run.id, layout.relative(path), sha256_file(path), section.rank, section.max_train_steps, name)

@@ -84,7 +84,7 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
     curve = EventAccumulator(str(layout.tensorboard(run_id)), {"scalars": 0})
     curve.Reload()
     assert [point.step for point in curve.Scalars("train/loss")] == list(range(40))
-    for table in ("runs", "samples", "scores", "steps", "adapters", "fused_models", "datasets"):
+    for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets"):
         assert _count(tmp_path, table) == _count(undisturbed, table), table
     with (
         open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as ours,
