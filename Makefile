@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on
 
 bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=... and diffusers' script); ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_train $(if $(SCRIPT),"$(SCRIPT)")
+
+bench-growth: install  ## what 10 and 100 times the pictures cost a training; ends with a line of JSON
+	.venv/bin/python -m tests.benchmarks.bench_growth
 
 bench-generate: install  ## pictures/s of the painter against the plain pipe(prompt) loop; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_generate

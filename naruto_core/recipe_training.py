@@ -124,7 +124,7 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = False
     max_train_steps: int = Field(500, ge=1)
     mixed_precision: Precision = "fp16"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
     optimizer: Literal["prodigy", "adamw", "adamw8bit"] = "prodigy"
     learning_rate: float = Field(1.0, gt=0)

@@ -69,7 +69,7 @@ def train_adapter(
             if not processes.first():
                 waiting = []
             elif save or now - reported > REPORT_SECONDS:
-                speed = _speed(section, step + 1 - start, now - began, pipeline.device)
+                speed = _speed(section, step + 1 - start, now - began, run.device)
                 records, waiting, reported = run.settled(waiting, speed), [], now
                 listeners.on_steps(records)  # before the checkpoint: a step not done again must be on record
                 left = (now - began) / (step + 1 - start) * (section.max_train_steps - step - 1)

@@ -62,6 +62,10 @@ class Training:
         self.device = pipeline.unet.device
         self.weights = Weights(pipeline, section, tokens)
         sdxl.prepare_unet(pipeline.unet, section.gradient_checkpointing)
+        encoders = (pipeline.text_encoder, pipeline.text_encoder_2) if self.weights.learns_text else ()
+        self._learning: tuple[nn.Module, ...] = (pipeline.unet, *encoders)
+        for part in self._learning:
+            part.train()  # a loaded model is at rest, its adapter's dropout too
         self.optimizer = build_optimizer(section, list(zip(self.weights.groups, self.weights.flats, strict=True)))
         self.factor = rate_factor(section)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=section.mixed_precision == "fp16")
@@ -74,11 +78,10 @@ class Training:
     @contextmanager
     def _at_rest(self) -> Generator[None]:
         """Inside the block dropout is off, in the layers that are in the pipeline when it begins."""
-        parts = (self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.text_encoder_2)
-        for part in parts:
+        for part in self._learning:
             part.eval()
         yield
-        for part in parts:
+        for part in self._learning:
             part.train()
 
     def _put_away(self) -> None:

@@ -28,40 +28,47 @@ class Weights:
     def __init__(
         self, pipeline: "StableDiffusionXLPipeline", section: TrainingSection, tokens: Mapping[str, str]
     ) -> None:
+        sdxl.check_precision(section.mixed_precision, pipeline.unet.device)
+        self.switch, self.named, self.tokens = Switch(), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
+        self._put_in(pipeline, section, tokens)
+        self.groups = group_weights(self.named, section)
+        self.flats = [flatten(list(group.parameters.values())) for group in self.groups]
+        self._copies = self._working_copies(sdxl.half(section.mixed_precision))
+        self._decay = section.ema_decay
+        self._averages = [flat.weights.clone() for flat in self.flats] if self._decay else []
+
+    def _put_in(
+        self, pipeline: "StableDiffusionXLPipeline", section: TrainingSection, tokens: Mapping[str, str]
+    ) -> None:
+        """Adapters and tokens into `pipeline`, whose learning parts then compute in the recipe's precision."""
         from peft.tuners.lora import LoraLayer
 
-        self.switch, self.named, self.tokens = Switch(), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
-        if section.textual_inversion is None or section.textual_inversion.train_lora:
+        inversion, parts = section.textual_inversion, (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
+        if inversion is None or inversion.train_lora:
             add_adapters(pipeline, section)
             self.named |= trainable(pipeline)
-        if section.textual_inversion:
-            concept = section.textual_inversion.initializer_concept
-            self.tokens = add_tokens(pipeline, tokens, concept, section.seed)
+        if inversion:
+            self.tokens = add_tokens(pipeline, tokens, inversion.initializer_concept, section.seed)
             self.named |= self.tokens
-        device = pipeline.unet.device
-        parts = (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
         self._swaps: list[Swap] = [swap for part in parts for swap in swap_in(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
-        half = sdxl.half(section.mixed_precision)
-        learning = parts if self.learns_text else (pipeline.unet,)
-        if half:  # what learns is out of the way, or made whole again below
-            for part in learning:
+        if half := sdxl.half(section.mixed_precision):  # what learns is out of the way, or made whole again below
+            for part in parts if self.learns_text else parts[:1]:
                 nn.Module.to(part, half)  # the libraries' own `to` says something about every part
             for parameter in self.named.values():
                 parameter.data = parameter.data.float()
-        self.groups = group_weights(self.named, section)
-        self.flats = [flatten(list(group.parameters.values())) for group in self.groups]
-        self._copies: list[HalfCopy] = []
+
+    def _working_copies(self, half: torch.dtype | None) -> list[HalfCopy]:
+        """What the lean layers compute with: half-precision copies of every group, or the masters themselves."""
+        copies: list[HalfCopy] = []
         working: dict[nn.Parameter, torch.Tensor] = {p: p for p in self.named.values()}
         if half and self._swaps:
             for group, flat in zip(self.groups, self.flats, strict=True):
                 parameters = list(group.parameters.values())
-                self._copies.append(HalfCopy(flat, parameters, half))
-                working |= zip(parameters, self._copies[-1].copies, strict=True)
+                copies.append(HalfCopy(flat, parameters, half))
+                working |= zip(parameters, copies[-1].copies, strict=True)
         give_all(self._swaps, working.__getitem__)
-        self._decay = section.ema_decay
-        self._averages = [flat.weights.clone() for flat in self.flats] if self._decay else []
-        sdxl.check_precision(section.mixed_precision, device)
+        return copies
 
     @property
     def learns_text(self) -> bool:
