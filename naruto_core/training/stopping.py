@@ -27,7 +27,8 @@ class Stop:
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
         else:
             for number in self._SIGNALS:
-                self._before[number] = signal.signal(number, self._hear)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # of a job in the background, Ctrl-C is no business
+                    self._before[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
