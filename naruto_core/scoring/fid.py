@@ -35,7 +35,8 @@ def fid(drawn: Features, reference: Features) -> float:
 
     check_features(drawn, 2, "the set of drawn pictures")
     check_features(reference, 2, "the reference set")
-    metric = FrechetInceptionDistance(feature=_Stored(drawn.shape[1]))
+    # where several processes train together only the first one scores: it must not wait for the others
+    metric = FrechetInceptionDistance(feature=_Stored(drawn.shape[1]), sync_on_compute=False)
     metric.update(torch.from_numpy(np.asarray(reference, dtype=np.float64)), real=True)
     metric.update(torch.from_numpy(np.asarray(drawn, dtype=np.float64)), real=False)
     return float(metric.compute())
