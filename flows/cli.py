@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Do the whole job: ingest, train, fuse, generate, score. Stopped? The same command goes on."""
     _settle_libraries()
-    from naruto_core import sdxl
+    from naruto_core import devices
     from naruto_core.settings import read_settings
     from naruto_core.training import processes
     from tasks.calling import follow
@@ -54,7 +54,7 @@ def run(
         return
     from flows.train_naruto import train_naruto
 
-    with processes.together(sdxl.pick_device(read_settings().device)):
+    with processes.together(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, _overrides(settings or []))
 
 

@@ -11,7 +11,7 @@ from naruto_core.domain import Score
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from naruto_core.store.verification import verify
-from naruto_core.training.best import best_step
+from naruto_core.training.best import best_of_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def show_run(name: str) -> Listing:
         run = store.run(name)
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
-        best = best_step(store.steps(run.id))
+        heads = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
+        bests = best_of_heads(store.steps(run.id), heads, recipe["training"]["max_train_steps"])
     facts = {
         "id": run.id,
         "state": run.state,
@@ -81,7 +82,7 @@ def show_run(name: str) -> Listing:
         "source": dataset.source if dataset else "",
         "adapters": " ".join(adapter.path for adapter in adapters),
         "adapter sha256": " ".join(adapter.sha256 for adapter in adapters),
-        "best step": best.reason if best else "",
+        "best step": "; ".join(f"{head}: {best.reason}" if head else best.reason for head, best in bests.items()),
         "files": str(layout.run(run.id)),
     }
     text = _columns([[name, str(value)] for name, value in facts.items() if value])

@@ -20,6 +20,7 @@ from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -136,7 +137,7 @@ class Layout:
     def adapter(self, run_id: str, style: str = "") -> Path:
         """The name diffusers looks for when `load_lora_weights` is given the folder."""
         folder = self.run(run_id) / "adapter"
-        return (folder / style if style else folder) / "pytorch_lora_weights.safetensors"
+        return (folder / style if style else folder) / LORA_FILE
 
     def checkpoints(self, run_id: str, style: str = "") -> Path:
         """What the adapter was on the way: a folder for each step looked at, with its files and sample sheet."""

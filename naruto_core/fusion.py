@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from naruto_core import tokens
-from naruto_core.artifacts import atomic_folder
+from naruto_core.artifacts import LORA_FILE, atomic_folder
 from naruto_core.errors import ModelUnusable
+from naruto_core.sdxl import no_progress_bars
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +70,5 @@ def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
             f"fusing {blends[0].folder} at scale {scales} gives weights that are not numbers."
         ) from error
     pipeline.unload_lora_weights()
-    with atomic_folder(folder) as scratch:
+    with atomic_folder(folder) as scratch, no_progress_bars():
         pipeline.save_pretrained(scratch, safe_serialization=True)

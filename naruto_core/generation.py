@@ -16,7 +16,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch.utils.hooks import RemovableHandle
 
-from naruto_core import sdxl
+from naruto_core import devices
 from naruto_core.artifacts import atomic_file
 from naruto_core.recipe import GenerationSection
 
@@ -46,7 +46,7 @@ class Painter:
         self.pipeline, self.section = pipeline, section
         pipeline.scheduler = _scheduler(section.scheduler, pipeline.scheduler.config)
         pipeline.unet.requires_grad_(False)  # nothing learns here, an adapter's weights neither
-        sdxl.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
+        devices.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
 
     def paint(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None = None) -> "list[Image]":
         """At most `batch_size` pictures, in the order of `jobs`; `on_step` hears each finished step's number."""
@@ -69,7 +69,7 @@ class Painter:
         hook = self.pipeline.unet.register_forward_hook(_answer_in_full)
         # diffusers types what a pipeline returns by its many possibilities; this call has one
         draw: Any = self.pipeline
-        with torch.inference_mode(), sdxl.autocast(section.mixed_precision, self.pipeline.device), _removing(hook):
+        with torch.inference_mode(), devices.autocast(section.mixed_precision, self.pipeline.device), _removing(hook):
             return draw(
                 prompt=[job.text for job in jobs],
                 negative_prompt=[section.negative_prompt] * len(jobs),

@@ -22,7 +22,7 @@ from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.prompts import trigger_phrases
 from naruto_core.provenance import public_name
-from naruto_core.recipe import Recipe
+from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import TrainingSection
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
@@ -139,7 +139,7 @@ def kohya_metadata(
     }
     if prediction_type:
         told["modelspec.prediction_type"] = _PREDICTION.get(prediction_type, prediction_type)
-    if style == "main" or not recipe.styles:  # the record names no dataset version of another style
+    if style == MAIN_STYLE or not recipe.styles:  # the record names no dataset version of another style
         told["ss_num_train_images"] = str(dataset.n_train)
         told["ss_training_comment"] = f"dataset {dataset.id}, {told['ss_training_comment']}"
     return told

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from naruto_core.domain import Prompt, PromptSuite
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe import Recipe, explain
+from naruto_core.recipe import MAIN_STYLE, Recipe, explain
 
 
 class _PromptEntry(BaseModel):
@@ -70,5 +70,5 @@ def put_tokens(text: str, tokens: Mapping[str, str]) -> str:
 
 def trigger_phrases(recipe: Recipe) -> dict[str, str]:
     """What each style is called by, with its new tokens put in: {"main": "a <s0><s1> character"}."""
-    phrases = {"main": recipe.training.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
+    phrases = {MAIN_STYLE: recipe.training.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
     return {style: put_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}

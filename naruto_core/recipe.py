@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_training import Precision, Section, TrainingSection
 
+MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
+
 
 class ModelSection(Section):
     """The base model. A name is a hub id, a folder, or `package:<package>/<folder>` for files
@@ -136,10 +138,10 @@ class Recipe(Section):
         tokens = [style.token_abstraction for style in self.styles if style.token_abstraction]
         if tokens and not inversion:
             raise ValueError("styles have a token_abstraction, but training.textual_inversion is null")
-        for words in (["main", *named], [*tokens, *([inversion.token_abstraction] if inversion else [])]):
+        for words in ([MAIN_STYLE, *named], [*tokens, *([inversion.token_abstraction] if inversion else [])]):
             if len(set(words)) < len(words):
                 raise ValueError(f"styles: {', '.join(words)} are not all different (the first style is called main)")
-        if unknown := set(self.fusion.style_scales) - {"main", *named}:
+        if unknown := set(self.fusion.style_scales) - {MAIN_STYLE, *named}:
             raise ValueError(
                 f"fusion.style_scales names {', '.join(sorted(unknown))}, which is no style of this recipe"
             )
@@ -150,6 +152,12 @@ class Recipe(Section):
         if self.training.clip_skip != self.generation.clip_skip:
             raise ValueError("training.clip_skip and generation.clip_skip must be the same")
         return self
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The adapters' names: a single one has none, one for each style has its style's."""
+        apart = self.training.adapters == "per-style" and self.styles
+        return (MAIN_STYLE, *(style.name for style in self.styles)) if apart else ("",)
 
     @property
     def new_tokens(self) -> dict[str, str]:

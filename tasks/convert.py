@@ -9,7 +9,7 @@ from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, Run
 from naruto_core.errors import RecordDamaged
 from naruto_core.kohya import kohya_metadata, write_kohya
-from naruto_core.recipe import Recipe
+from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.store.opening import Store
 
 
@@ -69,7 +69,8 @@ def write_word_files(trained: Trained, folder: Path) -> dict[str, str]:
     if not trained.embeddings:
         return {}
     words, recipe = trained.recipe.new_tokens, trained.recipe
-    styles = ["main", *(style.name for style in recipe.styles if style.token_abstraction)] if len(words) > 1 else [""]
+    named = [MAIN_STYLE, *(style.name for style in recipe.styles if style.token_abstraction)]
+    styles = named if len(words) > 1 else [""]
     names = {word: f"{_stem(trained.run, style)}_emb.safetensors" for word, style in zip(words, styles, strict=True)}
     for word, name in names.items():
         tokens.write_word(trained.embeddings, words[word], folder / name)

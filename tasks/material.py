@@ -11,7 +11,7 @@ from naruto_core.dataset.prepare import PLAIN, draw_look, prepare, shuffle_capti
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Split
 from naruto_core.prompts import put_tokens
-from naruto_core.recipe import Recipe
+from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
 from naruto_core.training.batches import Style, TrainingData
 from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples, examples_key
@@ -21,8 +21,6 @@ from tasks.reporting import reporter
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
-
-MAIN = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class StyleSource:
 
 def style_sources(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[StyleSource]:
     """The recipe's own style and the others, with their dataset versions, in the recipe's order."""
-    main = StyleSource(MAIN, datasets[0], recipe.training.instance_prompt)
+    main = StyleSource(MAIN_STYLE, datasets[0], recipe.training.instance_prompt)
     others = zip(recipe.styles, datasets[1:], strict=True)
     return [main, *(StyleSource(s.name, d, s.instance_prompt, s.loss_weight, s.repeats) for s, d in others)]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from naruto_core import sdxl
+from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.device_lock import hold_device
 from naruto_core.domain import Run
@@ -32,7 +32,7 @@ def working_place() -> Iterator[Place]:
     """This machine's place, its store open for the length of the block."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        device = processes.local_device(sdxl.pick_device(settings.device))
+        device = processes.local_device(devices.pick_device(settings.device))
         yield Place(settings, Layout(settings.root), store, device)
 
 

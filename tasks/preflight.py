@@ -2,7 +2,7 @@
 
 from prefect import task
 
-from naruto_core import sdxl
+from naruto_core import devices
 from naruto_core.errors import RecipeInvalid
 from naruto_core.export import check_token
 from naruto_core.recipe import Recipe
@@ -20,9 +20,9 @@ def preflight(recipe: Recipe) -> None:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
     choose_trackers(settings.trackers, settings.mlflow_uri)
-    device = sdxl.pick_device(settings.device)
+    device = devices.pick_device(settings.device)
     for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
-        sdxl.check_precision(precision, device)
+        devices.check_precision(precision, device)
     say(planned(recipe, settings, device).words)
 
 

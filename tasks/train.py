@@ -13,7 +13,7 @@ from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
 from naruto_core.telemetry.tracking import Tell, tracking
 from naruto_core.training import processes
-from naruto_core.training.best import best_step
+from naruto_core.training.best import best_of_heads
 from naruto_core.training.loop import Listeners
 from naruto_core.training.output import write_files
 from tasks.calling import TrainingCall
@@ -34,8 +34,8 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
     """
     with working_on(run, "train") as place:
         styles = style_sources(recipe, datasets)
-        heads = [[style] for style in styles] if recipe.training.adapters == "per-style" else [styles]
-        names = [head[0].name if len(heads) > 1 else "" for head in heads]
+        names = recipe.heads
+        heads = [[style] for style in styles] if len(names) > 1 else [styles]
         trained = {adapter.style for adapter in place.store.adapters(run.id)}
         if trained != set(names):
             settings = place.settings
@@ -85,8 +85,9 @@ def _fit(
     ]
     place.store.add_adapters(adapters)
     layout.checkpoint(run.id, name).unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
-    if not name and (best := best_step(place.store.steps(run.id))):
-        say(f"best: {best.reason}")
+    bests = best_of_heads(place.store.steps(run.id), recipe.heads, section.max_train_steps)
+    if best := bests.get(name):
+        say(f"best{f' of {name}' if name else ''}: {best.reason}")
 
 
 def _identity(run: Run, styles: Sequence[StyleSource]) -> str:

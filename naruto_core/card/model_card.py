@@ -18,6 +18,7 @@ from naruto_core.card.usage import diffusers_code
 from naruto_core.domain import Variant
 from naruto_core.prompts import trigger_phrases
 from naruto_core.provenance import is_hub_id
+from naruto_core.recipe import MAIN_STYLE
 
 _TAGS = ["text-to-image", "stable-diffusion-xl", "diffusers", "diffusers-training"]
 _LORA_TAGS, _WORD_TAGS = ["lora", "template:sd-lora"], ["textual_inversion"]
@@ -55,7 +56,7 @@ def _front_matter(facts: CardFacts) -> ModelCardData:
         license=base_licence(model)[0],
         pipeline_tag="text-to-image",
         tags=[*_TAGS, *(_LORA_TAGS if facts.files.loras else []), *(_WORD_TAGS if facts.files.embeddings else [])],
-        instance_prompt=trigger_phrases(facts.recipe)["main"],
+        instance_prompt=trigger_phrases(facts.recipe)[MAIN_STYLE],
         **more,
     )
 
@@ -123,7 +124,7 @@ def _what_the_base_read(facts: CardFacts) -> str:
 
 
 def _diffusers(facts: CardFacts) -> str:
-    trigger = trigger_phrases(facts.recipe)["main"]
+    trigger = trigger_phrases(facts.recipe)[MAIN_STYLE]
     prompt, seed = (facts.shown[0].text, facts.shown[0].seed) if facts.shown else (trigger, 0)
     code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed)
     return (

@@ -104,7 +104,7 @@ def unet_activations(
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     config: Any = unet.config
-    unet.set_attn_processor(AttnProcessor2_0() if fused else AttnProcessor())  # as `sdxl.prepare_unet` does
+    unet.set_attn_processor(AttnProcessor2_0() if fused else AttnProcessor())  # as `prepare_unet` does
     saved = Saved(unet)
     unet.disable_gradient_checkpointing()
     largest: Callable[[], int] = lambda: 0  # noqa: E731

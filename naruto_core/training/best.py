@@ -1,7 +1,7 @@
 """Which step of a training was the best, going by what was measured on the way, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from naruto_core.domain import StepRecord
 
@@ -12,6 +12,20 @@ class Best:
 
     steps: int
     reason: str
+
+
+def best_of_heads(records: Sequence[StepRecord], heads: Sequence[str], max_train_steps: int) -> dict[str, Best]:
+    """The best step of every adapter whose steps stand in `records`, one adapter's after the other's, by its name.
+
+    Each is compared with itself only: adapters of different styles are measured on different pictures.
+    """
+    found: dict[str, Best] = {}
+    for number, head in enumerate(heads):
+        first = number * max_train_steps
+        own = [replace(r, step=r.step - first) for r in records if first <= r.step < first + max_train_steps]
+        if best := best_step(own):
+            found[head] = best
+    return found
 
 
 def best_step(records: Sequence[StepRecord]) -> Best | None:

@@ -103,11 +103,10 @@ class Gradients:
         """One pass over all `parts`, and each one's loss, weighted by timestep and style."""
         targets = [self._target(part) for part in parts]
         noisy = [self.schedule.add_noise(p.batch.clean, p.batch.noise, p.batch.t) for p in parts]
-        text = [self.encode(part.batch) for part in parts]
         predicted = self._predict(
             torch.cat(noisy),
             torch.cat([p.batch.t for p in parts]),
-            TextEncoding(torch.cat([one.hidden for one in text]), torch.cat([one.pooled for one in text])),
+            self._texts([p.batch for p in parts]),
             torch.cat([p.batch.time_ids for p in parts]),
         )
         said = predicted.split([len(p.batch.t) for p in parts])
@@ -135,13 +134,16 @@ class Gradients:
             return self.schedule.target(batch.clean, batch.noise, batch.t)
         noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.t)
         with torch.no_grad(), self.weights.base_model():
-            return self._predict(noisy, batch.t, self.encode(batch), batch.time_ids)
+            return self._predict(noisy, batch.t, self._texts([batch]), batch.time_ids)
 
-    def encode(self, batch: Batch) -> TextEncoding:
-        """Encoded once and for all while the encoders are frozen; anew at every step while they learn."""
-        if batch.text is not None and not self.weights.learns_text:
-            return batch.text
-        return encode_texts(self.pipeline, batch.texts, self.section.clip_skip)
+    def _texts(self, batches: Sequence[Batch]) -> TextEncoding:
+        """Encoded once and for all while the encoders are frozen; while they learn, at every step, all in one pass."""
+        if self.weights.learns_text:
+            texts = [text for batch in batches for text in batch.texts]
+            return encode_texts(self.pipeline, texts, self.section.clip_skip)
+        known = [batch.text for batch in batches if batch.text]
+        assert len(known) == len(batches), "every frozen encoder's texts were encoded beforehand"
+        return TextEncoding(torch.cat([one.hidden for one in known]), torch.cat([one.pooled for one in known]))
 
     def encode_caption(self, text: str) -> TextEncoding:
         """One caption, as the encoders read it now."""

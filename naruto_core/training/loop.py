@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from naruto_core import sdxl
+from naruto_core import devices
 from naruto_core.domain import Progress, StepRecord
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training import processes
@@ -54,8 +54,8 @@ def train_adapter(
     """Fit one adapter; afterwards `pipeline` carries it, in half precision where the recipe computes so.
 
     `tokens` are the new ones (see `naruto_core.tokens`). Goes on from `checkpoint` when it is there, and refuses one
-    of another `identity` (recipe, data). Asked to stop (SIGINT, SIGTERM), it saves first. Raises TrainingDiverged when
-    the loss stays infinite.
+    of another `identity` (recipe, pictures, code). Asked to stop (SIGINT, SIGTERM), it saves first. Raises
+    TrainingDiverged when the loss stays infinite.
     """
     run = Training(pipeline, stages, section, tokens, listeners.on_checkpoint)
     start = run.resume(checkpoint, identity) if checkpoint.exists() else 0
@@ -86,7 +86,7 @@ def train_adapter(
 def _speed(section: TrainingSection, steps: int, seconds: float, device: torch.device) -> dict[str, float]:
     """What is known at reports only: pictures a second since the start, and the most memory used so far."""
     pictures = steps * section.effective_batch_size * processes.count()
-    return {"pictures_per_second": pictures / seconds, "memory_gib": sdxl.peak_memory(device)}
+    return {"pictures_per_second": pictures / seconds, "memory_gib": devices.peak_memory(device)}
 
 
 def _note(records: list[StepRecord]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from naruto_core import sdxl
+from naruto_core import devices, sdxl
 from naruto_core.errors import DeviceUnfit
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import TrainingSection
@@ -91,12 +91,12 @@ class _Parts:
     """The base model without its weights: what it would be, on the meta device."""
 
     def __init__(self, model: ModelSection, section: TrainingSection, device: torch.device) -> None:
-        self.device, self.dtype = device, sdxl.half(section.mixed_precision) or torch.float32
+        self.device, self.dtype = device, devices.half(section.mixed_precision) or torch.float32
         loaded = sdxl.describe_parts(model)
         self.unet: UNet2DConditionModel = loaded["unet"]
         self.vae: AutoencoderKL = loaded["vae"]
         self.encoders: list[Any] = [loaded["text_encoder"], loaded["text_encoder_2"]]
-        self.stored = sdxl.weights_dtype(section.mixed_precision, device).itemsize
+        self.stored = devices.weights_dtype(section.mixed_precision, device).itemsize
         self.learnt = with_lean_lora(self.unet, section, section.lora_layers, self.dtype)
         if section.text_encoder_lr is not None:
             self.learnt += sum(with_lean_lora(e, section, TEXT_TARGETS, self.dtype) for e in self.encoders)

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from naruto_core.artifacts import LORA_FILE
 from naruto_core.tokens import FILE, write_tokens
 from naruto_core.training.lora import write_adapter
 from naruto_core.training.weights import Weights
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
-
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for
 
 
 def write_files(pipeline: "StableDiffusionXLPipeline", weights: Weights, folder: Path) -> list[Path]:

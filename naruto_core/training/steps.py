@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from naruto_core import sdxl
 from naruto_core.artifacts import storage_errors
 from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
 from naruto_core.domain import StepRecord
@@ -23,6 +22,7 @@ from naruto_core.training.batches import TrainingData
 from naruto_core.training.gradients import Gradients
 from naruto_core.training.groups import rate_factor
 from naruto_core.training.optimizer import build_optimizer, clip_gradients, gauges
+from naruto_core.training.recompute import prepare_unet
 from naruto_core.training.validation import validation_loss
 from naruto_core.training.weights import Weights
 
@@ -61,7 +61,7 @@ class Training:
         self.pipeline, self.section, self.stages, self.on_checkpoint = pipeline, section, stages, on_checkpoint
         self.device = pipeline.unet.device
         self.weights = Weights(pipeline, section, tokens)
-        sdxl.prepare_unet(pipeline.unet, section.gradient_checkpointing)
+        prepare_unet(pipeline.unet, section.gradient_checkpointing)
         encoders = (pipeline.text_encoder, pipeline.text_encoder_2) if self.weights.learns_text else ()
         self._learning: tuple[nn.Module, ...] = (pipeline.unet, *encoders)
         for part in self._learning:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from naruto_core import sdxl
+from naruto_core import devices
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.tokens import add_tokens
 from naruto_core.training.flat import Flat, HalfCopy, attach, flatten
@@ -28,12 +28,12 @@ class Weights:
     def __init__(
         self, pipeline: "StableDiffusionXLPipeline", section: TrainingSection, tokens: Mapping[str, str]
     ) -> None:
-        sdxl.check_precision(section.mixed_precision, pipeline.unet.device)
+        devices.check_precision(section.mixed_precision, pipeline.unet.device)
         self.switch, self.named, self.tokens = Switch(), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
         self._put_in(pipeline, section, tokens)
         self.groups = group_weights(self.named, section)
         self.flats = [flatten(list(group.parameters.values())) for group in self.groups]
-        self._copies = self._working_copies(sdxl.half(section.mixed_precision))
+        self._copies = self._working_copies(devices.half(section.mixed_precision))
         self._decay = section.ema_decay
         self._averages = [flat.weights.clone() for flat in self.flats] if self._decay else []
 
@@ -52,7 +52,7 @@ class Weights:
             self.named |= self.tokens
         self._swaps: list[Swap] = [swap for part in parts for swap in swap_in(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
-        if half := sdxl.half(section.mixed_precision):  # what learns is out of the way, or made whole again below
+        if half := devices.half(section.mixed_precision):  # what learns is out of the way, or made whole again below
             for part in parts if self.learns_text else parts[:1]:
                 nn.Module.to(part, half)  # the libraries' own `to` says something about every part
             for parameter in self.named.values():

@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from naruto_core import sdxl
+from naruto_core import devices
+from naruto_core.artifacts import LORA_FILE
 from naruto_core.generation import Job, Painter
 from naruto_core.kohya import write_kohya
 from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Style, TrainingData
 from naruto_core.training.examples import Captioned, Encoding, encode_examples
 from naruto_core.training.loop import Listeners, train_adapter
-from naruto_core.training.output import LORA_FILE, write_files
+from naruto_core.training.output import write_files
 from naruto_core.training.weights import Weights
 from tests.benchmarks.file_check import check_files
 from tests.benchmarks.full_size import full_size_pipeline
@@ -67,7 +68,7 @@ def class_picture(name: str, _view: int = 0) -> Captioned:
 def ours(recipe: Recipe, meter: Meter, then: Callable[[Trained], None]) -> Pace:
     """Encode, train and save as the recipe says, and `then` something with what was trained."""
     section, pace, names = recipe.training, Pace(meter), [[str(i) for i in range(PICTURES)]]
-    dtype = sdxl.half(section.mixed_precision)
+    dtype = devices.half(section.mixed_precision)
     assert dtype is not None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -156,7 +157,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=20, help="on CUDA: steps measured, after a warm-up")
     options.add_argument("--rounds", type=int, default=3, help="on CUDA: how often each is measured")
     chosen = options.parse_args()
-    device = sdxl.pick_device(chosen.device)
+    device = devices.pick_device(chosen.device)
     if device.type == "cpu":
         on_cpu(device)
     else:

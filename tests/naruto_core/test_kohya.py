@@ -18,24 +18,10 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.kohya import kohya_metadata, kohya_module, write_kohya
 from naruto_core.recipe_training import ATTENTION
 from naruto_core.training.lora import TEXT_TARGETS, add_adapters, trainable, write_adapter
+from tests.benchmarks.full_size import UNET
 from tests.naruto_core.training.pictures import section_of
 
 # the published configurations of stabilityai/stable-diffusion-xl-base-1.0
-SDXL_UNET = {
-    "act_fn": "silu",
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "layers_per_block": 2,
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "use_linear_projection": True,
-}
 SDXL_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 SDXL_TEXT_2 = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 
@@ -46,7 +32,7 @@ def _targets(model: torch.nn.Module, suffixes: tuple[str, ...]) -> list[str]:
 
 def test_full_size_sdxl_has_kohyas_names_and_the_reports_counts():
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(SDXL_UNET)
+        unet = UNet2DConditionModel.from_config(UNET)
         encoders = (
             CLIPTextModel(CLIPTextConfig(**SDXL_TEXT)),
             CLIPTextModelWithProjection(CLIPTextConfig(**SDXL_TEXT_2)),

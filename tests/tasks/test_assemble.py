@@ -189,30 +189,28 @@ def test_a_folder_for_diffusers_alone_says_nothing_of_comfyui(pivotal: Recorded,
     assert "ComfyUI/" not in (folder / "README.md").read_text()
 
 
+def _refused_once_altered(run: Recorded, recorded: str, match: str, out: Path) -> None:
+    """With one byte changed in the file behind `recorded`, nothing is handed out."""
+    path = run.layout.absolute(recorded)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    try:
+        with pytest.raises(RecordDamaged, match=match):
+            run.assemble(out / "out")
+    finally:
+        path.write_bytes(whole)
+    assert list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize(("kind", "number"), [("pivotal", 0), ("pivotal", 1), ("two_styles", 0), ("two_styles", 1)])
 def test_every_adapter_file_must_be_the_recorded_one(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, number: int
 ):
     run: Recorded = request.getfixturevalue(kind)
-    path = run.layout.absolute(run.adapters[number].path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + b"x")
-    try:
-        with pytest.raises(RecordDamaged, match=r"adapter .* is not the one that was recorded"):
-            run.assemble(tmp_path / "out")
-    finally:
-        path.write_bytes(whole)
-    assert list(tmp_path.iterdir()) == []
+    altered = run.adapters[number].path
+    _refused_once_altered(run, altered, r"adapter .* is not the one that was recorded", tmp_path)
 
 
 def test_a_picture_that_is_not_the_recorded_one_is_not_handed_out(recorded: Recorded, tmp_path: Path):
-    sample = recorded.store.samples(recorded.run.id)[0]
-    path = recorded.layout.absolute(sample.path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + b"x")
-    try:
-        with pytest.raises(RecordDamaged, match=r"picture .* is not the one that was recorded"):
-            recorded.assemble(tmp_path / "out")
-    finally:
-        path.write_bytes(whole)
-    assert list(tmp_path.iterdir()) == []
+    altered = recorded.store.samples(recorded.run.id)[0].path
+    _refused_once_altered(recorded, altered, r"picture .* is not the one that was recorded", tmp_path)

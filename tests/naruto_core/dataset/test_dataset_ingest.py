@@ -20,6 +20,7 @@ from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Progress, Split
 from naruto_core.errors import DatasetUnusable, StorageFailed
 from naruto_core.recipe import DatasetSection
+from tests.small_disk import on_a_small_disk
 
 
 @dataclass
@@ -247,13 +248,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, kilobytes: int) -> None:
     """A disk too small for the pictures, and one on which only the table no longer fits."""
     source = write_parquet(tmp_path / "a.parquet", rows(100))
     (tmp_path / "disk").mkdir()
-    mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs {tmp_path / "disk"} && exec "$@"'
-    small_disk = ("unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*small_disk, "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("this machine lets no test mount a small disk")
+    small_disk = on_a_small_disk(tmp_path / "disk", kilobytes)
     refused = _in_a_process(source, tmp_path / "disk" / "var", *small_disk)
     assert refused.returncode == 1
     assert "StorageFailed: cannot write " in refused.stderr

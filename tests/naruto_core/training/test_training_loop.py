@@ -1,7 +1,6 @@
 """The loop: it learns, it can be stopped anywhere, and it goes on as if nothing had been."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
 from naruto_core.training.batches import Chance, Style, TrainingData, draw_batch
-from naruto_core.training.best import best_step
+from naruto_core.training.best import best_of_heads, best_step
 from naruto_core.training.examples import Examples
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.loss import denoising_loss
@@ -35,6 +34,7 @@ from tests.naruto_core.training.pictures import (
     section_of,
     train,
 )
+from tests.small_disk import on_a_small_disk
 
 
 class _Killed(Exception): ...
@@ -266,6 +266,16 @@ def test_the_best_step_is_named_with_its_reason():
     assert best_step([]) is None
 
 
+def test_adapters_of_different_styles_are_not_compared_with_each_other():
+    def step(number: int, loss: float) -> StepRecord:
+        return StepRecord(number, 0.1, 1.0, {"validation_loss": loss})
+
+    records = [step(9, 0.5), step(19, 0.6), step(29, 0.2), step(39, 0.1)]
+    best = best_of_heads(records, ["main", "gothic"], 20)
+    assert {head: found.steps for head, found in best.items()} == {"main": 10, "gothic": 20}
+    assert best_of_heads(records[:3], ["main", "gothic"], 20).keys() == {"main"}
+
+
 def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature, examples, tmp_path: Path):
     from dataclasses import replace
 
@@ -353,14 +363,7 @@ print(read_checkpoint(path)[1], len(list(path.parent.iterdir())))
 
 
 def test_a_disk_that_is_full_while_saving_leaves_the_last_good_checkpoint(tmp_path: Path):
-    mount = f'mount -t tmpfs -o size=120k tmpfs {tmp_path} && exec "$@"'
-    small_disk = ("unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*small_disk, "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("this machine lets no test mount a small disk")
-    command = [*small_disk, sys.executable, "-c", FULL, str(tmp_path)]
+    command = [*on_a_small_disk(tmp_path, 120), sys.executable, "-c", FULL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     refused, left = done.stdout.splitlines()
     assert "the disk is full; free some space and run the same command again" in refused

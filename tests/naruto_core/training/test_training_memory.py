@@ -85,7 +85,7 @@ def test_a_step_really_takes_no_more_memory_than_was_planned(tmp_path: Path):
     program = """
 import sys
 from pathlib import Path
-from naruto_core import sdxl
+from naruto_core import devices, sdxl
 from naruto_core.training.memory import _Parts
 from naruto_core.training.steps import Training
 from tests.naruto_core.conftest import CPU, MINIATURE
@@ -96,10 +96,10 @@ examples = encode(pipeline, Path(sys.argv[1]))
 run = Training(pipeline, [data_of(examples, section)], section, {})
 run.gradients[0].stream.size = 1
 run.optimizer_step(0)
-before = sdxl.peak_memory(CPU)
+before = devices.peak_memory(CPU)
 run.gradients[0].stream.size = 48
 run.optimizer_step(1)
-print(before, sdxl.peak_memory(CPU), _Parts(MINIATURE, section, CPU)._activations(section, 64, False) / 2**30)
+print(before, devices.peak_memory(CPU), _Parts(MINIATURE, section, CPU)._activations(section, 64, False) / 2**30)
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ def test_dropout_has_no_say_in_the_validation_loss_nor_in_what_is_drawn(load_min
 def test_a_resumed_fp16_run_does_not_take_the_saved_scale_for_an_overflow(
     load_miniature, examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("naruto_core.sdxl.check_precision", lambda *_: None)  # fp16 on a CPU: slow, but it is there
+    monkeypatch.setattr("naruto_core.devices.check_precision", lambda *_: None)  # fp16 on a CPU: slow, but it is there
     section = section_of(mixed_precision="fp16", train_batch_size=1)
     run = Training(load_miniature(), [data_of(examples, section)], section, {})
     run.optimizer_step(0)
