@@ -26,6 +26,7 @@ exports = typer.Typer(no_args_is_help=True, help="Hand a run's adapter or fused 
 app.add_typer(exports, name="export")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+Model = Annotated[str, typer.Argument(help="A run, or RUN:VARIANT with base, adapted or fused.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")]
 
@@ -74,6 +75,40 @@ def ingest(
 
 
 @app.command()
+def captions(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="An ingested dataset: its id or its source.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose pair_extractor measures.")] = "mini",
+    words_only: Annotated[bool, typer.Option("--words-only", help="Look at no picture and load no model.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for wrong captions: empty, repeated, contradictory, or not what the picture shows."""
+    _settle_libraries()
+    from flows.captions import list_caption_findings
+
+    _show(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
+
+
+@app.command()
+def recaption(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="An ingested dataset: its id or its source.")],
+    model: Annotated[str, typer.Option("--model", help="A BLIP model with safetensors: folder or hub id.")],
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id, 40 hex digits.")] = None,
+    only_flagged: Annotated[
+        bool, typer.Option("--only-flagged", help="Only what `naruto captions` finds something in.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the new set is written.")
+    ] = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="As for captions.")] = "mini",
+) -> None:
+    """Write captions anew with a BLIP model: a new dataset with the same pictures and the same held-out ones."""
+    _settle_libraries()
+    from flows.captions import recaption
+
+    print(recaption(dataset, recipe, model, revision, folder, only_flagged=only_flagged))
+
+
+@app.command()
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first, with their scores."""
     from flows.listings import list_runs
@@ -95,6 +130,31 @@ def scores(name: RunName, as_json: AsJson = False) -> None:
     from flows.listings import list_scores
 
     _show(list_scores(name), as_json)
+
+
+@app.command()
+def compare(
+    first: Model,
+    second: Model,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models over the same prompts and seeds: differences, intervals, and a verdict on the second."""
+    _settle_libraries()
+    from flows.comparing import list_comparison
+
+    _show(list_comparison(first, second), as_json)
+
+
+@app.command()
+def report(
+    name: RunName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page on a run: scores, verdicts, findings, pictures, nearest training pictures."""
+    _settle_libraries()
+    from flows.comparing import write_page
+
+    print(write_page(name, output))
 
 
 @app.command()

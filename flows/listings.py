@@ -7,7 +7,8 @@ from typing import Any
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import Score
+from naruto_core.domain import Finding, Score, Variant
+from naruto_core.report.tables import anchored, digits, tells_base_from_real
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from naruto_core.store.verification import verify
@@ -22,7 +23,7 @@ class Listing:
     text: str
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -56,10 +57,11 @@ def list_runs() -> Listing:
     ]
     lines = [["run", "state", "dataset", "seconds", "scores"]]
     for one in summaries:
-        shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in one.scores)
+        headline = [s for s in one.scores if s.metric in ("fid", "clip") and s.variant is not Variant.REAL]
+        shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
         seconds = "" if one.seconds is None else f"{one.seconds:.0f}"
         lines.append([one.run.id, one.run.state, one.dataset_source, seconds, shown or one.run.failure])
-    return Listing(rows, _columns(lines))
+    return Listing(rows, columns(lines))
 
 
 def show_run(name: str) -> Listing:
@@ -85,25 +87,38 @@ def show_run(name: str) -> Listing:
         "best step": "; ".join(f"{head}: {best.reason}" if head else best.reason for head, best in bests.items()),
         "files": str(layout.run(run.id)),
     }
-    text = _columns([[name, str(value)] for name, value in facts.items() if value])
+    text = columns([[name, str(value)] for name, value in facts.items() if value])
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
 
 
 def list_scores(name: str) -> Listing:
-    """The set scores and means of one run."""
+    """The set scores and means of one run, each beside base (0) and real pictures (1), and what was found."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
         run = store.run(name)
-        scores = [s for s in store.scores(run.id) if s.sample_id is None]
+        scores, findings = [s for s in store.scores(run.id) if s.sample_id is None], store.findings(run.id)
     if not scores:
         return Listing([], f"run {run.id} has no scores yet ({run.state}).")
-    lines = [["metric", "model", "value", "95 % interval", "n", "measured by", "interval by"]]
-    for one in scores:
-        digits = 1 if one.metric == "fid" else 3
-        interval = f"{one.low:.{digits}f} … {one.high:.{digits}f}"
-        ruler = f"{one.extractor}, {one.version}"
-        lines.append([one.metric, one.variant, f"{one.value:.{digits}f}", interval, str(one.n), ruler, one.method])
-    return Listing([_score_row(s) for s in scores], _columns(lines))
+    lines = [["metric", "model", "value", "95 % interval", "anchored", "n", "tells base from real", "measured by"]]
+    rows = [_score_row(score) | {"anchored": anchored(score, scores)} for score in scores]
+    lines += [_score_line(score, row["anchored"]) for score, row in zip(scores, rows, strict=True)]
+    notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
+        sorted({score.method for score in scores})
+    )
+    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_told(findings)}".rstrip())
+
+
+def _score_line(one: Score, placed: float | None) -> list[str]:
+    places = digits(one.metric)
+    interval = f"{one.low:.{places}f} … {one.high:.{places}f}"
+    shown = "" if placed is None else f"{placed:.2f}"
+    ruler = f"{one.extractor}, {one.version}"
+    value, tells = f"{one.value:.{places}f}", tells_base_from_real(one)[0]
+    return [one.metric, one.variant, value, interval, shown, str(one.n), tells, ruler]
+
+
+def _told(findings: Sequence[Finding]) -> str:
+    return "\n".join(f"{'warning' if f.warning else 'ok':<8} {f.name}: {f.sentence}" for f in findings)
 
 
 def verify_all() -> Listing:
@@ -116,4 +131,4 @@ def verify_all() -> Listing:
     if not findings:
         return Listing([], "every recorded file is there and is what was recorded.")
     rows = [{"trouble": str(f.trouble), "what": f.what, "path": f.path} for f in findings]
-    return Listing(rows, _columns([list(row.values()) for row in rows]))
+    return Listing(rows, columns([list(row.values()) for row in rows]))

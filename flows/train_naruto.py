@@ -45,8 +45,8 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
     # Samples: every prompt, every seed, drawn by base, adapted and fused model.
     generate(run, recipe.model, recipe.fusion, recipe.generation, suite, recipe.new_tokens, adapters, fused)
 
-    # Evaluation: distance to the reference set (FID), agreement with the prompts (CLIP score).
-    score(run, recipe.scoring, suite, pictures, recipe.generation.resolution)
+    # Evaluation: distance to the reference, agreement with the prompts, variety, copying; base and real as anchors.
+    score(run, recipe, suite, pictures)
 
     publish(run, recipe.publish, adapters)
     present(run, suite)

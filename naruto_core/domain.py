@@ -18,6 +18,10 @@ class Variant(StrEnum):
     BASE = "base"  # the base model, untouched
     ADAPTED = "adapted"  # the base model with the adapter loaded beside its weights
     FUSED = "fused"  # the adapter merged into the weights
+    REAL = "real"  # no model: real pictures outside the reference, as if a perfect one had drawn them
+
+
+DRAWN = (Variant.BASE, Variant.ADAPTED, Variant.FUSED)  # those that samples are of
 
 
 class RunState(StrEnum):
@@ -157,7 +161,8 @@ class Score:
     A *set score* judges all samples of one variant (`sample_id` is None) and, where `reference` is
     not empty, compares them with that reference set; a *sample score* judges one picture. `low`
     and `high` bound a 95 % interval (equal to `value` for a single picture); `method` says how the
-    interval was made. Scores with different `extractor` or `reference` are never comparable.
+    interval was made. Scores with different `extractor` or `reference` are never comparable. `details` is what else is
+    needed to compute it again (suite, seeds, libraries), and of a REAL set score how well the metric discriminates.
     """
 
     run_id: str
@@ -172,6 +177,24 @@ class Score:
     reference: str = ""
     method: str = ""
     sample_id: str | None = None
+    details: dict[str, str | float] = field(default_factory=dict[str, str | float])
+
+
+HEADLINE_METRICS = ("fid", "mmd", "vendi", "clip", "clip-content", "clip on base styles")  # where there is little room
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something people should know of a run before they trust its scores; `name` is e.g. "overfitting".
+
+    `warning` is False for a risk that was looked for and not found. `figures` are what `sentence` rests on.
+    """
+
+    run_id: str
+    name: str
+    warning: bool
+    sentence: str
+    figures: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)

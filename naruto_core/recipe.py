@@ -16,6 +16,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_training import Precision, Section, TrainingSection
 
+METRIC_NAMES = frozenset(
+    "fid kid cmmd mmd precision density recall coverage vendi fd clip clip-content style copying blank".split()
+)
 MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
 
 
@@ -93,9 +96,21 @@ class ScoringSection(Section):
         description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained."
     )
     pair_extractor: str = Field(description="open_clip model for the CLIP score: package:, folder, or name/pretrained.")
+    more_set_extractors: tuple[str, ...] = Field(
+        (), description="Further networks whose Fréchet distance is wanted too (fd), e.g. timm:<folder of DINOv2>."
+    )
+    primary: tuple[str, ...] = Field(
+        ("mmd", "clip-content"), description="Metrics that verdicts rest on, named beforehand; the rest is exploratory."
+    )
     batch_size: int = Field(32, ge=1)
-    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind the CLIP score's interval.")
+    resamples: int = Field(1000, ge=100, description="Resamples behind intervals of means, and behind differences.")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _primary_metrics_exist(self) -> "ScoringSection":
+        if unknown := set(self.primary) - METRIC_NAMES:
+            raise ValueError(f"primary: {', '.join(unknown)} is no metric; {', '.join(sorted(METRIC_NAMES))} are")
+        return self
 
 
 class PublishSection(Section):

@@ -2,7 +2,7 @@
 
 from prefect import task
 
-from naruto_core.domain import PromptSuite, Run, Score, Variant
+from naruto_core.domain import HEADLINE_METRICS, PromptSuite, Run, Score, Variant
 from naruto_core.sheet import SheetBlock, write_sheet
 from tasks.place import working_place
 from tasks.reporting import say
@@ -18,8 +18,11 @@ def present(run: Run, suite: PromptSuite) -> str:
         blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
         sheet = place.layout.contact_sheet(run.id)
         write_sheet(blocks, [str(variant) for variant in variants], sheet)
-        scores = [s for s in place.store.scores(run.id) if s.sample_id is None]
-    say("\n" + table(scores) + f"\n\nlook at    {sheet}\nthen type  make dashboard\n")
+        scores = [s for s in place.store.scores(run.id) if s.sample_id is None and s.metric in HEADLINE_METRICS]
+        findings = [finding for finding in place.store.findings(run.id) if finding.warning]
+    warnings = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in findings)
+    more = f"all of it  naruto scores {run.id}\nlook at    {sheet}\nthen type  make dashboard"
+    say(f"\n{table(scores)}{warnings}\n\n{more}\n")
     return str(sheet)
 
 

@@ -29,7 +29,7 @@ def rescore_run(run_id: str) -> str:
         before = _set_scores(place.store.scores(run_id))
         if suite is None or dataset is None:
             raise NotRecorded(f"run {run_id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
-    score.fn(run, recipe.scoring, suite, dataset, recipe.generation.resolution)
+    score.fn(run, recipe, suite, dataset)
     with working_place() as place:
         after = _set_scores(place.store.scores(run_id))
     moved = [f"{m} {v} {before.get((m, v), float('nan')):.4g} -> {new:.4g}" for (m, v), new in after.items()

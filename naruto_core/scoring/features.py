@@ -7,6 +7,7 @@ never compared. Embeddings are kept in files, so a later score needs no new pict
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,9 @@ Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Extractor:
+class Network:
     """A loaded network: `prepare` one picture, `embed` a batch of prepared ones to (n, d)."""
 
-    id: str
     prepare: Callable[["Image"], torch.Tensor]
     embed: Embed
     tokenize: Callable[[list[str]], torch.Tensor] | None
@@ -37,56 +37,105 @@ class Extractor:
     device: torch.device
 
 
-def load_extractor(name: str, device: torch.device) -> Extractor:
-    """`inception` (FID's own network), or an open_clip model: `package:...`, a folder, or `Arch/pretrained`.
+class Extractor:
+    """A network by its `id`; loaded when a picture needs it, and not at all when all features are kept already.
 
-    Raises ModelUnusable when it cannot be loaded, e.g. without the network for a first download.
+    The id is made of the digests of its weights and of how it prepares pictures.
     """
-    return _inception(device) if name == "inception" else _open_clip(name, device)
+
+    def __init__(self, id: str, load: Callable[[], Network]) -> None:  # noqa: A002 (the word for it everywhere)
+        self.id, self._load = id, load
+
+    @cached_property
+    def network(self) -> Network:
+        """Raises ModelUnusable when it cannot be loaded."""
+        try:
+            return self._load()
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            raise ModelUnusable(f"cannot load the extractor {self.id}: {' '.join(str(error).split())[:200]}") from error
+
+
+def load_extractor(name: str, device: torch.device) -> Extractor:
+    """The extractor that a recipe calls `name`.
+
+    `inception` is FID's own network (`inception:<file>` with weights that are there already), `timm:<name or folder>`
+    one of timm's; anything else an open_clip model: `package:...`, a folder, or `Arch/pretrained`. Raises
+    ModelUnusable when its files cannot be had, e.g. without the network for a first download.
+    """
+    kind, _, rest = name.partition(":")
+    try:
+        if kind == "inception":
+            return _inception(rest, device)
+        return _timm(rest, device) if kind == "timm" else _open_clip(name, device)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
 
 
 def _open_clip(name: str, device: torch.device) -> Extractor:
     import open_clip
 
-    try:
-        if name.startswith("package:") or Path(name).is_dir():
-            folder, _ = locate(name, None)
-            digest = sha256_file(Path(folder) / "open_clip_model.safetensors")
-            where = f"local-dir:{folder}"
-            loaded: Any = open_clip.create_model_from_pretrained(where, device=device)
-        else:
-            where, _, tag = name.partition("/")
-            loaded = open_clip.create_model_from_pretrained(where, pretrained=tag, device=device)
-            digest = _digest(loaded[0])
-        tokenizer = open_clip.get_tokenizer(where)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
-    model, prepare = loaded
-    model.eval().requires_grad_(False)
-    return Extractor(f"open_clip:{digest[:16]}", prepare, model.encode_image, tokenizer, model.encode_text, device)
+    if name.startswith("package:") or Path(name).is_dir():
+        folder = Path(locate(name, None)[0])
+        where, tag = f"local-dir:{folder}", None
+        weights = sha256_file(folder / "open_clip_model.safetensors")
+        settings = sha256_file(folder / "open_clip_config.json")
+    else:
+        where, _, tag = name.partition("/")
+        known = open_clip.get_pretrained_cfg(where, tag)
+        if not known:
+            raise ModelUnusable(f"{name} is no model folder and no Arch/pretrained that open_clip knows.")
+        weights = sha256_file(Path(open_clip.download_pretrained(known)))
+        settings = hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
+
+    def load() -> Network:
+        loaded: Any = open_clip.create_model_from_pretrained(where, pretrained=tag, device=device)
+        model, prepare = loaded
+        model.eval().requires_grad_(False)
+        return Network(prepare, model.encode_image, open_clip.get_tokenizer(where), model.encode_text, device)
+
+    return Extractor(f"open_clip:{weights[:16]}-{settings[:6]}", load)
 
 
-def _inception(device: torch.device) -> Extractor:
-    from torchmetrics.image.fid import NoTrainInceptionV3
+def _timm(name: str, device: torch.device) -> Extractor:
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ModelUnusable(f"timm:{name}: give a folder with timm's config.json and model.safetensors.")
+    weights, settings = sha256_file(folder / "model.safetensors"), sha256_file(folder / "config.json")
 
-    try:
-        network = NoTrainInceptionV3("inception-v3-compat", ["2048"])
-    except (OSError, RuntimeError) as error:
-        raise ModelUnusable(f"cannot load FID's Inception network: {' '.join(str(error).split())[:200]}") from error
-    network.eval().requires_grad_(False).to(device)
+    def load() -> Network:
+        import timm
+        from timm.data import create_transform, resolve_data_config
 
-    def prepare(picture: "Image") -> torch.Tensor:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+        model.eval().requires_grad_(False).to(device)
+        prepare: Any = create_transform(**resolve_data_config({}, model=model))
+        return Network(prepare, model, None, None, device)
 
-    return Extractor(f"inception:{_digest(network)[:16]}", prepare, network, None, None, device)
+    return Extractor(f"timm:{weights[:16]}-{settings[:6]}", load)
 
 
-def _digest(network: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
+def _inception(weights: str, device: torch.device) -> Extractor:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name)
+    if not path.is_file():
+        if weights:
+            raise ModelUnusable(f"there is no file {weights} with the weights of Inception.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
+
+    def load() -> Network:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        network.eval().requires_grad_(False).to(device)
+        return Network(_as_bytes, network, None, None, device)
+
+    return Extractor(f"inception:{sha256_file(path)[:16]}-torchmetrics", load)
+
+
+def _as_bytes(picture: "Image") -> torch.Tensor:
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def embed_pictures(
@@ -94,18 +143,20 @@ def embed_pictures(
 ) -> Rows:
     """Features (n, d) of pictures that are opened one batch at a time; `on_done` hears how many are finished."""
     rows: list[Any] = []
+    network = extractor.network
     for start in range(0, len(pictures), batch_size):
-        batch = [extractor.prepare(load().convert("RGB")) for load in pictures[start : start + batch_size]]
+        batch = [network.prepare(load().convert("RGB")) for load in pictures[start : start + batch_size]]
         with torch.inference_mode():
-            rows.append(extractor.embed(torch.stack(batch).to(extractor.device)).float().cpu().numpy())
+            rows.append(network.embed(torch.stack(batch).to(network.device)).float().cpu().numpy())
         on_done(min(start + batch_size, len(pictures)))
     return np.concatenate(rows).astype(np.float32)
 
 
 def embed_texts(extractor: Extractor, texts: Sequence[str]) -> Rows:
     """Features (n, d) of `texts`; raises ModelUnusable for an extractor without a text tower."""
-    if extractor.tokenize is None or extractor.embed_text is None:
+    network = extractor.network
+    if network.tokenize is None or network.embed_text is None:
         raise ModelUnusable(f"the extractor {extractor.id} has no text tower; a CLIP score needs an open_clip model.")
     with torch.inference_mode():
-        ids = extractor.tokenize(list(texts)).to(extractor.device)
-        return extractor.embed_text(ids).float().cpu().numpy().astype(np.float32)
+        ids = network.tokenize(list(texts)).to(network.device)
+        return network.embed_text(ids).float().cpu().numpy().astype(np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from naruto_core.scoring.frechet import Features, check_features
+from naruto_core.scoring.measure import Features, check_features
 
 
 def fid_version() -> str:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from naruto_core.domain import (
     Adapter,
     DatasetVersion,
+    Finding,
     FusedModel,
     PromptSuite,
     Quarantined,
@@ -28,6 +29,7 @@ from naruto_core.store.reports import Reports
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
+    FindingRow,
     FusedRow,
     PromptRow,
     QuarantinedRow,
@@ -154,6 +156,13 @@ class Store(Reports):
                 session.execute(delete(ScoreRow).where(ScoreRow.id.in_(some)))
             rows = [asdict(score) | {"subject": score.sample_id or ""} for score in fresh.values()]
             _insert(session, ScoreRow, rows)
+
+    def add_findings(self, run_id: str, findings: Sequence[Finding]) -> None:
+        """Record what was found of a run, in place of everything found before."""
+        with self._writing() as session:
+            _exact(session, run_id)
+            session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
+            session.add_all(FindingRow(**asdict(finding)) for finding in findings)
 
     def add_steps(self, run_id: str, steps: Sequence[StepRecord]) -> None:
         """Record training steps, in place of earlier ones of the same number (a resumed run repeats a few)."""

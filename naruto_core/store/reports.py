@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from naruto_core.domain import (
     Adapter,
     DatasetVersion,
+    Finding,
     FusedModel,
     PromptSuite,
     Quarantined,
@@ -24,6 +25,7 @@ from naruto_core.store.connection import Database
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
+    FindingRow,
     FusedRow,
     PromptRow,
     QuarantinedRow,
@@ -144,6 +146,13 @@ class Reports(Database):
         asked = select(ScoreRow).where(ScoreRow.run_id == run_id)
         with self._reading() as session:
             rows = session.scalars(asked.order_by(ScoreRow.subject, ScoreRow.metric, ScoreRow.variant, ScoreRow.id))
+            return [row.noun() for row in rows]
+
+    def findings(self, run_id: str) -> list[Finding]:
+        """What people should know of a run, warnings first."""
+        asked = select(FindingRow).where(FindingRow.run_id == run_id)
+        with self._reading() as session:
+            rows = session.scalars(asked.order_by(FindingRow.warning.desc(), FindingRow.name))
             return [row.noun() for row in rows]
 
     def steps(self, run_id: str) -> list[StepRecord]:

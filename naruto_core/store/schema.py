@@ -16,6 +16,7 @@ from sqlalchemy.types import TypeDecorator
 from naruto_core.domain import (
     Adapter,
     DatasetVersion,
+    Finding,
     FusedModel,
     Prompt,
     Run,
@@ -72,6 +73,8 @@ class Base(DeclarativeBase):
         list[int]: JSON,
         list[str]: JSON,
         dict[str, float | None]: JSON,
+        dict[str, str | float]: JSON,
+        dict[str, float]: JSON,
     }
 
 
@@ -243,6 +246,7 @@ class ScoreRow(Base):
     version: Mapped[str]
     reference: Mapped[str]
     method: Mapped[str]
+    details: Mapped[dict[str, str | float]] = mapped_column(server_default="{}")
     # sample_id again, but "" for a set score: two NULLs are never equal, so they could not be kept unique
     subject: Mapped[str]
     sample_id: Mapped[str | None] = mapped_column(ForeignKey("samples.id", ondelete="CASCADE"))
@@ -260,7 +264,23 @@ class ScoreRow(Base):
             version=self.version,
             reference=self.reference,
             method=self.method,
+            details=self.details,
             sample_id=self.sample_id,
+        )
+
+
+class FindingRow(Base):
+    __tablename__ = "findings"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    warning: Mapped[bool]
+    sentence: Mapped[str] = mapped_column(Text)
+    figures: Mapped[dict[str, float]]
+
+    def noun(self) -> Finding:
+        return Finding(
+            run_id=self.run_id, name=self.name, warning=self.warning, sentence=self.sentence, figures=self.figures
         )
 
 

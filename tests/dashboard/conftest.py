@@ -11,7 +11,7 @@ import streamlit as st
 from PIL import Image
 
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
-from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
+from naruto_core.domain import DRAWN, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from naruto_core.store.records import Store
@@ -52,7 +52,7 @@ def run(store: Store, home: Path) -> Run:
         profile="mini", recipe_json="{}", fingerprint="f1", dataset_id="d1", git_commit="", now=START
     )
     store.add_prompts(opened.id, PromptSuite("tiny-v1", "s1", PROMPTS, (7, 8)))
-    store.add_samples([_draw(Layout(home), opened.id, v, p, seed) for v in Variant for p in PROMPTS for seed in (7, 8)])
+    store.add_samples([_draw(Layout(home), opened.id, v, p, seed) for v in DRAWN for p in PROMPTS for seed in (7, 8)])
     store.add_scores(
         [
             Score(

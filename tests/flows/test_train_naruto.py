@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from naruto_core.artifacts import Layout
+from naruto_core.scoring.catalogue import SAMPLE_METRICS
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
 
@@ -35,12 +36,22 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert all((home / sample.path).exists() for sample in samples)
         scores = store.scores(run_id)
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
-        assert set(sets) == {(m, v) for m in ("fid", "clip") for v in ("base", "adapted", "fused")}
-        assert all(s.n == 6 and s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
+        assert {("fid", v) for v in ("base", "adapted", "fused", "real")} <= set(sets)
+        assert {metric for metric, _ in sets} == {"fid", "kid", "cmmd", "mmd", "vendi"} | {
+            m.name for m in SAMPLE_METRICS
+        }
+        assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
+        assert all(s.n == 6 for (_, variant), s in sets.items() if variant != "real")
+        assert {s.details["seeds"] for s in sets.values()} == {"11, 22"}
+        findings = {finding.name: finding for finding in store.findings(run_id)}
+        assert "recall: the set of drawn pictures holds 6 pictures; this score needs at least 8" in (
+            findings["not measured"].sentence
+        )
+        assert "are too few to compare with" in findings["overfitting"].sentence
         assert all(s.low <= s.value <= s.high for s in sets.values())
         assert sets["fid", "base"].reference.endswith(":12")
         singles = [s for s in scores if s.sample_id]
-        assert len(singles) == SAMPLES
+        assert len(singles) == SAMPLES * len(SAMPLE_METRICS)
         steps = store.steps(run_id)
         assert [s.step for s in steps] == list(range(40))
     assert layout.adapter(run_id).exists()
@@ -101,8 +112,42 @@ def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str
     listed = json.loads(naruto(home, "runs", "--json").stdout)
     assert [one["id"] for one in listed] == [run_id]
     scores = json.loads(naruto(home, "scores", run_id, "--json").stdout)
-    assert {row["metric"] for row in scores} == {"fid", "clip"}
+    assert {"fid", "mmd", "vendi", "clip", "style"} <= {row["metric"] for row in scores}
+    anchors = {row["variant"]: row["anchored"] for row in scores if row["metric"] == "mmd"}
+    assert (anchors["base"], anchors["real"]) == (0, 1)
+    told = naruto(home, "scores", run_id).stdout
+    assert "warning  not measured: precision: " in told
     assert json.loads(naruto(home, "show", run_id, "--json").stdout)["recipe"]["training"]["rank"] == 16
+
+
+def test_two_models_are_compared_from_kept_features_and_a_report_tells_all_of_it(
+    small_run: tuple[Path, str], naruto: Naruto, tmp_path: Path
+):
+    home, run_id = small_run
+    done = naruto(home, "compare", f"{run_id}:base", run_id, "--json")
+    assert done.returncode == 0, done.stderr
+    found = {row["metric"]: row for row in json.loads(done.stdout)}
+    assert [name for name, row in found.items() if row["primary"]] == ["mmd", "clip-content"]
+    assert (
+        found["clip"]["difference"]["low"]
+        <= found["clip"]["difference"]["value"]
+        <= found["clip"]["difference"]["high"]
+    )
+    alike = naruto(home, "compare", run_id, run_id)
+    assert "primary: named in the recipe" in alike.stdout
+    assert "alike" in alike.stdout
+    assert "undecided" not in alike.stdout
+    unknown = naruto(home, "compare", f"{run_id}:best", run_id)
+    assert unknown.returncode == 1
+    assert unknown.stderr == (
+        f"naruto: {run_id}:best: a model is RUN:VARIANT, with base, adapted, fused for VARIANT.\n"
+    )
+    page = tmp_path / "report.html"
+    assert naruto(home, "report", run_id, "-o", str(page)).returncode == 0
+    html = page.read_text()
+    assert html.count('<img src="data:image/webp;base64,') == 3 * 2 + 2 * 6  # base and adapted; six pairs
+    assert "http" not in html.replace("https://", "http://").split("</style>")[1]
+    assert "not measured: precision: the set of drawn pictures holds 6 pictures" in html
 
 
 def test_an_exported_run_is_one_file_for_comfyui_and_a_folder_for_diffusers(

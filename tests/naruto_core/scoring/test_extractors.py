@@ -8,10 +8,10 @@ from PIL import Image
 from scipy import linalg
 
 from naruto_core.errors import NarutoError
-from naruto_core.scoring.alignment import cluster_mean_interval, cosines
+from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.fid import fid
-from naruto_core.scoring.frechet import frechet_distance, frechet_interval
+from naruto_core.scoring.frechet import frechet_distance
 from naruto_core.sdxl import locate
 from tests.naruto_core.conftest import CPU, JUDGE
 
@@ -41,7 +41,7 @@ def test_fid_of_gaussians_with_known_moments_is_their_known_distance():
 
 def test_fid_of_a_set_with_itself_is_zero():
     a = np.random.default_rng(1).normal(size=(50, 80))
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)  # of features whose variances sum to 80
 
 
 def test_too_few_or_broken_features_are_refused_in_a_sentence():
@@ -52,33 +52,6 @@ def test_too_few_or_broken_features_are_refused_in_a_sentence():
     broken[0, 0] = np.nan
     with pytest.raises(NarutoError, match="not numbers"):
         fid(good, broken)
-
-
-def test_the_interval_of_fid_covers_what_a_fresh_set_of_prompts_gives():
-    rng = np.random.default_rng(4)
-    reference = rng.normal(size=(400, 6))
-
-    def drawn() -> tuple[np.ndarray, list[str]]:
-        centres = rng.normal(0.4, 0.5, (40, 6))
-        rows = np.concatenate([centre + rng.normal(0, 0.8, (4, 6)) for centre in centres])
-        return rows, [str(i // 4) for i in range(160)]
-
-    expected = np.mean([frechet_distance(drawn()[0], reference) for _ in range(200)])
-    hits = 0
-    for _ in range(60):
-        low, high = frechet_interval(*drawn()[:1], reference, drawn()[1])
-        hits += low <= expected <= high
-    assert 50 <= hits <= 60  # 95 % of 60 is 57
-
-
-def test_the_clip_interval_is_wider_when_pictures_of_a_prompt_move_together():
-    rng = np.random.default_rng(2)
-    prompts = [str(i // 8) for i in range(160)]
-    together = np.repeat(rng.normal(0.3, 0.1, 20), 8)
-    mean, low, high = cluster_mean_interval(together.tolist(), prompts, 1000, 0)
-    _, alone_low, alone_high = cluster_mean_interval(together.tolist(), [str(i) for i in range(160)], 1000, 0)
-    assert low < mean < high
-    assert (high - low) > 2 * (alone_high - alone_low)
 
 
 def test_clip_scores_equal_open_clips_own_path():

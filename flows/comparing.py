@@ -1,0 +1,44 @@
+"""What `naruto compare` shows."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from flows.listings import Listing, columns
+from naruto_core.scoring.comparison import Comparison
+from tasks.compare import compare_models
+from tasks.place import working_place
+from tasks.report import write_report
+
+
+def list_comparison(first: str, second: str) -> Listing:
+    """Every metric of both models with the difference, its interval, and a verdict on the second."""
+    with working_place() as place:
+        found = compare_models(place, first, second)
+    rows = [asdict(one) | {"verdict": str(one.verdict)} for one in found]
+    return Listing(rows, comparison_table(found, ("first", "second")))
+
+
+def write_page(name: str, path: Path) -> Path:
+    """The report of one run, written as `path`."""
+    with working_place() as place:
+        return write_report(place, name, path)
+
+
+def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> str:
+    """Primary metrics first; the rest is exploratory."""
+    head = ["metric", *names, "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
+    parts: list[str] = []
+    for primary, title in ((True, "primary: named in the recipe"), (False, "exploratory")):
+        lines = [head, *(_line(one) for one in found if one.primary is primary)]
+        if len(lines) > 1:
+            parts.append(f"{title}\n{columns(lines)}")
+    return "\n\n".join(parts)
+
+
+def _line(one: Comparison) -> list[str]:
+    digits = 1 if one.metric in ("fid", "fd") else 3
+    found = one.difference
+    interval = f"{found.low:+.{digits}f} … {found.high:+.{digits}f}"
+    shown = [one.metric, f"{one.first:.{digits}f}", f"{one.second:.{digits}f}", f"{found.value:+.{digits}f}", interval]
+    return [*shown, f"{one.p:.3f}", str(one.n), str(one.verdict)]

@@ -1,0 +1,131 @@
+"""A run's scores from its features: every metric of every variant, beside real pictures', each with an interval."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from naruto_core.domain import Finding, PromptSuite, Score, Variant
+from naruto_core.errors import NarutoError
+from naruto_core.recipe import ScoringSection
+from naruto_core.scoring import fid
+from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS, SampleMetric
+from naruto_core.scoring.discrimination import ENOUGH, Discrimination, discriminate
+from naruto_core.scoring.evidence import Evidence, discrimination, estimate
+from naruto_core.scoring.findings import find_unusable
+from naruto_core.scoring.measure import SetMetric
+from naruto_core.scoring.resampling import bootstrap_mean
+from naruto_core.scoring.risks import find_risks
+from naruto_core.scoring.run_features import RunFeatures, Values, Vector
+
+CLIP_STYLE_METRIC, STYLE_TAG = "clip on base styles", "style"  # of prompts that belong to the base model
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All scores of a run and what was found; a metric that could not be had is a finding with the reason."""
+
+    scores: list[Score]
+    findings: list[Finding]
+
+
+def assess(features: RunFeatures, suite: PromptSuite, section: ScoringSection, ruler: Score) -> Assessment:
+    """Everything that can be said of a run.
+
+    `ruler` carries what all its scores have in common: run, reference, details.
+    """
+    scores: list[Score] = []
+    unmeasured: list[str] = []
+    for metric, evidence in wanted(features):
+        try:
+            scores += _set_scores(ruler, metric, evidence, section.seed)
+        except NarutoError as error:
+            unmeasured.append(f"{metric.name}: {error}")
+    values = features.values()
+    alone = replace(ruler, reference="")  # a picture is judged by itself
+    for metric in SAMPLE_METRICS:
+        scores += _sample_scores(alone, metric, features, values, section)
+    scores += _own_styles(alone, suite, features, values, section)
+    blind = [s.metric for s in scores if s.variant is Variant.REAL and float(s.details.get("auc", 1)) < ENOUGH]
+    found = [
+        *find_risks(ruler.run_id, features, values, suite, section),
+        *find_unusable(ruler.run_id, blind, unmeasured),
+    ]
+    return Assessment(scores, found)
+
+
+def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, Evidence]]:
+    """Each set metric with the features it is meant for: CMMD is of CLIP's, fd is FID of another network's."""
+    for metric in SET_METRICS:
+        yield metric, features.pairs if metric.name == "cmmd" else features.sets
+        if metric.name == "fid":
+            yield from ((replace(metric, name="fd"), evidence) for evidence in features.more)
+
+
+def _set_scores(ruler: Score, metric: SetMetric, evidence: Evidence, seed: int) -> Iterator[Score]:
+    told = discrimination(evidence, metric, seed) if Variant.BASE in evidence.drawn else None
+    known = replace(ruler, metric=metric.name, n=evidence.n, extractor=evidence.extractor, version=metric.version)
+    for variant in [*evidence.drawn, Variant.REAL]:
+        real = variant is Variant.REAL
+        found = estimate(evidence, metric, variant)
+        this = replace(
+            known,
+            variant=variant,
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            method="jackknife over prompts, 95 %",
+            details=ruler.details | (_told(told) if real else {}),
+        )
+        if metric.name == "fid":  # the figure as everybody knows it; the interval is of the same closed form
+            value = fid.fid(evidence.rows(variant), evidence.reference)
+            this = replace(this, value=value, version=fid.fid_version())
+        yield this
+
+
+def _told(found: Discrimination | None) -> dict[str, str | float]:
+    return {"auc": found.auc, "auc_low": found.low, "auc_high": found.high} if found else {}
+
+
+def _sample_scores(
+    ruler: Score, metric: SampleMetric, features: RunFeatures, values: Values, section: ScoringSection
+) -> Iterator[Score]:
+    """The mean of a metric for every variant, and one score a picture."""
+    told = _of_sample_metric(metric, values, section.seed)
+    evidence = features.pairs if metric.name.startswith("clip") else features.sets
+    known = replace(ruler, metric=metric.name, version=metric.version, extractor=evidence.extractor)
+    for variant, of_variant in values.items():
+        if (found := of_variant.get(metric.name)) is None:
+            continue
+        rows = features.samples.get(variant, ())
+        groups = [row.prompt for row in rows] or [str(index) for index in range(len(found))]
+        details = ruler.details | (_told(told) if variant is Variant.REAL else {})
+        yield _mean(replace(known, variant=variant, details=details), found, groups, section)
+        for value, row in zip(found.tolist(), rows, strict=False):
+            alone = replace(known, variant=variant, value=value, low=value, high=value, n=1)
+            yield replace(alone, sample_id=row.id, details={})
+
+
+def _of_sample_metric(metric: SampleMetric, values: Values, seed: int) -> Discrimination | None:
+    base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
+    return None if base is None or real is None else discriminate(base, real, seed)
+
+
+def _own_styles(
+    ruler: Score, suite: PromptSuite, features: RunFeatures, values: Values, section: ScoringSection
+) -> Iterator[Score]:
+    """The CLIP score of prompts that ask for a style of the base: what the adapter cost."""
+    own = {prompt.slug for prompt in suite.prompts if STYLE_TAG in prompt.tags}
+    part = np.array([prompt in own for prompt in features.prompts()])
+    if not part.any():
+        return
+    groups = [prompt for prompt in features.prompts() if prompt in own]
+    known = replace(ruler, metric=CLIP_STYLE_METRIC, extractor=features.pairs.extractor, version="cosine 1")
+    for variant in features.samples:
+        yield _mean(replace(known, variant=variant), values[variant]["clip"][part], groups, section)
+
+
+def _mean(known: Score, values: Vector, groups: Sequence[str], section: ScoringSection) -> Score:
+    found = bootstrap_mean(values, groups, section.resamples, section.seed)
+    method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
+    return replace(known, value=found.value, low=found.low, high=found.high, n=len(groups), method=method)

@@ -1,0 +1,156 @@
+"""Two models side by side: every metric's difference over the same prompts and seeds, tested, and put in words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from naruto_core.domain import Variant
+from naruto_core.errors import NarutoError
+from naruto_core.recipe import ScoringSection
+from naruto_core.scoring.assessment import wanted
+from naruto_core.scoring.catalogue import SAMPLE_METRICS, SampleMetric
+from naruto_core.scoring.evidence import Evidence, compared
+from naruto_core.scoring.measure import SetMetric, everything
+from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
+from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.verdict import Verdict, verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two: a variant of a run."""
+
+    name: str
+    features: RunFeatures
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of both sides on `n` common pictures each. `p` is Holm's over its family (primary, or the rest)."""
+
+    metric: str
+    version: str
+    extractor: str
+    primary: bool
+    first: float
+    second: float
+    difference: Difference
+    p: float
+    verdict: Verdict
+    n: int
+
+
+def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparison]:
+    """All metrics that both can be measured by, primary ones first.
+
+    Raises NarutoError when there is nothing in common, or something that makes figures incomparable: other
+    extractors, another reference.
+    """
+    _check_rulers(first, second)
+    rows = _common_rows(first, second)
+    found = [
+        *_of_sets(first, second, rows, section),
+        *_of_samples(first, second, rows, section),
+    ]
+    judged: list[Comparison] = []
+    for primary in (True, False):
+        family = [one for one, _ in found if one.primary is primary]
+        better = [sign for one, sign in found if one.primary is primary]
+        adjusted = holm([one.difference.p for one in family])
+        judged += [
+            replace(one, p=p, verdict=verdict(one.difference, sign, p, max(1.0, abs(one.first))))
+            for one, sign, p in zip(family, better, adjusted, strict=True)
+        ]
+    return judged
+
+
+def _check_rulers(first: Side, second: Side) -> None:
+    for kind in ("sets", "pairs"):
+        one, other = (getattr(side.features, kind) for side in (first, second))
+        if one.extractor != other.extractor:
+            raise NarutoError(
+                f"{first.name} and {second.name} cannot be compared: they were measured by different extractors "
+                f"({one.extractor} and {other.extractor}); score both with the same one."
+            )
+        if not np.array_equal(one.reference, other.reference):
+            raise NarutoError(
+                f"{first.name} and {second.name} cannot be compared: their reference pictures differ; "
+                "train and score both on the same dataset version."
+            )
+
+
+def _common_rows(first: Side, second: Side) -> tuple[list[int], list[int]]:
+    """Which rows of either are of the same prompt and seed."""
+    places = [
+        {(sample.prompt, sample.seed): row for row, sample in enumerate(side.features.samples.get(side.variant, ()))}
+        for side in (first, second)
+    ]
+    common = [key for key in places[0] if key in places[1]]
+    if not common:
+        raise NarutoError(
+            f"{first.name} and {second.name} have no pictures of the same prompt and seed: use the same suite."
+        )
+    return [places[0][key] for key in common], [places[1][key] for key in common]
+
+
+Rows = tuple[list[int], list[int]]
+
+
+def _of_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
+    others = {(metric.name, evidence.extractor): evidence for metric, evidence in wanted(second.features)}
+    for metric, evidence in wanted(first.features):
+        other = others.get((metric.name, evidence.extractor))
+        if other is None:
+            continue
+        pair = evidence.drawn[first.variant][rows[0]], other.drawn[second.variant][rows[1]]
+        common = Evidence(
+            evidence.extractor, [evidence.prompts[row] for row in rows[0]], {}, evidence.reference, evidence.real
+        )
+        try:
+            found = compared(common, metric, *pair, section.resamples, section.seed)
+        except NarutoError:
+            continue  # too few pictures for this one: the run's own findings say so
+        opposite, all_of_them = common.opposite(metric), everything(common.n)
+        first_value, second_value = (metric.measure(side[: common.n], opposite)(all_of_them) for side in pair)
+        values = first_value, second_value
+        yield (
+            _comparison(metric, evidence.extractor, values, found, common.n, section),
+            metric.better,
+        )
+
+
+def _of_samples(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
+    values = [side.features.values()[side.variant] for side in (first, second)]
+    prompts = [first.features.prompts()[row] for row in rows[0]]
+    for metric in SAMPLE_METRICS:
+        pair = [of[metric.name][part] for of, part in zip(values, rows, strict=True)]
+        found = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
+        evidence = first.features.pairs if metric.name.startswith("clip") else first.features.sets
+        means = float(pair[0].mean()), float(pair[1].mean())
+        one = _comparison(metric, evidence.extractor, means, found, len(prompts), section)
+        yield one, metric.better
+
+
+def _comparison(
+    metric: SetMetric | SampleMetric,
+    extractor: str,
+    values: tuple[float, float],
+    found: Difference,
+    n: int,
+    section: ScoringSection,
+) -> Comparison:
+    """Not judged yet: that needs the other ones of its family."""
+    return Comparison(
+        metric=metric.name,
+        version=metric.version,
+        extractor=extractor,
+        primary=metric.name in section.primary,
+        first=values[0],
+        second=values[1],
+        difference=found,
+        p=found.p,
+        verdict=Verdict("undecided"),
+        n=n,
+    )

@@ -1,0 +1,43 @@
+"""Copying: whether drawn pictures come nearer to training pictures than new pictures of the same kind do.
+
+In a narrow style everything is alike, so no fixed threshold can say what a copy is. What can: how near
+held-out real pictures come to the training set (their share above a drawn picture's nearness is its rank).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from naruto_core.scoring.measure import Features, unit_length
+
+Vector = NDArray[np.float64]
+FLAGGED = 0.01  # nearer than all but this share of held-out pictures
+
+
+def nearest(pictures: Features, training: Features) -> tuple[Vector, NDArray[np.intp]]:
+    """Cosine (n,), -1 to 1, of each picture to the training picture nearest to it, and which one (n,) that is."""
+    similar = unit_length(pictures) @ unit_length(training).T
+    which = similar.argmax(axis=1)
+    return similar[np.arange(len(which)), which], which
+
+
+def ranks(nearness: Vector, of_held_out: Sequence[float] | Vector) -> Vector:
+    """For each picture (n,) the share, above 0 up to 1, of held-out ones that come at least as near, itself counted.
+
+    Like a p-value (Phipson & Smyth 2010): 0.5 is a picture as any other, 1 / (m + 1) nearer than all m held-out ones.
+    """
+    known = np.sort(np.asarray(of_held_out, dtype=np.float64))
+    at_least = len(known) - np.searchsorted(known, nearness, side="left")
+    return (at_least + 1) / (len(known) + 1)
+
+
+def most_by_chance(held_out: int) -> float:
+    """The largest share (97.5 %) of new pictures that may be flagged beside so many held-out ones, by chance alone.
+
+    The mark that pictures are flagged from is the k-th nearest of m held-out ones, itself a draw: new pictures beyond
+    it have a Beta(k, m + 1 - k) share.
+    """
+    k = max(1, int(FLAGGED * (held_out + 1)))
+    return float(stats.beta.ppf(0.975, k, held_out + 1 - k))

@@ -1,0 +1,99 @@
+"""The risks that scores alone do not show, each looked for and said in one sentence."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naruto_core.domain import Finding
+from naruto_core.scoring import copying
+from naruto_core.scoring.resampling import Difference, Estimate, bootstrap_mean, difference, mean_measure
+from naruto_core.scoring.verdict import LEVEL
+
+Vector = NDArray[np.float64]
+RESAMPLES = 1000
+LEAST_HELD_OUT = round(1 / copying.FLAGGED) - 1  # fewer cannot tell one in a hundred
+
+
+def find_overfitting(
+    run_id: str, drawn: Vector, of_held_out: Vector, prompts: Sequence[str], seed: int, calibration: str
+) -> Finding:
+    """Whether drawn pictures lie nearer to training pictures than `calibration` do: cosines (n,) and (m,)."""
+    if len(of_held_out) < LEAST_HELD_OUT:
+        told = f"copying cannot be judged: {len(of_held_out)} {calibration} are too few to compare with."
+        return Finding(run_id, "overfitting", True, told, {"held_out": float(len(of_held_out))})
+    ranks = copying.ranks(drawn, of_held_out)
+    flagged = bootstrap_mean((ranks <= copying.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
+    warning = flagged.low > copying.most_by_chance(len(of_held_out))
+    told = (
+        f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "
+        f"picture than 99 % of {calibration} do, where 1 % is expected: "
+        f"{'look at the nearest pairs, they may be copies' if warning else 'no sign of copying'}."
+    )
+    figures = {
+        "flagged": flagged.value,
+        "low": flagged.low,
+        "high": flagged.high,
+        "median_rank": float(np.median(ranks)),
+    }
+    return Finding(run_id, "overfitting", warning, told, figures)
+
+
+def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
+    """Whether the shift from the reference got smaller (`shift` below 0) while variety fell below real pictures'."""
+    nearer, fewer = shift.high < 0, spread.high < 0
+    warning = nearer and fewer and adapted.high < real.low
+    told = (
+        f"the adapted set holds {adapted.value:.1f} different pictures (Vendi score), real ones {real.value:.1f} "
+        f"and the base {adapted.value - spread.value:.1f} at the same n: "
+    )
+    told += (
+        "it comes nearer to the reference by drawing less variety; distances flatter such a model."
+        if warning
+        else "no sign of collapse."
+    )
+    figures = {"vendi": adapted.value, "vendi_real": real.value, "shift": shift.value, "spread": spread.value}
+    return Finding(run_id, "collapse", warning, told, figures)
+
+
+def find_generalisation(
+    run_id: str, base: Vector, adapted: Vector, prompts: Sequence[str], tags: Mapping[str, Sequence[str]], seed: int
+) -> Finding:
+    """For which tags of prompts the adapter made things worse: sample scores (n,) of both, pair by pair."""
+    worse: list[str] = []
+    figures: dict[str, float] = {}
+    names = np.asarray(prompts)
+    for tag in sorted({tag for of_prompt in tags.values() for tag in of_prompt}):
+        part = np.isin(names, [prompt for prompt, of_prompt in tags.items() if tag in of_prompt])
+        if not part.any():
+            continue
+        values = np.concatenate([base[part], adapted[part]])
+        found = difference(mean_measure(values), names[part].tolist(), RESAMPLES, seed)
+        figures[tag] = found.value
+        if found.high < 0 and found.p < LEVEL:
+            worse.append(f"{tag} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
+    told = (
+        f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
+        if worse
+        else "no kind of prompt (by tag) is followed less well than by the base."
+    )
+    return Finding(run_id, "generalisation", bool(worse), told, figures)
+
+
+def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
+    """Pictures without content, by variant: 0 or 1 (n,) each."""
+    counts = {variant: float(values.sum()) for variant, values in blank.items()}
+    some = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
+    told = f"pictures without content: {some}." if some else "no picture is without content."
+    return Finding(run_id, "blank pictures", bool(some), told, counts)
+
+
+def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) -> list[Finding]:
+    """Metrics that cannot tell base from real here, and metrics that could not be had, with the reason."""
+    found: list[Finding] = []
+    if blind:
+        told = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
+        found.append(Finding(run_id, "blind metrics", True, told, {"count": float(len(blind))}))
+    if unmeasured:
+        found.append(Finding(run_id, "not measured", True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))
+    return found

@@ -1,0 +1,162 @@
+"""Recaption: a dataset version's captions written anew by a model, as a dataset version of its own."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from naruto_core.artifacts import Layout, atomic_folder, write_atomically
+from naruto_core.dataset.caption_words import says_something
+from naruto_core.dataset.imagefolder import METADATA
+from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.recaption import BEAMS, MAX_TOKENS, Captioner, load_captioner, recaption
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.device_lock import hold_device
+from naruto_core.domain import DatasetVersion, Picture, Progress
+from naruto_core.errors import DatasetUnusable, RecordDamaged
+from naruto_core.recipe import Recipe
+from tasks.captions import check_captions, find_dataset
+from tasks.ingest import ingest
+from tasks.place import Place, working_place
+from tasks.reporting import reporter, say
+
+_BATCH = 8  # pictures captioned together
+_KEPT_EVERY = 8 * _BATCH  # a killed command loses at most so many captions
+
+
+@dataclass(frozen=True, slots=True)
+class Recaptioned:
+    """`n` captions were changed; `folder` is the imagefolder that `version` was ingested from."""
+
+    before: DatasetVersion
+    version: DatasetVersion
+    folder: Path
+    n: int
+    captioner: str
+
+
+def recaption_dataset(
+    name: str, model: str, revision: str | None, folder: Path | None, recipe: Recipe, *, only_flagged: bool = False
+) -> Recaptioned:
+    """Caption the dataset `name` with a BLIP `model`, all of it or what the audit flags, and ingest the result.
+
+    Bytes stay as they are and as many pictures are held out as before, so that no picture changes side between
+    training and reference: the lot falls by the bytes alone. For the same reason rows stay apart that have the same
+    bytes: where the model would make two captions of a picture equal, the second stays as it was. So does a caption
+    of which the model says nothing. New captions are kept: a killed command goes on where it was.
+
+    Without `folder` the imagefolder lies in the cache. Raises DatasetUnusable for a folder that is not empty,
+    ModelUnusable for a model that cannot be loaded.
+    """
+    _refuse_filled(folder)
+    with working_place() as place:
+        before = find_dataset(place.store, name)
+        captioner = load_captioner(model, revision, place.device)
+        pictures = read_pictures(place.layout, before)
+        wanted = _flagged(before, recipe) if only_flagged else set(pictures)
+        with hold_device(place.settings.locks, str(place.device), f"recaption {before.id}", _wait):
+            captions = _captions(place, captioner, [p for p in pictures if p in wanted])
+        rows = _changed(pictures, wanted, captions)
+        folder = (folder or place.layout.cache(f"recaptioned-{_digest([_facts(row) for row in rows])}")).absolute()
+        column = recipe.dataset.caption_column
+        _write(place.layout, folder, pictures, rows, column, captioner.id)
+    chosen = {"source": str(folder), "revision": None, "hold_out": before.n_reference}
+    version = ingest.fn(recipe.dataset.model_copy(update=chosen))
+    n = sum(old.caption != new.caption for old, new in zip(pictures, rows, strict=True))
+    return Recaptioned(before, version, folder, n, captioner.id)
+
+
+def _flagged(dataset: DatasetVersion, recipe: Recipe) -> set[Picture]:
+    audit = check_captions(dataset.id, recipe)
+    found = {(finding.sha256, finding.caption) for finding in audit.findings}
+    if not found:
+        raise DatasetUnusable(f"dataset {dataset.id} has no caption with a finding: there is nothing to write anew.")
+    return {picture for picture in audit.pictures if (picture.sha256, picture.caption) in found}
+
+
+def _captions(place: Place, captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, str]:
+    """By sha256; what was captioned before, with the same model and settings, is read and not written again."""
+    path = place.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
+    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    distinct = list({p.sha256: p for p in pictures if p.sha256 not in known}.values())
+    report = _pace(len(distinct))
+    for start in range(0, len(distinct), _KEPT_EVERY):
+        part = distinct[start : start + _KEPT_EVERY]
+        loads = [partial(_open, place.layout, picture) for picture in part]
+        said = recaption(loads, captioner, _BATCH, lambda done, start=start: report(start + done))
+        known |= dict(zip((picture.sha256 for picture in part), said, strict=True))
+        write_atomically(path, json.dumps(known).encode())
+    return known
+
+
+def _pace(total: int) -> Callable[[int], None]:
+    report, began = reporter(), time.monotonic()
+
+    def done(count: int) -> None:
+        spent = time.monotonic() - began
+        report(Progress("recaption", count, total, "picture", spent, spent / count * (total - count)))
+
+    return done
+
+
+def _open(layout: Layout, picture: Picture) -> Image.Image:
+    """The whole picture, upright."""
+    return Image.fromarray(prepare(_bytes(layout, picture), (picture.height, picture.width)).pixels)
+
+
+def _bytes(layout: Layout, picture: Picture) -> bytes:
+    path = layout.picture(picture.sha256, picture.suffix)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RecordDamaged(f"the picture {layout.relative(path)} is gone: ingest its dataset again.") from None
+
+
+def _changed(pictures: Sequence[Picture], wanted: set[Picture], captions: dict[str, str]) -> list[Picture]:
+    """The rows with their new captions, in the same order, none equal to another."""
+    taken = {(picture.sha256, picture.caption) for picture in pictures}
+    rows: list[Picture] = []
+    for picture in pictures:
+        new = captions.get(picture.sha256, "") if picture in wanted else ""
+        if says_something(new) and (picture.sha256, new) not in taken:
+            taken.add((picture.sha256, new))
+            rows.append(replace(picture, caption=new))
+        else:
+            rows.append(picture)
+    return rows
+
+
+def _write(
+    layout: Layout, folder: Path, before: Sequence[Picture], rows: Sequence[Picture], column: str, captioner: str
+) -> None:
+    """An imagefolder, files named by content; `captioned_by` stands in the lines whose caption is new."""
+    lines: list[str] = []
+    with atomic_folder(folder) as scratch:
+        for old, row in zip(before, rows, strict=True):
+            name = f"{row.sha256}{row.suffix}"
+            (scratch / name).write_bytes(_bytes(layout, row))
+            by = {} if old.caption == row.caption else {"captioned_by": captioner}
+            lines.append(json.dumps({"file_name": name, column: row.caption} | by, ensure_ascii=False))
+        (scratch / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _refuse_filled(folder: Path | None) -> None:
+    if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DatasetUnusable(f"{folder} is there already and not an empty folder: give the name of a new one.")
+
+
+def _facts(row: Picture) -> list[str]:
+    return [row.sha256, row.caption]
+
+
+def _digest(what: object) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+
+
+def _wait(holder: str) -> None:
+    say(f"waiting: the device is busy with {holder}")

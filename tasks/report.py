@@ -1,0 +1,65 @@
+"""Report: everything about one run that a person wants to see, gathered for the page."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from naruto_core.artifacts import write_atomically
+from naruto_core.dataset.prepare import prepare
+from naruto_core.domain import Picture, Sample, Variant
+from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_url, report_page
+from naruto_core.scoring import copying
+from naruto_core.scoring.comparison import Side, compare
+from naruto_core.scoring.run_features import RunFeatures
+from tasks.compare import recorded_run
+from tasks.gather import real_pictures
+from tasks.place import Place
+
+NEIGHBOURS = 12
+
+
+def write_report(place: Place, name: str, path: Path) -> Path:
+    """One self-contained HTML page on the run called `name`, at `path`; NarutoError for a run without scores."""
+    run = place.store.run(name)
+    features, recipe = recorded_run(place, run.id)
+    suite, dataset = place.store.prompts(run.id), place.store.find_dataset(run.dataset_id)
+    assert suite is not None
+    assert dataset is not None
+    samples = [sample for sample in place.store.samples(run.id) if sample.seed == suite.seeds[0]]
+    both = {Variant.BASE, Variant.ADAPTED} <= features.samples.keys()
+    sides = (Side(v.value, features, v) for v in (Variant.BASE, Variant.ADAPTED))
+    real = real_pictures(place, dataset, len(features.prompts()))
+    training = real.training if real.held_out else (*real.reference, *real.training)
+    facts = ReportFacts(
+        run=run,
+        suite=suite,
+        scores=[score for score in place.store.scores(run.id) if score.sample_id is None],
+        findings=place.store.findings(run.id),
+        comparisons=compare(*sides, recipe.scoring) if both else [],
+        steps=place.store.steps(run.id),
+        pictures={(s.prompt, s.variant): place.layout.absolute(s.path) for s in samples},
+        neighbours=_neighbours(place, features, training, recipe.generation.resolution),
+    )
+    write_atomically(path, report_page(facts).encode())
+    return path
+
+
+def _neighbours(
+    place: Place, features: RunFeatures, training: tuple[Picture, ...], resolution: int
+) -> list[Neighbours]:
+    """The adapted pictures that come nearest to a training picture, nearest first."""
+    if Variant.ADAPTED not in features.samples:
+        return []
+    cosines, which = copying.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    ranks = copying.ranks(cosines, features.nearness_of_new())
+    order = np.argsort(-cosines)[:NEIGHBOURS].tolist()
+    rows = features.samples[Variant.ADAPTED]
+    return [_pair(place, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]
+
+
+def _pair(place: Place, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int) -> Neighbours:
+    data = place.layout.picture(near.sha256, near.suffix).read_bytes()
+    shown = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
+    url = picture_url(place.layout.absolute(drawn.path))
+    return Neighbours(drawn.prompt, near.caption, url, image_url(shown), cosine, rank)

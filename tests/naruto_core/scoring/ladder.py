@@ -1,0 +1,82 @@
+"""A ladder of made-up generators whose order is known, and what every metric makes of it.
+
+The drawn world is the truth: 200 drawings of the held-out style to compare with, 300 others that were
+"trained on", and six generators of 176 pictures each, from perfect down to one that copies.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from naruto_core.mini.measure import drawings
+from naruto_core.mini.world import BASE_STYLES, HELD_OUT_STYLE, Scene
+from naruto_core.scoring import copying, samples
+from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.scoring.features import Extractor, Rows, embed_pictures
+from naruto_core.scoring.measure import everything
+
+N = 176
+Pixels = np.ndarray
+RUNGS = ("perfect", "fewer hair colours", "wrong style", "base", "collapsed", "copies")
+WORSE = RUNGS[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Features of the reference, of the training pictures, and of what each generator drew."""
+
+    reference: Rows
+    training: Rows
+    drawn: Mapping[str, Rows]
+
+
+def build_ladder(extractor: Extractor) -> Ladder:
+    """All six generators through `extractor`."""
+
+    def rows(pixels: Pixels) -> Rows:
+        loads: list[Callable[[], Image.Image]] = [lambda p=picture: Image.fromarray(p) for picture in pixels]
+        return embed_pictures(extractor, loads, 64, lambda _: None)
+
+    training = drawings(HELD_OUT_STYLE, 300, 101)[0]
+    fresh, scenes = drawings(HELD_OUT_STYLE, 6 * N, 102)
+    base = np.concatenate([drawings(style, N // 4, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])
+    made = {
+        "perfect": fresh[:N],
+        "fewer hair colours": fresh[[i for i, scene in enumerate(scenes) if _two_colours(scene)][:N]],
+        "wrong style": drawings("flat", N, 107)[0],
+        "base": base,
+        "collapsed": np.repeat(fresh[:8], N // 8, axis=0),
+        "copies": training[:N],
+    }
+    assert all(len(pixels) == N for pixels in made.values())
+    embedded = {name: rows(pixels) for name, pixels in made.items()}
+    return Ladder(rows(drawings(HELD_OUT_STYLE, 200, 100)[0]), rows(training), embedded)
+
+
+def _two_colours(scene: Scene) -> bool:
+    return all(character.hair in ("blond", "red") for character in scene.characters)
+
+
+def climb(ladder: Ladder) -> dict[str, dict[str, float]]:
+    """Every set metric, style closeness and copying of every generator: {metric: {rung: value}}."""
+    found: dict[str, dict[str, float]] = {}
+    for metric in SET_METRICS:
+        reference = ladder.reference[:N] if metric.axis == "overlap" else ladder.reference
+        found[metric.name] = {
+            name: metric.measure(rows, reference)(everything(N)) for name, rows in ladder.drawn.items()
+        }
+    new = samples.nearness(ladder.reference, ladder.training)
+    found["style"] = {n: float(samples.style_closeness(r, ladder.reference).mean()) for n, r in ladder.drawn.items()}
+    found["flagged as copies"] = {
+        name: float((copying.ranks(samples.nearness(rows, ladder.training), new) <= copying.FLAGGED).mean())
+        for name, rows in ladder.drawn.items()
+    }
+    return found
+
+
+def failed(values: Mapping[str, float], better: int) -> list[str]:
+    """The rungs that a metric does not put below the perfect generator; for `better` 0, that it puts no lower."""
+    sign = better or 1
+    return [rung for rung in WORSE if sign * values[rung] >= sign * values["perfect"]]

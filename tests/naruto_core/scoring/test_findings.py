@@ -1,0 +1,88 @@
+"""Each risk found where it was planted, and not found where it was not."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from naruto_core.scoring import findings
+from naruto_core.scoring.blank import is_blank
+from naruto_core.scoring.copying import nearest, ranks
+from naruto_core.scoring.resampling import Difference, Estimate
+
+PROMPTS = [str(i // 4) for i in range(80)]
+
+
+def test_copies_among_the_drawn_pictures_are_found_and_new_pictures_are_not():
+    rng = np.random.default_rng(0)
+    held_out = rng.normal(0.7, 0.05, 200)
+    new, copied = rng.normal(0.7, 0.05, 80), rng.normal(0.7, 0.05, 80)
+    copied[::4] = 0.99
+    assert not findings.find_overfitting("r", new, held_out, PROMPTS, 0, "held-out pictures").warning
+    found = findings.find_overfitting("r", copied, held_out, PROMPTS, 0, "held-out pictures")
+    assert found.warning
+    assert found.figures["flagged"] == pytest.approx(0.25, abs=0.03)
+    assert "look at the nearest pairs" in found.sentence
+
+
+def test_pictures_as_new_as_the_held_out_ones_are_called_copies_in_hardly_any_world():
+    rng = np.random.default_rng(3)
+    worlds = [rng.normal(0.7, 0.05, 280) for _ in range(100)]
+    alarms = [findings.find_overfitting("r", w[:80], w[80:], PROMPTS, 0, "held-out pictures").warning for w in worlds]
+    assert np.mean(alarms) <= 0.05
+
+
+def test_too_few_held_out_pictures_cannot_tell_a_copy():
+    found = findings.find_overfitting("r", np.ones(80), np.ones(50), PROMPTS, 0, "held-out pictures")
+    assert found.warning
+    assert found.sentence == "copying cannot be judged: 50 held-out pictures are too few to compare with."
+
+
+def test_a_rank_is_the_share_of_held_out_pictures_as_near():
+    assert ranks(np.array([0.1, 0.5, 0.9]), [0.2, 0.4, 0.6]).tolist() == [1.0, 0.5, 0.25]
+
+
+def test_the_nearest_training_picture_is_the_one_with_the_largest_cosine():
+    training = np.array([[1.0, 0.0], [0.0, 2.0]])
+    cosines, which = nearest(np.array([[3.0, 1.0], [0.0, 1.0]]), training)
+    assert which.tolist() == [0, 1]
+    assert cosines == pytest.approx([3 / np.sqrt(10), 1.0])
+
+
+def _difference(low: float, high: float) -> Difference:
+    return Difference((low + high) / 2, low, high, 0.01, 40)
+
+
+def test_coming_nearer_by_drawing_less_variety_than_real_pictures_is_a_collapse():
+    nearer, fewer = _difference(-9, -5), _difference(-6, -2)
+    real = Estimate(11, 10, 12)
+    assert findings.find_collapse("r", nearer, fewer, Estimate(6, 5, 7), real).warning
+    assert not findings.find_collapse("r", nearer, fewer, Estimate(11, 9, 13), real).warning  # as varied as real ones
+    assert not findings.find_collapse("r", nearer, _difference(-1, 2), Estimate(6, 5, 7), real).warning
+    assert not findings.find_collapse("r", _difference(-1, 2), fewer, Estimate(6, 5, 7), real).warning
+
+
+def test_the_kind_of_prompt_that_got_worse_is_named():
+    rng = np.random.default_rng(1)
+    base = rng.normal(0.6, 0.02, 80)
+    adapted = base + rng.normal(0, 0.005, 80)
+    adapted[40:] -= 0.1
+    tags = {str(i): ("portrait",) if i < 10 else ("style",) for i in range(20)}
+    found = findings.find_generalisation("r", base, adapted, PROMPTS, tags, 0)
+    assert found.warning
+    assert "style (-0.1" in found.sentence
+    assert "portrait" not in found.sentence
+    assert not findings.find_generalisation("r", base, base, PROMPTS, tags, 0).warning
+
+
+def test_blank_pictures_are_counted_by_model():
+    found = findings.find_blanks("r", {"base": np.zeros(4), "adapted": np.array([0.0, 1.0, 1.0, 0.0])})
+    assert found.sentence == "pictures without content: 2 of adapted."
+    assert not findings.find_blanks("r", {"base": np.zeros(4)}).warning
+
+
+def test_a_picture_of_one_colour_or_cut_off_is_blank_and_a_drawing_is_not():
+    noise = np.random.default_rng(2).integers(60, 200, (32, 32, 3), dtype=np.uint8)
+    cut = np.where(noise > 100, 255, 0).astype(np.uint8)
+    assert [is_blank(Image.new("RGB", (32, 32), colour)) for colour in ("black", "white", "teal")] == [True] * 3
+    assert is_blank(Image.fromarray(np.repeat(cut[..., :1], 3, axis=2)))
+    assert not is_blank(Image.fromarray(noise))
