@@ -125,11 +125,34 @@ def show(name: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def scores(name: RunName, as_json: AsJson = False) -> None:
-    """Show a run's scores with interval, n and what measured them."""
-    from flows.listings import list_scores
+def scores(
+    name: RunName,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write all scores, those of single pictures too: .csv, .parquet."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run's scores with interval, n and what measured them, and the risks that were looked for."""
+    from flows.listings import list_scores, write_scores
 
-    _show(list_scores(name), as_json)
+    if output:
+        print(write_scores(name, output))
+    else:
+        _show(list_scores(name), as_json)
+
+
+@app.command()
+def rescore(name: RunName) -> None:
+    """Measure a finished run again from its kept features; say what moved. Exit 1 if a metric could not be had."""
+    _settle_libraries()
+    from flows.comparing import unmeasured
+    from flows.rescore import rescore as rescore_flow
+
+    rescore_flow(name)
+    if missing := unmeasured(name):
+        print(f"naruto: not measured: {missing}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.listings import Listing, columns
 from naruto_core.scoring.comparison import Comparison
+from naruto_core.scoring.findings import NOT_MEASURED
 from tasks.compare import compare_models
 from tasks.place import working_place
 from tasks.report import write_report
@@ -23,6 +24,13 @@ def write_page(name: str, path: Path) -> Path:
     """The report of one run, written as `path`."""
     with working_place() as place:
         return write_report(place, name, path)
+
+
+def unmeasured(name: str) -> str:
+    """Which metrics of a run could not be had, and why; "" when there is none."""
+    with working_place() as place:
+        found = place.store.findings(place.store.run(name).id)
+    return next((finding.sentence for finding in found if finding.name == NOT_MEASURED), "")
 
 
 def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> str:

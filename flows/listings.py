@@ -3,11 +3,17 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from naruto_core.artifacts import Layout
+from pyarrow import Table
+from pyarrow.csv import write_csv
+from pyarrow.parquet import write_table as write_parquet
+
+from naruto_core.artifacts import Layout, atomic_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Finding, Score, Variant
+from naruto_core.errors import RecipeInvalid
 from naruto_core.report.tables import anchored, digits, tells_base_from_real
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
@@ -106,6 +112,22 @@ def list_scores(name: str) -> Listing:
         sorted({score.method for score in scores})
     )
     return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_told(findings)}".rstrip())
+
+
+def write_scores(name: str, path: Path) -> Path:
+    """All scores of a run, those of single pictures too, as a table file; RecipeInvalid for another kind of file."""
+    writers = {".csv": write_csv, ".parquet": write_parquet}
+    if path.suffix not in writers:
+        raise RecipeInvalid(f"{path}: write to a .csv or a .parquet file.")
+    settings = read_settings()
+    with open_store(settings.database_url) as store:
+        run = store.run(name)
+        found = store.scores(run.id)
+    rows = [_score_row(one) | {"run": run.id, "sample": one.sample_id or "", **one.details} for one in found]
+    columns_of = dict.fromkeys(key for row in rows for key in row)
+    with atomic_file(path) as scratch:
+        writers[path.suffix](Table.from_pydict({key: [row.get(key) for row in rows] for key in columns_of}), scratch)
+    return path
 
 
 def _score_line(one: Score, placed: float | None) -> list[str]:

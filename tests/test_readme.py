@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from flows.profiles import choose_recipe
+from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS
 
 HOUSE = Path(__file__).resolve().parent.parent
 README = (HOUSE / "README.md").read_text()
@@ -44,6 +45,11 @@ def test_the_recipe_excerpts_in_the_readme_are_choices_that_a_recipe_takes():
     assert tokens.new_tokens == {"naruto": "<s0><s1>"}
     assert styles.training.adapters == "per-style"
     assert set(styles.fusion.style_scales) == {"main", *(style.name for style in styles.styles)}
+
+
+def test_the_readme_says_of_every_metric_what_the_catalogue_says():
+    told = [f"| {m.name} | {m.sees} | {m.blind} |" for m in (*SET_METRICS, *SAMPLE_METRICS)]
+    assert [line for line in told if line not in README] == []
 
 
 def test_every_make_target_the_readme_names_exists():

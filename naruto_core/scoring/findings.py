@@ -12,6 +12,7 @@ from naruto_core.scoring.verdict import LEVEL
 
 Vector = NDArray[np.float64]
 RESAMPLES = 1000
+NOT_MEASURED = "not measured"
 LEAST_HELD_OUT = round(1 / copying.FLAGGED) - 1  # fewer cannot tell one in a hundred
 
 
@@ -95,5 +96,5 @@ def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) 
         told = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
         found.append(Finding(run_id, "blind metrics", True, told, {"count": float(len(blind))}))
     if unmeasured:
-        found.append(Finding(run_id, "not measured", True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))
+        found.append(Finding(run_id, NOT_MEASURED, True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))
     return found

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pyarrow.csv import read_csv
+from pyarrow.parquet import read_table
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -118,6 +120,28 @@ def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str
     told = naruto(home, "scores", run_id).stdout
     assert "warning  not measured: precision: " in told
     assert json.loads(naruto(home, "show", run_id, "--json").stdout)["recipe"]["training"]["rank"] == 16
+
+
+def test_scores_are_written_as_a_table_and_measured_again_to_the_same_figures(
+    small_run: tuple[Path, str], naruto: Naruto, tmp_path: Path
+):
+    home, run_id = small_run
+    tables = {}
+    for kind, read in ((".csv", read_csv), (".parquet", read_table)):
+        done = naruto(home, "scores", run_id, "-o", str(tmp_path / f"scores{kind}"))
+        assert done.returncode == 0, done.stderr
+        tables[kind] = read(tmp_path / f"scores{kind}")
+    assert tables[".csv"].num_rows == tables[".parquet"].num_rows > SAMPLES * len(SAMPLE_METRICS)
+    assert {"metric", "value", "low", "high", "n", "extractor", "suite", "seeds", "sample"} <= set(
+        tables[".parquet"].column_names
+    )
+    refused = naruto(home, "scores", run_id, "-o", str(tmp_path / "scores.xlsx"))
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("scores.xlsx: write to a .csv or a .parquet file.\n")
+    again = naruto(home, "rescore", run_id)
+    assert f"{run_id}: nothing moved" in again.stderr
+    assert again.returncode == 1  # six pictures are too few for some metrics, and that is said
+    assert "naruto: not measured: precision: the set of drawn pictures holds 6 pictures" in again.stderr
 
 
 def test_two_models_are_compared_from_kept_features_and_a_report_tells_all_of_it(
