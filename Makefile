@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-growth: install  ## what 10 and 100 times the pictures cost a training; en
 
 bench-generate: install  ## pictures/s of the painter against the plain pipe(prompt) loop; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_generate
+
+bench-score: install  ## whole processes: our scoring, cold and warm, against torch-fidelity; ends with a line of JSON
+	.venv/bin/python -m tests.benchmarks.bench_score
 
 bench-ladder: install  ## which metric fails which made-up generator; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_ladder

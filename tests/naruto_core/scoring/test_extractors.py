@@ -1,19 +1,29 @@
 """Scores against closed forms and libraries that are not ours."""
 
+from pathlib import Path
+
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from PIL import Image
 from scipy import linalg
+from timm.models import save_for_hf
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from naruto_core.errors import NarutoError
+from naruto_core.artifacts import sha256_file
+from naruto_core.errors import ModelUnusable, NarutoError
 from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.fid import fid
 from naruto_core.scoring.frechet import frechet_distance
+from naruto_core.scoring.kernel import kid_measure
+from naruto_core.scoring.measure import everything
 from naruto_core.sdxl import locate
 from tests.naruto_core.conftest import CPU, JUDGE
+from tests.naruto_core.scoring.inception_file import write_random_inception
 
 
 def _textbook_fid(a: np.ndarray, b: np.ndarray) -> float:
@@ -73,3 +83,56 @@ def test_clip_scores_equal_open_clips_own_path():
 def test_an_extractor_that_is_not_there_is_named():
     with pytest.raises(NarutoError, match="no-such-folder"):
         load_extractor("package:naruto_core.mini/no-such-folder", CPU)
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_inception(tmp_path_factory.mktemp("inception") / "inception.pth")
+
+
+def test_inceptions_features_are_torchmetrics_own_and_so_are_fid_and_kid(inception_file: Path):
+    rng = np.random.default_rng(0)
+    drawn, real = (rng.integers(0, 256, (count, 40, 40, 3), dtype=np.uint8) for count in (12, 12))
+    path = str(inception_file)
+    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
+    metrics = [
+        FrechetInceptionDistance(feature_extractor_weights_path=path),
+        KernelInceptionDistance(feature=network, subsets=1, subset_size=12),
+    ]
+    for metric in metrics:
+        for pixels, is_real in ((drawn, False), (real, True)):
+            metric.update(torch.from_numpy(pixels).permute(0, 3, 1, 2), real=is_real)
+    extractor = load_extractor(f"inception:{inception_file}", CPU)
+    assert extractor.id == f"inception:{sha256_file(inception_file)[:16]}-torchmetrics"
+    ours = [
+        embed_pictures(extractor, [lambda p=p: Image.fromarray(p) for p in pixels], 5, lambda _: None)
+        for pixels in (drawn, real)
+    ]
+    assert ours[0].std() > 0.01  # these weights do say something
+    assert fid(*ours) == pytest.approx(float(metrics[0].compute()), rel=1e-3)  # torchmetrics rounds to fp32 on the way
+    kid = kid_measure(*(rows.astype(np.float64) for rows in ours))(everything(12))
+    assert kid == pytest.approx(float(metrics[1].compute()[0]), rel=1e-3, abs=1e-6)
+
+
+def test_a_weights_file_that_would_run_code_is_refused(tmp_path: Path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"weights": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ModelUnusable, match="cannot load the extractor inception:"):
+        _ = load_extractor(f"inception:{tmp_path / 'evil.pth'}", CPU).network
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_timm_folder_is_an_extractor_of_pictures_only(tmp_path: Path):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
+    save_for_hf(model, tmp_path, model_args={"img_size": 32}, safe_serialization=True)
+    extractor = load_extractor(f"timm:{tmp_path}", CPU)
+    rows = embed_pictures(extractor, [lambda: Image.new("RGB", (40, 40), "red")], 1, lambda _: None)
+    assert rows.shape == (1, model.num_features)
+    with pytest.raises(ModelUnusable, match="has no text tower"):
+        embed_texts(extractor, ["a person"])
+    with pytest.raises(ModelUnusable, match=r"give a folder with timm's config\.json"):
+        load_extractor("timm:vit_tiny", CPU)
