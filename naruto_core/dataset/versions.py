@@ -156,7 +156,9 @@ def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
     path = layout.absolute(version.table)
     again = f"ingest {version.source} again."
     try:
-        found = DeltaTable(path, version=version.delta_version).to_pyarrow_table(columns=_SCHEMA.names)
+        table = DeltaTable(path, version=version.delta_version).to_pyarrow_dataset()
+        # in this thread: a process that ends while Arrow's own are about is aborted (apache/arrow#34314)
+        found = table.to_table(columns=_SCHEMA.names, use_threads=False)
     except (DeltaError, TableNotFoundError, OSError, pa.ArrowException) as error:
         raise RecordDamaged(f"dataset {version.id} cannot be read from {path}: {_one_line(error)}; {again}") from error
     rows = [_picture(entry) for batch in found.to_batches(_BATCH) for entry in batch.to_pylist()]

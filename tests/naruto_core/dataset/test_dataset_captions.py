@@ -85,6 +85,8 @@ def test_two_captions_of_the_same_bytes_are_compared_with_each_other():
         ("two people, one with black hair and one with blond hair", []),
         ("a man with black hair and a woman with blond hair", []),
         ("a person with black eyes, hair in a bun, blond", []),
+        ("a girl in red with hair in a bun, black hair", []),  # the red is not of the hair
+        ("a person with black hair eyes closed, green eyes", []),
     ],
 )
 def test_one_character_has_one_colour_of_each(caption: str, told: list[str]):
