@@ -1,10 +1,11 @@
-"""What `naruto compare` shows."""
+"""What `naruto compare` shows, and the page that `naruto report` writes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from flows.listings import Listing, columns
+from naruto_core.report.tables import digits
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
 from tasks.compare import compare_models
@@ -17,7 +18,7 @@ def list_comparison(first: str, second: str) -> Listing:
     with working_place() as place:
         found = compare_models(place, first, second)
     rows = [asdict(one) | {"verdict": str(one.verdict)} for one in found]
-    return Listing(rows, comparison_table(found, ("first", "second")))
+    return Listing(rows, comparison_table(found))
 
 
 def write_page(name: str, path: Path) -> Path:
@@ -33,9 +34,9 @@ def unmeasured(name: str) -> str:
     return next((finding.sentence for finding in found if finding.name == NOT_MEASURED), "")
 
 
-def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> str:
+def comparison_table(found: Sequence[Comparison]) -> str:
     """Primary metrics first; the rest is exploratory."""
-    head = ["metric", *names, "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
+    head = ["metric", "first", "second", "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
     parts: list[str] = []
     for primary, title in ((True, "primary: named in the recipe"), (False, "exploratory")):
         lines = [head, *(_line(one) for one in found if one.primary is primary)]
@@ -45,8 +46,8 @@ def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> str
 
 
 def _line(one: Comparison) -> list[str]:
-    digits = 1 if one.metric in ("fid", "fd") else 3
-    found = one.difference
-    interval = f"{found.low:+.{digits}f} … {found.high:+.{digits}f}"
-    shown = [one.metric, f"{one.first:.{digits}f}", f"{one.second:.{digits}f}", f"{found.value:+.{digits}f}", interval]
+    places, found = digits(one.metric), one.difference
+    first, second = (f"{value:.{places}f}" for value in (one.first, one.second))
+    change, low, high = (f"{value:+.{places}f}" for value in (found.value, found.low, found.high))
+    shown = [one.metric, first, second, change, f"{low} … {high}"]
     return [*shown, f"{one.p:.3f}", str(one.n), str(one.verdict)]

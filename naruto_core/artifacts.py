@@ -153,8 +153,10 @@ class Layout:
     def sample(self, run_id: str, sample_id: str) -> Path:
         return self.run(run_id) / "samples" / f"{sample_id}.png"
 
-    def embeddings(self, run_id: str, variant: str, extractor: str) -> Path:
-        return self.run(run_id) / "embeddings" / f"{variant}-{extractor.rpartition(':')[2][:16]}.safetensors"
+    @property
+    def embeddings(self) -> Path:
+        """What networks said of pictures and texts, for all runs; can be computed again."""
+        return self.root / "cache" / "embeddings.db"
 
     def contact_sheet(self, run_id: str) -> Path:
         return self.run(run_id) / "contact-sheet.png"

@@ -17,9 +17,13 @@ from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_training import Precision, Section, TrainingSection
 
 METRIC_NAMES = frozenset(
-    "fid kid cmmd mmd precision density recall coverage vendi fd clip clip-content style copying blank".split()
+    "fid kid cmmd mmd precision density recall coverage vendi fd "
+    "clip clip-content style copying blank preference aesthetic".split()
 )
 MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
+
+
+ReferencePart = Literal["held-out", "training"]
 
 
 class ModelSection(Section):
@@ -97,7 +101,23 @@ class ScoringSection(Section):
     )
     pair_extractor: str = Field(description="open_clip model for the CLIP score: package:, folder, or name/pretrained.")
     more_set_extractors: tuple[str, ...] = Field(
-        (), description="Further networks whose Fréchet distance is wanted too (fd), e.g. timm:<folder of DINOv2>."
+        (),
+        description="Further networks whose Fréchet distance is wanted too (fd), e.g. timm:<folder of DINOv2> or "
+        "timm:<owner>/<name>@<commit>.",
+    )
+    reference: ReferencePart = Field(
+        "held-out",
+        description="What set scores compare with: the pictures kept out of training, or (a larger set) those trained "
+        "on. Whichever it is not stands for a perfect model.",
+    )
+    preference_model: str | None = Field(
+        None,
+        description="open_clip model of people's preferences, named like pair_extractor: adds preference.",
+    )
+    aesthetic_head: str | None = Field(
+        None,
+        description="Safetensors file with weight (1, d) and bias (1), a linear head on the pair extractor's features "
+        "of length one; adds the metric aesthetic.",
     )
     primary: tuple[str, ...] = Field(
         ("mmd", "clip-content"), description="Metrics that verdicts rest on, named beforehand; the rest is exploratory."

@@ -41,7 +41,7 @@ class ValidationSection(Section):
 
 
 class CheckpointSection(Section):
-    """Every N steps: the adapter as it is then, a sample sheet with the base's pictures as control, a CLIP score."""
+    """Every N steps: the adapter as it is then, a sample sheet with the base's pictures as control, two scores."""
 
     checkpointing_steps: int = Field(100, ge=1, description="Optimizer steps between two sample sheets.")
     prompts: int = Field(4, ge=1, le=64, description="The first N prompts of the suite, one picture each.")

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from naruto_core.dataset.captions import (
     CaptionFinding,
     CaptionSummary,
@@ -13,18 +11,16 @@ from naruto_core.dataset.captions import (
     summarise_captions,
 )
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.device_lock import hold_device
-from naruto_core.domain import DatasetVersion, Picture
-from naruto_core.errors import NotRecorded, RecordDamaged
+from naruto_core.domain import DatasetVersion, Finding, Picture
+from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.store.records import Store
 from tasks.embed import real_features, text_features
-from tasks.place import Place, working_place
-from tasks.reporting import say
+from tasks.place import Place, to_ourselves, working_place
 
-_TEXTS_AT_A_TIME = 256  # embedded together; a text tower's memory grows with them
+NOISY = 0.05  # share of captions that look wrong from which a run carries a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +44,29 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
         dataset = find_dataset(place.store, name)
         pictures = read_pictures(place.layout, dataset)
         extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, place.device)
-        try:
-            similarity = None if extractor is None else _similarity(place, dataset, pictures, recipe, extractor)
-        except FileNotFoundError as error:
-            raise RecordDamaged(f"the picture {error.filename} is gone: ingest {dataset.source} again.") from error
+        similarity = None if extractor is None else _similarity(place, dataset, pictures, recipe, extractor)
+    return _audit(dataset, pictures, similarity, extractor)
+
+
+def find_caption_noise(place: Place, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
+    """How much of what a run was taught may be wrong, as a finding on the run."""
+    pictures = read_pictures(place.layout, dataset)
+    extractor = load_extractor(recipe.scoring.pair_extractor, place.device)
+    found = _audit(dataset, pictures, _similarity(place, dataset, pictures, recipe, extractor), extractor).summary
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.counts.items() if count)
+    told = (
+        f"{found.flagged} of {found.n} captions ({found.share:.1%}) look wrong: {kinds}; "
+        f"`naruto captions {dataset.id}` lists them."
+        if found.flagged
+        else f"none of {found.n} captions looks wrong."
+    )
+    figures = {str(kind): float(count) for kind, count in found.counts.items()} | {"share": found.share}
+    return Finding(run_id, "caption noise", found.share > NOISY, told, figures)
+
+
+def _audit(
+    dataset: DatasetVersion, pictures: Sequence[Picture], similarity: Similarity | None, extractor: Extractor | None
+) -> CaptionAudit:
     findings = audit_captions(pictures, similarity)
     summary = summarise_captions(pictures, findings, similarity, extractor.id if extractor else "")
     return CaptionAudit(dataset, tuple(pictures), tuple(findings), summary)
@@ -62,12 +77,9 @@ def _similarity(
 ) -> Similarity:
     """The cosine of each picture with its caption."""
     captions = sorted({picture.caption for picture in pictures})
-    with hold_device(place.settings.locks, str(place.device), f"captions {dataset.id}", _wait):
-        shown = real_features(
-            place, dataset, pictures, extractor, recipe.generation.resolution, recipe.scoring.batch_size
-        )
-        parts = range(0, len(captions), _TEXTS_AT_A_TIME)
-        said = np.concatenate([text_features(place, captions[at : at + _TEXTS_AT_A_TIME], extractor) for at in parts])
+    with to_ourselves(place, f"captions {dataset.id}"):
+        shown = real_features(place, pictures, extractor, recipe.generation.resolution, recipe.scoring.batch_size)
+        said = text_features(place, captions, extractor)
     row = {caption: i for i, caption in enumerate(captions)}
     return cosines(shown, said[[row[picture.caption] for picture in pictures]])
 
@@ -83,7 +95,3 @@ def find_dataset(store: Store, name: str) -> DatasetVersion:
         shown = ", ".join(f"{one.id} ({one.source})" for one in known[:5]) or "none yet"
         raise NotRecorded(f"there is no dataset {name!r}: bring it in with `naruto ingest`; recorded are {shown}.")
     return max(found, key=lambda one: one.delta_version)
-
-
-def _wait(holder: str) -> None:
-    say(f"waiting: the device is busy with {holder}")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from naruto_core import sdxl
-from naruto_core.domain import PromptSuite
+from naruto_core.domain import Picture, PromptSuite, Split
 from naruto_core.generation import Job, Painter, save_picture
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import CheckpointSection
-from naruto_core.scoring import alignment
+from naruto_core.scoring import alignment, copying, samples
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
 from naruto_core.sheet import SheetBlock, write_sheet
 from naruto_core.training.output import write_files
 from naruto_core.training.weights import Weights
+from tasks.embed import real_features
 from tasks.place import Place
 
 if TYPE_CHECKING:
@@ -38,9 +39,13 @@ class CheckpointLook:
         recipe: Recipe,
         section: CheckpointSection,
         suite: PromptSuite,
+        pictures: Sequence[Picture],
         folder: Path,
     ) -> None:
         self.place, self.recipe, self.section = place, recipe, section
+        self.new, self.trained_on = (
+            [p for p in pictures if p.split is split] for split in (Split.REFERENCE, Split.TRAIN)
+        )
         self.folder = folder  # of all checkpoints of this adapter; each step has one below it
         self.prompts, self.seed = suite.prompts[: section.prompts], suite.seeds[0]
         self.control = self._paths(folder / "base")
@@ -80,12 +85,24 @@ class CheckpointLook:
         # loaded anew each time: between two looks the memory is training's
         extractor = load_extractor(self.recipe.scoring.pair_extractor, self.place.device)
         texts = embed_texts(extractor, [p.text for p in self.prompts])
-        return {"clip_score": float(np.mean(alignment.cosines(_features(extractor, paths), texts)))}
+        rows = _features(extractor, paths)
+        return {
+            "clip_score": float(np.mean(alignment.cosines(rows, texts))),
+            "copying_rank": self._copying_rank(extractor, rows),
+        }
+
+    def _copying_rank(self, extractor: Extractor, rows: Rows) -> float:
+        """The median of the pictures' ranks among new pictures, by nearness to training pictures: low is near."""
+        size, batch = self.recipe.generation.resolution, self.recipe.scoring.batch_size
+        training = real_features(self.place, self.trained_on, extractor, size, batch)
+        new = real_features(self.place, self.new, extractor, size, batch) if self.new else None
+        marks = samples.nearness_of_new(new, training)
+        return float(np.median(copying.ranks(samples.nearness(rows, training), marks)))
 
 
 def _features(extractor: Extractor, paths: Sequence[Path]) -> Rows:
     loads = [partial(_opened, path) for path in paths]
-    return embed_pictures(extractor, loads, len(loads), lambda _done: None)
+    return np.concatenate(list(embed_pictures(extractor, loads, len(loads))))
 
 
 def _opened(path: Path) -> "Image":

@@ -1,41 +1,65 @@
-"""Embed: features of pictures and texts, computed once and kept in files under what they were computed from.
+"""Embed: features of pictures and texts, computed once and kept under what they were computed from.
 
-Kept in half precision, and used so from the first time on: figures are the same, just computed or read again.
+Each batch is kept as soon as it is there, so that a killed scoring goes on where it was; another run, or a dataset
+version that shares pictures with this one, computes none of them again. Kept in half precision and used so from the
+first time on: figures are the same, just computed or read again.
 """
 
 import hashlib
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from naruto_core.artifacts import atomic_file, sha256_file
+from naruto_core.artifacts import sha256_file
 from naruto_core.dataset.prepare import prepare
-from naruto_core.domain import DatasetVersion, Picture, Progress, Run, Sample, Variant
+from naruto_core.domain import Picture, Sample
 from naruto_core.errors import RecordDamaged
 from naruto_core.scoring.blank import is_blank
-from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts
+from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts
+from naruto_core.store.embeddings import Embedded, Embeddings
 from tasks.place import Place
-from tasks.reporting import reporter
+from tasks.reporting import pace
 
 Load = Callable[[], Image.Image]
-_FORMAT = 2  # of the kept files
+Rows = NDArray[np.float16]
+_TEXTS_AT_ONCE = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Features (n, d) of pictures, and which of them (n,) are without content."""
+def sample_features(
+    place: Place, samples: Sequence[Sample], extractor: Extractor, batch_size: int, stage: str
+) -> Embedded:
+    """Features of `samples`, in their order, and which of them are blank."""
+    loads = {sample.sha256: partial(_open, place, sample) for sample in samples}
+    return _embedded(place, [sample.sha256 for sample in samples], loads, extractor, batch_size, stage)
 
-    rows: Rows
-    blank: NDArray[np.bool_]
+
+def real_features(
+    place: Place, pictures: Sequence[Picture], extractor: Extractor, resolution: int, batch_size: int
+) -> Rows:
+    """Features of `pictures` of a dataset version, prepared as training saw them."""
+    contents = [f"{picture.sha256}@{resolution}" for picture in pictures]
+    loads = {
+        content: partial(_open_real, place, picture, resolution)
+        for content, picture in zip(contents, pictures, strict=True)
+    }
+    return _embedded(place, contents, loads, extractor, batch_size, "score real").features
+
+
+def text_features(place: Place, texts: Sequence[str], extractor: Extractor) -> Rows:
+    """Features (n, d) of `texts`; ModelUnusable for an extractor without a text tower."""
+    contents = [f"text:{hashlib.sha256(text.encode()).hexdigest()}" for text in texts]
+    by_content = dict(zip(contents, texts, strict=True))
+    with Embeddings(place.layout.embeddings) as kept:
+        missing = kept.missing(extractor.id, contents)
+        for start in range(0, len(missing), _TEXTS_AT_ONCE):
+            part = missing[start : start + _TEXTS_AT_ONCE]
+            rows = embed_texts(extractor, [by_content[content] for content in part])
+            kept.add(extractor.id, part, rows, [False] * len(part))
+        return kept.read(extractor.id, contents).features
 
 
 def _open(place: Place, sample: Sample) -> Image.Image:
@@ -49,80 +73,37 @@ def _open(place: Place, sample: Sample) -> Image.Image:
 
 
 def _open_real(place: Place, picture: Picture, resolution: int) -> Image.Image:
-    data = place.layout.picture(picture.sha256, picture.suffix).read_bytes()
+    path = place.layout.picture(picture.sha256, picture.suffix)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise RecordDamaged(f"the picture {place.layout.relative(path)} is gone: ingest its dataset again.") from None
     return Image.fromarray(prepare(data, (resolution, resolution)).pixels)
 
 
-def sample_features(
-    place: Place, run: Run, variant: Variant, samples: Sequence[Sample], extractor: Extractor, batch_size: int
-) -> Embedded:
-    """Features of the run's `samples` of `variant`, in their order."""
-    path = place.layout.embeddings(run.id, variant, extractor.id)
-    loads = [partial(_open, place, sample) for sample in samples]
-    return _kept(path, [s.sha256 for s in samples], loads, extractor, batch_size, f"score {variant}")
+@dataclass(slots=True)
+class _Look:
+    """Opens pictures and notes, by content, which are blank."""
 
+    loads: Mapping[str, Load]
+    blank: dict[str, bool]
 
-def real_features(
-    place: Place,
-    dataset: DatasetVersion,
-    pictures: Sequence[Picture],
-    extractor: Extractor,
-    resolution: int,
-    batch_size: int,
-) -> Rows:
-    """Features of `pictures` of a dataset version, prepared as training saw them."""
-    contents = [picture.sha256 for picture in pictures]
-    key = hashlib.sha256(f"{dataset.id}/{resolution}/{extractor.id}/{contents}".encode()).hexdigest()[:24]
-    loads = [partial(_open_real, place, picture, resolution) for picture in pictures]
-    path = place.layout.cache(f"real-{key}.safetensors")
-    return _kept(path, contents, loads, extractor, batch_size, "score real").rows
-
-
-def text_features(place: Place, texts: Sequence[str], extractor: Extractor) -> Rows:
-    """Features (n, d) of `texts`; ModelUnusable for an extractor without a text tower."""
-    key = hashlib.sha256(json.dumps([extractor.id, list(texts)]).encode()).hexdigest()[:24]
-    path = place.layout.cache(f"texts-{key}.safetensors")
-    if not path.exists():
-        with atomic_file(path) as scratch:
-            save_file({"features": embed_texts(extractor, texts)}, scratch)
-    with safe_open(path, framework="np") as file:
-        return file.get_tensor("features").astype(np.float32)
-
-
-def _identity(extractor: str, contents: Sequence[str]) -> str:
-    return json.dumps({"format": _FORMAT, "extractor": extractor, "pictures": list(contents)})
-
-
-def _read(path: Path, wanted: str) -> Embedded | None:
-    if not path.exists():
-        return None
-    with safe_open(path, framework="np") as file:
-        if (file.metadata() or {}).get("of") != wanted:
-            return None
-        return Embedded(file.get_tensor("features").astype(np.float32), file.get_tensor("blank"))
-
-
-def _kept(
-    path: Path, contents: Sequence[str], loads: Sequence[Load], extractor: Extractor, batch_size: int, stage: str
-) -> Embedded:
-    """The features at `path` when they are of exactly these pictures; otherwise computed, and kept there."""
-    wanted = _identity(extractor.id, contents)
-    if known := _read(path, wanted):
-        return known
-    report, began = reporter(), time.monotonic()
-    blank: list[bool] = []
-
-    def looked_at(load: Load) -> Image.Image:
-        picture = load()
-        blank.append(is_blank(picture))
+    def __call__(self, content: str) -> Image.Image:
+        picture = self.loads[content]()
+        self.blank[content] = is_blank(picture)
         return picture
 
-    def done(count: int) -> None:
-        spent = time.monotonic() - began
-        report(Progress(stage, count, len(loads), "picture", spent, spent / count * (len(loads) - count)))
 
-    rows = embed_pictures(extractor, [partial(looked_at, load) for load in loads], batch_size, done)
-    half = rows.astype(np.float16)
-    with atomic_file(path) as scratch:
-        save_file({"features": half, "blank": np.array(blank)}, scratch, metadata={"of": wanted})
-    return Embedded(half.astype(np.float32), np.array(blank))
+def _embedded(
+    place: Place, contents: Sequence[str], loads: Mapping[str, Load], extractor: Extractor, batch_size: int, stage: str
+) -> Embedded:
+    """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
+    with Embeddings(place.layout.embeddings) as kept:
+        if missing := kept.missing(extractor.id, contents):
+            look, done, report = _Look(loads, {}), 0, pace(stage, len(missing), "picture")
+            for rows in embed_pictures(extractor, [partial(look, content) for content in missing], batch_size):
+                part = missing[done : done + len(rows)]
+                kept.add(extractor.id, part, rows, [look.blank.pop(content) for content in part])
+                done += len(rows)
+                report(done)
+        return kept.read(extractor.id, contents)

@@ -1,17 +1,19 @@
 """Gather: everything that a run's scores are computed from. No model runs when all features are kept already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from pathlib import Path
 
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Picture, PromptSuite, Run, Sample, Split, Variant
-from naruto_core.recipe import Recipe
+from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Run, Sample, Split, Variant
+from naruto_core.recipe import Recipe, ReferencePart
+from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.evidence import Evidence
-from naruto_core.scoring.features import Extractor, Rows, load_extractor
+from naruto_core.scoring.extras import Extra, load_head
+from naruto_core.scoring.features import Extractor, load_extractor
+from naruto_core.scoring.measure import Features
 from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.store.embeddings import Embedded
 from naruto_core.training.conditioning import join_caption
 from tasks.embed import real_features, sample_features, text_features
 from tasks.place import Place
@@ -19,11 +21,16 @@ from tasks.place import Place
 
 @dataclass(frozen=True, slots=True)
 class RealPictures:
-    """A dataset version's pictures by what they are for; `held_out` is False when all were trained on."""
+    """A dataset version's pictures by what they are for.
+
+    `reference` is compared with, `perfect` stands for what a perfect model would draw. Of either, those that were not
+    trained on are `new`: all of one of them, or none.
+    """
 
     reference: tuple[Picture, ...]
-    training: tuple[Picture, ...]
-    held_out: bool
+    perfect: tuple[Picture, ...]
+    trained_on: tuple[Picture, ...]
+    new: tuple[Picture, ...]
 
 
 def in_order(samples: Sequence[Sample], suite: PromptSuite) -> tuple[Sample, ...]:
@@ -32,57 +39,96 @@ def in_order(samples: Sequence[Sample], suite: PromptSuite) -> tuple[Sample, ...
     return tuple(sorted(samples, key=lambda s: (seeds.index(s.seed), prompts.index(s.prompt))))
 
 
-def real_pictures(place: Place, dataset: DatasetVersion, drawn: int) -> RealPictures:
-    """The held-out part is the reference; where nothing is held out, all but as many pictures as were `drawn`.
+def real_pictures(place: Place, dataset: DatasetVersion, wanted: ReferencePart, drawn: int) -> RealPictures:
+    """The held-out or the training part is the reference, and the other one what a perfect model would draw.
 
-    Those are what real pictures are shown by ("real"); at most half of all.
+    Where nothing is held out, as many pictures as were `drawn`, at most half of all, are left out of the reference.
     """
-    pictures = sorted(read_pictures(place.layout, dataset), key=lambda picture: picture.sha256)
-    reference = tuple(p for p in pictures if p.split is Split.REFERENCE)
-    if reference:
-        return RealPictures(reference, tuple(p for p in pictures if p.split is Split.TRAIN), held_out=True)
-    aside = min(drawn, len(pictures) // 2)
-    return RealPictures(tuple(pictures[aside:]), tuple(pictures[:aside]), held_out=False)
+    pictures = tuple(sorted(read_pictures(place.layout, dataset), key=lambda picture: picture.sha256))
+    new, trained_on = (tuple(p for p in pictures if p.split is split) for split in (Split.REFERENCE, Split.TRAIN))
+    if not new:
+        aside = min(drawn, len(pictures) // 2)
+        return RealPictures(pictures[aside:], pictures[:aside], pictures, ())
+    reference, perfect = (new, trained_on) if wanted == "held-out" else (trained_on, new)
+    return RealPictures(reference, perfect, trained_on, new)
 
 
 def gather(place: Place, run: Run, recipe: Recipe, suite: PromptSuite, dataset: DatasetVersion) -> RunFeatures:
     """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe."""
-    section, resolution = recipe.scoring, recipe.generation.resolution
-    recorded = place.store.samples(run.id)
+    section, recorded = recipe.scoring, place.store.samples(run.id)
     samples = {v: in_order([s for s in recorded if s.variant is v], suite) for v in Variant}
     samples = {variant: rows for variant, rows in samples.items() if rows}
-    prompts = [sample.prompt for sample in next(iter(samples.values()))]
-    real = real_pictures(place, dataset, len(prompts))
-    blank: dict[Variant, NDArray[np.bool_]] = {}
-
-    def evidence(extractor: Extractor) -> Evidence:
-        drawn: dict[Variant, Rows] = {}
-        for variant, rows in samples.items():
-            found = sample_features(place, run, variant, rows, extractor, section.batch_size)
-            drawn[variant], blank[variant] = found.rows, found.blank
-        kinds = [
-            real_features(place, dataset, part, extractor, resolution, section.batch_size)
-            for part in (real.reference, real.training)
-        ]
-        return Evidence(extractor.id, prompts, drawn, *kinds)
-
+    slugs = [sample.prompt for sample in next(iter(samples.values()))]
+    by_slug = {prompt.slug: prompt for prompt in suite.prompts}
+    real = real_pictures(place, dataset, section.reference, len(slugs))
+    material = _Material(
+        place=place,
+        recipe=recipe,
+        samples=samples,
+        asked=[by_slug[slug] for slug in slugs],
+        real=real,
+    )
     sets = load_extractor(section.set_extractor, place.device)
     same = section.pair_extractor == section.set_extractor
     pairs = sets if same else load_extractor(section.pair_extractor, place.device)
-    of_sets = evidence(sets)
-    by_slug = {prompt.slug: prompt for prompt in suite.prompts}
-    asked = [by_slug[slug] for slug in prompts]
+    of_sets = material.evidence(sets)
     return RunFeatures(
         samples=samples,
         sets=of_sets,
-        pairs=of_sets if same else evidence(pairs),
-        more=tuple(evidence(load_extractor(name, place.device)) for name in section.more_set_extractors),
-        texts=text_features(place, [p.text for p in asked], pairs),
-        contents=text_features(place, [p.content for p in asked], pairs),
-        captions=text_features(
-            place, [join_caption(recipe.training.instance_prompt, p.caption) for p in real.training], pairs
-        ),
-        training=of_sets.real if real.held_out else np.concatenate([of_sets.reference, of_sets.real]),
-        held_out=real.held_out,
-        blank=blank,
+        pairs=of_sets if same else material.evidence(pairs),
+        more=tuple(material.evidence(load_extractor(name, place.device)) for name in section.more_set_extractors),
+        texts=material.texts(pairs),
+        contents=text_features(place, [prompt.content for prompt in material.asked], pairs),
+        captions=material.captions(pairs),
+        training=material.of_real(real.trained_on, sets),
+        new=material.of_real(real.new, sets) if real.new else None,
+        blank={variant: material.of_drawn(variant, sets).blank for variant in samples},
+        extras=material.extras(pairs),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What there is to embed: samples by variant, the prompts asked for row by row, real pictures."""
+
+    place: Place
+    recipe: Recipe
+    samples: Mapping[Variant, tuple[Sample, ...]]
+    asked: Sequence[Prompt]
+    real: RealPictures
+
+    def of_drawn(self, variant: Variant, extractor: Extractor) -> Embedded:
+        rows, size = self.samples[variant], self.recipe.scoring.batch_size
+        return sample_features(self.place, rows, extractor, size, f"score {variant}")
+
+    def of_real(self, pictures: Sequence[Picture], extractor: Extractor) -> Features:
+        resolution, size = self.recipe.generation.resolution, self.recipe.scoring.batch_size
+        return real_features(self.place, pictures, extractor, resolution, size)
+
+    def evidence(self, extractor: Extractor) -> Evidence:
+        drawn = {variant: self.of_drawn(variant, extractor).features for variant in self.samples}
+        kinds = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
+        return Evidence(extractor.id, [prompt.slug for prompt in self.asked], drawn, *kinds)
+
+    def texts(self, extractor: Extractor) -> Features:
+        return text_features(self.place, [prompt.text for prompt in self.asked], extractor)
+
+    def captions(self, extractor: Extractor) -> Features:
+        phrase = self.recipe.training.instance_prompt
+        return text_features(self.place, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
+
+    def extras(self, pairs: Extractor) -> dict[str, Extra]:
+        """Metrics of the recipe's own choice."""
+        section, found = self.recipe.scoring, dict[str, Extra]()
+        if section.preference_model:
+            judge = load_extractor(section.preference_model, self.place.device)
+            texts = self.texts(judge)
+            values = {variant: cosines(self.of_drawn(variant, judge).features, texts) for variant in self.samples}
+            values[Variant.REAL] = cosines(self.of_real(self.real.perfect, judge), self.captions(judge))
+            found["preference"] = Extra(judge.id, values)
+        if section.aesthetic_head:
+            head = load_head(Path(section.aesthetic_head))
+            values = {variant: head(self.of_drawn(variant, pairs).features) for variant in self.samples}
+            values[Variant.REAL] = head(self.of_real(self.real.perfect, pairs))
+            found["aesthetic"] = Extra(f"{pairs.id}+{head.id}", values)
+        return found

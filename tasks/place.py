@@ -1,7 +1,7 @@
 """Where a task works: the store, the folders, the device of this machine, and whose turn it is."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -51,12 +51,12 @@ def recording(run: Run, verb: str) -> Iterator[Place]:
 @contextmanager
 def working_on(run: Run, verb: str) -> Iterator[Place]:
     """The same, with the device to ourselves."""
-    with (
-        recording(run, verb) as place,
-        hold_device(place.settings.locks, str(place.device), f"{verb} {run.id}", _wait),
-    ):
+    with recording(run, verb) as place, to_ourselves(place, f"{verb} {run.id}"):
         yield place
 
 
-def _wait(holder: str) -> None:
-    say(f"waiting: the device is busy with {holder}")
+def to_ourselves(place: Place, what: str) -> AbstractContextManager[None]:
+    """The device for `what` alone; says whom it waits for."""
+    return hold_device(
+        place.settings.locks, str(place.device), what, lambda holder: say(f"waiting: the device is busy with {holder}")
+    )

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,13 @@ from naruto_core.dataset.imagefolder import METADATA
 from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.recaption import BEAMS, MAX_TOKENS, Captioner, load_captioner, recaption
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.device_lock import hold_device
-from naruto_core.domain import DatasetVersion, Picture, Progress
+from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.recipe import Recipe
 from tasks.captions import check_captions, find_dataset
 from tasks.ingest import ingest
-from tasks.place import Place, working_place
-from tasks.reporting import reporter, say
+from tasks.place import Place, to_ourselves, working_place
+from tasks.reporting import pace
 
 _BATCH = 8  # pictures captioned together
 _KEPT_EVERY = 8 * _BATCH  # a killed command loses at most so many captions
@@ -59,7 +57,7 @@ def recaption_dataset(
         captioner = load_captioner(model, revision, place.device)
         pictures = read_pictures(place.layout, before)
         wanted = _flagged(before, recipe) if only_flagged else set(pictures)
-        with hold_device(place.settings.locks, str(place.device), f"recaption {before.id}", _wait):
+        with to_ourselves(place, f"recaption {before.id}"):
             captions = _captions(place, captioner, [p for p in pictures if p in wanted])
         rows = _changed(pictures, wanted, captions)
         folder = (folder or place.layout.cache(f"recaptioned-{_digest([_facts(row) for row in rows])}")).absolute()
@@ -84,7 +82,7 @@ def _captions(place: Place, captioner: Captioner, pictures: Sequence[Picture]) -
     path = place.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
     known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
     distinct = list({p.sha256: p for p in pictures if p.sha256 not in known}.values())
-    report = _pace(len(distinct))
+    report = pace("recaption", len(distinct), "picture")
     for start in range(0, len(distinct), _KEPT_EVERY):
         part = distinct[start : start + _KEPT_EVERY]
         loads = [partial(_open, place.layout, picture) for picture in part]
@@ -92,16 +90,6 @@ def _captions(place: Place, captioner: Captioner, pictures: Sequence[Picture]) -
         known |= dict(zip((picture.sha256 for picture in part), said, strict=True))
         write_atomically(path, json.dumps(known).encode())
     return known
-
-
-def _pace(total: int) -> Callable[[int], None]:
-    report, began = reporter(), time.monotonic()
-
-    def done(count: int) -> None:
-        spent = time.monotonic() - began
-        report(Progress("recaption", count, total, "picture", spent, spent / count * (total - count)))
-
-    return done
 
 
 def _open(layout: Layout, picture: Picture) -> Image.Image:
@@ -156,7 +144,3 @@ def _facts(row: Picture) -> list[str]:
 
 def _digest(what: object) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-
-
-def _wait(holder: str) -> None:
-    say(f"waiting: the device is busy with {holder}")

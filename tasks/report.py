@@ -29,8 +29,7 @@ def write_report(place: Place, name: str, path: Path) -> Path:
     samples = [sample for sample in place.store.samples(run.id) if sample.seed == suite.seeds[0]]
     both = {Variant.BASE, Variant.ADAPTED} <= features.samples.keys()
     sides = (Side(v.value, features, v) for v in (Variant.BASE, Variant.ADAPTED))
-    real = real_pictures(place, dataset, len(features.prompts()))
-    training = real.training if real.held_out else (*real.reference, *real.training)
+    real = real_pictures(place, dataset, recipe.scoring.reference, len(features.prompts()))
     facts = ReportFacts(
         run=run,
         suite=suite,
@@ -39,7 +38,7 @@ def write_report(place: Place, name: str, path: Path) -> Path:
         comparisons=compare(*sides, recipe.scoring) if both else [],
         steps=place.store.steps(run.id),
         pictures={(s.prompt, s.variant): place.layout.absolute(s.path) for s in samples},
-        neighbours=_neighbours(place, features, training, recipe.generation.resolution),
+        neighbours=_neighbours(place, features, real.trained_on, recipe.generation.resolution),
     )
     write_atomically(path, report_page(facts).encode())
     return path

@@ -45,6 +45,17 @@ def reporter() -> Callable[[Progress], None]:
     return report
 
 
+def pace(stage: str, total: int, unit: str) -> Callable[[int], None]:
+    """The same for work whose units take about equally long: to be told how many of `total` are done."""
+    report, began = reporter(), time.monotonic()
+
+    def done(count: int) -> None:
+        spent = time.monotonic() - began
+        report(Progress(stage, count, total, unit, spent, spent / count * (total - count)))
+
+    return done
+
+
 def _terminal() -> Callable[[Progress, bool], None]:
     live, last = sys.stderr.isatty(), 0.0
 

@@ -7,6 +7,7 @@ from prefect import task
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant
 from naruto_core.recipe import Recipe, ScoringSection
 from naruto_core.scoring.assessment import assess
+from tasks.captions import find_caption_noise
 from tasks.gather import gather
 from tasks.place import working_on
 
@@ -16,10 +17,10 @@ def score(run: Run, recipe: Recipe, suite: PromptSuite, dataset: DatasetVersion)
     """Measure the run; the number of scores kept. Embeddings that are already there are not computed again."""
     with working_on(run, "score") as place:
         features = gather(place, run, recipe, suite, dataset)
-        reference = f"{dataset.id}:{len(features.sets.reference)}"
-        found = assess(features, suite, recipe.scoring, _ruler(run, recipe.scoring, suite, reference))
+        found = assess(features, suite, recipe.scoring, _ruler(run, recipe.scoring, suite, dataset.id))
         place.store.add_scores(found.scores)
-        place.store.add_findings(run.id, found.findings)
+        noise = find_caption_noise(place, run.id, dataset, recipe)
+        place.store.add_findings(run.id, [*found.findings, noise])
     return len(found.scores)
 
 

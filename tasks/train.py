@@ -8,6 +8,7 @@ from prefect import task
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_file
+from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
 from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
@@ -71,7 +72,8 @@ def _fit(
     drawn = wanted and class_pictures(place, recipe.model, wanted, recipe.generation, section.seed)
     looks, folder = section.checkpoints, layout.checkpoints(run.id, name)
     # before the pipeline: the base that draws the control pictures is gone again when training's own is loaded
-    look = looks and CheckpointLook(place, recipe, looks, suite, folder)
+    pictures = [picture for style in styles for picture in read_pictures(layout, style.dataset)]
+    look = looks and CheckpointLook(place, recipe, looks, suite, pictures, folder)
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, place.device)
     stages = Material(place, pipeline, recipe).stages(styles, drawn)
     call = TrainingCall(recipe, section, tuple(styles), drawn, layout.checkpoint(run.id, name), _identity(run, styles))

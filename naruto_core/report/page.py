@@ -14,6 +14,7 @@ from naruto_core.report.tables import score_lines
 from naruto_core.scoring.comparison import Comparison
 
 WIDE, HIGH, EDGE = 320, 120, 256
+CURVES = ("loss", "validation_loss", "clip_score", "copying_rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def report_page(facts: ReportFacts) -> str:
         rulers=_rulers(facts.scores),
         methods=sorted({score.method for score in facts.scores if score.method}),
         libraries=_libraries(facts.scores),
-        curves=[curve for name in ("loss", "validation_loss", "clip_score") if (curve := _curve(name, facts.steps))],
+        curves=[curve for name in CURVES if (curve := _curve(name, facts.steps))],
         neighbours=facts.neighbours,
         shown=[variant.value for variant in shown],
         sheets=_sheets(facts, shown),

@@ -13,7 +13,7 @@ from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS, SampleMet
 from naruto_core.scoring.discrimination import ENOUGH, Discrimination, discriminate
 from naruto_core.scoring.evidence import Evidence, discrimination, estimate
 from naruto_core.scoring.findings import find_unusable
-from naruto_core.scoring.measure import SetMetric
+from naruto_core.scoring.measure import NOT_NUMBERS, SetMetric
 from naruto_core.scoring.resampling import bootstrap_mean
 from naruto_core.scoring.risks import find_risks
 from naruto_core.scoring.run_features import RunFeatures, Values, Vector
@@ -41,10 +41,13 @@ def assess(features: RunFeatures, suite: PromptSuite, section: ScoringSection, r
             scores += _set_scores(ruler, metric, evidence, section.seed)
         except NarutoError as error:
             unmeasured.append(f"{metric.name}: {error}")
-    values = features.values()
-    alone = replace(ruler, reference="")  # a picture is judged by itself
-    for metric in SAMPLE_METRICS:
-        scores += _sample_scores(alone, metric, features, values, section)
+    values = _numbers_only(features.values(), unmeasured)
+    alone = replace(ruler, reference="")
+    against = {"style": len(features.sets.reference), "copying": len(features.training)}
+    for metric in SAMPLE_METRICS:  # most judge a picture by itself
+        size = against.get(metric.name)
+        known = replace(ruler, reference=f"{ruler.reference}:{size}") if size else alone
+        scores += _sample_scores(known, metric, features, values, section)
     scores += _own_styles(alone, suite, features, values, section)
     blind = [s.metric for s in scores if s.variant is Variant.REAL and float(s.details.get("auc", 1)) < ENOUGH]
     found = [
@@ -52,6 +55,15 @@ def assess(features: RunFeatures, suite: PromptSuite, section: ScoringSection, r
         *find_unusable(ruler.run_id, blind, unmeasured),
     ]
     return Assessment(scores, found)
+
+
+def _numbers_only(values: Values, unmeasured: list[str]) -> Values:
+    """`values` without the metrics of a variant that are not numbers, which are named in `unmeasured`."""
+    for variant, of_variant in values.items():
+        for name in [name for name, found in of_variant.items() if not np.isfinite(found).all()]:
+            del of_variant[name]
+            unmeasured.append(f"{name} of {variant} is not a number: {NOT_NUMBERS}")
+    return values
 
 
 def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, Evidence]]:
@@ -65,6 +77,7 @@ def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, Evidence]]:
 def _set_scores(ruler: Score, metric: SetMetric, evidence: Evidence, seed: int) -> Iterator[Score]:
     told = discrimination(evidence, metric, seed) if Variant.BASE in evidence.drawn else None
     known = replace(ruler, metric=metric.name, n=evidence.n, extractor=evidence.extractor, version=metric.version)
+    known = replace(known, reference=f"{ruler.reference}:{len(evidence.opposite(metric))}")
     for variant in [*evidence.drawn, Variant.REAL]:
         real = variant is Variant.REAL
         found = estimate(evidence, metric, variant)
@@ -92,8 +105,7 @@ def _sample_scores(
 ) -> Iterator[Score]:
     """The mean of a metric for every variant, and one score a picture."""
     told = _of_sample_metric(metric, values, section.seed)
-    evidence = features.pairs if metric.name.startswith("clip") else features.sets
-    known = replace(ruler, metric=metric.name, version=metric.version, extractor=evidence.extractor)
+    known = replace(ruler, metric=metric.name, version=metric.version, extractor=features.measured_by(metric.name))
     for variant, of_variant in values.items():
         if (found := of_variant.get(metric.name)) is None:
             continue
@@ -122,7 +134,8 @@ def _own_styles(
     groups = [prompt for prompt in features.prompts() if prompt in own]
     known = replace(ruler, metric=CLIP_STYLE_METRIC, extractor=features.pairs.extractor, version="cosine 1")
     for variant in features.samples:
-        yield _mean(replace(known, variant=variant), values[variant]["clip"][part], groups, section)
+        if (found := values[variant].get("clip")) is not None:
+            yield _mean(replace(known, variant=variant), found[part], groups, section)
 
 
 def _mean(known: Score, values: Vector, groups: Sequence[str], section: ScoringSection) -> Score:

@@ -17,6 +17,7 @@ SET_METRICS = (
         sees="How far the mean and the spread of the features lie from the reference's.",
         blind="It falls with the number of pictures, and below about 500 it prefers a collapsed model.",
         range=(0, math.inf),
+        moments=True,
     ),
     SetMetric(
         "kid", "U-statistic, cubic kernel 1", "shift", -1, 2, kernel.kid_measure,
@@ -71,13 +72,14 @@ SET_METRICS = (
 
 @dataclass(frozen=True, slots=True)
 class SampleMetric:
-    """A number for each picture; fields as of SetMetric."""
+    """A number for each picture; fields as of SetMetric. `optional` ones need a model that the recipe must name."""
 
     name: str
     version: str
     better: Literal[-1, 0, 1]
     sees: str
     blind: str
+    optional: bool = False
 
 
 SAMPLE_METRICS = (
@@ -105,6 +107,18 @@ SAMPLE_METRICS = (
         "blank", "flat or cut off 1", -1,
         sees="Pictures without content: one colour, or nearly all pixels black or white.",
         blind="Any picture that has some content, however bad.",
+    ),
+    SampleMetric(
+        "preference", "cosine 1", 1,
+        sees="What a model trained on people's choices would choose.",
+        blind="Your style, if those people were shown photographs; what they liked is not what you ordered.",
+        optional=True,
+    ),
+    SampleMetric(
+        "aesthetic", "linear head 1", 1,
+        sees="What people rated beautiful, by a linear head on CLIP.",
+        blind="The prompt altogether, and flaws that CLIP does not see.",
+        optional=True,
     ),
 )  # fmt: skip
 

@@ -125,11 +125,13 @@ def _of_samples(first: Side, second: Side, rows: Rows, section: ScoringSection) 
     values = [side.features.values()[side.variant] for side in (first, second)]
     prompts = [first.features.prompts()[row] for row in rows[0]]
     for metric in SAMPLE_METRICS:
+        extractor = first.features.measured_by(metric.name)
+        if any(metric.name not in of for of in values) or second.features.measured_by(metric.name) != extractor:
+            continue
         pair = [of[metric.name][part] for of, part in zip(values, rows, strict=True)]
         found = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
-        evidence = first.features.pairs if metric.name.startswith("clip") else first.features.sets
         means = float(pair[0].mean()), float(pair[1].mean())
-        one = _comparison(metric, evidence.extractor, means, found, len(prompts), section)
+        one = _comparison(metric, extractor, means, found, len(prompts), section)
         yield one, metric.better
 
 

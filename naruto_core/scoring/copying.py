@@ -10,17 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from naruto_core.scoring.measure import Features, unit_length
+from naruto_core.scoring.measure import Features, blocks, unit_length
 
 Vector = NDArray[np.float64]
 FLAGGED = 0.01  # nearer than all but this share of held-out pictures
 
 
-def nearest(pictures: Features, training: Features) -> tuple[Vector, NDArray[np.intp]]:
-    """Cosine (n,), -1 to 1, of each picture to the training picture nearest to it, and which one (n,) that is."""
-    similar = unit_length(pictures) @ unit_length(training).T
-    which = similar.argmax(axis=1)
-    return similar[np.arange(len(which)), which], which
+def nearest(pictures: Features, training: Features, *, same: bool = False) -> tuple[Vector, NDArray[np.intp]]:
+    """Cosine (n,), -1 to 1, of each picture to the training picture nearest to it, and which one (n,) that is.
+
+    With `same`, `pictures` are the first rows of `training`, and none is its own neighbour.
+    """
+    cosine, which = np.full(len(pictures), -np.inf), np.zeros(len(pictures), dtype=np.intp)
+    column = 0
+    for part in blocks(training):
+        unit, row = unit_length(part).T, 0
+        for some in blocks(pictures):
+            similar, mine = unit_length(some) @ unit, slice(row, row + len(some))
+            if same and row == column:
+                np.fill_diagonal(similar, -1.0)
+            best = similar.argmax(axis=1)
+            value = similar[np.arange(len(some)), best]
+            nearer = value > cosine[mine]
+            which[mine] = np.where(nearer, column + best, which[mine])
+            cosine[mine] = np.where(nearer, value, cosine[mine])
+            row += len(some)
+        column += len(part)
+    return cosine, which
 
 
 def ranks(nearness: Vector, of_held_out: Sequence[float] | Vector) -> Vector:

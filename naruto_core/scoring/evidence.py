@@ -7,7 +7,7 @@ import numpy as np
 
 from naruto_core.domain import Variant
 from naruto_core.scoring.discrimination import BLOCKS, Discrimination, block_values, discriminate
-from naruto_core.scoring.measure import Features, SetMetric
+from naruto_core.scoring.measure import MOST, Features, SetMetric
 from naruto_core.scoring.resampling import Difference, Estimate, difference, jackknife
 
 
@@ -27,8 +27,8 @@ class Evidence:
 
     @property
     def n(self) -> int:
-        """As many pictures of each kind as there are of the rarest."""
-        return min(len(self.prompts), len(self.reference), len(self.real))
+        """As many pictures of each kind as there are of the rarest, and no more than `MOST`."""
+        return min(len(self.prompts), len(self.reference), len(self.real), MOST)
 
     def groups(self) -> list[str]:
         return list(self.prompts[: self.n])
@@ -38,8 +38,10 @@ class Evidence:
         return (self.real if variant is Variant.REAL else self.drawn[variant])[: self.n]
 
     def opposite(self, metric: SetMetric) -> Features:
-        """The reference as `metric` wants it: overlaps are of sets of equal size."""
-        return self.reference[: self.n] if metric.axis == "overlap" else self.reference
+        """The reference as `metric` wants it: all, its first `MOST`, or for an overlap as many as were drawn."""
+        if metric.moments:
+            return self.reference
+        return self.reference[: self.n if metric.axis == "overlap" else MOST]
 
 
 def estimate(evidence: Evidence, metric: SetMetric, variant: Variant) -> Estimate:

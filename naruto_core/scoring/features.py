@@ -5,7 +5,9 @@ never compared. Embeddings are kept in files, so a later score needs no new pict
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Rows = NDArray[np.float32]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_READERS = 4  # threads that read and prepare pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +64,10 @@ class Extractor:
 def load_extractor(name: str, device: torch.device) -> Extractor:
     """The extractor that a recipe calls `name`.
 
-    `inception` is FID's own network (`inception:<file>` with weights that are there already), `timm:<name or folder>`
-    one of timm's; anything else an open_clip model: `package:...`, a folder, or `Arch/pretrained`. Raises
-    ModelUnusable when its files cannot be had, e.g. without the network for a first download.
+    `inception` is FID's own network (`inception:<file>` with weights that are there already), `timm:<folder>` or
+    `timm:<owner>/<name>@<commit>` one of timm's; anything else an open_clip model: `package:...`, a folder, or
+    `Arch/pretrained`. Raises ModelUnusable when its files cannot be had, e.g. without the network for a first
+    download.
     """
     kind, _, rest = name.partition(":")
     try:
@@ -99,9 +104,7 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
 
 
 def _timm(name: str, device: torch.device) -> Extractor:
-    folder = Path(name)
-    if not folder.is_dir():
-        raise ModelUnusable(f"timm:{name}: give a folder with timm's config.json and model.safetensors.")
+    folder = _timm_folder(name)
     weights, settings = sha256_file(folder / "model.safetensors"), sha256_file(folder / "config.json")
 
     def load() -> Network:
@@ -114,6 +117,22 @@ def _timm(name: str, device: torch.device) -> Extractor:
         return Network(prepare, model, None, None, device)
 
     return Extractor(f"timm:{weights[:16]}-{settings[:6]}", load)
+
+
+def _timm_folder(name: str) -> Path:
+    """The folder `name`, or the one that a hub id is downloaded to at its pinned commit."""
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder
+    hub_id, _, commit = name.partition("@")
+    if hub_id.count("/") != 1 or not _COMMIT.fullmatch(commit):
+        raise ModelUnusable(
+            f"timm:{name}: give a folder with timm's config.json and model.safetensors, or a hub id with its commit, "
+            "owner/name@<40 hex digits>."
+        )
+    from huggingface_hub import hf_hub_download
+
+    files = [hf_hub_download(hub_id, name, revision=commit) for name in ("config.json", "model.safetensors")]
+    return Path(files[0]).parent  # one commit, one folder
 
 
 def _inception(weights: str, device: torch.device) -> Extractor:
@@ -156,22 +175,30 @@ def _as_bytes(picture: "Image") -> torch.Tensor:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
-def embed_pictures(
-    extractor: Extractor, pictures: "Sequence[Callable[[], Image]]", batch_size: int, on_done: Callable[[int], None]
-) -> Rows:
-    """Features (n, d) of pictures that are opened one batch at a time; `on_done` hears how many are finished."""
-    rows: list[Any] = []
+def embed_pictures(extractor: Extractor, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[Rows]:
+    """Features (b, d) of one batch of pictures after the other; each is opened shortly before its turn."""
     network = extractor.network
-    for start in range(0, len(pictures), batch_size):
-        batch = [network.prepare(load().convert("RGB")) for load in pictures[start : start + batch_size]]
+    for batch in _prepared(network, pictures, batch_size):
         with torch.inference_mode():
-            rows.append(network.embed(torch.stack(batch).to(network.device)).float().cpu().numpy())
-        on_done(min(start + batch_size, len(pictures)))
-    return np.concatenate(rows).astype(np.float32)
+            yield network.embed(batch.to(network.device)).float().cpu().numpy().astype(np.float32)
+
+
+def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[torch.Tensor]:
+    """Batches of prepared pictures, the next one read while the network looks at this one."""
+
+    def prepare(load: "Callable[[], Image]") -> torch.Tensor:
+        return network.prepare(load().convert("RGB"))
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        ahead: list[Future[torch.Tensor]] = []
+        for start in range(0, len(pictures) + batch_size, batch_size):
+            now, ahead = ahead, [readers.submit(prepare, load) for load in pictures[start : start + batch_size]]
+            if now:
+                yield torch.stack([one.result() for one in now])
 
 
 def embed_texts(extractor: Extractor, texts: Sequence[str]) -> Rows:
-    """Features (n, d) of `texts`; raises ModelUnusable for an extractor without a text tower."""
+    """Features (n, d) of `texts`, all at once; raises ModelUnusable for an extractor without a text tower."""
     network = extractor.network
     if network.tokenize is None or network.embed_text is None:
         raise ModelUnusable(f"the extractor {extractor.id} has no text tower; a CLIP score needs an open_clip model.")

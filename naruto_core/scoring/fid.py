@@ -6,11 +6,10 @@ nothing, so the figure can be had again from the embeddings alone.
 
 from importlib.metadata import version
 
-import numpy as np
 import torch
 from torch import nn
 
-from naruto_core.scoring.measure import Features, check_features
+from naruto_core.scoring.measure import Features, blocks, check_features
 
 
 def fid_version() -> str:
@@ -37,6 +36,7 @@ def fid(drawn: Features, reference: Features) -> float:
     check_features(reference, 2, "the reference set")
     # where several processes train together only the first one scores: it must not wait for the others
     metric = FrechetInceptionDistance(feature=_Stored(drawn.shape[1]), sync_on_compute=False)
-    metric.update(torch.from_numpy(np.asarray(reference, dtype=np.float64)), real=True)
-    metric.update(torch.from_numpy(np.asarray(drawn, dtype=np.float64)), real=False)
+    for rows, real in ((reference, True), (drawn, False)):
+        for part in blocks(rows):
+            metric.update(torch.from_numpy(part), real=real)
     return float(metric.compute())

@@ -10,15 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from naruto_core.scoring.measure import Counts, Features, Measure, everything
+from naruto_core.scoring.measure import Counts, Features, Measure, blocks, everything
 
 Matrix = NDArray[np.float64]
 
 
 def frechet_distance(first: Features, second: Features) -> float:
     """FID of features (n, d) and (m, d), n, m >= 2, equal to the closed form."""
-    a, b = (np.asarray(x, dtype=np.float64) for x in (first, second))
-    return frechet_measure(a, b)(everything(len(a)))
+    return frechet_measure(first, second)(everything(len(first)))
 
 
 def frechet_measure(drawn: Features, reference: Features) -> Measure:
@@ -26,11 +25,11 @@ def frechet_measure(drawn: Features, reference: Features) -> Measure:
 
     A picture counted twice is two equal pictures, as in a bootstrap: covariances divide by (total - 1).
     """
-    centre, b = reference.mean(axis=0), reference - reference.mean(axis=0)
-    b = b / np.sqrt(len(reference) - 1)
-    x = drawn - centre
-    trace, squares = float((b * b).sum()), (x * x).sum(axis=1)
-    root = _root_trace(x, b)
+    centre = np.sum([part.sum(axis=0) for part in blocks(reference)], axis=0) / len(reference)
+    x = np.asarray(drawn, dtype=np.float64) - centre
+    z, trace = _against(x, reference, centre)
+    squares = (x * x).sum(axis=1)
+    root = _root_trace(z)
 
     def measure(counts: Counts) -> float:
         total = counts.sum()
@@ -41,10 +40,24 @@ def frechet_measure(drawn: Features, reference: Features) -> Measure:
     return measure
 
 
-def _root_trace(x: Matrix, b: Matrix) -> Callable[[Counts], float]:
-    """tr((S1 S2)^(1/2)) for counts of the rows of `x`; S2 is b^T b."""
-    z = x @ b.T if len(b) <= x.shape[1] else x @ _root(b.T @ b)
-    if len(x) > z.shape[1]:
+def _against(x: Matrix, reference: Features, centre: Matrix) -> tuple[Matrix, float]:
+    """Z with Z Z^T = x S2 x^T, and the trace of S2, the covariance of the reference.
+
+    By the rows themselves where they are few; otherwise S2 is summed block by block.
+    """
+    m, d = reference.shape
+    if m <= d:
+        b = (np.asarray(reference, dtype=np.float64) - centre) / np.sqrt(m - 1)
+        return x @ b.T, float((b * b).sum())
+    covariance = np.zeros((d, d))
+    for part in blocks(reference):
+        covariance += (part - centre).T @ (part - centre) / (m - 1)
+    return x @ _root(covariance), float(np.trace(covariance))
+
+
+def _root_trace(z: Matrix) -> Callable[[Counts], float]:
+    """tr((S1 S2)^(1/2)) for counts of the rows of `z`."""
+    if len(z) > z.shape[1]:
         return lambda counts: _of_columns(z, counts)
     gram = z @ z.T
     return lambda counts: _of_rows(gram, counts)

@@ -51,9 +51,10 @@ def mmd_measure(drawn: Features, reference: Features, kernel: Kernel, scale: flo
     within = kernel(drawn, drawn)
     np.fill_diagonal(within, 0)
     across = kernel(drawn, reference).mean(axis=1)
-    own = kernel(reference, reference)
     m = len(reference)
-    of_reference = (own.sum() - np.trace(own)) / (m * (m - 1))
+    own = kernel(reference, reference)
+    np.fill_diagonal(own, 0)
+    of_reference = own.sum() / (m * (m - 1))
 
     def measure(counts: Counts) -> float:
         total = counts.sum()

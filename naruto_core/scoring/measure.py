@@ -5,7 +5,7 @@ other counts; what is expensive is prepared once. Counts are (n,), at least 0; o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,9 @@ from naruto_core.errors import NarutoError
 Features = NDArray[np.floating]
 Counts = NDArray[np.floating]
 Measure = Callable[[Counts], float]
+MOST = 3000  # pictures of a kind that are looked at pair by pair; the work grows with their square
+_BLOCK = 1024
+NOT_NUMBERS = "check the extractor's weights, then delete cache/embeddings.db in the data root and score again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class SetMetric:
     `axis` is what it looks at: how far the set lies from the reference ("shift"), how varied it is ("spread"), or how
     the two lie in each other ("overlap"). `better` is -1 where less is better, 0 where neither is. `unit` says whether
     features are brought to length one first (as CLIP's are meant to be compared). `sees` and `blind` are one sentence
-    each. `range` is what values can be.
+    each. `range` is what values can be. `moments` says that only mean and covariance of the reference count, so that it
+    may be of any size; the others look at pairs of pictures.
     """
 
     name: str
@@ -39,6 +43,7 @@ class SetMetric:
     blind: str
     unit: bool = False
     range: tuple[float, float] = (-math.inf, math.inf)
+    moments: bool = False
 
     def measure(self, drawn: Features, reference: Features) -> Measure:
         """The metric of `drawn` against `reference`, still to be given counts; NarutoError for unusable features.
@@ -52,6 +57,8 @@ class SetMetric:
                 f"drawn pictures have {drawn.shape[1]} features and the reference {reference.shape[1]}: "
                 "they are not of one extractor."
             )
+        if self.moments:
+            return self.prepare(drawn, reference)
         a, b = (np.asarray(rows, dtype=np.float64) for rows in (drawn, reference))
         return self.prepare(*(unit_length(x) if self.unit else x for x in (a, b)))
 
@@ -60,8 +67,8 @@ def check_features(features: Features, least: int, what: str) -> None:
     """Raise NarutoError unless `features` (n, d) are finite and n >= `least`."""
     if len(features) < least:
         raise NarutoError(f"{what} holds {len(features)} pictures; this score needs at least {least}.")
-    if not np.isfinite(features).all():
-        raise NarutoError(f"{what} has features that are not numbers; score the run again from its pictures.")
+    if not all(np.isfinite(part).all() for part in blocks(features)):
+        raise NarutoError(f"{what} has features that are not numbers: {NOT_NUMBERS}")
 
 
 def unit_length(features: Features) -> NDArray[np.float64]:
@@ -74,6 +81,12 @@ def squared_distances(a: Features, b: Features) -> NDArray[np.float64]:
     """Squared Euclidean distances (n, m) between the rows of `a` (n, d) and `b` (m, d), at least 0."""
     found = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2 * a @ b.T
     return np.maximum(found, 0)
+
+
+def blocks(features: Features) -> Iterator[NDArray[np.float64]]:
+    """The rows (b, d), as many at a time as memory does not mind, however many there are."""
+    for start in range(0, len(features), _BLOCK):
+        yield np.asarray(features[start : start + _BLOCK], dtype=np.float64)
 
 
 def everything(n: int) -> Counts:

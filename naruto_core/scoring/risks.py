@@ -19,12 +19,16 @@ def find_risks(
     if Variant.ADAPTED not in values:
         return
     adapted, prompts, seed = values[Variant.ADAPTED], features.prompts(), section.seed
-    who = "held-out pictures" if features.held_out else "training pictures (to the other ones)"
-    yield findings.find_overfitting(run_id, adapted["copying"], features.nearness_of_new(), prompts, seed, who)
+    who = "held-out pictures" if features.new is not None else "training pictures (to the other ones)"
+    if "copying" in adapted and "copying" in values[Variant.REAL]:
+        new = values[Variant.REAL]["copying"]
+        yield findings.find_overfitting(run_id, adapted["copying"], new, prompts, seed, who)
     if Variant.BASE not in values:
         return
     base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
-    yield findings.find_generalisation(run_id, base["clip-content"], adapted["clip-content"], prompts, tags, seed)
+    if "clip-content" in base and "clip-content" in adapted:
+        pair = base["clip-content"], adapted["clip-content"]
+        yield findings.find_generalisation(run_id, *pair, prompts, tags, seed)
     yield _collapse(run_id, features, section)
 
 

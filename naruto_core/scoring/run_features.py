@@ -10,6 +10,7 @@ from naruto_core.domain import Sample, Variant
 from naruto_core.scoring import samples as of_samples
 from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.evidence import Evidence
+from naruto_core.scoring.extras import Extra
 from naruto_core.scoring.measure import Features
 
 Vector = NDArray[np.float64]
@@ -22,7 +23,7 @@ class RunFeatures:
 
     `sets` are by the set extractor, `pairs` by the one that reads texts too, `more` by further ones. `texts` and
     `contents` (n, d) belong to the samples' rows, `captions` to those of `pairs.real`. `training` are all pictures
-    trained on; `held_out` says whether the reference is not among them.
+    trained on, `new` those kept out of it, None when there are none. `extras` are metrics of the recipe's own choice.
     """
 
     samples: Mapping[Variant, tuple[Sample, ...]]
@@ -33,8 +34,9 @@ class RunFeatures:
     contents: Features
     captions: Features
     training: Features
-    held_out: bool
+    new: Features | None
     blank: Mapping[Variant, NDArray[np.bool_]]
+    extras: Mapping[str, Extra]
 
     def values(self) -> Values:
         """Every sample metric of every variant, and of real pictures what can be said of them."""
@@ -44,7 +46,11 @@ class RunFeatures:
             "style": of_samples.style_closeness(self.sets.real, self.sets.reference),
             "copying": self.nearness_of_new(),
         }
-        return found | {Variant.REAL: real}
+        found[Variant.REAL] = real
+        for name, extra in self.extras.items():
+            for variant, values in extra.values.items():
+                found[variant][name] = values
+        return found
 
     def _of_drawn(self, variant: Variant) -> dict[str, Vector]:
         sets, pairs = self.sets.drawn[variant], self.pairs.drawn[variant]
@@ -57,13 +63,14 @@ class RunFeatures:
         }
 
     def nearness_of_new(self) -> Vector:
-        """How near real pictures that were not trained on come to the training set.
+        """How near real pictures that were not trained on come to the training set."""
+        return of_samples.nearness_of_new(self.new, self.training)
 
-        Where all were trained on: how near each comes to the others.
-        """
-        if self.held_out:
-            return of_samples.nearness(self.sets.reference, self.training)
-        return of_samples.nearness_to_others(self.training)
+    def measured_by(self, metric: str) -> str:
+        """The extractor of a sample metric."""
+        if metric in self.extras:
+            return self.extras[metric].extractor
+        return (self.pairs if metric.startswith("clip") else self.sets).extractor
 
     def prompts(self) -> list[str]:
         """The prompt's slug of every row."""

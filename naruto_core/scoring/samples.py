@@ -3,17 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.copying import nearest
-from naruto_core.scoring.measure import Features, unit_length
+from naruto_core.scoring.measure import MOST, Features, blocks, unit_length
 
 Vector = NDArray[np.float64]
 
 
 def style_closeness(pictures: Features, reference: Features) -> Vector:
     """Cosine (n,), -1 to 1, of each picture to the middle of the reference (mean of features of length one)."""
-    centre = unit_length(reference).mean(axis=0, keepdims=True)
-    return cosines(pictures, np.repeat(centre, len(pictures), axis=0))
+    centre = np.sum([unit_length(part).sum(axis=0) for part in blocks(reference)], axis=0)
+    direction = centre / np.maximum(np.linalg.norm(centre), 1e-12)
+    return np.concatenate([unit_length(part) @ direction for part in blocks(pictures)])
 
 
 def nearness(pictures: Features, training: Features) -> Vector:
@@ -21,9 +21,11 @@ def nearness(pictures: Features, training: Features) -> Vector:
     return nearest(pictures, training)[0]
 
 
-def nearness_to_others(training: Features) -> Vector:
-    """Cosine (n,) of every training picture to the nearest other one: where nothing was held out to compare with."""
-    rows = unit_length(training)
-    similar = rows @ rows.T
-    np.fill_diagonal(similar, -1.0)
-    return similar.max(axis=1)
+def nearness_of_new(new: Features | None, training: Features) -> Vector:
+    """Cosine (n,) of pictures that were not trained on to the nearest training picture; of the first `MOST`.
+
+    Where nothing was held out (None), of training pictures to the nearest other one.
+    """
+    if new is None:
+        return nearest(training[:MOST], training, same=True)[0]
+    return nearness(new[:MOST], training)

@@ -21,6 +21,7 @@ THEIRS = """
 import sys
 from torch_fidelity import calculate_metrics
 calculate_metrics(input1=sys.argv[2], input2=sys.argv[3], cuda=False, fid=True, kid=True, prc=True, kid_subset_size=400,
+    feature_extractor="inception-v3-compat",
     feature_extractor_weights_path=sys.argv[1], verbose=False, cache=False, samples_find_ext="png")
 """
 OURS = """

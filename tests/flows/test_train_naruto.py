@@ -40,7 +40,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
         assert {("fid", v) for v in ("base", "adapted", "fused", "real")} <= set(sets)
         assert {metric for metric, _ in sets} == {"fid", "kid", "cmmd", "mmd", "vendi"} | {
-            m.name for m in SAMPLE_METRICS
+            m.name for m in SAMPLE_METRICS if not m.optional
         }
         assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
         assert all(s.n == 6 for (_, variant), s in sets.items() if variant != "real")
@@ -131,7 +131,11 @@ def test_scores_are_written_as_a_table_and_measured_again_to_the_same_figures(
         done = naruto(home, "scores", run_id, "-o", str(tmp_path / f"scores{kind}"))
         assert done.returncode == 0, done.stderr
         tables[kind] = read(tmp_path / f"scores{kind}")
-    assert tables[".csv"].num_rows == tables[".parquet"].num_rows > SAMPLES * len(SAMPLE_METRICS)
+    assert (
+        tables[".csv"].num_rows
+        == tables[".parquet"].num_rows
+        > SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
+    )
     assert {"metric", "value", "low", "high", "n", "extractor", "suite", "seeds", "sample"} <= set(
         tables[".parquet"].column_names
     )
@@ -220,6 +224,13 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         assert altered.returncode == 1
         assert "altered" in altered.stdout
         assert victim.name in altered.stdout
+        kept = [path.rename(path.with_name(f"kept-{path.name}")) for path in (home / "cache").glob("embeddings.db*")]
+        refused = naruto(home, "rescore", run_id)
+        assert refused.returncode == 1
+        _one_sentence(refused.stderr, f"{victim.name} is not the one that was recorded; see `naruto verify`")
+        for path in kept:
+            path.rename(path.with_name(path.name.removeprefix("kept-")))
+        assert naruto(home, "scores", run_id).stdout.count("fid") >= 4  # what was measured before is still there
     finally:
         victim.write_bytes(original)
 

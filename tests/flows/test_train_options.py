@@ -1,12 +1,15 @@
 """The trainer's larger options through the whole flow: looks on the way, several styles, new tokens, stages."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from naruto_core.artifacts import Layout
+from naruto_core.sdxl import locate
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import Naruto, flags
 
@@ -24,6 +27,16 @@ QUICK = {
     "generation.batch_size": 2,
     "generation.variants": ["adapted", "fused"],
 }
+
+
+JUDGE = "package:naruto_core.mini/weights/judge"
+
+
+def _head(path: Path) -> Path:
+    """A linear head that says 0.5 of every picture."""
+    width = json.loads((Path(locate(JUDGE, None)[0]) / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
+    save_file({"weight": torch.zeros(1, width), "bias": torch.tensor([0.5])}, path)
+    return path
 
 
 def _only_run(home: Path):
@@ -47,6 +60,9 @@ def test_an_adapter_for_each_of_two_styles_and_a_look_at_each_on_the_way(naruto:
     assert first.keys() == second.keys()
     assert any(not (first[name] == second[name]).all() for name in first)
     assert [step.step for step in steps] == list(range(8))  # one head after the other
+    ranks = [step.gauges["copying_rank"] for step in steps if "copying_rank" in step.gauges]
+    assert len(ranks) == 4
+    assert all(0 < rank <= 1 for rank in ranks)
     for style in ("main", "paper"):
         for taken in (2, 4):
             folder = layout.checkpoints(run.id, style) / f"step-{taken:06d}"
@@ -71,6 +87,10 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
         "training.prior": "{kind: base_prediction, class_prompts: [a person], class_batch_size: 2}",
         "training.fit_memory": True,
         "training.ema_decay": 0.9,
+        "scoring.reference": "training",
+        "scoring.preference_model": JUDGE,
+        "scoring.aesthetic_head": str(_head(tmp_path / "head.safetensors")),
+        "scoring.more_set_extractors": f"['{JUDGE}']",
     }
     done = naruto(tmp_path, "run", *flags(QUICK | changes))
     assert done.returncode == 0, done.stderr
@@ -83,6 +103,17 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
     assert "<s1>" in (fused / "tokenizer" / "tokenizer.json").read_text()
     with Image.open(next((Layout(tmp_path).run(run.id) / "samples").glob("*.png"))) as picture:
         assert "<s0><s1> fighting" in picture.text["naruto"]
+    with open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as store:
+        scores = {(s.metric, s.variant): s for s in store.scores(run.id) if s.sample_id is None}
+        findings = {found.name: found for found in store.findings(run.id)}
+    assert scores["fd", "adapted"].value == pytest.approx(scores["fid", "adapted"].value, rel=1e-3)
+    assert scores["fid", "adapted"].reference.endswith(":8")  # 14 pictures, six held out
+    assert scores["preference", "real"].n == 6  # the held-out ones stand for a perfect model
+    assert scores["preference", "adapted"].value == pytest.approx(scores["clip", "adapted"].value)
+    assert scores["aesthetic", "adapted"].value == pytest.approx(0.5)
+    assert scores["aesthetic", "adapted"].extractor.startswith(scores["clip", "adapted"].extractor + "+head:")
+    assert "captions" in findings["caption noise"].sentence
+    assert findings["overfitting"].sentence.startswith("copying cannot be judged: 6 held-out pictures are too few")
 
 
 @pytest.mark.parametrize(

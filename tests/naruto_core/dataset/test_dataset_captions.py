@@ -148,7 +148,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, np.ndarray, n
     def load(picture: Picture) -> Image.Image:
         return Image.open(io.BytesIO(layout.picture(picture.sha256, picture.suffix).read_bytes()))
 
-    shown = embed_pictures(judge, [lambda p=p: load(p) for p in pictures], 32, lambda _: None)
+    shown = np.concatenate(list(embed_pictures(judge, [lambda p=p: load(p) for p in pictures], 32)))
     return pictures, shown, embed_texts(judge, [p.caption for p in pictures])
 
 

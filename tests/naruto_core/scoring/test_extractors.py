@@ -1,5 +1,8 @@
 """Scores against closed forms and libraries that are not ours."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from naruto_core.scoring.frechet import frechet_distance
 from naruto_core.scoring.kernel import kid_measure
 from naruto_core.scoring.measure import everything
 from naruto_core.sdxl import locate
+from tests.hub_downloads import downloads
 from tests.naruto_core.conftest import CPU, JUDGE
 from tests.naruto_core.scoring.inception_file import write_random_inception
 
@@ -76,7 +80,7 @@ def test_clip_scores_equal_open_clips_own_path():
     expected = (seen * said).sum(-1).numpy()
 
     judge = load_extractor(JUDGE, CPU)
-    rows = embed_pictures(judge, [lambda p=p: p for p in pictures], 2, lambda _: None)
+    rows = np.concatenate(list(embed_pictures(judge, [lambda p=p: p for p in pictures], 2)))
     assert cosines(rows, embed_texts(judge, texts)) == pytest.approx(expected, abs=1e-5)
 
 
@@ -105,7 +109,7 @@ def test_inceptions_features_are_torchmetrics_own_and_so_are_fid_and_kid(incepti
     extractor = load_extractor(f"inception:{inception_file}", CPU)
     assert extractor.id == f"inception:{sha256_file(inception_file)[:16]}-torchmetrics"
     ours = [
-        embed_pictures(extractor, [lambda p=p: Image.fromarray(p) for p in pixels], 5, lambda _: None)
+        np.concatenate(list(embed_pictures(extractor, [lambda p=p: Image.fromarray(p) for p in pixels], 5)))
         for pixels in (drawn, real)
     ]
     assert ours[0].std() > 0.01  # these weights do say something
@@ -130,9 +134,33 @@ def test_a_timm_folder_is_an_extractor_of_pictures_only(tmp_path: Path):
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
     save_for_hf(model, tmp_path, model_args={"img_size": 32}, safe_serialization=True)
     extractor = load_extractor(f"timm:{tmp_path}", CPU)
-    rows = embed_pictures(extractor, [lambda: Image.new("RGB", (40, 40), "red")], 1, lambda _: None)
+    rows = np.concatenate(list(embed_pictures(extractor, [lambda: Image.new("RGB", (40, 40), "red")], 1)))
     assert rows.shape == (1, model.num_features)
     with pytest.raises(ModelUnusable, match="has no text tower"):
         embed_texts(extractor, ["a person"])
-    with pytest.raises(ModelUnusable, match=r"give a folder with timm's config\.json"):
-        load_extractor("timm:vit_tiny", CPU)
+    for loose in ("timm:vit_tiny", "timm:timm/vit_tiny", "timm:timm/vit_tiny@main"):
+        with pytest.raises(ModelUnusable, match=r"timm's config\.json .* or a hub id with its commit"):
+            load_extractor(loose, CPU)
+
+
+def test_a_timm_model_is_had_from_a_hub_at_its_pinned_commit(tmp_path: Path):
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
+    save_for_hf(model, tmp_path / "model", model_args={"img_size": 32}, safe_serialization=True)
+    (tmp_path / "model" / "evil.py").write_text("raise SystemExit")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    fetch = f"""
+import sys, torch
+from naruto_core.scoring.features import load_extractor
+extractor = load_extractor("timm:me/tiny@{commit}", torch.device("cpu"))
+print(extractor.id, extractor.network.embed(torch.zeros(1, 3, 32, 32)).shape[1])
+"""
+    with downloads(tmp_path / "model", "me/tiny", commit) as (address, asked):
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, "-c", fetch]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        missing = [sys.executable, "-c", fetch.replace("me/tiny", "me/tinny")]
+        refused = subprocess.run(missing, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [load_extractor(f"timm:{tmp_path / 'model'}", CPU).id, str(model.num_features)]
+    assert not any("evil" in path and "resolve" in path for path in asked)
+    assert "ModelUnusable: cannot load the extractor timm:me/tinny@" in refused.stderr

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cleanfid import fid as clean_fid
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -34,6 +35,18 @@ def test_fid_equals_torch_fidelitys(shape: tuple[int, int, int]):
     theirs = [fid_features_to_statistics(torch.from_numpy(x)) for x in (drawn, reference)]
     expected = fid_statistics_to_metric(*theirs, False)["frechet_inception_distance"]
     assert value("fid", drawn, reference) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fid_equals_clean_fids(shape: tuple[int, int, int]):
+    drawn, reference = sets(*shape)
+    assert value("fid", drawn, reference) == pytest.approx(clean_fid.fid_from_feats(drawn, reference), rel=1e-6)
+
+
+def test_kid_equals_clean_fids_of_one_subset_that_is_everything():
+    drawn, reference = sets(50, 50, 16)
+    expected = clean_fid.kernel_distance(drawn, reference, num_subsets=1, max_subset_size=50)
+    assert value("kid", drawn, reference) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] == shape[1]])

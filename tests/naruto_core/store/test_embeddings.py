@@ -1,0 +1,91 @@
+"""Embeddings: kept once, read as arrays that lie on the disk."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from naruto_core.errors import NarutoError, RecordDamaged
+from naruto_core.store.embeddings import Embeddings
+
+ROWS = np.random.default_rng(0).normal(size=(1203, 7)).astype(np.float16)
+NAMES = [f"picture-{i}" for i in range(len(ROWS))]
+
+
+def test_what_was_kept_is_read_in_the_order_asked_for_and_a_content_asked_twice_is_there_twice(tmp_path: Path):
+    with Embeddings(tmp_path / "e.db") as kept:
+        kept.add("one", NAMES, ROWS, [i % 2 == 0 for i in range(len(NAMES))])
+        order = np.random.default_rng(1).integers(len(NAMES), size=2000)
+        found = kept.read("one", [NAMES[i] for i in order])
+    assert np.array_equal(found.features, ROWS[order])
+    assert np.array_equal(found.blank, order % 2 == 0)
+
+
+def test_each_extractor_has_its_own_and_only_what_is_missing_is_asked_for(tmp_path: Path):
+    path = tmp_path / "e.db"
+    with Embeddings(path) as kept:
+        kept.add("one", NAMES[:600], ROWS[:600], [False] * 600)
+    with Embeddings(path) as again:
+        assert again.missing("one", [*NAMES, *NAMES]) == NAMES[600:]
+        assert again.missing("two", NAMES[:3]) == NAMES[:3]
+        again.add("one", NAMES[:2], 2 * ROWS[:2], [True, True])  # what is there stays
+        assert np.array_equal(again.read("one", NAMES[:2]).features, ROWS[:2])
+
+
+def test_what_is_missing_or_of_another_length_or_no_database_is_a_sentence(tmp_path: Path):
+    with Embeddings(tmp_path / "e.db") as kept:
+        kept.add("one", NAMES[:2], ROWS[:2], [False, False])
+        with pytest.raises(RecordDamaged, match="1 embeddings by one are missing; score the run again"):
+            kept.read("one", NAMES[:3])
+        kept.add("one", NAMES[2:3], ROWS[2:3, :4], [False])
+        with pytest.raises(RecordDamaged, match="several lengths"):
+            kept.read("one", NAMES[:3])
+    (tmp_path / "other.db").write_text("not a database, whatever its name says" * 100)
+    with pytest.raises(NarutoError, match="not a SQLite database"):
+        Embeddings(tmp_path / "other.db")
+
+
+def test_nothing_but_the_database_is_left_on_the_disk(tmp_path: Path):
+    with Embeddings(tmp_path / "e.db") as kept:
+        kept.add("one", NAMES, ROWS, [False] * len(NAMES))
+        found = kept.read("one", NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["e.db"]
+    assert found.features.sum(dtype=np.float64) == pytest.approx(ROWS.sum(dtype=np.float64))  # still there to be read
+
+
+GROWING = """
+import sys, tracemalloc
+from pathlib import Path
+import numpy as np
+from naruto_core.scoring import frechet, samples
+from naruto_core.scoring.alignment import cosines
+from naruto_core.scoring.evidence import Evidence, estimate
+from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.domain import Variant
+from naruto_core.store.embeddings import Embeddings
+count, d, random = int(sys.argv[2]), 64, np.random.default_rng(0)
+with Embeddings(Path(sys.argv[1])) as kept:
+    for start in range(0, count, 1000):
+        names = [f"p{i}" for i in range(start, start + 1000)]
+        kept.add("x", names, random.normal(size=(1000, d)), [False] * 1000)
+    tracemalloc.start()
+    rows = kept.read("x", [f"p{i}" for i in range(count)]).features
+drawn = rows[:64]
+evidence = Evidence("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
+for metric in SET_METRICS:
+    estimate(evidence, metric, Variant.ADAPTED)
+samples.style_closeness(drawn, rows), samples.nearness(drawn, rows), cosines(rows, rows)
+print(tracemalloc.get_traced_memory()[1])
+"""
+
+
+def test_thirty_times_the_pictures_need_hardly_more_memory(tmp_path: Path):
+    def most(count: int) -> int:
+        command = [sys.executable, "-c", GROWING, str(tmp_path / f"{count}.db"), str(count)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    few, many = most(4000), most(120_000)
+    in_memory = 120_000 * 64 * 8  # what one copy in double precision would take
+    assert many - few < in_memory / 2, f"{few:,} bytes for 4,000, {many:,} for 120,000"
