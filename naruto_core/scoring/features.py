@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Rows = NDArray[np.float32]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_IN_CACHE = 8  # pictures of 299 pixels
 _READERS = 4  # threads that read and prepare pictures
 
 
@@ -151,17 +152,17 @@ def _inception(weights: str, device: torch.device) -> Extractor:
         torch.load(path, weights_only=True)  # refuses anything but tensors, which torch-fidelity would run
         network: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         network.eval().requires_grad_(False).to(device)
-        if device.type == "cpu":
-            _hasten(network)
-        return Network(_as_bytes, network, None, None, device)
+        embed = _hastened(network) if device.type == "cpu" else network
+        return Network(_as_bytes, embed, None, None, device)
 
     return Extractor(f"inception:{sha256_file(path)[:16]}-torchmetrics", load)
 
 
-def _hasten(network: torch.nn.Module) -> None:
-    """Fold every batch norm into the convolution before it, and keep weights as the CPU's kernels want them.
+def _hastened(network: torch.nn.Module) -> Embed:
+    """The network with its batch norms folded into convolutions, and its weights laid out as a CPU's kernels want them.
 
-    The same features up to rounding (5e-7 of the largest), in about half the time.
+    The same features up to rounding (5e-7 of the largest), in about half the time. So few pictures at a time that what
+    one layer writes is still in the cache when the next one reads it.
     """
     for block in list(network.modules()):
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
@@ -169,6 +170,7 @@ def _hasten(network: torch.nn.Module) -> None:
             block.conv, block.bn = fuse_conv_bn_eval(conv, norm), torch.nn.Identity()
     layout: Any = torch.channels_last
     network.to(memory_format=layout)
+    return lambda pixels: torch.cat([network(part) for part in pixels.split(_IN_CACHE)])
 
 
 def _as_bytes(picture: "Image") -> torch.Tensor:
