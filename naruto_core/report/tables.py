@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from naruto_core.domain import Score, Variant
 from naruto_core.scoring.catalogue import BY_NAME
 from naruto_core.scoring.discrimination import ENOUGH
+from naruto_core.store.reports import ruler
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class ScoreLine:
 
 def anchored(score: Score, scores: Sequence[Score]) -> float | None:
     """(value - base) / (real - base) of the same metric; None where either is missing, or they are alike."""
-    same = {s.variant: s.value for s in scores if (s.metric, s.extractor) == (score.metric, score.extractor)}
+    same = {s.variant: s.value for s in scores if ruler(s) == ruler(score)}
     base, real = same.get(Variant.BASE), same.get(Variant.REAL)
     return None if base is None or real is None or base == real else (score.value - base) / (real - base) + 0.0
 
@@ -43,8 +44,8 @@ def digits(metric: str) -> int:
 
 def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
     """All set scores and means of a run."""
-    kinds = sorted({(score.metric, score.extractor) for score in scores})
-    return [_line([s for s in scores if (s.metric, s.extractor) == kind], scores) for kind in kinds]
+    rulers = sorted({ruler(score) for score in scores})
+    return [_line([s for s in scores if ruler(s) == one], scores) for one in rulers]
 
 
 def _line(of_metric: Sequence[Score], scores: Sequence[Score]) -> ScoreLine:
