@@ -8,6 +8,7 @@
     ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
     ├── StorageFailed         no space, no permission (who owns the disk)
     ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
+    ├── RatingRefused         a vote that cannot be taken, a name in use (who judges, or asks for judgement)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
 
@@ -45,6 +46,10 @@ class StorageFailed(NarutoError):
 
 class ServiceFailed(NarutoError):
     """A server, worker or model hub that does not start, stop, answer or accept."""
+
+
+class RatingRefused(NarutoError):
+    """A vote that cannot be taken (closed, answered already, given to somebody else), or a name that is in use."""
 
 
 class NotRecorded(NarutoError):

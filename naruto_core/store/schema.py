@@ -47,7 +47,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-def _words(kind: type[StrEnum]) -> Enum:
+def words(kind: type[StrEnum]) -> Enum:
     """An enumeration as plain text, so that a new member needs no migration."""
     return Enum(kind, native_enum=False, length=16, values_callable=_values)
 
@@ -68,8 +68,8 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {
         datetime: UtcDateTime,
         float: Double(),  # a bare float would be FLOAT, which is 4 bytes on some servers
-        Variant: _words(Variant),
-        RunState: _words(RunState),
+        Variant: words(Variant),
+        RunState: words(RunState),
         list[int]: JSON,
         list[str]: JSON,
         dict[str, float | None]: JSON,

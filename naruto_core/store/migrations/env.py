@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from naruto_core.store.schema import Base
+from naruto_core.store.rating_schema import Base
 
 connection = context.config.attributes["connection"]
 # SQLite cannot alter a column in place: batch mode copies the table

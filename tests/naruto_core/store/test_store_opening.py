@@ -12,8 +12,8 @@ from naruto_core.errors import RecordDamaged, StorageFailed
 from naruto_core.store.connection import make_engine, parse
 from naruto_core.store.migrating import migrate
 from naruto_core.store.opening import open_store
+from naruto_core.store.rating_schema import Base
 from naruto_core.store.records import Store
-from naruto_core.store.schema import Base
 
 ROWS_OF_THE_FIRST_SCHEMA = """
 INSERT INTO datasets VALUES ('d1', 'toons', 'datasets/toons', 0, 9, 0, 0, 0);
