@@ -14,7 +14,7 @@ from naruto_core.scoring.discrimination import ENOUGH, Discrimination, discrimin
 from naruto_core.scoring.evidence import Evidence, discrimination, estimate
 from naruto_core.scoring.findings import find_unusable
 from naruto_core.scoring.measure import NOT_NUMBERS, SetMetric
-from naruto_core.scoring.resampling import bootstrap_mean
+from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share
 from naruto_core.scoring.risks import find_risks
 from naruto_core.scoring.run_features import RunFeatures, Values, Vector
 
@@ -139,6 +139,8 @@ def _own_styles(
 
 
 def _mean(known: Score, values: Vector, groups: Sequence[str], section: ScoringSection) -> Score:
-    found = bootstrap_mean(values, groups, section.resamples, section.seed)
+    shares = known.metric == "blank"
+    found = (bootstrap_share if shares else bootstrap_mean)(values, groups, section.resamples, section.seed)
     method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
+    method += " (Clopper-Pearson where all are alike)" if shares else ""
     return replace(known, value=found.value, low=found.low, high=found.high, n=len(groups), method=method)

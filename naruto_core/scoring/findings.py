@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from naruto_core.domain import Finding
 from naruto_core.scoring import copying
-from naruto_core.scoring.resampling import Difference, Estimate, bootstrap_mean, difference, mean_measure
+from naruto_core.scoring.resampling import Difference, Estimate, bootstrap_share, difference, mean_measure
 from naruto_core.scoring.verdict import LEVEL
 
 Vector = NDArray[np.float64]
@@ -24,7 +24,7 @@ def find_overfitting(
         told = f"copying cannot be judged: {len(of_held_out)} {calibration} are too few to compare with."
         return Finding(run_id, "overfitting", True, told, {"held_out": float(len(of_held_out))})
     ranks = copying.ranks(drawn, of_held_out)
-    flagged = bootstrap_mean((ranks <= copying.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
+    flagged = bootstrap_share((ranks <= copying.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
     warning = flagged.low > copying.most_by_chance(len(of_held_out))
     told = (
         f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "

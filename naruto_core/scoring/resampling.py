@@ -53,6 +53,19 @@ def bootstrap_mean(values: Sequence[float] | Vector, groups: Sequence[str], resa
     return Estimate(measure(everything(len(groups))), float(low), float(high))
 
 
+def bootstrap_share(values: Sequence[float] | Vector, groups: Sequence[str], resamples: int, seed: int) -> Estimate:
+    """The share of ones among `values` (0 or 1), as `bootstrap_mean`.
+
+    Where all are alike every resample is too, and an interval of no width would be wrong: then Clopper & Pearson's
+    (1934), each group one trial.
+    """
+    found, trials = bootstrap_mean(values, groups, resamples, seed), len(set(groups))
+    if found.low < found.high or found.value not in (0.0, 1.0):
+        return found
+    reach = float(stats.beta.ppf(0.975, 1, trials))
+    return Estimate(0.0, 0.0, reach) if found.value == 0 else Estimate(1.0, 1 - reach, 1.0)
+
+
 def jackknife(measure: Measure, groups: Sequence[str]) -> Estimate:
     """The value for all, and an interval from leaving out one group at a time (Efron & Tibshirani 1993, chapter 11).
 

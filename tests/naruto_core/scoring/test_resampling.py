@@ -9,7 +9,7 @@ from scipy import stats
 from naruto_core.scoring.discrimination import discriminate
 from naruto_core.scoring.frechet import frechet_distance, frechet_measure
 from naruto_core.scoring.kernel import median_mmd_measure
-from naruto_core.scoring.resampling import bootstrap_mean, difference, holm, jackknife, mean_measure
+from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share, difference, holm, jackknife, mean_measure
 from naruto_core.scoring.verdict import verdict
 
 PROMPTS, SEEDS = 40, 4
@@ -85,6 +85,16 @@ def test_the_difference_of_two_sets_covers_the_truth_and_is_0_for_equal_models(m
         alarms += found.p <= 0.05
     assert covered(hits, worlds)
     assert alarms <= stats.binom.ppf(0.999, worlds, 0.05)
+
+
+def test_none_of_44_prompts_is_not_none_for_sure():
+    groups = [f"p{i % 44}" for i in range(176)]
+    bound = stats.binomtest(0, 44).proportion_ci().high
+    for value, interval in ((0.0, (0, bound)), (1.0, (1 - bound, 1))):
+        found = bootstrap_share(np.full(176, value), groups, 200, 0)
+        assert (found.value, found.low, found.high) == pytest.approx((value, *interval))
+    some = np.arange(176) < 60
+    assert bootstrap_share(some, groups, 200, 0) == bootstrap_mean(some, groups, 200, 0)
 
 
 def test_one_group_tells_nothing_of_other_groups():
