@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from naruto_core.scoring.measure import Features, blocks, unit_length
+from naruto_core.scoring.measure import Features, portions, unit_length
 
 Vector = NDArray[np.float64]
 FLAGGED = 0.01  # nearer than all but this share of held-out pictures
@@ -23,9 +23,9 @@ def nearest(pictures: Features, training: Features, *, same: bool = False) -> tu
     """
     cosine, which = np.full(len(pictures), -np.inf), np.zeros(len(pictures), dtype=np.intp)
     column = 0
-    for part in blocks(training):
+    for part in portions(training):
         unit, row = unit_length(part).T, 0
-        for some in blocks(pictures):
+        for some in portions(pictures):
             similar, mine = unit_length(some) @ unit, slice(row, row + len(some))
             if same and row == column:
                 np.fill_diagonal(similar, -1.0)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Variant
 from naruto_core.errors import ModelUnusable
-from naruto_core.scoring.measure import Features, blocks, unit_length
+from naruto_core.scoring.measure import Features, portions, unit_length
 
 Vector = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class LinearHead:
                 f"the aesthetic head reads {len(self.weight)} features and the pair extractor has {features.shape[1]}: "
                 "name the extractor it was trained on."
             )
-        return np.concatenate([unit_length(part) @ self.weight + self.bias for part in blocks(features)])
+        return np.concatenate([unit_length(part) @ self.weight + self.bias for part in portions(features)])
 
 
 def load_head(path: Path) -> LinearHead:

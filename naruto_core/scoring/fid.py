@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 from torch import nn
 
-from naruto_core.scoring.measure import Features, blocks, check_features
+from naruto_core.scoring.measure import Features, check_features, portions
 
 
 def fid_version() -> str:
@@ -37,6 +37,6 @@ def fid(drawn: Features, reference: Features) -> float:
     # where several processes train together only the first one scores: it must not wait for the others
     metric = FrechetInceptionDistance(feature=_Stored(drawn.shape[1]), sync_on_compute=False)
     for rows, real in ((reference, True), (drawn, False)):
-        for part in blocks(rows):
+        for part in portions(rows):
             metric.update(torch.from_numpy(part), real=real)
     return float(metric.compute())

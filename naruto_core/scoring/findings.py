@@ -76,7 +76,7 @@ def find_generalisation(
     told = (
         f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
         if worse
-        else "no kind of prompt (by tag) is followed less well than by the base."
+        else "no kind of prompt (by tag), taken alone, is followed less well than by the base."
     )
     return Finding(run_id, "generalisation", bool(worse), told, figures)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from naruto_core.scoring.measure import Counts, Features, Measure, blocks, everything
+from naruto_core.scoring.measure import Counts, Features, Measure, everything, portions
 
 Matrix = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def frechet_measure(drawn: Features, reference: Features) -> Measure:
 
     A picture counted twice is two equal pictures, as in a bootstrap: covariances divide by (total - 1).
     """
-    centre = np.sum([part.sum(axis=0) for part in blocks(reference)], axis=0) / len(reference)
+    centre = np.sum([part.sum(axis=0) for part in portions(reference)], axis=0) / len(reference)
     x = np.asarray(drawn, dtype=np.float64) - centre
     z, trace = _against(x, reference, centre)
     squares = (x * x).sum(axis=1)
@@ -50,7 +50,7 @@ def _against(x: Matrix, reference: Features, centre: Matrix) -> tuple[Matrix, fl
         b = (np.asarray(reference, dtype=np.float64) - centre) / np.sqrt(m - 1)
         return x @ b.T, float((b * b).sum())
     covariance = np.zeros((d, d))
-    for part in blocks(reference):
+    for part in portions(reference):
         covariance += (part - centre).T @ (part - centre) / (m - 1)
     return x @ _root(covariance), float(np.trace(covariance))
 

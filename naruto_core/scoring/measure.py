@@ -18,7 +18,7 @@ Features = NDArray[np.floating]
 Counts = NDArray[np.floating]
 Measure = Callable[[Counts], float]
 MOST = 3000  # pictures of a kind that are looked at pair by pair; the work grows with their square
-_BLOCK = 1024
+_PORTION = 1024
 NOT_NUMBERS = "check the extractor's weights, then delete cache/embeddings.db in the data root and score again."
 
 
@@ -67,7 +67,7 @@ def check_features(features: Features, least: int, what: str) -> None:
     """Raise NarutoError unless `features` (n, d) are finite and n >= `least`."""
     if len(features) < least:
         raise NarutoError(f"{what} holds {len(features)} pictures; this score needs at least {least}.")
-    if not all(np.isfinite(part).all() for part in blocks(features)):
+    if not all(np.isfinite(part).all() for part in portions(features)):
         raise NarutoError(f"{what} has features that are not numbers: {NOT_NUMBERS}")
 
 
@@ -83,10 +83,10 @@ def squared_distances(a: Features, b: Features) -> NDArray[np.float64]:
     return np.maximum(found, 0)
 
 
-def blocks(features: Features) -> Iterator[NDArray[np.float64]]:
+def portions(features: Features) -> Iterator[NDArray[np.float64]]:
     """The rows (b, d), as many at a time as memory does not mind, however many there are."""
-    for start in range(0, len(features), _BLOCK):
-        yield np.asarray(features[start : start + _BLOCK], dtype=np.float64)
+    for start in range(0, len(features), _PORTION):
+        yield np.asarray(features[start : start + _PORTION], dtype=np.float64)
 
 
 def everything(n: int) -> Counts:

@@ -16,7 +16,7 @@ from scipy import stats
 from naruto_core.scoring.measure import Counts, Measure, everything
 
 Vector = NDArray[np.float64]
-BLOCKS = 50  # at most so many groups are left out in turn
+MOST_LEFT_OUT = 50  # at most so many groups are left out in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def jackknife(measure: Measure, groups: Sequence[str]) -> Estimate:
     there are fewer than two groups, or too few pictures without one, nothing can be learnt: (-inf, inf).
     """
     member, count = _members(groups)
-    blocks = min(count, BLOCKS)
+    blocks = min(count, MOST_LEFT_OUT)
     value = measure(everything(len(groups)))
     if blocks < 2:
         return Estimate(value, -np.inf, np.inf)
