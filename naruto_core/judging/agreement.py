@@ -1,0 +1,81 @@
+"""How far reviewers agree, with each other and with themselves; nothing here says who is right."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from naruto_core.errors import NarutoError
+
+Array = NDArray[np.float64]
+Level = Literal["nominal", "ordinal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Krippendorff's alpha, 1 for full agreement and 0 for chance, with its 95 % interval and the units behind it."""
+
+    alpha: float
+    low: float
+    high: float
+    units: int
+
+
+def krippendorff_alpha(ratings: Array, level: Level, resamples: int, seed: int) -> Agreement:
+    """Alpha of `ratings` (raters, units), NaN where a rater did not judge a unit (Krippendorff 2011).
+
+    `level` is "nominal" for answers without an order and "ordinal" for a scale. The interval resamples units. Units
+    with one rating say nothing of agreement and are left out. Raises NarutoError where fewer than two units have two
+    ratings, or all ratings are the same: chance agreement is then not defined.
+    """
+    counts, values = _counts(ratings)
+    if len(counts) < 2 or len(values) < 2:
+        raise NarutoError(
+            f"{len(counts)} units were judged by two people, with {len(values)} different answers: too little to tell "
+            "agreement from chance; let more people judge the same pictures."
+        )
+    distance = {"nominal": _nominal, "ordinal": _ordinal}[level]
+    random, n = np.random.default_rng(seed), len(counts)
+    drawn = [_alpha(counts[random.integers(n, size=n)], distance) for _ in range(resamples)]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return Agreement(_alpha(counts, distance), float(low), float(high), n)
+
+
+def left_bias(left: int, right: int) -> tuple[float, float, float]:
+    """The share of decided votes that went to the left side, and its 95 % interval (Wilson 1927)."""
+    if left + right == 0:
+        return 0.5, 0.0, 1.0
+    found = stats.binomtest(left, left + right).proportion_ci(method="wilson")
+    return left / (left + right), float(found.low), float(found.high)
+
+
+def _counts(ratings: Array) -> tuple[Array, Array]:
+    """How often each value (v,) was given to each unit (u, v), for units with two ratings or more."""
+    values = np.unique(ratings[~np.isnan(ratings)])
+    counts = (ratings.T[:, :, None] == values).sum(axis=1).astype(np.float64)
+    kept = counts[counts.sum(axis=1) >= 2]
+    return kept[:, kept.any(axis=0)], values[kept.any(axis=0)]
+
+
+def _alpha(counts: Array, distance: Callable[[Array], Array]) -> float:
+    """1 - observed over expected disagreement, from the matrix of coincidences; NaN where nothing differs."""
+    within = counts.sum(axis=1, keepdims=True)
+    coincidences = (counts / (within - 1)).T @ counts - np.diag((counts / (within - 1)).sum(axis=0))
+    totals = coincidences.sum(axis=0)
+    apart, n = distance(totals), totals.sum()
+    expected = (np.outer(totals, totals) - np.diag(totals)) / (n - 1)
+    chance = float((expected * apart).sum())
+    return 1 - float((coincidences * apart).sum()) / chance if chance > 0 else float("nan")
+
+
+def _nominal(totals: Array) -> Array:
+    return 1 - np.eye(len(totals))
+
+
+def _ordinal(totals: Array) -> Array:
+    """Squared numbers of ratings that lie between two values, half of each end."""
+    upto = np.cumsum(totals) - totals / 2
+    return (upto[:, None] - upto[None, :]) ** 2
