@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from sqlalchemy import Engine
+
 from naruto_core.artifacts import storage_errors
 from naruto_core.store.connection import make_engine, parse
 from naruto_core.store.migrating import migrate
+from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 
 
@@ -14,10 +17,19 @@ def open_store(url: str) -> Store:
     Raises StorageFailed when the place cannot be written or holds something else, RecordDamaged
     when a newer version of this program made it.
     """
+    return Store(_prepared(url))
+
+
+def open_ratings(url: str) -> Ratings:
+    """The record of human judgement in the same database, under the same conditions."""
+    return Ratings(_prepared(url))
+
+
+def _prepared(url: str) -> Engine:
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         folder = Path(parsed.database).parent
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
     migrate(parsed)
-    return Store(make_engine(parsed))
+    return make_engine(parsed)

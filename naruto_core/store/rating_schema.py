@@ -1,11 +1,11 @@
-"""The tables of human judgement; see `schema`. Events are only ever added."""
+"""The tables of human judgement; see `schema`. Events and promotions are only ever added."""
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from naruto_core.ratings import Act, Campaign, Outcome, Reviewer, Role
+from naruto_core.ratings import Act, Campaign, Mode, Promotion, Reviewer, Role
 from naruto_core.store.schema import Base, words
 
 
@@ -15,10 +15,11 @@ class ReviewerRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     role: Mapped[Role] = mapped_column(words(Role))
+    email: Mapped[str | None] = mapped_column(unique=True)
     token_sha256: Mapped[str] = mapped_column(unique=True)
 
     def noun(self) -> Reviewer:
-        return Reviewer(id=self.id, name=self.name, role=self.role)
+        return Reviewer(id=self.id, name=self.name, role=self.role, email=self.email or "")
 
 
 class CampaignRow(Base):
@@ -27,46 +28,64 @@ class CampaignRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     question: Mapped[str] = mapped_column(Text)
+    mode: Mapped[Mode] = mapped_column(words(Mode))
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
+    informative: Mapped[float]
+    repeats: Mapped[float]
+    example: Mapped[bool]
+    units: Mapped[int]  # counted once, so that a draw needs no count
 
     def noun(self) -> Campaign:
-        return Campaign(self.id, self.name, self.question, self.opened_at, self.closed_at)
+        return Campaign(
+            self.id, self.name, self.question, self.mode, self.opened_at, self.closed_at, self.informative,
+            self.repeats, self.example,
+        )  # fmt: skip
 
 
-class ComparisonRow(Base):
-    __tablename__ = "comparisons"
+class UnitRow(Base):
+    __tablename__ = "units"
     __table_args__ = (
-        UniqueConstraint("campaign_id", "first", "second"),
-        # what a reviewer gets next: the least rated one, in the order of the draw
-        Index(None, "campaign_id", "given", "position"),
+        UniqueConstraint("campaign_id", "position"),  # a uniform draw takes a position
+        # what a reviewer gets next: the least rated unit, of a pairing or of all, in the order of the draw
+        Index(None, "campaign_id", "pairing", "given", "position"),
+        Index(None, "campaign_id", "given", "position", "wanted"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     position: Mapped[int]
     prompt: Mapped[str]
+    text: Mapped[str] = mapped_column(Text)
     seed: Mapped[int] = mapped_column(BigInteger)
-    first: Mapped[str]  # ids of samples; no foreign keys, because a vote outlives a picture that has to be drawn again
-    second: Mapped[str]
+    # ids of samples; no foreign keys, because a vote outlives a picture that has to be drawn again
+    samples: Mapped[list[str]] = mapped_column(JSON)
+    contenders: Mapped[list[str]] = mapped_column(JSON)
+    pairing: Mapped[str]  # the contenders in alphabetical order, as one word
     wanted: Mapped[int]
     given: Mapped[int]  # assignments there are, counted here so that finding the next one needs no count
+    gold: Mapped[str]
 
 
 class AssignmentRow(Base):
     __tablename__ = "assignments"
     __table_args__ = (
-        UniqueConstraint("comparison_id", "reviewer_id"),  # never the same comparison twice to one person
-        Index(None, "reviewer_id", "done"),
+        UniqueConstraint("unit_id", "reviewer_id", "repeat"),  # never the same unit twice to one person, but to repeat
+        Index(None, "reviewer_id", "campaign_id", "done"),
         Index(None, "done", "leased_until"),
+        Index(None, "campaign_id", "done"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    unit_id: Mapped[int] = mapped_column(ForeignKey("units.id"))
     reviewer_id: Mapped[str] = mapped_column(ForeignKey("reviewers.id"))
-    swapped: Mapped[bool]
+    shown: Mapped[str]  # the order: "10" is the unit's second sample on the left
+    repeat: Mapped[bool]
+    propensity: Mapped[float]
     done: Mapped[bool]  # voted on or skipped, and not undone
     leased_until: Mapped[datetime]
+    last_event: Mapped[int | None]  # the event that counts; the view `ratings` joins by it
 
 
 class RatingEventRow(Base):
@@ -76,8 +95,24 @@ class RatingEventRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"))
     act: Mapped[Act] = mapped_column(words(Act))
-    outcome: Mapped[Outcome | None] = mapped_column(words(Outcome))
+    answer: Mapped[str | None] = mapped_column(Text)  # JSON, see `answers`
     nonce: Mapped[str] = mapped_column(unique=True)
     seconds: Mapped[float]
     viewport: Mapped[str]
     at: Mapped[datetime]
+
+
+class PromotionRow(Base):
+    __tablename__ = "promotions"
+    __table_args__ = (Index(None, "alias", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    alias: Mapped[str]
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    by: Mapped[str]
+    why: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
+    checks: Mapped[dict[str, str]] = mapped_column(JSON)
+
+    def noun(self) -> Promotion:
+        return Promotion(self.alias, self.run_id, self.by, self.why, self.at, self.checks)

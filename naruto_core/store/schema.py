@@ -203,7 +203,10 @@ class FusedRow(Base):
 
 class SampleRow(Base):
     __tablename__ = "samples"
-    __table_args__ = (UniqueConstraint("run_id", "variant", "prompt", "seed"),)
+    __table_args__ = (
+        UniqueConstraint("run_id", "variant", "prompt", "seed"),
+        Index(None, "sha256"),  # the dashboard asks for pictures by their content
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
