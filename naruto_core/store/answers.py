@@ -34,7 +34,7 @@ def from_text(text: str) -> Answer:
 def check(answer: Answer, mode: Mode) -> None:
     """RatingRefused when `answer` is not one to a question of `mode`, or out of its range."""
     kind = {Mode.PAIR: Outcome, Mode.SCALE: Grades, Mode.BEST_WORST: Extremes}[mode]
-    if not isinstance(answer, kind):
+    if type(answer) is not kind:
         raise RatingRefused(f"this campaign asks another question: an answer of mode {mode.value} is needed.")
     if isinstance(answer, Grades) and not (answer.adherence in ANCHORS and answer.style in ANCHORS):
         raise RatingRefused("grades go from 1 to 5.")

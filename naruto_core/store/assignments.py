@@ -7,6 +7,7 @@ for each deed, so that a double click, a reload or a reply that got lost counts 
 
 import random
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -28,20 +29,29 @@ class Assignments(Database):
     """What each reviewer is asked, and every deed of theirs."""
 
     def next_assignment(
-        self, campaign_id: str, reviewer_id: str, now: datetime, prefer: str = "", draw: random.Random | None = None
+        self,
+        campaign_id: str,
+        reviewer_id: str,
+        now: datetime,
+        prefer: str = "",
+        draw: random.Random | None = None,
+        besides: Sequence[str] = (),
     ) -> Assignment | None:
         """What the reviewer judges next; None when there is nothing left for them.
 
         What they hold already comes first. Else, with the campaign's share of informative units, the least rated one
         of the pairing `prefer` ("" for any), otherwise an even draw from all that are open; now and then one they have
-        judged, with the sides changed. Leases that ran out make room for others.
+        judged, with the sides changed. Leases that ran out make room for others. `besides` are the assignments (one at
+        most counts) that the page shows already while it loads the next.
         """
         draw = draw or random.SystemRandom()
         with self._writing() as session:
             campaign = find_campaign(session, campaign_id)
             if campaign.closed_at is not None:
                 return None
-            held = session.scalar(_own(campaign_id, reviewer_id).where(~AssignmentRow.done).limit(1))
+            holding = _own(campaign_id, reviewer_id).where(~AssignmentRow.done)
+            shown_already = AssignmentRow.id.in_(tuple(besides)[:1])
+            held = session.scalar(holding.where(~shown_already).order_by(AssignmentRow.leased_until).limit(1))
             if held is None:
                 _release(session, now)
                 held = _repeat(session, campaign, reviewer_id, draw) or _fresh(

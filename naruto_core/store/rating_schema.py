@@ -6,7 +6,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstrai
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.ratings import Act, Campaign, Mode, Promotion, Reviewer, Role
-from naruto_core.store.schema import Base, words
+from naruto_core.store.columns import Base, words
 
 
 class ReviewerRow(Base):

@@ -141,6 +141,17 @@ class Reports(Database):
             rows = session.scalars(asked.order_by(SampleRow.variant, SampleRow.prompt, SampleRow.seed))
             return [row.noun() for row in rows]
 
+    def picture_path(self, sha256: str) -> str | None:
+        """Where a picture with this content lies, relative to the data root."""
+        with self._reading() as session:
+            return session.scalar(select(SampleRow.path).where(SampleRow.sha256 == sha256).limit(1))
+
+    def digests(self, sample_ids: Sequence[str]) -> dict[str, str]:
+        """The content's sha256 of each sample that there is."""
+        asked = select(SampleRow.id, SampleRow.sha256).where(SampleRow.id.in_(sample_ids))
+        with self._reading() as session:
+            return dict(session.execute(asked).tuples().all())
+
     def scores(self, run_id: str) -> list[Score]:
         """Every score of a run: of sets first, then of single pictures."""
         asked = select(ScoreRow).where(ScoreRow.run_id == run_id)

@@ -7,7 +7,8 @@ import pytest
 from recorded import open_run
 
 from naruto_core.domain import DatasetVersion, Run
-from naruto_core.store.opening import open_store
+from naruto_core.store.opening import open_ratings, open_store
+from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 
 
@@ -32,3 +33,9 @@ def dataset(store: Store) -> DatasetVersion:
 @pytest.fixture
 def run(store: Store, dataset: DatasetVersion) -> Run:
     return open_run(store, dataset.id)
+
+
+@pytest.fixture
+def ratings(url: str) -> Iterator[Ratings]:
+    with open_ratings(url) as opened:
+        yield opened

@@ -1,0 +1,146 @@
+"""What the review page's browser part asks over HTTP: the next assignment, and every deed.
+
+The browser loads one assignment ahead, sends a deed until it is answered, and shows what the answer says. A deed that
+is sent twice counts once, so that a lost reply, a reload or a restart of the server loses no vote and doubles none.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from dashboard.access import read_pass
+from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
+from naruto_core.ratings import Act, Assignment, Deed, Defect, Extremes, Grades, Outcome
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_ratings, open_store
+from naruto_core.store.ratings import Ratings
+from naruto_core.store.records import Store
+
+_LONGEST_BODY = 4096
+Word = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GradesSent(_Strict):
+    adherence: int
+    style: int
+    defects: list[Defect] = Field(max_length=len(Defect))
+
+
+class ExtremesSent(_Strict):
+    best: int
+    worst: int
+
+
+class DeedSent(_Strict):
+    """A deed as the browser sends it."""
+
+    assignment: Word
+    act: Act
+    nonce: Word
+    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+    viewport: Annotated[str, Field(max_length=20, pattern=r"^\d*x?\d*$")]
+    answer: Outcome | GradesSent | ExtremesSent | None = None
+
+    def noun(self) -> Deed:
+        answer = self.answer
+        if isinstance(answer, GradesSent):
+            answer = Grades(answer.adherence, answer.style, frozenset(answer.defects))
+        elif isinstance(answer, ExtremesSent):
+            answer = Extremes(answer.best, answer.worst)
+        return Deed(self.assignment, self.act, self.nonce, self.seconds, self.viewport, answer)
+
+
+def _next(reviewer_id: str, campaign_id: str, besides: list[str]) -> dict[str, object]:
+    ratings = the_ratings(read_settings().database_url)
+    given = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), besides=besides)
+    return {"assignment": _sent(given), "judged": ratings.judged(campaign_id, reviewer_id)}
+
+
+def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
+    given = the_ratings(read_settings().database_url).last_done(campaign_id, reviewer_id)
+    return {"assignment": _sent(given)}
+
+
+def _record(reviewer_id: str, deed: Deed) -> dict[str, object]:
+    return {"new": the_ratings(read_settings().database_url).record(reviewer_id, deed, datetime.now(UTC))}
+
+
+def _sent(given: Assignment | None) -> dict[str, object] | None:
+    """What a blind person may know; a picture that is gone is sent as an empty word."""
+    if given is None:
+        return None
+    digests = _the_store(read_settings().database_url).digests(given.samples)
+    return {"id": given.id, "text": given.text, "pictures": [digests.get(sample, "") for sample in given.samples]}
+
+
+async def next_assignment(request: Request) -> JSONResponse:
+    besides = request.query_params.getlist("besides")
+    return await _answered(request, lambda me: run_in_threadpool(_next, me, request.path_params["campaign"], besides))
+
+
+async def last_assignment(request: Request) -> JSONResponse:
+    return await _answered(request, lambda me: run_in_threadpool(_last, me, request.path_params["campaign"]))
+
+
+async def record(request: Request) -> JSONResponse:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            return _refused(413, "that is too long for a vote.")
+    try:
+        deed = DeedSent.model_validate_json(body).noun()
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _refused(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
+    return await _answered(request, lambda me: run_in_threadpool(_record, me, deed))
+
+
+async def _answered(request: Request, ask: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    me = read_pass(read_settings().root, text, datetime.now(UTC)) if scheme == "Bearer" else None
+    if me is None:
+        return _refused(401, "your link has to be opened again.")
+    try:
+        return JSONResponse(await ask(me), headers={"Cache-Control": "no-store"})
+    except RatingRefused as error:
+        return _refused(409, str(error))
+    except NotRecorded as error:
+        return _refused(404, str(error))
+    except StorageFailed as error:
+        return _refused(503, str(error))
+    except NarutoError as error:
+        return _refused(500, str(error))
+
+
+def _refused(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status, headers={"Cache-Control": "no-store"})
+
+
+@lru_cache(maxsize=4)
+def the_ratings(url: str) -> Ratings:
+    """One record for all requests: opening it takes longer than a vote."""
+    return open_ratings(url)
+
+
+@lru_cache(maxsize=4)
+def _the_store(url: str) -> Store:
+    return open_store(url)
+
+
+ROUTES = [
+    Route("/judging/{campaign}/next", next_assignment),
+    Route("/judging/{campaign}/last", last_assignment),
+    Route("/judging/deeds", record, methods=["POST"]),
+]

@@ -1,0 +1,74 @@
+"""Pictures over HTTP, by the hash of their content: `/pictures/HASH/512.webp`.
+
+An address says nothing of the run, the prompt or the file, and whoever does not have the picture cannot guess it. What
+is served is made anew as WebP, so that nothing written inside the file comes along.
+"""
+
+import io
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
+from naruto_core.errors import NarutoError
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_store
+from naruto_core.store.records import Store
+
+SIZES = {"256": 256, "512": 512, "full": None}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FOREVER = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+
+
+def address(digest: str, size: str) -> str:
+    """Where a picture is, relative to the dashboard."""
+    return f"pictures/{digest}/{size}.webp"
+
+
+def picture(request: Request) -> Response:
+    """The picture, or 404 when there is none, or when its file is not what was recorded."""
+    digest, size = request.path_params["digest"], request.path_params["size"]
+    if not _DIGEST.fullmatch(digest) or size not in SIZES:
+        return PlainTextResponse("There is no such picture.", 404)
+    settings = read_settings()
+    path = settings.root / "cache" / "thumbnails" / digest[:2] / f"{digest}-{size}.webp"
+    if not path.exists():
+        data = _original(settings.root, settings.database_url, digest)
+        if data is None:
+            return PlainTextResponse("There is no such picture.", 404)
+        write_atomically(path, _webp(data, SIZES[size]))
+    return FileResponse(path, media_type="image/webp", headers=_FOREVER)
+
+
+def _original(root: Path, url: str, digest: str) -> bytes | None:
+    path = _store(url).picture_path(digest)
+    try:
+        data = Layout(root).absolute(path).read_bytes() if path else b""
+    except (OSError, NarutoError):
+        return None
+    return data if sha256_bytes(data) == digest else None
+
+
+def _webp(data: bytes, size: int | None) -> bytes:
+    memory = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as opened:
+        drawn = opened.convert("RGB")
+    if size is None:
+        drawn.save(memory, "WEBP", lossless=True)
+    else:
+        drawn.thumbnail((size, size), Image.Resampling.LANCZOS)
+        drawn.save(memory, "WEBP", quality=88, method=4)
+    return memory.getvalue()
+
+
+@lru_cache(maxsize=4)
+def _store(url: str) -> Store:
+    return open_store(url)
+
+
+ROUTES = [Route("/pictures/{digest}/{size}.webp", picture)]
