@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import streamlit as st
+
 from naruto_core.artifacts import write_atomically
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.ratings import Ratings
 
 VALID = timedelta(hours=12)
+COOKIE = "naruto_link"
 _KEY_FILE = "dashboard.key"
 
 
@@ -34,6 +37,13 @@ def visitor(ratings: Ratings, token: str, email: str) -> Visitor:
     if found is not None:
         return Visitor(found, found.role is Role.LEAD)
     return Visitor(None, not ratings.reviewers())
+
+
+def presented() -> tuple[str, str]:
+    """The token of the visitor's link, and the address that a single sign-on vouches for; empty without."""
+    user = st.user.to_dict()
+    email = str(user.get("email", "")) if user.get("is_logged_in") else ""
+    return st.context.cookies.get(COOKIE, ""), email
 
 
 def make_pass(root: Path, reviewer: Reviewer, now: datetime) -> str:

@@ -4,6 +4,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.doors import judging, pictures
+from dashboard.doors import entrance, judging, pictures
 
-app = st.App(Path(__file__).with_name("app.py"), routes=[*pictures.ROUTES, *judging.ROUTES])
+app = st.App(Path(__file__).with_name("app.py"), routes=[*entrance.ROUTES, *pictures.ROUTES, *judging.ROUTES])

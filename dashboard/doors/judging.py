@@ -7,6 +7,7 @@ is sent twice counts once, so that a lost reply, a reload or a restart of the se
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from time import monotonic
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from dashboard.access import read_pass
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
+from naruto_core.judging.ranking import Vote, most_telling
 from naruto_core.ratings import Act, Assignment, Deed, Defect, Extremes, Grades, Outcome
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_ratings, open_store
@@ -24,6 +26,7 @@ from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 
 _LONGEST_BODY = 4096
+_FRESH = 30.0  # seconds for which what is known of the contenders is new enough to choose by
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -63,7 +66,8 @@ class DeedSent(_Strict):
 
 def _next(reviewer_id: str, campaign_id: str, besides: list[str]) -> dict[str, object]:
     ratings = the_ratings(read_settings().database_url)
-    given = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), besides=besides)
+    prefer = _telling(campaign_id, int(monotonic() / _FRESH))
+    given = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), prefer, besides=besides)
     return {"assignment": _sent(given), "judged": ratings.judged(campaign_id, reviewer_id)}
 
 
@@ -74,6 +78,18 @@ def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
 
 def _record(reviewer_id: str, deed: Deed) -> dict[str, object]:
     return {"new": the_ratings(read_settings().database_url).record(reviewer_id, deed, datetime.now(UTC))}
+
+
+@lru_cache(maxsize=64)
+def _telling(campaign_id: str, turn: int) -> str:
+    """The pairing that a vote says most about; thought over again when `turn` is another."""
+    del turn
+    tally = the_ratings(read_settings().database_url).tally(campaign_id)
+    names = {name for contenders, _, _ in tally for name in contenders}
+    if len(names) < 3:
+        return ""  # of two there is one pairing only
+    votes = [Vote("", *contenders, outcome) for contenders, outcome, count in tally for _ in range(count)]
+    return " ".join(most_telling(sorted(names), votes))
 
 
 def _sent(given: Assignment | None) -> dict[str, object] | None:

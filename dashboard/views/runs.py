@@ -4,17 +4,17 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from dashboard import queries
+from dashboard.queries import records
 from naruto_core.domain import Score, Variant
 from naruto_core.store.reports import Ruler, RunSummary, ruler
 
 
 def show() -> None:
     st.title("Runs")
-    summaries = queries.runs()
+    summaries = records.runs()
     if not summaries:
         st.info("No run is recorded yet. Type `make demo` in a terminal and come back: it takes a few minutes.")
-        st.text(f"Looked in {queries.home()}; NARUTO_HOME says where else to look.")
+        st.text(f"Looked in {records.home()}; NARUTO_HOME says where else to look.")
         return
     st.dataframe([_line(summary) for summary in summaries], hide_index=True, alt="Every run, newest first")
     st.header("Scores")

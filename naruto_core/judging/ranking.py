@@ -122,19 +122,54 @@ def _fit(won: Array, seen: Array) -> Array:
     """The k strengths (mean 0) and the pull of the left side, where the penalised likelihood is largest (Newton)."""
     k = len(won)
     at = np.zeros(k + 1)
-    penalty = np.full(k + 1, 1 / PRIOR**2)
     for _ in range(_STEPS):
-        expected = expit(at[:k, None] - at[None, :k] + at[k])
-        surplus, weight = won - seen * expected, seen * expected * (1 - expected)
-        gradient = np.append(surplus.sum(axis=1) - surplus.sum(axis=0), surplus.sum()) - penalty * at
-        both = weight + weight.T
-        hessian = np.zeros((k + 1, k + 1))
-        hessian[:k, :k] = np.diag(both.sum(axis=1)) - both
-        hessian[:k, k] = hessian[k, :k] = weight.sum(axis=1) - weight.sum(axis=0)
-        hessian[k, k] = weight.sum()
-        step = np.linalg.solve(hessian + np.diag(penalty), gradient)
+        surplus = won - seen * _expected(at)
+        gradient = np.append(surplus.sum(axis=1) - surplus.sum(axis=0), surplus.sum()) - at / PRIOR**2
+        step = np.linalg.solve(_information(seen, at), gradient)
         at = at + step / max(1.0, float(np.abs(step).max()))  # never further than one in log-odds at a time
         if np.abs(step).max() < _CLOSE:
             break
     at[:k] -= at[:k].mean()
     return at
+
+
+def _expected(at: Array) -> Array:
+    """How probable a vote for the left is, of every model on the left (k,) against every one on the right (k,)."""
+    return expit(at[:-1, None] - at[None, :-1] + at[-1])
+
+
+def _information(seen: Array, at: Array) -> Array:
+    """What the votes and the prior say of strengths and of the left side (k + 1, k + 1); its inverse is the posterior's
+    covariance near `at`."""
+    k, expected = len(seen), _expected(at)
+    weight = seen * expected * (1 - expected)
+    both = weight + weight.T
+    found = np.diag(np.full(k + 1, 1 / PRIOR**2))
+    found[:k, :k] += np.diag(both.sum(axis=1)) - both
+    found[:k, k] += weight.sum(axis=1) - weight.sum(axis=0)
+    found[k, :k] += weight.sum(axis=1) - weight.sum(axis=0)
+    found[k, k] += weight.sum()
+    return found
+
+
+def most_telling(names: Sequence[str], votes: Sequence[Vote]) -> tuple[str, str]:
+    """Which two of `names` the next vote says most about: where it takes most from the variance of their difference.
+
+    A vote of variance pq on a difference of variance v leaves v / (1 + v pq) of it (a step of Laplace's approximation;
+    the criterion is Chatbot Arena's, Chiang et al. 2024, section 4). Votes on other models are not looked at.
+    """
+    known = sorted(set(names))
+    ours = [vote for vote in votes if {vote.left, vote.right} <= set(known)]
+    won, seen = (table.sum(axis=0) for table in _tables(ours, known)) if ours else _nothing(len(known))
+    at = _fit(won, seen)
+    spread = np.linalg.inv(_information(seen, at))[:-1, :-1]
+    apart = np.diag(spread)[:, None] + np.diag(spread)[None, :] - 2 * spread
+    chance = expit(at[:-1, None] - at[None, :-1])
+    even = chance * (1 - chance)
+    gain = np.triu(apart**2 * even / (1 + apart * even), 1)
+    first, second = np.unravel_index(int(gain.argmax()), gain.shape)
+    return known[int(first)], known[int(second)]
+
+
+def _nothing(k: int) -> tuple[Array, Array]:
+    return np.zeros((k, k)), np.zeros((k, k))

@@ -10,7 +10,7 @@ from sqlalchemy import Row, column, func, insert, select, table
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.ratings import Campaign, Rating, Standing, Unit
+from naruto_core.ratings import Campaign, Mode, Outcome, Rating, Standing, Unit
 from naruto_core.store.answers import from_text
 from naruto_core.store.connection import Database
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
@@ -76,6 +76,38 @@ class Campaigns(Database):
         )  # fmt: skip
         with self._reading() as session:
             return [_rating(row) for row in session.execute(wanted)]
+
+    def tally(self, campaign_id: str) -> list[tuple[tuple[str, str], Outcome, int]]:
+        """How often each outcome was said of each two contenders, in the order shown; of pairs only, repeats and gold
+        left out. Pairings that nobody judged yet are there with 0."""
+        asked = select(UnitRow.contenders).where(UnitRow.campaign_id == campaign_id, UnitRow.gold == "").distinct()
+        said = (
+            select(UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer, func.count())
+            .select_from(AssignmentRow)
+            .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
+            .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
+            .where(
+                AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
+                UnitRow.gold == "",
+            )
+            .group_by(UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer)
+        )  # fmt: skip
+        with self._reading() as session:
+            if find_campaign(session, campaign_id).mode is not Mode.PAIR:
+                return []
+            unseen = [(names, Outcome.TIE, 0) for names in session.scalars(asked)]
+            found = [
+                (in_order_shown(names, shown), from_text(answer), count)
+                for names, shown, answer, count in session.execute(said).tuples()
+            ]
+        pairs = [*unseen, *found]
+        return [((names[0], names[1]), outcome, n) for names, outcome, n in pairs if isinstance(outcome, Outcome)]
+
+    def latest(self, campaign_id: str) -> int:
+        """The number of the last event that counts, 0 before the first: it grows with every deed."""
+        asked = select(func.max(AssignmentRow.last_event)).where(AssignmentRow.campaign_id == campaign_id)
+        with self._reading() as session:
+            return session.scalar(asked) or 0
 
     def standing(self, campaign_id: str) -> Standing:
         """How far a campaign is."""

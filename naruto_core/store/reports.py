@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from naruto_core.domain import (
@@ -140,6 +140,16 @@ class Reports(Database):
         with self._reading() as session:
             rows = session.scalars(asked.order_by(SampleRow.variant, SampleRow.prompt, SampleRow.seed))
             return [row.noun() for row in rows]
+
+    def drawn(self) -> list[tuple[str, Variant, int]]:
+        """Which variants of which runs have pictures, and how many; newest runs first."""
+        asked = (
+            select(SampleRow.run_id, SampleRow.variant, func.count())
+            .group_by(SampleRow.run_id, SampleRow.variant)
+            .order_by(SampleRow.run_id.desc(), SampleRow.variant)
+        )
+        with self._reading() as session:
+            return list(session.execute(asked).tuples())
 
     def picture_path(self, sha256: str) -> str | None:
         """Where a picture with this content lies, relative to the data root."""

@@ -1,4 +1,5 @@
-"""The only file here that opens the store. Reads are kept for a few seconds, so that a click costs no query."""
+"""What was recorded of runs. Only this folder and the doors open the store; reads are kept for a few seconds, so that a
+click costs no query."""
 
 import streamlit as st
 

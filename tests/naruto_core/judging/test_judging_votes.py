@@ -1,0 +1,156 @@
+"""From ratings to votes, to conduct, outlook and grades: known answers."""
+
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from choix import ilsr_pairwise
+
+from naruto_core.judging.conduct import conducts, leans
+from naruto_core.judging.grades import defects, mean_grades
+from naruto_core.judging.outlook import Word, outlooks, win_rates
+from naruto_core.judging.ranking import Vote, most_telling, rank
+from naruto_core.judging.votes import answers_by_unit, comparisons, counted
+from naruto_core.ratings import Answer, Defect, Extremes, Grades, Outcome, Rating
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def rating(
+    unit: int,
+    answer: Answer,
+    samples: tuple[str, ...] = ("a", "b"),
+    who: str = "r",
+    *,
+    repeat: bool = False,
+    gold: str = "",
+    seconds: float = 3.0,
+) -> Rating:
+    names = tuple(sample.upper() for sample in samples)
+    return Rating(unit, who, f"p{unit}", 7, samples, names, answer, seconds, NOON, 1.0, repeat, gold)
+
+
+def cast(strength: dict[str, float], count: int, seed: int) -> list[Vote]:
+    draw, votes = random.Random(seed), []
+    for number in range(count):
+        left, right = draw.sample(sorted(strength), 2)
+        chance = 1 / (1 + np.exp(strength[right] - strength[left]))
+        votes.append(Vote(f"p{number % 40}", left, right, Outcome.LEFT if draw.random() < chance else Outcome.RIGHT))
+    return votes
+
+
+def test_repeats_and_gold_units_are_not_counted() -> None:
+    kept = rating(1, Outcome.LEFT)
+    assert counted([kept, rating(1, Outcome.LEFT, repeat=True), rating(2, Outcome.LEFT, gold="a")]) == [kept]
+
+
+def test_the_best_and_the_worst_of_four_are_five_comparisons() -> None:
+    votes = comparisons([rating(1, Extremes(best=2, worst=0), ("a", "b", "c", "d"))])
+    said = {(v.left, v.right) if v.outcome is Outcome.LEFT else (v.right, v.left) for v in votes}
+    assert said == {("C", "A"), ("C", "B"), ("C", "D"), ("B", "A"), ("D", "A")}
+    assert len(votes) == 5
+
+
+def test_the_same_opinion_with_the_sides_changed_is_the_same_answer() -> None:
+    one = rating(1, Outcome.LEFT, ("a", "b"), "r")
+    other = rating(1, Outcome.RIGHT, ("b", "a"), "s")
+    table, raters = answers_by_unit([one, other], "better")
+    assert raters == ["r", "s"]
+    assert table[0, 0] == table[1, 0]
+    table, _ = answers_by_unit([one, rating(1, Outcome.LEFT, ("b", "a"), "s")], "better")
+    assert table[0, 0] != table[1, 0]
+
+
+def test_a_reviewer_who_always_takes_the_left_is_seen_to() -> None:
+    always = [rating(unit, Outcome.LEFT) for unit in range(20)]
+    fair = [rating(unit, (Outcome.LEFT, Outcome.RIGHT)[unit % 2], who="s") for unit in range(20)]
+    first, second = conducts([*always, *fair])
+    assert (leans(first.left), leans(second.left)) == (True, False)
+
+
+def test_consistency_is_of_the_picture_and_not_of_the_side() -> None:
+    ratings = [
+        rating(1, Outcome.LEFT, ("a", "b")),
+        rating(1, Outcome.RIGHT, ("b", "a"), repeat=True),
+        rating(2, Outcome.LEFT, ("a", "b")),
+        rating(2, Outcome.LEFT, ("b", "a"), repeat=True),
+    ]
+    (found,) = conducts(ratings)
+    assert (found.consistent.hits, found.consistent.n) == (1, 2)
+
+
+def test_gold_answers_are_right_or_wrong_by_their_picture() -> None:
+    ratings = [
+        rating(1, Outcome.RIGHT, ("b", "a"), gold="a"),
+        rating(2, Outcome.LEFT, ("b", "a"), gold="a"),
+        rating(3, Outcome.TIE, ("b", "a"), gold="a"),
+    ]
+    (found,) = conducts(ratings)
+    assert (found.gold.hits, found.gold.n) == (1, 3)
+
+
+def test_a_clear_winner_needs_no_more_votes_and_equals_never_get_enough() -> None:
+    clear = cast({"a": 1.5, "b": -1.5}, 200, 1)
+    (found,) = outlooks(rank(clear, 200, 0), clear)
+    assert (found.stronger, found.word, found.needed) == ("a", Word.BETTER, 0)
+    even = [
+        Vote(f"p{i % 20}", *sides, outcome)
+        for i in range(40)
+        for sides in (("a", "b"), ("b", "a"))
+        for outcome in (Outcome.LEFT, Outcome.RIGHT)
+    ]
+    (found,) = outlooks(rank(even, 200, 0), even)
+    assert (found.word, found.needed) == (Word.UNDECIDED, None)
+
+
+def test_the_votes_still_needed_would_have_been_about_enough() -> None:
+    strength = {"a": 0.2, "b": -0.2}
+    answers = []
+    for seed in range(12):
+        votes = cast(strength, 60, seed)
+        (found,) = outlooks(rank(votes, 200, 0), votes)
+        if found.needed and found.stronger == "a":
+            more = cast(strength, 60 + 2 * found.needed, seed + 100)
+            answers.append(outlooks(rank(more, 200, 0), more)[0].word is Word.BETTER)
+    assert len(answers) >= 4
+    assert sum(answers) >= len(answers) / 2
+
+
+def test_win_rates_give_every_prompt_the_same_say() -> None:
+    votes = [Vote("crowded", "a", "b", Outcome.LEFT)] * 98 + [Vote("quiet", "a", "b", Outcome.RIGHT)] * 2
+    assert [(rate.model, rate.value, rate.votes) for rate in win_rates(votes)] == [("a", 0.5, 100), ("b", 0.5, 100)]
+
+
+def test_the_next_pair_is_the_one_that_is_least_known() -> None:
+    known = cast({"a": 0.0, "b": 0.0}, 300, 3)
+    once = [Vote("p", "c", "a", Outcome.LEFT)]
+    assert "c" in most_telling(["a", "b", "c"], known + once)
+    assert set(most_telling(["a", "b", "c"], [])) <= {"a", "b", "c"}
+
+
+def test_a_foregone_conclusion_is_not_asked_again() -> None:
+    strength = {"a": 4.0, "b": 0.1, "c": -0.1, "d": -4.0}
+    assert set(most_telling(list(strength), cast(strength, 600, 5))) != {"a", "d"}
+
+
+def test_strengths_agree_with_choix_on_the_same_votes() -> None:
+    votes = cast({"a": 0.8, "b": 0.1, "c": -0.9}, 3000, 7)
+    names = ["a", "b", "c"]
+    pairs = [(v.left, v.right) if v.outcome is Outcome.LEFT else (v.right, v.left) for v in votes]
+    theirs = ilsr_pairwise(3, [(names.index(x), names.index(y)) for x, y in pairs], alpha=0.0)
+    ours = {model.model: model.value for model in rank(votes, 20, 0).models}
+    assert [ours[name] for name in names] == pytest.approx((theirs - theirs.mean()).tolist(), abs=0.02)
+
+
+def test_grades_are_means_over_prompts_and_defects_shares_of_ratings() -> None:
+    ratings = [
+        rating(1, Grades(5, 3, frozenset({Defect.HANDS})), ("a",)),
+        rating(1, Grades(5, 3), ("a",)),
+        rating(2, Grades(2, 3), ("a",)),
+    ]
+    adherence, style = mean_grades(ratings)
+    assert (adherence.mean, adherence.ratings, adherence.prompts) == (3.5, 3, 2)
+    assert (style.mean, style.low, style.high) == (3.0, 3.0, 3.0)
+    hands = defects(ratings)["A"][Defect.HANDS]
+    assert (hands.hits, hands.n) == (1, 3)
