@@ -26,8 +26,9 @@ check: install  ## lint, formatting, types, import contracts
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 
-dashboard: install  ## open the dashboard on the runs of this machine
-	.venv/bin/streamlit run dashboard/app.py --server.address 127.0.0.1 --server.showEmailPrompt false --browser.gatherUsageStats false
+dashboard: install  ## open the dashboard on the runs of this machine; EXAMPLE=1 adds a marked example campaign
+	$(if $(EXAMPLE),.venv/bin/python -m dashboard.example)
+	.venv/bin/streamlit run dashboard/server.py --server.address 127.0.0.1 --server.showEmailPrompt false --browser.gatherUsageStats false
 
 up: install  ## start Prefect server, worker and deployments on this machine (again: nothing changes)
 	@.venv/bin/python -m deployments.up

@@ -1,24 +1,49 @@
-"""The dashboard's front door: `streamlit run dashboard/app.py`. It routes to the views and looks after their errors."""
+"""The pages, and who may see which: reviewers judge, everything else is the lead's. `server.py` serves it."""
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
-from dashboard.views import pictures, runs
+from dashboard.access import Visitor
+from dashboard.queries import judging
+from dashboard.views import assignments, pictures, review, runs, verdicts
 from naruto_core.errors import NarutoError
 
 
 def main() -> None:
     st.set_page_config(page_title="Naruto SDXL", layout="wide")
-    page = st.navigation(
-        [
-            st.Page(runs.show, title="Runs", url_path="runs", default=True),
-            st.Page(pictures.show, title="Pictures", url_path="pictures"),
-        ]
-    )
     try:
+        visitor = judging.visitor()
+        page = st.navigation(_pages(visitor))
+        if visitor.reviewer is not None:
+            st.sidebar.text(f"You are {visitor.reviewer.name}.")
         page.run()
     except NarutoError as error:
         st.error("That did not work:")
         st.text(str(error))
+
+
+def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
+    judge = st.Page(review.show, title="Review", url_path="review", default=not visitor.lead)
+    if not visitor.lead:
+        return {"": [judge if visitor.reviewer else st.Page(_stranger, title="Welcome", url_path="welcome")]}
+    return {
+        "Models": [
+            st.Page(runs.show, title="Runs", url_path="runs", default=True),
+            st.Page(pictures.show, title="Pictures", url_path="pictures-of-a-run"),
+        ],
+        "People": [
+            judge,
+            st.Page(assignments.show, title="Assignments", url_path="assignments"),
+            st.Page(verdicts.show, title="Verdicts", url_path="verdicts"),
+        ],
+    }
+
+
+def _stranger() -> None:
+    st.title("Welcome")
+    st.info("This dashboard asks for a personal link. Open the one you were sent, or ask whoever runs it for one.")
+    if "auth" in st.secrets and st.button("Sign on"):
+        st.login()
 
 
 if __name__ == "__main__":

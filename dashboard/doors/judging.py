@@ -17,13 +17,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from dashboard.access import read_pass
+from dashboard.queries.opened import the_ratings, the_store
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_telling
 from naruto_core.ratings import Act, Assignment, Deed, Defect, Extremes, Grades, Outcome
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_ratings, open_store
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
 
 _LONGEST_BODY = 4096
 _FRESH = 30.0  # seconds for which what is known of the contenders is new enough to choose by
@@ -65,26 +63,26 @@ class DeedSent(_Strict):
 
 
 def _next(reviewer_id: str, campaign_id: str, besides: list[str]) -> dict[str, object]:
-    ratings = the_ratings(read_settings().database_url)
+    ratings = the_ratings()
     prefer = _telling(campaign_id, int(monotonic() / _FRESH))
     given = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), prefer, besides=besides)
     return {"assignment": _sent(given), "judged": ratings.judged(campaign_id, reviewer_id)}
 
 
 def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
-    given = the_ratings(read_settings().database_url).last_done(campaign_id, reviewer_id)
+    given = the_ratings().last_done(campaign_id, reviewer_id)
     return {"assignment": _sent(given)}
 
 
 def _record(reviewer_id: str, deed: Deed) -> dict[str, object]:
-    return {"new": the_ratings(read_settings().database_url).record(reviewer_id, deed, datetime.now(UTC))}
+    return {"new": the_ratings().record(reviewer_id, deed, datetime.now(UTC))}
 
 
 @lru_cache(maxsize=64)
 def _telling(campaign_id: str, turn: int) -> str:
     """The pairing that a vote says most about; thought over again when `turn` is another."""
     del turn
-    tally = the_ratings(read_settings().database_url).tally(campaign_id)
+    tally = the_ratings().tally(campaign_id)
     names = {name for contenders, _, _ in tally for name in contenders}
     if len(names) < 3:
         return ""  # of two there is one pairing only
@@ -96,7 +94,7 @@ def _sent(given: Assignment | None) -> dict[str, object] | None:
     """What a blind person may know; a picture that is gone is sent as an empty word."""
     if given is None:
         return None
-    digests = _the_store(read_settings().database_url).digests(given.samples)
+    digests = the_store().digests(given.samples)
     return {"id": given.id, "text": given.text, "pictures": [digests.get(sample, "") for sample in given.samples]}
 
 
@@ -142,17 +140,6 @@ async def _answered(request: Request, ask: Callable[[str], Awaitable[dict[str, o
 
 def _refused(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"error": sentence}, status, headers={"Cache-Control": "no-store"})
-
-
-@lru_cache(maxsize=4)
-def the_ratings(url: str) -> Ratings:
-    """One record for all requests: opening it takes longer than a vote."""
-    return open_ratings(url)
-
-
-@lru_cache(maxsize=4)
-def _the_store(url: str) -> Store:
-    return open_store(url)
 
 
 ROUTES = [

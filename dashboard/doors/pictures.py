@@ -6,7 +6,6 @@ is served is made anew as WebP, so that nothing written inside the file comes al
 
 import io
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -14,11 +13,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from dashboard.queries.opened import the_store
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.errors import NarutoError
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
-from naruto_core.store.records import Store
 
 SIZES = {"256": 256, "512": 512, "full": None}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -38,15 +36,15 @@ def picture(request: Request) -> Response:
     settings = read_settings()
     path = settings.root / "cache" / "thumbnails" / digest[:2] / f"{digest}-{size}.webp"
     if not path.exists():
-        data = _original(settings.root, settings.database_url, digest)
+        data = _original(settings.root, digest)
         if data is None:
             return PlainTextResponse("There is no such picture.", 404)
         write_atomically(path, _webp(data, SIZES[size]))
     return FileResponse(path, media_type="image/webp", headers=_FOREVER)
 
 
-def _original(root: Path, url: str, digest: str) -> bytes | None:
-    path = _store(url).picture_path(digest)
+def _original(root: Path, digest: str) -> bytes | None:
+    path = the_store().picture_path(digest)
     try:
         data = Layout(root).absolute(path).read_bytes() if path else b""
     except (OSError, NarutoError):
@@ -64,11 +62,6 @@ def _webp(data: bytes, size: int | None) -> bytes:
         drawn.thumbnail((size, size), Image.Resampling.LANCZOS)
         drawn.save(memory, "WEBP", quality=88, method=4)
     return memory.getvalue()
-
-
-@lru_cache(maxsize=4)
-def _store(url: str) -> Store:
-    return open_store(url)
 
 
 ROUTES = [Route("/pictures/{digest}/{size}.webp", picture)]

@@ -3,11 +3,11 @@ click costs no query."""
 
 import streamlit as st
 
+from dashboard.queries.opened import the_store
 from naruto_core.artifacts import Layout, sha256_bytes
-from naruto_core.domain import PromptSuite, Sample
+from naruto_core.domain import PromptSuite, Sample, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
 from naruto_core.store.reports import RunSummary
 
 _SECONDS = 5
@@ -28,6 +28,11 @@ def samples(run_id: str) -> list[Sample]:
     return _samples(read_settings().database_url, run_id)
 
 
+def samples_of(run_id: str, variant: Variant) -> list[Sample]:
+    """The pictures of one variant of a run."""
+    return [sample for sample in samples(run_id) if sample.variant is variant]
+
+
 def prompts(run_id: str) -> PromptSuite | None:
     """The prompts one run was drawn with."""
     return _prompts(read_settings().database_url, run_id)
@@ -44,17 +49,17 @@ def picture(sample: Sample) -> bytes | None:
 
 @st.cache_data(ttl=_SECONDS, show_spinner=False)
 def _runs(url: str) -> list[RunSummary]:
-    with open_store(url) as store:
-        return store.runs()
+    del url  # it only tells one record from another
+    return the_store().runs()
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
 def _samples(url: str, run_id: str) -> list[Sample]:
-    with open_store(url) as store:
-        return store.samples(run_id)
+    del url
+    return the_store().samples(run_id)
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
 def _prompts(url: str, run_id: str) -> PromptSuite | None:
-    with open_store(url) as store:
-        return store.prompts(run_id)
+    del url
+    return the_store().prompts(run_id)

@@ -97,7 +97,7 @@ class Campaigns(Database):
                 return []
             unseen = [(names, Outcome.TIE, 0) for names in session.scalars(asked)]
             found = [
-                (in_order_shown(names, shown), from_text(answer), count)
+                (in_order_shown(names, shown), from_text(answer or ""), count)
                 for names, shown, answer, count in session.execute(said).tuples()
             ]
         pairs = [*unseen, *found]

@@ -2,18 +2,21 @@
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from PIL import Image
+from served import Served, free_port
 
+from dashboard import access
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.domain import DRAWN, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
+from naruto_core.store.opening import open_ratings, open_store
+from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 
 HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"
@@ -28,6 +31,17 @@ START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """AppTest makes its script `__main__` and leaves it so; process pools of later tests would look for it."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(autouse=True)
+def link(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Come as whoever has this link's token: AppTest has no cookies. Nobody's, to begin with."""
+
+    def come_with(token: str) -> None:
+        monkeypatch.setattr(access, "presented", lambda: (token, ""))
+
+    come_with("")
+    return come_with
 
 
 @pytest.fixture
@@ -68,6 +82,20 @@ def run(store: Store, home: Path) -> Run:
     )
     store.finish_run(opened.id, START.replace(minute=4, second=5))
     return store.run(opened.id)
+
+
+@pytest.fixture
+def ratings(home: Path) -> Iterator[Ratings]:
+    with open_ratings(read_settings().database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def served(home: Path) -> Iterator[Served]:
+    server = Served(home, free_port())
+    server.start()
+    yield server
+    server.stop()
 
 
 def _draw(layout: Layout, run_id: str, variant: Variant, prompt: Prompt, seed: int) -> Sample:

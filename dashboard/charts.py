@@ -1,0 +1,34 @@
+"""Plots: always the value as a dot with its interval as a line, so that nobody reads a dot alone."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+Row = dict[str, str | float]
+
+
+def with_intervals(rows: Sequence[Row], title: str, *, zero: float | None = None) -> alt.LayerChart:
+    """`rows` of name, value, low and high, one below the other; a dashed line at `zero`, where that means something."""
+    data = alt.Data(values=list(rows))
+    order = [str(row["name"]) for row in rows]
+    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=400))
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(data).encode(y=y)
+    lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
+    tips = [alt.Tooltip(f"{field}:{kind}", format=form) for field, kind, form in _TIPS]
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("value:Q", scale=scale), tooltip=tips)
+    layers: list[alt.Chart] = [lines, dots]
+    if zero is not None:
+        line = alt.Chart(alt.Data(values=[{"at": zero}])).mark_rule(strokeDash=[4, 4], opacity=0.6)
+        layers.insert(0, line.encode(x="at:Q"))
+    return alt.layer(*layers).properties(height=alt.Step(34))
+
+
+_TIPS = (("name", "N", ""), ("value", "Q", ".3f"), ("low", "Q", ".3f"), ("high", "Q", ".3f"))
+
+
+def curves(rows: Sequence[Row], x: str, y: str) -> alt.Chart:
+    """One line for each `run` of `rows`."""
+    data = alt.Data(values=list(rows))
+    chart = alt.Chart(data).mark_line(interpolate="monotone")
+    return chart.encode(x=alt.X(f"{x}:Q"), y=alt.Y(f"{y}:Q", scale=alt.Scale(zero=False)), color=alt.Color("run:N"))

@@ -1,0 +1,89 @@
+"""What was recorded of people's judgement, and what follows from it. Kept for as long as no vote is added."""
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dashboard import access
+from dashboard.queries.opened import the_ratings
+from naruto_core.domain import Prompt
+from naruto_core.judging.conduct import Conduct, conducts
+from naruto_core.judging.outlook import Outlook, WinRate, outlooks, win_rates
+from naruto_core.judging.ranking import Ranking, Vote, rank
+from naruto_core.judging.votes import comparisons, counted
+from naruto_core.ratings import Campaign, Rating
+from naruto_core.settings import read_settings
+
+_RESAMPLES, _SEED = 1000, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a campaign of comparisons says."""
+
+    ranking: Ranking
+    outlooks: list[Outlook]
+    win_rates: list[WinRate]
+
+
+def visitor() -> access.Visitor:
+    """Who is looking."""
+    return access.visitor(the_ratings(), *access.presented())
+
+
+def campaigns(*, opened: bool = False) -> list[Campaign]:
+    """All campaigns, or those that take votes; newest first."""
+    return [one for one in the_ratings().campaigns() if not opened or one.closed_at is None]
+
+
+def ratings(campaign_id: str) -> list[Rating]:
+    """All votes that count, with repeats and gold units."""
+    return _ratings(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+
+
+def votes(campaign_id: str) -> list[Vote]:
+    """Two models at a time; of a campaign of grades, none."""
+    return _votes(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+
+
+def decision(campaign_id: str) -> Decision:
+    """NarutoError when the votes cannot say anything yet."""
+    return _decision(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+
+
+def conduct(campaign_id: str) -> list[Conduct]:
+    """How each reviewer of a campaign judges."""
+    return _conduct(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+
+
+def wins_by_tag(campaign_id: str, prompts: tuple[Prompt, ...]) -> dict[str, list[WinRate]]:
+    """Win rates over the prompts of each tag that was voted on."""
+    tags = {prompt.slug: prompt.tags for prompt in prompts}
+    found: dict[str, list[Vote]] = {}
+    for vote in votes(campaign_id):
+        for tag in tags.get(vote.prompt, ()):
+            found.setdefault(tag, []).append(vote)
+    return {tag: win_rates(of_tag) for tag, of_tag in sorted(found.items())}
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _ratings(url: str, campaign_id: str, latest: int) -> list[Rating]:
+    del url, latest
+    return the_ratings().ratings(campaign_id)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _votes(url: str, campaign_id: str, latest: int) -> list[Vote]:
+    return comparisons(counted(_ratings(url, campaign_id, latest)))
+
+
+@st.cache_data(max_entries=20, show_spinner="Counting the votes …")
+def _decision(url: str, campaign_id: str, latest: int) -> Decision:
+    found = _votes(url, campaign_id, latest)
+    ranking = rank(found, _RESAMPLES, _SEED)
+    return Decision(ranking, outlooks(ranking, found), win_rates(found))
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _conduct(url: str, campaign_id: str, latest: int) -> list[Conduct]:
+    return conducts(_ratings(url, campaign_id, latest))

@@ -1,0 +1,39 @@
+"""The record, opened once for all requests and sessions: opening it takes longer than asking it."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_ratings, open_store
+from naruto_core.store.ratings import Ratings
+from naruto_core.store.records import Store
+
+
+def the_store() -> Store:
+    """Runs, pictures and scores."""
+    url = read_settings().database_url
+    return _store(url, _file(url))
+
+
+def the_ratings() -> Ratings:
+    """Reviewers, campaigns and votes."""
+    url = read_settings().database_url
+    return _ratings(url, _file(url))
+
+
+def _file(url: str) -> int:
+    """Which file it is now: one that was moved away or put back from a copy has to be opened anew."""
+    path = Path(url.removeprefix("sqlite:///"))
+    return path.stat().st_ino if url.startswith("sqlite:///") and path.exists() else 0
+
+
+@lru_cache(maxsize=4)
+def _store(url: str, file: int) -> Store:
+    del file
+    return open_store(url)
+
+
+@lru_cache(maxsize=4)
+def _ratings(url: str, file: int) -> Ratings:
+    del file
+    return open_ratings(url)

@@ -1,0 +1,107 @@
+"""Blind judging: pictures of one prompt and seed, nothing else. What happens in the browser is `components/review.js`.
+
+Neither this page nor the addresses of its pictures name a run, a variant, a score or a file.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import access
+from dashboard.queries import judging
+from dashboard.queries.opened import the_ratings
+from naruto_core.ratings import Campaign, Mode, Reviewer
+from naruto_core.settings import read_settings
+
+_FOLDER = Path(__file__).parents[1] / "components"
+_COMPONENT = st.components.v2.component(
+    "naruto_review",
+    html='<div class="review"></div>',
+    css=(_FOLDER / "review.css").read_text(encoding="utf-8"),
+    js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("zoom.js", "review.js")),
+)
+
+_ANCHORS = {
+    "adherence": {
+        "ask": "Does the picture show what the text asks for? (keys 1 to 5)",
+        "words": ["nothing of it", "a little", "half of it", "nearly all", "all of it"],
+    },
+    "style": {
+        "ask": "Is it drawn in the style of the examples? (keys 1 to 5)",
+        "words": ["not at all", "hardly", "partly", "nearly", "fully"],
+    },
+}
+_GUIDELINES = {
+    Mode.PAIR: (
+        "Which of the two pictures would you rather get for this text?",
+        "Look at what the text asks for first: everything in it should be there, and nothing that contradicts it.",
+        "Then look at how it is drawn: whole hands and faces, clean lines, one style.",
+        "Example: the text asks for two people. A pretty picture shows one, a plain one shows two: take the plain one.",
+        "Example: both show what was asked for, one has a melted hand. The other one is better.",
+        "If you cannot choose in ten seconds, they are equally good. If you would throw both away, say both are bad.",
+        "It is the same text, but you do not know who drew what. The sides are shuffled each time.",
+    ),
+    Mode.SCALE: (
+        "Judge one picture by itself: first whether it shows what the text asks for, then whether it is in the style.",
+        "Example: everything that was asked for is there, but as a photograph: 5 for the text, 1 for the style.",
+        "Flag what is wrong even when you like the picture.",
+    ),
+    Mode.BEST_WORST: (
+        "Choose the best of the four pictures, then the worst. The other two need no order.",
+        "Look at what the text asks for first, then at how it is drawn.",
+        "Example: three are fine and one shows something else: that one is the worst, the best is the best drawn one.",
+    ),
+}
+
+
+def show() -> None:
+    st.title("Review")
+    reviewer = judging.visitor().reviewer
+    if reviewer is None:
+        st.info(
+            "You are not registered as a reviewer. Open Assignments, add yourself as the lead, and open the link that "
+            "you get: your votes are kept under your name."
+        )
+        return
+    open_ones = judging.campaigns(opened=True)
+    if not open_ones:
+        st.info("There is nothing to judge now. The lead opens a campaign on the page Assignments.")
+        return
+    campaign = _chosen(open_ones)
+    st.text(campaign.question)
+    if campaign.example:
+        st.warning("This is an example. Its other votes were made up by a program.")
+    with st.expander("How to judge, with examples"):
+        for line in _GUIDELINES[campaign.mode]:
+            st.text(line)
+    _judge(campaign, reviewer)
+
+
+def _chosen(open_ones: list[Campaign]) -> Campaign:
+    if len(open_ones) == 1:
+        return open_ones[0]
+    names = {one.id: one.name for one in open_ones}
+    chosen = st.selectbox("What to judge", list(names), format_func=names.__getitem__, key="review_campaign")
+    return next(one for one in open_ones if one.id == chosen)
+
+
+def _judge(campaign: Campaign, reviewer: Reviewer) -> None:
+    standing = the_ratings().standing(campaign.id)
+    share = min(1.0, standing.rated / standing.wanted) if standing.wanted else 1.0
+    st.progress(share, text=f"{standing.rated} of {standing.wanted} votes by everybody")
+    _COMPONENT(
+        key=f"review-{campaign.id}",
+        data={
+            "campaign": campaign.id,
+            "mode": campaign.mode.value,
+            "me": reviewer.id,
+            "pass": access.make_pass(read_settings().root, reviewer, datetime.now(UTC)),
+            "size": "full",
+            "anchors": _ANCHORS,
+        },
+    )
+    st.caption(
+        "Every vote is saved at once, and you can stop at any time: you go on where you were. Double-click a picture, "
+        "pinch it or press + to look closer; all pictures move together."
+    )

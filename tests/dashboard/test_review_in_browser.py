@@ -1,0 +1,218 @@
+"""A review session in a real browser, against the real server."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from browsing import browser
+from playwright.sync_api import Browser, Page, expect
+from served import Served
+
+from naruto_core.domain import Run, Variant
+from naruto_core.judging.planning import contender, plan
+from naruto_core.ratings import Campaign, Extremes, Grades, Mode, Outcome, Role
+from naruto_core.store.ratings import Ratings
+from naruto_core.store.records import Store
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+def campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
+    variants = list(Variant)[:3] if mode is not Mode.BEST_WORST else list(Variant)[:3]
+    drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in variants}
+    if mode is Mode.BEST_WORST:
+        drawn["another/base"] = store.samples(run.id, Variant.BASE)
+    suite = store.prompts(run.id)
+    assert suite
+    units = plan(mode, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    wish = Campaign("", mode.value, "Which one?", mode, NOW, repeats=0.0)
+    return ratings.open_campaign(wish, units, seed=0).id
+
+
+def reviewer(ratings: Ratings) -> str:
+    ratings.add_reviewer("lead", Role.LEAD)
+    return ratings.add_reviewer("Ann <b>bold</b>", Role.REVIEWER)[1]
+
+
+def enter(chrome: Browser, served: Served, token: str, width: int = 1280, height: int = 900) -> Page:
+    page = chrome.new_context(viewport={"width": width, "height": height}).new_page()
+    page.goto(f"{served.address}/enter/{token}")
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    ready(page)
+    return page
+
+
+def ready(page: Page) -> None:
+    """The next one is loaded."""
+    expect(page.locator(".review")).to_have_attribute("data-ready", "true", timeout=15_000)
+
+
+def judged(page: Page, count: int, words: str = "Saved.") -> None:
+    expect(page.locator(".status")).to_have_text(f"{count} judged by you. {words}", timeout=15_000)
+
+
+def test_a_whole_session_by_keyboard(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
+    campaign_id = campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    for number, key in enumerate(("ArrowLeft", "ArrowRight", "ArrowDown", "x"), start=1):
+        page.keyboard.press(key)
+        judged(page, number)
+        ready(page)
+    said = [rating.answer for rating in ratings.ratings(campaign_id)]
+    assert said == [Outcome.LEFT, Outcome.RIGHT, Outcome.TIE, Outcome.BOTH_BAD]
+    page.keyboard.press("s")
+    judged(page, 5)
+    assert len(ratings.ratings(campaign_id)) == 4
+    page.keyboard.press("u")
+    judged(page, 4, "Taken back.")
+    page.keyboard.press("u")
+    judged(page, 3, "Taken back.")
+    assert len(ratings.ratings(campaign_id)) == 3
+    assert all(rating.seconds > 0 for rating in ratings.ratings(campaign_id))
+
+
+def test_to_the_end_and_nothing_is_asked_twice(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id = campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    for number in range(12):
+        judged_before = page.locator(".stage").get_attribute("data-shown")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator(".status")).to_contain_text(f"{number + 1} judged", timeout=15_000)
+        if number < 11:
+            expect(page.locator(".stage")).not_to_have_attribute("data-shown", judged_before or "", timeout=15_000)
+    expect(page.locator(".done")).to_contain_text("nothing left")
+    found = ratings.ratings(campaign_id)
+    assert len(found) == len({rating.unit_id for rating in found}) == 12
+
+
+def test_nothing_on_the_page_or_in_its_addresses_names_a_model(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign(ratings, store, run)
+    asked: list[str] = []
+    context = chrome.new_context()
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{served.address}/enter/{reviewer(ratings)}")
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    ready(page)
+    page.keyboard.press("ArrowLeft")
+    judged(page, 1)
+    seen = page.content() + " ".join(asked) + page.locator(".review").inner_html()
+    assert any("/pictures/" in address for address in asked)
+    for word in (run.id, "fused", "adapted", "base-", "seed", "hostile"):
+        assert word not in seen.replace("baseline", ""), word
+    for path in ("assignments", "verdicts", "runs"):
+        page.goto(f"{served.address}/{path}")
+        expect(page.get_by_text("You are Ann <b>bold</b>.")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("heading", name="Review")).to_be_visible(timeout=30_000)
+        assert page.get_by_role("heading", name=path.title(), exact=True).count() == 0
+
+
+def test_a_reload_a_second_tab_and_a_double_click_count_once(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id, token = campaign(ratings, store, run), reviewer(ratings)
+    page = enter(chrome, served, token)
+    other = page.context.new_page()
+    other.goto(served.address)
+    expect(other.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name="Left is better").dblclick()
+    expect(page.locator(".status")).to_contain_text("1 judged", timeout=15_000)
+    page.wait_for_timeout(500)
+    assert len(ratings.ratings(campaign_id)) == 1
+    other.keyboard.press("ArrowLeft")
+    expect(other.locator(".trouble")).to_contain_text("Not counted: this one was answered already", timeout=15_000)
+    page.reload()
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    assert len(ratings.ratings(campaign_id)) == 1
+
+
+def test_votes_given_while_the_server_is_away_arrive_when_it_is_back(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id = campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    served.stop()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".trouble")).to_contain_text("No connection", timeout=15_000)
+    served.start()
+    judged(page, 1)
+    assert [rating.answer for rating in ratings.ratings(campaign_id)] == [Outcome.LEFT]
+
+
+def test_pictures_zoom_in_step(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
+    campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    page.locator(".pane").first.dblclick()
+    views = page.locator(".pane img").evaluate_all("all => all.map(one => one.style.transform)")
+    assert views[0] == views[1]
+    assert "scale(3)" in views[0]
+    page.keyboard.press("ArrowLeft")
+    judged(page, 1)
+    assert "scale(3)" in page.locator(".pane img").first.evaluate("one => one.style.transform")
+
+
+def test_a_hostile_prompt_is_text_and_the_picture_says_it_to_those_who_cannot_see(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    page.on("dialog", lambda dialog: pytest.fail("a script in a prompt ran"))
+    for _ in range(3):
+        text = page.locator(".prompt").inner_text()
+        assert page.locator(".pane img").first.get_attribute("alt") == text
+        page.keyboard.press("s")
+        ready(page)
+    assert page.locator(".prompt script, .prompt img").count() == 0
+
+
+def test_it_fits_a_phone(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
+    campaign_id = campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings), 390, 844)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    button = page.get_by_role("button", name="Right is better")
+    box = button.bounding_box()
+    assert box
+    assert box["height"] >= 44
+    button.tap() if page.context.browser is None else button.click()
+    judged(page, 1)
+    (rating,) = ratings.ratings(campaign_id)
+    assert rating.answer is Outcome.RIGHT
+
+
+def test_single_pictures_are_graded_by_keyboard(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id = campaign(ratings, store, run, Mode.SCALE)
+    page = enter(chrome, served, reviewer(ratings))
+    page.keyboard.press("Enter")
+    expect(page.locator(".status")).to_contain_text("Answer both questions first.")
+    page.keyboard.press("4")
+    page.keyboard.press("2")
+    page.get_by_role("button", name="Hands").click()
+    page.keyboard.press("Enter")
+    judged(page, 1)
+    (rating,) = ratings.ratings(campaign_id)
+    assert rating.answer == Grades(4, 2, frozenset({"hands"}))
+
+
+def test_the_best_and_the_worst_of_four_are_chosen_by_keyboard(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id = campaign(ratings, store, run, Mode.BEST_WORST)
+    page = enter(chrome, served, reviewer(ratings))
+    page.keyboard.press("3")
+    expect(page.locator(".ask")).to_contain_text("worst")
+    page.keyboard.press("1")
+    judged(page, 1)
+    (rating,) = ratings.ratings(campaign_id)
+    assert rating.answer == Extremes(best=2, worst=0)
