@@ -5,6 +5,7 @@ const LABELS = {
   pair: [["left", "← Left is better", "ArrowLeft"], ["tie", "↓ Equally good", "ArrowDown"],
          ["both-bad", "X Both bad", "x"], ["right", "Right is better →", "ArrowRight"]],
 };
+const SOONEST = 250;  // milliseconds: nobody judges a picture faster, but a double click hits the next one
 const DEFECTS = [["hands", "Hands"], ["face", "Face"], ["eyes", "Eyes"], ["line-art", "Line art"], ["text", "Text"]];
 
 function element(name, attributes = {}, ...children) {
@@ -120,21 +121,22 @@ class Session {
     this.look();
   }
 
-  async look() {  // for what comes after what is shown; the deeds must be known first, or the same is given again
-    if (!this.current || this.ahead || this.looking) return;
-    this.looking = true;
-    await this.flush();
-    const shown = this.current;
-    const next = await this.load(shown);
-    this.looking = false;
-    if (shown !== this.current) return this.look();
-    this.ahead = next;
+  look() {  // for what comes after what is shown; one look at a time, so that nothing is given twice
+    if (!this.current || this.ahead) return Promise.resolve();
+    this.looking = this.looking || this.lookAhead().finally(() => { this.looking = null; });
+    return this.looking;
+  }
+
+  async lookAhead() {
+    await this.flush();  // what was answered must be known, or it is given again
+    const next = await this.load(this.current);
+    if (next && this.current && next.id !== this.current.id) this.ahead = next;
     this.progress();
   }
 
   async do(act, answer) {
-    if (!this.current || this.busy) return;
-    this.busy = true;  // a double click is one vote
+    if (!this.current || this.busy || performance.now() - this.since < SOONEST) return;
+    this.busy = true;
     const deed = {
       assignment: this.current.id, act, nonce: crypto.randomUUID ? crypto.randomUUID() : String(Math.random()) + Date.now(),
       seconds: Math.min(86400, (performance.now() - this.since) / 1000),
@@ -142,10 +144,10 @@ class Session {
     };
     this.keep([...this.waiting(), deed]);
     const sent = this.flush();
-    let next = this.ahead;
-    this.ahead = null;
     this.judged += 1;
-    if (!next) { await sent; await this.flush(); next = await this.load(null); }
+    if (!this.ahead) { await this.looking; await sent; }
+    const next = this.ahead || await this.load(null);
+    this.ahead = null;
     this.show(next);
     this.busy = false;
     this.look();
@@ -154,6 +156,7 @@ class Session {
   async undo() {
     if (this.busy) return;
     this.busy = true;
+    await this.looking;
     await this.flush();
     const { status, said } = await this.patiently(`judging/${this.data.campaign}/last`);
     const last = status === 200 && said.assignment;
