@@ -5,7 +5,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
 from dashboard.queries import judging
-from dashboard.views import assignments, pictures, review, runs, verdicts
+from dashboard.views import assignments, compare, pictures, promote, review, runs, verdicts
 from naruto_core.errors import NarutoError
 
 
@@ -29,6 +29,8 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
     return {
         "Models": [
             st.Page(runs.show, title="Runs", url_path="runs", default=True),
+            st.Page(compare.show, title="Compare", url_path="compare"),
+            st.Page(promote.show, title="Promote", url_path="promote"),
             st.Page(pictures.show, title="Pictures", url_path="pictures-of-a-run"),
         ],
         "People": [

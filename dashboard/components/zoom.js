@@ -7,13 +7,11 @@ function zoomTogether(root) {
 
   const apply = () => {
     for (const pane of root.querySelectorAll(".pane")) {
-      const picture = pane.querySelector("img");
-      if (!picture) continue;
       const { width, height } = pane.getBoundingClientRect();
-      picture.style.transform = `translate(${view.x * width}px, ${view.y * height}px) scale(${view.scale})`;
+      for (const picture of pane.querySelectorAll("img"))
+        picture.style.transform = `translate(${view.x * width}px, ${view.y * height}px) scale(${view.scale})`;
       pane.classList.toggle("zoomed", view.scale > 1);
     }
-    root.dispatchEvent(new CustomEvent("zoomed", { detail: { ...view } }));
   };
   const clamp = () => {
     const most = (view.scale - 1) / 2;

@@ -33,14 +33,22 @@ def picture(request: Request) -> Response:
     digest, size = request.path_params["digest"], request.path_params["size"]
     if not _DIGEST.fullmatch(digest) or size not in SIZES:
         return PlainTextResponse("There is no such picture.", 404)
-    settings = read_settings()
-    path = settings.root / "cache" / "thumbnails" / digest[:2] / f"{digest}-{size}.webp"
-    if not path.exists():
-        data = _original(settings.root, digest)
-        if data is None:
-            return PlainTextResponse("There is no such picture.", 404)
-        write_atomically(path, _webp(data, SIZES[size]))
+    path = thumbnail(digest, size)
+    if path is None:
+        return PlainTextResponse("There is no such picture.", 404)
     return FileResponse(path, media_type="image/webp", headers=_FOREVER)
+
+
+def thumbnail(digest: str, size: str) -> Path | None:
+    """The file to show, made when it is first asked for; None when there is no such picture."""
+    root = read_settings().root
+    path = root / "cache" / "thumbnails" / digest[:2] / f"{digest}-{size}.webp"
+    if not path.exists():
+        data = _original(root, digest)
+        if data is None:
+            return None
+        write_atomically(path, _webp(data, SIZES[size]))
+    return path
 
 
 def _original(root: Path, digest: str) -> bytes | None:

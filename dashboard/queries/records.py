@@ -3,6 +3,7 @@ click costs no query."""
 
 import streamlit as st
 
+from dashboard.pairing import by_sample
 from dashboard.queries.opened import the_store
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import PromptSuite, Sample, Variant
@@ -33,6 +34,11 @@ def samples_of(run_id: str, variant: Variant) -> list[Sample]:
     return [sample for sample in samples(run_id) if sample.variant is variant]
 
 
+def sample_scores(run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """The scores of a run's single pictures; see `pairing.by_sample`."""
+    return _sample_scores(read_settings().database_url, run_id)
+
+
 def prompts(run_id: str) -> PromptSuite | None:
     """The prompts one run was drawn with."""
     return _prompts(read_settings().database_url, run_id)
@@ -57,6 +63,12 @@ def _runs(url: str) -> list[RunSummary]:
 def _samples(url: str, run_id: str) -> list[Sample]:
     del url
     return the_store().samples(run_id)
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
+def _sample_scores(url: str, run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    del url
+    return by_sample(the_store().scores(run_id))
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)

@@ -1,0 +1,137 @@
+"""Two to four models side by side: the same seed beside the same seed. The address of the page is this very view."""
+
+import base64
+from math import ceil
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import pairing
+from dashboard.doors.pictures import thumbnail
+from dashboard.queries import records
+from dashboard.queries.opened import the_store
+from dashboard.views.compare_tables import show_changes, show_recipes, show_training
+from naruto_core.domain import Prompt, Variant
+from naruto_core.judging.planning import contender
+
+_FOLDER = Path(__file__).parents[1] / "components"
+_COMPONENT = st.components.v2.component(
+    "naruto_compare",
+    html='<div class="compare"></div>',
+    css=(_FOLDER / "compare.css").read_text(encoding="utf-8"),
+    js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("zoom.js", "compare.js")),
+)
+_ROWS = 6  # on one page
+_EVERY, _SUITE = "all", "the order of the suite"
+_LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
+_EXPORTED = 60  # rows of pictures in one file, some 10 MB
+
+
+def show() -> None:
+    st.title("Compare")
+    drawn = {contender(run_id, variant.value): (run_id, variant) for run_id, variant, _ in the_store().drawn()}
+    if len(drawn) < 2:
+        st.info("There is nothing to compare yet. Type `make demo` in a terminal and come back.")
+        return
+    names = _models(drawn)
+    if len(names) < 2:
+        st.info("Choose two to four models.")
+        return
+    chosen = [drawn[name] for name in names]
+    prompts = _prompts(chosen)
+    measured = [records.sample_scores(run_id) for run_id, _ in chosen]
+    all_rows = pairing.rows([records.samples_of(*one) for one in chosen], [found for found, _ in measured], prompts)
+    rows = _filtered(all_rows)
+    show_changes(names, rows, [rulers for _, rulers in measured])
+    _pictures(names, rows)
+    show_training(names, chosen)
+    show_recipes(names, chosen)
+    _exports(names, rows)
+
+
+def _models(drawn: dict[str, tuple[str, Variant]]) -> list[str]:
+    asked = [name for name in st.query_params.get_all("model") if name in drawn]
+    newest = next(iter(drawn.values()))[0]
+    usual = [name for name, (run_id, variant) in drawn.items() if run_id == newest and variant is not Variant.ADAPTED]
+    names = st.multiselect("Models", list(drawn), (asked or usual)[:4], max_selections=4)
+    st.query_params["model"] = names
+    return names
+
+
+def _prompts(chosen: list[tuple[str, Variant]]) -> list[Prompt]:
+    suites = [records.prompts(run_id) for run_id in dict.fromkeys(run_id for run_id, _ in chosen)]
+    return list({prompt.slug: prompt for suite in suites if suite for prompt in suite.prompts}.values())
+
+
+def _chosen(label: str, options: list[str], key: str) -> str:
+    """A select box that reads and writes the page's address; what the address says wrongly is not taken."""
+    asked = st.query_params.get(key, "")
+    value = st.selectbox(label, options, options.index(asked) if asked in options else 0)
+    if value != options[0]:
+        st.query_params[key] = value
+    else:
+        st.query_params.pop(key, None)
+    return value
+
+
+def _filtered(rows: list[pairing.Row]) -> list[pairing.Row]:
+    one, two, three = st.columns(3)
+    with one:
+        tag = _chosen("Tag", [_EVERY, *sorted({tag for row in rows for tag in row.prompt.tags})], "tag")
+    with two:
+        seed = _chosen("Seed", [_EVERY, *map(str, sorted({row.seed for row in rows}))], "seed")
+    metrics = sorted({metric for row in rows for scores in row.scores for metric in scores})
+    with three:
+        order = _chosen("Order", [_SUITE, *(f"largest disagreement by {metric}" for metric in metrics)], "order")
+    kept = [row for row in rows if tag in (_EVERY, *row.prompt.tags) and seed in (_EVERY, str(row.seed))]
+    if order == _SUITE:
+        return kept
+    metric = order.rpartition(" ")[2]
+    return sorted(kept, key=lambda row: -row.apart(metric))
+
+
+def _pictures(names: list[str], rows: list[pairing.Row]) -> None:
+    st.header("Pictures")
+    layout = _chosen("Layout", list(_LAYOUTS.values()), "layout")
+    pages = max(1, ceil(len(rows) / _ROWS))
+    asked = st.query_params.get("page", "1")
+    first = int(asked) if asked.isascii() and asked.isdigit() and 1 <= int(asked) <= pages else 1
+    page = st.pagination(pages, default=first) if pages > 1 else 1
+    st.query_params["page"] = str(page)
+    shown = rows[(page - 1) * _ROWS : page * _ROWS]
+    word = next(key for key, label in _LAYOUTS.items() if label == layout)
+    _COMPONENT(
+        key="compare", data={"names": names, "layout": word, "rows": [_row(row) for row in shown]},
+    )  # fmt: skip
+    st.caption("Double-click a picture, pinch it, or hold Shift and scroll to look closer: all pictures move together.")
+
+
+def _row(row: pairing.Row) -> dict[str, object]:
+    return {
+        "text": row.prompt.text,
+        "about": f"seed {row.seed}; {', '.join(row.prompt.tags)}",
+        "pictures": [sample.sha256 if sample else "" for sample in row.samples],
+        "notes": [
+            ", ".join(f"{metric} {value:.3f}" for metric, value in sorted(scores.items()) if metric != "blank")
+            for scores in row.scores
+        ],
+    }
+
+
+def _exports(names: list[str], rows: list[pairing.Row]) -> None:
+    st.header("Take it along")
+    one, two = st.columns(2)
+    one.download_button("Table (CSV)", lambda: pairing.as_csv(names, rows), "comparison.csv", "text/csv")
+    two.download_button(
+        f"Page with pictures (HTML, the first {_EXPORTED} rows)" if len(rows) > _EXPORTED else "Page (HTML)",
+        lambda: _page(names, rows[:_EXPORTED]), "comparison.html", "text/html",
+    )  # fmt: skip
+
+
+def _page(names: list[str], rows: list[pairing.Row]) -> str:
+    pictures: dict[str, str] = {}
+    for digest in {sample.sha256 for row in rows for sample in row.samples if sample}:
+        path = thumbnail(digest, "512")
+        if path:
+            pictures[digest] = f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return pairing.as_html(names, rows, pictures)

@@ -1,0 +1,99 @@
+"""The gate: what is known of a run, and one named person who says that it is the champion from now on."""
+
+from datetime import UTC, datetime
+
+import streamlit as st
+
+from dashboard.queries import judging, records
+from dashboard.queries.opened import the_ratings, the_store
+from dashboard.views.assignments import in_words
+from naruto_core.domain import Run, RunState
+from naruto_core.errors import NarutoError, RatingRefused
+from naruto_core.store.promotions import CHAMPION
+
+_ASKED = 20  # the newest campaigns are looked at
+
+
+def show() -> None:
+    st.title("Promote")
+    runs = {summary.run.id: summary.run for summary in records.runs()}
+    history = the_ratings().promotions(CHAMPION)
+    _now(bool(history), history[0].run_id if history else "")
+    if not runs:
+        st.info("No run is recorded yet. Type `make demo` in a terminal and come back.")
+        return
+    chosen = st.selectbox("Run", list(runs), key="promoted_run")
+    checks = gate(runs[chosen])
+    st.table(
+        [{"Question": question, "Answer": answer} for question, answer in checks.items()],
+        hide_index=True, alt="What is known of this run",
+    )  # fmt: skip
+    _form(chosen, checks)
+    if history:
+        st.header("What it was before")
+        lines = [
+            {"Run": one.run_id, "By": one.by, "Why": one.why, "When (UTC)": f"{one.at:%Y-%m-%d %H:%M}"}
+            for one in history
+        ]
+        st.dataframe(lines, hide_index=True, alt="Every promotion, newest first")
+
+
+def _now(any_yet: bool, run_id: str) -> None:
+    if not any_yet:
+        st.info("No run is the champion yet.")
+        return
+    st.text(f"The champion is {run_id}.")
+    name = _name()
+    if st.button("Roll back to the one before", help="Recorded under your name."):
+        try:
+            the_ratings().roll_back(CHAMPION, name or "unknown", datetime.now(UTC))
+        except RatingRefused as error:
+            st.error("Nothing was changed:")
+            st.text(str(error))
+            return
+        st.rerun()
+
+
+def gate(run: Run) -> dict[str, str]:
+    """What a person should know before promoting `run`: question and answer."""
+    warnings = [finding.name for finding in the_store().findings(run.id) if finding.warning]
+    scores = any(summary.scores for summary in records.runs() if summary.run.id == run.id)
+    measured = "yes, without warnings" if not warnings else f"yes, with warnings: {', '.join(warnings)}"
+    return {
+        "Finished?": "yes" if run.state is RunState.DONE else f"no: {run.state.value}",
+        "Scored?": measured if scores else "no",
+        "People asked?": _people(run.id),
+    }
+
+
+def _people(run_id: str) -> str:
+    for campaign in judging.campaigns()[:_ASKED]:
+        names = {name for pair, _, _ in the_ratings().tally(campaign.id) for name in pair}
+        if campaign.example or not any(name.startswith(f"{run_id}/") for name in names):
+            continue
+        try:
+            found = judging.decision(campaign.id).outlooks
+        except NarutoError as error:
+            return f"{campaign.name}: {error}"
+        ours = [one for one in found if any(name.startswith(f"{run_id}/") for name in (one.stronger, one.weaker))]
+        return f"{campaign.name}: " + " ".join(in_words(one) for one in ours)
+    return "no"
+
+
+def _form(run_id: str, checks: dict[str, str]) -> None:
+    with st.form("promotion"):
+        by = st.text_input("Who decides", _name(), max_chars=80)
+        why = st.text_area("Why", max_chars=2000)
+        if st.form_submit_button("Make it the champion"):
+            try:
+                the_ratings().promote(CHAMPION, run_id, by, why, datetime.now(UTC), checks)
+            except RatingRefused as error:
+                st.error("Nothing was changed:")
+                st.text(str(error))
+                return
+            st.rerun()
+
+
+def _name() -> str:
+    reviewer = judging.visitor().reviewer
+    return reviewer.name if reviewer else ""
