@@ -242,7 +242,7 @@ class Session {
     this.controls.replaceChildren(...this.answers(),
       element("div", { class: "row" }, this.button("S Skip", () => this.do("skip"), "quiet"),
               this.button("U Take back", () => this.undo(), "quiet"),
-              this.button("+ Zoom in", () => this.zoom.by(1.5), "quiet"), this.button("− Zoom out", () => this.zoom.by(1 / 1.5), "quiet")));
+              this.button("+ Zoom in", () => this.zoom.by(1.5), "quiet zoom"), this.button("− Zoom out", () => this.zoom.by(1 / 1.5), "quiet zoom")));
     this.zoom();
   }
 

@@ -42,8 +42,8 @@ def show() -> None:
     measured = [records.sample_scores(run_id) for run_id, _ in chosen]
     all_rows = pairing.rows([records.samples_of(*one) for one in chosen], [found for found, _ in measured], prompts)
     rows = _filtered(all_rows)
-    show_changes(names, rows, [rulers for _, rulers in measured])
     _pictures(names, rows)
+    show_changes(names, rows, [rulers for _, rulers in measured])
     show_training(names, chosen)
     show_recipes(names, chosen)
     _exports(names, rows)
@@ -91,7 +91,6 @@ def _filtered(rows: list[pairing.Row]) -> list[pairing.Row]:
 
 
 def _pictures(names: list[str], rows: list[pairing.Row]) -> None:
-    st.header("Pictures")
     layout = _chosen("Layout", list(_LAYOUTS.values()), "layout")
     pages = max(1, ceil(len(rows) / _ROWS))
     asked = st.query_params.get("page", "1")

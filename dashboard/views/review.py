@@ -70,12 +70,15 @@ def show() -> None:
         return
     campaign = _chosen(open_ones)
     st.text(campaign.question)
-    if campaign.example:
-        st.warning("This is an example. Its other votes were made up by a program.")
+    _judge(campaign, reviewer)
     with st.expander("How to judge, with examples"):
         for line in _GUIDELINES[campaign.mode]:
             st.text(line)
-    _judge(campaign, reviewer)
+    standing = the_ratings().standing(campaign.id)
+    share = min(1.0, standing.rated / standing.wanted) if standing.wanted else 1.0
+    st.progress(share, text=f"{standing.rated} of {standing.wanted} votes by everybody when this page was opened")
+    if campaign.example:
+        st.warning("This is an example. Its other votes were made up by a program.")
 
 
 def _chosen(open_ones: list[Campaign]) -> Campaign:
@@ -87,9 +90,6 @@ def _chosen(open_ones: list[Campaign]) -> Campaign:
 
 
 def _judge(campaign: Campaign, reviewer: Reviewer) -> None:
-    standing = the_ratings().standing(campaign.id)
-    share = min(1.0, standing.rated / standing.wanted) if standing.wanted else 1.0
-    st.progress(share, text=f"{standing.rated} of {standing.wanted} votes by everybody")
     _COMPONENT(
         key=f"review-{campaign.id}",
         data={
