@@ -7,13 +7,13 @@ beside the record. It outlives a restart of the server and says nothing that cou
 import hashlib
 import hmac
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import streamlit as st
 
-from naruto_core.artifacts import write_atomically
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.ratings import Ratings
 
@@ -62,8 +62,17 @@ def read_pass(root: Path, text: str, now: datetime) -> str | None:
 
 
 def _signed(root: Path, claim: str) -> str:
+    return hmac.new(_key(root), claim.encode(), hashlib.sha256).hexdigest()
+
+
+def _key(root: Path) -> bytes:
+    """The key of this data root; of several that make one at the same time, the first wins."""
     path = root / _KEY_FILE
     if not path.exists():
-        write_atomically(path, secrets.token_bytes(32))
-        path.chmod(0o600)
-    return hmac.new(path.read_bytes(), claim.encode(), hashlib.sha256).hexdigest()
+        fresh = root / f".{_KEY_FILE}.{secrets.token_hex(8)}"
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(secrets.token_bytes(32))
+        with suppress(FileExistsError):
+            path.hardlink_to(fresh)
+        fresh.unlink()
+    return path.read_bytes()

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def _error_number(error: OSError | SafetensorError) -> int:
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
     """A scratch path beside `path`; when the block ends well it becomes `path`, else it is removed."""
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # one process may write the same file from two threads, as a server does
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

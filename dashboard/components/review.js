@@ -117,7 +117,9 @@ class Session {
   async start() {
     this.say("Looking for the next pictures …");
     await this.flush();
-    this.show(await this.load(null));
+    const first = await this.load(null);
+    this.say("");
+    this.show(first);
     this.look();
   }
 
