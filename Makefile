@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench-score: install  ## whole processes: our scoring, cold and warm, against to
 
 bench-ladder: install  ## which metric fails which made-up generator; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_ladder
+
+bench-dashboard: install  ## pages and votes at 1,000 runs, 100,000 pictures, 1,000,000 votes; ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_dashboard
 
 bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a GPU; on a CPU two steps and the files
 	.venv/bin/python -m tests.benchmarks.gpu_sdxl

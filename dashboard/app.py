@@ -5,7 +5,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
 from dashboard.queries import judging
-from dashboard.views import assignments, compare, pictures, promote, review, runs, verdicts
+from dashboard.views import assignments, compare, pictures, promote, review, runs, trust, verdicts
 from naruto_core.errors import NarutoError
 
 
@@ -37,6 +37,7 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
             judge,
             st.Page(assignments.show, title="Assignments", url_path="assignments"),
             st.Page(verdicts.show, title="Verdicts", url_path="verdicts"),
+            st.Page(trust.show, title="Metric trust", url_path="metric-trust"),
         ],
     }
 

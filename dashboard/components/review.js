@@ -2,8 +2,8 @@
 // answered. Deeds wait in localStorage, so that a reload or a lost connection loses none; their nonces make sure that
 // none counts twice.
 const LABELS = {
-  pair: [["left", "← Left is better", "ArrowLeft"], ["tie", "↓ Equally good", "ArrowDown"],
-         ["both-bad", "X Both bad", "x"], ["right", "Right is better →", "ArrowRight"]],
+  pair: [["left", "← Left is better", "ArrowLeft", "Upper is better"], ["tie", "↓ Equally good", "ArrowDown", "Equally good"],
+         ["both-bad", "X Both bad", "x", "Both bad"], ["right", "Right is better →", "ArrowRight", "Lower is better"]],
 };
 const SOONEST = 250;  // milliseconds: nobody judges a picture faster, but a double click hits the next one
 const DEFECTS = [["hands", "Hands"], ["face", "Face"], ["eyes", "Eyes"], ["line-art", "Line art"], ["text", "Text"]];
@@ -262,8 +262,8 @@ class Session {
 
   answers() {
     if (this.data.mode === "pair")
-      return [element("div", { class: "row" }, ...LABELS.pair.map(([answer, label]) =>
-        this.button(label, () => this.do("vote", answer), answer === "left" || answer === "right" ? "main" : "")))];
+      return [element("div", { class: "row" }, ...LABELS.pair.map(([answer, wide, , narrow]) =>
+        this.button(element("span", {}, element("span", { class: "wide" }, wide), element("span", { class: "narrow" }, narrow)), () => this.do("vote", answer), answer === "left" || answer === "right" ? "main" : "")))];
     if (this.data.mode === "best-worst")
       return [element("p", { class: "ask" }, this.choice.best === undefined ? "Which is the best? (keys 1 to 4)" : "And which is the worst? (keys 1 to 4)")];
     const { anchors } = this.data;

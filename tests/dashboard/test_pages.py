@@ -17,7 +17,7 @@ from naruto_core.store.records import Store
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-VIEWS = ("review", "assignments", "verdicts", "compare", "promote")
+VIEWS = ("review", "assignments", "verdicts", "trust", "compare", "promote")
 
 
 def page(name: str, **query: list[str] | str) -> AppTest:
@@ -135,6 +135,14 @@ def test_verdicts_say_who_is_better_and_how_people_judged(ratings: Ratings, stor
     assert "100%" in shown
     assert "Ann" in shown
     assert "too little to tell agreement from chance" in shown
+
+
+def test_metrics_are_held_against_votes_only_where_there_are_enough(ratings: Ratings, store: Store, run: Run) -> None:
+    clip(run, store)
+    voted(ratings, store, run)
+    (line,) = page("trust").table[0].value.to_dict("records")
+    assert line["Metric"] == "clip"
+    assert line["Chooses as people"] == "not enough votes"
 
 
 def test_an_example_is_marked_wherever_its_votes_are_shown(ratings: Ratings, store: Store, run: Run) -> None:

@@ -185,7 +185,7 @@ def test_it_fits_a_phone(chrome: Browser, served: Served, ratings: Ratings, stor
     campaign_id = campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings), 390, 844)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    button = page.get_by_role("button", name="Right is better")
+    button = page.get_by_role("button", name="Lower is better")
     box = button.bounding_box()
     assert box
     assert box["height"] >= 44

@@ -1,0 +1,126 @@
+"""`make bench-dashboard`: what 1,000 runs, 100,000 pictures and 1,000,000 votes cost a page and a vote.
+
+Pages are run by Streamlit's own AppTest in this process; votes go over HTTP to a dashboard of its own process, 50 people at
+once. The ratios are against the same on 10 runs and 5,000 votes.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard import access
+from naruto_core.ratings import Reviewer, Role
+from naruto_core.store.opening import open_ratings
+from tests.benchmarks.judged_store import fill
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
+from served import Served, free_port
+
+PAGES = ("runs", "pictures", "compare", "review", "assignments", "verdicts", "trust", "promote")
+TIMES, PEOPLE, VOTES = 12, 50, 100
+
+
+def main() -> None:
+    small, large = (measure(runs, votes) for runs, votes in ((10, 5_000), (1_000, 1_000_000)))
+    figures = {key: {"small": small[key], "large": large[key]} for key in large}
+    ratios = {key: round(large[key] / small[key], 2) for key in large if small[key] and key.endswith("ms")}
+    print(json.dumps({"benchmark": "dashboard", "ratios": ratios, "figures": figures}))
+
+
+def measure(runs: int, votes: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        os.environ["NARUTO_HOME"] = folder
+        begun = time.perf_counter()
+        people = list(fill(root, runs, votes))
+        print(f"{runs} runs, {votes} votes written in {time.perf_counter() - begun:.0f} s", flush=True)
+        found: dict[str, float] = {}
+        for page in PAGES:
+            found |= {f"{page} {kind}": value for kind, value in page_times(page).items()}
+            print({key: value for key, value in found.items() if key.startswith(page)}, flush=True)
+        found |= over_http(root, people)
+        print({key: found[key] for key in found if key.startswith(("next", "vote", "lost"))}, flush=True)
+        return found
+
+
+def page_times(view: str) -> dict[str, float]:
+    """The first look, with nothing kept, and the 95 % point of the following ones, in ms."""
+
+    def run(name: str) -> None:
+        from importlib import import_module
+
+        from dashboard import access
+
+        access.presented = lambda: ("", "")
+        import_module(f"dashboard.views.{name}").show()
+
+    st.cache_data.clear()
+    taken = []
+    for _ in range(TIMES):
+        app = AppTest.from_function(run, args=(view,), default_timeout=120)
+        begun = time.perf_counter()
+        app.run()
+        taken.append(1000 * (time.perf_counter() - begun))
+        if app.exception:
+            raise RuntimeError(f"{view}: {app.exception[0].value}")
+    return {"first ms": round(taken[0], 1), "p95 ms": round(float(np.percentile(taken[1:], 95)), 1)}
+
+
+def over_http(root: Path, people: list[str]) -> dict[str, float]:
+    """50 people at once judge 100 pairs each of the newest campaign: next and vote, one after the other."""
+    with open_ratings(f"sqlite:///{root / 'naruto.db'}") as ratings:
+        campaign = ratings.campaigns()[0].id
+        before = ratings.standing(campaign).rated
+        server = Served(root, free_port())
+        server.start()
+        try:
+            with ThreadPoolExecutor(PEOPLE) as pool:
+                found = list(pool.map(lambda who: judge(server, campaign, who, VOTES), people[:PEOPLE]))
+            alone = judge(server, campaign, people[0], 20)
+        finally:
+            server.stop()
+        votes = ratings.ratings(campaign)
+        given = sum(len(one["vote"]) for one in [*found, alone])
+        once = len({(one.reviewer_id, one.unit_id, one.repeat) for one in votes})
+        return {
+            "next, one person p95 ms": round(float(np.percentile(alone["next"], 95)), 1),
+            "vote, one person p95 ms": round(float(np.percentile(alone["vote"], 95)), 1),
+            "next, 50 people p95 ms": round(float(np.percentile([t for one in found for t in one["next"]], 95)), 1),
+            "votes given": given,
+            "votes lost or doubled": abs(before + given - len(votes)) + len(votes) - once,
+        }
+
+
+def judge(server: Served, campaign: str, who: str, count: int) -> dict[str, list[float]]:
+    token = access.make_pass(server.home, Reviewer(who, "", Role.REVIEWER), datetime.now(UTC))
+    taken: dict[str, list[float]] = {"next": [], "vote": []}
+    with httpx2.Client(base_url=server.address, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+        for _ in range(count):
+            begun = time.perf_counter()
+            given = http.get(f"/judging/{campaign}/next").raise_for_status().json()["assignment"]
+            taken["next"].append(1000 * (time.perf_counter() - begun))
+            if given is None:
+                break
+            deed = {
+                "assignment": given["id"], "act": "vote", "nonce": uuid.uuid4().hex, "seconds": 1, "viewport": "",
+                "answer": "left",
+            }  # fmt: skip
+            begun = time.perf_counter()
+            http.post("/judging/deeds", json=deed).raise_for_status()
+            taken["vote"].append(1000 * (time.perf_counter() - begun))
+    return taken
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A record as large as the dashboard must bear: runs, pictures and votes, written straight into its tables."""
+
+import json
+import sqlite3
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from naruto_core.ratings import Role
+from naruto_core.store.opening import open_ratings, open_store
+
+START = datetime(2026, 1, 1)  # noqa: DTZ001 - as the tables keep times: UTC, without a zone
+PROMPTS, SEEDS, CAMPAIGNS, REVIEWERS = 25, 2, 20, 50
+
+
+def fill(root: Path, runs: int, votes: int) -> dict[str, str]:
+    """`runs` of 100 pictures each and `votes` in 20 campaigns of two to six models; tokens of reviewers by id."""
+    url = f"sqlite:///{root / 'naruto.db'}"
+    open_store(url).close()
+    with open_ratings(url) as ratings:
+        ratings.add_reviewer("lead", Role.LEAD)
+        people = dict(ratings.add_reviewer(f"r{i}", Role.REVIEWER) for i in range(REVIEWERS))
+    with sqlite3.connect(root / "naruto.db") as db:
+        _runs(db, runs)
+        _campaigns(db, runs, votes, [one.id for one in people])
+        db.execute("ANALYZE")
+    return {one.id: token for one, token in people.items()}
+
+
+def _runs(db: sqlite3.Connection, runs: int) -> None:
+    tags = ("portrait", "action", "group", "style")
+    db.execute("INSERT INTO datasets VALUES ('d1', 'world:x', 'datasets/x', 0, 80, 20, 0, 0)")
+    db.execute("INSERT INTO suites VALUES ('s1', 'big-v1', ?)", (json.dumps(list(range(SEEDS))),))
+    db.executemany(
+        "INSERT INTO prompts (suite, position, slug, text, content, tags) VALUES ('s1', ?, ?, ?, ?, ?)",
+        [(i, f"p{i}", f"prompt {i}", f"prompt {i}", json.dumps([tags[i % 4]])) for i in range(PROMPTS)],
+    )
+    db.executemany(
+        "INSERT INTO runs (id, profile, fingerprint, dataset_id, suite, state, started_at, finished_at, failure, "
+        "recipe_json, git_commit) VALUES (?, 'mini', ?, 'd1', 's1', 'done', ?, ?, '', '{}', '')",
+        [(name(i), f"f{i}", _at(i * 3600), _at(i * 3600 + 300)) for i in range(runs)],
+    )
+    samples = [
+        (sample(i, variant, p, s), name(i), variant, f"p{p}", s, "none.png", f"{i:04x}{p:04x}{s:04x}{variant:>52}")
+        for i in range(runs)
+        for variant in ("base", "fused")
+        for p in range(PROMPTS)
+        for s in range(SEEDS)
+    ]
+    db.executemany(
+        "INSERT INTO samples (id, run_id, variant, prompt, seed, path, sha256) VALUES (?,?,?,?,?,?,?)", samples
+    )
+    scores = "INSERT INTO scores (run_id, metric, variant, value, low, high, n, extractor, version, reference, method, "
+    db.executemany(
+        scores + "subject, sample_id) VALUES (?, 'clip', ?, ?, ?, ?, 1, 'judge', '1', '', '', ?, ?)",
+        [
+            (run, variant, v, v, v, id_, id_)
+            for id_, run, variant, _, _, _, sha in samples
+            for v in [hash(sha) % 97 / 97]
+        ],
+    )
+    db.executemany(
+        scores + "subject) VALUES (?, 'fid', ?, 90, 80, 100, 40, 'judge', '1', 'd1', 'jackknife', '')",
+        [(name(i), variant) for i in range(runs) for variant in ("base", "fused")],
+    )
+
+
+def _campaigns(db: sqlite3.Connection, runs: int, votes: int, people: list[str]) -> None:
+    """Each campaign: the fused models of some runs in all pairs, every unit judged by several people."""
+    event = assignment = 0
+    for number in range(CAMPAIGNS):
+        models = [(number * 40 + i) % runs for i in range(2 + number % 5)]
+        db.execute(
+            "INSERT INTO campaigns (id, name, question, mode, opened_at, informative, repeats, example, units) "
+            "VALUES (?, ?, 'Which?', 'pair', ?, 0.7, 0.06, 0, 0)",
+            (f"c{number}", f"campaign {number}", _at(number)),
+        )
+        pairs = [(a, b, p, s) for a in models for b in models if a < b for p in range(PROMPTS) for s in range(SEEDS)]
+        given = votes // CAMPAIGNS // len(people)
+        units = (pairs * (given * 50 // len(pairs) // 8 + 2))[: max(given * 6 // 5, 400)]
+        first = db.execute("SELECT coalesce(max(id), 0) FROM units").fetchone()[0] + 1
+        db.executemany(
+            "INSERT INTO units (id, campaign_id, position, prompt, text, seed, samples, contenders, pairing, wanted, "
+            "given, gold) VALUES (?, ?, ?, ?, 'a ninja', ?, ?, ?, ?, ?, ?, '')",
+            [
+                (first + i, f"c{number}", i, f"p{p}", s, json.dumps([sample(a, "fused", p, s), sample(b, "fused", p, s)]),
+                 json.dumps([model(a), model(b)]), " ".join(sorted((model(a), model(b)))), len(people),
+                 len(people) if i < given else 0)
+                for i, (a, b, p, s) in enumerate(units)
+            ],
+        )  # fmt: skip
+        db.execute("UPDATE campaigns SET units = ? WHERE id = ?", (len(units), f"c{number}"))
+        rows, events = [], []
+        for unit in range(min(given, len(units))):
+            for who in people:
+                event, assignment = event + 1, assignment + 1
+                shown = ("01", "10")[hash((unit, who)) % 2]
+                answer = ("left", "right", "left", "tie")[hash((who, unit, number)) % 4]
+                rows.append((f"a{assignment}", f"c{number}", first + unit, who, shown, _at(0), event))
+                events.append((event, f"a{assignment}", json.dumps(answer), f"n{event}", _at(event)))
+        db.executemany(
+            "INSERT INTO assignments (id, campaign_id, unit_id, reviewer_id, shown, repeat, propensity, done, "
+            "leased_until, last_event) VALUES (?, ?, ?, ?, ?, 0, 0.1, 1, ?, ?)",
+            rows,
+        )
+        db.executemany(
+            "INSERT INTO rating_events (id, assignment_id, act, answer, nonce, seconds, viewport, at) "
+            "VALUES (?, ?, 'vote', ?, ?, 3.0, '390x844', ?)",
+            events,
+        )
+
+
+def name(run: int) -> str:
+    return f"run-{run:05}"
+
+
+def model(run: int) -> str:
+    return f"{name(run)}/fused"
+
+
+def sample(run: int, variant: str, prompt: int, seed: int) -> str:
+    return f"{run}-{variant}-{prompt}-{seed}"
+
+
+def _at(seconds: int) -> str:
+    return str(START + timedelta(seconds=seconds)) + ".000000"
