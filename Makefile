@@ -55,7 +55,7 @@ bench-ladder: install  ## which metric fails which made-up generator; ends with 
 	.venv/bin/python -m tests.benchmarks.bench_ladder
 
 bench-dashboard: install  ## pages and votes at 1,000 runs, 100,000 pictures, 1,000,000 votes; ends with JSON
-	.venv/bin/python -m tests.benchmarks.bench_dashboard
+	STREAMLIT_LOGGER_LEVEL=error .venv/bin/python -m tests.benchmarks.bench_dashboard
 
 bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a GPU; on a CPU two steps and the files
 	.venv/bin/python -m tests.benchmarks.gpu_sdxl

@@ -20,7 +20,7 @@ from dashboard.access import read_pass
 from dashboard.queries.opened import the_ratings, the_store
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_telling
-from naruto_core.ratings import Act, Assignment, Deed, Defect, Extremes, Grades, Outcome
+from naruto_core.ratings import Act, Assignment, Deed, Defect, Extremes, Grades, Mode, Outcome
 from naruto_core.settings import read_settings
 
 _LONGEST_BODY = 4096
@@ -82,12 +82,12 @@ def _record(reviewer_id: str, deed: Deed) -> dict[str, object]:
 def _telling(campaign_id: str, turn: int) -> str:
     """The pairing that a vote says most about; thought over again when `turn` is another."""
     del turn
-    tally = the_ratings().tally(campaign_id)
-    names = {name for contenders, _, _ in tally for name in contenders}
-    if len(names) < 3:
-        return ""  # of two there is one pairing only
-    votes = [Vote("", *contenders, outcome) for contenders, outcome, count in tally for _ in range(count)]
-    return " ".join(most_telling(sorted(names), votes))
+    names = the_ratings().models(campaign_id)
+    if len(names) < 3 or the_ratings().campaign(campaign_id).mode is not Mode.PAIR:
+        return ""  # of two models there is one pairing only
+    return " ".join(
+        most_telling(names, [Vote(prompt, *on, said, n) for prompt, on, said, n in the_ratings().tally(campaign_id)])
+    )
 
 
 def _sent(given: Assignment | None) -> dict[str, object] | None:

@@ -7,11 +7,13 @@ import streamlit as st
 from dashboard import access
 from dashboard.queries.opened import the_ratings
 from naruto_core.domain import Prompt
+from naruto_core.errors import NarutoError
+from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
 from naruto_core.judging.conduct import Conduct, conducts
 from naruto_core.judging.outlook import Outlook, WinRate, outlooks, win_rates
 from naruto_core.judging.ranking import Ranking, Vote, rank
-from naruto_core.judging.votes import comparisons, counted
-from naruto_core.ratings import Campaign, Rating
+from naruto_core.judging.votes import answers_by_unit, comparisons, counted
+from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.settings import read_settings
 
 _RESAMPLES, _SEED = 1000, 0
@@ -36,12 +38,12 @@ def campaigns(*, opened: bool = False) -> list[Campaign]:
     return [one for one in the_ratings().campaigns() if not opened or one.closed_at is None]
 
 
-def ratings(campaign_id: str) -> list[Rating]:
+def ratings(campaign_id: str) -> tuple[Rating, ...]:
     """All votes that count, with repeats and gold units."""
     return _ratings(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
 
-def votes(campaign_id: str) -> list[Vote]:
+def votes(campaign_id: str) -> tuple[Vote, ...]:
     """Two models at a time; of a campaign of grades, none."""
     return _votes(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
@@ -56,6 +58,11 @@ def conduct(campaign_id: str) -> list[Conduct]:
     return _conduct(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
 
+def agreement(campaign_id: str, question: str, level: Level) -> Agreement | str:
+    """Krippendorff's alpha of one question, or why there is none."""
+    return _agreement(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id), question, level)
+
+
 def wins_by_tag(campaign_id: str, prompts: tuple[Prompt, ...]) -> dict[str, list[WinRate]]:
     """Win rates over the prompts of each tag that was voted on."""
     tags = {prompt.slug: prompt.tags for prompt in prompts}
@@ -66,15 +73,17 @@ def wins_by_tag(campaign_id: str, prompts: tuple[Prompt, ...]) -> dict[str, list
     return {tag: win_rates(of_tag) for tag, of_tag in sorted(found.items())}
 
 
-@st.cache_data(max_entries=4, show_spinner=False)
-def _ratings(url: str, campaign_id: str, latest: int) -> list[Rating]:
+@st.cache_resource(max_entries=4, show_spinner=False)  # nothing here is ever changed, and copies take long
+def _ratings(url: str, campaign_id: str, latest: int) -> tuple[Rating, ...]:
     del url, latest
-    return the_ratings().ratings(campaign_id)
+    return tuple(the_ratings().ratings(campaign_id))
 
 
-@st.cache_data(max_entries=4, show_spinner=False)
-def _votes(url: str, campaign_id: str, latest: int) -> list[Vote]:
-    return comparisons(counted(_ratings(url, campaign_id, latest)))
+@st.cache_resource(max_entries=20, show_spinner=False)
+def _votes(url: str, campaign_id: str, latest: int) -> tuple[Vote, ...]:
+    if the_ratings().campaign(campaign_id).mode is Mode.PAIR:  # counted by the database: much quicker, and the same
+        return tuple(Vote(prompt, *sides, said, n) for prompt, sides, said, n in the_ratings().tally(campaign_id))
+    return tuple(comparisons(counted(_ratings(url, campaign_id, latest))))
 
 
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
@@ -82,6 +91,15 @@ def _decision(url: str, campaign_id: str, latest: int) -> Decision:
     found = _votes(url, campaign_id, latest)
     ranking = rank(found, _RESAMPLES, _SEED)
     return Decision(ranking, outlooks(ranking, found), win_rates(found))
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _agreement(url: str, campaign_id: str, latest: int, question: str, level: Level) -> Agreement | str:
+    table, _ = answers_by_unit(counted(_ratings(url, campaign_id, latest)), question)
+    try:
+        return krippendorff_alpha(table, level, resamples=500, seed=0)
+    except NarutoError as error:
+        return str(error)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

@@ -1,6 +1,7 @@
 """The lead's desk: campaigns, how far they are and whether more votes would help; who may judge."""
 
 from datetime import UTC, datetime
+from math import ceil
 
 import streamlit as st
 
@@ -11,6 +12,7 @@ from naruto_core.judging.outlook import Outlook
 from naruto_core.judging.planning import contender, plan
 from naruto_core.ratings import Campaign, Mode, Role
 
+_ON_A_PAGE = 3  # each is ranked, which takes a moment with many votes
 _MODES = {
     Mode.PAIR: "Two pictures: which is better?",
     Mode.SCALE: "One picture: grades from 1 to 5",
@@ -33,7 +35,9 @@ def show() -> None:
     campaigns = judging.campaigns()
     if not campaigns:
         st.info("There is no campaign yet. Choose below which models are to be compared.")
-    for campaign in campaigns:
+    pages = ceil(len(campaigns) / _ON_A_PAGE)
+    page = st.pagination(pages, key="campaigns") if pages > 1 else 1
+    for campaign in campaigns[(page - 1) * _ON_A_PAGE : page * _ON_A_PAGE]:
         _campaign(campaign)
     _new_campaign()
 

@@ -68,8 +68,7 @@ def gate(run: Run) -> dict[str, str]:
 
 def _people(run_id: str) -> str:
     for campaign in judging.campaigns()[:_ASKED]:
-        names = {name for pair, _, _ in the_ratings().tally(campaign.id) for name in pair}
-        if campaign.example or not any(name.startswith(f"{run_id}/") for name in names):
+        if campaign.example or not any(name.startswith(f"{run_id}/") for name in the_ratings().models(campaign.id)):
             continue
         try:
             found = judging.decision(campaign.id).outlooks

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.queries import judging, records
+from dashboard.queries.opened import the_ratings
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.trust import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
 from naruto_core.judging.votes import counted
 from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.scoring.catalogue import SAMPLE_METRICS
+from naruto_core.settings import read_settings
 
+Line = dict[str, str]
 _NOT_ENOUGH = "not enough votes"
 
 
@@ -26,33 +29,41 @@ def show() -> None:
     campaign = next(one for one in campaigns if one.id == chosen)
     if campaign.example:
         st.warning("An example: a program made these votes up. They say nothing of the metrics.")
-    ratings = counted(judging.ratings(campaign.id))
-    if not ratings:
+    latest = the_ratings().latest(campaign.id)
+    if not latest:
         st.info("There are no votes yet. Send the reviewers their links from the page Assignments.")
         return
-    _ceiling(ratings)
-    scores = _scores(ratings)
-    if not scores:
+    best, lines, by_tag = _measured(read_settings().database_url, campaign, latest)
+    st.text(best)
+    if not lines:
         st.info("No metric was measured on these pictures, so there is nothing to hold against the votes.")
         return
-    st.table(
-        [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores],
-        hide_index=True, alt="Each metric against people's votes",
-    )  # fmt: skip
+    st.table(lines, hide_index=True, alt="Each metric against people's votes")
     st.caption(
         "Chooses as people: share of decided votes in which the metric prefers the same picture (0.5 is a coin). "
         "Orders pictures: Spearman's correlation with the share of votes won. Orders models: Kendall's tau. "
         "95 % intervals over whole prompts."
     )
-    _by_tag(ratings, scores)
+    if by_tag:
+        with st.expander("By tag: chooses as people"):
+            st.dataframe(by_tag, hide_index=True, alt="Each metric against people's votes, by tag")
 
 
-def _ceiling(ratings: Sequence[Rating]) -> None:
+@st.cache_data(max_entries=8, show_spinner="Holding the metrics against the votes …")
+def _measured(url: str, campaign: Campaign, latest: int) -> tuple[str, list[Line], list[Line]]:
+    """What one person reaches, each metric, and each metric by tag."""
+    del url, latest
+    ratings = counted(judging.ratings(campaign.id))
+    scores = _scores(ratings)
+    lines = [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores]
+    return _ceiling(ratings), lines, _by_tag(ratings, scores)
+
+
+def _ceiling(ratings: Sequence[Rating]) -> str:
     found = ceiling(ratings)
     if found is None or not found.enough:
-        st.text("How well one person predicts the others: not enough units were judged by several people.")
-    else:
-        st.text(f"One person chooses as the others in {_said(found)}. No metric can be expected to do better.")
+        return "How well one person predicts the others: not enough units were judged by several people."
+    return f"One person chooses as the others in {_said(found)}. No metric can be expected to do better."
 
 
 def _metrics() -> list[tuple[str, int]]:
@@ -103,10 +114,10 @@ def _models(campaign: Campaign, metric: str, better: int) -> str:
     return f"{tau:+.2f} (n = {n} models)"
 
 
-def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> None:
+def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> list[Line]:
     suites = [records.prompts(run) for run in sorted({r.contenders[0].split("/", 1)[0] for r in ratings})]
     tags = {prompt.slug: prompt.tags for suite in suites if suite for prompt in suite.prompts}
-    lines = [
+    return [
         {"Tag": tag}
         | {
             name: _cell(pairwise([r for r in ratings if tag in tags.get(r.prompt, ())], scores[name], better))
@@ -115,9 +126,6 @@ def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> N
         }
         for tag in sorted({tag for of in tags.values() for tag in of})
     ]
-    if lines:
-        with st.expander("By tag: chooses as people"):
-            st.dataframe(lines, hide_index=True, alt="Each metric against people's votes, by tag")
 
 
 def _cell(found: Agreeing | None) -> str:

@@ -8,11 +8,10 @@ from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings
 from dashboard.views.assignments import in_words
 from naruto_core.errors import NarutoError
-from naruto_core.judging.agreement import krippendorff_alpha
 from naruto_core.judging.conduct import Conduct, Share, leans
 from naruto_core.judging.grades import defects, mean_grades
 from naruto_core.judging.outlook import WinRate
-from naruto_core.judging.votes import answers_by_unit, counted
+from naruto_core.judging.votes import counted
 from naruto_core.ratings import Campaign, Mode
 
 _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.BEST_WORST: ("best", "worst")}
@@ -119,14 +118,10 @@ def _grades(campaign: Campaign) -> None:
 
 def _agreement(campaign: Campaign) -> None:
     st.header("Do people agree?")
-    ratings = counted(judging.ratings(campaign.id))
     for question in _QUESTIONS[campaign.mode]:
-        table, _ = answers_by_unit(ratings, question)
-        level = "ordinal" if campaign.mode is Mode.SCALE else "nominal"
-        try:
-            found = krippendorff_alpha(table, level, resamples=500, seed=0)
-        except NarutoError as error:
-            st.text(f"{question}: {error}")
+        found = judging.agreement(campaign.id, question, "ordinal" if campaign.mode is Mode.SCALE else "nominal")
+        if isinstance(found, str):
+            st.text(f"{question}: {found}")
             continue
         st.text(
             f"{question}: Krippendorff's alpha {found.alpha:.2f} ({found.low:.2f} to {found.high:.2f}, "

@@ -60,7 +60,7 @@ def outlooks(ranking: Ranking, votes: Sequence[Vote]) -> list[Outlook]:
 
 def _outlook(ranking: Ranking, place: int, one: str, two: str, votes: Sequence[Vote]) -> Outlook:
     chance = float(ranking.better[place, place + 1])
-    n = sum(bool({vote.left, vote.right} & {one, two}) for vote in votes)
+    n = sum(vote.count for vote in votes if {vote.left, vote.right} & {one, two})
     z = float(stats.norm.ppf(0.975))
     away = float(stats.norm.ppf(min(max(chance, 0.5), 1 - 1e-9)))
     if away >= z:
@@ -77,15 +77,15 @@ def win_rates(votes: Sequence[Vote]) -> list[WinRate]:
 
 
 def _win_rate(name: str, votes: Sequence[Vote]) -> WinRate:
-    by_prompt: dict[str, list[float]] = {}
+    by_prompt: dict[str, list[tuple[float, int]]] = {}
     for vote in votes:
         if name in (vote.left, vote.right):
-            by_prompt.setdefault(vote.prompt, []).append(_won(name, vote))
-    means = np.array([np.mean(found) for found in by_prompt.values()])
+            by_prompt.setdefault(vote.prompt, []).append((_won(name, vote), vote.count))
+    means = np.array([sum(won * n for won, n in found) / sum(n for _, n in found) for found in by_prompt.values()])
     reach = math.inf
     if len(means) > 1:
         reach = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
-    value, count = float(means.mean()), sum(map(len, by_prompt.values()))
+    value, count = float(means.mean()), sum(n for found in by_prompt.values() for _, n in found)
     return WinRate(name, value, max(0.0, value - reach), min(1.0, value + reach), count, len(means))
 
 

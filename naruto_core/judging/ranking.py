@@ -27,12 +27,13 @@ _STEPS, _CLOSE = 50, 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One vote: on which prompt, which models were on which side, what was said."""
+    """One vote, or `count` alike: on which prompt, which models were on which side, what was said."""
 
     prompt: str
     left: str
     right: str
     outcome: Outcome
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def rank(votes: Sequence[Vote], resamples: int, seed: int) -> Ranking:
     models = tuple(_strength(names[i], found.item(i), reach.item(i), int(counts[i])) for i in order.tolist())
     apart = drawn[:, order, None] - drawn[:, None, order]
     better = (apart > 0).mean(axis=0) + (apart == 0).mean(axis=0) / 2
-    return Ranking(models, _strength("left", found.item(-1), reach.item(-1), len(votes)), better)
+    return Ranking(models, _strength("left", found.item(-1), reach.item(-1), sum(vote.count for vote in votes)), better)
 
 
 def _reach(drawn: Array, prompts: int) -> Array:
@@ -104,8 +105,8 @@ def _tables(votes: Sequence[Vote], names: Sequence[str]) -> tuple[Array, Array]:
         if vote.left == vote.right:
             raise NarutoError(f"{vote.left} was shown against itself on {vote.prompt}; such a vote says nothing.")
         cell = prompts[vote.prompt], row[vote.left], row[vote.right]
-        won[cell] += _FOR_LEFT[vote.outcome]
-        seen[cell] += 1
+        won[cell] += _FOR_LEFT[vote.outcome] * vote.count
+        seen[cell] += vote.count
     return won, seen
 
 

@@ -77,12 +77,17 @@ class Campaigns(Database):
         with self._reading() as session:
             return [_rating(row) for row in session.execute(wanted)]
 
-    def tally(self, campaign_id: str) -> list[tuple[tuple[str, str], Outcome, int]]:
-        """How often each outcome was said of each two contenders, in the order shown; of pairs only, repeats and gold
-        left out. Pairings that nobody judged yet are there with 0."""
-        asked = select(UnitRow.contenders).where(UnitRow.campaign_id == campaign_id, UnitRow.gold == "").distinct()
+    def models(self, campaign_id: str) -> list[str]:
+        """The contenders, by name."""
+        asked = select(UnitRow.pairing).where(UnitRow.campaign_id == campaign_id).distinct()
+        with self._reading() as session:
+            return sorted({name for pairing in session.scalars(asked) for name in pairing.split(" ")})
+
+    def tally(self, campaign_id: str) -> list[tuple[str, tuple[str, str], Outcome, int]]:
+        """Of a campaign of pairs: prompt, contenders in the order shown, outcome, and how often it was said; without
+        repeats and gold."""
         said = (
-            select(UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer, func.count())
+            select(UnitRow.prompt, UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer, func.count())
             .select_from(AssignmentRow)
             .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
             .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
@@ -90,18 +95,16 @@ class Campaigns(Database):
                 AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
                 UnitRow.gold == "",
             )
-            .group_by(UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer)
+            .group_by(UnitRow.prompt, UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer)
         )  # fmt: skip
         with self._reading() as session:
             if find_campaign(session, campaign_id).mode is not Mode.PAIR:
                 return []
-            unseen = [(names, Outcome.TIE, 0) for names in session.scalars(asked)]
             found = [
-                (in_order_shown(names, shown), from_text(answer or ""), count)
-                for names, shown, answer, count in session.execute(said).tuples()
+                (prompt, in_order_shown(names, shown), from_text(answer or ""), count)
+                for prompt, names, shown, answer, count in session.execute(said).tuples()
             ]
-        pairs = [*unseen, *found]
-        return [((names[0], names[1]), outcome, n) for names, outcome, n in pairs if isinstance(outcome, Outcome)]
+        return [(prompt, (one[0], one[1]), said, n) for prompt, one, said, n in found if isinstance(said, Outcome)]
 
     def latest(self, campaign_id: str) -> int:
         """The number of the last event that counts, 0 before the first: it grows with every deed."""

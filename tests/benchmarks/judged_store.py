@@ -81,13 +81,8 @@ def _campaigns(db: sqlite3.Connection, runs: int, votes: int, people: list[str])
         db.executemany(
             "INSERT INTO units (id, campaign_id, position, prompt, text, seed, samples, contenders, pairing, wanted, "
             "given, gold) VALUES (?, ?, ?, ?, 'a ninja', ?, ?, ?, ?, ?, ?, '')",
-            [
-                (first + i, f"c{number}", i, f"p{p}", s, json.dumps([sample(a, "fused", p, s), sample(b, "fused", p, s)]),
-                 json.dumps([model(a), model(b)]), " ".join(sorted((model(a), model(b)))), len(people),
-                 len(people) if i < given else 0)
-                for i, (a, b, p, s) in enumerate(units)
-            ],
-        )  # fmt: skip
+            [_unit(number, first + i, i, unit, given, len(people)) for i, unit in enumerate(units)],
+        )
         db.execute("UPDATE campaigns SET units = ? WHERE id = ?", (len(units), f"c{number}"))
         rows, events = [], []
         for unit in range(min(given, len(units))):
@@ -107,6 +102,20 @@ def _campaigns(db: sqlite3.Connection, runs: int, votes: int, people: list[str])
             "VALUES (?, ?, 'vote', ?, ?, 3.0, '390x844', ?)",
             events,
         )
+
+
+def _unit(
+    campaign: int, key: int, place: int, unit: tuple[int, int, int, int], given: int, people: int
+) -> tuple[object, ...]:
+    """The columns of one pair; the first `given` are judged by everybody."""
+    one, other, prompt, seed = unit
+    samples = [sample(one, "fused", prompt, seed), sample(other, "fused", prompt, seed)]
+    names = [model(one), model(other)]
+    done = people if place < given else 0
+    return (
+        key, f"c{campaign}", place, f"p{prompt}", seed, json.dumps(samples), json.dumps(names),
+        " ".join(sorted(names)), people, done,
+    )  # fmt: skip
 
 
 def name(run: int) -> str:

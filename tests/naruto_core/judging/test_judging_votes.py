@@ -154,3 +154,19 @@ def test_grades_are_means_over_prompts_and_defects_shares_of_ratings() -> None:
     assert (style.mean, style.low, style.high) == (3.0, 3.0, 3.0)
     hands = defects(ratings)["A"][Defect.HANDS]
     assert (hands.hits, hands.n) == (1, 3)
+
+
+def test_votes_that_are_alike_may_be_counted_up() -> None:
+    votes = cast({"a": 0.5, "b": 0.0, "c": -0.5}, 300, 11)
+    counts: dict[Vote, int] = {}
+    for vote in votes:
+        counts[vote] = counts.get(vote, 0) + 1
+    together = [Vote(v.prompt, v.left, v.right, v.outcome, n) for v, n in counts.items()]
+    assert len(together) < len(votes)
+    one, other = rank(votes, 100, 0), rank(together, 100, 0)
+    assert [m.value for m in one.models] == pytest.approx([m.value for m in other.models], abs=1e-9)
+    assert one.models[0].votes == other.models[0].votes
+    assert [m.needed for m in outlooks(one, votes)] == [m.needed for m in outlooks(other, together)]
+    assert [(r.model, r.value, r.votes) for r in win_rates(votes)] == [
+        (r.model, pytest.approx(r.value), r.votes) for r in win_rates(together)
+    ]

@@ -20,6 +20,7 @@ from naruto_core.ratings import (
     Extremes,
     Grades,
     Mode,
+    Outcome,
     Role,
     Unit,
 )
@@ -150,3 +151,29 @@ def test_the_champion_is_the_newest_promotion_and_a_rollback_is_one_more(ratings
     assert [p.run_id for p in history] == [run.id, other.id, run.id]
     assert (history[0].by, history[0].why) == ("Max", f"rolled back from {other.id}")
     assert history[2].checks == {"people": "asked"}
+
+
+def test_the_database_counts_votes_as_we_do_from_the_ratings(ratings: Ratings) -> None:
+    campaign_id, people = opened(ratings, 12, wanted=3, people=3, repeats=0.5)
+    draw = random.Random(1)
+    for turn in range(30):
+        who = people[turn % 3]
+        given = ratings.next_assignment(campaign_id, who, NOON, draw=draw)
+        if given:
+            ratings.record(who, vote(given.id, f"n{turn}", draw.choice(list(Outcome))), NOON)
+    expected = Counter((r.prompt, r.contenders, r.answer) for r in ratings.ratings(campaign_id) if not r.repeat)
+    found = {(prompt, sides, said): n for prompt, sides, said, n in ratings.tally(campaign_id)}
+    assert found == dict(expected)
+    assert sum(found.values()) == ratings.standing(campaign_id).rated > 10
+    assert ratings.models(campaign_id) == ["one", "two"]
+
+
+def test_the_number_of_the_last_event_grows_with_every_deed(ratings: Ratings) -> None:
+    campaign_id, (who,) = opened(ratings, 3)
+    assert ratings.latest(campaign_id) == 0
+    given = ratings.next_assignment(campaign_id, who, NOON)
+    assert given
+    ratings.record(who, vote(given.id, "n1"), NOON)
+    first = ratings.latest(campaign_id)
+    ratings.record(who, Deed(given.id, Act.UNDO, "n2", 0, ""), NOON)
+    assert ratings.latest(campaign_id) > first > 0
