@@ -47,7 +47,7 @@ def thumbnail(digest: str, size: str) -> Path | None:
         data = _original(root, digest)
         if data is None:
             return None
-        write_atomically(path, _webp(data, SIZES[size]))
+        write_atomically(path, webp(data, SIZES[size]))
     return path
 
 
@@ -60,7 +60,8 @@ def _original(root: Path, digest: str) -> bytes | None:
     return data if sha256_bytes(data) == digest else None
 
 
-def _webp(data: bytes, size: int | None) -> bytes:
+def webp(data: bytes, size: int | None) -> bytes:
+    """A picture made anew, at most `size` pixels wide and high; in full and without loss for None."""
     memory = io.BytesIO()
     with Image.open(io.BytesIO(data)) as opened:
         drawn = opened.convert("RGB")

@@ -1,6 +1,6 @@
 """`make bench-dashboard`: what 1,000 runs, 100,000 pictures and 1,000,000 votes cost a page and a vote.
 
-Pages are run by Streamlit's own AppTest in this process; votes go over HTTP to a dashboard in a process of its own, from
+Pages are run by Streamlit's own AppTest in this process; votes go over HTTP to a dashboard in its own process, from
 50 people at once. The ratios are against the same on 10 runs and 5,000 votes.
 """
 

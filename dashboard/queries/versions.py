@@ -1,0 +1,47 @@
+"""What is in dataset versions. A version never changes, so what was read once is kept."""
+
+import streamlit as st
+
+from dashboard.doors.pictures import webp
+from dashboard.queries.opened import the_store
+from naruto_core.artifacts import Layout, sha256_bytes
+from naruto_core.dataset.captions import CaptionFinding, audit_captions
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import DatasetVersion, Picture
+from naruto_core.settings import read_settings
+
+
+def versions() -> list[DatasetVersion]:
+    """Every version, by source."""
+    return the_store().datasets()
+
+
+def pictures(version: DatasetVersion) -> tuple[Picture, ...]:
+    """What a version holds; RecordDamaged when its table is gone."""
+    return _pictures(str(read_settings().root), version)
+
+
+def caption_findings(version: DatasetVersion) -> list[CaptionFinding]:
+    """What can be seen of captions without a model; `naruto captions` looks at the pictures too."""
+    return _caption_findings(str(read_settings().root), version)
+
+
+@st.cache_data(max_entries=600, show_spinner=False)
+def thumbnail(picture: Picture) -> bytes | None:
+    """256 pixels of a picture; None when its file is gone or was changed."""
+    try:
+        data = Layout(read_settings().root).picture(picture.sha256, picture.suffix).read_bytes()
+    except OSError:
+        return None
+    return webp(data, 256) if sha256_bytes(data) == picture.sha256 else None
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the dataset …")
+def _pictures(root: str, version: DatasetVersion) -> tuple[Picture, ...]:
+    del root
+    return tuple(read_pictures(Layout(read_settings().root), version))
+
+
+@st.cache_data(max_entries=4, show_spinner="Looking at the captions …")
+def _caption_findings(root: str, version: DatasetVersion) -> list[CaptionFinding]:
+    return audit_captions(_pictures(root, version), None)

@@ -1,0 +1,87 @@
+"""The page of dataset versions, on tables that the ingest wrote."""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
+from naruto_core.dataset.versions import write_version
+from naruto_core.domain import DatasetVersion, Picture, Quarantined, Split
+from naruto_core.store.records import Store
+
+HOSTILE = "<script>alert(1)</script> **a ninja**"
+
+
+def page() -> AppTest:
+    def run() -> None:
+        from dashboard.views import dataset
+
+        dataset.show()
+
+    return AppTest.from_function(run, default_timeout=60).run()
+
+
+def picture(home: Path, number: int, caption: str, duplicate_of: str = "") -> Picture:
+    memory = io.BytesIO()
+    Image.new("RGB", (16, 16), (number * 20, 0, 0)).save(memory, "PNG")
+    digest = sha256_bytes(memory.getvalue())
+    write_atomically(Layout(home).picture(digest, ".png"), memory.getvalue())
+    return Picture(digest, ".png", 16, 16, caption, Split.TRAIN, f"{number:016x}", duplicate_of)
+
+
+def version(store: Store, home: Path, rows: list[Picture], left_out: list[Quarantined]) -> DatasetVersion:
+    counts = {"n_quarantined": len(left_out), "n_duplicates": 0}
+    found = write_version(Layout(home), "set", "folder", rows, **counts)
+    store.add_dataset(found, left_out)
+    return found
+
+
+def test_without_a_dataset_it_says_how_to_get_one(home: Path) -> None:
+    app = page()
+    assert not app.exception
+    assert "naruto ingest" in app.info[0].value
+
+
+def test_it_shows_what_was_left_out_and_why_and_hostile_captions_as_text(store: Store, home: Path) -> None:
+    first = picture(home, 1, HOSTILE)
+    rows = [first, picture(home, 2, "a cat", first.sha256)]
+    version(store, home, rows, [Quarantined("folder", 7, "not a picture", "cut off")])
+    app = page()
+    assert not app.exception
+    texts = [text.value for text in app.text]
+    assert "not a picture: 1" in texts
+    assert HOSTILE in texts
+    assert not any("<script>" in element.value for element in (*app.markdown, *app.caption))
+    assert any("1 pictures look like an earlier one" in text for text in texts)
+    assert HOSTILE in [image.alt for element in app.image for image in element.proto.imgs]
+
+
+def test_two_versions_differ_in_pictures_and_captions(store: Store, home: Path) -> None:
+    kept, gone = picture(home, 1, "a ninja"), picture(home, 2, "a cat")
+    old = version(store, home, [kept, gone], [])
+    new = version(store, home, [picture(home, 1, "a ninja in orange"), picture(home, 3, "a dog")], [])
+    app = page()
+    app.selectbox(key="version").set_value(new.id).run()
+    app.selectbox(key="before").set_value(old.id).run()
+    assert "1 pictures are new, 1 are gone, 1 have another caption." in [text.value for text in app.text]
+
+
+def test_pictures_are_found_by_the_words_of_their_captions(store: Store, home: Path) -> None:
+    version(store, home, [picture(home, i, f"ninja number {i}") for i in range(1, 6)], [])
+    app = page()
+    app.text_input(key="words").set_value("NUMBER 3").run()
+    assert "1 of 5 pictures" in [text.value for text in app.text]
+    app.text_input(key="words").set_value("nothing").run()
+    assert "No caption" in app.info[0].value
+
+
+def test_a_missing_picture_and_a_missing_table_are_said_in_words(store: Store, home: Path) -> None:
+    rows = [picture(home, 1, "a ninja")]
+    found = version(store, home, rows, [])
+    Layout(home).picture(rows[0].sha256, ".png").unlink()
+    app = page()
+    assert not app.exception
+    assert "missing" in app.warning[0].value
+    assert found.id
