@@ -5,7 +5,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
 from dashboard.queries import judging
-from dashboard.views import assignments, compare, dataset, pictures, promote, review, runs, trust, verdicts
+from dashboard.views import assignments, compare, dataset, pictures, playground, promote, review, runs, trust, verdicts
 from naruto_core.errors import NarutoError
 
 
@@ -31,6 +31,7 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
             st.Page(runs.show, title="Runs", url_path="runs", default=True),
             st.Page(compare.show, title="Compare", url_path="compare"),
             st.Page(dataset.show, title="Dataset", url_path="dataset"),
+            st.Page(playground.show, title="Playground", url_path="playground"),
             st.Page(promote.show, title="Promote", url_path="promote"),
             st.Page(pictures.show, title="Pictures", url_path="pictures-of-a-run"),
         ],

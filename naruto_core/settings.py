@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     lock_folder: Path | None = Field(default=None, description="Where device locks live; default NARUTO_HOME/locks.")
     trackers: str = Field(default="", description="Who else keeps training curves: tensorboard, mlflow, or both.")
     mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
+    service: str = Field(default="", description="Where the HTTP service is, for the playground: http://host:port.")
 
     @property
     def root(self) -> Path:

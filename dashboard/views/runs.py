@@ -1,12 +1,20 @@
 """Every run with its state, and its scores: one table for each ruler, because only one ruler's numbers compare."""
 
 from collections.abc import Iterable
+from urllib.parse import urlencode
 
 import streamlit as st
 
-from dashboard.queries import records
-from naruto_core.domain import Score, Variant
+from dashboard.doors.pictures import thumbnail
+from dashboard.queries import judging, records
+from dashboard.views.running import show_progress
+from dashboard.words import duration
+from naruto_core.domain import RunState, Score, Variant
+from naruto_core.ratings import Mode
 from naruto_core.store.reports import Ruler, RunSummary, ruler
+
+_SHOWN = 3  # runs with pictures, running runs, campaigns looked at
+_APART = 3  # samples from one picture of a strip to the next
 
 
 def show() -> None:
@@ -16,7 +24,20 @@ def show() -> None:
         st.info("No run is recorded yet. Type `make demo` in a terminal and come back: it takes a few minutes.")
         st.text(f"Looked in {records.home()}; NARUTO_HOME says where else to look.")
         return
-    st.dataframe([_line(summary) for summary in summaries], hide_index=True, alt="Every run, newest first")
+    running = [one.run for one in summaries if one.run.state is RunState.RUNNING]
+    if running:
+        show_progress(running[:_SHOWN])
+    summaries = _found(summaries)
+    if not summaries:
+        st.info("No run matches. Clear the words or the states above.")
+        return
+    human = _human()
+    chosen = st.dataframe(
+        [_line(summary, human) for summary in summaries], hide_index=True, alt="Every run, newest first",
+        on_select="rerun", selection_mode="multi-row", key="chosen_runs",
+    )  # fmt: skip
+    rows = [row for row in chosen.selection.rows if row < len(summaries)]
+    _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
     st.header("Scores")
     rulers = sorted({ruler(score) for summary in summaries for score in summary.scores})
     if not rulers:
@@ -26,7 +47,50 @@ def show() -> None:
         st.table(list(_scores(one, summaries)), hide_index=True, alt=_described(one))
 
 
-def _line(summary: RunSummary) -> dict[str, str]:
+def _found(summaries: list[RunSummary]) -> list[RunSummary]:
+    left, right = st.columns([2, 1])
+    words = left.text_input("Words in the id, profile, dataset or failure", key="words", max_chars=200).lower().split()
+    states = right.multiselect("State", [state.value for state in RunState], key="states")
+    return [
+        one
+        for one in summaries
+        if (not states or one.run.state.value in states)
+        and all(
+            word in f"{one.run.id} {one.run.profile} {one.dataset_source} {one.run.failure}".lower() for word in words
+        )
+    ]
+
+
+def _human() -> dict[str, str]:
+    """What people said of a run's fused model in the newest campaigns, as a share of votes won."""
+    found: dict[str, str] = {}
+    asked = [one for one in judging.campaigns() if one.mode is Mode.PAIR and not one.example]
+    for campaign in asked[:_SHOWN]:
+        for rate in judging.win_rates_of(campaign.id):
+            run_id, _, variant = rate.model.partition("/")
+            if variant == Variant.FUSED:
+                said = f"won {rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%}, n = {rate.votes})"
+                found.setdefault(run_id, said)
+    return found
+
+
+def _strips(summaries: list[RunSummary], chosen: bool) -> None:
+    """A few pictures of each run; and where to, when two to four are chosen."""
+    if chosen and 2 <= len(summaries) <= 4:
+        query = urlencode([("model", f"{one.run.id}/{Variant.FUSED.value}") for one in summaries])
+        st.link_button("Compare these", f"compare?{query}")
+    elif chosen:
+        st.text("Choose two to four runs to compare them.")
+    for summary in summaries[:_SHOWN]:
+        samples = records.samples_of(summary.run.id, Variant.FUSED)[: 6 * _APART : _APART]
+        paths = [path for sample in samples if (path := thumbnail(sample.sha256, "256"))]
+        if paths:
+            st.text(summary.run.id)
+            for column, path, sample in zip(st.columns(6), paths, samples, strict=False):
+                column.image(path.read_bytes(), width="stretch", alt=f"{sample.prompt}, seed {sample.seed}")
+
+
+def _line(summary: RunSummary, human: dict[str, str]) -> dict[str, str]:
     run = summary.run
     return {
         "Run": run.id,
@@ -35,17 +99,9 @@ def _line(summary: RunSummary) -> dict[str, str]:
         "Dataset": summary.dataset_source,
         "Started (UTC)": f"{run.started_at:%Y-%m-%d %H:%M}",
         "Took": "" if summary.seconds is None else duration(summary.seconds),
+        "People": human.get(run.id, ""),
         "What went wrong": run.failure,
     }
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48 s, 4 min 05 s, 2 h 10 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _described(one: Ruler) -> str:

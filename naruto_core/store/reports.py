@@ -182,6 +182,11 @@ class Reports(Database):
             rows = session.scalars(select(StepRow).where(StepRow.run_id == run_id).order_by(StepRow.step))
             return [row.noun() for row in rows]
 
+    def last_step(self, run_id: str) -> int:
+        """The newest recorded optimizer step, 0 before the first."""
+        with self._reading() as session:
+            return session.scalar(select(func.max(StepRow.step)).where(StepRow.run_id == run_id)) or 0
+
     def runs(self) -> list[RunSummary]:
         """Every run with its set scores, newest first."""
         with self._reading() as session:

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
-from naruto_core.domain import Run, Score, Variant
+from naruto_core.domain import Run, Score, StepRecord, Variant
 from naruto_core.judging.planning import contender, plan
 from naruto_core.ratings import Act, Campaign, Deed, Mode, Outcome, Role
 from naruto_core.store.ratings import Ratings
@@ -198,3 +198,33 @@ def test_a_promotion_is_signed_kept_and_rolled_back(ratings: Ratings, store: Sto
     assert first.checks["Finished?"] == "no: running"
     next(one for one in page("promote").button if one.label.startswith("Roll back")).click().run()
     assert ratings.promotions("champion")[0].run_id == run.id
+
+
+def test_runs_are_found_by_words_and_state_and_a_running_one_shows_how_far_it_is(store: Store, run: Run) -> None:
+    recipe = '{"training": {"max_train_steps": 200}}'
+    other = store.open_run(profile="t4", recipe_json=recipe, fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
+    store.add_steps(other.id, [StepRecord(50, 0.5, 1.0)])
+    app = page("runs")
+    assert not app.exception
+    assert any("step 50 of 200" in bar.proto.text for bar in app.get("progress"))
+    assert len(app.dataframe[0].value) == 2
+    app.text_input(key="words").set_value("T4").run()
+    assert app.dataframe[0].value["Run"].tolist() == [other.id]
+    app.multiselect(key="states").set_value(["done"]).run()
+    assert "No run matches" in app.info[0].value
+
+
+def test_runs_show_what_people_said_and_never_an_example(ratings: Ratings, store: Store, run: Run) -> None:
+    add_example(NOW)
+    assert page("runs").dataframe[0].value["People"].tolist() == [""]
+    drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
+    suite = store.prompts(run.id)
+    assert suite
+    units = plan(Mode.PAIR, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    campaign = ratings.open_campaign(Campaign("", "real", "Which?", Mode.PAIR, NOW, repeats=0.0), units, 0)
+    who, _ = ratings.add_reviewer("Ann", Role.REVIEWER)
+    given = ratings.next_assignment(campaign.id, who.id, NOW)
+    assert given
+    side = Outcome.LEFT if given.samples[0].startswith("fused") else Outcome.RIGHT
+    ratings.record(who.id, Deed(given.id, Act.VOTE, "n", 3.0, "1x1", side), NOW)
+    assert page("runs").dataframe[0].value["People"].tolist() == ["won 100% (0% to 100%, n = 1)"]
