@@ -268,7 +268,7 @@ class Session {
       return [element("p", { class: "ask" }, this.choice.best === undefined ? "Which is the best? (keys 1 to 4)" : "And which is the worst? (keys 1 to 4)")];
     const { anchors } = this.data;
     return [
-      ...Object.entries(anchors).map(([question, { ask, words }]) => element("fieldset", {}, element("legend", {}, ask),
+      ...Object.entries(anchors).map(([question, { ask, words }]) => element("fieldset", {}, element("legend", {}, ask), ...(question === "style" ? this.references() : []),
         ...words.map((word, i) => element("button", { type: "button", class: "grade", "aria-pressed": String(this.choice[question] === i + 1),
           onclick: () => this.grade(question, i + 1) }, `${i + 1} ${word}`)))),
       element("fieldset", {}, element("legend", {}, "What is wrong with it? (as many as you see)"),
@@ -276,6 +276,11 @@ class Session {
           onclick: () => { if (!this.choice.defects.delete(name)) this.choice.defects.add(name); this.draw(); } }, label))),
       element("div", { class: "row" }, this.button("Enter: done with this one", () => this.submit(), "main")),
     ];
+  }
+
+  references() {
+    return this.data.references.length ? [element("div", { class: "references" },
+      ...this.data.references.map(({ text, picture }) => element("img", { src: picture, alt: `Example of the style: ${text}`, title: text })))] : [];
   }
 
   button(label, deed, kind) { return element("button", { type: "button", class: kind, onclick: deed }, label); }

@@ -1,5 +1,8 @@
 """What is in dataset versions. A version never changes, so what was read once is kept."""
 
+from collections.abc import Sequence
+from itertools import islice
+
 import streamlit as st
 
 from dashboard.doors.pictures import webp
@@ -8,6 +11,7 @@ from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.dataset.captions import CaptionFinding, audit_captions
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture
+from naruto_core.errors import RecordDamaged
 from naruto_core.settings import read_settings
 
 
@@ -24,6 +28,23 @@ def pictures(version: DatasetVersion) -> tuple[Picture, ...]:
 def caption_findings(version: DatasetVersion) -> list[CaptionFinding]:
     """What can be seen of captions without a model; `naruto captions` looks at the pictures too."""
     return _caption_findings(str(read_settings().root), version)
+
+
+def style_references(run_ids: Sequence[str], count: int = 3) -> list[tuple[str, bytes]]:
+    """Captions and thumbnails of pictures that the first of these runs learned from: always the same ones, drawn by
+    digest. Fewer when files are gone."""
+    for run_id in run_ids:
+        version = the_store().find_dataset(the_store().run(run_id).dataset_id)
+        if version is None:
+            continue
+        try:
+            drawn = sorted(pictures(version), key=lambda one: one.sha256)
+        except RecordDamaged:
+            continue
+        seen = ((one.caption, thumbnail(one)) for one in drawn)
+        if found := list(islice(((text, data) for text, data in seen if data), count)):
+            return found
+    return []
 
 
 @st.cache_data(max_entries=600, show_spinner=False)

@@ -3,13 +3,14 @@
 Neither this page nor the addresses of its pictures name a run, a variant, a score or a file.
 """
 
+import base64
 from datetime import UTC, datetime
 from pathlib import Path
 
 import streamlit as st
 
 from dashboard import access
-from dashboard.queries import judging
+from dashboard.queries import judging, versions
 from dashboard.queries.opened import the_ratings
 from naruto_core.ratings import Campaign, Mode, Reviewer
 from naruto_core.settings import read_settings
@@ -99,9 +100,21 @@ def _judge(campaign: Campaign, reviewer: Reviewer) -> None:
             "pass": access.make_pass(read_settings().root, reviewer, datetime.now(UTC)),
             "size": "full",
             "anchors": _ANCHORS,
+            "references": _references(campaign),
         },
     )
     st.caption(
         "Every vote is saved at once, and you can stop at any time: you go on where you were. Double-click a picture, "
         "pinch it or press + to look closer; all pictures move together."
     )
+
+
+def _references(campaign: Campaign) -> list[dict[str, str]]:
+    """Three pictures of the style that was to be learned, where grades are asked for."""
+    if campaign.mode is not Mode.SCALE:
+        return []
+    run_ids = [name.partition("/")[0] for name in the_ratings().models(campaign.id)]
+    return [
+        {"text": text, "picture": f"data:image/webp;base64,{base64.b64encode(data).decode()}"}
+        for text, data in versions.style_references(run_ids)
+    ]

@@ -54,11 +54,12 @@ def _found(summaries: list[RunSummary]) -> list[RunSummary]:
     return [
         one
         for one in summaries
-        if (not states or one.run.state.value in states)
-        and all(
-            word in f"{one.run.id} {one.run.profile} {one.dataset_source} {one.run.failure}".lower() for word in words
-        )
+        if (not states or one.run.state.value in states) and all(word in _searched(one) for word in words)
     ]
+
+
+def _searched(one: RunSummary) -> str:
+    return f"{one.run.id} {one.run.profile} {one.dataset_source} {one.run.failure}".lower()
 
 
 def _human() -> dict[str, str]:

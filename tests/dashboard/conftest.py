@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from browsing import browser
 from PIL import Image
+from playwright.sync_api import Browser
 from served import Served, free_port
 
 from dashboard import access
@@ -87,6 +89,12 @@ def run(store: Store, home: Path) -> Run:
 @pytest.fixture
 def ratings(home: Path) -> Iterator[Ratings]:
     with open_ratings(read_settings().database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+def chrome() -> Iterator[Browser]:
+    with browser() as opened:
         yield opened
 
 

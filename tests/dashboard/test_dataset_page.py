@@ -1,11 +1,14 @@
 """The page of dataset versions, on tables that the ingest wrote."""
 
 import io
+from datetime import UTC, datetime
 from pathlib import Path
 
+import streamlit as st
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from dashboard.queries import versions
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.dataset.versions import write_version
 from naruto_core.domain import DatasetVersion, Picture, Quarantined, Split
@@ -85,3 +88,21 @@ def test_a_missing_picture_and_a_missing_table_are_said_in_words(store: Store, h
     assert not app.exception
     assert "missing" in app.warning[0].value
     assert found.id
+
+
+def test_three_pictures_of_what_was_learned_from_stand_beside_the_question_of_style(store: Store, home: Path) -> None:
+    rows = [picture(home, number, f"ninja {number}") for number in range(1, 6)]
+    found = version(store, home, rows, [])
+    run = store.open_run(
+        profile="mini", recipe_json="{}", fingerprint="f", dataset_id=found.id, git_commit="",
+        now=datetime(2026, 11, 24, tzinfo=UTC),
+    )  # fmt: skip
+    first = versions.style_references([run.id])
+    assert len(first) == 3
+    assert {text for text, _ in first} <= {row.caption for row in rows}
+    assert all(data[:4] == b"RIFF" for _, data in first)
+    assert versions.style_references([run.id]) == first
+    gone = next(row for row in rows if row.caption == first[0][0])
+    Layout(home).picture(gone.sha256, ".png").unlink()
+    st.cache_data.clear()
+    assert [text for text, _ in versions.style_references([run.id])][:2] == [text for text, _ in first[1:]]

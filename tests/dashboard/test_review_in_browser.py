@@ -1,10 +1,8 @@
 """A review session in a real browser, against the real server."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from browsing import browser
 from playwright.sync_api import Browser, Page, expect
 from served import Served
 
@@ -15,12 +13,6 @@ from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
 
 
 def campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
@@ -200,6 +192,7 @@ def test_single_pictures_are_graded_by_keyboard(
 ) -> None:
     campaign_id = campaign(ratings, store, run, Mode.SCALE)
     page = enter(chrome, served, reviewer(ratings))
+    assert page.locator(".references").count() == 0  # the table of this dataset is gone: judging goes on without
     page.keyboard.press("Enter")
     expect(page.locator(".status")).to_contain_text("Answer both questions first.")
     page.keyboard.press("4")
