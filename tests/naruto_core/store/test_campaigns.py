@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from judged import NOON, opened, vote
+from sqlalchemy import Engine, event
 from sqlalchemy.dialects.sqlite import dialect
 
 from naruto_core.domain import Run
@@ -25,6 +26,7 @@ from naruto_core.ratings import (
     Unit,
 )
 from naruto_core.store.assignments import next_unit
+from naruto_core.store.opening import open_store
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
@@ -42,6 +44,36 @@ def test_the_next_unit_is_found_by_an_index_with_and_without_a_pairing(ratings: 
         assert index in plan
         assert "SCAN" not in plan
         assert "TEMP B-TREE" not in plan
+
+
+def test_what_pages_ask_of_many_votes_and_pictures_is_found_by_indexes(ratings: Ratings, tmp_path: Path):
+    campaign, _ = opened(ratings, 3)
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    def listen(_connection: object, _cursor: object, statement: str, given: tuple[object, ...], *_: object) -> None:
+        if statement.startswith("SELECT"):
+            asked.append((statement, given))
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        ratings.tally(campaign)
+        ratings.latest(campaign)
+        ratings.models(campaign)
+        with open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as store:
+            asked_before = len(asked)
+            store.picture_path("a" * 64)
+            store.digests(["a", "b"])
+            store.last_step("r1")
+            store.samples("r1")
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    assert len(asked) >= asked_before + 4 >= 7
+    with sqlite3.connect(tmp_path / "naruto.db") as database:
+        for statement, given in asked:
+            if "sqlite_master" in statement or "alembic" in statement:
+                continue
+            plan = " ".join(str(row) for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", given))
+            assert "SCAN" not in plan, (statement, plan)
 
 
 def test_every_prompt_is_judged_once_before_any_is_judged_again(ratings: Ratings):
