@@ -92,7 +92,7 @@ def ratings(home: Path) -> Iterator[Ratings]:
         yield opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # no longer: its event loop runs in this thread, and other tests start their own
 def chrome() -> Iterator[Browser]:
     with browser() as opened:
         yield opened
