@@ -220,6 +220,14 @@ def export_for_hub(name: RunName, folder: Folder) -> None:
     print(export_hub(name, folder))
 
 
+@exports.command("endpoint")
+def export_for_endpoint(name: RunName, folder: Folder) -> None:
+    """A folder that a Hugging Face Inference Endpoint serves: the fused model, handler.py and requirements.txt."""
+    from flows.exports import export_endpoint
+
+    print(export_endpoint(name, folder))
+
+
 def _overrides(pairs: list[str]) -> dict[str, Any]:
     from naruto_core.errors import RecipeInvalid
 

@@ -1,18 +1,25 @@
 """Hand a run's adapters or fused model out as a file or folder that other programs load."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.kohya import no_kohya_file
+from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import Store, open_store
 from tasks.assemble import assemble
 from tasks.convert import find_trained, write_kohya_files, write_word_files
+
+_ENDPOINT_NEEDS = ("diffusers", "transformers", "accelerate", "safetensors")  # torch is the endpoint's own
+_DRAWN_BY = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
 
 
 def export_kohya(name: str, folder: Path) -> list[Path]:
@@ -62,16 +69,42 @@ def export_fused(name: str, folder: Path) -> Path:
     """
     with _record() as (store, layout):
         run = store.run(name)
-        model = store.find_fused(run.id)
-    if model is None:
-        raise RecordDamaged(f"run {run.id} has no fused model; run the same command again to make it.")
-    source = layout.root / model.path
-    if not source.is_dir() or sha256_folder(source) != model.sha256:
-        raise RecordDamaged(f"the fused model {model.path} is not the one that was recorded; see `naruto verify`.")
+        source = _fused(store, layout, run.id)
     path = folder / run.id
     with atomic_folder(path) as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
     return path
+
+
+def export_endpoint(name: str, folder: Path) -> Path:
+    """The fused model with what a Hugging Face Inference Endpoint runs, as `<folder>/<run>`; its path.
+
+    Raises RecordDamaged when the run has no fused model, or another than was recorded.
+    """
+    with _record() as (store, layout):
+        run = store.run(name)
+        source = _fused(store, layout, run.id)
+        recipe = Recipe.model_validate_json(store.recipe_json(run.id))
+    path = folder / run.id
+    with atomic_folder(path) as scratch:
+        shutil.copytree(source, scratch, dirs_exist_ok=True)
+        handler = files("deployments.endpoint") / "handler.py"
+        (scratch / "handler.py").write_text(handler.read_text(encoding="utf-8"), encoding="utf-8")
+        needed = [f"{package}=={version(package)}\n" for package in _ENDPOINT_NEEDS]
+        (scratch / "requirements.txt").write_text("".join(needed), encoding="utf-8")
+        settings = recipe.generation.model_dump(mode="json", include=_DRAWN_BY) | {"new_tokens": recipe.new_tokens}
+        (scratch / "generation.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _fused(store: Store, layout: Layout, run_id: str) -> Path:
+    model = store.find_fused(run_id)
+    if model is None:
+        raise RecordDamaged(f"run {run_id} has no fused model; run the same command again to make it.")
+    source = layout.root / model.path
+    if not source.is_dir() or sha256_folder(source) != model.sha256:
+        raise RecordDamaged(f"the fused model {model.path} is not the one that was recorded; see `naruto verify`.")
+    return source
 
 
 @contextmanager

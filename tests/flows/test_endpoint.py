@@ -1,0 +1,117 @@
+"""What a Hugging Face Inference Endpoint is given, loaded the way its toolkit loads it."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL.Image import Image
+
+from flows.exports import export_endpoint
+from naruto_core import sdxl
+from naruto_core.artifacts import Layout
+from naruto_core.generation import Job, Painter
+from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_store
+from tests.flows.conftest import Naruto
+
+Handler = Callable[[dict[str, Any]], Image]
+
+
+@pytest.fixture(scope="module")
+def folder(small_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home, run_id = small_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARUTO_HOME", str(home))
+        return export_endpoint(run_id, tmp_path_factory.mktemp("endpoint"))
+
+
+@pytest.fixture(scope="module")
+def handler(folder: Path) -> Handler:
+    # huggingface_inference_toolkit's check_and_register_custom_pipeline_from_directory does this
+    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
+    assert spec
+    assert spec.loader
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module.EndpointHandler(str(folder))
+
+
+def test_it_draws_what_the_painter_draws_in_full_precision(
+    small_run: tuple[Path, str], folder: Path, handler: Handler, monkeypatch: pytest.MonkeyPatch
+):
+    home, run_id = small_run
+    monkeypatch.setenv("NARUTO_HOME", str(home))
+    with open_store(read_settings().database_url) as store:
+        recipe = Recipe.model_validate_json(store.recipe_json(run_id))
+    section = recipe.generation.model_copy(update={"mixed_precision": "fp32", "batch_size": 1})
+    pipeline = sdxl.load_pipeline(ModelSection(base=str(folder)), "fp32", torch.device("cpu"))
+    (wanted,) = Painter(pipeline, section).paint([Job("a person with red hair", 7)])
+    drawn = handler({"inputs": "a person with red hair", "parameters": {"seed": 7}})
+    assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
+    assert drawn.info["seed"] == "7"
+
+
+def test_parameters_are_heard_and_a_seed_is_made_and_told_when_there_is_none(handler: Handler):
+    drawn = handler({"inputs": "a cat", "parameters": {"width": 48, "height": 64, "num_inference_steps": 2}})
+    assert drawn.size == (48, 64)
+    again = {"width": 48, "height": 64, "num_inference_steps": 2, "seed": int(drawn.info["seed"])}
+    assert np.array_equal(np.asarray(handler({"inputs": "a cat", "parameters": again})), np.asarray(drawn))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({}, "inputs: a prompt is wanted"),
+        ({"inputs": " "}, "inputs: a prompt is wanted"),
+        ({"inputs": "x" * 100_000}, "inputs: a text of at most 2000 characters"),
+        ({"inputs": "a", "parameters": [1]}, "parameters: an object"),
+        ({"inputs": "a", "parameters": {"steps": 3}}, "steps is not known; there are seed, "),
+        ({"inputs": "a", "parameters": {"seed": -1}}, "seed: a whole number from 0"),
+        ({"inputs": "a", "parameters": {"width": 60}}, "width: 60 is not a multiple of 8"),
+        ({"inputs": "a", "parameters": {"height": 8192}}, "height: a whole number from 16 to 128"),
+        ({"inputs": "a", "parameters": {"guidance_scale": float("nan")}}, "guidance_scale: a number from 0 to 30"),
+        ({"inputs": "a", "parameters": {"negative_prompt": 5}}, "negative_prompt: a text"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence_that_names_it(handler: Handler, data: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        handler(data)
+
+
+def test_the_command_says_where_it_wrote_and_a_damaged_model_is_not_handed_out(
+    small_run: tuple[Path, str], folder: Path, naruto: Naruto, tmp_path: Path
+):
+    home, run_id = small_run
+    done = naruto(home, "export", "endpoint", run_id, str(tmp_path))
+    assert done.stdout.strip() == str(tmp_path / run_id), done.stderr
+    assert {path.name for path in (tmp_path / run_id).iterdir()} == {path.name for path in folder.iterdir()}
+    shutil.rmtree(tmp_path / run_id)
+    weights = next((Layout(home).fused(run_id) / "unet").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".aside"))
+    try:
+        done = naruto(home, "export", "endpoint", run_id, str(tmp_path))
+    finally:
+        weights.with_suffix(".aside").rename(weights)
+    assert done.returncode != 0
+    assert "not the one that was recorded" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_pins_what_it_needs_and_holds_no_pickle(folder: Path):
+    needs = (folder / "requirements.txt").read_text().splitlines()
+    assert [need.partition("==")[0] for need in needs] == ["diffusers", "transformers", "accelerate", "safetensors"]
+    assert all(need.partition("==")[2] for need in needs)
+    assert json.loads((folder / "generation.json").read_text())["new_tokens"] == {}
+    assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".ckpt"}]
