@@ -27,7 +27,18 @@ from tests.benchmarks.judged_store import fill
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
 from served import Served, free_port
 
-PAGES = ("runs", "pictures", "compare", "review", "assignments", "verdicts", "trust", "promote")
+PAGES = (
+    "runs",
+    "pictures",
+    "compare",
+    "dataset",
+    "playground",
+    "review",
+    "assignments",
+    "verdicts",
+    "trust",
+    "promote",
+)
 TIMES, PEOPLE, VOTES = 12, 50, 100
 
 

@@ -5,8 +5,11 @@ import sqlite3
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from naruto_core.artifacts import Layout
+from naruto_core.dataset.versions import write_version
+from naruto_core.domain import Picture, Split
 from naruto_core.ratings import Role
-from naruto_core.store.opening import open_ratings, open_store
+from naruto_core.store.opening import Store, open_ratings, open_store
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - as the tables keep times: UTC, without a zone
 PROMPTS, SEEDS, CAMPAIGNS, REVIEWERS = 25, 2, 20, 50
@@ -15,7 +18,8 @@ PROMPTS, SEEDS, CAMPAIGNS, REVIEWERS = 25, 2, 20, 50
 def fill(root: Path, runs: int, votes: int) -> dict[str, str]:
     """`runs` of 100 pictures each and `votes` in 20 campaigns of two to six models; tokens of reviewers by id."""
     url = f"sqlite:///{root / 'naruto.db'}"
-    open_store(url).close()
+    with open_store(url) as store:
+        _dataset(root, store)
     with open_ratings(url) as ratings:
         ratings.add_reviewer("lead", Role.LEAD)
         people = dict(ratings.add_reviewer(f"r{i}", Role.REVIEWER) for i in range(REVIEWERS))
@@ -24,6 +28,17 @@ def fill(root: Path, runs: int, votes: int) -> dict[str, str]:
         _campaigns(db, runs, votes, [one.id for one in people])
         db.execute("ANALYZE")
     return {one.id: token for one, token in people.items()}
+
+
+def _dataset(root: Path, store: Store) -> None:
+    """2,000 pictures whose files are gone, every tenth like the one before it."""
+    digests = [f"{i:064x}" for i in range(2000)]
+    rows = [
+        Picture(digest, ".png", 64, 64, f"a ninja {i % 700}", Split.TRAIN, f"{i:016x}", first)
+        for i, digest in enumerate(digests)
+        for first in [digests[i - 1] if i % 10 == 9 else ""]
+    ]
+    store.add_dataset(write_version(Layout(root), "big", "a folder", rows, n_quarantined=0, n_duplicates=200), [])
 
 
 def _runs(db: sqlite3.Connection, runs: int) -> None:
