@@ -5,7 +5,7 @@ import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,12 +91,9 @@ def changes(all_rows: Sequence[Row], place: int, rulers: Sequence[Mapping[str, s
         )
     adjusted = holm([p for _, _, p in found])
     return [
-        Change(
-            one.metric, one.extractor, one.first, one.second, one.difference,
-            verdict(one.difference, better, p, max(1.0, abs(one.first))), one.n,
-        )
+        replace(one, verdict=verdict(one.difference, better, p, max(1.0, abs(one.first))))
         for (one, better, _), p in zip(found, adjusted, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def recipe_differences(recipes: Sequence[str]) -> dict[str, list[str]]:

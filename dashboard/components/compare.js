@@ -1,14 +1,4 @@
 // Pictures of several models in rows, zoomed and panned together; two of them over each other with a slider, or flipped.
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== false && value !== undefined) made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
-
 const address = (digest) => new URL(`pictures/${digest}/full.webp`, document.baseURI).href;
 
 function picture(digest, alt) {
@@ -22,28 +12,34 @@ function side(data, row) {
     element("figcaption", {}, `${data.names[i]}${row.notes[i] ? ": " + row.notes[i] : ""}`)));
 }
 
+// Slider and flip are one state for all rows: what is seen in one is seen in the others.
+function paintAll(at) { for (const paint of at.paint) paint(); }
+function turn(at) { at.flipped = !at.flipped; paintAll(at); }
+
 function over(data, row, at, flip) {
   const pane = element("div", { class: "pane", tabindex: "0" }, picture(row.pictures[0], `${row.text} (${data.names[0]})`));
   const top = element("div", { class: "over" }, picture(row.pictures[1], `${row.text} (${data.names[1]})`));
   pane.append(top);
-  const set = (share) => { top.style.clipPath = `inset(0 0 0 ${share}%)`; };
   const bar = element("input", { type: "range", min: 0, max: 100, value: at.share, "aria-label": "Where one picture ends and the other begins",
-    oninput: (event) => { at.share = Number(event.target.value); set(at.share); } });
-  const button = element("button", { type: "button", onclick: () => { at.flipped = !at.flipped; set(at.flipped ? 0 : 100); name(); } }, "Flip (key f)");
+    oninput: (event) => { at.share = Number(event.target.value); paintAll(at); } });
+  const button = element("button", { type: "button", onclick: () => turn(at) }, "Flip (key f)");
   const caption = element("figcaption", { "aria-live": "polite" });
-  const name = () => { caption.textContent = flip ? data.names[at.flipped ? 1 : 0] : `${data.names[0]} | ${data.names[1]}`; };
-  set(flip ? (at.flipped ? 0 : 100) : at.share);
-  name();
+  at.paint.push(() => {
+    top.style.clipPath = `inset(0 0 0 ${flip ? (at.flipped ? 0 : 100) : at.share}%)`;
+    bar.value = at.share;
+    caption.textContent = flip ? data.names[at.flipped ? 1 : 0] : `${data.names[0]} | ${data.names[1]}`;
+  });
   return element("figure", { class: "wide" }, pane, flip ? button : bar, caption);
 }
 
 function draw(host, data) {
-  host.at = host.at || { share: 50, flipped: false };
+  host.at = { share: 50, flipped: false, ...host.at, paint: [] };
   host.replaceChildren(...data.rows.map((row) => element("section", {},
     element("p", { class: "prompt", dir: "auto" }, row.text),
     element("p", { class: "seed" }, row.about),
     element("div", { class: `panes of-${data.layout === "side" ? row.pictures.length : 1}` },
       ...(data.layout === "side" ? side(data, row) : [over(data, row, host.at, data.layout === "flip")])))));
+  paintAll(host.at);
   host.zoom();
 }
 
@@ -55,8 +51,7 @@ export default function (component) {
     host.keys = (event) => {
       const field = event.composedPath().some((node) => node.matches && node.matches("input:not([type=range]), textarea, select"));
       if (event.key !== "f" || field || event.ctrlKey || event.metaKey || event.repeat) return;
-      const button = host.querySelector("figure.wide button");
-      if (button) button.click();
+      turn(host.at);
     };
     document.addEventListener("keydown", host.keys);
   }

@@ -1,4 +1,4 @@
-// Zoom and pan of several pictures in step: wheel or pinch zooms, dragging pans, a double click goes back.
+// Zoom and pan of several pictures in step: wheel or pinch zooms, dragging pans, a double click zooms in and back.
 // `root` holds elements with the class "pane", each around one picture; returns a function that applies the view again.
 function zoomTogether(root) {
   const view = { scale: 1, x: 0, y: 0 };  // x and y in shares of the pane, so that panes of any size agree

@@ -5,8 +5,8 @@ from itertools import islice
 
 import streamlit as st
 
-from dashboard.doors.pictures import webp
 from dashboard.queries.opened import the_store
+from dashboard.queries.thumbnails import webp
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.dataset.captions import CaptionFinding, audit_captions
 from naruto_core.dataset.versions import read_pictures

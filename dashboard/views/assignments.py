@@ -7,8 +7,8 @@ import streamlit as st
 
 from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings, the_store
+from dashboard.words import in_words
 from naruto_core.errors import NarutoError
-from naruto_core.judging.outlook import Outlook
 from naruto_core.judging.planning import contender, plan
 from naruto_core.ratings import Campaign, Mode, Role
 
@@ -66,16 +66,6 @@ def _outlook(campaign: Campaign) -> list[str]:
         return [str(error)]
 
 
-def in_words(one: Outlook) -> str:
-    """What may be said of two models, and what more votes would change."""
-    chance = f"P = {one.chance:.1%}" if one.chance < 0.9995 else "P > 99.9 %"
-    if one.needed == 0:
-        return f"{one.stronger} is better than {one.weaker} ({chance}). More votes would not change that."
-    if one.needed is None:
-        return f"{one.stronger} and {one.weaker} are as good as equal ({chance}). More votes would hardly change that."
-    return f"{one.stronger} may be better than {one.weaker} ({chance}): about {one.needed} more votes would tell."
-
-
 def _people() -> None:
     st.header("People")
     everybody = the_ratings().reviewers()
@@ -91,17 +81,17 @@ def _people() -> None:
         role = middle.selectbox("Role", roles, format_func=lambda one: one.value)
         email = right.text_input("Address for single sign-on (optional)", max_chars=200)
         if st.form_submit_button("Add"):
-            _link(*the_ratings().add_reviewer(name, role, email.strip())[::-1])
+            _, token = the_ratings().add_reviewer(name, role, email.strip())
+            _link(token)
     if everybody:
         with st.popover("A new link for somebody who lost theirs"):
             names = {one.id: one for one in everybody}
             lost = st.selectbox("Who", list(names), format_func=lambda one: names[one].name)
             if st.button("Make a new link; the old one stops working"):
-                _link(the_ratings().renew_link(lost), names[lost])
+                _link(the_ratings().renew_link(lost))
 
 
-def _link(token: str, person: object) -> None:
-    del person
+def _link(token: str) -> None:
     address = (st.context.url or "").split("?")[0].rsplit("/", 1)[0]
     st.success("Send this personal link. It is shown only now: whoever has it judges under this name.")
     st.code(f"{address}/enter/{token}", language=None)

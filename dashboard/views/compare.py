@@ -2,25 +2,19 @@
 
 import base64
 from math import ceil
-from pathlib import Path
 
 import streamlit as st
 
 from dashboard import pairing
-from dashboard.doors.pictures import thumbnail
+from dashboard.component import component
 from dashboard.queries import records
 from dashboard.queries.opened import the_store
+from dashboard.queries.thumbnails import thumbnail
 from dashboard.views.compare_tables import show_changes, show_recipes, show_training
 from naruto_core.domain import Prompt, Variant
 from naruto_core.judging.planning import contender
 
-_FOLDER = Path(__file__).parents[1] / "components"
-_COMPONENT = st.components.v2.component(
-    "naruto_compare",
-    html='<div class="compare"></div>',
-    css=(_FOLDER / "compare.css").read_text(encoding="utf-8"),
-    js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("zoom.js", "compare.js")),
-)
+_COMPONENT = component("compare")
 _ROWS = 6  # on one page
 _EVERY, _SUITE = "all", "the order of the suite"
 _LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
@@ -44,8 +38,8 @@ def show() -> None:
     rows = _filtered(all_rows)
     _pictures(names, rows)
     show_changes(names, rows, [rulers for _, rulers in measured])
-    show_training(names, chosen)
-    show_recipes(names, chosen)
+    show_training(chosen)
+    show_recipes(chosen)
     _exports(names, rows)
 
 

@@ -42,9 +42,8 @@ def _signed(one: pairing.Change) -> str:
     return f"{one.difference.value:+.4g} ({one.difference.low:+.4g} to {one.difference.high:+.4g})"
 
 
-def show_training(names: Sequence[str], chosen: Sequence[tuple[str, Variant]]) -> None:
+def show_training(chosen: Sequence[tuple[str, Variant]]) -> None:
     """Losses of the runs over each other."""
-    del names
     lines: list[charts.Row] = []
     for run_id in dict.fromkeys(run_id for run_id, _ in chosen):
         steps = the_store().steps(run_id)
@@ -55,9 +54,8 @@ def show_training(names: Sequence[str], chosen: Sequence[tuple[str, Variant]]) -
             st.altair_chart(charts.curves(lines, "step", "loss"))
 
 
-def show_recipes(names: Sequence[str], chosen: Sequence[tuple[str, Variant]]) -> None:
+def show_recipes(chosen: Sequence[tuple[str, Variant]]) -> None:
     """Only what differs."""
-    del names
     runs = list(dict.fromkeys(run_id for run_id, _ in chosen))
     with st.expander("How their recipes differ"):
         found = pairing.recipe_differences([the_store().recipe_json(run_id) for run_id in runs])

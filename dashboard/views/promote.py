@@ -1,14 +1,16 @@
 """The gate: what is known of a run, and one named person who says that it is the champion from now on."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import streamlit as st
 
 from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings, the_store
-from dashboard.views.assignments import in_words
+from dashboard.words import in_words
 from naruto_core.domain import Run, RunState
 from naruto_core.errors import NarutoError, RatingRefused
+from naruto_core.ratings import Promotion
 from naruto_core.store.promotions import CHAMPION
 
 _ASKED = 20  # the newest campaigns are looked at
@@ -18,7 +20,7 @@ def show() -> None:
     st.title("Promote")
     runs = {summary.run.id: summary.run for summary in records.runs()}
     history = the_ratings().promotions(CHAMPION)
-    _now(bool(history), history[0].run_id if history else "")
+    _now(history)
     if not runs:
         st.info("No run is recorded yet. Type `make demo` in a terminal and come back.")
         return
@@ -38,15 +40,15 @@ def show() -> None:
         st.dataframe(lines, hide_index=True, alt="Every promotion, newest first")
 
 
-def _now(any_yet: bool, run_id: str) -> None:
-    if not any_yet:
+def _now(history: Sequence[Promotion]) -> None:
+    if not history:
         st.info("No run is the champion yet.")
         return
-    st.text(f"The champion is {run_id}.")
-    name = _name()
+    st.text(f"The champion is {history[0].run_id}.")
+    name = _name() or st.text_input("Who decides to go back", key="rolled_back_by", max_chars=80)
     if st.button("Roll back to the one before", help="Recorded under your name."):
         try:
-            the_ratings().roll_back(CHAMPION, name or "unknown", datetime.now(UTC))
+            the_ratings().roll_back(CHAMPION, name, datetime.now(UTC))
         except RatingRefused as error:
             st.error("Nothing was changed:")
             st.text(str(error))

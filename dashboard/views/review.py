@@ -5,23 +5,17 @@ Neither this page nor the addresses of its pictures name a run, a variant, a sco
 
 import base64
 from datetime import UTC, datetime
-from pathlib import Path
 
 import streamlit as st
 
 from dashboard import access
+from dashboard.component import component
 from dashboard.queries import judging, versions
 from dashboard.queries.opened import the_ratings
 from naruto_core.ratings import Campaign, Mode, Reviewer
 from naruto_core.settings import read_settings
 
-_FOLDER = Path(__file__).parents[1] / "components"
-_COMPONENT = st.components.v2.component(
-    "naruto_review",
-    html='<div class="review"></div>',
-    css=(_FOLDER / "review.css").read_text(encoding="utf-8"),
-    js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("zoom.js", "review.js")),
-)
+_COMPONENT = component("review")
 
 _ANCHORS = {
     "adherence": {

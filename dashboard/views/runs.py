@@ -5,8 +5,8 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from dashboard.doors.pictures import thumbnail
 from dashboard.queries import judging, records
+from dashboard.queries.thumbnails import thumbnail
 from dashboard.views.running import show_progress
 from dashboard.words import duration
 from naruto_core.domain import RunState, Score, Variant
@@ -84,11 +84,13 @@ def _strips(summaries: list[RunSummary], chosen: bool) -> None:
         st.text("Choose two to four runs to compare them.")
     for summary in summaries[:_SHOWN]:
         samples = records.samples_of(summary.run.id, Variant.FUSED)[: 6 * _APART : _APART]
-        paths = [path for sample in samples if (path := thumbnail(sample.sha256, "256"))]
-        if paths:
+        shown = [(path, sample) for sample in samples if (path := thumbnail(sample.sha256, "256"))]
+        if shown:
             st.text(summary.run.id)
-            for column, path, sample in zip(st.columns(6), paths, samples, strict=False):
-                column.image(path.read_bytes(), width="stretch", alt=f"{sample.prompt}, seed {sample.seed}")
+            suite = records.prompts(summary.run.id)
+            texts = {prompt.slug: prompt.text for prompt in suite.prompts} if suite else {}
+            for column, (path, sample) in zip(st.columns(6), shown, strict=False):
+                column.image(path.read_bytes(), width="stretch", alt=texts.get(sample.prompt, sample.prompt))
 
 
 def _line(summary: RunSummary, human: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings
+from dashboard.views.choosing import chosen_campaign
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.trust import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
@@ -24,11 +25,7 @@ def show() -> None:
     if not campaigns:
         st.info("Nobody was asked to choose between two pictures yet. Open such a campaign on the page Assignments.")
         return
-    names = {one.id: one.name for one in campaigns}
-    chosen = st.selectbox("Campaign", list(names), format_func=names.__getitem__, key="trust_campaign")
-    campaign = next(one for one in campaigns if one.id == chosen)
-    if campaign.example:
-        st.warning("An example: a program made these votes up. They say nothing of the metrics.")
+    campaign = chosen_campaign(campaigns, "metrics")
     latest = the_ratings().latest(campaign.id)
     if not latest:
         st.info("There are no votes yet. Send the reviewers their links from the page Assignments.")

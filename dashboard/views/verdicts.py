@@ -6,7 +6,8 @@ import streamlit as st
 from dashboard import charts
 from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings
-from dashboard.views.assignments import in_words
+from dashboard.views.choosing import chosen_campaign
+from dashboard.words import in_words
 from naruto_core.errors import NarutoError
 from naruto_core.judging.conduct import Conduct, Share, leans
 from naruto_core.judging.grades import defects, mean_grades
@@ -23,11 +24,7 @@ def show() -> None:
     if not campaigns:
         st.info("Nobody was asked yet. Open a campaign on the page Assignments.")
         return
-    names = {one.id: one.name for one in campaigns}
-    chosen = st.selectbox("Campaign", list(names), format_func=names.__getitem__, key="campaign")
-    campaign = next(one for one in campaigns if one.id == chosen)
-    if campaign.example:
-        st.warning("An example: a program made these votes up. They say nothing of the models.")
+    campaign = chosen_campaign(campaigns, "models")
     if not judging.ratings(campaign.id):
         st.info("There are no votes yet. Send the reviewers their links from the page Assignments.")
         return

@@ -54,10 +54,8 @@ class EndpointHandler:
         most = 2 * self.settings["resolution"]
         # made on the CPU: the same seed is the same picture on every device
         picture = self.pipeline(
-            prompt=self._worded("inputs", prompt),
-            negative_prompt=self._worded(
-                "negative_prompt", asked.get("negative_prompt", self.settings["negative_prompt"])
-            ),
+            prompt=self._with_tokens(_text("inputs", prompt)),
+            negative_prompt=_text("negative_prompt", asked.get("negative_prompt", self.settings["negative_prompt"])),
             num_inference_steps=_whole(
                 asked, "num_inference_steps", self.settings["num_inference_steps"], 1, _MOST_STEPS
             ),
@@ -70,13 +68,17 @@ class EndpointHandler:
         picture.info["seed"] = str(seed)
         return picture
 
-    def _worded(self, name: str, text: object) -> str:
+    def _with_tokens(self, text: str) -> str:
         """A prompt with the words that stand for trained tokens replaced by those."""
-        if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
-            raise ValueError(f"{name}: a text of at most {_LONGEST_PROMPT} characters is wanted.")
         for word, tokens in self.settings["new_tokens"].items():
             text = re.sub(rf"\b{re.escape(word)}\b", tokens, text, flags=re.IGNORECASE)
         return text
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_PROMPT:
+        raise ValueError(f"{name}: a text of at most {_LONGEST_PROMPT} characters is wanted.")
+    return value
 
 
 def _whole(asked: dict[str, Any], name: str, usual: int, least: int, most: int) -> int:

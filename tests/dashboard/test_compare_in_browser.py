@@ -46,12 +46,14 @@ def test_the_slider_uncovers_the_second_picture_and_both_zoom_together(
     assert "scale(3)" in views[0]
 
 
-def test_the_key_f_flips_in_place_and_says_which_one_is_seen(chrome: Browser, served: Served, run: Run) -> None:
+def test_key_and_button_flip_every_row_and_say_which_is_seen(chrome: Browser, served: Served, run: Run) -> None:
     page = opened(chrome, f"{served.address}/compare?layout=Flip+the+first+two+in+place")
-    caption = page.locator("figcaption").first
-    expect(caption).to_have_text(f"{run.id}/base")
+    captions = page.locator("figcaption")
+    expect(captions).to_have_text([f"{run.id}/base"] * 4)
     page.keyboard.press("f")
-    expect(caption).to_have_text(f"{run.id}/fused")
+    expect(captions).to_have_text([f"{run.id}/fused"] * 4)
+    page.get_by_role("button", name="Flip").nth(2).click()
+    expect(captions).to_have_text([f"{run.id}/base"] * 4)
 
 
 def test_dark_is_dark_and_its_text_is_light(chrome: Browser, served: Served, run: Run) -> None:
