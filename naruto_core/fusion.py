@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from naruto_core import tokens
 from naruto_core.artifacts import LORA_FILE, atomic_folder
+from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
+from naruto_core.recipe import FusionSection
 from naruto_core.sdxl import no_progress_bars
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ class Blend:
 
     folder: Path
     scale: float = 1.0
+
+
+def blends_of(root: Path, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
+    """Every adapter's folder below the data root `root`, with its scale: its style's own, or the one of all."""
+    folders = {(root / adapter.path).parent: adapter.style for adapter in adapters}
+    return [Blend(folder, section.style_scales.get(style, section.lora_scale)) for folder, style in folders.items()]
 
 
 def load_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]) -> None:
@@ -40,13 +48,14 @@ def load_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
             tokens.load_tokens(pipeline, embeddings)
         if lora.is_file():
             names.append(f"style-{number}")
-            _load_lora(pipeline, lora, names[-1])
+            load_lora(pipeline, lora, names[-1])
     if names:
         scales = [blend.scale for blend in blends if (blend.folder / LORA_FILE).is_file()]
         pipeline.set_adapters(names, scales)
 
 
-def _load_lora(pipeline: "StableDiffusionXLPipeline", lora: Path, name: str) -> None:
+def load_lora(pipeline: "StableDiffusionXLPipeline", lora: Path, name: str) -> None:
+    """Put the LoRA file `lora` beside the weights as `name`; ModelUnusable when it belongs to another architecture."""
     try:
         pipeline.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name=name)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -1,7 +1,8 @@
 """Painter: load once, paint(prompts, seeds). A picture depends on its prompt and seed, not on its company.
 
-Every batch has the recipe's batch size, a short last one being filled up with repeats: matrix
-kernels choose their order of summation by shape, so only equal shapes give equal bytes.
+Every batch has the same size, a short one being filled up with repeats: matrix kernels choose their order of
+summation by shape, so only equal shapes give equal bytes. The size is the recipe's, raised to a power of two: of
+6 rows (3 pictures, each with and without its prompt) MKL sums the last in another order than the first.
 """
 
 import hashlib
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def _scheduler(name: str, config: Any) -> Any:
+def make_scheduler(name: str, config: Any) -> Any:
+    """The sampler that recipes call `name`, for a model whose own scheduler has `config`."""
     from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
     return {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(config)
@@ -44,7 +46,7 @@ class Painter:
 
     def __init__(self, pipeline: "StableDiffusionXLPipeline", section: GenerationSection) -> None:
         self.pipeline, self.section = pipeline, section
-        pipeline.scheduler = _scheduler(section.scheduler, pipeline.scheduler.config)
+        pipeline.scheduler = make_scheduler(section.scheduler, pipeline.scheduler.config)
         pipeline.unet.requires_grad_(False)  # nothing learns here, an adapter's weights neither
         devices.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
 
@@ -53,9 +55,9 @@ class Painter:
         section = self.section
         if not 0 < len(jobs) <= section.batch_size:
             raise ValueError(f"paint takes 1 to {section.batch_size} jobs, not {len(jobs)}")
-        full = [*jobs, *[jobs[-1]] * (section.batch_size - len(jobs))]
+        full = [*jobs, *[jobs[-1]] * (full_size(section.batch_size) - len(jobs))]
         latents = self._denoise(full, on_step)
-        return self._decode(latents)[: len(jobs)]
+        return self.decode(latents[: len(jobs)])
 
     def _denoise(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None) -> torch.Tensor:
         section = self.section
@@ -65,11 +67,9 @@ class Painter:
                 on_step(step + 1)
             return kwargs
 
-        # Under autocast on a CPU the UNet answers in half precision; the sampler must add up in full.
-        hook = self.pipeline.unet.register_forward_hook(_answer_in_full)
         # diffusers types what a pipeline returns by its many possibilities; this call has one
         draw: Any = self.pipeline
-        with torch.inference_mode(), devices.autocast(section.mixed_precision, self.pipeline.device), _removing(hook):
+        with self.computing():
             return draw(
                 prompt=[job.text for job in jobs],
                 negative_prompt=[section.negative_prompt] * len(jobs),
@@ -83,13 +83,30 @@ class Painter:
                 output_type="latent",
             ).images
 
-    def _decode(self, latents: torch.Tensor) -> "list[Image]":
-        """As the pipeline decodes, outside autocast and one by one: a 1024-pixel decode is memory-hungry."""
+    @contextmanager
+    def computing(self) -> Generator[None]:
+        """Without gradients, in the section's precision; but the sampler adds up in full."""
+        # under autocast on a CPU the UNet answers in half precision
+        hook = self.pipeline.unet.register_forward_hook(_answer_in_full)
+        precision = devices.autocast(self.section.mixed_precision, self.pipeline.device)
+        with torch.inference_mode(), precision, _removing(hook):
+            yield
+
+    def decode(self, latents: torch.Tensor) -> "list[Image]":
+        """Latents (N, 4, H / 8, W / 8) as N pictures, outside autocast.
+
+        One by one: a 1024-pixel decode is memory-hungry.
+        """
         vae, processor = self.pipeline.vae, cast(Any, self.pipeline.image_processor)
         with torch.inference_mode():
             scaled = latents.to(vae.dtype) / vae.config.scaling_factor
             pixels = torch.cat([vae.decode(one[None]).sample for one in scaled])
         return processor.postprocess(pixels.float(), output_type="pil")
+
+
+def full_size(batch_size: int) -> int:
+    """The size that every batch is filled up to: the next power of two (see above)."""
+    return 1 << (batch_size - 1).bit_length()
 
 
 @contextmanager

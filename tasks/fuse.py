@@ -7,7 +7,7 @@ from prefect import task
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
 from naruto_core.domain import Adapter, FusedModel, Run
-from naruto_core.fusion import Blend, fuse_adapters
+from naruto_core.fusion import Blend, blends_of, fuse_adapters
 from naruto_core.recipe import FusionSection, ModelSection
 from naruto_core.recipe_training import Precision
 from tasks.place import Place, working_on
@@ -33,5 +33,4 @@ def fuse(
 
 def blends(place: Place, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
     """Every adapter's folder with its scale: its style's own, or the one of all."""
-    folders = {(place.layout.root / adapter.path).parent: adapter.style for adapter in adapters}
-    return [Blend(folder, section.style_scales.get(style, section.lora_scale)) for folder, style in folders.items()]
+    return blends_of(place.layout.root, section, adapters)

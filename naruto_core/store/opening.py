@@ -9,6 +9,7 @@ from naruto_core.store.connection import make_engine, parse
 from naruto_core.store.migrating import migrate
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
+from naruto_core.store.service_jobs import ServiceJobs
 
 
 def open_store(url: str) -> Store:
@@ -33,3 +34,8 @@ def _prepared(url: str) -> Engine:
             folder.mkdir(parents=True, exist_ok=True)
     migrate(parsed)
     return make_engine(parsed)
+
+
+def open_service_jobs(url: str) -> ServiceJobs:
+    """What the HTTP service was asked for, in the same database, under the same conditions."""
+    return ServiceJobs(_prepared(url))

@@ -1,0 +1,69 @@
+"""A picture of a continuous batch is the Painter's, whoever joins and leaves meanwhile."""
+
+import pytest
+from PIL.Image import Image
+
+from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.generation import Job, Painter
+from naruto_core.recipe import GenerationSection
+
+SECTION = GenerationSection(
+    suite="konoha-v1",
+    resolution=64,
+    num_inference_steps=5,
+    guidance_scale=4.0,
+    negative_prompt="low quality",
+    batch_size=4,
+    mixed_precision="bf16",
+)
+
+
+def order(text: str, seed: int, steps: int = 5, guidance: float = 4.0) -> Order:
+    return Order(text, seed, "low quality", steps, guidance)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_pictures_are_the_painters_byte_for_byte_in_any_company(load_miniature, precision: str, scheduler: str):
+    section = SECTION.model_copy(update={"mixed_precision": precision, "scheduler": scheduler})
+    painter = Painter(load_miniature(), section)
+    jobs = [Job("a person with red hair", 1), Job("a pencil sketch of a person", 2)]
+    wanted = [picture.tobytes() for picture in painter.paint(jobs)]
+    batch = ContinuousBatch(painter, 64, 64)
+    numbers = [batch.join(order(jobs[0].text, jobs[0].seed))]
+    batch.step()
+    batch.join(order("a forest", 9, steps=2, guidance=1.5))
+    batch.step()
+    numbers.append(batch.join(order(jobs[1].text, jobs[1].seed)))  # two steps behind the first
+    gone = batch.join(order("a cat", 4))
+    drawn: dict[int, Image] = {}
+    for step in range(8):
+        drawn |= {n: picture for n, picture in batch.step().items() if isinstance(picture, Image)}
+        if step == 1:
+            batch.leave(gone)
+        if not batch.size - batch.free:
+            break
+    assert [drawn[number].tobytes() for number in numbers] == wanted
+    assert gone not in drawn
+
+
+def test_without_guidance_it_is_the_picture_that_the_prompt_alone_gives(load_miniature):
+    section = SECTION.model_copy(update={"guidance_scale": 1.0})
+    painter = Painter(load_miniature(), section)
+    (wanted,) = painter.paint([Job("a person in the rain", 3)])
+    batch = ContinuousBatch(painter, 64, 64)
+    number = batch.join(order("a person in the rain", 3, guidance=1.0))
+    told = [batch.step()[number] for _ in range(5)]
+    assert told[:4] == [1, 2, 3, 4]
+    assert isinstance(told[4], Image)
+    difference = max(abs(a - b) for a, b in zip(told[4].tobytes(), wanted.tobytes(), strict=True))
+    assert difference <= 2  # half as many rows in the pipeline: another order of summation
+
+
+def test_a_full_batch_takes_no_more(load_miniature):
+    batch = ContinuousBatch(Painter(load_miniature(), SECTION.model_copy(update={"batch_size": 3})), 64, 48)
+    for seed in range(4):
+        batch.join(order("a cat", seed))
+    assert batch.free == 0
+    with pytest.raises(ValueError, match="all 4 places"):
+        batch.join(order("a cat", 9))
