@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ bench-ladder: install  ## which metric fails which made-up generator; ends with 
 
 bench-dashboard: install  ## pages and votes at 1,000 runs, 100,000 pictures, 1,000,000 votes; ends with JSON
 	STREAMLIT_LOGGER_LEVEL=error .venv/bin/python -m tests.benchmarks.bench_dashboard
+
+service: install  ## serve the runs of this machine over HTTP, for any client of OpenAI's images API
+	.venv/bin/naruto-service serve
+
+bench-service: install  ## the HTTP service against the bare painter and the plain loop, and 2,000 requests; ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_service
 
 bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a GPU; on a CPU two steps and the files
 	.venv/bin/python -m tests.benchmarks.gpu_sdxl

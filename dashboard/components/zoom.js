@@ -7,9 +7,8 @@ function zoomTogether(root) {
 
   const apply = () => {
     for (const pane of root.querySelectorAll(".pane")) {
-      const { width, height } = pane.getBoundingClientRect();
-      for (const picture of pane.querySelectorAll("img"))
-        picture.style.transform = `translate(${view.x * width}px, ${view.y * height}px) scale(${view.scale})`;
+      for (const picture of pane.querySelectorAll("img"))  // in percent: a picture that is not loaded yet has no height
+        picture.style.transform = `translate(${100 * view.x}%, ${100 * view.y}%) scale(${view.scale})`;
       pane.classList.toggle("zoomed", view.scale > 1);
     }
   };

@@ -1,0 +1,82 @@
+"""`naruto-service`: start the HTTP service, and give out its keys."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+import uvicorn
+from pythonjsonlogger.json import JsonFormatter
+
+from deployments.service.app import create_app
+from deployments.service.keys import Keys
+from deployments.service.options import ServiceOptions
+from naruto_core.errors import NarutoError, ServiceFailed
+from naruto_core.settings import read_settings
+
+app = typer.Typer(
+    name="naruto-service",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Pictures over HTTP, for any client of OpenAI's images API. Limits: NARUTO_SERVICE_* variables.",
+)
+Name = Annotated[str, typer.Argument(help="Whose key it is.")]
+_HERE = ("127.0.0.1", "::1", "localhost")
+
+
+@app.command()
+def serve() -> None:
+    """Serve the runs of NARUTO_HOME at NARUTO_SERVICE_HOST (127.0.0.1) and NARUTO_SERVICE_PORT (8000)."""
+    options = ServiceOptions()
+    if options.host not in _HERE and not _keys().names():
+        raise ServiceFailed(
+            f"without keys the service listens on this machine only, not at {options.host}: "
+            "make one with `naruto-service add-key NAME`."
+        )
+    _log_as_json()
+    config = uvicorn.Config(
+        create_app(read_settings(), options), host=options.host, port=options.port, log_config=None,
+        access_log=False, server_header=False, timeout_graceful_shutdown=round(options.drain_seconds) + 1,
+    )  # fmt: skip
+    uvicorn.Server(config).run()
+
+
+@app.command("add-key")
+def add_key(name: Name) -> None:
+    """Make a key and show it, this once."""
+    print(_keys().add(name))
+
+
+@app.command("remove-key")
+def remove_key(name: Name) -> None:
+    """Make a key worthless."""
+    _keys().remove(name)
+
+
+@app.command("keys")
+def list_keys() -> None:
+    """Who has a key."""
+    print("\n".join(_keys().names()) or "nobody has a key; only this machine is listened to")
+
+
+def _keys() -> Keys:
+    return Keys(read_settings().root / "service" / "keys.json")
+
+
+def _log_as_json() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter("{asctime}{levelname}{name}{message}", style="{"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """The command; a mistake of the user's is one sentence."""
+    try:
+        app()
+    except NarutoError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""POST /v1/images/generations and GET /v1/models, as OpenAI defines them."""
+
+import asyncio
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from deployments.service.access import Caller, caller, parts_of
+from deployments.service.catalogue import Look
+from deployments.service.jobs import Job, new_job_id
+from deployments.service.parts import Parts
+from deployments.service.refusal import Refused, documented
+from deployments.service.replies import image_reply, job_reply
+from deployments.service.wire import ImageReply, ImageRequest, JobReply, ModelReply, ModelsReply
+from naruto_core.continuous import Order
+from naruto_core.prompts import put_tokens
+from naruto_core.serving import JobState, ServiceJob
+
+router = APIRouter()
+_CLIENT_GONE = 499  # nobody hears it; the log does
+
+
+@router.post(
+    "/v1/images/generations",
+    response_model=ImageReply,
+    summary="Draw pictures",
+    responses=documented(400, 401, 404, 413, 415, 429, 500, 503)
+    | {202: {"model": JobReply, "description": "With the header Prefer: respond-async: where the job stands."}},
+)
+async def generate(
+    asked: ImageRequest,
+    request: Request,
+    who: Annotated[Caller, Depends(caller)],
+    parts: Annotated[Parts, Depends(parts_of)],
+) -> Response:
+    """The same seed, prompt and model give the same picture, byte for byte, whatever else is being drawn."""
+    look = await asyncio.to_thread(
+        parts.catalogue.look, asked.model, [(choice.name, choice.weight) for choice in asked.adapters]
+    )
+    width, height = _size(asked, look)
+    orders = _orders(asked, look, parts)
+    if wait := parts.allowance.take(who.name, asked.n):
+        raise Refused(429, "This key has had its pictures of this minute.", code="rate_limit_exceeded", wait=wait)
+    later = "respond-async" in request.headers.get("prefer", "")
+    noun = ServiceJob(
+        id=new_job_id(), instance=parts.options.instance, key=who.name, model=look.name, n=asked.n, width=width,
+        height=height, num_inference_steps=orders[0].num_inference_steps, seeds=[order.seed for order in orders],
+        asked_at=datetime.now(UTC),
+    )  # fmt: skip
+    job = await parts.jobs.take(noun, look, orders, keep=later or asked.response_format == "url")
+    if later:
+        body = job_reply(parts, job.noun, job, request).model_dump(exclude_none=True)
+        return JSONResponse(body, 202, {"Location": f"/v1/jobs/{noun.id}", "Preference-Applied": "respond-async"})
+    if not await _stayed(request, job):
+        parts.jobs.cancel(job)
+        return Response(status_code=_CLIENT_GONE)
+    if job.noun.state is not JobState.DONE:
+        why = job.noun.failure or "The request was cancelled."
+        raise Refused(500 if job.noun.state is JobState.FAILED else 409, why, code=str(job.noun.state))
+    return JSONResponse(image_reply(parts, job.noun, job.files, request).model_dump(exclude_none=True))
+
+
+@router.get("/v1/models", response_model=ModelsReply, responses=documented(401, 503))
+def models(who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depends(parts_of)]) -> ModelsReply:
+    """The champion, every finished run, and the base."""
+    del who
+    entries = parts.catalogue.entries()
+    made = [(entry, int(entry.made_at.timestamp())) for entry in entries]
+    return ModelsReply(data=[ModelReply(id=e.id, created=at, owned_by=e.names or "naruto") for e, at in made])
+
+
+def _size(asked: ImageRequest, look: Look) -> tuple[int, int]:
+    usual = look.section.resolution
+    if asked.size == "auto":
+        return usual, usual
+    width, height = (int(side) for side in asked.size.split("x"))
+    if width % 8 or height % 8 or not 16 <= min(width, height) <= max(width, height) <= 2 * usual:
+        raise Refused(
+            400,
+            f"size: {width}x{height} cannot be drawn: sides are multiples of 8 from 16 to {2 * usual}.",
+            param="size", code="invalid_value",
+        )  # fmt: skip
+    return width, height
+
+
+def _orders(asked: ImageRequest, look: Look, parts: Parts) -> list[Order]:
+    options, section = parts.options, look.section
+    negative = section.negative_prompt if asked.negative_prompt is None else asked.negative_prompt
+    for name, text in (("prompt", asked.prompt), ("negative_prompt", negative)):
+        if len(text) > options.longest_prompt:
+            raise Refused(
+                400, f"{name}: longer than {options.longest_prompt} characters.", param=name, code="invalid_value"
+            )
+    if reason := parts.checker.prompt(asked.prompt):
+        raise Refused(400, f"The prompt was refused: {reason}", param="prompt", code="content_policy_violation")
+    if asked.n > options.most_pictures:
+        raise Refused(400, f"n: at most {options.most_pictures} pictures at once.", param="n", code="invalid_value")
+    usual = max(1, section.num_inference_steps // 2) if asked.quality == "low" else section.num_inference_steps
+    steps = asked.steps or usual
+    if steps > options.most_steps:
+        raise Refused(400, f"steps: at most {options.most_steps}.", param="steps", code="invalid_value")
+    first = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    guidance = section.guidance_scale if asked.guidance is None else asked.guidance
+    text = put_tokens(asked.prompt, dict(look.tokens))
+    return [Order(text, first + number, negative, steps, guidance) for number in range(asked.n)]
+
+
+async def _stayed(request: Request, job: Job) -> bool:
+    """Wait for the job, or for the client to go."""
+    ends = [asyncio.create_task(job.ended.wait()), asyncio.create_task(_gone(request))]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+    return job.ended.is_set()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,61 @@
+"""What one running service is made of, put together and taken apart."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from deployments.service.catalogue import Catalogue
+from deployments.service.checking import Checker, make_checker
+from deployments.service.engine import Engine
+from deployments.service.jobs import Jobs
+from deployments.service.keys import Allowance, Keys
+from deployments.service.metrics import Metrics
+from deployments.service.options import ServiceOptions
+from deployments.service.pictures import PictureFiles
+from deployments.service.shelf import Shelf
+from naruto_core import devices
+from naruto_core.settings import Settings
+from naruto_core.store.opening import open_ratings, open_service_jobs, open_store
+from naruto_core.store.service_jobs import ServiceJobs
+
+
+@dataclass
+class Parts:
+    """Everything the routes use."""
+
+    settings: Settings
+    options: ServiceOptions
+    keys: Keys
+    allowance: Allowance
+    catalogue: Catalogue
+    engine: Engine
+    jobs: Jobs
+    record: ServiceJobs
+    files: PictureFiles
+    checker: Checker
+    metrics: Metrics
+    ready: bool = False
+
+
+def put_together(settings: Settings, options: ServiceOptions) -> Parts:
+    """Opens the record and starts nothing; jobs that an earlier process of this name left open are given up."""
+    metrics, url = Metrics(), settings.database_url
+    record = open_service_jobs(url)
+    record.give_up(options.instance, datetime.now(UTC))
+    folder = settings.root / "service"
+    files = PictureFiles(folder, options.url_minutes * 60)
+    shelf = Shelf(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
+    engine = Engine(shelf, options.longest_queue, metrics)
+    checker = make_checker(options.checker)
+    return Parts(
+        settings=settings,
+        options=options,
+        keys=Keys(folder / "keys.json"),
+        allowance=Allowance(options.pictures_per_minute),
+        catalogue=Catalogue(open_store(url), open_ratings(url), settings.root, options.batch_size),
+        engine=engine,
+        jobs=Jobs(engine, record, files, checker, metrics),
+        record=record,
+        files=files,
+        checker=checker,
+        metrics=metrics,
+    )

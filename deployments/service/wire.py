@@ -1,0 +1,102 @@
+"""What is asked and answered: OpenAI's images API, and what we add to it."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _whole(text: str) -> str:
+    """Refuse half of a surrogate pair, which JSON can carry and UTF-8 cannot; and what is only spaces."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is not valid Unicode") from None
+    return text
+
+
+def _something(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class AdapterChoice(BaseModel):
+    """A further run's adapter, and its weight."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Text = Field(max_length=200, description="A run's id, or an alias such as champion.")
+    weight: Finite = Field(default=1.0, ge=-2, le=2)
+
+
+class ImageRequest(BaseModel):
+    """OpenAI's request; from `seed` on the fields are ours. What is left out is as the run itself was drawn."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"prompt": "a naruto anime character with red hair", "n": 2, "seed": 7}]},
+    )
+
+    prompt: Annotated[Text, AfterValidator(_something)] = Field(min_length=1)
+    model: Text | None = Field(default=None, max_length=200, description="champion, a run's id, or base.")
+    n: int = Field(default=1, ge=1, description="Pictures; their seeds count on from the first.")
+    size: str = Field(default="auto", pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$", description="auto or WxH in pixels.")
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] = Field(
+        default="auto", description="low takes half of the run's steps, the others all of them."
+    )
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    user: Text | None = Field(default=None, max_length=200, description="Taken for OpenAI's clients; not kept.")
+    seed: int | None = Field(default=None, ge=0, lt=2**53, description="Left out: a random one, which the reply names.")
+    negative_prompt: Text | None = None
+    steps: int | None = Field(default=None, ge=1)
+    guidance: Finite | None = Field(default=None, ge=0, le=30)
+    adapters: list[AdapterChoice] = Field(default=[], max_length=4, description="Blended with the model's own.")
+
+
+class ImageData(BaseModel):
+    """One picture, PNG: base64, or an address that expires."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class ImageReply(BaseModel):
+    """OpenAI's reply; `model` and the seeds say how to have the same pictures again."""
+
+    created: int
+    data: list[ImageData]
+    model: str
+    size: str
+    output_format: Literal["png"] = "png"
+
+
+class JobReply(BaseModel):
+    """Where a request stands; `result` when it is done."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: Literal["queued", "running", "done", "cancelled", "failed", "lost"]
+    created: int
+    model: str
+    steps_done: int = Field(description="Of steps_total, over all pictures of the request.")
+    steps_total: int
+    error: str | None = None
+    result: ImageReply | None = None
+
+
+class ModelReply(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = Field(description="The run that an alias names now, or this project.")
+
+
+class ModelsReply(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelReply]

@@ -1,0 +1,146 @@
+"""The HTTP service on the miniature: what the door costs, what batching gains, and 2,000 requests of all kinds.
+
+The service is a process of its own; the bare Painter and the plain loop `pipe(prompt)` run here, in turns with it.
+"""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+import torch
+
+from naruto_core import sdxl
+from naruto_core.fusion import blends_of, load_adapters
+from naruto_core.generation import Job, Painter
+from naruto_core.serving import OPEN
+from naruto_core.store.opening import open_service_jobs
+from tests.benchmarks.bench_generate import _plain_loop
+from tests.deployments.serving import free_port, wait_until_ready
+from tests.tasks.recorded_run import CPU, Recorded, recorded_run
+
+ROUNDS, CLIENTS, PICTURES = 9, 16, 64
+REQUESTS, CROWD = 2000, 64
+RUN = {"generation.mixed_precision": "bf16", "generation.batch_size": 4, "generation.num_inference_steps": 30}
+PROMPT = "a naruto anime character with red hair"
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _ask(url: str, wait: float = 120, **fields: object) -> int:
+    return httpx2.post(f"{url}/v1/images/generations", json=fields, timeout=wait).status_code
+
+
+def _door(url: str, made: Recorded) -> dict[str, float]:
+    """Lone pictures, in turns: over HTTP, by the bare Painter at the service's batch size, by the plain loop."""
+    pipeline = sdxl.load_pipeline(made.recipe.model, "bf16", CPU)
+    load_adapters(pipeline, blends_of(made.layout.root, made.recipe.fusion, made.adapters))
+    painter = Painter(pipeline, made.recipe.generation)
+    plain = sdxl.load_pipeline(made.recipe.model, "fp32", CPU)
+    plain.scheduler = painter.pipeline.scheduler
+    job = Job(PROMPT, 7)
+    works: dict[str, Callable[[], object]] = {
+        "service": lambda: _ask(url, prompt=PROMPT, seed=7),
+        "painter": lambda: painter.paint([job]),
+        "plain loop": lambda: _plain_loop(plain, [job]),
+    }
+    for work in works.values():
+        work()
+    taken = {name: [_seconds(work) for _ in range(1)] for name, work in works.items()}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            taken[name].append(_seconds(work))
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def _crowd(url: str) -> tuple[float, float]:
+    """Pictures per second one at a time, and by 16 clients at once."""
+    alone = _seconds(lambda: [_ask(url, prompt=PROMPT, seed=seed) for seed in range(PICTURES // 4)])
+    with ThreadPoolExecutor(CLIENTS) as crowd:
+        work = lambda: list(crowd.map(lambda seed: _ask(url, prompt=PROMPT, seed=seed), range(PICTURES)))  # noqa: E731
+        together = _seconds(work)
+    return PICTURES // 4 / alone, PICTURES / together
+
+
+def _one(url: str, number: int) -> str:
+    """Most requests are honest; some leave early, some are hostile."""
+    draw = random.Random(number)
+    kind = draw.choices(["honest", "leaves", "hostile"], [0.8, 0.1, 0.1])[0]
+    fields: dict[str, object] = {"prompt": f"number {number}", "steps": 2, "size": "32x32", "seed": number}
+    try:
+        if kind == "leaves":
+            return str(_ask(url, wait=0.02, **fields | {"steps": 40}))
+        if kind == "hostile":
+            junk: dict[str, object] = draw.choice([{"n": 10**9}, {"size": "9x9"}, {"prompt": "x" * 10**5}, {"a": 1}])
+            return str(_ask(url, **fields | junk))
+        while (status := _ask(url, **fields)) == 429:
+            time.sleep(draw.uniform(0.05, 0.3))
+    except httpx2.TimeoutException:
+        return "left"
+    return str(status)
+
+
+def _memory(url: str) -> float:
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("naruto_memory_bytes ")) / 2**20
+
+
+def _load(url: str, home: Path) -> dict[str, object]:
+    def part(first: int, last: int) -> Counter[str]:
+        with ThreadPoolExecutor(CROWD) as crowd:
+            return Counter(crowd.map(lambda number: _one(url, number), range(first, last)))
+
+    ends = part(0, REQUESTS // 2)
+    before = _memory(url)
+    ends += part(REQUESTS // 2, REQUESTS)
+    time.sleep(2)
+    with open_service_jobs(f"sqlite:///{home / 'naruto.db'}") as record:
+        stuck = sum(job.state in OPEN for job in record.since(datetime(2026, 1, 1, tzinfo=UTC)))
+    return {"ends": dict(sorted(ends.items())), "stuck_jobs": stuck, "grown_mib": round(_memory(url) - before, 1)}
+
+
+def main() -> None:
+    """Print what was measured, then one line of JSON."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as scratch, recorded_run(Path(scratch), RUN, drawn=False) as made:
+        made.store.finish_run(made.run.id, datetime.now(UTC))
+        port = free_port()
+        here = {"NARUTO_HOME": scratch, "NARUTO_SERVICE_PORT": str(port), "NARUTO_SERVICE_PICTURES_PER_MINUTE": "1e9"}
+        command = [sys.executable, "-m", "deployments.service", "serve"]
+        with subprocess.Popen(command, env=os.environ | here, stderr=subprocess.DEVNULL) as process:
+            try:
+                url = f"http://127.0.0.1:{port}"
+                wait_until_ready(url)
+                lone = _door(url, made)
+                print("one picture, s:", {name: round(seconds, 3) for name, seconds in lone.items()}, flush=True)
+                one, many = _crowd(url)
+                print(f"pictures/s: one at a time {one:.2f}, {CLIENTS} clients {many:.2f}", flush=True)
+                load = _load(url, Path(scratch))
+                print(f"{REQUESTS} requests from {CROWD} clients:", load, flush=True)
+            finally:
+                process.terminate()
+    ratios = {
+        "door_over_painter": round(lone["service"] / lone["painter"], 3),
+        "lone_over_plain_loop": round(lone["service"] / lone["plain loop"], 2),
+        "clients_over_one_at_a_time": round(many / one, 2),
+        "clients_over_plain_loop": round(many * lone["plain loop"], 2),
+    }
+    print(json.dumps({"bench": "service"} | ratios | load))
+
+
+if __name__ == "__main__":
+    main()

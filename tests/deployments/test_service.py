@@ -1,0 +1,196 @@
+"""The HTTP service draws what the Painter draws, for OpenAI's own client, in any company."""
+
+import base64
+import io
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import httpx2
+import openai
+import pytest
+from PIL import Image
+
+from naruto_core import sdxl
+from naruto_core.fusion import Blend, load_adapters
+from naruto_core.generation import Job, Painter
+from naruto_core.store.opening import open_ratings
+from naruto_core.store.promotions import CHAMPION
+from tests.deployments.serving import Runs, Serving, serving, two_runs
+from tests.tasks.recorded_run import CPU
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with two_runs(tmp_path_factory.mktemp("served")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def service(runs: Runs) -> Iterator[Serving]:
+    with serving(runs.home, most_steps=60, most_pictures=4, longest_queue=40) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Serving) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
+
+
+def pixels(answer: httpx2.Response, number: int = 0) -> bytes:
+    assert answer.status_code == 200, answer.text
+    return decoded(answer.json()["data"][number]["b64_json"])
+
+
+def decoded(text: str) -> bytes:
+    return Image.open(io.BytesIO(base64.b64decode(text, validate=True))).tobytes()
+
+
+def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: openai.OpenAI, runs: Runs):
+    recipe = runs.recorded.recipe
+    pipeline = sdxl.load_pipeline(recipe.model, "bf16", CPU)
+    folder = (runs.home / runs.recorded.adapters[0].path).parent
+    load_adapters(pipeline, [Blend(folder, recipe.fusion.lora_scale)])
+    wanted = Painter(pipeline, recipe.generation).paint(
+        [Job("a person in the rain", 7), Job("a person in the rain", 8)]
+    )
+    reply = client.images.generate(
+        prompt="a person in the rain", model=runs.first, n=2, size="64x64", quality="hd", user="u1",
+        response_format="b64_json", extra_body={"seed": 7},
+    )  # fmt: skip
+    assert reply.data
+    assert [decoded(one.b64_json or "") for one in reply.data] == [picture.tobytes() for picture in wanted]
+    assert [one.seed for one in reply.data] == [7, 8]  # type: ignore[attr-defined]
+    assert [model.id for model in client.models.list()] == [runs.first, runs.second, "base"]
+
+
+def test_a_picture_is_the_same_alone_and_in_company(service: Serving, runs: Runs):
+    def ask(seed: int) -> bytes:
+        model = (runs.first, "base", runs.second)[seed % 3]
+        return pixels(service.ask(prompt=f"number {seed}", model=model, seed=seed, steps=3 + seed % 4))
+
+    alone = [ask(seed) for seed in range(9)]
+    with ThreadPoolExecutor(9) as crowd:
+        together = list(crowd.map(ask, range(9)))
+    assert together == alone
+    assert len(set(alone)) == 9
+
+
+def test_those_who_wait_together_share_a_batch_and_one_base_serves_all_adapters(service: Serving, runs: Runs):
+    def counted(name: str) -> float:
+        lines = httpx2.get(f"{service.url}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    before = counted("naruto_steps_total")
+    with ThreadPoolExecutor(8) as crowd:
+        list(crowd.map(lambda seed: pixels(service.ask(prompt="x", seed=seed, steps=20)), range(8)))
+    assert counted("naruto_steps_total") - before < 8 * 20 * 0.6
+    assert counted('naruto_model_load_seconds_count{what="base"}') == 1
+
+
+def test_a_promotion_counts_at_once(service: Serving, runs: Runs):
+    assert service.ask(prompt="x", model="champion").status_code == 404
+    with open_ratings(f"sqlite:///{runs.home / 'naruto.db'}") as ratings:
+        for name in (runs.first, runs.second):
+            ratings.promote(CHAMPION, name, "Ada", "better", datetime.now(UTC), {})
+            answer = service.ask(prompt="x", model="champion", seed=1)
+            assert answer.json()["model"] == name
+            assert pixels(answer) == pixels(service.ask(prompt="x", model=name, seed=1))
+
+
+def test_adapters_blend_at_their_weights(service: Serving, runs: Runs):
+    half = service.ask(prompt="a forest", seed=2, model="base", adapters=[{"name": runs.first, "weight": 0.5}])
+    assert pixels(half) == pixels(service.ask(prompt="a forest", seed=2, model=runs.second))
+    twice = service.ask(prompt="x", model=runs.first, adapters=[{"name": runs.first}])
+    assert (twice.status_code, twice.json()["error"]["param"]) == (400, "adapters")
+
+
+def test_an_asynchronous_job_tells_its_steps_and_ends_with_addresses_that_open(service: Serving):
+    body = {"prompt": "a cat", "n": 2, "steps": 12, "response_format": "url"}
+    url = f"{service.url}/v1/images/generations"
+    first = httpx2.post(url, json=body, headers={"Prefer": "respond-async"})
+    assert first.status_code == 202
+    with httpx2.stream("GET", service.url + first.headers["Location"] + "/events", timeout=60) as stream:
+        events = [line for line in stream.iter_lines() if line]
+    assert events[-2] == "event: end"
+    told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data")]
+    assert len(told) > 2
+    assert [t["steps_done"] for t in told] == sorted(t["steps_done"] for t in told)
+    assert told[-1]["status"] == "done"
+    address = told[-1]["result"]["data"][1]["url"]
+    assert Image.open(io.BytesIO(httpx2.get(address).content)).size == (64, 64)
+    for forged in (address[:-1] + ("0" if address[-1] != "0" else "1"), address.replace("expires=", "expires=9")):
+        assert httpx2.get(forged).status_code == 403
+    later = httpx2.get(service.url + first.headers["Location"]).json()
+    assert later["result"]["data"][0]["seed"] + 1 == later["result"]["data"][1]["seed"]
+
+
+def test_a_cancelled_job_and_a_client_that_has_gone_free_their_places(service: Serving):
+    url = f"{service.url}/v1/images/generations"
+    asked = httpx2.post(url, json={"prompt": "a", "n": 4, "steps": 60}, headers={"Prefer": "respond-async"})
+    place = service.url + asked.headers["Location"]
+    assert httpx2.delete(place).json()["status"] == "cancelled"
+    with pytest.raises(httpx2.TimeoutException):
+        service.ask(wait=0.5, prompt="gone", n=4, steps=60)
+    began = time.monotonic()
+    pixels(service.ask(prompt="x", seed=1, steps=2))
+    assert time.monotonic() - began < 5  # eight pictures of 60 steps would take longer
+    states = [job.state for job in service.parts.record.since(datetime(2026, 1, 1, tzinfo=UTC), 3)]
+    assert "cancelled" in states[1:]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"prompt": ""}, 400, "prompt"),
+        ({"prompt": "  "}, 400, "prompt"),
+        ({"prompt": "x" * 100_000}, 400, "prompt"),
+        ({"prompt": "\ud800"}, 400, "prompt"),
+        ({"prompt": 5}, 400, "prompt"),
+        ({}, 400, "prompt"),
+        ({"prompt": "x", "model": "gpt-image-1"}, 404, "model"),
+        ({"prompt": "x", "model": "../../etc/passwd"}, 404, "model"),
+        ({"prompt": "x", "size": "63x64"}, 400, "size"),
+        ({"prompt": "x", "size": "1024x1024"}, 400, "size"),
+        ({"prompt": "x", "size": "big"}, 400, "size"),
+        ({"prompt": "x", "n": 0}, 400, "n"),
+        ({"prompt": "x", "n": 99}, 400, "n"),
+        ({"prompt": "x", "n": True}, 400, "n"),
+        ({"prompt": "x", "steps": 61}, 400, "steps"),
+        ({"prompt": "x", "seed": -1}, 400, "seed"),
+        ({"prompt": "x", "seed": 2**70}, 400, "seed"),
+        ({"prompt": "x", "guidance": float("nan")}, 400, "guidance"),
+        ({"prompt": "x", "guidance": 1e9}, 400, "guidance"),
+        ({"prompt": "x", "adapters": [{"name": "nobody"}]}, 404, "adapters"),
+        ({"prompt": "x", "colour": "red"}, 400, "colour"),
+        ({"prompt": "x", "negative_prompt": "y" * 5000}, 400, "negative_prompt"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_openais_shape_and_named(
+    service: Serving, fields: dict[str, object], status: int, param: str
+):
+    url = f"{service.url}/v1/images/generations"
+    answer = httpx2.post(url, content=json.dumps(fields), headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param)
+    assert error["message"]
+    assert error["type"] in ("invalid_request_error", "not_found_error")
+
+
+def test_bodies_that_are_no_request_are_refused(service: Serving, client: openai.OpenAI):
+    url = f"{service.url}/v1/images/generations"
+    assert httpx2.post(url, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
+    assert httpx2.post(url, content=b"prompt=x", headers={"Content-Type": "text/plain"}).status_code == 415
+    assert httpx2.post(url, content=b"[" * 10**6, headers={"Content-Type": "application/json"}).status_code == 413
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.images.generate(prompt="x", n=99)
+    assert refused.value.param == "n"
+
+
+def test_what_is_counted_names_no_prompt(service: Serving):
+    service.ask(prompt="a very secret word", steps=1)
+    text = httpx2.get(f"{service.url}/metrics").text
+    assert "secret" not in text
+    assert 'naruto_requests_total{route="/v1/images/generations",status="200"}' in text

@@ -1,0 +1,145 @@
+"""Who may ask, how much, and what is left of it after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from deployments.service.keys import Allowance, Keys
+from naruto_core.errors import RatingRefused
+from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with two_runs(tmp_path_factory.mktemp("ordered")) as made:
+        yield made
+
+
+def test_keys_are_kept_as_hashes_and_can_be_taken_away(tmp_path: Path):
+    keys = Keys(tmp_path / "keys.json")
+    token = keys.add("ada")
+    assert token not in (tmp_path / "keys.json").read_text()
+    assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
+    assert Keys(tmp_path / "keys.json").who(token) == "ada"
+    assert keys.who(token[:-1]) is None
+    with pytest.raises(RatingRefused, match="ada has a key"):
+        keys.add("ada")
+    keys.remove("ada")
+    assert keys.who(token) is None
+
+
+def test_an_allowance_is_spent_and_fills_again():
+    allowance = Allowance(per_minute=600)
+    assert allowance.take("ada", 600) == 0
+    assert 0 < allowance.take("ada", 5) <= 0.5
+    assert allowance.take("bob", 5) == 0
+    time.sleep(0.6)
+    assert allowance.take("ada", 5) == 0
+
+
+def test_a_wrong_key_a_spent_allowance_and_a_long_line_are_refused_as_openai_does(runs: Runs):
+    token = Keys(runs.home / "service" / "keys.json").add("ada")
+    other = Keys(runs.home / "service" / "keys.json").add("bob")
+    try:
+        with serving(runs.home, pictures_per_minute=6, longest_queue=6, most_steps=40) as service:
+            wrong = openai.OpenAI(base_url=f"{service.url}/v1", api_key="nk-wrong", max_retries=0)
+            with pytest.raises(openai.AuthenticationError):
+                wrong.images.generate(prompt="x")
+            mine = {"Authorization": f"Bearer {token}"}
+            url = f"{service.url}/v1/images/generations"
+            job = httpx2.post(url, json={"prompt": "x", "steps": 2}, headers=mine | {"Prefer": "respond-async"})
+            place = service.url + job.headers["Location"]
+            assert httpx2.get(place, headers=mine).status_code == 200
+            assert httpx2.get(place, headers={"Authorization": f"Bearer {other}"}).status_code == 404
+
+            def ask(_: int) -> httpx2.Response:
+                hers = {"Authorization": f"Bearer {other}", "Prefer": "respond-async"}
+                return httpx2.post(url, json={"prompt": "x", "steps": 40, "n": 3}, headers=hers)
+
+            assert [ask(n).status_code for n in range(2)] == [202, 202]
+            spent = ask(3)
+            assert (spent.status_code, spent.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            assert int(spent.headers["Retry-After"]) >= 1
+            full = httpx2.post(url, json={"prompt": "x", "n": 5}, headers=mine)
+            assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
+    finally:
+        Keys(runs.home / "service" / "keys.json").remove("ada")
+        Keys(runs.home / "service" / "keys.json").remove("bob")
+
+
+def started(home: Path, port: int) -> subprocess.Popen[bytes]:
+    here = {"NARUTO_HOME": str(home), "NARUTO_SERVICE_PORT": str(port), "NARUTO_SERVICE_INSTANCE": "one"}
+    command = [sys.executable, "-m", "deployments.service", "serve"]
+    return subprocess.Popen(command, env=os.environ | here, stderr=subprocess.DEVNULL)
+
+
+def test_after_a_kill_it_serves_again_and_jobs_say_what_became_of_them(runs: Runs):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = started(runs.home, port)
+    try:
+        wait_until_ready(url)
+        asked = {"prompt": "x", "steps": 150, "n": 8}
+        job = httpx2.post(f"{url}/v1/images/generations", json=asked, headers={"Prefer": "respond-async"})
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = started(runs.home, port)
+        wait_until_ready(url)
+        told = httpx2.get(url + job.headers["Location"]).json()
+        assert told["status"] == "lost"
+        assert "ask again" in told["error"]
+        with ThreadPoolExecutor(1) as other:  # SIGTERM: what was accepted is drawn
+            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json={"prompt": "x"}, timeout=60)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert last.result().status_code == 200
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+
+
+def test_without_keys_it_listens_on_this_machine_only(tmp_path: Path):
+    here = {"NARUTO_HOME": str(tmp_path), "NARUTO_SERVICE_HOST": "0.0.0.0"}
+    command = [sys.executable, "-m", "deployments.service", "serve"]
+    done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: without keys")
+
+
+@pytest.fixture(scope="module")
+def schema(runs: Runs) -> Iterator[schemathesis.schemas.BaseSchema]:
+    with serving(runs.home, most_steps=2, most_pictures=2) as service:
+        yield schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+
+
+CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
+
+
+def test_no_request_is_answered_with_what_the_schema_does_not_say(schema: schemathesis.schemas.BaseSchema):
+    asked = 0
+    for found in schema.get_all_operations():
+
+        @settings(
+            max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(case=found.ok().as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            nonlocal asked
+            asked += 1
+            case.call_and_validate(checks=CHECKS, timeout=30)
+
+        ask()
+    assert asked > 100
