@@ -49,6 +49,7 @@ class ContinuousBatch:
         self.size = full_size(painter.section.batch_size)
         self._places: dict[int, _Place] = {}
         self._next = 0
+        self._prompts: tuple[list[_Place], torch.Tensor, torch.Tensor] | None = None  # of the last step
 
     @property
     def free(self) -> int:
@@ -60,7 +61,7 @@ class ContinuousBatch:
         if not self.free:
             raise ValueError(f"all {self.size} places are taken")
         scheduler = make_scheduler(self.painter.section.scheduler, self.painter.pipeline.scheduler.config)
-        scheduler.set_timesteps(order.num_inference_steps, device=self.painter.pipeline.device)
+        scheduler.set_timesteps(order.num_inference_steps, device=self.painter.device)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         negative, positive, pooled_negative, pooled = self._encode(order)
@@ -89,9 +90,7 @@ class ContinuousBatch:
         full = [*places, *[places[-1]] * (self.size - len(places))]
         times = [place.scheduler.timesteps[place.step] for place in full]
         noisy = [p.scheduler.scale_model_input(p.latents, t) for p, t in zip(full, times, strict=True)]
-        # negative prompts first, as the pipeline has them (Ho & Salimans 2022, classifier-free guidance)
-        words = torch.cat([place.words[part] for part in (0, 1) for place in full])
-        pooled = torch.cat([place.pooled[part] for part in (0, 1) for place in full])
+        words, pooled = self._words(full)
         answer = self.painter.pipeline.unet(
             torch.cat(noisy * 2),
             torch.stack(times * 2),
@@ -108,6 +107,14 @@ class ContinuousBatch:
             place.latents = place.scheduler.step(noise, times[row], place.latents, return_dict=False)[0]
             place.step += 1
 
+    def _words(self, full: list[_Place]) -> tuple[torch.Tensor, torch.Tensor]:
+        """All prompts of a batch: negative ones first, as the pipeline has them (Ho & Salimans 2022)."""
+        if self._prompts is None or [*map(id, self._prompts[0])] != [*map(id, full)]:
+            words = torch.cat([place.words[part] for part in (0, 1) for place in full])
+            pooled = torch.cat([place.pooled[part] for part in (0, 1) for place in full])
+            self._prompts = full, words, pooled
+        return self._prompts[1:]
+
     def _encode(self, order: Order) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(negative, positive, pooled negative, pooled), each of one picture, encoded in the batch's own shape."""
         pipeline: Any = self.painter.pipeline
@@ -116,7 +123,7 @@ class ContinuousBatch:
                 prompt=[order.text] * self.size,
                 negative_prompt=[order.negative_prompt] * self.size,
                 do_classifier_free_guidance=True,
-                device=pipeline.device,
+                device=self.painter.device,
                 clip_skip=self.painter.section.clip_skip,
             )
         return negative[:1], positive[:1], pooled_negative[:1], pooled[:1]
@@ -126,10 +133,12 @@ class ContinuousBatch:
         pipeline = self.painter.pipeline
         small = pipeline.vae_scale_factor
         shape = (1, pipeline.unet.config["in_channels"], self.height // small, self.width // small)
-        return randn_tensor(shape, generator=torch.Generator().manual_seed(seed), device=pipeline.device, dtype=dtype)
+        return randn_tensor(
+            shape, generator=torch.Generator().manual_seed(seed), device=self.painter.device, dtype=dtype
+        )
 
     def _time_ids(self, dtype: torch.dtype) -> torch.Tensor:
         """SDXL's size-and-crop conditioning (Podell et al. 2023, sec. 2.2): uncropped, at the size that is drawn."""
         size = (self.height, self.width)
-        ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype, device=self.painter.pipeline.device)
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype, device=self.painter.device)
         return ids.repeat(2 * self.size, 1)

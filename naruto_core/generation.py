@@ -46,6 +46,7 @@ class Painter:
 
     def __init__(self, pipeline: "StableDiffusionXLPipeline", section: GenerationSection) -> None:
         self.pipeline, self.section = pipeline, section
+        self.device = pipeline.device  # asked once: the pipeline looks through all its parameters for it
         pipeline.scheduler = make_scheduler(section.scheduler, pipeline.scheduler.config)
         pipeline.unet.requires_grad_(False)  # nothing learns here, an adapter's weights neither
         devices.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
@@ -88,7 +89,7 @@ class Painter:
         """Without gradients, in the section's precision; but the sampler adds up in full."""
         # under autocast on a CPU the UNet answers in half precision
         hook = self.pipeline.unet.register_forward_hook(_answer_in_full)
-        precision = devices.autocast(self.section.mixed_precision, self.pipeline.device)
+        precision = devices.autocast(self.section.mixed_precision, self.device)
         with torch.inference_mode(), precision, _removing(hook):
             yield
 

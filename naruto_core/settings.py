@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     trackers: str = Field(default="", description="Who else keeps training curves: tensorboard, mlflow, or both.")
     mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
     service: str = Field(default="", description="Where the HTTP service is, for the playground: http://host:port.")
+    service_key: SecretStr = Field(default=SecretStr(""), description="The playground's API key, if keys are asked.")
 
     @property
     def root(self) -> Path:

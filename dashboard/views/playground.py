@@ -44,15 +44,20 @@ def show() -> None:
     _draw(service, request, prompt)
 
 
+def _key() -> dict[str, str]:
+    key = read_settings().service_key.get_secret_value()
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def _models(service: str) -> list[str]:
-    answer = httpx2.get(f"{service}/v1/models", timeout=5).raise_for_status().json()
+    answer = httpx2.get(f"{service}/v1/models", headers=_key(), timeout=5).raise_for_status().json()
     return [str(model["id"]) for model in answer["data"]]
 
 
 def _draw(service: str, request: dict[str, object], prompt: str) -> None:
     try:
         with st.spinner("Drawing …", show_time=True):
-            answer = httpx2.post(f"{service}/v1/images/generations", json=request, timeout=_PATIENCE)
+            answer = httpx2.post(f"{service}/v1/images/generations", json=request, headers=_key(), timeout=_PATIENCE)
         said = answer.json()
         if answer.status_code >= 400:
             st.error("The service refused:")

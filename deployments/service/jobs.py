@@ -6,6 +6,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -37,12 +38,12 @@ class Job:
         self._steps = [0] * len(orders)
         self.drawn: dict[int, Image] = {}
         loop = asyncio.get_running_loop()
-        self.done_drawing, self.changed = asyncio.Event(), asyncio.Event()
+        self.done_drawing = asyncio.Event()
 
         def tell(number: int, order: Order) -> Ticket:
             return Ticket(
                 look, noun.height, noun.width, order,
-                on_step=lambda step: _soon(loop, self._stepped, number, step),
+                on_step=lambda step: self._stepped(loop, number, step),
                 on_picture=lambda picture: _soon(loop, self._pictured, number, picture),
                 on_failure=lambda why: _soon(loop, self.fail, why),
             )  # fmt: skip
@@ -59,11 +60,15 @@ class Job:
             self.noun = replace(self.noun, failure=why)
             self.done_drawing.set()
 
-    def _stepped(self, number: int, step: int) -> None:
+    def _stepped(self, loop: asyncio.AbstractEventLoop, number: int, step: int) -> None:
+        """In the engine's thread, which the loop's must not interrupt at every step: whoever watches looks here."""
+        if not any(self._steps):
+            _soon(loop, self._started)
         self._steps[number] = step
+
+    def _started(self) -> None:
         if self.noun.state is JobState.QUEUED:
             self.noun = replace(self.noun, state=JobState.RUNNING, started_at=datetime.now(UTC))
-        self.changed.set()
 
     def _pictured(self, number: int, picture: "Image") -> None:
         self.drawn[number] = picture
@@ -115,14 +120,13 @@ class Jobs:
 
     async def watch(self, job: Job) -> AsyncIterator[None]:
         """Yields at every change, at most ten times a second, and once at the end."""
+        told = -1
         while not job.ended.is_set():
-            yield
-            job.changed.clear()
-            ends = [asyncio.create_task(event.wait()) for event in (job.changed, job.ended)]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                end.cancel()
-            await asyncio.sleep(0.1)
+            if job.steps_done != told:
+                told = job.steps_done
+                yield
+            with suppress(TimeoutError):
+                await asyncio.wait_for(job.ended.wait(), 0.1)
         yield
 
     async def close(self) -> None:

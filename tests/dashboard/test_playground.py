@@ -22,7 +22,7 @@ class Service(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
+        self.asked.append(body | {"authorization": self.headers["Authorization"]})
         if "forbidden" in body["prompt"]:
             self._say(400, {"error": {"message": "prompt: <b>not this one</b>", "param": "prompt"}})
             return
@@ -84,6 +84,15 @@ def test_a_prompt_becomes_a_picture_with_the_prompt_as_its_words(home: Path, ser
     assert [image.alt for element in app.image for image in element.proto.imgs] == ["a ninja"]
     (asked,) = service
     assert (asked["model"], asked["seed"], asked["n"], asked["response_format"]) == ("champion", 7, 1, "b64_json")
+    assert asked["authorization"] is None
+
+
+def test_the_key_of_the_service_is_sent_along(
+    home: Path, service: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARUTO_SERVICE_KEY", "nk-1")
+    draw("a ninja")
+    assert service[0]["authorization"] == "Bearer nk-1"
 
 
 def test_what_the_service_refuses_is_told_as_text(home: Path, service: list[dict[str, object]]) -> None:

@@ -125,6 +125,9 @@ def schema(runs: Runs) -> Iterator[schemathesis.schemas.BaseSchema]:
         yield schemathesis.openapi.from_url(f"{service.url}/openapi.json")
 
 
+SETTINGS = settings(
+    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
 
