@@ -19,6 +19,7 @@ from deployments.service.refusal import Refused
 from deployments.service.shelf import Shelf
 from naruto_core.continuous import ContinuousBatch, Order
 from naruto_core.errors import NarutoError
+from naruto_core.generation import full_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,8 +56,12 @@ class Engine:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._batch: ContinuousBatch | None = None
+        self._model: Ticket | None = None  # the batch's look and size, as those of whoever opened it
         self._places: dict[int, Ticket] = {}
-        self._pace = 1.0  # seconds between finished pictures while there is work
+        self._pace, self._finished = (
+            1.0,
+            0.0,
+        )  # seconds between finished pictures while there is work; the last one's time
         metrics.queue.set_function(lambda: len(self._waiting))
 
     def start(self) -> None:
@@ -115,12 +120,8 @@ class Engine:
         current = next(iter(self._places.values()), None)
         if current and not front.alike(current):
             return []  # it runs out, and the next batch is the front's
-        size = self._batch.size if current and self._batch else 1 << 30
-        alike = [ticket for ticket in self._waiting if ticket.alike(front)]
-        room = size - len(self._places)
-        if current is None:
-            room = _places_of(front)
-        chosen = alike[:room]
+        room = full_size(front.look.section.batch_size) - len(self._places)
+        chosen = [ticket for ticket in self._waiting if ticket.alike(front)][:room]
         taken = set(map(id, chosen))
         self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in taken)
         return chosen
@@ -128,10 +129,9 @@ class Engine:
     def _draw(self, fresh: list[Ticket]) -> None:
         if fresh and not self._places:
             first = fresh[0]
-            same = self._batch and self._drawn_with == (first.look, first.height, first.width)
-            if not same:
+            if not (self._batch and self._model and first.alike(self._model)):
                 self._batch = ContinuousBatch(self._shelf.painter(first.look), first.height, first.width)
-                self._drawn_with = (first.look, first.height, first.width)
+                self._model = first
         if not self._batch:
             return
         now = time.monotonic()
@@ -142,6 +142,7 @@ class Engine:
             return
         self._metrics.batch.observe(len(self._places))
         self._metrics.steps.inc()
+        self._metrics.device_memory.set(self._shelf.device_memory())
         for number, told in self._batch.step().items():
             ticket = self._places[number]
             if isinstance(told, int):
@@ -149,7 +150,9 @@ class Engine:
             else:
                 with self._changed:
                     del self._places[number]
-                self._pace += 0.2 * ((time.monotonic() - ticket.asked) / self._batch.size - self._pace)
+                now = time.monotonic()
+                self._pace += 0.1 * (now - max(self._finished, ticket.asked) - self._pace)
+                self._finished = now
                 ticket.on_step(ticket.order.num_inference_steps)
                 ticket.on_picture(told)
 
@@ -163,11 +166,3 @@ class Engine:
             self._places, self._batch = {}, None
         for ticket in hit:
             ticket.on_failure(why)
-
-    _drawn_with: object = None
-
-
-def _places_of(ticket: Ticket) -> int:
-    from naruto_core.generation import full_size
-
-    return full_size(ticket.look.section.batch_size)

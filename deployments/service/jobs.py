@@ -155,6 +155,8 @@ class Jobs:
         job.drawn = {}
         self._metrics.pictures.labels(state).inc(len(job.tickets))
         job.ended.set()
+        if not job.keep:  # the reply has the pictures; memory shall not, and the record knows the rest
+            self._known.pop(job.noun.id, None)
         self._write(job)
 
     def _finish(self, job: Job) -> None:

@@ -43,6 +43,10 @@ class Shelf:
         self._dress(base, look)
         return Painter(base.pipeline, look.section)
 
+    def device_memory(self) -> int:
+        """Bytes that torch holds on the GPU; 0 on a CPU."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
     def _base(self, look: Look) -> _Base:
         # new tokens change the text encoders, so their run has a base to itself
         key = (look.model, look.section.mixed_precision, look.name if look.tokens else "")

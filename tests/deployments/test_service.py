@@ -189,6 +189,14 @@ def test_bodies_that_are_no_request_are_refused(service: Serving, client: openai
     assert refused.value.param == "n"
 
 
+def test_pictures_that_went_out_with_the_reply_stay_in_no_memory(service: Serving):
+    pixels(service.ask(prompt="x", steps=1))
+    (last,) = service.parts.record.since(datetime(2026, 1, 1, tzinfo=UTC), 1)
+    assert service.parts.jobs.find(last.id) is None
+    told = httpx2.get(f"{service.url}/v1/jobs/{last.id}").json()
+    assert (told["status"], told["steps_done"], "result" in told) == ("done", 1, False)
+
+
 def test_what_is_counted_names_no_prompt(service: Serving):
     service.ask(prompt="a very secret word", steps=1)
     text = httpx2.get(f"{service.url}/metrics").text
