@@ -1,6 +1,7 @@
 """How the database is talked to: SQLite's pragmas, short transactions, and its errors as sentences."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -61,9 +62,25 @@ def _tune_sqlite(foreign_keys: bool) -> Callable[[Any, object], None]:
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
 
     return tune
+
+
+def _write_ahead(connection: Any) -> None:
+    """Keep the database readable while one writes, also when several programs make it at the same moment.
+
+    Changing the journal needs the whole file; where two ask at once, SQLite refuses one of them at once, without
+    waiting for the busy timeout, lest both wait for ever.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _begin(connection: Connection) -> None:

@@ -1,8 +1,10 @@
 """Opening makes a database, brings an old one up to date, and says in one sentence why it cannot."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -45,6 +47,18 @@ def test_a_database_made_by_the_first_migration_is_brought_up_to_date(url: str, 
         (adapter,) = store.adapters(summary.run.id)
         assert (adapter.path, adapter.style, adapter.steps) == ("runs/a.safetensors", "", 500)
         assert [found.sample_id for found in store.scores(summary.run.id)] == ["s1"]
+
+
+def test_programs_that_make_the_database_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+    start = Barrier(8)
+
+    def opened(url: str) -> None:
+        start.wait()
+        open_store(url).close()
+
+    with ThreadPoolExecutor(8) as programs:
+        for n in range(10):
+            list(programs.map(opened, [f"sqlite:///{tmp_path}/{n}.db"] * 8))
 
 
 def test_a_database_of_a_newer_version_is_left_alone(store: Store, url: str, tmp_path: Path) -> None:
