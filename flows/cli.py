@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from flows.cli_export import RunName, exports
 from naruto_core.errors import NarutoError
 
 app = typer.Typer(
@@ -22,13 +23,10 @@ app = typer.Typer(
     epilog="Start with:  naruto run --recipe mini      Data lives under NARUTO_HOME (default ./var).",
 )
 
-exports = typer.Typer(no_args_is_help=True, help="Hand a run's adapter or fused model to other programs.")
 app.add_typer(exports, name="export")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Model = Annotated[str, typer.Argument(help="A run, or RUN:VARIANT with base, adapted or fused.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")]
 
 
 @app.command()
@@ -181,6 +179,22 @@ def report(
 
 
 @app.command()
+def watch(
+    days: Annotated[float, typer.Option("--days", min=0.01, help="How far back served pictures are looked at.")] = 1.0,
+    follow: Annotated[bool, typer.Option("--follow", help="Measure as pictures come; compare nothing.")] = False,
+    pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process has ended.")] = None,
+) -> None:
+    """Measure a sample of what the HTTP service gave out; say whether it scores as the runs' own samples do."""
+    _settle_libraries()
+    from flows import watch as watching
+
+    if follow:
+        watching.follow(pid)
+    else:
+        watching.watch(days)
+
+
+@app.command()
 def verify(as_json: AsJson = False) -> None:
     """Re-derive every recorded hash; exit 1 if a file is missing or altered."""
     from flows.listings import verify_all
@@ -189,43 +203,6 @@ def verify(as_json: AsJson = False) -> None:
     _show(findings, as_json)
     if findings.rows:
         raise typer.Exit(1)
-
-
-@exports.command("kohya")
-def export_for_kohya(name: RunName, folder: Folder) -> None:
-    """A .safetensors file (one a style) for ComfyUI, A1111 and kohya's tools, in half precision."""
-    from flows.exports import export_kohya
-
-    for path in export_kohya(name, folder):
-        print(path)
-
-
-@exports.command("diffusers")
-def export_for_diffusers(
-    name: RunName,
-    folder: Folder,
-    fused: Annotated[bool, typer.Option("--fused", help="The whole fused model instead of the adapter.")] = False,
-) -> None:
-    """A folder for load_lora_weights, or with --fused for StableDiffusionXLPipeline.from_pretrained."""
-    from flows.exports import export_diffusers, export_fused
-
-    print(export_fused(name, folder) if fused else export_diffusers(name, folder))
-
-
-@exports.command("hub")
-def export_for_hub(name: RunName, folder: Folder) -> None:
-    """The folder that publish.push_to_hub would push: adapter, ComfyUI's file, pictures, model card. Sends nothing."""
-    from flows.exports import export_hub
-
-    print(export_hub(name, folder))
-
-
-@exports.command("endpoint")
-def export_for_endpoint(name: RunName, folder: Folder) -> None:
-    """A folder that a Hugging Face Inference Endpoint serves: the fused model, handler.py and requirements.txt."""
-    from flows.exports import export_endpoint
-
-    print(export_endpoint(name, folder))
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:

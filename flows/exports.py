@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
 from naruto_core.domain import Adapter
@@ -18,7 +19,8 @@ from naruto_core.store.opening import Store, open_store
 from tasks.assemble import assemble
 from tasks.convert import find_trained, write_kohya_files, write_word_files
 
-_ENDPOINT_NEEDS = ("diffusers", "transformers", "accelerate", "safetensors")  # torch is the endpoint's own
+_DRAWING_NEEDS = ("diffusers", "transformers", "accelerate", "safetensors")
+_MOST_TOGETHER = 4  # as the HTTP service has it: a lone picture pays for the whole batch
 _DRAWN_BY = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
 
 
@@ -81,20 +83,54 @@ def export_endpoint(name: str, folder: Path) -> Path:
 
     Raises RecordDamaged when the run has no fused model, or another than was recorded.
     """
+    run_id, source, recipe = _recorded_fused(name)
+    path = folder / run_id
+    with atomic_folder(path) as scratch:
+        _write_model(scratch, source, recipe)
+        handler = files("deployments.endpoint") / "handler.py"
+        (scratch / "handler.py").write_text(handler.read_text(encoding="utf-8"), encoding="utf-8")
+        _write_requirements(scratch, _DRAWING_NEEDS)  # torch is the endpoint's own
+    return path
+
+
+def export_triton(name: str, folder: Path) -> Path:
+    """A model repository for NVIDIA Triton that holds the fused model as `naruto`, as `<folder>/<run>`; its path.
+
+    Raises RecordDamaged when the run has no fused model, or another than was recorded.
+    """
+    run_id, source, recipe = _recorded_fused(name)
+    filled_in = {"RUN": run_id, "BATCH_SIZE": str(min(recipe.generation.batch_size, _MOST_TOGETHER))}
+    path = folder / run_id
+    with atomic_folder(path) as scratch:
+        version_1 = scratch / "naruto" / "1"
+        _write_model(version_1 / "model", source, recipe)
+        for file, place in (("model.py", version_1), ("config.pbtxt", version_1.parent), ("README.md", scratch)):
+            text = (files("deployments.triton") / file).read_text(encoding="utf-8")
+            written = text if file == "model.py" else Template(text).substitute(filled_in)
+            (place / file).write_text(written, encoding="utf-8")
+        _write_requirements(scratch, ("torch", *_DRAWING_NEEDS))
+    return path
+
+
+def _recorded_fused(name: str) -> tuple[str, Path, Recipe]:
+    """A run's id, the folder of its fused model, and the recipe that says how it draws."""
     with _record() as (store, layout):
         run = store.run(name)
         source = _fused(store, layout, run.id)
-        recipe = Recipe.model_validate_json(store.recipe_json(run.id))
-    path = folder / run.id
-    with atomic_folder(path) as scratch:
-        shutil.copytree(source, scratch, dirs_exist_ok=True)
-        handler = files("deployments.endpoint") / "handler.py"
-        (scratch / "handler.py").write_text(handler.read_text(encoding="utf-8"), encoding="utf-8")
-        needed = [f"{package}=={version(package)}\n" for package in _ENDPOINT_NEEDS]
-        (scratch / "requirements.txt").write_text("".join(needed), encoding="utf-8")
-        settings = recipe.generation.model_dump(mode="json", include=_DRAWN_BY) | {"new_tokens": recipe.new_tokens}
-        (scratch / "generation.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return path
+        return run.id, source, Recipe.model_validate_json(store.recipe_json(run.id))
+
+
+def _write_model(folder: Path, source: Path, recipe: Recipe) -> None:
+    """The fused model in `folder`, with how it is drawn by, for programs that know no recipe (`generation.json`)."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    settings = recipe.generation.model_dump(mode="json", include=_DRAWN_BY) | {"new_tokens": recipe.new_tokens}
+    (folder / "generation.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_requirements(folder: Path, packages: Iterable[str]) -> None:
+    """The versions that are installed here; without torch's build ("+cpu"), which is not everywhere to be had."""
+    needed = [f"{package}=={version(package).partition('+')[0]}\n" for package in packages]
+    (folder / "requirements.txt").write_text("".join(needed), encoding="utf-8")
 
 
 def _fused(store: Store, layout: Layout, run_id: str) -> Path:

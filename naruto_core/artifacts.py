@@ -156,6 +156,11 @@ class Layout:
         return self.run(run_id) / "samples" / f"{sample_id}.png"
 
     @property
+    def watched(self) -> Path:
+        """Pictures that the HTTP service gave out and that wait to be measured; removed when they were."""
+        return self.root / "service" / "watched"
+
+    @property
     def embeddings(self) -> Path:
         """What networks said of pictures and texts, for all runs; can be computed again."""
         return self.root / "cache" / "embeddings.db"

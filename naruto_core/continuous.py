@@ -74,15 +74,20 @@ class ContinuousBatch:
         """Forget a picture; its place is free at once."""
         self._places.pop(number, None)
 
-    def step(self) -> "dict[int, Image | int]":
-        """One denoising step of every picture: the steps each has behind it, or the picture, which then has left."""
+    def step(self) -> "dict[int, Image | int | None]":
+        """One denoising step of every picture: the steps each has behind it, or the picture, which then has left.
+
+        None in place of a picture whose numbers overflowed: it would be black.
+        """
         with self.painter.computing():
             self._advance(list(self._places.values()))
-        told: dict[int, Image | int] = {}
+        told: dict[int, Image | int | None] = {}
         for number, place in list(self._places.items()):
             told[number] = place.step
             if place.step == len(place.scheduler.timesteps):
-                (told[number],) = self.painter.decode(place.latents)
+                pixels = self.painter.pixels(place.latents)
+                whole = bool(torch.isfinite(pixels).all())  # in half precision the VAE may be the one that overflows
+                told[number] = self.painter.pictures(pixels)[0] if whole else None
                 self.leave(number)
         return told
 

@@ -94,15 +94,22 @@ class Painter:
             yield
 
     def decode(self, latents: torch.Tensor) -> "list[Image]":
-        """Latents (N, 4, H / 8, W / 8) as N pictures, outside autocast.
+        """Latents (N, 4, H / 8, W / 8) as N pictures."""
+        return self.pictures(self.pixels(latents))
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (N, 4, H / 8, W / 8) as colours (N, 3, H, W), about -1 to 1, outside autocast.
 
         One by one: a 1024-pixel decode is memory-hungry.
         """
-        vae, processor = self.pipeline.vae, cast(Any, self.pipeline.image_processor)
+        vae = self.pipeline.vae
         with torch.inference_mode():
             scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-            pixels = torch.cat([vae.decode(one[None]).sample for one in scaled])
-        return processor.postprocess(pixels.float(), output_type="pil")
+            return torch.cat([vae.decode(one[None]).sample for one in scaled]).float()
+
+    def pictures(self, pixels: torch.Tensor) -> "list[Image]":
+        """Colours (N, 3, H, W) as N pictures."""
+        return cast(Any, self.pipeline.image_processor).postprocess(pixels, output_type="pil")
 
 
 def full_size(batch_size: int) -> int:

@@ -39,3 +39,52 @@ class ServiceJob:
     finished_at: datetime | None = None
     failure: str = ""
     pictures: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class ServedScore:
+    """A number of one picture that was served, measured afterwards; the picture and its prompt are not kept.
+
+    `asked` stands for the prompt: equal for equal prompts, and not to be turned back into one.
+    """
+
+    picture: str
+    run_id: str
+    asked: str
+    drawn_at: datetime
+    metric: str
+    value: float
+    extractor: str
+
+
+class Steadiness(StrEnum):
+    """Whether pictures that are served still score as the run's own did."""
+
+    STEADY = "steady"
+    DRIFTED = "drifted"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Served pictures held against the samples of the run that drew them, on one metric.
+
+    `difference` is served minus own, `low` and `high` its 95 % interval; `margin` is what does not matter yet.
+    `n_served` pictures of `prompts_served` prompts were drawn since `since`.
+    """
+
+    run_id: str
+    metric: str
+    since: datetime
+    said_at: datetime
+    served: float
+    own: float
+    difference: float
+    low: float
+    high: float
+    margin: float
+    n_served: int
+    prompts_served: int
+    n_own: int
+    extractor: str
+    verdict: Steadiness

@@ -1,6 +1,7 @@
 """`naruto-service`: start the HTTP service, and give out its keys."""
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -34,6 +35,7 @@ def serve() -> None:
             "make one with `naruto-service add-key NAME`."
         )
     _log_as_json()
+    os.environ.setdefault("OTEL_SERVICE_NAME", "naruto-service")
     config = uvicorn.Config(
         create_app(read_settings(), options), host=options.host, port=options.port, log_config=None,
         access_log=False, server_header=False, timeout_graceful_shutdown=round(options.drain_seconds) + 1,

@@ -15,7 +15,9 @@ from deployments.service.engine import Ticket
 from deployments.service.options import ServiceOptions
 from deployments.service.parts import Parts, put_together
 from deployments.service.refusal import Refused, answer_in_openais_shape, documented
+from deployments.service.tracing import TELEMETRY
 from naruto_core.continuous import Order
+from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings
 
 _log = logging.getLogger("naruto.service")
@@ -28,20 +30,22 @@ def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
         parts.engine.start()
-        tasks = [asyncio.create_task(_warm(parts)), asyncio.create_task(_sweep(parts))]
+        tasks = [asyncio.create_task(work(parts)) for work in (_warm, _sweep, _watch)]
         try:
             yield
         finally:
             parts.ready = False
             for task in tasks:
                 task.cancel()
+            if parts.watching:
+                await asyncio.to_thread(parts.watching.stop)
             drained = await asyncio.to_thread(parts.engine.stop, options.drain_seconds)
             await parts.jobs.close()
             _log.info("stopped", extra={"drained": drained})
 
     app = FastAPI(
         title="naruto-sdxl", version="1", lifespan=living, openapi_url="/openapi.json", redoc_url=None,
-        description="OpenAI's images API over the runs of this machine.",
+        description="OpenAI's images API over the runs of this machine.", telemetry=TELEMETRY,
     )  # fmt: skip
     app.state.parts = parts
     app.include_router(images.router)
@@ -103,3 +107,12 @@ async def _sweep(parts: Parts) -> None:
     while True:
         await asyncio.to_thread(parts.files.sweep)
         await asyncio.sleep(60)
+
+
+async def _watch(parts: Parts) -> None:
+    """Keep the measuring process alive, and tell Prometheus what was last said of the pictures."""
+    while parts.watching:
+        await asyncio.to_thread(parts.watching.keep_going)
+        with suppress(NarutoError):
+            parts.metrics.tell_drifts(await asyncio.to_thread(parts.served.drifts))
+        await asyncio.sleep(30)

@@ -28,6 +28,7 @@ class Look:
     section: GenerationSection
     blends: tuple[Blend, ...] = ()
     tokens: tuple[tuple[str, str], ...] = ()
+    as_trained: bool = False  # a run's own adapters at their own scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +114,6 @@ class Catalogue:
         size = self._batch_size or min(recipe.generation.batch_size, _USUAL_BATCH)
         section = recipe.generation.model_copy(update={"batch_size": size})
         blends = tuple(blends_of(self._root, recipe.fusion, adapters))
-        self._looks[run_id] = Look(run.id, recipe.model, section, blends, tuple(recipe.new_tokens.items()))
+        tokens = tuple(recipe.new_tokens.items())
+        self._looks[run_id] = Look(run.id, recipe.model, section, blends, tokens, as_trained=True)
         return self._looks[run_id]

@@ -58,10 +58,8 @@ class Engine:
         self._batch: ContinuousBatch | None = None
         self._model: Ticket | None = None  # the batch's look and size, as those of whoever opened it
         self._places: dict[int, Ticket] = {}
-        self._pace, self._finished = (
-            1.0,
-            0.0,
-        )  # seconds between finished pictures while there is work; the last one's time
+        self._pace = 1.0  # seconds between finished pictures while there is work
+        self._finished = 0.0  # when the last one was
         metrics.queue.set_function(lambda: len(self._waiting))
 
     def start(self) -> None:
@@ -154,7 +152,11 @@ class Engine:
                 self._pace += 0.1 * (now - max(self._finished, ticket.asked) - self._pace)
                 self._finished = now
                 ticket.on_step(ticket.order.num_inference_steps)
-                ticket.on_picture(told)
+                if told is None:
+                    self._metrics.errors.labels("NotFinite").inc()
+                    ticket.on_failure("the picture came out as no numbers; ask for lower guidance or another seed.")
+                else:
+                    ticket.on_picture(told)
 
     def _fail(self, fresh: list[Ticket], error: Exception) -> None:
         """Whoever was in the batch, or about to be, hears why; the next batch starts afresh."""

@@ -50,7 +50,8 @@ async def generate(
         height=height, num_inference_steps=orders[0].num_inference_steps, seeds=[order.seed for order in orders],
         asked_at=datetime.now(UTC),
     )  # fmt: skip
-    job = await parts.jobs.take(noun, look, orders, keep=later or asked.response_format == "url")
+    keep, watch = later or asked.response_format == "url", asked.prompt if _as_samples_were(noun, orders, look) else ""
+    job = await parts.jobs.take(noun, look, orders, keep=keep, watch=watch)
     if later:
         body = job_reply(parts, job.noun, job, request).model_dump(exclude_none=True)
         return JSONResponse(body, 202, {"Location": f"/v1/jobs/{noun.id}", "Preference-Applied": "respond-async"})
@@ -106,6 +107,14 @@ def _orders(asked: ImageRequest, look: Look, parts: Parts) -> list[Order]:
     guidance = section.guidance_scale if asked.guidance is None else asked.guidance
     text = put_tokens(asked.prompt, dict(look.tokens))
     return [Order(text, first + number, negative, steps, guidance) for number in range(asked.n)]
+
+
+def _as_samples_were(noun: ServiceJob, orders: list[Order], look: Look) -> bool:
+    """Whether a request is drawn by one run alone, and as its own samples were."""
+    section, order = look.section, orders[0]
+    mine = (section.negative_prompt, section.num_inference_steps, section.guidance_scale)
+    asked = (order.negative_prompt, order.num_inference_steps, order.guidance_scale)
+    return look.as_trained and mine == asked and noun.width == noun.height == section.resolution
 
 
 async def _stayed(request: Request, job: Job) -> bool:

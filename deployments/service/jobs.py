@@ -11,11 +11,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from opentelemetry import context
+
 from deployments.service.catalogue import Look
 from deployments.service.checking import Checker
 from deployments.service.engine import Engine, Ticket
 from deployments.service.metrics import Metrics
 from deployments.service.pictures import PictureFiles, png
+from deployments.service.sampling import Sampler
+from deployments.service.tracing import tell_job
 from naruto_core.continuous import Order
 from naruto_core.serving import OPEN, JobState, ServiceJob
 from naruto_core.store.service_jobs import ServiceJobs
@@ -30,8 +34,9 @@ _log = logging.getLogger("naruto.service")
 class Job:
     """One request under way. Lives in the event loop; the engine's thread reaches it through `call_soon_threadsafe`."""
 
-    def __init__(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool) -> None:
-        self.noun, self.keep = noun, keep
+    def __init__(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str) -> None:
+        self.noun, self.keep, self.watch = noun, keep, watch
+        self.asked_in = context.get_current()  # the trace it belongs to
         self.steps_total = sum(order.num_inference_steps for order in orders)
         self.files: list[bytes] = []
         self.ended = asyncio.Event()
@@ -85,17 +90,21 @@ class Jobs:
     """All jobs of this process; the store has those of others and of earlier ones."""
 
     def __init__(
-        self, engine: Engine, record: ServiceJobs, files: PictureFiles, checker: Checker, metrics: Metrics
-    ) -> None:
+        self, engine: Engine, record: ServiceJobs, files: PictureFiles, checker: Checker, sampler: Sampler,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
         self._engine, self._record, self._files = engine, record, files
-        self._checker, self._metrics = checker, metrics
+        self._checker, self._sampler, self._metrics = checker, sampler, metrics
         self._known: OrderedDict[str, Job] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer = ThreadPoolExecutor(1, "record")  # one by one, so that a job's end is written after its begin
 
-    async def take(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool) -> Job:
-        """Put a request in line; Refused when that is too long. `keep`: the pictures become files."""
-        job = Job(noun, look, orders, keep=keep)
+    async def take(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str = "") -> Job:
+        """Put a request in line; Refused when that is too long. `keep`: the pictures become files.
+
+        `watch` is the prompt as it was asked, where some of the pictures may be measured afterwards.
+        """
+        job = Job(noun, look, orders, keep=keep, watch=watch)
         self._engine.submit(job.tickets)
         self._known[noun.id] = job
         while len(self._known) > _REMEMBERED and next(iter(self._known.values())).noun.state not in OPEN:
@@ -155,6 +164,7 @@ class Jobs:
         job.drawn = {}
         self._metrics.pictures.labels(state).inc(len(job.tickets))
         job.ended.set()
+        tell_job(job.noun, job.asked_in)
         if not job.keep:  # the reply has the pictures; memory shall not, and the record knows the rest
             self._known.pop(job.noun.id, None)
         self._write(job)
@@ -172,6 +182,8 @@ class Jobs:
                 "guidance_scale": order.guidance_scale,
             }  # fmt: skip
             job.files.append(png(picture, facts))
+            if job.watch and self._sampler.chosen():
+                self._sampler.keep(picture, job.noun.model, job.watch)
         if job.keep:
             job.noun = replace(job.noun, pictures=[self._files.keep(data) for data in job.files])
             job.files = []

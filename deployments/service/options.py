@@ -26,4 +26,10 @@ class ServiceOptions(BaseSettings):
     pictures_per_minute: float = Field(default=600, gt=0, description="Of one API key.")
     url_minutes: float = Field(default=60, gt=0, description="How long the address of a picture is good.")
     drain_seconds: float = Field(default=60, ge=0, description="What SIGTERM leaves to finish what was accepted.")
+    watched_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Of served pictures, how many are measured afterwards; 0: none.",
+    )
     checker: str = Field(default="", description="package.module:name of a class that refuses prompts or pictures.")

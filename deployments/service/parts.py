@@ -11,10 +11,14 @@ from deployments.service.keys import Allowance, Keys
 from deployments.service.metrics import Metrics
 from deployments.service.options import ServiceOptions
 from deployments.service.pictures import PictureFiles
+from deployments.service.sampling import Sampler
 from deployments.service.shelf import Shelf
+from deployments.service.watching import Watching
 from naruto_core import devices
+from naruto_core.artifacts import Layout
 from naruto_core.settings import Settings
-from naruto_core.store.opening import open_ratings, open_service_jobs, open_store
+from naruto_core.store.opening import open_ratings, open_served_scores, open_service_jobs, open_store
+from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
 
 
@@ -33,6 +37,9 @@ class Parts:
     files: PictureFiles
     checker: Checker
     metrics: Metrics
+    sampler: Sampler
+    watching: Watching | None
+    served: ServedScores
     ready: bool = False
 
 
@@ -46,6 +53,7 @@ def put_together(settings: Settings, options: ServiceOptions) -> Parts:
     shelf = Shelf(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
     engine = Engine(shelf, options.longest_queue, metrics)
     checker = make_checker(options.checker)
+    sampler = Sampler(Layout(settings.root).watched, options.watched_share, files.key)
     return Parts(
         settings=settings,
         options=options,
@@ -53,9 +61,12 @@ def put_together(settings: Settings, options: ServiceOptions) -> Parts:
         allowance=Allowance(options.pictures_per_minute),
         catalogue=Catalogue(open_store(url), open_ratings(url), settings.root, options.batch_size),
         engine=engine,
-        jobs=Jobs(engine, record, files, checker, metrics),
+        jobs=Jobs(engine, record, files, checker, sampler, metrics),
         record=record,
         files=files,
         checker=checker,
         metrics=metrics,
+        sampler=sampler,
+        watching=Watching(settings) if options.watched_share else None,
+        served=open_served_scores(url),
     )

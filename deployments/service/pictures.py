@@ -34,7 +34,7 @@ class PictureFiles:
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
-        self._key = _signing_key(folder / "signing-key")
+        self.key = _signing_key(folder / "signing-key")
 
     def keep(self, data: bytes) -> str:
         """The opaque name that `data` is kept by."""
@@ -67,7 +67,7 @@ class PictureFiles:
                 path.unlink(missing_ok=True)
 
     def _sign(self, name: str, until: int) -> str:
-        return hmac.new(self._key, f"{name}\0{until}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.key, f"{name}\0{until}".encode(), hashlib.sha256).hexdigest()
 
 
 def _signing_key(path: Path) -> bytes:

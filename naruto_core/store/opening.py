@@ -9,6 +9,7 @@ from naruto_core.store.connection import make_engine, parse
 from naruto_core.store.migrating import migrate
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
+from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
 
 
@@ -39,3 +40,8 @@ def _prepared(url: str) -> Engine:
 def open_service_jobs(url: str) -> ServiceJobs:
     """What the HTTP service was asked for, in the same database, under the same conditions."""
     return ServiceJobs(_prepared(url))
+
+
+def open_served_scores(url: str) -> ServedScores:
+    """How good served pictures were, in the same database, under the same conditions."""
+    return ServedScores(_prepared(url))

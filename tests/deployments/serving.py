@@ -67,7 +67,8 @@ class Serving:
 def serving(home: Path, **options: object) -> Iterator[Serving]:
     """Run it until the block ends, then as SIGTERM would end it."""
     port = free_port()
-    app = create_app(Settings(home=home, device="cpu"), ServiceOptions(port=port, **options))  # type: ignore[arg-type]
+    quiet = {"watched_share": 0.0} | options
+    app = create_app(Settings(home=home, device="cpu"), ServiceOptions(port=port, **quiet))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -21,6 +21,8 @@ def exported() -> set[str]:
     metrics.pictures.labels("done").inc()
     metrics.errors.labels("OSError").inc()
     metrics.load_seconds.labels("base").observe(1)
+    metrics.quality.labels("clip").set(1)
+    metrics.drifted.labels("clip").set(1)
     lines = generate_latest(metrics.registry).decode().splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
 

@@ -122,21 +122,24 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
         "t4": {"profile": "t4"},
         "t4-fast": {"profile": "t4-fast"},
         "rescore": {},
+        "watch": {},
     }
     assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}
     assert up.call("GET", "/work_pools/gpu")[1]["concurrency_limit"] == 1
 
 
-def test_the_nightly_rescore_is_planned_and_the_weekly_t4_waits_to_be_asked(up: LocalPrefect) -> None:
+def test_what_is_nightly_is_planned_and_the_weekly_t4_waits_to_be_asked(up: LocalPrefect) -> None:
     deployments = {d["name"]: d for d in ask(up, "/deployments/filter", {})}
     assert [(s["slug"], s["active"]) for s in deployments["t4"]["schedules"]] == [("weekly", False)]
-    assert [(s["slug"], s["active"]) for s in deployments["rescore"]["schedules"]] == [("nightly", True)]
+    nightly = [deployments[name] for name in ("rescore", "watch")]
+    assert [(s["slug"], s["active"]) for d in nightly for s in d["schedules"]] == [("nightly", True)] * 2
     deadline = time.monotonic() + 30
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    while not (found := ask(up, "/flow_runs/filter", planned)):
+    wanted = {deployment["id"] for deployment in nightly}
+    while not wanted <= {run["deployment_id"] for run in (found := ask(up, "/flow_runs/filter", planned))}:
         assert time.monotonic() < deadline, f"the scheduler planned nothing: {up.server.log.read_text()[-3000:]}"
         time.sleep(0.3)
-    assert {run["deployment_id"] for run in found} == {deployments["rescore"]["id"]}
+    assert {run["deployment_id"] for run in found} == wanted
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:

@@ -67,3 +67,16 @@ def test_a_full_batch_takes_no_more(load_miniature):
     assert batch.free == 0
     with pytest.raises(ValueError, match="all 4 places"):
         batch.join(order("a cat", 9))
+
+
+def test_a_picture_whose_numbers_overflow_is_none_and_its_company_is_drawn(load_miniature):
+    painter = Painter(load_miniature(), SECTION)
+    jobs = [Job("a cat", 1)]
+    (wanted,) = painter.paint(jobs)
+    batch = ContinuousBatch(painter, 64, 64)
+    whole, broken = batch.join(order("a cat", 1)), batch.join(order("a cat", 2, guidance=1e38))
+    for _ in range(SECTION.num_inference_steps):
+        told = batch.step()
+    assert told[broken] is None
+    assert isinstance(told[whole], Image)
+    assert told[whole].tobytes() == wanted.tobytes()

@@ -1,0 +1,56 @@
+"""`naruto export ...`: a run's adapter or fused model, handed to other programs. Each command prints where it wrote."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+exports = typer.Typer(no_args_is_help=True, help="Hand a run's adapter or fused model to other programs.")
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")]
+
+
+@exports.command("kohya")
+def export_for_kohya(name: RunName, folder: Folder) -> None:
+    """A .safetensors file (one a style) for ComfyUI, A1111 and kohya's tools, in half precision."""
+    from flows.exports import export_kohya
+
+    for path in export_kohya(name, folder):
+        print(path)
+
+
+@exports.command("diffusers")
+def export_for_diffusers(
+    name: RunName,
+    folder: Folder,
+    fused: Annotated[bool, typer.Option("--fused", help="The whole fused model instead of the adapter.")] = False,
+) -> None:
+    """A folder for load_lora_weights, or with --fused for StableDiffusionXLPipeline.from_pretrained."""
+    from flows.exports import export_diffusers, export_fused
+
+    print(export_fused(name, folder) if fused else export_diffusers(name, folder))
+
+
+@exports.command("hub")
+def export_for_hub(name: RunName, folder: Folder) -> None:
+    """The folder that publish.push_to_hub would push: adapter, ComfyUI's file, pictures, model card. Sends nothing."""
+    from flows.exports import export_hub
+
+    print(export_hub(name, folder))
+
+
+@exports.command("endpoint")
+def export_for_endpoint(name: RunName, folder: Folder) -> None:
+    """A folder that a Hugging Face Inference Endpoint serves: the fused model, handler.py and requirements.txt."""
+    from flows.exports import export_endpoint
+
+    print(export_endpoint(name, folder))
+
+
+@exports.command("triton")
+def export_for_triton(name: RunName, folder: Folder) -> None:
+    """A model repository that NVIDIA Triton serves: the fused model, batched, for its python backend."""
+    from flows.exports import export_triton
+
+    print(export_triton(name, folder))

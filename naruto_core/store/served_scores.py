@@ -1,0 +1,83 @@
+"""How good the pictures were that the HTTP service gave out, and whether that has changed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import Index, func, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from naruto_core.serving import Drift, ServedScore, Steadiness
+from naruto_core.store.columns import Base, words
+from naruto_core.store.connection import Database
+
+
+class ServedScoreRow(Base):
+    __tablename__ = "served_scores"
+    __table_args__ = (Index(None, "run_id", "metric", "drawn_at"), Index(None, "drawn_at"))
+
+    picture: Mapped[str] = mapped_column(primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    asked: Mapped[str]
+    drawn_at: Mapped[datetime]
+    value: Mapped[float]
+    extractor: Mapped[str]
+
+    def noun(self) -> ServedScore:
+        return ServedScore(**{name: getattr(self, name) for name in ServedScore.__slots__})
+
+
+class DriftRow(Base):
+    __tablename__ = "drifts"
+    __table_args__ = (Index(None, "run_id", "metric", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    metric: Mapped[str]
+    since: Mapped[datetime]
+    said_at: Mapped[datetime]
+    served: Mapped[float]
+    own: Mapped[float]
+    difference: Mapped[float]
+    low: Mapped[float]
+    high: Mapped[float]
+    margin: Mapped[float]
+    n_served: Mapped[int]
+    prompts_served: Mapped[int]
+    n_own: Mapped[int]
+    extractor: Mapped[str]
+    verdict: Mapped[Steadiness] = mapped_column(words(Steadiness))
+
+    def noun(self) -> Drift:
+        return Drift(**{name: getattr(self, name) for name in Drift.__slots__})
+
+
+class ServedScores(Database):
+    """Scores of served pictures, and what was said of them; both are only added."""
+
+    def add_scores(self, scores: Sequence[ServedScore]) -> None:
+        """Keep scores; one that is there already (a killed watch measures a picture twice) stays one."""
+        with self._writing() as session:
+            for score in scores:
+                session.merge(ServedScoreRow(**asdict(score)))
+
+    def scores(self, since: datetime, run_id: str | None = None) -> list[ServedScore]:
+        """Those of pictures drawn since then, by one run or by all, the oldest first."""
+        asked = select(ServedScoreRow).where(ServedScoreRow.drawn_at >= since)
+        if run_id is not None:
+            asked = asked.where(ServedScoreRow.run_id == run_id)
+        with self._reading() as session:
+            return [row.noun() for row in session.scalars(asked.order_by(ServedScoreRow.drawn_at))]
+
+    def add_drifts(self, drifts: Sequence[Drift]) -> None:
+        """Keep what was said."""
+        with self._writing() as session:
+            session.add_all([DriftRow(**asdict(drift)) for drift in drifts])
+
+    def drifts(self) -> list[Drift]:
+        """What was said last of each run and metric, the newest first."""
+        latest = select(func.max(DriftRow.id)).group_by(DriftRow.run_id, DriftRow.metric)
+        asked = select(DriftRow).where(DriftRow.id.in_(latest)).order_by(DriftRow.id.desc())
+        with self._reading() as session:
+            return [row.noun() for row in session.scalars(asked)]
