@@ -5,7 +5,19 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
 from dashboard.queries import judging
-from dashboard.views import assignments, compare, dataset, pictures, playground, promote, review, runs, trust, verdicts
+from dashboard.views import (
+    assignments,
+    compare,
+    dataset,
+    pictures,
+    playground,
+    promote,
+    review,
+    runs,
+    serving,
+    trust,
+    verdicts,
+)
 from naruto_core.errors import NarutoError
 
 
@@ -33,6 +45,7 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
             st.Page(dataset.show, title="Dataset", url_path="dataset"),
             st.Page(playground.show, title="Playground", url_path="playground"),
             st.Page(promote.show, title="Promote", url_path="promote"),
+            st.Page(serving.show, title="Serving", url_path="serving"),
             st.Page(pictures.show, title="Pictures", url_path="pictures-of-a-run"),
         ],
         "People": [

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-Row = dict[str, str | float]
+Row = dict[str, str | float | None]
 
 
 def with_intervals(rows: Sequence[Row], title: str, *, zero: float | None = None) -> alt.LayerChart:
@@ -32,3 +32,16 @@ def curves(rows: Sequence[Row], x: str, y: str) -> alt.Chart:
     data = alt.Data(values=list(rows))
     chart = alt.Chart(data).mark_line(interpolate="monotone")
     return chart.encode(x=alt.X(f"{x}:Q"), y=alt.Y(f"{y}:Q", scale=alt.Scale(zero=False)), color=alt.Color("run:N"))
+
+
+def over_time(rows: Sequence[Row], title: str, *, zero: bool = True) -> alt.LayerChart:
+    """A line with points for each `name` of `rows`, which have `at` (ISO, UTC) and value; low and high where known."""
+    data = alt.Data(values=list(rows))
+    x = alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(labelOverlap=True))
+    scale = alt.Scale(zero=zero)
+    tips = [alt.Tooltip("at:T", title="UTC", format="%Y-%m-%d %H:%M", timeUnit="utcyearmonthdatehoursminutes")]
+    tips += [alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q")]
+    base = alt.Chart(data).encode(x=x, color=alt.Color("name:N", title=None, legend=alt.Legend(orient="bottom")))
+    line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=scale), tooltip=tips)
+    reach = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6)
+    return alt.layer(reach.encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"), line).properties(height=220)

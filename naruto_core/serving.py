@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class JobState(StrEnum):
@@ -39,6 +40,16 @@ class ServiceJob:
     finished_at: datetime | None = None
     failure: str = ""
     pictures: list[str] = field(default_factory=list[str])
+
+
+class JobTimes(NamedTuple):
+    """When a request for `n` pictures was asked, begun and ended, and what became of it."""
+
+    asked_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    n: int
+    state: JobState
 
 
 @dataclass(frozen=True, slots=True)

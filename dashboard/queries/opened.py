@@ -4,9 +4,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_ratings, open_store
+from naruto_core.store.opening import open_ratings, open_served_scores, open_service_jobs, open_store
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
+from naruto_core.store.served_scores import ServedScores
+from naruto_core.store.service_jobs import ServiceJobs
 
 
 def the_store() -> Store:
@@ -19,6 +21,18 @@ def the_ratings() -> Ratings:
     """Reviewers, campaigns and votes."""
     url = read_settings().database_url
     return _ratings(url, _file(url))
+
+
+def the_jobs() -> ServiceJobs:
+    """What the HTTP service was asked for."""
+    url = read_settings().database_url
+    return _jobs(url, _file(url))
+
+
+def the_served_scores() -> ServedScores:
+    """How good served pictures were."""
+    url = read_settings().database_url
+    return _served_scores(url, _file(url))
 
 
 def _file(url: str) -> int:
@@ -37,3 +51,15 @@ def _store(url: str, file: int) -> Store:
 def _ratings(url: str, file: int) -> Ratings:
     del file
     return open_ratings(url)
+
+
+@lru_cache(maxsize=4)
+def _jobs(url: str, file: int) -> ServiceJobs:
+    del file
+    return open_service_jobs(url)
+
+
+@lru_cache(maxsize=4)
+def _served_scores(url: str, file: int) -> ServedScores:
+    del file
+    return open_served_scores(url)

@@ -7,7 +7,7 @@ from sqlalchemy import JSON, Index, Text, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.errors import NotRecorded
-from naruto_core.serving import OPEN, JobState, ServiceJob
+from naruto_core.serving import OPEN, JobState, JobTimes, ServiceJob
 from naruto_core.store.columns import Base, words
 from naruto_core.store.connection import Database
 
@@ -66,3 +66,11 @@ class ServiceJobs(Database):
         asked = select(ServiceJobRow).where(ServiceJobRow.asked_at >= moment)
         with self._reading() as session:
             return [row.noun() for row in session.scalars(asked.order_by(ServiceJobRow.asked_at.desc()).limit(limit))]
+
+    def times(self, since: datetime, limit: int) -> list[JobTimes]:
+        """When requests asked since then were begun and ended, at most so many, the newest first."""
+        row = ServiceJobRow
+        asked = select(row.asked_at, row.started_at, row.finished_at, row.n, row.state).where(row.asked_at >= since)
+        with self._reading() as session:
+            found = session.execute(asked.order_by(row.asked_at.desc()).limit(limit))
+            return [JobTimes(*one) for one in found.tuples()]

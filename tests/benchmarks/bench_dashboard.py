@@ -38,6 +38,7 @@ PAGES = (
     "verdicts",
     "trust",
     "promote",
+    "serving",
 )
 TIMES, PEOPLE, VOTES = 12, 50, 100
 

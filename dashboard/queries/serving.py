@@ -1,0 +1,44 @@
+"""What the HTTP service did, and how good its pictures were. Read anew every half minute."""
+
+from datetime import UTC, datetime
+
+import streamlit as st
+
+from dashboard import pace
+from dashboard.queries.opened import the_jobs, the_served_scores
+from naruto_core.serving import Drift
+from naruto_core.settings import read_settings
+
+MOST = 100_000  # requests looked at; of more, the newest
+_SECONDS = 30
+
+
+def jobs(period: pace.Period) -> pace.Pace:
+    """Requests of a period, counted."""
+    return _jobs(read_settings().database_url, period)
+
+
+def quality(period: pace.Period) -> list[pace.Level]:
+    """Served pictures of a period, by run, metric and moment."""
+    return _quality(read_settings().database_url, period)
+
+
+def drifts() -> list[Drift]:
+    """What was said last of each run and metric."""
+    return the_served_scores().drifts()
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
+def _jobs(url: str, period: pace.Period) -> pace.Pace:
+    del url
+    return pace.count(the_jobs().times(pace.since(period, _now()), MOST), period)
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
+def _quality(url: str, period: pace.Period) -> list[pace.Level]:
+    del url
+    return pace.levels(the_served_scores().scores(pace.since(period, _now())), period)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

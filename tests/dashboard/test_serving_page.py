@@ -1,0 +1,87 @@
+"""The page of the HTTP service: speed, amount and quality over time, and what has drifted."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import pace
+from dashboard.pace import Period
+from naruto_core.domain import Run
+from naruto_core.serving import Drift, JobState, JobTimes, ServedScore, ServiceJob, Steadiness
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_served_scores, open_service_jobs
+
+NOW = datetime.now(UTC)
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def page() -> AppTest:
+    def run() -> None:
+        from dashboard.views import serving
+
+        serving.show()
+
+    return AppTest.from_function(run, default_timeout=60).run()
+
+
+def job(number: int, minutes_ago: int, seconds: float, state: JobState) -> ServiceJob:
+    asked = NOW - timedelta(minutes=minutes_ago)
+    ended = None if state is JobState.RUNNING else asked + timedelta(seconds=seconds)
+    begun = asked + timedelta(seconds=1)
+    return ServiceJob(f"job-{number}", "one", "ada", "r", 2, 64, 64, 30, [1, 2], asked, state, begun, ended)
+
+
+def test_nothing_served_is_a_sentence(home: object) -> None:
+    app = page()
+    assert not app.exception
+    assert "make service" in app.info[0].value
+    assert "naruto watch" in app.info[1].value
+
+
+def test_it_counts_requests_and_says_what_has_drifted(home: object, run: Run) -> None:
+    url = read_settings().database_url
+    ends = [JobState.DONE] * 8 + [JobState.FAILED, JobState.LOST, JobState.CANCELLED, JobState.RUNNING]
+    with open_service_jobs(url) as jobs, open_served_scores(url) as served:
+        for n, state in enumerate(ends):
+            jobs.put(job(n, n * 20, 4.0, state))
+        jobs.put(job(99, 60 * 24 * 3, 4.0, JobState.DONE))  # before the period
+        served.add_scores([ServedScore(f"{n}", run.id, f"a{n % 5}", NOW, "clip", n / 10, "judge") for n in range(10)])
+        said = Drift(
+            run.id, "clip", NOON, NOON, 0.45, 0.7, -0.25, -0.3, -0.2, 0.02, 10, 5, 176, "judge", Steadiness.DRIFTED
+        )
+        served.add_drifts([said])
+    app = page()
+    assert not app.exception
+    assert [(one.label, one.value) for one in app.metric] == [
+        ("Pictures", "16"),
+        ("Half of requests within", "4.00 s"),
+        ("95 of 100 within", "4.00 s"),
+        ("Half waited", "1.00 s"),
+    ]
+    assert "Requests: 8 drawn, 1 cancelled, 1 failed, 1 lost, 1 under way" in [one.value for one in app.text]
+    assert f"{run.id} has drifted on clip" in app.warning[0].value
+    assert app.table[0].value["Difference"][0] == "-0.250 (-0.300 to -0.200)"
+    assert len(app.get("vega_lite_chart")) + len(app.get("arrow_vega_lite_chart")) == 3
+
+
+def test_a_period_is_cut_into_steps_and_nothing_is_counted_twice() -> None:
+    jobs = [
+        JobTimes(NOON + timedelta(minutes=10 * n), None, NOON + timedelta(minutes=10 * n, seconds=n), 1, JobState.DONE)
+        for n in range(12)
+    ]
+    found = pace.count(jobs[::-1], Period.DAY)
+    assert [(one.at.hour, one.pictures, one.median) for one in found.moments] == [(12, 6, 2.5), (13, 6, 8.5)]
+    assert (found.pictures, found.median, found.waited) == (12, 5.5, None)
+
+
+@pytest.mark.parametrize("prompts", [1, 6])
+def test_a_mean_of_one_prompt_has_no_interval_and_two_extractors_do_not_mix(prompts: int) -> None:
+    scores = [
+        ServedScore(f"{judge}{n}", "r", f"a{n % prompts}", NOON, "clip", n + (judge == "b") * 100, judge)
+        for n in range(6)
+        for judge in "ab"
+    ]
+    one, other = pace.levels(scores, Period.DAY)
+    assert (one.value, other.value, one.n) == (2.5, 102.5, 6)
+    assert (one.low is None) is (prompts == 1)
