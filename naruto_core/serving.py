@@ -12,6 +12,7 @@ class JobState(StrEnum):
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    REFUSED = "refused"  # a picture that the checker did not let go
     LOST = "lost"  # the service died before it was drawn
 
 

@@ -9,7 +9,7 @@ from dashboard.queries.opened import the_jobs, the_served_scores
 from naruto_core.serving import Drift
 from naruto_core.settings import read_settings
 
-MOST = 100_000  # requests looked at; of more, the newest
+MOST = 20_000  # requests looked at; of more, the newest
 _SECONDS = 30
 
 

@@ -10,7 +10,7 @@ from dashboard.queries import serving
 from dashboard.words import duration
 from naruto_core.serving import OPEN, Drift, JobState, Steadiness
 
-_ENDS = {JobState.DONE: "drawn", JobState.CANCELLED: "cancelled", JobState.FAILED: "failed", JobState.LOST: "lost"}
+_ENDS = [JobState.CANCELLED, JobState.REFUSED, JobState.FAILED, JobState.LOST]
 _TITLES = {
     "clip": "Agreement with the prompt (CLIP score)",
     "style": "Closeness to the style",
@@ -60,9 +60,10 @@ def _show_pace(pace: Pace) -> None:
 
 def _ends(pace: Pace) -> Iterable[str]:
     waiting = sum(pace.requests.get(state, 0) for state in OPEN)
-    for state, word in _ENDS.items():
+    yield f"{pace.requests.get(JobState.DONE, 0):,} drawn"
+    for state in _ENDS:
         if n := pace.requests.get(state, 0):
-            yield f"{n:,} {word}"
+            yield f"{n:,} {state}"
     if waiting:
         yield f"{waiting:,} under way"
 

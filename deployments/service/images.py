@@ -27,7 +27,7 @@ _CLIENT_GONE = 499  # nobody hears it; the log does
     "/v1/images/generations",
     response_model=ImageReply,
     summary="Draw pictures",
-    responses=documented(400, 401, 404, 413, 415, 429, 500, 503)
+    responses=documented(400, 401, 404, 409, 413, 415, 429, 500, 503)
     | {202: {"model": JobReply, "description": "With the header Prefer: respond-async: where the job stands."}},
 )
 async def generate(
@@ -59,8 +59,7 @@ async def generate(
         parts.jobs.cancel(job)
         return Response(status_code=_CLIENT_GONE)
     if job.noun.state is not JobState.DONE:
-        why = job.noun.failure or "The request was cancelled."
-        raise Refused(500 if job.noun.state is JobState.FAILED else 409, why, code=str(job.noun.state))
+        raise _not_drawn(job)
     return JSONResponse(image_reply(parts, job.noun, job.files, request).model_dump(exclude_none=True))
 
 
@@ -68,9 +67,24 @@ async def generate(
 def models(who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depends(parts_of)]) -> ModelsReply:
     """The champion, every finished run, and the base."""
     del who
-    entries = parts.catalogue.entries()
-    made = [(entry, int(entry.made_at.timestamp())) for entry in entries]
-    return ModelsReply(data=[ModelReply(id=e.id, created=at, owned_by=e.names or "naruto") for e, at in made])
+    return ModelsReply(data=_models(parts))
+
+
+@router.get("/v1/models/{model}", response_model=ModelReply, responses=documented(400, 401, 404, 503))
+def model(
+    model: str, who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depends(parts_of)]
+) -> ModelReply:
+    """One of them."""
+    del who
+    found = next((one for one in _models(parts) if one.id == model), None)
+    if found is None:
+        raise Refused(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
+    return found
+
+
+def _models(parts: Parts) -> list[ModelReply]:
+    made = [(entry, int(entry.made_at.timestamp())) for entry in parts.catalogue.entries()]
+    return [ModelReply(id=e.id, created=at, owned_by=e.names or "naruto") for e, at in made]
 
 
 def _size(asked: ImageRequest, look: Look) -> tuple[int, int]:
@@ -96,7 +110,7 @@ def _orders(asked: ImageRequest, look: Look, parts: Parts) -> list[Order]:
                 400, f"{name}: longer than {options.longest_prompt} characters.", param=name, code="invalid_value"
             )
     if reason := parts.checker.prompt(asked.prompt):
-        raise Refused(400, f"The prompt was refused: {reason}", param="prompt", code="content_policy_violation")
+        raise Refused(400, f"The prompt was refused: {reason}.", param="prompt", code="content_policy_violation")
     if asked.n > options.most_pictures:
         raise Refused(400, f"n: at most {options.most_pictures} pictures at once.", param="n", code="invalid_value")
     usual = max(1, section.num_inference_steps // 2) if asked.quality == "low" else section.num_inference_steps
@@ -115,6 +129,15 @@ def _as_samples_were(noun: ServiceJob, orders: list[Order], look: Look) -> bool:
     mine = (section.negative_prompt, section.num_inference_steps, section.guidance_scale)
     asked = (order.negative_prompt, order.num_inference_steps, order.guidance_scale)
     return look.as_trained and mine == asked and noun.width == noun.height == section.resolution
+
+
+def _not_drawn(job: Job) -> Refused:
+    """Why a job that has ended has no pictures."""
+    if job.noun.state is JobState.REFUSED:
+        return Refused(400, job.noun.failure, param="prompt", code="content_policy_violation")
+    if job.noun.state is JobState.FAILED:
+        return Refused(500, job.noun.failure, code="failed")
+    return Refused(409, "The request was cancelled.", code="cancelled")
 
 
 async def _stayed(request: Request, job: Job) -> bool:

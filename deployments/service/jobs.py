@@ -36,6 +36,7 @@ class Job:
 
     def __init__(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str) -> None:
         self.noun, self.keep, self.watch = noun, keep, watch
+        self.refused = False
         self.asked_in = context.get_current()  # the trace it belongs to
         self.steps_total = sum(order.num_inference_steps for order in orders)
         self.files: list[bytes] = []
@@ -157,7 +158,9 @@ class Jobs:
             job.noun = replace(job.noun, failure="the pictures could not be written; the service's log says why.")
         if job.noun.failure:
             self._engine.cancel(job.tickets)
-        state = JobState.FAILED if job.noun.failure else JobState.DONE
+        state = JobState.DONE
+        if job.noun.failure:
+            state = JobState.REFUSED if job.refused else JobState.FAILED
         if job.noun.state is JobState.CANCELLED:
             state = JobState.CANCELLED
         job.noun = replace(job.noun, state=state, finished_at=datetime.now(UTC))
@@ -174,7 +177,7 @@ class Jobs:
         for number, ticket in enumerate(job.tickets):
             picture, order = job.drawn[number], ticket.order
             if reason := self._checker.picture(picture):
-                job.noun = replace(job.noun, failure=f"a picture was refused: {reason}")
+                job.noun, job.refused = replace(job.noun, failure=f"A picture was refused: {reason}."), True
                 return
             facts: dict[str, object] = {
                 "model": job.noun.model, "prompt": order.text, "negative_prompt": order.negative_prompt,

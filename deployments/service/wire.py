@@ -81,7 +81,7 @@ class JobReply(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    status: Literal["queued", "running", "done", "cancelled", "failed", "lost"]
+    status: Literal["queued", "running", "done", "cancelled", "failed", "refused", "lost"]
     created: int
     model: str
     steps_done: int = Field(description="Of steps_total, over all pictures of the request.")

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from naruto_core.artifacts import Layout
@@ -26,6 +26,7 @@ def fill(root: Path, runs: int, votes: int) -> dict[str, str]:
     with sqlite3.connect(root / "naruto.db") as db:
         _runs(db, runs)
         _campaigns(db, runs, votes, [one.id for one in people])
+        _served(db, votes // 10)
         db.execute("ANALYZE")
     return {one.id: token for one, token in people.items()}
 
@@ -147,3 +148,31 @@ def sample(run: int, variant: str, prompt: int, seed: int) -> str:
 
 def _at(seconds: int) -> str:
     return str(START + timedelta(seconds=seconds)) + ".000000"
+
+
+def _served(db: sqlite3.Connection, requests: int) -> None:
+    """So many requests in the last 24 hours; one in twenty was measured."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    moments = [now - timedelta(seconds=86_000 * i / requests) for i in range(requests)]
+    db.executemany(
+        "INSERT INTO service_jobs (id, instance, key, model, n, width, height, num_inference_steps, seeds, asked_at, "
+        "state, started_at, finished_at, failure, pictures) "
+        "VALUES (?, 'one', 'ada', ?, 1, 64, 64, 30, '[1]', ?, 'done', ?, ?, '', '[]')",
+        [
+            (f"job{i}", name(0), *(_written(at + timedelta(seconds=s)) for s in (0, 1, 2 + i % 7)))
+            for i, at in enumerate(moments)
+        ],
+    )
+    db.executemany(
+        "INSERT INTO served_scores (picture, metric, run_id, asked, drawn_at, value, extractor) "
+        "VALUES (?, ?, ?, ?, ?, ?, 'judge')",
+        [
+            (f"s{i}", metric, name(0), f"asked{i % 300}", _written(at), 0.6 + i % 10 / 100)
+            for i, at in enumerate(moments[::20])
+            for metric in ("clip", "style", "blank")
+        ],
+    )
+
+
+def _written(moment: datetime) -> str:
+    return moment.isoformat(" ", "microseconds")

@@ -64,6 +64,9 @@ def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: opena
     assert [decoded(one.b64_json or "") for one in reply.data] == [picture.tobytes() for picture in wanted]
     assert [one.seed for one in reply.data] == [7, 8]  # type: ignore[attr-defined]
     assert [model.id for model in client.models.list()] == [runs.first, runs.second, "base"]
+    assert client.models.retrieve(runs.second).id == runs.second
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-image-1")
 
 
 def test_a_picture_is_the_same_alone_and_in_company(service: Serving, runs: Runs):

@@ -14,11 +14,15 @@ import openai
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from PIL.Image import Image
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from deployments.service.keys import Allowance, Keys
-from naruto_core.errors import RatingRefused
+from deployments.service.options import ServiceOptions
+from deployments.service.parts import put_together
+from naruto_core.errors import RatingRefused, ServiceFailed
+from naruto_core.settings import Settings
 from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
 
 
@@ -78,6 +82,32 @@ def test_a_wrong_key_a_spent_allowance_and_a_long_line_are_refused_as_openai_doe
     finally:
         Keys(runs.home / "service" / "keys.json").remove("ada")
         Keys(runs.home / "service" / "keys.json").remove("bob")
+
+
+class Prudish:
+    """A checker, as NARUTO_SERVICE_CHECKER names one."""
+
+    def prompt(self, text: str) -> str | None:
+        return "no swords" if "sword" in text else None
+
+    def picture(self, picture: Image) -> str | None:
+        return "too wide" if picture.width > 64 else None
+
+
+def test_a_checker_refuses_prompts_and_pictures_with_its_reason(runs: Runs):
+    with serving(runs.home, checker="tests.deployments.test_service_order:Prudish") as service:
+        prompt = service.ask(prompt="a sword", steps=1)
+        assert (prompt.status_code, prompt.json()["error"]["code"]) == (400, "content_policy_violation")
+        assert "no swords" in prompt.json()["error"]["message"]
+        picture = service.ask(prompt="a cat", steps=1, size="128x64")
+        assert (picture.status_code, picture.json()["error"]["code"]) == (400, "content_policy_violation")
+        assert "too wide" in picture.json()["error"]["message"]
+        assert service.ask(prompt="a cat", steps=1).status_code == 200
+
+
+def test_a_checker_that_is_none_is_a_sentence(tmp_path: Path):
+    with pytest.raises(ServiceFailed, match=r"NARUTO_SERVICE_CHECKER='no\.such:thing'"):
+        put_together(Settings(home=tmp_path, device="cpu"), ServiceOptions(checker="no.such:thing"))
 
 
 def started(home: Path, port: int) -> subprocess.Popen[bytes]:

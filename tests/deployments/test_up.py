@@ -135,11 +135,12 @@ def test_what_is_nightly_is_planned_and_the_weekly_t4_waits_to_be_asked(up: Loca
     assert [(s["slug"], s["active"]) for d in nightly for s in d["schedules"]] == [("nightly", True)] * 2
     deadline = time.monotonic() + 30
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    wanted = {deployment["id"] for deployment in nightly}
-    while not wanted <= {run["deployment_id"] for run in (found := ask(up, "/flow_runs/filter", planned))}:
+    wanted, found = {deployment["id"] for deployment in nightly}, set[str]()
+    while not wanted <= found:
+        found = {run["deployment_id"] for run in ask(up, "/flow_runs/filter", planned)}
         assert time.monotonic() < deadline, f"the scheduler planned nothing: {up.server.log.read_text()[-3000:]}"
         time.sleep(0.3)
-    assert {run["deployment_id"] for run in found} == wanted
+    assert found == wanted
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
