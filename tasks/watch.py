@@ -66,10 +66,11 @@ def measure_served(rulers: dict[str, Ruler] | None = None) -> int:
             if run_id not in kept:
                 kept[run_id] = _ruler(place, run_id)
             for some in _parts(list(pictures)):
-                served.add_scores(_scores(some, kept[run_id]))
-                for one in some:
+                opened = [(one, picture) for one in some if (picture := _opened(one.path))]
+                served.add_scores(_scores(opened, kept[run_id]) if opened else [])
+                for one, _ in opened:
                     one.path.unlink(missing_ok=True)
-                count += len(some)
+                count += len(opened)
     return count
 
 
@@ -123,6 +124,8 @@ def _waiting(place: Place) -> Iterator[Waiting]:
                 picture.verify()
             run_id = place.store.run(facts["run"]).id
             yield Waiting(path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"]))
+        except FileNotFoundError:
+            continue  # measured meanwhile
         except (OSError, SyntaxError, KeyError, ValueError, NotRecorded) as error:
             say(f"{path.name} cannot be measured ({type(error).__name__}); it is left out.")
             path.unlink(missing_ok=True)
@@ -151,25 +154,34 @@ def _parts(pictures: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
         yield pictures[start : start + _AT_ONCE]
 
 
-def _scores(pictures: Sequence[Waiting], ruler: Ruler) -> list[ServedScore]:
+def _opened(path: Path) -> Image.Image | None:
+    """None when it has just been measured: by the service's own process, or by a flow."""
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        return None
+
+
+def _scores(pictures: Sequence[tuple[Waiting, Image.Image]], ruler: Ruler) -> list[ServedScore]:
     """Every metric of every picture, in the half precision that the run's own features are kept in."""
-    loads = [lambda path=one.path: Image.open(path) for one in pictures]
+    loads = [lambda picture=picture: picture for _, picture in pictures]
 
     def features(extractor: Extractor) -> Features:
         return np.concatenate(list(embed_pictures(extractor, loads, len(loads)))).astype(np.float16)
 
     of_sets = features(ruler.sets)
     of_pairs = of_sets if ruler.pairs is ruler.sets else features(ruler.pairs)
-    texts = embed_texts(ruler.pairs, [one.prompt for one in pictures]).astype(np.float16)
+    texts = embed_texts(ruler.pairs, [one.prompt for one, _ in pictures]).astype(np.float16)
     found = {
         "clip": (cosines(of_pairs, texts), ruler.pairs.id),
         "style": (style_closeness(of_sets, ruler.reference), ruler.sets.id),
-        "blank": ([float(is_blank(load())) for load in loads], ruler.sets.id),
+        "blank": ([float(is_blank(picture)) for _, picture in pictures], ruler.sets.id),
     }
     return [
         ServedScore(one.path.stem, one.run_id, one.asked, one.drawn_at, metric, float(value), extractor)
         for metric, (values, extractor) in found.items()
-        for one, value in zip(pictures, values, strict=True)
+        for (one, _), value in zip(pictures, values, strict=True)
     ]
 
 
