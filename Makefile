@@ -5,9 +5,10 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
+TRITON := .triton/installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ install: $(INSTALLED)  ## install what uv.lock names into .venv (the other targe
 demo: install  ## run the whole job on the miniature SDXL: ingest, train, fuse, generate, score
 	.venv/bin/naruto run --recipe mini
 
-test: install  ## run all tests
+test: install $(TRITON)  ## run all tests
 	.venv/bin/pytest
 
 check: install  ## lint, formatting, types, import contracts
@@ -63,6 +64,8 @@ service: install  ## serve the runs of this machine over HTTP, for any client of
 bench-service: install  ## the HTTP service against the bare painter and the plain loop, and 2,000 requests; ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_service
 
+triton: install $(TRITON)  ## put NVIDIA Triton's server into .triton, for its test and for python -m deployments.triton
+
 bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a GPU; on a CPU two steps and the files
 	.venv/bin/python -m tests.benchmarks.gpu_sdxl
 
@@ -72,6 +75,14 @@ $(INSTALLED): pyproject.toml uv.lock | $(UV)
 	  echo "error: $(PYTHON) is Python '$(VERSION)', but 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1;; esac
 	$(UV) sync --locked --compile-bytecode --no-python-downloads --python $(PYTHON)
 	@touch $@
+
+# An environment beside .venv: its python backend needs an older numpy, and sees the rest of .venv through a .pth file.
+# Where there is none for this machine, its test says so and is skipped.
+$(TRITON): deployments/triton/requirements.txt $(INSTALLED)
+	@$(UV) venv --quiet --clear --no-python-downloads --python .venv/bin/python .triton \
+	  && $(UV) pip install --quiet --python .triton/bin/python --no-deps --require-hashes --only-binary :all: -r $< \
+	  && echo ../../../../.venv/lib/python$(VERSION)/site-packages >.triton/lib/python$(VERSION)/site-packages/project.pth \
+	  && touch $@ || echo "NVIDIA Triton's server could not be installed: its test will be skipped." >&2
 
 .uv/bin/uv:
 	@$(PYTHON) -m venv .uv || { echo "error: $(PYTHON) cannot make virtual environments: install its venv package, or uv." >&2; exit 1; }

@@ -1,0 +1,267 @@
+"""What NVIDIA Triton is given, served by its real server and asked by its real client."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from deployments.triton.server import Ports, find_server
+from flows.exports import export_triton
+from naruto_core import sdxl
+from naruto_core.artifacts import Layout
+from naruto_core.errors import ServiceFailed
+from naruto_core.generation import Job, Painter
+from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_store
+from tests.flows.conftest import Naruto
+
+TYPES = {"PROMPT": "BYTES", "NEGATIVE_PROMPT": "BYTES", "SEED": "INT64", "STEPS": "INT32", "GUIDANCE": "FP32"}
+NUMPY = {"BYTES": object, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
+RED, CAT = "a person with red hair", "a cat"
+
+
+@pytest.fixture(scope="module")
+def repository(small_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home, run_id = small_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARUTO_HOME", str(home))
+        return export_triton(run_id, tmp_path_factory.mktemp("triton"))
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks one server."""
+
+    grpc: triton.InferenceServerClient
+    address: str
+
+    def ask(self, **inputs: Any) -> tuple[np.ndarray, list[int]]:
+        """Pictures (N, height, width, 3) and their seeds; a list as input is one value for each of N pictures."""
+        given = []
+        for name, value in inputs.items():
+            rows = value if isinstance(value, list) else [value]
+            kind = TYPES.get(name, "INT32")
+            array = np.array(rows, dtype=NUMPY[kind]).reshape(len(rows), -1)
+            given.append(triton.InferInput(name, list(array.shape), kind))
+            given[-1].set_data_from_numpy(array)
+        answer = self.grpc.infer("naruto", given, client_timeout=200)
+        pictures, seeds = answer.as_numpy("IMAGE"), answer.as_numpy("SEED")
+        assert pictures is not None
+        assert seeds is not None
+        return pictures, seeds[:, 0].tolist()
+
+    def counted(self) -> tuple[int, int]:
+        """(pictures that were drawn, batches in which they were) since the server started."""
+        statistics: Any = self.grpc.get_inference_statistics("naruto", as_json=True)
+        (model,) = statistics["model_stats"]
+        return int(model.get("inference_count", 0)), int(model.get("execution_count", 0))
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """The real server on that repository; skipped, with the reason, where this machine has none."""
+    try:
+        found = find_server()
+    except ServiceFailed as reason:
+        pytest.skip(str(reason))
+    ports = Ports(*free_ports(3))
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    command = found.command(repository, "127.0.0.1", ports)
+    # on a busy machine, threads that spin while they wait for each other take ten times as long
+    environment = found.environment | {"OMP_WAIT_POLICY": "passive"}
+    address = f"127.0.0.1:{ports.grpc}"
+    with log.open("wb") as file, triton.InferenceServerClient(address) as grpc:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            wait_until_ready(grpc, process, log, seconds=120)
+            yield Client(grpc, address)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:  # all at once, or the same one might come twice
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_until_ready(
+    grpc: triton.InferenceServerClient, process: subprocess.Popen[bytes], log: Path, seconds: float
+) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if grpc.is_model_ready("naruto"):
+                return
+        except InferenceServerException:
+            pass  # it does not listen yet
+        assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
+        time.sleep(0.2)
+
+
+def paint(small_run: tuple[Path, str], repository: Path, job: Job, **changes: object) -> np.ndarray:
+    """The picture by the project's own Painter, in full precision and at the size of batch that Triton has."""
+    home, run_id = small_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARUTO_HOME", str(home))
+        with open_store(read_settings().database_url) as store:
+            recipe = Recipe.model_validate_json(store.recipe_json(run_id))
+    section = recipe.generation.model_copy(update={"mixed_precision": "fp32", **changes})
+    folder = repository / "naruto" / "1" / "model"
+    pipeline = sdxl.load_pipeline(ModelSection(base=str(folder)), "fp32", torch.device("cpu"))
+    return np.asarray(Painter(pipeline, section).paint([job])[0])
+
+
+def test_it_draws_what_the_painter_draws_in_full_precision(
+    small_run: tuple[Path, str], repository: Path, server: Client
+):
+    (drawn,), (seed,) = server.ask(PROMPT=RED, SEED=7)
+    assert np.array_equal(drawn, paint(small_run, repository, Job(RED, 7)))
+    assert seed == 7
+
+
+def test_what_is_given_is_heard(small_run: tuple[Path, str], repository: Path, server: Client):
+    (drawn,), _ = server.ask(PROMPT=RED, SEED=7, NEGATIVE_PROMPT="red", STEPS=2, GUIDANCE=3.3, SIZE=[[48, 48]])
+    changes = {"negative_prompt": "red", "num_inference_steps": 2, "guidance_scale": 3.3, "resolution": 48}
+    assert np.array_equal(drawn, paint(small_run, repository, Job(RED, 7), **changes))
+    wide, _ = server.ask(PROMPT=CAT, SIZE=[[64, 48]])
+    assert wide.shape == (1, 48, 64, 3)
+
+
+def test_without_a_seed_each_picture_has_another_and_tells_it(server: Client):
+    (drawn,), (seed,) = server.ask(PROMPT=CAT)
+    _, (other,) = server.ask(PROMPT=CAT)
+    assert other != seed
+    assert np.array_equal(server.ask(PROMPT=CAT, SEED=seed)[0][0], drawn)
+
+
+def test_a_picture_is_the_same_in_any_company_and_company_shares_its_batches(server: Client):
+    asked = [{"PROMPT": RED if seed % 3 else CAT, "SEED": seed, "STEPS": 2 + (seed == 5)} for seed in range(8)]
+    alone = [server.ask(**one)[0][0] for one in asked]
+    pictures, batches = server.counted()
+    with ThreadPoolExecutor(8) as clients:
+        together = [drawn[0] for drawn, _ in clients.map(lambda one: server.ask(**one), asked)]
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+    more, further = server.counted()
+    assert more - pictures == len(asked)
+    assert further - batches < len(asked)
+
+
+def test_one_request_may_ask_for_several_pictures(server: Client):
+    drawn, seeds = server.ask(PROMPT=[RED, CAT], SEED=[7, 8], GUIDANCE=[7.5, 1.0])
+    assert seeds == [7, 8]
+    assert np.array_equal(drawn[0], server.ask(PROMPT=RED, SEED=7, GUIDANCE=7.5)[0][0])
+    assert np.array_equal(drawn[1], server.ask(PROMPT=CAT, SEED=8, GUIDANCE=1.0)[0][0])
+
+
+BAD = [
+    ({"PROMPT": " "}, "PROMPT: a text that is not empty"),
+    ({"PROMPT": "x" * 100_000}, "PROMPT: a text of at most 2000 characters"),
+    ({"PROMPT": b"\xff"}, "PROMPT: a text in UTF-8"),
+    ({"NEGATIVE_PROMPT": "x" * 100_000}, "NEGATIVE_PROMPT: a text of at most 2000 characters"),
+    ({"SEED": -1}, "SEED: a whole number from 0"),
+    ({"STEPS": 0}, "STEPS: a whole number from 1 to 150"),
+    ({"STEPS": 151}, "STEPS: a whole number from 1 to 150"),
+    ({"GUIDANCE": float("nan")}, "GUIDANCE: a number from 0 to 30"),
+    ({"GUIDANCE": -0.5}, "GUIDANCE: a number from 0 to 30"),
+    ({"SIZE": [[64, 60]]}, "SIZE: 60 is not a multiple of 8"),
+    ({"SIZE": [[8192, 64]]}, "SIZE: a whole number from 16 to 128"),
+    ({"PROMPT": [RED, CAT], "SIZE": [[64, 64], [48, 48]]}, "SIZE: the pictures of one request have one size"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "sentence"), BAD)
+def test_what_cannot_be_drawn_is_one_sentence_that_names_it(server: Client, inputs: dict[str, Any], sentence: str):
+    with pytest.raises(InferenceServerException, match=sentence) as refused:
+        server.ask(**{"PROMPT": CAT, **inputs})
+    assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_bad_request_spoils_nobody_elses_batch(server: Client):
+    wanted = server.ask(PROMPT=RED, SEED=7, STEPS=2)[0]
+
+    def ask(steps: int) -> np.ndarray | str:
+        try:
+            return server.ask(PROMPT=RED, SEED=7, STEPS=steps)[0]
+        except InferenceServerException as error:
+            return str(error.message())
+
+    pictures, batches = server.counted()
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(ask, [2, 0] * 4))
+    assert all(np.array_equal(answer, wanted) for answer in answers[::2])
+    assert all("STEPS" in answer for answer in answers[1::2])
+    more, further = server.counted()
+    assert further - batches < len(answers)  # they were in common batches
+    assert more > pictures
+
+
+def test_the_code_in_its_readme_runs(repository: Path, server: Client):
+    code = (repository / "README.md").read_text().partition("```python")[2].partition("```")[0]
+    assert "127.0.0.1:8001" in code
+    known: dict[str, Any] = {}
+    exec(code.replace("127.0.0.1:8001", server.address), known)
+    wanted, _ = server.ask(PROMPT="a naruto anime character with red hair", SEED=7)
+    assert np.array_equal(known["picture"], wanted[0])
+    assert known["seed"] == 7
+
+
+def test_the_command_says_where_it_wrote_and_a_damaged_model_is_not_handed_out(
+    small_run: tuple[Path, str], repository: Path, naruto: Naruto, tmp_path: Path
+):
+    home, run_id = small_run
+    done = naruto(home, "export", "triton", run_id, str(tmp_path))
+    assert done.stdout.strip() == str(tmp_path / run_id), done.stderr
+    folders = (tmp_path / run_id, repository)
+    written = [{path.relative_to(root) for path in root.rglob("*") if "cache" not in str(path)} for root in folders]
+    assert written[0] == written[1]
+    shutil.rmtree(tmp_path / run_id)
+    weights = next((Layout(home).fused(run_id) / "unet").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".aside"))
+    try:
+        done = naruto(home, "export", "triton", run_id, str(tmp_path))
+    finally:
+        weights.with_suffix(".aside").rename(weights)
+    assert done.returncode != 0
+    assert "not the one that was recorded" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_repository_pins_what_it_needs_and_says_how_it_is_started(repository: Path):
+    needs = (repository / "requirements.txt").read_text().splitlines()
+    assert [n.partition("==")[0] for n in needs] == ["torch", "diffusers", "transformers", "accelerate", "safetensors"]
+    assert all(n.partition("==")[2] and "+" not in n for n in needs)
+    config = (repository / "naruto" / "config.pbtxt").read_text()
+    assert "max_batch_size: 2\n" in config
+    assert "tritonserver --model-repository=." in (repository / "README.md").read_text()
+    model = repository / "naruto" / "1" / "model"
+    assert json.loads((model / "generation.json").read_text())["new_tokens"] == {}
+    assert not [path for path in repository.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".ckpt"}]
+
+
+def test_without_a_server_there_is_a_sentence_that_says_where_it_runs(tmp_path: Path):
+    with pytest.raises(ServiceFailed, match=r"`make triton` .* Linux .* Python 3.11 or 3.12"):
+        find_server(tmp_path)
