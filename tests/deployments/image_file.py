@@ -1,0 +1,62 @@
+"""What Dockerfile and settings say, for those who hold other files against them."""
+
+import re
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import yaml
+
+from deployments.local import LocalSettings
+from deployments.service.options import ServiceOptions
+from naruto_core.settings import Settings
+
+HOUSE = Path(__file__).parents[2]
+DEPLOYMENTS = HOUSE / "deployments"
+DOCKERFILE = (DEPLOYMENTS / "Dockerfile").read_text()
+TARGETS = ("worker", "service", "dashboard")
+LISTENS = {"worker": "8080", "service": "8000", "dashboard": "8501"}
+PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+
+
+def stage(name: str) -> str:
+    """The instructions of one stage, without comments, a line each."""
+    text = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", DOCKERFILE))
+    (found,) = re.findall(rf"(?ms)^FROM (\S+ AS {name}\n.*?)(?=^FROM |\Z)", text)
+    return found
+
+
+def instruction(name: str, of: str) -> str:
+    """What the only instruction `name` of stage `of` says."""
+    (found,) = re.findall(rf"(?m)^{name} (.+)$", stage(of))
+    return found
+
+
+def command(of: str) -> list[str]:
+    return yaml.safe_load(instruction("CMD", of))
+
+
+def known_variables() -> set[str]:
+    """Every NARUTO_* variable that some program reads, and those that prefect.yaml asks for."""
+    asked = set(re.findall(r"\$(NARUTO_\w+)", (DEPLOYMENTS / "prefect.yaml").read_text()))
+    return asked | {
+        f"{kind.model_config['env_prefix']}{field}".upper()
+        for kind in (Settings, LocalSettings, ServiceOptions)
+        for field in kind.model_fields
+    }
+
+
+def dependencies() -> set[str]:
+    return {re.split(r"[^\w-]", line)[0].lower() for line in PROJECT["dependencies"]} | {PROJECT["name"]}
+
+
+def ships(program: str) -> bool:
+    """Whether a package that the image installs by name brings this command."""
+    (found,) = entry_points(group="console_scripts", name=program)
+    assert found.dist is not None
+    return found.dist.name.lower() in dependencies()
+
+
+def tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))

@@ -1,0 +1,184 @@
+"""The compose file, and what it mounts: held against its schema and the programs that it starts."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.service.options import ServiceOptions
+from tests.deployments.image_file import (
+    DEPLOYMENTS,
+    DOCKERFILE,
+    HOUSE,
+    LISTENS,
+    PROJECT,
+    TARGETS,
+    command,
+    ships,
+    tool,
+)  # fmt: skip
+
+COMPOSE = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name for name, service in SERVICES.items() if "build" in service}
+ONCE = {name for name, service in SERVICES.items() if service["restart"] == "no"}
+
+
+def test_our_images_bear_the_version_of_the_project():
+    for name in OURS:
+        service = SERVICES[name]
+        assert service["image"] == f"naruto-{service['build']['target']}:{PROJECT['version']}"
+        assert service["build"]["target"] in TARGETS
+        assert (DEPLOYMENTS / service["build"]["context"]).resolve() == HOUSE
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
+def test_a_compose_file_is_one(file: str):
+    asked = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(DEPLOYMENTS / file)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_overlay_for_gpus_changes_services_that_exist():
+    overlay = yaml.safe_load((DEPLOYMENTS / "compose.gpu.yaml").read_text())["services"]
+    assert set(overlay) == {"worker", "service"}
+    for service in overlay.values():
+        assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_may_do_little(name: str):
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "pid", "ipc", "devices"} & set(service)
+    assert not any("docker.sock" in volume for volume in service.get("volumes", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_says_whether_it_is_well_or_ends(name: str):
+    service = SERVICES[name]
+    assert ("healthcheck" in service) or name in ONCE or service["build"]["target"] in TARGETS
+    assert not (name in ONCE and "ports" in service)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_can_come_about(name: str):
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        assert how["condition"] == ("service_completed_successfully" if other in ONCE else "service_healthy")
+
+
+def test_ports_are_published_on_this_machine_only_and_once():
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 6
+    assert all(re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port) for port in ports)
+    assert len(set(ports)) == len(ports)
+    assert {f"127.0.0.1:{port}:{port}" for port in ("8000", "8501")} < set(ports)
+
+
+def test_no_secret_stands_in_a_file_and_none_is_forgotten_silently():
+    text = (DEPLOYMENTS / "compose.yaml").read_text()
+    settings = [item for service in SERVICES.values() for item in service.get("environment", {}).items()]
+    secret = {name: value for name, value in settings if re.search("PASSWORD|TOKEN|SECRET|KEY", name)}
+    assert len(secret) >= 3
+    assert [name for name, value in secret.items() if not value.startswith("${")] == []
+    assert re.search(r"(?i)(password|token|key)=\S", DOCKERFILE) is None
+    example = (DEPLOYMENTS / "compose.env.example").read_text()
+    asked = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    assert asked == set(re.findall(r"(?m)^(\w+)=$", example))
+    assert {name for name in asked if f"{name}:?" in text} == asked - {"HF_TOKEN"}
+    ignored = subprocess.run(["git", "check-ignore", "deployments/.env"], cwd=HOUSE, capture_output=True, check=False)
+    assert ignored.returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_command_of_ours_starts_what_the_image_has(name: str):
+    words = SERVICES[name].get("command") or command(SERVICES[name]["build"]["target"])
+    script = words[-1] if words[0] == "sh" else words[0]
+    started = re.findall(r"(?m)(?:^|exec |\|\| |&& |^! )\s*(prefect|naruto-service|naruto|streamlit)\b", script)
+    assert started
+    assert all(ships(program) for program in started)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OURS if SERVICES[name].get("command", [""])[0] == "sh"))
+def test_a_shell_command_is_shell(name: str):
+    script = SERVICES[name]["command"][-1].replace("$$", "$")
+    assert subprocess.run(["sh", "-n", "-c", script], capture_output=True, check=False).returncode == 0
+    assert SERVICES[name]["command"][:2] == ["sh", "-euc"]
+
+
+@pytest.mark.parametrize("name", sorted(OURS - {"prefect", "deploy"}))
+def test_who_keeps_runs_has_the_volume_that_the_others_have(name: str):
+    assert SERVICES[name]["volumes"] == ["data:/data"]
+
+
+def test_the_service_has_time_to_draw_what_it_accepted():
+    drain = ServiceOptions.model_fields["drain_seconds"].default
+    assert int(SERVICES["service"]["stop_grace_period"].removesuffix("s")) > 2 * drain + 1
+
+
+def test_what_is_mounted_exists_and_named_volumes_are_declared():
+    sources = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
+    assert {source for source in sources if not source.startswith(".")} == set(COMPOSE["volumes"])
+    files = [source for source in sources if source.startswith(".")]
+    assert len(files) == 5
+    assert [source for source in files if not (DEPLOYMENTS / source).exists()] == []
+    assert {network for service in SERVICES.values() for network in service.get("networks", [])} == set(
+        COMPOSE["networks"]
+    )
+
+
+def inside(service: str) -> dict[str, Path]:
+    """Where a service finds which of our files."""
+    volumes = (volume.split(":") for volume in SERVICES[service]["volumes"])
+    return {there: DEPLOYMENTS / ours for ours, there, *_ in volumes if ours.startswith(".")}
+
+
+def test_prometheus_finds_its_rules_and_the_service():
+    mounted = inside("prometheus")
+    config = yaml.safe_load(mounted["/etc/prometheus/prometheus.yml"].read_text())
+    assert [f"/etc/prometheus/{name}" in mounted for name in config["rule_files"]] == [True]
+    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    assert jobs["naruto"] == [f"service:{LISTENS['service']}"]
+    assert 'job="naruto"' in mounted["/etc/prometheus/alerts.yml"].read_text()
+    assert set(SERVICES["prometheus"]["networks"]) & set(SERVICES["service"]["networks"])
+
+
+def test_grafana_finds_its_dashboard_and_prometheus():
+    mounted = inside("grafana")
+    (source,) = yaml.safe_load((mounted["/etc/grafana/provisioning/datasources"] / "prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert (source["type"], source["url"], source["isDefault"]) == ("prometheus", "http://prometheus:9090", True)
+    (provider,) = yaml.safe_load((mounted["/etc/grafana/provisioning/dashboards"] / "naruto.yml").read_text())[
+        "providers"
+    ]
+    shown = [path for there, path in mounted.items() if Path(there).parent == Path(provider["options"]["path"])]
+    assert shown == [DEPLOYMENTS / "monitoring" / "grafana-service.json"]
+    assert set(SERVICES["grafana"]["networks"]) & set(SERVICES["prometheus"]["networks"])
+
+
+def test_prefect_keeps_leases_on_disk_and_clients_know_its_address():
+    server = SERVICES["prefect"]["environment"]
+    assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+    assert {SERVICES[name]["environment"]["PREFECT_API_URL"] for name in ("worker", "deploy")} == {
+        "http://prefect:4200/api"
+    }
+
+
+def test_the_first_key_is_made_once(tmp_path: Path):
+    """The very script of the service `key`, with a `naruto-service` that only counts."""
+    script = SERVICES["key"]["command"][-1].replace("$$", "$").replace("/data", str(tmp_path))
+    stand_in = tmp_path / "naruto-service"
+    stand_in.write_text(f"#!/bin/sh\n[ $1 = add-key ] || exit 1\necho x >>{tmp_path}/made\necho nk-1\n")
+    stand_in.chmod(0o755)
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", script], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    assert (tmp_path / "made").read_text() == "x\n"
+    assert (tmp_path / "playground.key").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "playground.key").read_text() == "nk-1\n"

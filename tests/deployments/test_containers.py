@@ -1,0 +1,151 @@
+"""The image: its Dockerfile held against a linter and the programs that it starts, and what may go into it."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.service.options import ServiceOptions
+from tests.deployments.image_file import (
+    DEPLOYMENTS,
+    DOCKERFILE,
+    HOUSE,
+    LISTENS,
+    TARGETS,
+    command,
+    instruction,
+    known_variables,
+    ships,
+    stage,
+    tool,
+)
+
+
+@pytest.mark.skipif(not Path(tool("hadolint")).exists(), reason="hadolint is there for x86-64 only")
+def test_hadolint_has_nothing_to_say():
+    done = subprocess.run([tool("hadolint"), DEPLOYMENTS / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "hadolint ignore" not in DOCKERFILE
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_starts_a_program_that_the_image_has_and_looks_at_its_health(target: str):
+    assert ships(command(target)[0])
+    assert instruction("EXPOSE", target) == LISTENS[target]
+    health = yaml.safe_load(instruction("HEALTHCHECK", target).partition("CMD ")[2])
+    assert health[0] == "python"
+    assert f"http://127.0.0.1:{LISTENS[target]}/" in health[2]
+    compile(health[2], target, "exec")
+
+
+def test_programs_listen_where_the_image_says():
+    from prefect.settings.models.worker import WorkerWebserverSettings
+
+    assert str(ServiceOptions.model_fields["port"].default) == LISTENS["service"]
+    assert str(WorkerWebserverSettings.model_fields["port"].default) == LISTENS["worker"]
+    assert "STREAMLIT_SERVER_PORT" not in DOCKERFILE  # 8501 is Streamlit's own
+    assert (HOUSE / command("dashboard")[-1]).is_file()
+
+
+def test_the_worker_polls_the_pool_of_prefect_yaml():
+    pools = {d["work_pool"]["name"] for d in yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())["deployments"]}
+    worker = command("worker")
+    assert {worker[worker.index("--pool") + 1]} == pools
+
+
+def test_nothing_runs_as_root_and_the_user_owns_its_data_only():
+    user = instruction("USER", "runtime")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+    assert all("USER" not in stage(target) for target in TARGETS)
+    assert all(re.match("runtime AS ", stage(target)) for target in TARGETS)
+    assert re.findall(r"--owner (\w+) .*?(/\w+)", stage("runtime")) == [("naruto", "/data")]
+    assert "--chown" not in DOCKERFILE
+
+
+def test_what_is_installed_is_what_the_lock_names_and_packages_come_before_code():
+    synced = [line for line in DOCKERFILE.splitlines() if "uv sync" in line]
+    assert len(synced) == 2
+    assert all({"--locked", "--no-dev", "--all-extras"} <= set(line.split()) for line in synced)
+    assert "--no-install-project" in stage("build")
+    assert "COPY" not in stage("build")
+    runtime = stage("runtime")
+    assert runtime.index("COPY --from=build /app/.venv") < runtime.index("COPY . .") < runtime.index("uv sync")
+
+
+def test_every_image_is_named_by_its_full_version():
+    compose = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())["services"].values()
+    images = [*re.findall(r"(?m)^FROM (\S+:\S+)", DOCKERFILE), *(service["image"] for service in compose)]
+    assert len(images) > 10
+    full = re.compile(r".+:v?\d+\.\d+\.\d+(-[a-z0-9.-]+)?|postgres:\d+\.\d+-\w+")  # Postgres' versions have two parts
+    assert [image for image in images if not full.fullmatch(image)] == []
+
+
+def test_every_naruto_variable_is_one_that_is_read():
+    named = {path: set(re.findall(r"\bNARUTO_[A-Z_]+\b", path.read_text())) for path in (
+        DEPLOYMENTS / "Dockerfile", DEPLOYMENTS / "compose.yaml", DEPLOYMENTS / "compose.gpu.yaml",
+        *sorted((DEPLOYMENTS / "k8s").rglob("*.*")),
+    )}  # fmt: skip
+    assert sum(map(len, named.values())) > 10
+    assert {str(path): names - known_variables() for path, names in named.items() if names - known_variables()} == {}
+
+
+def ignore_rules() -> list[tuple[bool, re.Pattern[str]]]:
+    """(takes back in, pattern) of every line of .dockerignore, by Docker's rules for `*`, `**` and folders."""
+    lines = [line.strip() for line in (HOUSE / ".dockerignore").read_text().splitlines()]
+    rules = []
+    for line in (line for line in lines if line and not line.startswith("#")):
+        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
+        rules.append((line.startswith("!"), re.compile(f"{pattern}(?:/.*)?")))
+    return rules
+
+
+def stays_outside(path: str) -> bool:
+    outside = False
+    for takes_back, pattern in ignore_rules():
+        if pattern.fullmatch(path):
+            outside = not takes_back
+    return outside
+
+
+@pytest.mark.parametrize("path", [
+    "var/naruto.db", ".venv/bin/python", ".uv/bin/uv", ".git/config", "tests/conftest.py", ".env", "deployments/.env",
+    "deployments/prod.env", ".streamlit/secrets.toml", "flows/__pycache__/cli.pyc", "naruto_core/x.pyc", "keys.json",
+    "deployments/k8s/base/service.yaml", "deployments/Dockerfile", "deployments/compose.yaml", "docs/demo.png",
+    "my-pictures/1.png", ".local/x", "id_rsa",
+])  # fmt: skip
+def test_what_is_nobody_elses_business_stays_outside_the_image(path: str):
+    assert stays_outside(path)
+
+
+def test_of_the_real_tree_only_the_program_goes_in():
+    """Also of what git does not know: a folder that somebody makes tomorrow stays outside without anybody's doing."""
+    entries = {entry.name for entry in HOUSE.iterdir()}
+    assert {name for name in entries if not stays_outside(name)} == {
+        "pyproject.toml", "uv.lock", "README.md", "LICENSE", ".streamlit",
+        "flows", "tasks", "naruto_core", "dashboard", "deployments",
+    }  # fmt: skip
+    sent = [
+        path
+        for room in entries
+        if not stays_outside(room) and (HOUSE / room).is_dir()
+        for folder, _, names in os.walk(HOUSE / room)
+        for path in (Path(folder) / name for name in names)
+        if not stays_outside(str(path.relative_to(HOUSE)))
+    ]
+    assert {path.suffix for path in sent} <= {
+        ".py", ".yaml", ".yml", ".json", ".css", ".js", ".toml", ".j2", ".safetensors", ".txt", ".example", ".md",
+        ".html", ".mako", ".ini", ".pbtxt", "", ".gz", ".model", ".sh",
+    }  # fmt: skip
+    assert sum(path.stat().st_size for path in sent) < 40e6
+
+
+def test_everything_that_runs_goes_in():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, text=True, check=True).stdout
+    rooms = ("flows/", "tasks/", "naruto_core/", "dashboard/", "deployments/service/", ".streamlit/config")
+    needed = [name for name in listed.split("\0") if name.startswith(rooms)]
+    assert len(needed) > 150
+    assert [name for name in needed if stays_outside(name)] == []
+    assert not stays_outside("deployments/prefect.yaml")
