@@ -216,7 +216,6 @@ def test_sqlite_stays_on_one_node_and_several_pods_have_a_server():
     assert of_kind("PersistentVolumeClaim", "gpu")["naruto-data"]["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-@pytest.mark.xfail(strict=True, reason="pyproject.toml has no extra with a driver for Postgres yet")
 def test_the_driver_that_the_secret_asks_for_is_in_the_image():
     told = (VARIANTS["gpu"] / "kustomization.yaml").read_text()
     (dialect,) = set(re.findall(r"postgresql\+(\w+)://", told))
