@@ -7,8 +7,13 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 TRITON := .triton/installed-$(VERSION)
 
+HERE := $(or $(NARUTO_HOME),var)
+# In a home of one run, as CI's are, the beginning of its year is enough of its id.
+RUN ?= 20
+MAIN ?= main-var
+
 .DEFAULT_GOAL := help
-.PHONY: triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +23,19 @@ install: $(INSTALLED)  ## install what uv.lock names into .venv (the other targe
 demo: install  ## run the whole job on the miniature SDXL: ingest, train, fuse, generate, score
 	.venv/bin/naruto run --recipe mini
 
+miniature: demo  ## the demo, and what CI shows of it in ./miniature: report, contact sheet, scores (RUN=... of several)
+	mkdir -p miniature
+	.venv/bin/naruto report $(RUN) -o miniature/report.html
+	.venv/bin/naruto scores $(RUN) -o miniature/scores.csv
+	cp "$(HERE)"/runs/$(RUN)*/contact-sheet.png miniature/
+
+keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` needs: no pictures, no weights
+	mkdir -p "$(MAIN)/cache"
+	rm -rf "$(MAIN)"/naruto.db* "$(MAIN)/datasets" "$(MAIN)"/cache/embeddings.db*
+	cp "$(HERE)"/naruto.db* "$(MAIN)/"
+	cp -R "$(HERE)/datasets" "$(MAIN)/"
+	cp "$(HERE)"/cache/embeddings.db* "$(MAIN)/cache/"
+
 test: install $(TRITON)  ## run all tests
 	.venv/bin/pytest
 
@@ -26,6 +44,22 @@ check: install  ## lint, formatting, types, import contracts
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+
+secrets: install  ## look for secrets in every file, and in every line that the history ever added
+	.venv/bin/pre-commit run detect-secrets --all-files
+	git log --all --patch --no-color --unified=0 --format= -- . ':!uv.lock' >.venv/history.txt
+	.venv/bin/pre-commit run detect-secrets --files .venv/history.txt
+
+audit: install  ## look for known vulnerabilities of what uv.lock names
+	$(UV) export --quiet --locked --all-extras --no-emit-project --output-file .venv/requirements.txt
+	$(UV) tool run --no-python-downloads pip-audit@2.10.1 --strict --disable-pip --require-hashes --requirement .venv/requirements.txt
+
+release: install  ## wheel, source, checksums and notes of TAG=v1.2.3 in ./dist, if version and CHANGELOG say so
+	.venv/bin/python .github/release.py >.venv/notes.md
+	rm -rf dist
+	$(UV) build --quiet --no-python-downloads --out-dir dist
+	cp .venv/notes.md dist/NOTES.md
+	cd dist && sha256sum *.whl *.tar.gz >SHA256SUMS
 
 dashboard: install  ## open the dashboard on the runs of this machine; EXAMPLE=1 adds a marked example campaign
 	$(if $(EXAMPLE),.venv/bin/python -m dashboard.example)

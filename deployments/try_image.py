@@ -3,7 +3,7 @@
     sudo .venv/bin/python -m deployments.try_image [FOLDER]
 
 buildah builds the Dockerfile itself, in chroots, on a clean Debian that debootstrap makes and that bears the base
-image's name. Both tools are in apt; FOLDER (var/image) will hold some 25 GB. Then each program runs as the image's user
+image's name. Both tools are in apt; FOLDER (var/image) will hold some 30 GB. Then each program runs as the image's user
 on a read-only root, with /data and /tmp to write to, in a network of its own without a way out. It is no Docker: no
 seccomp, no limits, and Debian's Python 3.11 in place of the base image's own.
 
@@ -51,13 +51,17 @@ def main() -> None:
     if missing or os.geteuid():
         sys.exit(f"error: this needs root and {' '.join(missing) or 'its tools'}: apt-get install buildah debootstrap.")
     builder = Builder(Path(*sys.argv[1:2] or [PROJECT / "var" / "image"]).resolve())
+    (builder.folder / "scratch").mkdir(parents=True, exist_ok=True)
     builder.make_base()
     for target in TARGETS:
         builder.build(target)
     roots = [builder.root_of(target) for target in TARGETS]
     inside = [sys.executable, "-m", "deployments.try_image", "--inside", *map(str, roots)]
     apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    sys.exit(subprocess.run([*apart, *inside], cwd=PROJECT, check=False).returncode)  # noqa: S603 (our own command)
+    tried = subprocess.run([*apart, *inside], cwd=PROJECT, check=False)  # noqa: S603 (our own command)
+    builder.buildah("rm", "--all")
+    builder.buildah("rmi", "--prune", "--force")  # or each change of the code would leave three times 7 GB behind
+    sys.exit(tried.returncode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Builder:
 
     def buildah(self, *arguments: str) -> str:
         where = ["--storage-driver", "overlay", "--root", f"{self.folder}/storage", "--runroot", f"{self.folder}/run"]
-        return output_of("buildah", *where, *arguments)
+        return output_of("env", f"TMPDIR={self.folder}/scratch", "buildah", *where, *arguments)
 
     def make_base(self) -> None:
         """A clean Debian with a Python, under the name that the Dockerfile's FROM has."""

@@ -26,7 +26,10 @@ app = typer.Typer(
 app.add_typer(exports, name="export")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
-Model = Annotated[str, typer.Argument(help="A run, or RUN:VARIANT with base, adapted or fused.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="A run, or RUN:VARIANT with base, adapted or fused; HOME//RUN is one of another NARUTO_HOME."),
+]
 
 
 @app.command()
@@ -157,13 +160,32 @@ def rescore(name: RunName) -> None:
 def compare(
     first: Model,
     second: Model,
+    markdown: Annotated[bool, typer.Option("--markdown", help="A headline and a table for a page.")] = False,
+    if_there: Annotated[
+        bool, typer.Option("--if-there", help="Where a HOME has no record yet, say so and be content.")
+    ] = False,
+    fail_on_worse: Annotated[
+        bool, typer.Option("--fail-on-worse", help="Exit 1 if the second is worse by a primary metric.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two models over the same prompts and seeds: differences, intervals, and a verdict on the second."""
     _settle_libraries()
-    from flows.comparing import list_comparison
+    from flows.comparing import compared, list_comparison, nothing_to_compare
 
-    _show(list_comparison(first, second), as_json)
+    if if_there and (nothing := nothing_to_compare(first, second)):
+        _show(nothing, as_json)
+        return
+    try:
+        found = compared(first, second)
+    except NarutoError as error:
+        if markdown:  # the page says it too, not the terminal alone
+            print(f"**Not compared**: {error}")
+        raise
+    _show(list_comparison(found, markdown=markdown), as_json)
+    if fail_on_worse and (worse := found.worse()):
+        print(f"naruto: {second} is worse than {first} by {', '.join(worse)}.", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -5,20 +5,33 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.listings import Listing, columns
+from naruto_core.report.comparison import Compared, comparison_markdown, headline
 from naruto_core.report.tables import digits
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
-from tasks.compare import compare_models
+from tasks.compare import compare_models, missing_home
 from tasks.place import working_place
 from tasks.report import write_report
 
 
-def list_comparison(first: str, second: str) -> Listing:
+def compared(first: str, second: str) -> Compared:
     """Every metric of both models with the difference, its interval, and a verdict on the second."""
     with working_place() as place:
-        found = compare_models(place, first, second)
-    rows = [asdict(one) | {"verdict": str(one.verdict)} for one in found]
-    return Listing(rows, comparison_table(found))
+        return compare_models(place, first, second)
+
+
+def nothing_to_compare(*models: str) -> Listing | None:
+    """A sentence when the NARUTO_HOME of one of them is not there; None when all are."""
+    missing = next((home for name in models if (home := missing_home(name))), None)
+    return Listing([], f"Nothing to compare with yet: there is no record in {missing}.") if missing else None
+
+
+def list_comparison(found: Compared, *, markdown: bool = False) -> Listing:
+    """What was compared, for programs and for people; as Markdown, for a page."""
+    rows = [asdict(one) | {"verdict": str(one.verdict)} for one in found.metrics]
+    if markdown:
+        return Listing(rows, comparison_markdown(found))
+    return Listing(rows, f"{': '.join(headline(found))}\n\n{comparison_table(found.metrics)}")
 
 
 def write_page(name: str, path: Path) -> Path:

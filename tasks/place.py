@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,9 @@ from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.device_lock import hold_device
 from naruto_core.domain import Run
+from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings, read_settings
+from naruto_core.store.elsewhere import RECORD, looked_at
 from naruto_core.store.opening import Store, open_store
 from naruto_core.training import processes
 from tasks.reporting import say
@@ -34,6 +37,21 @@ def working_place() -> Iterator[Place]:
     with open_store(settings.database_url) as store:
         device = processes.local_device(devices.pick_device(settings.device))
         yield Place(settings, Layout(settings.root), store, device)
+
+
+@contextmanager
+def place_elsewhere(place: Place, home: Path, beside: Path | None) -> Iterator[Place]:
+    """What is recorded in another NARUTO_HOME, on this machine's device; see `looked_at`. Nothing is written there.
+
+    Its errors are told as that folder's, not as its copy's.
+    """
+    with looked_at(home, place.layout, beside) as layout:
+        try:
+            with open_store(f"sqlite:///{layout.root / RECORD}") as store:
+                yield replace(place, layout=layout, store=store)
+        except NarutoError as error:
+            told = str(error).replace(str(layout.root), str(home))
+            raise type(error)(told if told != str(error) else f"in {home}: {told}") from error
 
 
 @contextmanager
