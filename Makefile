@@ -13,7 +13,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ service: install  ## serve the runs of this machine over HTTP, for any client of
 
 bench-service: install  ## the HTTP service against the bare painter and the plain loop, and 2,000 requests; ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_service
+
+image-try: install  ## build the images without Docker and try them (root; buildah and debootstrap from apt; half an hour, 30 GB)
+	.venv/bin/python -m deployments.try_image
 
 triton: install $(TRITON)  ## put NVIDIA Triton's server into .triton, for its test and for python -m deployments.triton
 
