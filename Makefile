@@ -36,8 +36,9 @@ keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` 
 	cp -R "$(HERE)/datasets" "$(MAIN)/"
 	cp "$(HERE)"/cache/embeddings.db* "$(MAIN)/cache/"
 
+# Two processes, because tests often wait for another program; idle threads of one shall not take the other's core.
 test: install $(TRITON)  ## run all tests
-	.venv/bin/pytest
+	OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile
 
 check: install  ## lint, formatting, types, import contracts
 	.venv/bin/ruff check

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -148,6 +149,16 @@ def _one_line(error: Exception) -> str:
     return " ".join(plain.split())
 
 
+def _read(path: Path) -> pa.Table:
+    """A data file's rows, read in this thread.
+
+    A process that ends while Arrow's own threads are about is aborted (apache/arrow#34314); its datasets use some for
+    reading ahead whatever `use_threads` says.
+    """
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        return file.read(columns=_SCHEMA.names, use_threads=False)
+
+
 def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
     """The rows of exactly that version, sorted by sha256 and caption.
 
@@ -156,9 +167,8 @@ def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
     path = layout.absolute(version.table)
     again = f"ingest {version.source} again."
     try:
-        table = DeltaTable(path, version=version.delta_version).to_pyarrow_dataset()
-        # in this thread: a process that ends while Arrow's own are about is aborted (apache/arrow#34314)
-        found = table.to_table(columns=_SCHEMA.names, use_threads=False)
+        parts = [uri.rpartition("/")[2] for uri in DeltaTable(path, version=version.delta_version).file_uris()]
+        found = pa.concat_tables([_read(path / part) for part in parts]) if parts else _SCHEMA.empty_table()
     except (DeltaError, TableNotFoundError, OSError, pa.ArrowException) as error:
         raise RecordDamaged(f"dataset {version.id} cannot be read from {path}: {_one_line(error)}; {again}") from error
     rows = [_picture(entry) for batch in found.to_batches(_BATCH) for entry in batch.to_pylist()]
