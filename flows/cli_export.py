@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from naruto_core.errors import RecipeInvalid
+
 exports = typer.Typer(no_args_is_help=True, help="Hand a run's adapter or fused model to other programs.")
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
@@ -25,11 +27,14 @@ def export_for_diffusers(
     name: RunName,
     folder: Folder,
     fused: Annotated[bool, typer.Option("--fused", help="The whole fused model instead of the adapter.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="The fused model in half precision (fp16).")] = False,
 ) -> None:
     """A folder for load_lora_weights, or with --fused for StableDiffusionXLPipeline.from_pretrained."""
     from flows.exports import export_diffusers, export_fused
 
-    print(export_fused(name, folder) if fused else export_diffusers(name, folder))
+    if half and not fused:
+        raise RecipeInvalid("--half is for a fused model: add --fused, or leave it out.")
+    print(export_fused(name, folder, half=half) if fused else export_diffusers(name, folder))
 
 
 @exports.command("hub")

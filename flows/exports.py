@@ -64,8 +64,8 @@ def _export(name: str, folder: Path, *, for_comfyui: bool) -> Path:
     return path
 
 
-def export_fused(name: str, folder: Path) -> Path:
-    """The fused model as the folder `<folder>/<run>`, for plain diffusers; its path.
+def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
+    """The fused model as the folder `<folder>/<run>`, for plain diffusers, in `half` precision or as it is; its path.
 
     Raises RecordDamaged when the run has none, or another than was recorded.
     """
@@ -75,6 +75,10 @@ def export_fused(name: str, folder: Path) -> Path:
     path = folder / run.id
     with atomic_folder(path) as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
+        if half:
+            from naruto_core.fusion import halve
+
+            halve(scratch)
     return path
 
 

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from naruto_core import tokens
-from naruto_core.artifacts import LORA_FILE, atomic_folder
+from naruto_core.artifacts import LORA_FILE, atomic_file, atomic_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
 from naruto_core.recipe import FusionSection
@@ -81,3 +85,20 @@ def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
     pipeline.unload_lora_weights()
     with atomic_folder(folder) as scratch, no_progress_bars():
         pipeline.save_pretrained(scratch, safe_serialization=True)
+
+
+def halve(folder: Path) -> None:
+    """Rewrite every weight file below `folder` in half precision (fp16).
+
+    Raises ModelUnusable for a weight that half precision cannot hold.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        halved = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
+        for name, weight in halved.items():
+            if not torch.isfinite(weight).all():
+                raise ModelUnusable(f"{path.name}: {name} does not fit into half precision; export without --half.")
+        with atomic_file(path) as scratch:
+            save_file(halved, scratch, metadata)
