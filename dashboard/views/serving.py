@@ -37,7 +37,7 @@ def _show_pace(pace: Pace) -> None:
     columns[0].metric("Pictures", f"{pace.pictures:,}")
     columns[1].metric("Half of requests within", _seconds(pace.median))
     columns[2].metric("95 of 100 within", _seconds(pace.p95))
-    columns[3].metric("Half waited", _seconds(pace.waited))
+    columns[3].metric("Half waited at most", _seconds(pace.waited))
     st.text("Requests: " + ", ".join(_ends(pace)))
     if sum(pace.requests.values()) >= serving.MOST:
         st.caption(f"The newest {serving.MOST:,} requests of this time.")

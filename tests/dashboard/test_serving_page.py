@@ -57,7 +57,7 @@ def test_it_counts_requests_and_says_what_has_drifted(home: object, run: Run) ->
         ("Pictures", "16"),
         ("Half of requests within", "4.00 s"),
         ("95 of 100 within", "4.00 s"),
-        ("Half waited", "1.00 s"),
+        ("Half waited at most", "1.00 s"),
     ]
     assert "Requests: 8 drawn, 1 cancelled, 1 failed, 1 lost, 1 under way" in [one.value for one in app.text]
     assert f"{run.id} has drifted on clip" in app.warning[0].value
