@@ -8,11 +8,11 @@ from itertools import groupby
 
 import numpy as np
 
+from naruto_core.scoring.drift import LEAST_PROMPTS
 from naruto_core.scoring.resampling import bootstrap_mean
 from naruto_core.serving import JobState, JobTimes, ServedScore
 
 _RESAMPLES = 300
-_FEW = 2  # prompts from which an interval can be told
 
 
 class Period(StrEnum):
@@ -63,10 +63,11 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The mean of one metric of what one run drew in a step of time, with its 95 % interval over prompts."""
+    """The mean of one metric of what one run drew in a step of time; its 95 % interval where prompts are enough."""
 
     run_id: str
     metric: str
+    extractor: str
     at: datetime
     value: float
     low: float | None
@@ -117,9 +118,9 @@ def _moment(at: datetime, jobs: Sequence[JobTimes]) -> Moment:
 def _level(at: datetime, scores: Sequence[ServedScore]) -> Level:
     first, asked = scores[0], [one.asked for one in scores]
     found = bootstrap_mean([one.value for one in scores], asked, _RESAMPLES, 0)
-    told = len(set(asked)) >= _FEW
+    told = len(set(asked)) >= LEAST_PROMPTS
     low, high = (found.low, found.high) if told else (None, None)
-    return Level(first.run_id, first.metric, at, found.value, low, high, len(scores))
+    return Level(first.run_id, first.metric, first.extractor, at, found.value, low, high, len(scores))
 
 
 def _seconds(jobs: Iterable[JobTimes]) -> list[float]:

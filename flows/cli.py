@@ -209,7 +209,10 @@ def watch(
     """Measure a sample of what the HTTP service gave out; say whether it scores as the runs' own samples do."""
     _settle_libraries()
     from flows import watch as watching
+    from naruto_core.errors import RecipeInvalid
 
+    if pid is not None and not follow:
+        raise RecipeInvalid("--pid says how long to follow: add --follow, or leave it out.")
     if follow:
         watching.follow(pid)
     else:

@@ -12,6 +12,7 @@ from string import Template
 from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable, RecordDamaged
+from naruto_core.fusion import halve
 from naruto_core.kohya import no_kohya_file
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
@@ -69,15 +70,11 @@ def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
 
     Raises RecordDamaged when the run has none, or another than was recorded.
     """
-    with _record() as (store, layout):
-        run = store.run(name)
-        source = _fused(store, layout, run.id)
-    path = folder / run.id
+    run_id, source, _ = _recorded_fused(name)
+    path = folder / run_id
     with atomic_folder(path) as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
         if half:
-            from naruto_core.fusion import halve
-
             halve(scratch)
     return path
 

@@ -19,7 +19,7 @@ Days = Annotated[float, Field(gt=0, description="How far back served pictures ar
 
 @flow(name="watch", result_serializer="json", task_runner=ThreadPoolTaskRunner(max_workers=1))
 def watch(days: Days = 1.0) -> list[str]:
-    """A sentence for each run and metric; those that drifted are also warnings and an event."""
+    """A sentence for each run and metric; of what has drifted an event tells, too."""
     measure_served()
     return tell(compare_served(days))
 

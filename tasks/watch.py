@@ -18,7 +18,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
 from naruto_core.domain import Variant
-from naruto_core.errors import NotRecorded
+from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.blank import is_blank
@@ -63,9 +63,14 @@ def measure_served(rulers: dict[str, Ruler] | None = None) -> int:
     kept, count = {} if rulers is None else rulers, 0
     with working_place() as place, open_served_scores(place.settings.database_url) as served:
         for run_id, pictures in groupby(sorted(_waiting(place), key=lambda one: one.run_id), lambda one: one.run_id):
-            if run_id not in kept:
-                kept[run_id] = _ruler(place, run_id)
-            for some in _parts(list(pictures)):
+            waiting = list(pictures)
+            try:
+                kept[run_id] = kept.get(run_id) or _ruler(place, run_id)
+            except (NotRecorded, RecordDamaged) as error:  # others shall not wait for what will never be measured
+                for one in waiting:
+                    _leave_out(one.path, error)
+                continue
+            for some in _parts(waiting):
                 opened = [(one, picture) for one in some if (picture := _opened(one.path))]
                 served.add_scores(_scores(opened, kept[run_id]) if opened else [])
                 for one, _ in opened:
@@ -116,19 +121,22 @@ def in_words(drift: Drift) -> str:
 
 
 def _waiting(place: Place) -> Iterator[Waiting]:
-    """What lies in the folder; what cannot be read, or belongs to no run of ours, goes at once."""
+    """What lies in the folder; what says nothing of itself, or belongs to no run of ours, goes at once."""
     for path in sorted(place.layout.watched.glob("[!.]*.png")):
         try:
             with Image.open(path) as picture:
                 facts: Mapping[str, str] = json.loads(picture.info["naruto"])
-                picture.verify()
             run_id = place.store.run(facts["run"]).id
             yield Waiting(path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"]))
         except FileNotFoundError:
             continue  # measured meanwhile
         except (OSError, SyntaxError, KeyError, ValueError, NotRecorded) as error:
-            say(f"{path.name} cannot be measured ({type(error).__name__}); it is left out.")
-            path.unlink(missing_ok=True)
+            _leave_out(path, error)
+
+
+def _leave_out(path: Path, error: Exception) -> None:
+    say(f"{path.name} cannot be measured ({type(error).__name__}: {error}); it is left out.")
+    path.unlink(missing_ok=True)
 
 
 def _ruler(place: Place, run_id: str) -> Ruler:
@@ -155,11 +163,14 @@ def _parts(pictures: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
 
 
 def _opened(path: Path) -> Image.Image | None:
-    """None when it has just been measured: by the service's own process, or by a flow."""
+    """None when it has just been measured, by the service's own process or by a flow; or when it is damaged."""
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except FileNotFoundError:
+        return None
+    except (OSError, SyntaxError) as error:
+        _leave_out(path, error)
         return None
 
 

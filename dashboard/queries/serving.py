@@ -31,14 +31,10 @@ def drifts() -> list[Drift]:
 @st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
 def _jobs(url: str, period: pace.Period) -> pace.Pace:
     del url
-    return pace.count(the_jobs().times(pace.since(period, _now()), MOST), period)
+    return pace.count(the_jobs().times(pace.since(period, datetime.now(UTC)), MOST), period)
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
 def _quality(url: str, period: pace.Period) -> list[pace.Level]:
     del url
-    return pace.levels(the_served_scores().scores(pace.since(period, _now())), period)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    return pace.levels(the_served_scores().scores(pace.since(period, datetime.now(UTC))), period)

@@ -28,8 +28,9 @@ def show() -> None:
     else:
         _show_pace(pace)
     st.header("Quality")
-    _show_drifts(serving.drifts())
-    _show_levels(serving.quality(period), serving.drifts())
+    said = serving.drifts()
+    _show_drifts(said)
+    _show_levels(serving.quality(period), said)
 
 
 def _show_pace(pace: Pace) -> None:
@@ -102,11 +103,18 @@ def _show_levels(found: list[Level], said: list[Drift]) -> None:
         if not levels:
             continue
         st.subheader(title)
+        mixed = len({one.extractor for one in levels}) > 1  # figures of two rulers are no one line
         rows: list[charts.Row] = [
-            {"at": one.at.isoformat(), "name": one.run_id, "value": one.value, "low": one.low, "high": one.high,
-             "n": one.n}
+            {
+                "at": one.at.isoformat(),
+                "name": f"{one.run_id}, {one.extractor}" if mixed else one.run_id,
+                "value": one.value,
+                "low": one.low,
+                "high": one.high,
+                "n": one.n,
+            }
             for one in levels
-        ]  # fmt: skip
+        ]
         moments = sorted({one.at for one in levels})
         for run_id in sorted({one.run_id for one in levels}):
             if (value := own.get((run_id, metric))) is not None:

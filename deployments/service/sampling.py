@@ -5,18 +5,20 @@ Only pictures that were drawn as a run's own samples were, by the run alone: oth
 
 import hashlib
 import hmac
+import logging
 import random
 import secrets
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from naruto_core.errors import StorageFailed
 from naruto_core.generation import save_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_log = logging.getLogger("naruto.service")
 _MOST_WAITING = 500  # where nobody measures, no disk is filled
 
 
@@ -31,13 +33,16 @@ class Sampler:
         return self._share > 0 and random.random() < self._share
 
     def keep(self, picture: "Image", run_id: str, prompt: str) -> None:
-        """Lay a picture aside, unless too many wait already."""
+        """Lay a picture aside, unless too many wait already. A full disk is one line: whoever asked has the picture."""
         if sum(1 for _ in self._folder.glob("*.png")) >= _MOST_WAITING:
             return
-        facts: Mapping[str, object] = {
+        facts: dict[str, object] = {
             "run": run_id, "prompt": prompt, "asked": self._mark(prompt), "drawn_at": datetime.now(UTC).isoformat(),
         }  # fmt: skip
-        save_picture(picture, self._folder / f"{secrets.token_hex(16)}.png", dict(facts))
+        try:
+            save_picture(picture, self._folder / f"{secrets.token_hex(16)}.png", facts)
+        except StorageFailed as error:
+            _log.warning("a picture could not be laid aside: %s", error)
 
     def _mark(self, prompt: str) -> str:
         return hmac.new(self._key, prompt.encode(), hashlib.sha256).hexdigest()[:16]

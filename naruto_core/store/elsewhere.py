@@ -17,8 +17,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from naruto_core.artifacts import Layout, storage_errors
 from naruto_core.errors import NotRecorded, StorageFailed
-from naruto_core.store.embeddings import _TABLE as EMBEDDINGS  # the same table, not a second description of it
-from naruto_core.store.embeddings import Embeddings
+from naruto_core.store.embeddings import TABLE, Embeddings
 
 RECORD = "naruto.db"
 _AT_ONCE = 1000  # embeddings in memory
@@ -91,7 +90,7 @@ class _Joined(Embeddings):
     def rows(self) -> Iterator[list[dict[str, Any]]]:
         """All that is kept, some at a time."""
         with self._reading() as session:
-            found = session.execute(select(EMBEDDINGS).execution_options(yield_per=_AT_ONCE))
+            found = session.execute(select(TABLE).execution_options(yield_per=_AT_ONCE))
             for part in found.mappings().partitions():
                 yield [dict(row) for row in part]
 
@@ -99,4 +98,4 @@ class _Joined(Embeddings):
         """Keep what `other` has and this one has not."""
         for rows in other.rows():
             with self._writing() as session:
-                session.execute(insert(EMBEDDINGS).on_conflict_do_nothing(), rows)
+                session.execute(insert(TABLE).on_conflict_do_nothing(), rows)

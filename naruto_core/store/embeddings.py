@@ -18,7 +18,7 @@ from naruto_core.artifacts import storage_errors
 from naruto_core.errors import RecordDamaged
 from naruto_core.store.connection import Database, make_engine, parse
 
-_TABLE = Table(
+TABLE = Table(
     "embeddings",
     MetaData(),
     Column("extractor", String, primary_key=True),
@@ -46,14 +46,14 @@ class Embeddings(Database):
         super().__init__(make_engine(parse(f"sqlite:///{path}")))
         self._folder = path.parent
         with self._writing() as session:
-            _TABLE.create(session.connection(), checkfirst=True)
+            TABLE.create(session.connection(), checkfirst=True)
 
     def missing(self, extractor: str, contents: Sequence[str]) -> list[str]:
         """Which of `contents` were not yet embedded by `extractor`, each once, in their order."""
         known: set[str] = set()
         with self._reading() as session:
             for part in _parts(contents):
-                known.update(session.scalars(select(_TABLE.c.content).where(_of(extractor, part))))
+                known.update(session.scalars(select(TABLE.c.content).where(_of(extractor, part))))
         return [content for content in dict.fromkeys(contents) if content not in known]
 
     def add(
@@ -66,7 +66,7 @@ class Embeddings(Database):
             for content, row, flag in zip(contents, rows, blank, strict=True)
         ]
         with self._writing() as session:
-            session.execute(insert(_TABLE).on_conflict_do_nothing(), values)
+            session.execute(insert(TABLE).on_conflict_do_nothing(), values)
 
     def read(self, extractor: str, contents: Sequence[str]) -> Embedded:
         """The embeddings of `contents`, in their order; RecordDamaged when one is missing or of another length."""
@@ -75,7 +75,7 @@ class Embeddings(Database):
         blank, features, found = np.zeros(len(contents), dtype=np.bool_), None, 0
         with self._reading() as session:
             for part in _parts(list(where)):
-                for row in session.execute(select(_TABLE).where(_of(extractor, part))):
+                for row in session.execute(select(TABLE).where(_of(extractor, part))):
                     values = np.frombuffer(row.features, dtype=np.float16)
                     if features is None:
                         features = _on_disk(self._folder, len(contents), len(values))
@@ -93,7 +93,7 @@ class Embeddings(Database):
 
 
 def _of(extractor: str, contents: Sequence[str]):
-    return (_TABLE.c.extractor == extractor) & _TABLE.c.content.in_(contents)
+    return (TABLE.c.extractor == extractor) & TABLE.c.content.in_(contents)
 
 
 def _parts(contents: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -75,13 +75,14 @@ def test_a_period_is_cut_into_steps_and_nothing_is_counted_twice() -> None:
     assert (found.pictures, found.median, found.waited) == (12, 5.5, None)
 
 
-@pytest.mark.parametrize("prompts", [1, 6])
-def test_a_mean_of_one_prompt_has_no_interval_and_two_extractors_do_not_mix(prompts: int) -> None:
+@pytest.mark.parametrize("prompts", [9, 10])
+def test_a_mean_of_few_prompts_has_no_interval_and_two_extractors_do_not_mix(prompts: int) -> None:
     scores = [
         ServedScore(f"{judge}{n}", "r", f"a{n % prompts}", NOON, "clip", n + (judge == "b") * 100, judge)
-        for n in range(6)
+        for n in range(12)
         for judge in "ab"
     ]
     one, other = pace.levels(scores, Period.DAY)
-    assert (one.value, other.value, one.n) == (2.5, 102.5, 6)
-    assert (one.low is None) is (prompts == 1)
+    assert (one.value, other.value, one.n) == (5.5, 105.5, 12)
+    assert (one.extractor, other.extractor) == ("a", "b")
+    assert (one.low is None) is (prompts == 9)

@@ -87,6 +87,36 @@ def test_what_cannot_be_measured_is_left_out_with_a_word_and_the_rest_is_measure
     assert "undecided" in ended.stderr  # of so few prompts nothing can be said
 
 
+def test_a_run_that_was_never_scored_keeps_no_other_from_being_measured(
+    served_run: tuple[Path, str], naruto: Naruto
+) -> None:
+    home, run_id = served_run
+    with open_store(url(home)) as store:
+        bare = store.open_run(
+            profile="aaa", recipe_json="{}", fingerprint="f", dataset_id=store.run(run_id).dataset_id, git_commit="",
+            now=LONG_AGO,
+        )  # fmt: skip
+    before, sampler = len(measured(home)), Sampler(Layout(home).watched, 1.0, b"key")
+    for run in (bare.id, run_id):
+        sampler.keep(Image.new("RGB", (64, 64), "red"), run, "a dog")
+    ended = naruto(home, "watch")
+    assert "has no samples yet" in ended.stderr
+    assert {one.run_id for one in measured(home)[before:]} == {run_id}
+    assert not [*Layout(home).watched.iterdir()]
+
+
+def test_a_full_disk_costs_nobody_their_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    Sampler(tmp_path / "file" / "watched", 1.0, b"key").keep(Image.new("RGB", (8, 8)), "run", "a cat")
+    assert "could not be laid aside" in caplog.text
+
+
+def test_a_process_to_follow_goes_with_following(tmp_path: Path, naruto: Naruto) -> None:
+    ended = naruto(tmp_path, "watch", "--pid", "1")
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "add --follow" in ended.stderr
+
+
 @pytest.fixture
 def scored(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A run of 12 prompts, and as many that were served: clip has fallen, style has not."""
