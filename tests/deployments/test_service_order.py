@@ -132,8 +132,10 @@ def test_after_a_kill_it_serves_again_and_jobs_say_what_became_of_them(runs: Run
         assert told["status"] == "lost"
         assert "ask again" in told["error"]
         with ThreadPoolExecutor(1) as other:  # SIGTERM: what was accepted is drawn
-            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json={"prompt": "x"}, timeout=60)
-            time.sleep(0.3)
+            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json=asked, timeout=60)
+            while "naruto_steps_total 0.0" in httpx2.get(f"{url}/metrics").text:
+                assert not last.done()
+                time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             assert last.result().status_code == 200
         assert process.wait(30) in (0, -signal.SIGTERM)
