@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from naruto_core.settings import Settings
 
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parent.parent
+_TRIES, _PAUSE = 10, 0.3  # seconds
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
@@ -72,8 +74,16 @@ class LocalPrefect:
             "PREFECT_PLUGINS_ENABLED": "false",
         }
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+    def call(self, method: str, path: str, body: dict[str, Any] | list[Any] | None = None) -> tuple[int, Any]:
         """One request to the server's API: status and decoded answer; ServiceFailed when no Prefect answers."""
+        for _ in range(_TRIES):
+            status, answer = self._called(method, path, body)
+            if status != http.HTTPStatus.SERVICE_UNAVAILABLE:  # what Prefect answers while its database is busy
+                break
+            time.sleep(_PAUSE)
+        return status, answer
+
+    def _called(self, method: str, path: str, body: dict[str, Any] | list[Any] | None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=10)
         try:
             payload = None if body is None else json.dumps(body)

@@ -30,6 +30,7 @@ import yaml
 
 from deployments.image_building import PROJECT, Builder, output_of, say
 
+GRACE_SECONDS = 30.0
 TARGETS = ("worker", "service", "dashboard")
 SMALL = {
     "dataset.source": "world:naruto?count=40&seed=5", "dataset.hold_out": 12, "training.max_train_steps": 20,
@@ -93,7 +94,7 @@ class Container:
 
     @contextmanager
     def running(self, name: str, arguments: Sequence[str] = (), **environment: str) -> Iterator[None]:
-        """Run in the background, then end as `docker stop` does."""
+        """Run in the background, then end as `docker stop` does: asked first, made to after a while."""
         with (self.logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 (our own command)
                 self.command(arguments, **environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -102,7 +103,11 @@ class Container:
                 yield
             finally:
                 process.send_signal(signal.SIGTERM)
-                process.wait(150)
+                try:
+                    process.wait(GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    say(f"{name} did not stop when asked, and was killed", GRACE_SECONDS)
 
     def healthy(self) -> bool:
         """What the image's HEALTHCHECK says."""
@@ -123,7 +128,7 @@ def try_all(roots: dict[str, Path]) -> None:
             try_service(service)
             try_dashboard(dashboard)
             try_worker(worker)
-        except (AssertionError, OSError, TimeoutError):
+        except (AssertionError, OSError, TimeoutError, subprocess.SubprocessError):
             for log in sorted(Path(folder).glob("*.log")):
                 print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
             raise

@@ -1,7 +1,7 @@
 """`make up`: Prefect server, work pool `gpu`, deployments and one worker on this machine.
 
 Run again it changes nothing: what already runs is left alone, and deployments are written anew only
-when prefect.yaml or a flow file changed, so that a schedule switched on in the UI stays on.
+when prefect.yaml, automations.yaml or a flow file changed, so that a schedule switched on in the UI stays on.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ POOL = "gpu"
 SERVER_SECONDS = 180.0  # the first start creates Prefect's database
 WORKER_SECONDS = 90.0
 DEPLOYMENTS = Path("deployments") / "prefect.yaml"
+AUTOMATIONS = Path("deployments") / "automations.yaml"
 
 
 def main() -> None:
@@ -78,27 +79,31 @@ def create_pool(local: LocalPrefect) -> bool:
 
 
 def deploy(local: LocalPrefect) -> bool:
-    """Write the deployments of prefect.yaml to the server, unless they are there as they are now."""
+    """Write deployments and automations to the server, unless they are there as they are now."""
     stamp = local.folder / "deployed"
     digest = deployments_digest()
     if stamp.exists() and stamp.read_text() == digest:
         return False
     print("writing deployments ...", flush=True)
-    command = [*PREFECT, "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
-    done = subprocess.run(  # noqa: S603 (our own Python, fixed arguments)
-        command, env=local.environment(), cwd=PROJECT, capture_output=True, text=True, check=False
-    )
-    log = local.folder / "logs" / "deploy.log"
-    write_atomically(log, (done.stdout + done.stderr).encode())
-    if done.returncode:
-        raise ServiceFailed(f"the deployments of {DEPLOYMENTS} could not be written; the reason is in {log}.")
+    log, said = local.folder / "logs" / "deploy.log", ""
+    for source, command in (
+        (DEPLOYMENTS, [*PREFECT, "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]),
+        (AUTOMATIONS, [sys.executable, "-m", "deployments.automations"]),
+    ):
+        done = subprocess.run(  # noqa: S603 (our own Python, fixed arguments)
+            command, env=local.environment(), cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        said += done.stdout + done.stderr
+        write_atomically(log, said.encode())
+        if done.returncode:
+            raise ServiceFailed(f"what {source} says could not be written to the server; the reason is in {log}.")
     write_atomically(stamp, digest.encode())
     return True
 
 
 def deployments_digest() -> str:
-    """sha256 of what deployments are made of: prefect.yaml and the flows, whose signatures become forms."""
-    sources = [PROJECT / DEPLOYMENTS, *sorted((PROJECT / "flows").glob("*.py"))]
+    """sha256 of what is written: prefect.yaml, automations.yaml and the flows, whose signatures become forms."""
+    sources = [PROJECT / DEPLOYMENTS, PROJECT / AUTOMATIONS, *sorted((PROJECT / "flows").glob("*.py"))]
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
 
 

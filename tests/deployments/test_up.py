@@ -8,14 +8,21 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.events.schemas.automations import EventTrigger
+from prefect.settings import Settings
 
+from deployments.automations import read_automations
 from deployments.local import PROJECT, LocalPrefect
 
 pytestmark = pytest.mark.slow
@@ -155,6 +162,24 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     )
 
 
+def test_a_server_whose_database_is_busy_is_asked_again(tmp_path: Path) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        statuses = iter((503, 503, 201))
+
+        def do_POST(self) -> None:
+            self.send_response(next(self.statuses))
+            self.end_headers()
+            self.wfile.write(b'{"id": 1}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert LocalPrefect(tmp_path, server.server_port).call("POST", "/flow_runs/", {}) == (201, {"id": 1})
+        server.shutdown()
+
+
 def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from deployments.local import read_local_prefect
     from naruto_core.errors import ServiceFailed
@@ -177,3 +202,51 @@ def test_after_a_crash_up_starts_a_new_worker_and_frees_the_place_of_the_lost_ru
     assert "starting a worker" in again.stdout
     assert up.worker.pid() not in (None, worker)
     assert up.call("GET", f"/flow_runs/{lost['id']}")[1]["state_type"] == "CRASHED"
+
+
+def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPrefect) -> None:
+    mini = next(d["id"] for d in ask(up, "/deployments/filter", {}) if d["name"] == "mini")
+
+    def begin(state: str) -> str:
+        return ask(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": state}})["id"]
+
+    def state(run: str) -> str:
+        return up.call("GET", f"/flow_runs/{run}")[1]["state_type"]
+
+    def beat(run: str) -> None:
+        event = {
+            "id": str(uuid.uuid4()), "event": "prefect.flow-run.heartbeat", "occurred": datetime.now(UTC).isoformat(),
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        }  # fmt: skip
+        assert up.call("POST", "/events", [event])[0] == 204
+
+    def automations() -> dict[str, tuple[str, float]]:
+        found = ask(up, "/automations/filter", {})
+        return {one["name"]: (one["id"], one["trigger"]["within"]) for one in found}
+
+    written = automations()
+    for automation in read_automations():  # as written, but not in ten minutes
+        sooner = automation.model_dump(mode="json", exclude_unset=True)
+        sooner["trigger"]["within"] = 10.0
+        assert up.call("PUT", f"/automations/{written[automation.name][0]}", sooner)[0] == 204
+    silent, stuck, alive, done = begin("RUNNING"), begin("PENDING"), begin("RUNNING"), begin("RUNNING")
+    ask(up, f"/flow_runs/{done}/set_state", {"state": {"type": "COMPLETED"}})
+    deadline = time.monotonic() + 60
+    while not state(silent) == state(stuck) == "CRASHED":
+        assert time.monotonic() < deadline, (state(silent), state(stuck))
+        beat(alive)
+        time.sleep(1)
+    assert (state(alive), state(done)) == ("RUNNING", "COMPLETED")
+    ask(up, f"/flow_runs/{alive}/set_state", {"state": {"type": "COMPLETED"}})
+
+    assert python_m("deployments.automations", up).returncode == 0
+    assert automations() == written
+    assert {seconds for _, seconds in written.values()} == {600, 3600}
+
+
+def test_silence_is_much_longer_than_a_pause_between_two_heartbeats() -> None:
+    frequency = Settings().flows.heartbeat_frequency
+    assert frequency
+    for automation in read_automations():
+        assert isinstance(automation.trigger, EventTrigger)
+        assert automation.trigger.within > 3 * timedelta(seconds=frequency)
