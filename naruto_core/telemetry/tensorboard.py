@@ -1,6 +1,7 @@
 """Curves as TensorBoard's event files, one file a start, one folder a run."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # protobuf makes these classes when the module is loaded: a checker cannot see them
@@ -27,10 +28,15 @@ class TensorBoard:
 
     def write(self, at: float, records: list[StepRecord]) -> None:
         file = self.file = self.file or self._start(records[0].step)
-        for record in records:
-            values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(record).items()]
-            _put(file, Event(wall_time=at, step=record.step, summary=Summary(value=values)))
-        file.flush()
+        try:
+            for record in records:
+                values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(record).items()]
+                _put(file, Event(wall_time=at, step=record.step, summary=Summary(value=values)))
+            file.flush()
+        except OSError:
+            with suppress(OSError):  # now: Python 3.13 tells the terminal of a buffer that it cannot write at the end
+                file.close()
+            raise
 
     def close(self, outcome: Outcome) -> None:
         del outcome  # an event file has no place for it

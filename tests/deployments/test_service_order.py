@@ -110,6 +110,12 @@ def test_a_checker_that_is_none_is_a_sentence(tmp_path: Path):
         put_together(Settings(home=tmp_path, device="cpu"), ServiceOptions(checker="no.such:thing"))
 
 
+def steps(url: str) -> str:
+    """How many denoising steps it has done, as its metrics say."""
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    return next(line for line in lines if line.startswith("naruto_steps_total"))
+
+
 def started(home: Path, port: int) -> subprocess.Popen[bytes]:
     here = {"NARUTO_HOME": str(home), "NARUTO_SERVICE_PORT": str(port), "NARUTO_SERVICE_INSTANCE": "one"}
     command = [sys.executable, "-m", "deployments.service", "serve"]
