@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import yaml
+from httpx import HTTPError  # what Prefect's client raises, which brings it
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import PrefectHTTPStatusError
 
 AUTOMATIONS = Path(__file__).with_suffix(".yaml")
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Write them; one sentence and status 1 when the server cannot be reached or refuses."""
     try:
         asyncio.run(write_automations(read_automations()))
-    except (RuntimeError, PrefectHTTPStatusError) as error:
+    except HTTPError as error:
         sys.exit(f"error: the automations were not written: {error}")
 
 

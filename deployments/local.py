@@ -22,8 +22,9 @@ from naruto_core.settings import Settings
 
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parent.parent
-_TRIES, _PAUSE = 10, 0.3  # seconds
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+_TRIES = 10
+_PAUSE_SECONDS = 0.3
 
 
 class LocalSettings(Settings):
@@ -80,7 +81,7 @@ class LocalPrefect:
             status, answer = self._called(method, path, body)
             if status != http.HTTPStatus.SERVICE_UNAVAILABLE:  # what Prefect answers while its database is busy
                 break
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE_SECONDS)
         return status, answer
 
     def _called(self, method: str, path: str, body: dict[str, Any] | list[Any] | None) -> tuple[int, Any]:

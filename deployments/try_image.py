@@ -107,6 +107,7 @@ class Container:
                     process.wait(GRACE_SECONDS)
                 except subprocess.TimeoutExpired:
                     process.kill()
+                    process.wait()
                     say(f"{name} did not stop when asked, and was killed", GRACE_SECONDS)
 
     def healthy(self) -> bool:
@@ -128,7 +129,7 @@ def try_all(roots: dict[str, Path]) -> None:
             try_service(service)
             try_dashboard(dashboard)
             try_worker(worker)
-        except (AssertionError, OSError, TimeoutError, subprocess.SubprocessError):
+        except (AssertionError, OSError, TimeoutError):
             for log in sorted(Path(folder).glob("*.log")):
                 print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
             raise

@@ -244,6 +244,12 @@ def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPref
     assert {seconds for _, seconds in written.values()} == {600, 3600}
 
 
+def test_automations_for_a_server_that_is_not_there_are_one_sentence(tmp_path: Path) -> None:
+    refused = python_m("deployments.automations", LocalPrefect(tmp_path, a_free_port()))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.fullmatch(r"error: the automations were not written: .*\n", refused.stderr)
+
+
 def test_silence_is_much_longer_than_a_pause_between_two_heartbeats() -> None:
     frequency = Settings().flows.heartbeat_frequency
     assert frequency
