@@ -9,11 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from naruto_core import sdxl
 from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.fusion import halve
 from naruto_core.kohya import no_kohya_file
+from naruto_core.model_folder import make_portable
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import Store, open_store
@@ -73,9 +75,10 @@ def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
     run_id, source, _ = _recorded_fused(name)
     path = folder / run_id
     with atomic_folder(path) as scratch:
-        shutil.copytree(source, scratch, dirs_exist_ok=True)
+        _copy_model(source, scratch)
         if half:
             halve(scratch)
+            sdxl.check_complete(scratch)
     return path
 
 
@@ -123,9 +126,16 @@ def _recorded_fused(name: str) -> tuple[str, Path, Recipe]:
 
 def _write_model(folder: Path, source: Path, recipe: Recipe) -> None:
     """The fused model in `folder`, with how it is drawn by, for programs that know no recipe (`generation.json`)."""
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    _copy_model(source, folder)
     settings = recipe.generation.model_dump(mode="json", include=_DRAWN_BY) | {"new_tokens": recipe.new_tokens}
     (folder / "generation.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_model(source: Path, folder: Path) -> None:
+    """The fused model `source`, whole and in the form that transformers 4 reads too, in `folder`."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    make_portable(folder)  # older versions of this program fused models in the form of transformers 5
+    sdxl.check_complete(folder)
 
 
 def _write_requirements(folder: Path, packages: Iterable[str]) -> None:

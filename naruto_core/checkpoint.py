@@ -35,11 +35,18 @@ def settle_header(path: Path) -> None:
     The library writes metadata in the order of a randomly seeded hash map: the same weights would be
     another file every time. Offsets count from the end of the header, so only the header changes.
     """
-    data = path.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        padded = header.encode().ljust(length)
+        if len(padded) == length:  # weights of several GB stay where they are
+            file.seek(8)
+            file.write(padded)
+            return
+        data = file.read()
+        padded += b" " * (-len(padded) % 8)
+        file.seek(0)
+        file.write(len(padded).to_bytes(8, "little") + padded + data)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], State]:

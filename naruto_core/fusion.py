@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from naruto_core import tokens
-from naruto_core.artifacts import LORA_FILE, atomic_file, atomic_folder
+from naruto_core.adapter_file import load_lora
+from naruto_core.artifacts import LORA_FILE, atomic_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
-from naruto_core.recipe import FusionSection
-from naruto_core.sdxl import no_progress_bars
+from naruto_core.model_folder import check_folder, make_portable, rewrite
+from naruto_core.recipe import FusionSection, ModelSection
+from naruto_core.recipe_training import Precision
+from naruto_core.sdxl import MODEL_PARTS, load_part, load_pipeline, quiet_loading
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -58,15 +60,6 @@ def load_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
         pipeline.set_adapters(names, scales)
 
 
-def load_lora(pipeline: "StableDiffusionXLPipeline", lora: Path, name: str) -> None:
-    """Put the LoRA file `lora` beside the weights as `name`; ModelUnusable when it belongs to another architecture."""
-    try:
-        pipeline.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name=name)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelUnusable(f"the adapter {lora} does not fit this base model: {reason}") from error
-
-
 def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend], folder: Path) -> None:
     """Merge adapters into `pipeline`'s weights and save the whole model as `folder`, atomically.
 
@@ -83,8 +76,24 @@ def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
             f"fusing {blends[0].folder} at scale {scales} gives weights that are not numbers."
         ) from error
     pipeline.unload_lora_weights()
-    with atomic_folder(folder) as scratch, no_progress_bars():
+    with atomic_folder(folder) as scratch, quiet_loading():
         pipeline.save_pretrained(scratch, safe_serialization=True)
+        make_portable(scratch)
+        models = {part: getattr(pipeline, part) for part in MODEL_PARTS}
+        check_folder(scratch, models)
+        for part, model in models.items():
+            check_folder(scratch, {part: load_part(_section(scratch), part, model.dtype)})
+
+
+def load_fused(folder: Path, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
+    """The fused model in `folder` on `device`, frozen; ModelUnusable unless every tensor of its files was loaded."""
+    pipeline = load_pipeline(_section(folder), precision, device)
+    check_folder(folder, {part: getattr(pipeline, part) for part in MODEL_PARTS})
+    return pipeline
+
+
+def _section(folder: Path) -> ModelSection:
+    return ModelSection.model_validate({"base": str(folder)})
 
 
 def halve(folder: Path) -> None:
@@ -94,11 +103,9 @@ def halve(folder: Path) -> None:
     """
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         halved = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
         for name, weight in halved.items():
             if not torch.isfinite(weight).all():
                 raise ModelUnusable(f"{path.name}: {name} does not fit into half precision; export without --half.")
-        with atomic_file(path) as scratch:
-            save_file(halved, scratch, metadata)
+        rewrite(path, halved)

@@ -5,30 +5,32 @@ Key names are Stability's block names behind `lora_unet_`, `lora_te1_` and `lora
 `ss_*` fields and Stability's model spec 1.0.0, so that the file says what it is wherever it ends up.
 """
 
+import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 
+from naruto_core.adapter_file import AdapterFile, check_loads, read_adapter, split_key
 from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
+from naruto_core.model_folder import portable_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.provenance import public_name
-from naruto_core.recipe import MAIN_STYLE, Recipe
+from naruto_core.recipe import MAIN_STYLE, ModelSection, Recipe
 from naruto_core.recipe_training import TrainingSection
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 _PREDICTION = {"v_prediction": "v"}  # the model spec's word
+_TAGS = 1000
 _LAYERS = 2  # residual layers a block of SDXL's UNet
-_TENSOR = re.compile(r"^(unet|text_encoder|text_encoder_2)\.(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight$")
+_ROLES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
 def kohya_module(part: str, module: str) -> str:
@@ -38,9 +40,7 @@ def kohya_module(part: str, module: str) -> str:
     """
     if part == "unet":
         module = _stability_block(module)
-    elif not module.startswith("text_model."):  # transformers 5 has left the name of one level out
-        module = f"text_model.{module}"
-    return f"{_PREFIX[part]}_{module.replace('.', '_')}"
+    return f"{_PREFIX[part]}_{portable_name(part, module).replace('.', '_')}"
 
 
 def _stability_block(module: str) -> str:
@@ -51,39 +51,46 @@ def _stability_block(module: str) -> str:
         return f"{'input' if side == 'down' else 'output'}_blocks.{number}.1.{rest}"
     if module.startswith("mid_block.attentions.0."):
         return module.replace("mid_block.attentions.0.", "middle_block.1.")
-    raise ModelUnusable(f"{module} is not an attention module of SDXL's UNet: kohya's tools have no name for it.")
+    raise ModelUnusable(f"{module} is in no transformer block of SDXL's UNet: kohya's tools have no name for it here.")
 
 
-def kohya_tensors(adapter: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the diffusers adapter file `adapter` under kohya's names, in half precision.
+def kohya_tensors(adapter: AdapterFile) -> dict[str, torch.Tensor]:
+    """The tensors of `adapter` under kohya's names, in half precision; alpha is the rank, as the scale is part of B.
 
-    Raises ModelUnusable for a tensor that is no LoRA weight, or that half precision cannot hold.
+    Raises ModelUnusable for a DoRA, and for a weight that half precision cannot hold.
     """
     tensors: dict[str, torch.Tensor] = {}
-    with safe_open(adapter, framework="pt") as file:
-        told = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-        for key in sorted(file.keys()):
-            found = _TENSOR.match(key)
-            if not found:
-                raise ModelUnusable(f"{adapter}: {key} is not a LoRA weight that kohya's format has a place for.")
-            part, module, side = found.groups()
-            name, weight = kohya_module(part, module), file.get_tensor(key).half()
-            if not torch.isfinite(weight).all():
-                raise ModelUnusable(f"{adapter}: {key} does not fit into half precision.")
-            tensors[f"{name}.lora_{side}.weight"] = weight
-            if side == "down":
-                tensors[f"{name}.alpha"] = torch.tensor(_alpha(told, part, weight.shape[0]), dtype=torch.float16)
+    for key, weight in adapter.scaled().items():
+        part, module, role = split_key(key)
+        if role not in _ROLES:
+            raise ModelUnusable(f"{adapter.path}: {key} is not a LoRA weight that kohya's format has a place for.")
+        name = kohya_module(part, module)
+        tensors[f"{name}.{_ROLES[role]}.weight"] = _half(adapter.path, key, weight)
+        if role == "lora_A":
+            tensors[f"{name}.alpha"] = torch.tensor(float(weight.shape[0]), dtype=torch.float16)
     return tensors
 
 
-def _alpha(told: Mapping[str, Any], part: str, rank: int) -> float:
-    """The alpha whose ratio to `rank` is the scale that PEFT's settings `told` of a part ask for."""
-    return _plain_alpha(float(told.get(f"{part}.lora_alpha", rank)), rank, bool(told.get(f"{part}.use_rslora")))
+def _half(path: Path, key: str, weight: torch.Tensor) -> torch.Tensor:
+    half = weight.half()
+    if not torch.isfinite(half).all():
+        raise ModelUnusable(f"{path}: {key} does not fit into half precision.")
+    return half
 
 
-def _plain_alpha(alpha: float, rank: int, use_rslora: bool) -> float:
-    """kohya's LoRA knows no rank-stabilized scale, alpha / sqrt(rank): it goes into alpha."""
-    return alpha * math.sqrt(rank) if use_rslora else alpha
+def _model_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over all that follows a file's header, which may change: kohya's `addnet_hash_safetensors`."""
+    data = save(dict(tensors))
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+
+
+def tag_frequency(texts: Iterable[str]) -> dict[str, int]:
+    """How often each tag, a part between commas in lower case, stands in `texts`: the commonest 1,000.
+
+    kohya's `ss_tag_frequency`, from which A1111 and Forge suggest words for the prompt.
+    """
+    tags = (tag.strip().lower() for text in texts for tag in text.split(","))
+    return dict(Counter(tag for tag in tags if tag).most_common(_TAGS))
 
 
 def no_kohya_file(section: TrainingSection) -> str:
@@ -96,15 +103,19 @@ def no_kohya_file(section: TrainingSection) -> str:
 
 
 def kohya_metadata(
-    run: Run, recipe: Recipe, dataset: DatasetVersion, style: str = "", prediction_type: str | None = None
+    run: Run,
+    recipe: Recipe,
+    dataset: DatasetVersion,
+    style: str = "",
+    prediction_type: str | None = None,
+    tags: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """What the file says of itself: how it was trained, on what, and by which words it is called.
 
     `dataset` is the first style's; `style` is the one the file is for, "" for all; `prediction_type` is the base's,
-    as diffusers calls it, None when it is not known.
+    as diffusers calls it, None when it is not known; `tags` are those of `tag_frequency`, of the training's texts.
     """
     section = recipe.training
-    alpha = _plain_alpha(section.lora_alpha or section.rank, section.rank, section.use_rslora)
     title = f"{run.id}-{style}" if style else run.id
     phrases = trigger_phrases(recipe)
     told = {
@@ -117,7 +128,7 @@ def kohya_metadata(
         "modelspec.trigger_phrase": phrases[style] if style else "; ".join(phrases.values()),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(section.rank),
-        "ss_network_alpha": str(float(alpha)),
+        "ss_network_alpha": str(float(section.rank)),  # the scale is part of the weights
         "ss_network_dropout": str(section.lora_dropout or None),
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": public_name(recipe.model.base, recipe.model.revision),
@@ -139,16 +150,26 @@ def kohya_metadata(
     }
     if prediction_type:
         told["modelspec.prediction_type"] = _PREDICTION.get(prediction_type, prediction_type)
+    if tags:
+        told["ss_tag_frequency"] = json.dumps({style or MAIN_STYLE: tags}, ensure_ascii=False)
     if style == MAIN_STYLE or not recipe.styles:  # the record names no dataset version of another style
         told["ss_num_train_images"] = str(dataset.n_train)
         told["ss_training_comment"] = f"dataset {dataset.id}, {told['ss_training_comment']}"
     return told
 
 
-def write_kohya(adapter: Path, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the diffusers adapter file `adapter` as `path` (.safetensors) in kohya's form, atomically."""
-    tensors = kohya_tensors(adapter)
+def write_kohya(adapter: Path, path: Path, metadata: Mapping[str, str], model: ModelSection) -> None:
+    """Write the diffusers adapter file `adapter` as `path` (.safetensors) in kohya's form, atomically.
+
+    diffusers loads the file into a model shaped like the base `model` before it gets its name. Raises ModelUnusable
+    when not every weight arrives there, and as `kohya_tensors` does.
+    """
+    source = read_adapter(adapter)
+    tensors = kohya_tensors(source)
     with atomic_file(path) as scratch:
+        told = {"format": "pt", "sshs_model_hash": _model_hash(tensors), **metadata}
         # not save_file, which makes a file that nobody else may read
-        scratch.write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
+        scratch.write_bytes(save(tensors, metadata=told))
         settle_header(scratch)
+        halves = {key: weight.half() for key, weight in source.scaled().items()}
+        check_loads(model, scratch, AdapterFile(path, halves, dict.fromkeys(source.scales, 1.0)))

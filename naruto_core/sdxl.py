@@ -7,7 +7,7 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 import hashlib
 import json
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,20 @@ import torch
 from naruto_core import devices
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
+from naruto_core.model_folder import portable_name, tensor_shapes
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
+
+
+MODEL_PARTS = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+}
 
 
 def describe_parts(section: ModelSection) -> dict[str, Any]:
@@ -115,43 +124,96 @@ def _folder_digest(folder: Path) -> str:
 
 
 @contextmanager
-def no_progress_bars() -> Generator[None]:
-    """Local files load in a moment: their bars are noise. (A download's bars are not: keep those.)"""
+def quiet_loading(*, show_progress: bool = False) -> Generator[None]:
+    """Inside the block diffusers and transformers print nothing: bars of local files are noise.
+
+    transformers reports tensors that were not loaded as a warning only; `load_pipeline` and `adapter_file` raise for
+    them. `show_progress` keeps the bars, which a download needs.
+    """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    libraries = (of_diffusers, of_transformers)
+    shown = [] if show_progress else [library for library in libraries if library.is_progress_bar_enabled()]
+    levels = [library.get_verbosity() for library in libraries]
     for library in shown:
         library.disable_progress_bar()
+    for library in libraries:
+        library.set_verbosity_error()
     try:
         yield
     finally:
         for library in shown:
             library.enable_progress_bar()
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
 
 
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
     """The base model on `device`, frozen, in evaluation mode.
 
-    Raises ModelUnusable when it is missing, not an SDXL, or has no safetensors files.
+    Raises ModelUnusable when it is missing, not an SDXL, has no safetensors files, or when a weight of a model is in no
+    file: the libraries would fill it with random numbers.
     """
-    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+    from diffusers import StableDiffusionXLPipeline
 
     dtype = devices.weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    try:
-        if section.vae:
-            vae_place, vae_revision = locate(section.vae, section.vae_revision)
-            options["vae"] = AutoencoderKL.from_pretrained(vae_place, revision=vae_revision, **options)
-        with nullcontext() if revision else no_progress_bars():
-            pipeline = StableDiffusionXLPipeline.from_pretrained(
-                place, revision=revision, variant=section.variant, add_watermarker=False, **options
-            )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelUnusable(f"cannot load {section.base} as an SDXL pipeline: {reason}") from error
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-        part.requires_grad_(False).eval()
+    with _loading(section, revision):
+        parts = {part: load_part(section, part, dtype) for part in MODEL_PARTS}
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            place, revision=revision, add_watermarker=False, use_safetensors=True, **parts
+        )
+    for model in parts.values():
+        model.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def load_part(section: ModelSection, part: str, dtype: torch.dtype) -> Any:
+    """One of MODEL_PARTS of the base model, on the CPU.
+
+    Raises ModelUnusable when a weight is in no file, and what the libraries raise when there is none at all.
+    """
+    import diffusers
+    import transformers
+
+    place, revision = locate(section.base, section.revision)
+    options: dict[str, Any] = {"revision": revision, "variant": section.variant, "subfolder": part}
+    if part == "vae" and section.vae:
+        place, revision = locate(section.vae, section.vae_revision)
+        options = {"revision": revision}
+    name = MODEL_PARTS[part]
+    kind: Any = getattr(transformers, name) if part.startswith("text_encoder") else getattr(diffusers, name)
+    options["revision"] = options["revision"] or "main"  # of a folder it means nothing
+    model, report = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise ModelUnusable(
+            f"cannot load {part} of {place}: {len(missing)} weights are in none of its files, first {missing[0]}; "
+            "the folder is incomplete, or was saved for another version of the libraries."
+        )
+    return model
+
+
+def check_complete(folder: Path) -> None:
+    """Hold the headers of the weight files below the pipeline `folder` against its configurations: names and shapes.
+
+    Raises ModelUnusable when a weight is in no file or has another shape. Values are not read: full size takes seconds.
+    """
+    described = describe_parts(ModelSection.model_validate({"base": str(folder)}))
+    for part in MODEL_PARTS:
+        shapes = tensor_shapes(folder, part)
+        for name, weight in described[part].named_parameters():
+            if shapes.get(portable_name(part, name)) != tuple(weight.shape):
+                raise ModelUnusable(f"the model {folder} is incomplete: its files lack {name} of {part}.")
+
+
+@contextmanager
+def _loading(section: ModelSection, revision: str | None) -> Generator[None]:
+    """Quietly, unless files may have to be downloaded; the libraries' errors become one sentence."""
+    try:
+        with quiet_loading(show_progress=revision is not None):
+            yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelUnusable(f"cannot load {section.base} as an SDXL pipeline: {reason}") from error

@@ -122,7 +122,7 @@ def write_word(embeddings: Path, name: str, path: Path) -> None:
 def load_tokens(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
     """Add the tokens `<s0>`, `<s1>` ... of the file `path` to both tokenizers and text encoders.
 
-    Raises ModelUnusable when the file is missing or belongs to other encoders.
+    Raises ModelUnusable when the file is missing, belongs to other encoders, or was not loaded as it is.
     """
     if not path.is_file():
         raise ModelUnusable(f"there are no embeddings {path}; train them first.")
@@ -134,4 +134,11 @@ def load_tokens(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
         # diffusers types what it takes by files alone, and takes a tensor of n rows for n tokens
         loader: Any = pipeline
         loader.load_textual_inversion(tensors[key], token=names, text_encoder=encoder, tokenizer=tokenizer)
+        table = encoder.get_input_embeddings().weight
+        rows = table[tokenizer.convert_tokens_to_ids(names)]
+        if not torch.equal(rows, tensors[key].to(rows.device, rows.dtype)):
+            raise ModelUnusable(
+                f"the embeddings {path} were not loaded as they are ({key}): they hold values that are not numbers, or "
+                "diffusers is another version than uv.lock names."
+            )
     _pool_at_the_end(pipeline)

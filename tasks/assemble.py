@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from naruto_core import sdxl
+from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import Layout, atomic_folder
 from naruto_core.card.facts import CardFacts, ShownPrompt, WeightFiles
 from naruto_core.card.model_card import model_card
@@ -29,7 +30,8 @@ def assemble(
     """Fill `folder`, atomically; the same record gives the same bytes.
 
     `for_comfyui` adds what ComfyUI reads, or where there is no such form, the reason to the card. Raises
-    RecordDamaged when an adapter or a picture is missing or not the recorded one.
+    RecordDamaged when an adapter or a picture is missing or not the recorded one, and ModelUnusable when an adapter does
+    not load into the base model as it is.
     """
     trained = find_trained(store, layout, run, adapters)
     recipe, suite = trained.recipe, store.prompts(run.id)
@@ -54,6 +56,7 @@ def _write_weights(trained: Trained, folder: Path, *, for_comfyui: bool) -> Weig
     for style, name in loras.items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(trained.loras[style], folder / name)
+        check_loads(trained.recipe.model, folder / name, read_adapter(trained.loras[style]))
     if trained.embeddings:
         shutil.copyfile(trained.embeddings, folder / trained.embeddings.name)
     embeddings = trained.embeddings.name if trained.embeddings else ""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from naruto_core import sdxl, tokens
 from naruto_core.artifacts import Layout, sha256_file
-from naruto_core.domain import Adapter, DatasetVersion, Run
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import Adapter, DatasetVersion, Run, Split
 from naruto_core.errors import RecordDamaged
-from naruto_core.kohya import kohya_metadata, write_kohya
+from naruto_core.kohya import kohya_metadata, tag_frequency, write_kohya
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.store.opening import Store
 
@@ -21,6 +22,7 @@ class Trained:
     first style's.
     """
 
+    layout: Layout
     run: Run
     recipe: Recipe
     dataset: DatasetVersion
@@ -34,6 +36,7 @@ def find_trained(store: Store, layout: Layout, run: Run, adapters: Sequence[Adap
     assert dataset is not None  # a foreign key
     files = [(adapter.style, whole_file(layout, "adapter", adapter.path, adapter.sha256)) for adapter in adapters]
     return Trained(
+        layout=layout,
         run=run,
         recipe=Recipe.model_validate_json(store.recipe_json(run.id)),
         dataset=dataset,
@@ -55,13 +58,25 @@ def write_kohya_files(trained: Trained, folder: Path) -> dict[str, str]:
 
     Raises ModelUnusable for what that form cannot hold.
     """
-    predicted = sdxl.prediction_type(trained.recipe.model)
+    model = trained.recipe.model
+    predicted, tags = sdxl.prediction_type(model), _tags(trained)
     names: dict[str, str] = {}
     for style, lora in trained.loras.items():
         names[style] = f"{_stem(trained.run, style)}.safetensors"
-        metadata = kohya_metadata(trained.run, trained.recipe, trained.dataset, style, predicted)
-        write_kohya(lora, folder / names[style], metadata)
+        known = tags if style in ("", MAIN_STYLE) else None  # the record names no dataset version of another style
+        metadata = kohya_metadata(trained.run, trained.recipe, trained.dataset, style, predicted, known)
+        write_kohya(lora, folder / names[style], metadata, model)
     return names
+
+
+def _tags(trained: Trained) -> dict[str, int] | None:
+    """The tags of what the first style was trained with; None when its pictures are gone from this machine."""
+    try:
+        pictures = read_pictures(trained.layout, trained.dataset)
+    except RecordDamaged:
+        return None
+    phrase = trained.recipe.training.instance_prompt
+    return tag_frequency(f"{phrase}, {p.caption}" for p in pictures if p.split is Split.TRAIN)
 
 
 def write_word_files(trained: Trained, folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from prefect import task
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, PromptSuite, Run, Sample, Variant
-from naruto_core.fusion import load_adapters
+from naruto_core.fusion import load_adapters, load_fused
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import FusionSection, GenerationSection, ModelSection
@@ -75,7 +75,7 @@ def _painter(
     fused: FusedModel,
 ) -> Painter:
     if variant is Variant.FUSED:
-        model = ModelSection(base=str(place.layout.root / fused.path))
+        return Painter(load_fused(place.layout.root / fused.path, section.mixed_precision, place.device), section)
     pipeline = sdxl.load_pipeline(model, section.mixed_precision, place.device)
     if variant is Variant.ADAPTED:
         load_adapters(pipeline, blends(place, fusion, adapters))

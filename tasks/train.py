@@ -7,7 +7,8 @@ from functools import partial
 from prefect import task
 
 from naruto_core import sdxl
-from naruto_core.artifacts import sha256_file
+from naruto_core.adapter_file import check_loads, read_adapter
+from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
 from naruto_core.provenance import training_code
@@ -81,6 +82,9 @@ def _fit(
     listeners = Listeners(reporter(), remember, look and partial(look, pipeline))
     weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, listeners)
     files = write_files(pipeline, weights, layout.adapter(run.id, name).parent)
+    for path in files:
+        if path.name == LORA_FILE:  # what is recorded is what everybody's diffusers will draw with
+            check_loads(recipe.model, path, read_adapter(path))
     adapters = [
         Adapter(run.id, layout.relative(path), sha256_file(path), section.rank, section.max_train_steps, name)
         for path in files

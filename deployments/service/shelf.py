@@ -14,8 +14,8 @@ import torch
 from deployments.service.catalogue import Look
 from deployments.service.metrics import Metrics
 from naruto_core import sdxl, tokens
+from naruto_core.adapter_file import load_lora
 from naruto_core.artifacts import LORA_FILE
-from naruto_core.fusion import load_lora
 from naruto_core.generation import Painter
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from naruto_core.artifacts import sha256_bytes, sha256_folder
 from naruto_core.errors import ModelUnusable
-from naruto_core.sdxl import locate, no_progress_bars
+from naruto_core.sdxl import locate, quiet_loading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +87,7 @@ def _load(place: str, revision: str | None) -> tuple[Any, Any]:
     kind = AutoConfig.from_pretrained(place, **options).model_type
     if kind != "blip":
         raise ValueError(f"it is of the kind '{kind}', not 'blip'.")
-    with no_progress_bars():
+    with quiet_loading():
         processor: Any = AutoProcessor.from_pretrained(place, **options)
         loaded: Any = BlipForConditionalGeneration.from_pretrained(
             place, revision=options["revision"], use_safetensors=True, output_loading_info=True

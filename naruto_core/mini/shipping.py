@@ -12,6 +12,7 @@ from naruto_core.errors import RecordDamaged
 from naruto_core.mini import stages
 from naruto_core.mini.drawing import draw
 from naruto_core.mini.world import STYLES, sample_scene
+from naruto_core.model_folder import make_portable
 from naruto_core.provenance import code_commit
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -26,6 +27,7 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
     """Write base, judge, report and manifest below `folder`, replacing what was there."""
     with atomic_folder(folder) as scratch:
         stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
+        make_portable(scratch / "base")
         _settle_configs(scratch / "base")
         judge = scratch / "judge"
         judge.mkdir()

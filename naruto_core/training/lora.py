@@ -1,18 +1,12 @@
-"""Low-rank adapters on the attention layers (Hu et al. 2021): put in, collected, written.
-
-PEFT does the layers; this room knows which modules SDXL's attention consists of, and the file
-that vanilla `load_lora_weights` reads.
-"""
+"""Low-rank adapters on the layers of SDXL (Hu et al. 2021): added by PEFT, and collected by name."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from naruto_core.artifacts import atomic_folder
-from naruto_core.checkpoint import settle_header
+from naruto_core.adapter_file import model_parts
 from naruto_core.recipe_training import TrainingSection
 
 if TYPE_CHECKING:
@@ -51,41 +45,11 @@ def add_adapters(pipeline: "StableDiffusionXLPipeline", section: TrainingSection
         parameter.data = parameter.data.float()
 
 
-def _parts(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Module]:
-    return {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
-
-
 def trainable(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Parameter]:
     """Every adapter weight by its full name, e.g. `unet.down_blocks.1...to_q.lora_A.default.weight`."""
     return {
         f"{part}.{name}": parameter
-        for part, module in _parts(pipeline).items()
+        for part, module in model_parts(pipeline).items()
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-
-
-def _metadata(module: nn.Module) -> dict[str, Any]:
-    """The adapter's own description, in an order that does not depend on hashing."""
-    config: dict[str, Any] = module.peft_config["default"].to_dict()  # type: ignore[union-attr, index]
-    config["base_model_name_or_path"] = None  # a folder of this machine, which is nobody else's business
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-
-
-def write_adapter(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
-    """Write the adapter as `path` (`.../pytorch_lora_weights.safetensors`), in diffusers' format."""
-    from diffusers import StableDiffusionXLPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
-
-    options: dict[str, Any] = {}
-    for part, module in _parts(pipeline).items():
-        if hasattr(module, "peft_config"):
-            state = convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
-            options[f"{part}_lora_layers"] = {
-                name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()
-            }
-            options[f"{part}_lora_adapter_metadata"] = _metadata(module)
-    with atomic_folder(path.parent) as folder:
-        StableDiffusionXLPipeline.save_lora_weights(folder, weight_name=path.name, **options)
-        settle_header(folder / path.name)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.tokens import FILE, write_tokens
-from naruto_core.training.lora import write_adapter
 from naruto_core.training.weights import Weights
 
 if TYPE_CHECKING:

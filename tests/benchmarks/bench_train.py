@@ -24,11 +24,12 @@ from torch.nn import functional as F
 
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
+from naruto_core.adapter_file import write_adapter
 from naruto_core.recipe import Recipe
 from naruto_core.training.batches import Style, TrainingData
 from naruto_core.training.conditioning import encode_texts, time_ids
 from naruto_core.training.loop import Listeners, train_adapter
-from naruto_core.training.lora import add_adapters, trainable, write_adapter
+from naruto_core.training.lora import add_adapters, trainable
 from naruto_core.training.prodigy import FlatProdigy
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
 from tests.benchmarks.pictures import draw_class_pictures, draw_pictures

@@ -8,12 +8,13 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
+from naruto_core.adapter_file import write_adapter
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import Blend, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.sdxl import load_pipeline, locate
-from naruto_core.training.lora import add_adapters, trainable, write_adapter
+from naruto_core.training.lora import add_adapters, trainable
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import section_of
 
@@ -60,15 +61,13 @@ def test_fused_weights_are_w_plus_scaled_b_a(load_miniature, adapter: Path, tmp_
     fuse_adapters(base, [Blend(adapter.parent, 0.7)], tmp_path / "fused")
     after = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU).unet.state_dict()
     low_rank = load_file(adapter)
-    stems = [
-        n.removesuffix(".lora.down.weight") for n in low_rank if n.startswith("unet.") and n.endswith("down.weight")
-    ]
+    stems = [n.removesuffix(".lora_A.weight") for n in low_rank if n.startswith("unet.") and ".lora_A." in n]
     assert len(stems) == 48  # six transformer blocks x two attentions x four projections
     changed = set()
     for stem in stems:
         name = f"{stem.removeprefix('unet.')}.weight"
-        update = low_rank[f"{stem}.lora.up.weight"] @ low_rank[f"{stem}.lora.down.weight"]
-        expected = before[name] + 0.7 * (8 / 4) * update
+        update = low_rank[f"{stem}.lora_B.weight"] @ low_rank[f"{stem}.lora_A.weight"]
+        expected = before[name] + 0.7 * update  # alpha / rank is part of B
         assert torch.allclose(after[name], expected, atol=1e-6)
         changed.add(name)
     assert all(torch.equal(after[name], before[name]) for name in before.keys() - changed)

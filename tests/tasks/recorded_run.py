@@ -13,6 +13,7 @@ import torch
 
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
+from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Variant
 from naruto_core.fusion import Blend, load_adapters
@@ -22,7 +23,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.store.opening import open_store
 from naruto_core.store.records import Store
 from naruto_core.tokens import FILE, add_tokens, write_tokens
-from naruto_core.training.lora import add_adapters, trainable, write_adapter
+from naruto_core.training.lora import add_adapters, trainable
 from tasks.assemble import assemble
 
 CPU = torch.device("cpu")

@@ -127,10 +127,9 @@ def test_what_variants_of_lora_learn_is_read_by_vanilla_diffusers(load_miniature
         assert np.abs(np.asarray(mine, dtype=int) - np.asarray(their, dtype=int)).max() <= 1
         assert np.abs(np.asarray(mine, dtype=int) - np.asarray(base, dtype=int)).max() > 10
     if not changes.get("use_dora"):
-        scale = 2 / math.sqrt(4) if changes.get("use_rslora") else 1.0
         layer = pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
-        stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora"
-        update = saved[f"{stem}.up.weight"] @ saved[f"{stem}.down.weight"] * scale
+        stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+        update = saved[f"{stem}.lora_B.weight"] @ saved[f"{stem}.lora_A.weight"]
         assert torch.allclose(layer.get_delta_weight("default"), update, atol=1e-6)
 
 
@@ -342,6 +341,6 @@ def test_two_styles_adapters_blend_by_their_scales(load_miniature, examples, tmp
     expected = base[f"{stem}.weight"].clone()
     for folder, scale in (("0", 0.7), ("1", -0.4)):
         saved = load_file(tmp_path / folder / ADAPTER)
-        expected += scale * saved[f"unet.{stem}.lora.up.weight"] @ saved[f"unet.{stem}.lora.down.weight"]
+        expected += scale * saved[f"unet.{stem}.lora_B.weight"] @ saved[f"unet.{stem}.lora_A.weight"]
     assert torch.allclose(fused[f"{stem}.weight"], expected, atol=1e-6)
     assert not torch.allclose(expected, base[f"{stem}.weight"], atol=1e-4)
