@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from naruto_core import tokens
-from naruto_core.adapter_file import load_lora
+from naruto_core.adapter_file import load_lora, model_parts
 from naruto_core.artifacts import LORA_FILE, atomic_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
@@ -66,7 +66,7 @@ def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
     Raises ModelUnusable when the merged weights are not finite.
     """
     load_adapters(pipeline, blends)
-    parts = [p for p in ("unet", "text_encoder", "text_encoder_2") if hasattr(getattr(pipeline, p), "peft_config")]
+    parts = [name for name, model in model_parts(pipeline).items() if hasattr(model, "peft_config")]
     try:
         if parts:
             pipeline.fuse_lora(components=parts, safe_fusing=True)

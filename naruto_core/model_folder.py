@@ -47,12 +47,19 @@ def rewrite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _write_slow_tokenizer(folder: Path) -> None:
-    """`vocab.json` and `merges.txt`, which the CLIPTokenizer of transformers 4 reads, out of `tokenizer.json`."""
-    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8", newline="\n")
-    text = "\n".join(["#version: 0.2", *merges]) + "\n"
-    (folder / "merges.txt").write_text(text, encoding="utf-8", newline="\n")
+    """`vocab.json`, `merges.txt` and `added_tokens.json`, which transformers 4 reads, out of `tokenizer.json`."""
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary, merges = whole["model"]["vocab"], whole["model"]["merges"]
+    pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    added = {entry["content"]: entry["id"] for entry in whole["added_tokens"] if entry["content"] not in vocabulary}
+    texts = {
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *pairs]),
+    }
+    if added:
+        texts["added_tokens.json"] = json.dumps(added)
+    for name, text in texts.items():
+        (folder / name).write_text(f"{text}\n", encoding="utf-8", newline="\n")
 
 
 def check_folder(folder: Path, models: Mapping[str, nn.Module]) -> None:

@@ -30,8 +30,8 @@ def assemble(
     """Fill `folder`, atomically; the same record gives the same bytes.
 
     `for_comfyui` adds what ComfyUI reads, or where there is no such form, the reason to the card. Raises
-    RecordDamaged when an adapter or a picture is missing or not the recorded one, and ModelUnusable when an adapter does
-    not load into the base model as it is.
+    RecordDamaged when an adapter or a picture is missing or not the recorded one, and ModelUnusable when an adapter
+    does not load into the base model as it is.
     """
     trained = find_trained(store, layout, run, adapters)
     recipe, suite = trained.recipe, store.prompts(run.id)
