@@ -15,7 +15,7 @@ from flows.profiles import choose_recipe
 from naruto_core.adapter_file import write_adapter
 from naruto_core.domain import DatasetVersion, Run, RunState
 from naruto_core.errors import ModelUnusable
-from naruto_core.kohya import kohya_metadata, kohya_module, write_kohya
+from naruto_core.kohya import kohya_metadata, kohya_module, tag_frequency, write_kohya
 from naruto_core.recipe_training import ATTENTION
 from naruto_core.training.lora import TEXT_TARGETS, add_adapters, trainable
 from tests.benchmarks.full_size import UNET
@@ -118,6 +118,20 @@ def test_the_file_says_what_it_is_and_holds_alpha_beside_every_module(adapter: P
     beside = tmp_path / "beside"
     beside.touch()
     assert path.stat().st_mode == beside.stat().st_mode  # whoever may read other files here may read this one
+
+
+def test_the_file_carries_the_hash_and_the_tags_that_a1111_looks_for(adapter: Path, tmp_path: Path):
+    run = Run("2026-11-23-mini-3f9c", "mini", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
+    dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
+    tags = tag_frequency(["a ninja, Red hair, in the rain", "a ninja,  red hair", "a ninja,,"])
+    path = tmp_path / "run.safetensors"
+    write_kohya(adapter, path, kohya_metadata(run, choose_recipe("mini"), dataset, tags=tags), MINIATURE)
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    assert json.loads(told["ss_tag_frequency"]) == {"main": {"a ninja": 3, "red hair": 2, "in the rain": 1}}
+    # networks/train_util.py, addnet_hash_safetensors: what stands behind the header
+    data = path.read_bytes()
+    assert told["sshs_model_hash"] == hashlib.sha256(data[8 + struct.unpack("<Q", data[:8])[0] :]).hexdigest()
 
 
 def test_each_styles_file_is_called_by_its_own_words_and_tells_what_kohyas_lora_would():

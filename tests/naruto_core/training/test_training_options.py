@@ -106,7 +106,13 @@ def test_dropout_thins_what_the_adapter_reads_differently_at_every_step_and_not_
 
 
 @pytest.mark.parametrize(
-    "changes", [{"use_rslora": True, "lora_alpha": 2}, {"use_dora": True}, {"lora_layers": ["to_q", "ff.net.2"]}]
+    "changes",
+    [
+        {"use_rslora": True, "lora_alpha": 2},
+        {"use_dora": True},
+        # proj_in stands first in a file: by the first key diffusers decides how it reads all others
+        {"lora_layers": ["to_q", "ff.net.2", "proj_in"]},
+    ],
 )
 def test_what_variants_of_lora_learn_is_read_by_vanilla_diffusers(load_miniature, examples, tmp_path, changes):
     pipeline = load_miniature()
