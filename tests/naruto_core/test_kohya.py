@@ -1,5 +1,8 @@
 """The file for ComfyUI and kohya's tools: every name, and the same pictures."""
 
+import hashlib
+import json
+import struct
 from datetime import UTC, datetime
 from pathlib import Path
 
