@@ -23,6 +23,7 @@ from tasks.assemble import assemble
 from tasks.convert import find_trained, write_kohya_files, write_word_files
 
 _DRAWING_NEEDS = ("diffusers", "transformers", "accelerate", "safetensors")
+_SAMPLING = ("naruto_core", "sampling.py")  # how every program draws; it stands alone
 _MOST_TOGETHER = 4  # as the HTTP service has it: a lone picture pays for the whole batch
 _DRAWN_BY = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
 
@@ -91,8 +92,8 @@ def export_endpoint(name: str, folder: Path) -> Path:
     path = folder / run_id
     with atomic_folder(path) as scratch:
         _write_model(scratch, source, recipe)
-        handler = files("deployments.endpoint") / "handler.py"
-        (scratch / "handler.py").write_text(handler.read_text(encoding="utf-8"), encoding="utf-8")
+        _copy_code(scratch, "deployments.endpoint", "handler.py")
+        _copy_code(scratch, *_SAMPLING)
         _write_requirements(scratch, _DRAWING_NEEDS)  # torch is the endpoint's own
     return path
 
@@ -108,10 +109,11 @@ def export_triton(name: str, folder: Path) -> Path:
     with atomic_folder(path) as scratch:
         version_1 = scratch / "naruto" / "1"
         _write_model(version_1 / "model", source, recipe)
-        for file, place in (("model.py", version_1), ("config.pbtxt", version_1.parent), ("README.md", scratch)):
+        _copy_code(version_1, "deployments.triton", "model.py")
+        _copy_code(version_1, *_SAMPLING)
+        for file, place in (("config.pbtxt", version_1.parent), ("README.md", scratch)):
             text = (files("deployments.triton") / file).read_text(encoding="utf-8")
-            written = text if file == "model.py" else Template(text).substitute(filled_in)
-            (place / file).write_text(written, encoding="utf-8")
+            (place / file).write_text(Template(text).substitute(filled_in), encoding="utf-8")
         _write_requirements(scratch, ("torch", *_DRAWING_NEEDS))
     return path
 
@@ -136,6 +138,11 @@ def _copy_model(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, dirs_exist_ok=True)
     make_portable(folder)  # older versions of this program fused models in the form of transformers 5
     sdxl.check_complete(folder)
+
+
+def _copy_code(folder: Path, package: str, name: str) -> None:
+    """The file `name` of `package`, as it is, in `folder`."""
+    (folder / name).write_text((files(package) / name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _write_requirements(folder: Path, packages: Iterable[str]) -> None:

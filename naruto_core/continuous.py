@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from naruto_core.generation import Painter, full_size, make_scheduler
+from naruto_core.generation import Painter, full_size
+from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,22 +75,26 @@ class ContinuousBatch:
         """Forget a picture; its place is free at once."""
         self._places.pop(number, None)
 
-    def step(self) -> "dict[int, Image | int | None]":
+    def step(self) -> "dict[int, Image | int | NotFinite]":
         """One denoising step of every picture: the steps each has behind it, or the picture, which then has left.
 
-        None in place of a picture whose numbers overflowed: it would be black.
+        In place of a picture that would be black, because its numbers overflowed, the reason.
         """
         with self.painter.computing():
             self._advance(list(self._places.values()))
-        told: dict[int, Image | int | None] = {}
+        told: dict[int, Image | int | NotFinite] = {}
         for number, place in list(self._places.items()):
             told[number] = place.step
             if place.step == len(place.scheduler.timesteps):
-                pixels = self.painter.pixels(place.latents)
-                whole = bool(torch.isfinite(pixels).all())  # in half precision the VAE may be the one that overflows
-                told[number] = self.painter.pictures(pixels)[0] if whole else None
+                told[number] = self._decode(place.latents)
                 self.leave(number)
         return told
+
+    def _decode(self, latents: torch.Tensor) -> "Image | NotFinite":
+        try:
+            return decode_picture(self.painter.pipeline, latents)
+        except NotFinite as error:
+            return error.with_traceback(None)  # which would hold the model
 
     def _advance(self, places: list[_Place]) -> None:
         full = [*places, *[places[-1]] * (self.size - len(places))]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL.PngImagePlugin import PngInfo
@@ -19,18 +19,15 @@ from torch.utils.hooks import RemovableHandle
 
 from naruto_core import devices
 from naruto_core.artifacts import atomic_file
+from naruto_core.errors import ModelUnusable
 from naruto_core.recipe import GenerationSection
+from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from PIL.Image import Image
 
-
-def make_scheduler(name: str, config: Any) -> Any:
-    """The sampler that recipes call `name`, for a model whose own scheduler has `config`."""
-    from diffusers import DDIMScheduler, EulerDiscreteScheduler
-
-    return {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(config)
+_PROMPT_SHOWN = 100  # characters of it, in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +39,37 @@ class Job:
 
 
 class Painter:
-    """A loaded model that paints by one recipe section."""
+    """A loaded model that paints by one recipe section; it was loaded in the section's precision."""
 
     def __init__(self, pipeline: "StableDiffusionXLPipeline", section: GenerationSection) -> None:
         self.pipeline, self.section = pipeline, section
         self.device = pipeline.device  # asked once: the pipeline looks through all its parameters for it
         pipeline.scheduler = make_scheduler(section.scheduler, pipeline.scheduler.config)
         pipeline.unet.requires_grad_(False)  # nothing learns here, an adapter's weights neither
-        devices.halve_frozen_layers(pipeline.unet, section.mixed_precision, pipeline.device)
+        devices.halve_frozen_layers(pipeline.unet, section.mixed_precision)
 
     def paint(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None = None) -> "list[Image]":
-        """At most `batch_size` pictures, in the order of `jobs`; `on_step` hears each finished step's number."""
+        """At most `batch_size` pictures, in the order of `jobs`; `on_step` hears each finished step's number.
+
+        Raises ModelUnusable, naming model, prompt and seed, when a picture's numbers are not finite.
+        """
         section = self.section
         if not 0 < len(jobs) <= section.batch_size:
             raise ValueError(f"paint takes 1 to {section.batch_size} jobs, not {len(jobs)}")
         full = [*jobs, *[jobs[-1]] * (full_size(section.batch_size) - len(jobs))]
         latents = self._denoise(full, on_step)
-        return self.decode(latents[: len(jobs)])
+        return [self._decode(job, one[None]) for job, one in zip(jobs, latents, strict=False)]
+
+    def _decode(self, job: Job, latents: torch.Tensor) -> "Image":
+        try:
+            return decode_picture(self.pipeline, latents)
+        except NotFinite as error:
+            adapted = " with its adapter" if getattr(self.pipeline.unet, "peft_config", None) else ""
+            prompt = job.text if len(job.text) <= _PROMPT_SHOWN else f"{job.text[:_PROMPT_SHOWN]}..."
+            raise ModelUnusable(
+                f"{self.pipeline.name_or_path or 'the model'}{adapted} cannot draw {prompt!r} with seed {job.seed}: "
+                f"{error}"
+            ) from error
 
     def _denoise(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None) -> torch.Tensor:
         section = self.section
@@ -86,30 +97,12 @@ class Painter:
 
     @contextmanager
     def computing(self) -> Generator[None]:
-        """Without gradients, in the section's precision; but the sampler adds up in full."""
-        # under autocast on a CPU the UNet answers in half precision
+        """Without gradients, in the section's precision; on a CPU the sampler adds up in full."""
+        # under autocast the UNet answers in half precision
         hook = self.pipeline.unet.register_forward_hook(_answer_in_full)
         precision = devices.autocast(self.section.mixed_precision, self.device)
         with torch.inference_mode(), precision, _removing(hook):
             yield
-
-    def decode(self, latents: torch.Tensor) -> "list[Image]":
-        """Latents (N, 4, H / 8, W / 8) as N pictures."""
-        return self.pictures(self.pixels(latents))
-
-    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (N, 4, H / 8, W / 8) as colours (N, 3, H, W), about -1 to 1, outside autocast.
-
-        One by one: a 1024-pixel decode is memory-hungry.
-        """
-        vae = self.pipeline.vae
-        with torch.inference_mode():
-            scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-            return torch.cat([vae.decode(one[None]).sample for one in scaled]).float()
-
-    def pictures(self, pixels: torch.Tensor) -> "list[Image]":
-        """Colours (N, 3, H, W) as N pictures."""
-        return cast(Any, self.pipeline.image_processor).postprocess(pixels, output_type="pil")
 
 
 def full_size(batch_size: int) -> int:

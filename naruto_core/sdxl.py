@@ -4,6 +4,7 @@ A model name is a hub id (with a pinned revision), a folder, or `package:<packag
 files that ship inside a Python package. Safetensors only; no code from a model folder is ever run.
 """
 
+import gc
 import hashlib
 import json
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.model_folder import portable_name, tensor_shapes
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision
+from naruto_core.sampling import complete_schedule, upcast_vae
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -104,7 +106,7 @@ def identity(section: ModelSection) -> str:
 def prediction_type(section: ModelSection) -> str | None:
     """What the base model predicts, e.g. epsilon or v_prediction, as its scheduler's file says.
 
-    None when that file is not on this machine: nothing is downloaded for it.
+    None when that file is not on this machine: nothing is downloaded for it. SDXL's, when it does not say.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -112,10 +114,12 @@ def prediction_type(section: ModelSection) -> str | None:
     try:
         place, revision = locate(section.base, section.revision)
         path = try_to_load_from_cache(place, name, revision=revision) if revision else Path(place) / name
-        config: dict[str, Any] = json.loads(Path(path).read_bytes()) if isinstance(path, str | Path) else {}
+        if not isinstance(path, str | Path):
+            return None
+        config: dict[str, Any] = json.loads(Path(path).read_bytes())
     except (ModelUnusable, OSError, ValueError):
         return None
-    return config.get("prediction_type")
+    return complete_schedule(config)["prediction_type"]
 
 
 def _folder_digest(folder: Path) -> str:
@@ -150,13 +154,17 @@ def quiet_loading(*, show_progress: bool = False) -> Generator[None]:
 
 
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
-    """The base model on `device`, frozen, in evaluation mode.
+    """The base model on `device`, frozen, in evaluation mode; its VAE in fp32 where that says `force_upcast`.
+
+    What the scheduler's file does not say is SDXL's published value. Two base models do not fit into a T4: callers let
+    go of the one before first, and one that only a cycle of references still holds is freed here before the load.
 
     Raises ModelUnusable when it is missing, not an SDXL, has no safetensors files, or when a weight of a model is in no
     file: the libraries would fill it with random numbers.
     """
     from diffusers import StableDiffusionXLPipeline
 
+    gc.collect()
     dtype = devices.weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
     with _loading(section, revision):
@@ -166,6 +174,8 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
         )
     for model in parts.values():
         model.requires_grad_(False).eval()
+    upcast_vae(pipeline.vae)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(complete_schedule(pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

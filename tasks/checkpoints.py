@@ -30,7 +30,8 @@ class CheckpointLook:
     """Called with a step: writes the adapter as it is, draws the same prompts with the same seed, measures them.
 
     The base draws its control pictures once, before the first of them. Scores are for comparing checkpoints of
-    one run: a handful of pictures, far too few to compare runs by.
+    one run: a handful of pictures, far too few to compare runs by. Drawn in the precision that the model is trained in,
+    which its weights are kept in.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class CheckpointLook:
         folder: Path,
     ) -> None:
         self.place, self.recipe, self.section = place, recipe, section
+        precision = recipe.training.mixed_precision
+        self.drawing = recipe.generation.model_copy(update={"mixed_precision": precision})
         self.new, self.trained_on = (
             [p for p in pictures if p.split is split] for split in (Split.REFERENCE, Split.TRAIN)
         )
@@ -53,8 +56,7 @@ class CheckpointLook:
             self._draw(self.control, self._base(), {})
 
     def _base(self) -> "StableDiffusionXLPipeline":
-        section = self.recipe.generation
-        return sdxl.load_pipeline(self.recipe.model, section.mixed_precision, self.place.device)
+        return sdxl.load_pipeline(self.recipe.model, self.drawing.mixed_precision, self.place.device)
 
     def __call__(self, pipeline: "StableDiffusionXLPipeline", steps: int, weights: Weights) -> dict[str, float]:
         """What is measured of the adapter in `pipeline` after `steps` steps."""
@@ -72,7 +74,7 @@ class CheckpointLook:
         return [folder / f"{index:03d}.png" for index in range(len(self.prompts))]
 
     def _draw(self, paths: Sequence[Path], pipeline: "StableDiffusionXLPipeline", tokens: Mapping[str, str]) -> None:
-        painter = Painter(pipeline, self.recipe.generation)
+        painter = Painter(pipeline, self.drawing)
         jobs, size = [Job(put_tokens(p.text, tokens), self.seed) for p in self.prompts], painter.section.batch_size
         for start in range(0, len(jobs), size):
             part = slice(start, start + size)

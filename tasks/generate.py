@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from prefect import task
 
@@ -57,12 +58,19 @@ def generate(
         missing = [w for w in wanted if (w.variant, w.prompt.slug, w.seed) not in known]
         count = _Counter(len(wanted), len(wanted) - len(missing), reporter())
         for variant in dict.fromkeys(w.variant for w in missing):
-            painter = _painter(place, variant, model, fusion, section, adapters, fused)
-            part = [w for w in missing if w.variant is variant]
-            for start in range(0, len(part), section.batch_size):
-                batch = part[start : start + section.batch_size]
-                place.store.add_samples(_draw(place, run, painter, batch, count))
+            load = partial(_painter, place, variant, model, fusion, section, adapters, fused)
+            _draw_variant(place, run, load, [w for w in missing if w.variant is variant], count)
         return len(wanted)
+
+
+def _draw_variant(
+    place: Place, run: Run, load: Callable[[], Painter], missing: Sequence[_Wanted], count: "_Counter"
+) -> None:
+    """Draw and record `missing`, of one variant; its model is gone when this returns, before the next one loads."""
+    painter = load()
+    for start in range(0, len(missing), painter.section.batch_size):
+        batch = missing[start : start + painter.section.batch_size]
+        place.store.add_samples(_draw(place, run, painter, batch, count))
 
 
 def _painter(

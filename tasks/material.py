@@ -136,7 +136,7 @@ class Material:
     ) -> str:
         looks = augmentation and augmentation.model_dump()
         model, tokens = sdxl.identity(self.recipe.model), self.recipe.new_tokens
-        precision = self.recipe.training.mixed_precision
+        precision = self.recipe.training.mixed_precision, self.pipeline.vae.dtype
         return examples_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
 
 

@@ -19,6 +19,8 @@ from naruto_core.recipe_training import PriorSection
 from tasks.place import Place
 from tasks.reporting import reporter
 
+_PIXELS = 2  # raised when the same settings come to draw other pixels: what was kept before is not used
+
 
 @dataclass(frozen=True, slots=True)
 class ClassPictures:
@@ -39,7 +41,7 @@ def class_pictures(
     texts = prior.class_prompts
     jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
     how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
-    parts = json.dumps([sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
+    parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
     key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
     pictures = ClassPictures(key, place.layout.cache(key), jobs)
     missing = [index for index in range(len(jobs)) if not pictures.path(index).exists()]

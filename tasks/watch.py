@@ -65,7 +65,7 @@ def measure_served(rulers: dict[str, Ruler] | None = None) -> int:
         for run_id, pictures in groupby(sorted(_waiting(place), key=lambda one: one.run_id), lambda one: one.run_id):
             waiting = list(pictures)
             try:
-                kept[run_id] = kept.get(run_id) or _ruler(place, run_id)
+                kept[run_id] = kept.get(run_id) or _ruler(place, run_id, list(kept.values()))
             except (NotRecorded, RecordDamaged) as error:  # others shall not wait for what will never be measured
                 for one in waiting:
                     _leave_out(one.path, error)
@@ -139,19 +139,25 @@ def _leave_out(path: Path, error: Exception) -> None:
     path.unlink(missing_ok=True)
 
 
-def _ruler(place: Place, run_id: str) -> Ruler:
+def _ruler(place: Place, run_id: str, others: Sequence[Ruler]) -> Ruler:
+    """What `run_id` was measured with; a network that one of `others` has loaded is not loaded again."""
     run, suite = place.store.run(run_id), place.store.prompts(run_id)
     dataset = place.store.find_dataset(run.dataset_id)
     if suite is None or dataset is None:
         raise NotRecorded(f"run {run_id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
     recipe = Recipe.model_validate_json(place.store.recipe_json(run_id))
     section = recipe.scoring
-    sets = load_extractor(section.set_extractor, place.device)
-    same = section.pair_extractor == section.set_extractor
+    loaded = {extractor.id: extractor for ruler in others for extractor in (ruler.pairs, ruler.sets)}
+
+    def extractor(name: str) -> Extractor:
+        wanted = load_extractor(name, place.device)
+        return loaded.setdefault(wanted.id, wanted)
+
+    sets = extractor(section.set_extractor)
     real = real_pictures(place, dataset, section.reference, len(place.store.samples(run_id, Variant.ADAPTED)))
     resolution = recipe.generation.resolution
     return Ruler(
-        pairs=sets if same else load_extractor(section.pair_extractor, place.device),
+        pairs=extractor(section.pair_extractor),
         sets=sets,
         reference=real_features(place, real.reference, sets, resolution, section.batch_size),
     )

@@ -1,7 +1,7 @@
 """What a Hugging Face Inference Endpoint runs: pictures by the fused model that lies in this file's folder.
 
-Stands alone: it needs the packages of `requirements.txt` and nothing of the project that wrote it. Whatever it raises,
-the endpoint answers with status 400 and the message.
+Stands alone: it needs the packages of `requirements.txt`, the file `sampling.py` beside it, and nothing else of the
+project that wrote it. Whatever it raises, the endpoint answers with status 400 and the message.
 """
 
 import json
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
+from sampling import decode_picture, make_scheduler, upcast_vae
 
-_SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
 _PARAMETERS = ("seed", "negative_prompt", "num_inference_steps", "guidance_scale", "width", "height")
 
@@ -34,14 +34,16 @@ class EndpointHandler:
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(
             str(folder), torch_dtype=dtype, use_safetensors=True, add_watermarker=False
         ).to(device)
-        self.pipeline.scheduler = _SCHEDULERS[self.settings["scheduler"]].from_config(self.pipeline.scheduler.config)
+        upcast_vae(self.pipeline.vae)
+        self.pipeline.scheduler = make_scheduler(self.settings["scheduler"], self.pipeline.scheduler.config)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, data: dict[str, Any]) -> Image:
         """One picture for `data`: {"inputs": a prompt, "parameters": {"seed": 7, "num_inference_steps": 30, ...}}.
 
         Parameters that are left out are the run's own; without a seed each call draws another picture. The seed is in
-        the picture's `info`. Raises ValueError, naming the parameter, for what cannot be drawn.
+        the picture's `info`. Raises ValueError, naming the parameter, for what cannot be drawn, and NotFinite for a
+        picture that would be black.
         """
         prompt, asked = data.get("inputs"), data.get("parameters") or {}
         if not isinstance(prompt, str) or not prompt.strip():
@@ -53,7 +55,7 @@ class EndpointHandler:
         seed = _whole(asked, "seed", secrets.randbelow(2**31), 0, 2**63 - 1)
         most = 2 * self.settings["resolution"]
         # made on the CPU: the same seed is the same picture on every device
-        picture = self.pipeline(
+        latents = self.pipeline(
             prompt=self._with_tokens(_text("inputs", prompt)),
             negative_prompt=_text("negative_prompt", asked.get("negative_prompt", self.settings["negative_prompt"])),
             num_inference_steps=_whole(
@@ -64,7 +66,9 @@ class EndpointHandler:
             height=_side(asked, "height", self.settings["resolution"], most),
             clip_skip=self.settings["clip_skip"],
             generator=torch.Generator().manual_seed(seed),
-        ).images[0]
+            output_type="latent",
+        ).images
+        picture = decode_picture(self.pipeline, latents)
         picture.info["seed"] = str(seed)
         return picture
 

@@ -20,6 +20,7 @@ from deployments.service.shelf import Shelf
 from naruto_core.continuous import ContinuousBatch, Order
 from naruto_core.errors import NarutoError
 from naruto_core.generation import full_size
+from naruto_core.sampling import NotFinite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,6 +129,7 @@ class Engine:
         if fresh and not self._places:
             first = fresh[0]
             if not (self._batch and self._model and first.alike(self._model)):
+                self._batch = self._model = None  # it holds its model, which the next one may need the memory of
                 self._batch = ContinuousBatch(self._shelf.painter(first.look), first.height, first.width)
                 self._model = first
         if not self._batch:
@@ -152,9 +154,9 @@ class Engine:
                 self._pace += 0.1 * (now - max(self._finished, ticket.asked) - self._pace)
                 self._finished = now
                 ticket.on_step(ticket.order.num_inference_steps)
-                if told is None:
+                if isinstance(told, NotFinite):
                     self._metrics.errors.labels("NotFinite").inc()
-                    ticket.on_failure("the picture came out as no numbers; ask for lower guidance or another seed.")
+                    ticket.on_failure(str(told))
                 else:
                     ticket.on_picture(told)
 

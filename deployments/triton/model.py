@@ -1,14 +1,15 @@
 """What NVIDIA Triton's python backend runs: pictures by the fused model in the folder `model` beside this file.
 
-Stands alone: it needs the packages of `requirements.txt` and nothing of the project that wrote it. Of the requests that
-Triton hands over together, pictures that agree in steps, guidance and size share their denoising. Every batch is filled
-up to the same size, because kernels choose their order of summation by shape: so a picture's bytes do not depend on
-its company.
+Stands alone: it needs the packages of `requirements.txt`, the file `sampling.py` beside it, and nothing else of the
+project that wrote it. Of the requests that Triton hands over together, pictures that agree in steps, guidance and size
+share their denoising. Every batch is filled up to the same size, because kernels choose their order of summation by
+shape: so a picture's bytes do not depend on its company.
 """
 
 import json
 import re
 import secrets
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 
-_SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
+sys.path.insert(0, str(Path(__file__).parent))  # where Triton itself does not look
+
+from sampling import NotFinite, decode_picture, make_scheduler, upcast_vae
+
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
 
 
@@ -59,9 +63,8 @@ class TritonPythonModel:
             use_safetensors=True,
             add_watermarker=False,
         ).to(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
-        if self.pipeline.vae.config.force_upcast:
-            self.pipeline.vae.to(torch.float32)  # SDXL's own VAE overflows in half precision
-        self.pipeline.scheduler = _SCHEDULERS[self.settings["scheduler"]].from_config(self.pipeline.scheduler.config)
+        upcast_vae(self.pipeline.vae)
+        self.pipeline.scheduler = make_scheduler(self.settings["scheduler"], self.pipeline.scheduler.config)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -134,14 +137,12 @@ class TritonPythonModel:
         ).images[: len(orders)]
         return [self._decode(one[None]) for one in latents]
 
-    @torch.inference_mode()
     def _decode(self, latents: torch.Tensor) -> np.ndarray | Exception:
-        """Latents (1, 4, height / 8, width / 8) as a picture; one, since a decode of 1024 pixels is memory-hungry."""
-        vae = self.pipeline.vae
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
-        if not torch.isfinite(pixels).all():
-            return ArithmeticError("its numbers overflowed, the picture would be black; ask for less guidance.")
-        return np.asarray(self.pipeline.image_processor.postprocess(pixels, output_type="pil")[0])
+        """Latents (1, 4, height / 8, width / 8) as a picture, or why there is none; others of its batch are drawn."""
+        try:
+            return np.asarray(decode_picture(self.pipeline, latents))
+        except NotFinite as error:
+            return error
 
 
 def _answer(orders: list[Order], drawn: dict[Order, np.ndarray | Exception]) -> Any:

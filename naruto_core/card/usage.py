@@ -3,10 +3,10 @@
 from naruto_core.card.facts import WeightFiles
 from naruto_core.provenance import is_hub_id, public_name
 from naruto_core.recipe import Recipe
+from naruto_core.sampling import SAMPLERS
 from naruto_core.tokens import tokens_of
 
 _DTYPE = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
-_SCHEDULER = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
 
 
 def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int) -> str:
@@ -16,7 +16,7 @@ def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str,
     """
     model = recipe.model
     classes = ["AutoencoderKL"] if model.vae else []
-    classes += [_SCHEDULER[recipe.generation.scheduler], "StableDiffusionXLPipeline"]
+    classes += [SAMPLERS[recipe.generation.scheduler], "StableDiffusionXLPipeline"]
     packaged = any(name.startswith("package:") for name in (model.base, model.vae or ""))
     lines = [
         *(["from importlib.resources import files", ""] if packaged else []),
@@ -75,7 +75,7 @@ def _base(recipe: Recipe) -> list[str]:
         "    base,",
         *[f"    {option}," for option in options],
         ").to(device)",
-        f"pipeline.scheduler = {_SCHEDULER[recipe.generation.scheduler]}.from_config(pipeline.scheduler.config)",
+        f"pipeline.scheduler = {SAMPLERS[recipe.generation.scheduler]}.from_config(pipeline.scheduler.config)",
     ]
 
 

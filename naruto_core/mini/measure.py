@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch.nn import functional as F
 
 from naruto_core.mini.drawing import draw
 from naruto_core.mini.pretrain_vae import to_unit_range
 from naruto_core.mini.reader import ATTRIBUTES, Reader, read, truths
 from naruto_core.mini.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
+from naruto_core.sampling import make_scheduler
 
 NEGATIVE = "low quality, worst quality, bad anatomy, bad composition"
 STEPS, BATCH = 30, 40
@@ -47,7 +48,7 @@ def paint(
     on_done: Callable[[int], None],
 ) -> torch.Tensor:
     """Pictures (B, 3, 64, 64) in -1..1 for every prompt, by the recipe's sampler (DDIM, 30 steps)."""
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     parts: list[torch.Tensor] = []
     for start in range(0, len(prompts), BATCH):

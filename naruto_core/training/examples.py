@@ -141,10 +141,8 @@ def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned],
         pixels = torch.tensor(picture.pixels).to(pipeline.device).permute(2, 0, 1)[None]
         pixels = pixels.to(pipeline.vae.dtype) / 127.5 - 1
         posterior = pipeline.vae.encode(pixels).latent_dist
-        if not torch.isfinite(posterior.mean).all():
-            raise DatasetUnusable(
-                f"the VAE gives latents that are not numbers for picture {picture.name}: use fp32, or an fp16-safe VAE."
-            )
+        if not (torch.isfinite(posterior.mean).all() and torch.isfinite(posterior.std).all()):
+            raise DatasetUnusable(_not_finite(picture.name, pipeline.vae.dtype))
         columns["mean"].append(posterior.mean * pipeline.vae.config.scaling_factor)
         columns["deviation"].append(posterior.std * pipeline.vae.config.scaling_factor)
         height, width = picture.pixels.shape[:2]
@@ -154,6 +152,13 @@ def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned],
             columns.setdefault("hidden", []).append(encoding.hidden)
             columns.setdefault("pooled", []).append(encoding.pooled)
     write_checkpoint(path, {name: torch.cat(rows) for name, rows in columns.items()}, {"texts": texts})
+
+
+def _not_finite(name: str, dtype: torch.dtype) -> str:
+    remedy = "its weights are damaged, or it is not for pictures: load it anew, or name another as model.vae."
+    if dtype != torch.float32:
+        remedy = "set training.mixed_precision to fp32, or model.vae to one that half precision can hold."
+    return f"the VAE gives latents that are not finite numbers for picture {name}: {remedy}"
 
 
 def _load(paths: Sequence[Path], views: int) -> Examples:

@@ -97,6 +97,8 @@ class _Parts:
         self.vae: AutoencoderKL = loaded["vae"]
         self.encoders: list[Any] = [loaded["text_encoder"], loaded["text_encoder_2"]]
         self.stored = devices.weights_dtype(section.mixed_precision, device).itemsize
+        config: Any = self.vae.config
+        self.of_vae = 4 if config.force_upcast else self.stored  # bytes of a number, see `sampling.upcast_vae`
         self.learnt = with_lean_lora(self.unet, section, section.lora_layers, self.dtype)
         if section.text_encoder_lr is not None:
             self.learnt += sum(with_lean_lora(e, section, TEXT_TARGETS, self.dtype) for e in self.encoders)
@@ -104,14 +106,12 @@ class _Parts:
     def needs(self, section: TrainingSection, drawing: GenerationSection) -> dict[str, int]:
         """Bytes at the worst moment of each phase."""
         unet, vae, text = _weights(self.unet), _weights(self.vae), sum(_weights(e) for e in self.encoders)
-        everything = (unet + vae + text) * self.stored
+        vae = vae * self.of_vae
+        everything = (unet + text) * self.stored + vae
         largest = max(stage.resolution for stage in section.resolutions)
         learns_text = section.text_encoder_lr is not None or section.textual_inversion is not None
-        kept = (
-            unet
-            + (text if learns_text else 0)
-            + (vae if section.style_loss and section.style_loss.features == "decoder" else 0)
-        ) * self.stored
+        kept = (unet + (text if learns_text else 0)) * self.stored
+        kept += vae if section.style_loss and section.style_loss.features == "decoder" else 0
         states = self.learnt * LEARNT_BYTES
         found = {
             "encode": everything + self._vae(largest),
@@ -136,7 +136,7 @@ class _Parts:
     def _vae(self, resolution: int) -> int:
         """What the VAE needs in passing for one picture: its widest activation is at full resolution."""
         config: Any = self.vae.config
-        return WIDE * resolution * resolution * max(config.block_out_channels[:2]) * self.stored
+        return WIDE * resolution * resolution * max(config.block_out_channels[:2]) * self.of_vae
 
 
 def _weights(module: nn.Module) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 # The whole job in seconds: a few pictures, a few steps, two prompts; every code path is the real one.
 SMALL = {
@@ -26,6 +27,14 @@ SMALL = {
 def flags(changes: dict[str, object]) -> list[str]:
     """`changes` as --set options of the naruto command."""
     return [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+
+
+def overflow_when_decoded(model: Path) -> None:
+    """Make the VAE in the folder `model` one whose pixels are infinite."""
+    path = model / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["decoder.conv_out.bias"] += float("inf")
+    save_file(weights, path, {"format": "pt"})
 
 
 @pytest.fixture(scope="session")

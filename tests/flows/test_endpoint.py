@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,13 +15,13 @@ import torch
 from PIL.Image import Image
 
 from flows.exports import export_endpoint
-from naruto_core import sdxl
+from naruto_core import sampling, sdxl
 from naruto_core.artifacts import Layout
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
-from tests.flows.conftest import Naruto
+from tests.flows.conftest import Naruto, overflow_when_decoded
 
 Handler = Callable[[dict[str, Any]], Image]
 
@@ -35,6 +36,10 @@ def folder(small_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def handler(folder: Path) -> Handler:
+    return load_handler(folder)
+
+
+def load_handler(folder: Path) -> Handler:
     # huggingface_inference_toolkit's check_and_register_custom_pipeline_from_directory does this
     spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
     assert spec
@@ -61,6 +66,20 @@ def test_it_draws_what_the_painter_draws_in_full_precision(
     drawn = handler({"inputs": "a person with red hair", "parameters": {"seed": 7}})
     assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
     assert drawn.info["seed"] == "7"
+
+
+def test_a_picture_whose_numbers_overflow_is_a_sentence_and_not_black(folder: Path, tmp_path: Path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    overflow_when_decoded(damaged)
+    with pytest.raises(ArithmeticError, match="the VAE's pixels are not finite numbers in float32: its weights are"):
+        load_handler(damaged)({"inputs": "a cat", "parameters": {"num_inference_steps": 1}})
+
+
+def test_it_draws_by_the_projects_own_lines(folder: Path):
+    assert (folder / "sampling.py").read_bytes() == Path(sampling.__file__).read_bytes()
+    code = (folder / "sampling.py").read_text() + (folder / "handler.py").read_text()
+    assert not re.search(r"^\s*(from|import) (naruto_core|deployments)", code, re.MULTILINE)
 
 
 def test_parameters_are_heard_and_a_seed_is_made_and_told_when_there_is_none(handler: Handler):

@@ -12,6 +12,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.sdxl import locate
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import Naruto, flags
+from tests.loaded_models import counting_models
 
 QUICK = {
     "dataset.source": "world:naruto?count=14&seed=5",
@@ -48,9 +49,18 @@ def _only_run(home: Path):
 def test_an_adapter_for_each_of_two_styles_and_a_look_at_each_on_the_way(naruto: Naruto, tmp_path: Path):
     styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
     looks = {"training.checkpoints": "{checkpointing_steps: 2, prompts: 1}", "training.adapters": "per-style"}
-    blend = {"fusion.style_scales": "{paper: 0.5}", "styles": styles}
-    done = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
+    blend = {
+        "fusion.style_scales": "{paper: 0.5}",
+        "styles": styles,
+        "generation.variants": ["base", "adapted", "fused"],
+    }
+    blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: looks are drawn as it is trained
+    blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
+    with counting_models() as alive:
+        done = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
     assert done.returncode == 0, done.stderr
+    # for the class pictures, twice to be looked at and to be trained, to be fused, for each variant
+    assert alive == [0] * 9
     run, adapters, steps = _only_run(tmp_path)
     layout = Layout(tmp_path)
     assert [(a.style, a.path) for a in adapters] == [

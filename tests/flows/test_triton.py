@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from deployments.triton.server import Ports, find_server
 from flows.exports import export_triton
-from naruto_core import sdxl
+from naruto_core import sampling, sdxl
 from naruto_core.artifacts import Layout
 from naruto_core.errors import ServiceFailed
 from naruto_core.generation import Job, Painter
@@ -32,7 +32,7 @@ from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from tests.deployments.serving import serving
-from tests.flows.conftest import Naruto
+from tests.flows.conftest import Naruto, overflow_when_decoded
 
 TYPES = {"PROMPT": "BYTES", "NEGATIVE_PROMPT": "BYTES", "SEED": "INT64", "STEPS": "INT32", "GUIDANCE": "FP32"}
 NUMPY = {"BYTES": object, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
@@ -54,7 +54,7 @@ class Client:
     grpc: triton.InferenceServerClient
     address: str
 
-    def ask(self, **inputs: Any) -> tuple[np.ndarray, list[int]]:
+    def ask(self, model: str = "naruto", **inputs: Any) -> tuple[np.ndarray, list[int]]:
         """Pictures (N, height, width, 3) and their seeds; a list as input is one value for each of N pictures."""
         given = []
         for name, value in inputs.items():
@@ -63,7 +63,7 @@ class Client:
             array = np.array(rows, dtype=NUMPY[kind]).reshape(len(rows), -1)
             given.append(triton.InferInput(name, list(array.shape), kind))
             given[-1].set_data_from_numpy(array)
-        answer = self.grpc.infer("naruto", given, client_timeout=200)
+        answer = self.grpc.infer(model, given, client_timeout=200)
         pictures, seeds = answer.as_numpy("IMAGE"), answer.as_numpy("SEED")
         assert pictures is not None
         assert seeds is not None
@@ -77,7 +77,18 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def overflowing(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of another model, `overflow`, whose VAE's pixels are infinite."""
+    folder = tmp_path_factory.mktemp("overflowing") / "repository"
+    shutil.copytree(repository / "naruto", folder / "overflow")
+    config = folder / "overflow" / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "naruto"', 'name: "overflow"'))
+    overflow_when_decoded(folder / "overflow" / "1" / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, overflowing: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The real server on that repository; skipped, with the reason, where this machine has none."""
     try:
         found = find_server()
@@ -85,7 +96,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         pytest.skip(str(reason))
     ports = Ports(*free_ports(3))
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    command = found.command(repository, "127.0.0.1", ports)
+    command = [*found.command(repository, "127.0.0.1", ports), f"--model-repository={overflowing}"]
     # on a busy machine, threads that spin while they wait for each other take ten times as long
     environment = found.environment | {"OMP_WAIT_POLICY": "passive"}
     address = f"127.0.0.1:{ports.grpc}"
@@ -117,7 +128,7 @@ def wait_until_ready(
     deadline = time.monotonic() + seconds
     while True:
         try:
-            if grpc.is_model_ready("naruto"):
+            if grpc.is_model_ready("naruto") and grpc.is_model_ready("overflow"):
                 return
         except InferenceServerException:
             pass  # it does not listen yet
@@ -219,6 +230,15 @@ def test_what_cannot_be_drawn_is_one_sentence_that_names_it(server: Client, inpu
     with pytest.raises(InferenceServerException, match=sentence) as refused:
         server.ask(**{"PROMPT": CAT, **inputs})
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_picture_whose_numbers_overflow_is_a_sentence_and_not_black(server: Client):
+    with pytest.raises(InferenceServerException, match="the VAE's pixels are not finite numbers in float32"):
+        server.ask(model="overflow", PROMPT=CAT, STEPS=1)
+
+
+def test_it_draws_by_the_projects_own_lines(repository: Path):
+    assert (repository / "naruto" / "1" / "sampling.py").read_bytes() == Path(sampling.__file__).read_bytes()
 
 
 def test_a_bad_request_spoils_nobody_elses_batch(server: Client):

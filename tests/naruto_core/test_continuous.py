@@ -6,6 +6,7 @@ from PIL.Image import Image
 from naruto_core.continuous import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection
+from naruto_core.sampling import NotFinite
 
 SECTION = GenerationSection(
     suite="konoha-v1",
@@ -69,7 +70,7 @@ def test_a_full_batch_takes_no_more(load_miniature):
         batch.join(order("a cat", 9))
 
 
-def test_a_picture_whose_numbers_overflow_is_none_and_its_company_is_drawn(load_miniature):
+def test_a_picture_whose_numbers_overflow_is_a_reason_and_its_company_is_drawn(load_miniature):
     painter = Painter(load_miniature(), SECTION)
     jobs = [Job("a cat", 1)]
     (wanted,) = painter.paint(jobs)
@@ -77,6 +78,8 @@ def test_a_picture_whose_numbers_overflow_is_none_and_its_company_is_drawn(load_
     whole, broken = batch.join(order("a cat", 1)), batch.join(order("a cat", 2, guidance=1e38))
     for _ in range(SECTION.num_inference_steps):
         told = batch.step()
-    assert told[broken] is None
+    assert isinstance(told[broken], NotFinite)
+    assert "lower the guidance scale" in str(told[broken])
+    assert told[broken].__traceback__ is None  # whose frames would hold the model
     assert isinstance(told[whole], Image)
     assert told[whole].tobytes() == wanted.tobytes()

@@ -1,0 +1,62 @@
+"""The engine's thread: one base model in memory at a time, and a reason for each picture that it could not draw."""
+
+import queue
+
+import pytest
+import torch
+from PIL.Image import Image
+
+from deployments.service.catalogue import Look
+from deployments.service.engine import Engine, Ticket
+from deployments.service.metrics import Metrics
+from deployments.service.shelf import Shelf
+from naruto_core.continuous import Order
+from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_training import Precision
+from tests.loaded_models import counting_models
+
+MODEL = ModelSection(base="package:naruto_core.mini/weights/base")
+
+
+def look(precision: Precision) -> Look:
+    """Looks of different precision have a base model each."""
+    section = GenerationSection(
+        suite="-", resolution=64, num_inference_steps=2, batch_size=1, mixed_precision=precision
+    )
+    return Look("base", MODEL, section)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    metrics = Metrics()
+    return Engine(Shelf(torch.device("cpu"), 1, 4, metrics), 64, metrics)
+
+
+def tickets(engine: Engine, *asked: tuple[Precision, float]) -> list[Image | str]:
+    """What becomes of a picture for each (precision, guidance), all asked for at once."""
+    ended: queue.Queue[Image | str] = queue.Queue()
+    engine.submit(
+        [
+            Ticket(look(precision), 64, 64, Order("a cat", 1, "", 2, guidance), lambda _: None, ended.put, ended.put)
+            for precision, guidance in asked
+        ]
+    )
+    return [ended.get(timeout=60) for _ in asked]
+
+
+def test_a_model_is_gone_before_the_next_is_loaded_in_its_place(engine: Engine):
+    engine.start()
+    with counting_models() as alive:
+        drawn = tickets(engine, ("fp32", 4.0), ("bf16", 4.0), ("fp32", 3.0))
+        drawn += tickets(engine, ("bf16", 4.0))
+    assert engine.stop(30)
+    assert all(isinstance(picture, Image) for picture in drawn)
+    assert alive == [0, 0, 0, 0]
+
+
+def test_whoever_asked_for_a_picture_whose_numbers_overflow_hears_why_and_the_next_is_drawn(engine: Engine):
+    engine.start()
+    reason, drawn = tickets(engine, ("fp32", 1e38), ("fp32", 4.0))
+    assert engine.stop(30)
+    assert "the UNet's latents are not finite numbers: lower the guidance scale" in str(reason)
+    assert isinstance(drawn, Image)

@@ -1,0 +1,229 @@
+"""Samplers do not depend on what a model's file leaves out, and numbers that overflow are never a black picture."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from PIL.Image import Image
+from safetensors.torch import load_file, save_file
+
+from naruto_core import sampling, sdxl
+from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.errors import DatasetUnusable, ModelUnusable
+from naruto_core.generation import Job, Painter
+from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_training import StyleLossSection
+from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
+from naruto_core.training.examples import Captioned, Encoding, encode_examples
+from naruto_core.training.style import style_loss
+from tests.naruto_core.conftest import CPU, MINIATURE
+from tests.naruto_core.training.pictures import ignore
+
+# word for word: stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
+PUBLISHED = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+SECTION = GenerationSection(
+    suite="-",
+    resolution=64,
+    num_inference_steps=2,
+    guidance_scale=4.0,
+    negative_prompt="low quality",
+    batch_size=2,
+    mixed_precision="fp32",
+)
+JOBS = [Job("a person with red hair", 7), Job("a cat", 8)]
+Edit = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def miniature(folder: Path, file: str, edit: Edit) -> ModelSection:
+    """The miniature as a folder of its own, whose JSON `file` is edited."""
+    shutil.copytree(sdxl.locate(MINIATURE.base, None)[0], folder)
+    path = folder / file
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    return ModelSection(base=str(folder))
+
+
+def schedule_of(scheduler: Any) -> tuple[Any, ...]:
+    """All that a sampler computes with."""
+    scheduler.set_timesteps(7)
+    config = scheduler.config
+    last = getattr(scheduler, "final_alpha_cumprod", 0)
+    return (
+        scheduler.alphas_cumprod.tolist(),
+        scheduler.timesteps.tolist(),
+        float(last),
+        config.prediction_type,
+        config.get("clip_sample"),
+    )
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler"])
+def test_a_sampler_is_sdxls_own_when_the_models_file_says_nothing(name: str):
+    wanted = make_scheduler(name, PUBLISHED)
+    for kind in (EulerDiscreteScheduler, DDIMScheduler):
+        loaded: Any = kind.from_config({"_class_name": kind.__name__})  # type: ignore[arg-type]
+        assert schedule_of(make_scheduler(name, loaded.config)) == schedule_of(wanted)
+        again = make_scheduler(name, make_scheduler("ddim", loaded.config).config)
+        assert schedule_of(again) == schedule_of(wanted)
+    assert make_scheduler("ddim", {}).config.clip_sample is False
+    assert make_scheduler("ddim", {}).final_alpha_cumprod == wanted.alphas_cumprod[0]
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler"])
+def test_a_sampler_does_as_the_models_file_says(name: str):
+    told = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": True, "beta_end": 0.014}
+    loaded: Any = EulerDiscreteScheduler.from_config({**PUBLISHED, **told})  # type: ignore[arg-type]
+    made = make_scheduler(name, loaded.config)
+    assert {key: made.config[key] for key in told} == told
+    plain: Any = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(loaded.config)
+    assert schedule_of(made) == schedule_of(plain)
+
+
+def test_a_model_is_trained_and_fused_by_sdxls_schedule_when_its_file_says_nothing(tmp_path: Path):
+    model = miniature(tmp_path / "bare", "scheduler/scheduler_config.json", lambda told: {
+        key: told[key] for key in ("_class_name", "_diffusers_version")
+    })  # fmt: skip
+    bare, whole = sdxl.load_pipeline(model, "fp32", CPU), sdxl.load_pipeline(MINIATURE, "fp32", CPU)
+    assert torch.equal(bare.scheduler.alphas_cumprod, whole.scheduler.alphas_cumprod)
+    assert sdxl.prediction_type(model) == "epsilon"
+    bare.scheduler.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert saved.items() >= sampling.SDXL_SCHEDULE.items()
+
+
+def test_recipes_name_the_samplers_that_there_are():
+    assert set(get_args(GenerationSection.model_fields["scheduler"].annotation)) == set(sampling.SAMPLERS)
+
+
+@pytest.fixture
+def overflowing(tmp_path: Path) -> Callable[[bool], ModelSection]:
+    """The miniature with a VAE like SDXL's own: fp16 holds its weights, and overflows in its first layers."""
+
+    def make(force_upcast: bool) -> ModelSection:
+        folder = tmp_path / f"upcast-{force_upcast}"
+        model = miniature(folder, "vae/config.json", lambda told: told | {"force_upcast": force_upcast})
+        path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+        weights = load_file(path)
+        for part in ("encoder", "decoder"):
+            for kind in ("weight", "bias"):
+                weights[f"{part}.conv_in.{kind}"] *= 2.0**16  # the largest is 0.41
+        save_file(weights, path, {"format": "pt"})
+        return model
+
+    return make
+
+
+def encode_one(pipeline: StableDiffusionXLPipeline, folder: Path) -> torch.Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    read = Captioned("picture-0", "", pixels, (32, 32), (0, 0))
+    rows = encode_examples(pipeline, [["0"]], lambda *_: read, Encoding("", with_text=False), folder, ignore)
+    return rows.mean.row(0)
+
+
+def test_a_vae_that_says_force_upcast_is_kept_in_full_precision_to_draw_encode_and_teach(
+    overflowing: Callable[[bool], ModelSection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = overflowing(True)
+    whole = sdxl.load_pipeline(model, "fp32", CPU)
+    monkeypatch.setattr("naruto_core.devices.weights_dtype", lambda *_: torch.float16)  # as on a GPU
+    half = sdxl.load_pipeline(model, "fp16", CPU)
+    assert (half.unet.dtype, half.vae.dtype) == (torch.float16, torch.float32)
+    latents = torch.randn(1, half.unet.config["in_channels"], 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    assert decode_picture(half, latents).tobytes() == decode_picture(whole, latents.float()).tobytes()
+    encoded = encode_one(half, tmp_path / "half")
+    assert torch.equal(encoded, encode_one(whole, tmp_path / "whole"))
+    assert torch.isfinite(encoded).all()
+    section, clean = StyleLossSection(features="decoder"), latents.float()
+    found = style_loss(section, half.vae, latents * 1.1, clean, torch.ones(1))
+    assert 0 < float(found) < float("inf")
+
+
+def test_where_the_vae_overflows_the_sentence_names_model_prompt_seed_and_remedy(
+    overflowing: Callable[[bool], ModelSection], tmp_path: Path
+):
+    pipeline = sdxl.load_pipeline(overflowing(False), "fp32", CPU)
+    section = SECTION.model_copy(update={"resolution": 32})  # a CPU is slow in fp16
+    torch.nn.Module.to(pipeline.vae, torch.float16)
+    with pytest.raises(ModelUnusable, match=r"upcast-False cannot draw 'a person with red hair' with seed 7: ") as told:
+        Painter(pipeline, section).paint(JOBS)
+    remedy = "use a VAE that half precision can hold, or draw in fp32."
+    assert f"the VAE's pixels are not finite numbers in float16: {remedy}" in str(told.value)
+    batch = ContinuousBatch(Painter(pipeline, section), 32, 32)
+    number = batch.join(Order("a cat", 7, "", 1, 4.0))
+    reason = batch.step()[number]
+    assert isinstance(reason, NotFinite)
+    assert str(reason) in str(told.value)
+    with pytest.raises(DatasetUnusable, match=r"picture-0: set training.mixed_precision to fp32, or model.vae to"):
+        encode_one(pipeline, tmp_path / "latents")
+    torch.nn.Module.to(pipeline.vae, torch.float32)  # the remedy
+    assert all(isinstance(picture, Image) for picture in Painter(pipeline, section).paint(JOBS))
+
+
+def test_where_the_unet_overflows_or_weights_are_damaged_nothing_is_drawn_either(load_miniature):
+    painter = Painter(load_miniature(), SECTION.model_copy(update={"guidance_scale": 1e38}))
+    with pytest.raises(ModelUnusable, match=r"seed 7: the UNet's latents are not finite numbers: lower the guidance"):
+        painter.paint([Job("x" * 500, 7)])
+    pipeline = load_miniature()
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.weight.fill_(float("inf"))
+    with pytest.raises(ModelUnusable, match="not finite numbers in float32: its weights are damaged"):
+        Painter(pipeline, SECTION).paint(JOBS)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipeline_draws(
+    load_miniature, scheduler: str
+):
+    """As on a GPU, whose weights are kept so: a section of fp32 on this CPU is neither under autocast nor halved."""
+
+    def load() -> Any:
+        pipeline = load_miniature()
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+            torch.nn.Module.to(part, torch.bfloat16)  # a CPU is slow in fp16
+        return pipeline
+
+    painter, plain = Painter(load(), SECTION.model_copy(update={"scheduler": scheduler})), load()
+    kind: Any = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[scheduler]
+    plain.scheduler = kind.from_config(plain.scheduler.config)
+    ours = painter.paint(JOBS)
+    batch = ContinuousBatch(painter, 64, 64)
+    numbers = [batch.join(Order(job.text, job.seed, "low quality", 2, 4.0)) for job in JOBS]
+    batch.step()
+    joined = batch.step()
+    theirs = plain(
+        prompt=[job.text for job in JOBS],
+        negative_prompt=["low quality"] * 2,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        generator=[torch.Generator().manual_seed(job.seed) for job in JOBS],
+        output_type="latent",
+    ).images
+    for mine, number, latents in zip(ours, numbers, theirs, strict=True):
+        plainly = plain.vae.decode(latents[None] / plain.vae.config.scaling_factor).sample
+        wanted = plain.image_processor.postprocess(plainly.float(), output_type="pil")[0]
+        assert mine.tobytes() == wanted.tobytes()
+        served = joined[number]
+        assert isinstance(served, Image)
+        assert served.tobytes() == wanted.tobytes()
