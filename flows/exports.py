@@ -23,7 +23,7 @@ from tasks.assemble import assemble
 from tasks.convert import find_trained, write_kohya_files, write_word_files
 
 _DRAWING_NEEDS = ("diffusers", "transformers", "accelerate", "safetensors")
-_SAMPLING = ("naruto_core", "sampling.py")  # how every program draws; it stands alone
+_SHARED_CODE = ("sampling.py", "weight_check.py")  # of naruto_core: how every program draws and checks; stand alone
 _MOST_TOGETHER = 4  # as the HTTP service has it: a lone picture pays for the whole batch
 _DRAWN_BY = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
 
@@ -93,7 +93,7 @@ def export_endpoint(name: str, folder: Path) -> Path:
     with atomic_folder(path) as scratch:
         _write_model(scratch, source, recipe)
         _copy_code(scratch, "deployments.endpoint", "handler.py")
-        _copy_code(scratch, *_SAMPLING)
+        _copy_code(scratch, "naruto_core", *_SHARED_CODE)
         _write_requirements(scratch, _DRAWING_NEEDS)  # torch is the endpoint's own
     return path
 
@@ -110,7 +110,7 @@ def export_triton(name: str, folder: Path) -> Path:
         version_1 = scratch / "naruto" / "1"
         _write_model(version_1 / "model", source, recipe)
         _copy_code(version_1, "deployments.triton", "model.py")
-        _copy_code(version_1, *_SAMPLING)
+        _copy_code(version_1, "naruto_core", *_SHARED_CODE)
         for file, place in (("config.pbtxt", version_1.parent), ("README.md", scratch)):
             text = (files("deployments.triton") / file).read_text(encoding="utf-8")
             (place / file).write_text(Template(text).substitute(filled_in), encoding="utf-8")
@@ -140,9 +140,10 @@ def _copy_model(source: Path, folder: Path) -> None:
     sdxl.check_complete(folder)
 
 
-def _copy_code(folder: Path, package: str, name: str) -> None:
-    """The file `name` of `package`, as it is, in `folder`."""
-    (folder / name).write_text((files(package) / name).read_text(encoding="utf-8"), encoding="utf-8")
+def _copy_code(folder: Path, package: str, *names: str) -> None:
+    """The files `names` of `package`, as they are, in `folder`."""
+    for name in names:
+        (folder / name).write_text((files(package) / name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _write_requirements(folder: Path, packages: Iterable[str]) -> None:

@@ -23,8 +23,8 @@ from naruto_core import sdxl
 from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.errors import ModelUnusable
-from naruto_core.model_folder import equal_as_loaded, portable_name
 from naruto_core.recipe import ModelSection
+from naruto_core.weight_check import equal_as_loaded, portable_name
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

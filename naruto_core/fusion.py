@@ -20,7 +20,8 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.model_folder import check_folder, make_portable, rewrite
 from naruto_core.recipe import FusionSection, ModelSection
 from naruto_core.recipe_training import Precision
-from naruto_core.sdxl import MODEL_PARTS, load_part, load_pipeline, quiet_loading
+from naruto_core.sdxl import load_part, load_pipeline, quiet_loading
+from naruto_core.weight_check import MODEL_PARTS
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

@@ -20,11 +20,11 @@ from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
-from naruto_core.model_folder import portable_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.provenance import public_name
 from naruto_core.recipe import MAIN_STYLE, ModelSection, Recipe
 from naruto_core.recipe_training import TrainingSection
+from naruto_core.weight_check import portable_name
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 _PREDICTION = {"v_prediction": "v"}  # the model spec's word

@@ -17,13 +17,7 @@ from torch import nn
 from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.errors import ModelUnusable
-
-
-def portable_name(part: str, name: str) -> str:
-    """`name` of a module or weight of `part` as files for transformers 4 have it: with `text_model.` in encoders."""
-    if not part.startswith("text_encoder") or name.startswith(("text_model.", "text_projection")):
-        return name
-    return f"text_model.{name}"
+from naruto_core.weight_check import WeightsDiffer, check_weights, portable_name
 
 
 def make_portable(folder: Path) -> None:
@@ -63,24 +57,17 @@ def _write_slow_tokenizer(folder: Path) -> None:
 
 
 def check_folder(folder: Path, models: Mapping[str, nn.Module]) -> None:
-    """Hold the weight files below the pipeline `folder` against the loaded `models`, by part: names and values.
+    """Hold the weight files below the pipeline `folder` against the loaded `models`, by part; see `check_weights`.
 
-    For folders that this program wrote: one weight file or several a part, no variants. Raises ModelUnusable that names
-    the part and the first tensor that is missing on either side, or differs by more than its rounding to the precision
-    of the model.
+    Raises ModelUnusable that names the part and the first tensor that differs.
     """
-    for part, model in models.items():
-        loaded = {portable_name(part, name): tensor.detach() for name, tensor in model.state_dict().items()}
-        for path in sorted((folder / part).glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    tensor = loaded.pop(portable_name(part, name), None)
-                    if tensor is None:
-                        raise _loaded_in_part(folder, part, name, "is missing in the pipeline")
-                    if not equal_as_loaded(file.get_tensor(name), tensor):
-                        raise _loaded_in_part(folder, part, name, "has other values in the pipeline")
-        if loaded:
-            raise _loaded_in_part(folder, part, min(loaded), "is in no file")
+    try:
+        check_weights(folder, models)
+    except WeightsDiffer as error:
+        raise ModelUnusable(
+            f"the model {folder} was not loaded as it is: {error}. Install the versions of diffusers and transformers "
+            "that uv.lock names, or remove the folder and run the same command again."
+        ) from error
 
 
 def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
@@ -90,15 +77,3 @@ def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             shapes |= {portable_name(part, name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return shapes
-
-
-def equal_as_loaded(expected: torch.Tensor, loaded: torch.Tensor) -> bool:
-    """Whether `loaded` is `expected`, rounded to the precision of `loaded` where that is the coarser one."""
-    return expected.shape == loaded.shape and torch.equal(expected.to(loaded.device, loaded.dtype), loaded)
-
-
-def _loaded_in_part(folder: Path, part: str, name: str, what: str) -> ModelUnusable:
-    return ModelUnusable(
-        f"the model {folder} was not loaded as it is: {name} of {part} {what}. Install the versions of diffusers and "
-        "transformers that uv.lock names, or remove the folder and run the same command again."
-    )

@@ -5,6 +5,7 @@ file beside what they run. So the run, the service, the endpoint and Triton draw
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,20 +52,31 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     return getattr(diffusers, SAMPLERS[name]).from_config(complete_schedule(config))
 
 
-def upcast_vae(vae: Any) -> None:
-    """Keep `vae` in full precision if its configuration says `force_upcast`, as SDXL's own: fp16 overflows in it.
+def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """What a VAE with `config` is kept in where all else is in `dtype`: fp32 if it says `force_upcast`, as SDXL's own.
 
-    For good, not around every use as diffusers does it: it is 0.3 GB, and whoever encodes needs it too.
+    fp16 overflows in it. For good, not around every use as diffusers does it: it is 0.3 GB, and whoever encodes needs
+    it too.
     """
-    if vae.config.force_upcast:
-        vae.to(torch.float32)
+    return torch.float32 if config.get("force_upcast", True) else dtype  # True is what diffusers takes
+
+
+def load_vae(folder: Path, dtype: torch.dtype) -> Any:
+    """The VAE of the pipeline `folder` in the `vae_dtype` of its configuration."""
+    from diffusers import AutoencoderKL
+
+    config: Any = AutoencoderKL.load_config(str(folder), subfolder="vae")
+    return AutoencoderKL.from_pretrained(
+        str(folder), subfolder="vae", torch_dtype=vae_dtype(config, dtype), use_safetensors=True
+    )
 
 
 @torch.inference_mode()
 def decode_picture(pipeline: Any, latents: torch.Tensor) -> "Image":
     """The latents (1, 4, H / 8, W / 8) of one picture, as SDXL's UNet leaves them, as a picture of H x W pixels.
 
-    One, because a decode of 1024 pixels is memory-hungry. Outside autocast, and after `upcast_vae`. Raises NotFinite.
+    One, because a decode of 1024 pixels is memory-hungry. Outside autocast; the VAE is in its
+    `vae_dtype`. Raises NotFinite.
     """
     vae = pipeline.vae
     if not torch.isfinite(latents).all():

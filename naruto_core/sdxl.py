@@ -18,21 +18,14 @@ import torch
 from naruto_core import devices
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.model_folder import portable_name, tensor_shapes
+from naruto_core.model_folder import tensor_shapes
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision
-from naruto_core.sampling import complete_schedule, upcast_vae
+from naruto_core.sampling import complete_schedule, vae_dtype
+from naruto_core.weight_check import MODEL_PARTS, portable_name
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
-
-
-MODEL_PARTS = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "text_encoder_2": "CLIPTextModelWithProjection",
-}
 
 
 def describe_parts(section: ModelSection) -> dict[str, Any]:
@@ -174,7 +167,6 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
         )
     for model in parts.values():
         model.requires_grad_(False).eval()
-    upcast_vae(pipeline.vae)
     pipeline.scheduler = type(pipeline.scheduler).from_config(complete_schedule(pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
@@ -196,6 +188,8 @@ def load_part(section: ModelSection, part: str, dtype: torch.dtype) -> Any:
     name = MODEL_PARTS[part]
     kind: Any = getattr(transformers, name) if part.startswith("text_encoder") else getattr(diffusers, name)
     options["revision"] = options["revision"] or "main"  # of a folder it means nothing
+    if part == "vae":
+        dtype = vae_dtype(kind.load_config(place, **{key: options[key] for key in options.keys() - {"variant"}}), dtype)
     model, report = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise ModelUnusable(

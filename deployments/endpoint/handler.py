@@ -1,7 +1,7 @@
 """What a Hugging Face Inference Endpoint runs: pictures by the fused model that lies in this file's folder.
 
-Stands alone: it needs the packages of `requirements.txt`, the file `sampling.py` beside it, and nothing else of the
-project that wrote it. Whatever it raises, the endpoint answers with status 400 and the message.
+Stands alone: it needs the packages of `requirements.txt`, the files `sampling.py` and `weight_check.py` beside it, and
+nothing else of the project that wrote it. Whatever it raises, the endpoint answers with status 400 and the message.
 """
 
 import json
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
-from sampling import decode_picture, make_scheduler, upcast_vae
+from sampling import decode_picture, load_vae, make_scheduler
+from weight_check import check_pipeline
 
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
 _PARAMETERS = ("seed", "negative_prompt", "num_inference_steps", "guidance_scale", "width", "height")
@@ -32,9 +33,13 @@ class EndpointHandler:
         # fp16, not what torch supports: a T4 says yes to bf16 and emulates it
         dtype = torch.float16 if device == "cuda" else torch.float32
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(
-            str(folder), torch_dtype=dtype, use_safetensors=True, add_watermarker=False
+            str(folder),
+            vae=load_vae(folder, dtype),
+            torch_dtype=dtype,
+            use_safetensors=True,
+            add_watermarker=False,
         ).to(device)
-        upcast_vae(self.pipeline.vae)
+        check_pipeline(folder, self.pipeline)
         self.pipeline.scheduler = make_scheduler(self.settings["scheduler"], self.pipeline.scheduler.config)
         self.pipeline.set_progress_bar_config(disable=True)
 

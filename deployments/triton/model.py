@@ -1,9 +1,9 @@
 """What NVIDIA Triton's python backend runs: pictures by the fused model in the folder `model` beside this file.
 
-Stands alone: it needs the packages of `requirements.txt`, the file `sampling.py` beside it, and nothing else of the
-project that wrote it. Of the requests that Triton hands over together, pictures that agree in steps, guidance and size
-share their denoising. Every batch is filled up to the same size, because kernels choose their order of summation by
-shape: so a picture's bytes do not depend on its company.
+Stands alone: it needs the packages of `requirements.txt`, the files `sampling.py` and `weight_check.py` beside it, and
+nothing else of the project that wrote it. Of the requests that Triton hands over together, pictures that agree in
+steps, guidance and size share their denoising. Every batch is filled up to the same size, because kernels choose their
+order of summation by shape: so a picture's bytes do not depend on its company.
 """
 
 import json
@@ -21,7 +21,8 @@ from diffusers import StableDiffusionXLPipeline
 
 sys.path.insert(0, str(Path(__file__).parent))  # where Triton itself does not look
 
-from sampling import NotFinite, decode_picture, make_scheduler, upcast_vae
+from sampling import NotFinite, decode_picture, load_vae, make_scheduler
+from weight_check import check_pipeline
 
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
 
@@ -57,13 +58,15 @@ class TritonPythonModel:
         self.batch_size = 1 << (most - 1).bit_length()  # a power of two: MKL sums the last of 6 rows in another order
         on_gpu = args["model_instance_kind"] == "GPU"
         # fp16, not what torch supports: a T4 says yes to bf16 and emulates it
+        dtype = torch.float16 if on_gpu else torch.float32
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(
             str(folder),
-            torch_dtype=torch.float16 if on_gpu else torch.float32,
+            vae=load_vae(folder, dtype),
+            torch_dtype=dtype,
             use_safetensors=True,
             add_watermarker=False,
         ).to(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
-        upcast_vae(self.pipeline.vae)
+        check_pipeline(folder, self.pipeline)
         self.pipeline.scheduler = make_scheduler(self.settings["scheduler"], self.pipeline.scheduler.config)
         self.pipeline.set_progress_bar_config(disable=True)
 

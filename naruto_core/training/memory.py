@@ -98,7 +98,7 @@ class _Parts:
         self.encoders: list[Any] = [loaded["text_encoder"], loaded["text_encoder_2"]]
         self.stored = devices.weights_dtype(section.mixed_precision, device).itemsize
         config: Any = self.vae.config
-        self.of_vae = 4 if config.force_upcast else self.stored  # bytes of a number, see `sampling.upcast_vae`
+        self.of_vae = 4 if config.force_upcast else self.stored  # bytes of a number, see `sampling.vae_dtype`
         self.learnt = with_lean_lora(self.unet, section, section.lora_layers, self.dtype)
         if section.text_encoder_lr is not None:
             self.learnt += sum(with_lean_lora(e, section, TEXT_TARGETS, self.dtype) for e in self.encoders)

@@ -28,12 +28,12 @@ from naruto_core.artifacts import Layout, sha256_file, sha256_folder
 from naruto_core.domain import Adapter, DatasetVersion, FusedModel, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import blends_of, fuse_adapters, load_adapters, load_fused
-from naruto_core.model_folder import portable_name
 from naruto_core.recipe import Recipe
 from naruto_core.store.opening import open_store
 from naruto_core.tokens import FILE
 from naruto_core.training.output import write_files
 from naruto_core.training.weights import Weights
+from naruto_core.weight_check import portable_name
 from tests.naruto_core.conftest import CPU
 from tests.tiny_sdxl import write_tiny_sdxl
 
