@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,27 +21,19 @@ class TextEncoding:
 def encode_texts(
     pipeline: "StableDiffusionXLPipeline", texts: Sequence[str], clip_skip: int | None = None
 ) -> TextEncoding:
-    """Encode `texts` exactly as `StableDiffusionXLPipeline.encode_prompt` does at inference.
+    """Encode `texts` with `StableDiffusionXLPipeline.encode_prompt`, on the encoders' device, as inference does.
 
-    That means with begin- and end-of-text tokens, which the reference training script forgets;
-    gradients flow when the encoders are being trained. A test holds the two together bit for bit.
+    That means with begin- and end-of-text tokens, which the reference training script forgets. Gradients flow when
+    the encoders are being trained.
     """
-    hidden: list[torch.Tensor] = []
-    pooled: torch.Tensor | None = None
-    pairs = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
-    for tokenizer, encoder in pairs:
-        ids = tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        output = encoder(ids.to(encoder.device), output_hidden_states=True)
-        hidden.append(output.hidden_states[-2 - (clip_skip or 0)])
-        pooled = output[0]  # of the second encoder: the projection at the end-of-text token
-    assert pooled is not None
-    return TextEncoding(torch.cat(hidden, dim=-1), pooled)
+    encode: Any = pipeline.encode_prompt  # diffusers types neither lists of prompts nor what it gives back
+    hidden, _, pooled, _ = encode(
+        list(texts),
+        device=pipeline.text_encoder_2.device,
+        do_classifier_free_guidance=False,
+        clip_skip=clip_skip,
+    )
+    return TextEncoding(hidden, pooled)
 
 
 def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size: tuple[int, int]) -> list[float]:

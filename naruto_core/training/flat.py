@@ -20,13 +20,7 @@ class Flat:
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> Flat:
-    """One vector of all `parameters` (of one device and dtype), which become views into it; gradients are zero.
-
-    A single parameter that is a vector with its gradient already stays where it is.
-    """
-    first = parameters[0]
-    if len(parameters) == 1 and first.dim() == 1 and first.grad is not None:
-        return Flat(first.detach(), first.grad)
+    """One vector of all `parameters` (of one device and dtype), which become views into it; gradients are zero."""
     weights = torch.cat([p.detach().flatten() for p in parameters])
     flat = Flat(weights, torch.zeros_like(weights))
     attach(parameters, flat)

@@ -10,7 +10,7 @@ import torch
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.batches import CLASS_STREAM, Batch, Chance, Stream, Style, TrainingData, draw_batch
 from naruto_core.training.conditioning import TextEncoding, encode_texts
-from naruto_core.training.loss import NoiseSchedule, Weighting, denoising_loss
+from naruto_core.training.loss import Weighting, add_noise, denoised, denoising_loss, noise_scheduler, target_of
 from naruto_core.training.style import style_loss
 from naruto_core.training.weights import Weights
 
@@ -36,11 +36,11 @@ class Gradients:
     ) -> None:
         self.pipeline, self.section, self.weights = pipeline, section, weights
         self.device, self.dtype = pipeline.unet.device, pipeline.unet.dtype
-        alphas = pipeline.scheduler.alphas_cumprod.to(self.device)
-        self.schedule = NoiseSchedule(alphas, pipeline.scheduler.config.prediction_type)
+        self.scheduler = noise_scheduler(pipeline)
         self.weighting = Weighting(section.snr_gamma, section.debiased_estimation)
         self.stream = Stream(data.styles, section.seed, section.train_batch_size)
-        self.chance = Chance(section.seed, len(alphas), section.noise_offset, section.caption_dropout, self._empty())
+        timesteps = len(self.scheduler.alphas_cumprod)
+        self.chance = Chance(section.seed, timesteps, section.noise_offset, section.caption_dropout, self._empty())
         self.prior = self._prior_stream(data)
         prior, known = section.prior, not weights.learns_text
         self.class_texts = self._encoded(prior.class_prompts) if prior and known else None
@@ -102,7 +102,7 @@ class Gradients:
     def _losses(self, parts: list[Part]) -> list[torch.Tensor]:
         """One pass over all `parts`, and each one's loss, weighted by timestep and style."""
         targets = [self._target(part) for part in parts]
-        noisy = [self.schedule.add_noise(p.batch.clean, p.batch.noise, p.batch.t) for p in parts]
+        noisy = [add_noise(self.scheduler, p.batch.clean, p.batch.noise, p.batch.t) for p in parts]
         predicted = self._predict(
             torch.cat(noisy),
             torch.cat([p.batch.t for p in parts]),
@@ -113,12 +113,12 @@ class Gradients:
         losses: list[torch.Tensor] = []
         for part, one, target, made in zip(parts, said, targets, noisy, strict=True):
             batch = part.batch
-            weights = self.weighting.of(self.schedule, batch.t) * batch.weights
+            weights = self.weighting.of(self.scheduler, batch.t) * batch.weights
             loss = denoising_loss(one, target, weights)
             if self.section.style_loss and not part.prior:
-                denoised = self.schedule.denoised(made, one.float(), batch.t)
-                trust = self.schedule.alphas_cumprod[batch.t] * batch.weights
-                loss = loss + style_loss(self.section.style_loss, self.pipeline.vae, denoised, batch.clean, trust)
+                latents = denoised(self.scheduler, made, one.float(), batch.t)
+                trust = self.scheduler.alphas_cumprod[batch.t] * batch.weights
+                loss = loss + style_loss(self.section.style_loss, self.pipeline.vae, latents, batch.clean, trust)
             losses.append(loss)
         return losses
 
@@ -131,8 +131,8 @@ class Gradients:
         """The noise (or v) that was added; for the prior without pictures, what the base says of it."""
         batch = part.batch
         if not part.from_base:
-            return self.schedule.target(batch.clean, batch.noise, batch.t)
-        noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.t)
+            return target_of(self.scheduler, batch.clean, batch.noise, batch.t)
+        noisy = add_noise(self.scheduler, batch.clean, batch.noise, batch.t)
         with torch.no_grad(), self.weights.base_model():
             return self._predict(noisy, batch.t, self._texts([batch]), batch.time_ids)
 

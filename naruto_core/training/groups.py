@@ -1,6 +1,6 @@
 """Which weights learn together, how fast, and from which step to which.
 
-A group that stands still has learning rate 0, which our Prodigy and torch's AdamW both take at its word.
+A group that does not learn at a step has no gradient then, so that the optimizer leaves it out.
 """
 
 from collections.abc import Callable, Mapping

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 
 from naruto_core.artifacts import storage_errors
 from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
@@ -21,7 +22,7 @@ from naruto_core.training import processes
 from naruto_core.training.batches import TrainingData
 from naruto_core.training.gradients import Gradients
 from naruto_core.training.groups import rate_factor
-from naruto_core.training.optimizer import build_optimizer, clip_gradients, gauges
+from naruto_core.training.optimizer import build_optimizer, gauges, prepare_step
 from naruto_core.training.recompute import prepare_unet
 from naruto_core.training.validation import validation_loss
 from naruto_core.training.weights import Weights
@@ -66,7 +67,8 @@ class Training:
         self._learning: tuple[nn.Module, ...] = (pipeline.unet, *encoders)
         for part in self._learning:
             part.train()  # a loaded model is at rest, its adapter's dropout too
-        self.optimizer = build_optimizer(section, list(zip(self.weights.groups, self.weights.flats, strict=True)))
+        self._groups = list(zip(self.weights.groups, self.weights.flats, strict=True))
+        self.optimizer = build_optimizer(section, self._groups)
         self.factor = rate_factor(section)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=section.mixed_precision == "fp16")
         self.gradients = [Gradients(pipeline, stage, section, self.weights) for stage in stages]
@@ -99,13 +101,7 @@ class Training:
     def optimizer_step(self, step: int) -> Pending:
         """Accumulate the gradients of one effective batch, then move."""
         losses, factor = self.accumulate(step), self.factor(step)
-        for group, settings in zip(self.weights.groups, self.optimizer.param_groups, strict=True):
-            settings["lr"] = group.learning_rate * factor if group.learns(step) else 0.0
-        learning = self.weights.learning(step)  # first: what stands still must not count as an overflow
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(learning, self.section.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = self._move(prepare_step(self.optimizer, self._groups, step, factor))
         self.weights.moved(step + 1)
         for flat in self.weights.flats:
             flat.gradient.zero_()
@@ -113,6 +109,16 @@ class Training:
         more |= self._overflow() | self._validation(step + 1) | self._checkpoint(step + 1)
         rate = self.section.learning_rate * factor
         return Pending(step, rate, losses[0], {"grad_norm": norm, **more, **gauges(self.optimizer)})
+
+    def _move(self, learning: Sequence[nn.Parameter]) -> torch.Tensor:
+        """Move the vectors that learn, all or (after an overflow) none; the gradients' norm before it was clipped."""
+        if not learning:
+            return torch.zeros((), device=self.device)
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(learning, self.section.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
 
     def _overflow(self) -> dict[str, torch.Tensor | float]:
         """Whether fp16 could not hold the gradients, so that the scaler left the step out."""
@@ -140,7 +146,7 @@ class Training:
         gradients = self.gradients[stage]
         encode = gradients.encode_caption if self.weights.learns_text else None
         with self._at_rest():
-            found = validation_loss(self.pipeline.unet, held_out, gradients.schedule, encode)
+            found = validation_loss(self.pipeline.unet, held_out, gradients.scheduler, encode)
         return {"validation_loss": found}
 
     def _checkpoint(self, steps: int) -> dict[str, torch.Tensor | float]:

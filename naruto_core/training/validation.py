@@ -12,10 +12,10 @@ import torch
 
 from naruto_core.training.conditioning import TextEncoding
 from naruto_core.training.examples import Examples
-from naruto_core.training.loss import NoiseSchedule, denoising_loss
+from naruto_core.training.loss import add_noise, denoising_loss, target_of
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import DDPMScheduler, UNet2DConditionModel
 
 TIMESTEPS = (200, 400, 600, 800)
 
@@ -24,7 +24,7 @@ TIMESTEPS = (200, 400, 600, 800)
 def validation_loss(
     unet: "UNet2DConditionModel",
     examples: Examples,
-    schedule: NoiseSchedule,
+    scheduler: "DDPMScheduler",
     encode: Callable[[str], TextEncoding] | None = None,
 ) -> torch.Tensor:
     """Mean unweighted denoising error over all of `examples` at TIMESTEPS; a number on the device.
@@ -32,7 +32,7 @@ def validation_loss(
     `encode` makes a caption's encoding (1, ...) where the encoders learn; None where `examples` have them. Leaves
     the UNet in training mode, and no generator touched.
     """
-    device = schedule.alphas_cumprod.device
+    device = unet.device
     t = torch.tensor(TIMESTEPS, device=device)
     losses: list[torch.Tensor] = []
     unet.eval()
@@ -46,10 +46,10 @@ def validation_loss(
             one.to(device, unet.dtype).expand(len(t), *one.shape[1:]) for one in (text.hidden, text.pooled)
         )
         sizes = examples.time_ids[[row]].to(device).expand(len(t), -1)
-        noisy = schedule.add_noise(clean, noise, t).to(unet.dtype)
+        noisy = add_noise(scheduler, clean, noise, t).to(unet.dtype)
         predicted = unet(noisy, t, hidden, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
         weights = torch.ones(len(t), device=device)
-        losses.append(denoising_loss(predicted, schedule.target(clean, noise, t), weights))
+        losses.append(denoising_loss(predicted, target_of(scheduler, clean, noise, t), weights))
     unet.train()
     return torch.stack(losses).mean()
 

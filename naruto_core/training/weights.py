@@ -10,7 +10,7 @@ from torch import nn
 from naruto_core import devices
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.tokens import add_tokens
-from naruto_core.training.flat import Flat, HalfCopy, attach, flatten
+from naruto_core.training.flat import HalfCopy, attach, flatten
 from naruto_core.training.groups import group_weights
 from naruto_core.training.lean import Swap, Switch, give_all, swap_in
 from naruto_core.training.lora import add_adapters, trainable
@@ -79,16 +79,6 @@ class Weights:
         """After a backward pass: all gradients into the flat fp32 vectors."""
         for copy in self._copies:
             copy.gather()
-
-    def learning(self, step: int) -> list[Flat]:
-        """The flats of the groups that learn at `step`; the others' gradients are forgotten."""
-        active: list[Flat] = []
-        for group, flat in zip(self.groups, self.flats, strict=True):
-            if group.learns(step):
-                active.append(flat)
-            else:
-                flat.gradient.zero_()
-        return active
 
     def moved(self, steps: int) -> None:
         """After an optimizer step, the `steps`-th: the working copies follow, the averages a little."""

@@ -20,7 +20,7 @@ import torch
 from naruto_core import sdxl
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.loss import NoiseSchedule
+from naruto_core.training.loss import noise_scheduler
 from naruto_core.training.validation import validation_loss
 from tests.benchmarks.pictures import Pictures
 
@@ -144,6 +144,4 @@ def adapter_validation_loss(model: ModelSection, adapter: Path | None, held_out:
     pipeline = sdxl.load_pipeline(model, "fp32", cpu)
     if adapter:
         pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name)
-    scheduler = pipeline.scheduler
-    schedule = NoiseSchedule(scheduler.alphas_cumprod, scheduler.config.prediction_type)
-    return float(validation_loss(pipeline.unet, held_out.encoded(pipeline, folder), schedule))
+    return float(validation_loss(pipeline.unet, held_out.encoded(pipeline, folder), noise_scheduler(pipeline)))

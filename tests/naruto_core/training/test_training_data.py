@@ -17,12 +17,24 @@ from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode
 
 @pytest.mark.parametrize("text", ["Naruto fighting in the rain", "", "a person " * 60])
 @pytest.mark.parametrize("clip_skip", [None, 1])
-def test_conditioning_equals_the_pipelines_encode_prompt_bit_for_bit(load_miniature, text: str, clip_skip: int | None):
-    pipeline = load_miniature()
-    hidden, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, clip_skip=clip_skip)
+def test_conditioning_is_the_encoders_penultimate_layers_and_the_second_ones_projection_bit_for_bit(
+    load_miniature, text: str, clip_skip: int | None
+):
+    """Of the text between begin- and end-of-text tokens, cut or filled to the encoders' length."""
+    pipeline, layers = load_miniature(), []
+    for tokenizer, encoder in (
+        (pipeline.tokenizer, pipeline.text_encoder),
+        (pipeline.tokenizer_2, pipeline.text_encoder_2),
+    ):
+        length = tokenizer.model_max_length
+        ids = tokenizer([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        assert ids[0, 0] == tokenizer.bos_token_id
+        assert tokenizer.eos_token_id in ids
+        output = encoder(ids, output_hidden_states=True)
+        layers.append(output.hidden_states[-2 - (clip_skip or 0)])
     ours = encode_texts(pipeline, [text], clip_skip)
-    assert torch.equal(ours.hidden, hidden)
-    assert torch.equal(ours.pooled, pooled)
+    assert torch.equal(ours.hidden, torch.cat(layers, dim=-1))
+    assert torch.equal(ours.pooled, output.text_embeds)
 
 
 def test_a_negative_prompt_is_read_as_the_pipeline_reads_it(load_miniature):

@@ -3,46 +3,54 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
 from naruto_core.training.batches import CLASS_STREAM, Chance, Stream, Style, draw_batch
 from naruto_core.training.conditioning import encode_texts
 from naruto_core.training.lora import add_adapters, trainable
-from naruto_core.training.loss import NoiseSchedule, Weighting, denoising_loss
+from naruto_core.training.loss import Weighting, add_noise, denoised, denoising_loss, noise_scheduler, target_of
 from naruto_core.training.steps import Training
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_noise_target_weights_and_what_a_prediction_amounts_to_equal_diffusers(prediction: str):
-    theirs = DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction,
-        clip_sample=False,
-    )
-    ours = NoiseSchedule(theirs.alphas_cumprod, prediction)
+def test_noise_target_weights_and_what_a_prediction_amounts_to_are_the_papers(load_miniature, prediction: str):
+    """By DDPM's step, by formulas written out here, and on the very table that the pipeline's sampler draws with."""
+    pipeline = load_miniature()
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, prediction_type=prediction)
+    ours = noise_scheduler(pipeline)
+    theirs = DDPMScheduler.from_config(pipeline.scheduler.config)
+    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
     generator = torch.Generator().manual_seed(0)
     clean, noise, predicted = torch.randn(3, 6, 8, 16, 16, generator=generator)
     t = torch.tensor([0, 10, 200, 500, 900, 999])
-    noisy = theirs.add_noise(clean, noise, t)
-    assert torch.allclose(ours.add_noise(clean, noise, t), noisy, atol=1e-6)
-    target = noise if prediction == "epsilon" else theirs.get_velocity(clean, noise, t)
-    assert torch.allclose(ours.target(clean, noise, t), target, atol=1e-6)
-    denoised = ours.denoised(noisy, predicted, t)
+    alpha = theirs.alphas_cumprod[t].sqrt()[:, None, None, None]
+    sigma = (1 - alpha.square()).sqrt()
+    noisy = add_noise(ours, clean, noise, t)
+    assert torch.allclose(noisy, alpha * clean + sigma * noise, atol=1e-6)
+    target = target_of(ours, clean, noise, t)
+    assert torch.allclose(target, noise if prediction == "epsilon" else alpha * noise - sigma * clean, atol=1e-6)
+    found = denoised(ours, noisy, predicted, t)
     for row, step in enumerate(t):
         expected = theirs.step(predicted[row], step, noisy[row]).pred_original_sample
-        assert torch.allclose(denoised[row], expected, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(found[row], expected, rtol=1e-4, atol=1e-4)
 
-    snr = compute_snr(theirs, t)
+    snr = theirs.alphas_cumprod[t] / (1 - theirs.alphas_cumprod[t])
     weight = snr.clamp(max=5.0) / (snr if prediction == "epsilon" else snr + 1)
     expected = (F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
     ours_weight = Weighting(snr_gamma=5.0).of(ours, t)
     assert torch.allclose(denoising_loss(predicted, target, ours_weight), expected, rtol=1e-5)
+
+
+def test_a_zero_terminal_snr_leaves_numbers_that_can_be_divided_by(load_miniature):
+    pipeline = load_miniature()
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
+    scheduler = noise_scheduler(pipeline)
+    assert float(scheduler.alphas_cumprod[-1]) < 1e-6
+    assert float(Weighting(snr_gamma=5.0).of(scheduler, torch.tensor([999]))) == 1.0
 
 
 def _move(weights):
@@ -96,6 +104,8 @@ def test_loss_and_gradients_equal_plain_peft_and_autograd(
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
     assert ours.keys() == theirs.keys()
     assert len(ours) == (96 if text_encoder_lr is None else 152)
+    reached = {name.split(".")[0] for name, gradient in ours.items() if gradient.any()}
+    assert reached == ({"unet"} if text_encoder_lr is None else {"unet", "text_encoder", "text_encoder_2"})
     largest = max(float(g.abs().max()) for g in theirs.values() if g is not None)
     for name, gradient in theirs.items():  # none: the last layer of encoder 1, whose output nobody reads
         expected_one = torch.zeros_like(ours[name]) if gradient is None else gradient

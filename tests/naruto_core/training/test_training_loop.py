@@ -57,13 +57,13 @@ def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Exam
         losses = []
         for step in range(12):
             batch = draw_batch(probe.gradients[0].stream, Chance(99, 1000), step, CPU)
-            noisy = probe.gradients[0].schedule.add_noise(batch.clean, batch.noise, batch.t)
+            noisy = probe.gradients[0].scheduler.add_noise(batch.clean, batch.noise, batch.t)
             condition = {"text_embeds": batch.text.pooled.bfloat16(), "time_ids": batch.time_ids}
             with torch.no_grad():
                 predicted = unet(
                     noisy.bfloat16(), batch.t, batch.text.hidden.bfloat16(), added_cond_kwargs=condition
                 ).sample
-            weights = probe.gradients[0].weighting.of(probe.gradients[0].schedule, batch.t)
+            weights = probe.gradients[0].weighting.of(probe.gradients[0].scheduler, batch.t)
             losses.append(float(denoising_loss(predicted, batch.noise, weights)))
         return float(np.mean(losses))
 

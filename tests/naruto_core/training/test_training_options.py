@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
@@ -23,7 +23,7 @@ from naruto_core.training.batches import Batch, Chance, Stream, Style, draw_batc
 from naruto_core.training.conditioning import encode_texts
 from naruto_core.training.examples import Examples
 from naruto_core.training.groups import rate_factor
-from naruto_core.training.loss import NoiseSchedule, Weighting
+from naruto_core.training.loss import Weighting
 from naruto_core.training.output import write_files
 from naruto_core.training.steps import Training
 from naruto_core.training.style import gram, style_loss
@@ -72,9 +72,9 @@ def test_caption_dropout_takes_the_text_of_its_share_of_pictures_and_nothing_els
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_debiased_weights_are_one_over_the_root_of_the_signal_to_noise_ratio(prediction: str):
-    alphas = torch.tensor([0.9, 0.5, 0.01, 0.99999])
-    schedule = NoiseSchedule(alphas, prediction)
-    found = Weighting(debiased=True).of(schedule, torch.arange(4))
+    scheduler = DDPMScheduler(prediction_type=prediction)
+    scheduler.alphas_cumprod = torch.tensor([0.9, 0.5, 0.01, 0.99999])
+    found = Weighting(debiased=True).of(scheduler, torch.arange(4))
     snr = [9.0, 1.0, 0.01 / 0.99, 1000.0]  # the last one held back, as kohya does
     expected = [1 / math.sqrt(r) if prediction == "epsilon" else 1 / (r + 1) for r in snr]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
