@@ -16,6 +16,7 @@ from PIL import Image
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample
 from naruto_core.errors import RecordDamaged
 from naruto_core.scoring.blank import is_blank
@@ -73,12 +74,7 @@ def _open(place: Place, sample: Sample) -> Image.Image:
 
 
 def _open_real(place: Place, picture: Picture, resolution: int) -> Image.Image:
-    path = place.layout.picture(picture.sha256, picture.suffix)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise RecordDamaged(f"the picture {place.layout.relative(path)} is gone: ingest its dataset again.") from None
-    return Image.fromarray(prepare(data, (resolution, resolution)).pixels)
+    return Image.fromarray(prepare(read_picture(place.layout, picture), (resolution, resolution)).pixels)
 
 
 @dataclass(slots=True)

@@ -47,11 +47,16 @@ T = TypeVar("T")
 class Store(Reports):
     """The record of everything that was run; `Reports` is what it can be asked."""
 
-    def add_dataset(self, version: DatasetVersion, quarantined: Sequence[Quarantined]) -> None:
-        """Record a version as it was first seen, and what was left out of it, from whichever source."""
+    def add_dataset(
+        self, version: DatasetVersion, quarantined: Sequence[Quarantined], *, replace: bool = False
+    ) -> None:
+        """Record a version as it was first seen, and what was left out of it, from whichever source.
+
+        With `replace`, `version` says where its rows lie from now on: those of the recorded place are damaged.
+        """
         with self._writing() as session:
-            if session.get(DatasetRow, version.id) is None:
-                session.add(DatasetRow(**asdict(version)))
+            if replace or session.get(DatasetRow, version.id) is None:
+                session.merge(DatasetRow(**asdict(version)))
                 session.flush()
             rows = session.scalars(select(QuarantinedRow).where(QuarantinedRow.dataset_id == version.id))
             known = {(row.source, row.row, row.reason) for row in rows}
