@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from safetensors import SafetensorError
+import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from naruto_core.errors import RecordDamaged, StorageFailed
 
@@ -42,6 +43,19 @@ def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
     for path in sorted(folder.rglob(f"*{suffix}")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def find_non_finite(path: Path) -> str:
+    """The name of a tensor in a safetensors file that holds a NaN or an infinity; "" when there is none.
+
+    Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            names: list[str] = list(file.keys())
+            return next((name for name in names if not np.isfinite(file.get_tensor(name)).all()), "")
+    except (OSError, SafetensorError, TypeError) as error:
+        raise RecordDamaged(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from tasks.reporting import pace
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
 _TEXTS_AT_ONCE = 256
+_AGAIN = "`naruto run` with the choices of its run draws it again."
 
 
 def sample_features(
@@ -67,9 +68,9 @@ def _open(place: Place, sample: Sample) -> Image.Image:
     """The sample's picture, if it is still the one that was recorded."""
     path = place.layout.root / sample.path
     if not path.exists():
-        raise RecordDamaged(f"the picture {sample.path} is gone; run the same command again after `naruto verify`.")
+        raise RecordDamaged(f"the picture {sample.path} is gone; {_AGAIN}")
     if sha256_file(path) != sample.sha256:
-        raise RecordDamaged(f"the picture {sample.path} is not the one that was recorded; see `naruto verify`.")
+        raise RecordDamaged(f"the picture {sample.path} is not the one that was recorded; {_AGAIN}")
     return Image.open(path)
 
 

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from prefect import task
 
 from naruto_core import sdxl
-from naruto_core.artifacts import sha256_file
+from naruto_core.artifacts import Layout, find_non_finite, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
+from naruto_core.errors import TrainingDiverged
 from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
+from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking
 from naruto_core.training import processes
 from naruto_core.training.best import best_of_heads
@@ -37,7 +40,7 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
         styles = style_sources(recipe, datasets)
         names = recipe.heads
         heads = [[style] for style in styles] if len(names) > 1 else [styles]
-        trained = {adapter.style for adapter in place.store.adapters(run.id)}
+        trained = _trained(place, run)
         if trained != set(names):
             settings = place.settings
             with tracking(settings.trackers, settings.mlflow_uri, place.layout, run, recipe.training, say) as tell:
@@ -47,6 +50,16 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
                             place, run, recipe, suite, head, name, partial(_remember, place, run, recipe, number, tell)
                         )
         return place.store.adapters(run.id)
+
+
+def _trained(place: Place, run: Run) -> set[str]:
+    """The heads whose adapter files are there as they were recorded, and hold numbers; others are trained again."""
+    faults: dict[str, list[str]] = {}
+    for adapter in place.store.adapters(run.id):
+        faults.setdefault(adapter.style, []).append(adapter_fault(place.layout, adapter))
+    for fault in (fault for of_head in faults.values() for fault in of_head if fault):
+        say(f"the adapter is trained again: {fault}")
+    return {style for style, of_head in faults.items() if not any(of_head)}
 
 
 def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:
@@ -85,11 +98,25 @@ def _fit(
         Adapter(run.id, layout.relative(path), sha256_file(path), section.rank, section.max_train_steps, name)
         for path in files
     ]
+    _check_finite(layout, adapters, layout.checkpoint(run.id, name))
     place.store.add_adapters(adapters)
     layout.checkpoint(run.id, name).unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
     bests = best_of_heads(place.store.steps(run.id), recipe.heads, section.max_train_steps)
     if best := bests.get(name):
         say(f"best{f' of {name}' if name else ''}: {best.reason}")
+
+
+def _check_finite(layout: Layout, adapters: Sequence[Adapter], checkpoint: Path) -> None:
+    """Raise TrainingDiverged when a weight is not a number. Nothing is left then: the same command begins anew."""
+    paths = [layout.absolute(adapter.path) for adapter in adapters]
+    tensor = next((tensor for path in paths if (tensor := find_non_finite(path))), "")
+    if tensor:
+        for path in (*paths, checkpoint):
+            path.unlink(missing_ok=True)
+        raise TrainingDiverged(
+            f"the trained weights are not numbers ({tensor}): nothing was recorded; run the same command again, and if "
+            "it ends the same way, lower training.learning_rate."
+        )
 
 
 def _identity(run: Run, styles: Sequence[StyleSource]) -> str:
