@@ -5,22 +5,26 @@ leaves the old file or the new one. Names come from content hashes or opaque ids
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from safetensors import SafetensorError
+import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ABANDONED = 60  # seconds after which a scratch folder that nobody holds was left by a killed process
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for
 
 
@@ -39,6 +43,19 @@ def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
     for path in sorted(folder.rglob(f"*{suffix}")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def find_non_finite(path: Path) -> str:
+    """The name of a tensor in a safetensors file that holds a NaN or an infinity; "" when there is none.
+
+    Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            names: list[str] = list(file.keys())
+            return next((name for name in names if not np.isfinite(file.get_tensor(name)).all()), "")
+    except (OSError, SafetensorError, TypeError) as error:
+        raise RecordDamaged(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
 @contextmanager
@@ -85,24 +102,87 @@ def atomic_file(path: Path) -> Generator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Generator[Path]:
-    """The same for a folder: filled under a scratch name, then renamed over any older one."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    """The same for a folder: filled under a scratch name, then renamed over any older one.
+
+    A writer locks its scratch folder, so that the next one can tell what a killed writer left from what a living one
+    is writing at this moment.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     with storage_errors(path):
-        for left_by_a_killed_process in path.parent.glob(f".{path.name}.*"):
-            shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+        for left in path.parent.glob(f".{path.name}.*"):
+            with _folder_lock(left) as ours:
+                if (
+                    ours and time.time() - left.stat().st_mtime > _ABANDONED
+                ):  # else its writer may not have locked it yet
+                    shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(parents=True)
+        with _folder_lock(scratch):
+            try:
+                yield scratch
+                _replace_folder(scratch, path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Generator[bool]:
+    """Lock `folder` for the length of the block; whether nobody else holds it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False  # it has just been renamed or removed
+        return
+    try:
         try:
-            yield scratch
-            if path.exists():
-                shutil.rmtree(path)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except OSError:  # another process holds it, or this file system has no locks and nobody can know
+            ours = False
+        yield ours
+    finally:
+        os.close(handle)
+
+
+def _replace_folder(scratch: Path, path: Path) -> None:
+    """Rename `scratch` to `path`; what was there is removed only afterwards."""
+    old = scratch.with_name(f"{scratch.name}.old")
+    for _ in range(10):
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
             scratch.replace(path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(FileNotFoundError):
+                    old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)  # another process put its folder there in between
+        else:
+            break
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     with atomic_file(path) as scratch:
         scratch.write_bytes(data)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Generator[None]:
+    """Hold the lock file `path` for the length of the block, against all other processes and threads.
+
+    The kernel frees it however its holder ends, `kill -9` included. Some network and FUSE file systems have no locks:
+    there the block runs without one, so what it writes must be atomic and be checked afterwards all the same.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with suppress(OSError):  # ENOLCK, ENOSYS, EOPNOTSUPP: this file system has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,21 @@
 
 A checkpoint is a safetensors file whose metadata carries the plain values. It is written beside
 its final name and renamed, so that a reader sees the old one or the new one, never half of either.
+It carries a sha256 of its content: a file that a disk or a copy has damaged is refused, not read.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from naruto_core.errors import RecordDamaged
 
 State = dict[str, Any]
 
@@ -22,8 +27,9 @@ def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     # copies: safetensors refuses views of one buffer, which a flat optimizer's weights are
     kept = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    plain = json.dumps(values, sort_keys=True)
     try:
-        save_file(kept, scratch, metadata={"values": json.dumps(values, sort_keys=True)})
+        save_file(kept, scratch, metadata={"values": plain, "sha256": _digest(kept, kept.__getitem__, plain)})
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -50,10 +56,36 @@ def settle_header(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], State]:
-    """The tensors (on the CPU) and values last written at `path`."""
+    """The tensors (on the CPU, mapped from the file) and values last written at `path`.
+
+    Raises RecordDamaged when the file is not what was written there.
+    """
+    try:
+        _check(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads(file.metadata()["values"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RecordDamaged(f"{path} is not what was written there: remove it, and it is made anew.") from error
+
+
+def _check(path: Path) -> None:
+    """Raise ValueError unless the content has its sha256. The file is mapped for this alone, tensor after tensor: pages
+    that were read count as memory for as long as their mapping is held."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return tensors, json.loads((file.metadata() or {})["values"])
+        known = file.metadata()
+        if _digest(file.keys(), file.get_tensor, known["values"]) != known["sha256"]:
+            raise ValueError("another sha256")
+
+
+def _digest(names: Iterable[str], tensor_of: Callable[[str], torch.Tensor], plain: str) -> str:
+    """sha256 of the values and of every tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(plain.encode())
+    for name in sorted(names):
+        tensor = tensor_of(name)
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], State]:

@@ -10,6 +10,7 @@ import numpy as np
 from naruto_core import sdxl
 from naruto_core.domain import Picture, PromptSuite, Split
 from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.manifest import Manifest
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import CheckpointSection
@@ -52,8 +53,10 @@ class CheckpointLook:
         self.folder = folder  # of all checkpoints of this adapter; each step has one below it
         self.prompts, self.seed = suite.prompts[: section.prompts], suite.seeds[0]
         self.control = self._paths(folder / "base")
-        if not all(path.exists() for path in self.control):
+        kept, names = Manifest(folder / "base"), [path.name for path in self.control]
+        if kept.unproven(names):
             self._draw(self.control, self._base(), {})
+            kept.add(names)
 
     def _base(self) -> "StableDiffusionXLPipeline":
         return sdxl.load_pipeline(self.recipe.model, self.drawing.mixed_precision, self.place.device)

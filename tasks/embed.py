@@ -16,6 +16,7 @@ from PIL import Image
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample
 from naruto_core.errors import RecordDamaged
 from naruto_core.scoring.blank import is_blank
@@ -27,6 +28,7 @@ from tasks.reporting import pace
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
 _TEXTS_AT_ONCE = 256
+_AGAIN = "`naruto run` with the choices of its run draws it again."
 
 
 def sample_features(
@@ -66,19 +68,14 @@ def _open(place: Place, sample: Sample) -> Image.Image:
     """The sample's picture, if it is still the one that was recorded."""
     path = place.layout.root / sample.path
     if not path.exists():
-        raise RecordDamaged(f"the picture {sample.path} is gone; run the same command again after `naruto verify`.")
+        raise RecordDamaged(f"the picture {sample.path} is gone; {_AGAIN}")
     if sha256_file(path) != sample.sha256:
-        raise RecordDamaged(f"the picture {sample.path} is not the one that was recorded; see `naruto verify`.")
+        raise RecordDamaged(f"the picture {sample.path} is not the one that was recorded; {_AGAIN}")
     return Image.open(path)
 
 
 def _open_real(place: Place, picture: Picture, resolution: int) -> Image.Image:
-    path = place.layout.picture(picture.sha256, picture.suffix)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise RecordDamaged(f"the picture {place.layout.relative(path)} is gone: ingest its dataset again.") from None
-    return Image.fromarray(prepare(data, (resolution, resolution)).pixels)
+    return Image.fromarray(prepare(read_picture(place.layout, picture), (resolution, resolution)).pixels)
 
 
 @dataclass(slots=True)

@@ -18,12 +18,14 @@ from tasks.reporting import say
 def fuse(
     run: Run, model: ModelSection, section: FusionSection, precision: Precision, adapters: Sequence[Adapter]
 ) -> FusedModel:
-    """Merge the adapters, each at the recipe's scale, into a model for plain diffusers; found if already there."""
+    """Merge the adapters, each at the recipe's scale, into a model for plain diffusers; found if already there
+    as recorded.
+    """
     with working_on(run, "fuse") as place:
-        if known := place.store.find_fused(run.id):
+        known, folder = place.store.find_fused(run.id), place.layout.fused(run.id)
+        if known and sha256_folder(folder) == known.sha256:
             return known
         pipeline = sdxl.load_pipeline(model, precision, place.device)
-        folder = place.layout.fused(run.id)
         fuse_adapters(pipeline, blends(place, section, adapters), folder)
         fused = FusedModel(run.id, place.layout.relative(folder), sha256_folder(folder), section.lora_scale)
         place.store.add_fused(fused)

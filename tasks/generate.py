@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from prefect import task
 
@@ -54,7 +55,8 @@ def generate(
             for prompt in suite.prompts
             for seed in suite.seeds
         ]
-        known = {(s.variant, s.prompt, s.seed) for s in place.store.samples(run.id)}
+        recorded = place.store.samples(run.id)
+        known = {(s.variant, s.prompt, s.seed) for s in recorded if _is_whole(place.layout.absolute(s.path), s.sha256)}
         missing = [w for w in wanted if (w.variant, w.prompt.slug, w.seed) not in known]
         count = _Counter(len(wanted), len(wanted) - len(missing), reporter())
         for variant in dict.fromkeys(w.variant for w in missing):
@@ -71,6 +73,10 @@ def _draw_variant(
     for start in range(0, len(missing), painter.section.batch_size):
         batch = missing[start : start + painter.section.batch_size]
         place.store.add_samples(_draw(place, run, painter, batch, count))
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha256
 
 
 def _painter(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from naruto_core import sdxl
 from naruto_core.dataset.buckets import bucket_of
 from naruto_core.dataset.prepare import PLAIN, draw_look, prepare, shuffle_caption
-from naruto_core.dataset.versions import read_pictures
+from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Split
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
@@ -103,7 +103,7 @@ class Material:
     def _captioned(
         self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
     ) -> Captioned:
-        data = self.place.layout.picture(picture.sha256, picture.suffix).read_bytes()
+        data = read_picture(self.place.layout, picture)
         caption, look = picture.caption, PLAIN
         if augmentation:
             options = augmentation.random_flip, augmentation.random_crop, augmentation.color_jitter

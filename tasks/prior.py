@@ -2,7 +2,8 @@
 
 DreamBooth's second term (Ruiz et al. 2022, eq. 2): the adapter goes on learning what the base drew for
 the class prompts, so that these prompts still give what they gave. The folder is named by everything
-the pictures depend on: a stopped drawing goes on with the missing ones, later runs find all of them.
+the pictures depend on: a stopped drawing goes on with the missing ones, later runs find all of them. A picture
+that is not what was drawn is drawn again.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from naruto_core import sdxl
 from naruto_core.domain import Progress
 from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.manifest import Manifest
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import PriorSection
 from tasks.place import Place
@@ -44,7 +46,8 @@ def class_pictures(
     parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
     key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
     pictures = ClassPictures(key, place.layout.cache(key), jobs)
-    missing = [index for index in range(len(jobs)) if not pictures.path(index).exists()]
+    names = {pictures.path(index).name: index for index in range(len(jobs))}
+    missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
     if missing:
         painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, place.device), drawing)
         _draw(painter, pictures, missing)
@@ -59,6 +62,7 @@ def _draw(painter: Painter, pictures: ClassPictures, missing: list[int]) -> None
         for index, picture in zip(batch, painter.paint([pictures.jobs[i] for i in batch]), strict=True):
             job = pictures.jobs[index]
             save_picture(picture, pictures.path(index), {"class_prompt": job.text, "seed": job.seed})
+        Manifest(pictures.folder).add([pictures.path(index).name for index in batch])
         done, spent = start + len(batch), time.monotonic() - began
         left = spent / done * (len(missing) - done)
         report(Progress("prior", total - len(missing) + done, total, "picture", spent, left))

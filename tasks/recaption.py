@@ -14,9 +14,9 @@ from naruto_core.dataset.caption_words import says_something
 from naruto_core.dataset.imagefolder import METADATA
 from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.recaption import BEAMS, MAX_TOKENS, Captioner, load_captioner, recaption
-from naruto_core.dataset.versions import read_pictures
+from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture
-from naruto_core.errors import DatasetUnusable, RecordDamaged
+from naruto_core.errors import DatasetUnusable
 from naruto_core.recipe import Recipe
 from tasks.captions import check_captions, find_dataset
 from tasks.ingest import ingest
@@ -80,7 +80,7 @@ def _flagged(dataset: DatasetVersion, recipe: Recipe) -> set[Picture]:
 def _captions(place: Place, captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, str]:
     """By sha256; what was captioned before, with the same model and settings, is read and not written again."""
     path = place.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
-    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    known = _known(path)
     distinct = list({p.sha256: p for p in pictures if p.sha256 not in known}.values())
     report = pace("recaption", len(distinct), "picture")
     for start in range(0, len(distinct), _KEPT_EVERY):
@@ -88,21 +88,22 @@ def _captions(place: Place, captioner: Captioner, pictures: Sequence[Picture]) -
         loads = [partial(_open, place.layout, picture) for picture in part]
         said = recaption(loads, captioner, _BATCH, lambda done, start=start: report(start + done))
         known |= dict(zip((picture.sha256 for picture in part), said, strict=True))
-        write_atomically(path, json.dumps(known).encode())
+        write_atomically(path, json.dumps({"captions": known, "sha256": _digest(known)}).encode())
     return known
+
+
+def _known(path: Path) -> dict[str, str]:
+    """The captions that were written to `path`; none when the file is missing or is not what was written."""
+    try:
+        kept = json.loads(path.read_bytes())
+        return kept["captions"] if kept["sha256"] == _digest(kept["captions"]) else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _open(layout: Layout, picture: Picture) -> Image.Image:
     """The whole picture, upright."""
-    return Image.fromarray(prepare(_bytes(layout, picture), (picture.height, picture.width)).pixels)
-
-
-def _bytes(layout: Layout, picture: Picture) -> bytes:
-    path = layout.picture(picture.sha256, picture.suffix)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise RecordDamaged(f"the picture {layout.relative(path)} is gone: ingest its dataset again.") from None
+    return Image.fromarray(prepare(read_picture(layout, picture), (picture.height, picture.width)).pixels)
 
 
 def _changed(pictures: Sequence[Picture], wanted: set[Picture], captions: dict[str, str]) -> list[Picture]:
@@ -127,7 +128,7 @@ def _write(
     with atomic_folder(folder) as scratch:
         for old, row in zip(before, rows, strict=True):
             name = f"{row.sha256}{row.suffix}"
-            (scratch / name).write_bytes(_bytes(layout, row))
+            (scratch / name).write_bytes(read_picture(layout, row))
             by = {} if old.caption == row.caption else {"captioned_by": captioner}
             lines.append(json.dumps({"file_name": name, column: row.caption} | by, ensure_ascii=False))
         (scratch / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from PIL import Image
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample, Variant
 from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_url, report_page
 from naruto_core.scoring import copying
@@ -58,7 +59,7 @@ def _neighbours(
 
 
 def _pair(place: Place, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int) -> Neighbours:
-    data = place.layout.picture(near.sha256, near.suffix).read_bytes()
+    data = read_picture(place.layout, near)
     shown = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
     url = picture_url(place.layout.absolute(drawn.path))
     return Neighbours(drawn.prompt, near.caption, url, image_url(shown), cosine, rank)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from prefect import task
 
@@ -11,13 +12,16 @@ from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
+from naruto_core.errors import TrainingDiverged
 from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
+from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking
 from naruto_core.training import processes
 from naruto_core.training.best import best_of_heads
 from naruto_core.training.loop import Listeners
 from naruto_core.training.output import write_files
+from naruto_core.training.weights import Weights
 from tasks.calling import TrainingCall
 from tasks.checkpoints import CheckpointLook
 from tasks.material import Material, StyleSource, style_sources
@@ -38,7 +42,7 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
         styles = style_sources(recipe, datasets)
         names = recipe.heads
         heads = [[style] for style in styles] if len(names) > 1 else [styles]
-        trained = {adapter.style for adapter in place.store.adapters(run.id)}
+        trained = _trained(place, run)
         if trained != set(names):
             settings = place.settings
             with tracking(settings.trackers, settings.mlflow_uri, place.layout, run, recipe.training, say) as tell:
@@ -48,6 +52,16 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
                             place, run, recipe, suite, head, name, partial(_remember, place, run, recipe, number, tell)
                         )
         return place.store.adapters(run.id)
+
+
+def _trained(place: Place, run: Run) -> set[str]:
+    """The heads whose adapter files are there as they were recorded, and hold numbers; others are trained again."""
+    faults: dict[str, list[str]] = {}
+    for adapter in place.store.adapters(run.id):
+        faults.setdefault(adapter.style, []).append(adapter_fault(place.layout, adapter))
+    for fault in (fault for of_head in faults.values() for fault in of_head if fault):
+        say(f"the adapter is trained again: {fault}")
+    return {style for style, of_head in faults.items() if not any(of_head)}
 
 
 def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:
@@ -81,6 +95,7 @@ def _fit(
     processes.call_followers(call)
     listeners = Listeners(reporter(), remember, look and partial(look, pipeline))
     weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, listeners)
+    _check_finite(weights, layout.checkpoint(run.id, name))
     files = write_files(pipeline, weights, layout.adapter(run.id, name).parent)
     for path in files:
         if path.name == LORA_FILE:  # what is recorded is what everybody's diffusers will draw with
@@ -94,6 +109,17 @@ def _fit(
     bests = best_of_heads(place.store.steps(run.id), recipe.heads, section.max_train_steps)
     if best := bests.get(name):
         say(f"best{f' of {name}' if name else ''}: {best.reason}")
+
+
+def _check_finite(weights: Weights, checkpoint: Path) -> None:
+    """Raise TrainingDiverged when a weight is not a number. Nothing is left then: the same command begins anew."""
+    lost = next((name for name, weight in weights.named.items() if not weight.isfinite().all()), "")
+    if lost:
+        checkpoint.unlink(missing_ok=True)
+        raise TrainingDiverged(
+            f"the trained weights are not numbers ({lost}): nothing was recorded; run the same command again, and if "
+            "it ends the same way, lower training.learning_rate."
+        )
 
 
 def _identity(run: Run, styles: Sequence[StyleSource]) -> str:

@@ -6,9 +6,11 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-from naruto_core.artifacts import write_atomically
+from naruto_core.artifacts import atomic_file, exclusive_lock
 from naruto_core.errors import RatingRefused, RecordDamaged
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
@@ -36,17 +38,26 @@ class Keys:
         """A new key for `name`, shown this once."""
         if not _NAME.fullmatch(name) or name == ANYONE:
             raise RatingRefused(f"{name!r} is no name for a key: letters, digits, dots and dashes.")
-        if name in self.names():
-            raise RatingRefused(f"{name} has a key; remove it first.")
         token = f"nk-{secrets.token_urlsafe(32)}"
-        self._write(self._hashes | {name: _digest(token)})
+        with self._changing():
+            if name in self.names():
+                raise RatingRefused(f"{name} has a key; remove it first.")
+            self._write(self._hashes | {name: _digest(token)})
         return token
 
     def remove(self, name: str) -> None:
         """The key of `name` is good for nothing from now on."""
-        if name not in self.names():
-            raise RatingRefused(f"there is no key of {name}.")
-        self._write({other: digest for other, digest in self._hashes.items() if other != name})
+        with self._changing():
+            if name not in self.names():
+                raise RatingRefused(f"there is no key of {name}.")
+            self._write({other: digest for other, digest in self._hashes.items() if other != name})
+
+    @contextmanager
+    def _changing(self) -> Generator[None]:
+        """Nobody else adds or removes a key between the reading of the file and its writing."""
+        with exclusive_lock(self._path.with_name(f".{self._path.name}.lock")):
+            self._read_at = -1
+            yield
 
     def who(self, token: str) -> str | None:
         """Whose key `token` is; every hash is compared, in constant time, whichever it is."""
@@ -56,8 +67,9 @@ class Keys:
         return found[0] if found else None
 
     def _write(self, hashes: dict[str, str]) -> None:
-        write_atomically(self._path, json.dumps(hashes, indent=1).encode())
-        self._path.chmod(0o600)
+        with atomic_file(self._path) as scratch:
+            scratch.touch(0o600)
+            scratch.write_bytes(json.dumps(hashes, indent=1).encode())
         self._read_at = -1
 
 

@@ -70,9 +70,8 @@ def _sift(
 
 def _keep(data: bytes, picture: Picture, layout: Layout) -> None:
     path = layout.picture(picture.sha256, picture.suffix)
-    # the name says what the content is, and files appear whole: a size that fits is proof enough
     with storage_errors(path):
-        if not path.is_file() or path.stat().st_size != len(data):
+        if not path.is_file() or path.read_bytes() != data:  # a damaged file is mended
             write_atomically(path, data)
 
 

@@ -2,16 +2,22 @@
 
 A commit carries the id and the counts of its version. Content that a table already holds is not
 written again, whichever of its versions holds it; old versions are kept for good.
+
+What a commit says of itself is not believed: a version counts when its rows, read back, have its id. Two processes
+that make a table at the same moment can both be told by Delta that they replaced an empty one, and the newer version
+then holds the rows of both. A lock keeps them apart where the file system has locks; reading back finds it everywhere.
 """
 
 import errno
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
+import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +25,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from naruto_core.artifacts import Layout, sha256_bytes, storage_errors
+from naruto_core.artifacts import Layout, exclusive_lock, sha256_bytes, storage_errors
 from naruto_core.domain import DatasetVersion, Picture, Split
 from naruto_core.errors import RecordDamaged, StorageFailed
 
@@ -44,14 +50,21 @@ _KEPT_FOR_GOOD = {
 _ROOM = 1 << 18  # bytes free for a commit and a data file without rows
 _ROOM_PER_ROW = 400  # bytes, uncompressed
 _UNFIT = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f]")  # deltalake 1.6 mistakes these for parts of a URL
+_SYSTEM_ERROR = r"(?:os error|code:) (\d+)"  # as Delta's writer tells an errno
+_COMMITS = 20  # tries to write a version while other processes write to the same table
+_UNREADABLE = (DeltaError, TableNotFoundError, OSError, pa.ArrowException, ValueError, TypeError)
 _BATCH = 4096  # rows in memory at a time on their way to and from the table
 
 
 def version_id(rows: Iterable[Picture]) -> str:
     """`ds-` and 16 hex digits of a sha256 over the sorted (sha256, caption, split) of all rows."""
+    return _id_of([(row.sha256, row.caption, row.split.value) for row in rows])
+
+
+def _id_of(facts: list[tuple[str, str, str]]) -> str:
     digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda p: (p.sha256, p.caption)):
-        digest.update(json.dumps([row.sha256, row.caption, row.split.value]).encode() + b"\n")
+    for row in sorted(facts):
+        digest.update(json.dumps(row).encode() + b"\n")
     return f"ds-{digest.hexdigest()[:16]}"
 
 
@@ -74,8 +87,9 @@ def write_version(
 ) -> DatasetVersion:
     """Put `rows` into the Delta table named `table` unless it holds them already; the version they are.
 
-    The commit is atomic: a killed or refused write leaves the versions that were there. Raises
-    StorageFailed when the disk is full or the folder cannot be written.
+    The rows of that version were read back. The commit is atomic: a killed or refused write leaves the versions that
+    were there. A table that Delta cannot open is renamed and begun anew. Raises StorageFailed when the disk is full or
+    the folder cannot be written.
     """
     path = layout.table(table)
     identity = version_id(rows)
@@ -86,12 +100,22 @@ def write_version(
         "n_quarantined": n_quarantined,
         "n_duplicates": n_duplicates,
     }
-    with storage_errors(path), _delta_errors(path):
+    note = {"dataset_id": identity, "source": source} | {key: str(value) for key, value in counts.items()}
+    with storage_errors(path), _delta_errors(path), exclusive_lock(path.with_name(f".{path.name}.lock")):
         path.mkdir(parents=True, exist_ok=True)
-        at = _held(path, identity)
-        if at is None:
-            _refuse_full_disk(path, len(rows))
-            note = {"dataset_id": identity, "source": source} | {key: str(value) for key, value in counts.items()}
+        at = _written(path, identity, rows, note)
+    return DatasetVersion(identity, source, layout.relative(path), at, **counts)
+
+
+def _written(path: Path, identity: str, rows: list[Picture], note: dict[str, str]) -> int:
+    """The Delta version that holds `rows`, committed if there was none."""
+    for attempt in range(_COMMITS):
+        if (at := _held(path, identity)) is not None:
+            return at
+        if attempt:  # without locks, others write at this moment: not in step with them
+            time.sleep(random.uniform(0, 0.05 * attempt))
+        _refuse_full_disk(path, len(rows))
+        with suppress(CommitFailedError):  # another process was first: see what it wrote
             write_deltalake(
                 path,
                 pa.RecordBatchReader.from_batches(_SCHEMA, _batches(rows)),
@@ -100,23 +124,34 @@ def write_version(
                 writer_properties=WriterProperties(max_row_group_size=_BATCH),
                 commit_properties=CommitProperties(custom_metadata=note),
             )
-            at = _held(path, identity)
-    if at is None:
-        raise StorageFailed(f"{path} was changed while dataset {identity} was written: run the same command again.")
-    return DatasetVersion(identity, source, layout.relative(path), at, **counts)
+    raise StorageFailed(f"{path} was changed whenever dataset {identity} was written: run the same command again.")
 
 
 def _held(path: Path, identity: str) -> int | None:
-    """The Delta version of the table that holds that content, all of its files still there."""
+    """The newest Delta version of the table whose rows have that id."""
     if not DeltaTable.is_deltatable(str(path)):
         return None
-    for commit in DeltaTable(path).history():
-        if commit.get("dataset_id") == identity:
-            at = int(commit["version"])
-            files = DeltaTable(path, version=at).file_uris()  # their folders percent-encoded, their names plain
-            if all((path / Path(file).name).exists() for file in files):
-                return at
-    return None
+    try:
+        commits = DeltaTable(path).history()
+    except DeltaError as error:
+        if re.search(_SYSTEM_ERROR, str(error)):  # not allowed to, or the disk fails: the table may be whole
+            raise
+        damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        with suppress(FileNotFoundError):
+            path.rename(damaged)
+        path.mkdir(exist_ok=True)
+        return None
+    versions = (int(commit["version"]) for commit in commits if commit.get("dataset_id") == identity)
+    return next((at for at in versions if _holds(path, at, identity)), None)
+
+
+def _holds(path: Path, at: int, identity: str) -> bool:
+    """Whether the rows of version `at` have that id; read without making nouns of them, to spare memory."""
+    try:
+        batches = _read(path, at, ["sha256", "caption", "split"]).to_batches(_BATCH)
+    except _UNREADABLE:
+        return False
+    return _id_of([facts for batch in batches for facts in zip(*batch.to_pydict().values(), strict=True)]) == identity
 
 
 def _batches(rows: list[Picture]) -> Iterator[pa.RecordBatch]:
@@ -139,7 +174,7 @@ def _delta_errors(path: Path) -> Generator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         why = _one_line(error)
-        if code := re.search(r"(?:os error|code:) (\d+)", why):
+        if code := re.search(_SYSTEM_ERROR, why):
             raise OSError(int(code[1]), why) from error
         raise StorageFailed(f"cannot write the dataset table {path}: {why}") from error
 
@@ -149,14 +184,17 @@ def _one_line(error: Exception) -> str:
     return " ".join(plain.split())
 
 
-def _read(path: Path) -> pa.Table:
-    """A data file's rows, read in this thread.
+def _read(path: Path, at: int, columns: list[str]) -> pa.Table:
+    """Columns of version `at` of a table, in its own order, read in this thread.
 
     A process that ends while Arrow's own threads are about is aborted (apache/arrow#34314); its datasets use some for
     reading ahead whatever `use_threads` says.
     """
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        return file.read(columns=_SCHEMA.names, use_threads=False)
+    parts: list[pa.Table] = []
+    for uri in DeltaTable(path, version=at).file_uris():
+        with pq.ParquetFile(path / uri.rpartition("/")[2], pre_buffer=False) as file:  # names are never encoded
+            parts.append(file.read(columns=columns, use_threads=False))
+    return pa.concat_tables(parts) if parts else _SCHEMA.empty_table().select(columns)
 
 
 def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
@@ -167,14 +205,35 @@ def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
     path = layout.absolute(version.table)
     again = f"ingest {version.source} again."
     try:
-        parts = [uri.rpartition("/")[2] for uri in DeltaTable(path, version=version.delta_version).file_uris()]
-        found = pa.concat_tables([_read(path / part) for part in parts]) if parts else _SCHEMA.empty_table()
-    except (DeltaError, TableNotFoundError, OSError, pa.ArrowException) as error:
+        rows = _rows(path, version.delta_version)
+    except _UNREADABLE as error:
         raise RecordDamaged(f"dataset {version.id} cannot be read from {path}: {_one_line(error)}; {again}") from error
-    rows = [_picture(entry) for batch in found.to_batches(_BATCH) for entry in batch.to_pylist()]
     if version_id(rows) != version.id:
         raise RecordDamaged(f"the rows in {path} are not those of dataset {version.id}; {again}")
     return sorted(rows, key=lambda p: (p.sha256, p.caption))
+
+
+def read_picture(layout: Layout, picture: Picture) -> bytes:
+    """The file of a dataset picture as it was ingested; RecordDamaged when it is gone or its content is another."""
+    path = layout.picture(picture.sha256, picture.suffix)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise RecordDamaged(f"the picture {layout.relative(path)} is gone: ingest its dataset again.") from None
+    if sha256_bytes(data) != picture.sha256:
+        raise RecordDamaged(f"the picture {layout.relative(path)} is damaged: ingest its dataset again.")
+    return data
+
+
+def is_whole(layout: Layout, version: DatasetVersion) -> bool:
+    """Whether the rows of that version can be read and are its own."""
+    return _holds(layout.absolute(version.table), version.delta_version, version.id)
+
+
+def _rows(path: Path, at: int) -> list[Picture]:
+    """The rows of version `at` of a table, in its own order."""
+    batches = _read(path, at, _SCHEMA.names).to_batches(_BATCH)
+    return [_picture(entry) for batch in batches for entry in batch.to_pylist()]
 
 
 def _picture(entry: dict[str, Any]) -> Picture:

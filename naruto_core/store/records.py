@@ -47,11 +47,16 @@ T = TypeVar("T")
 class Store(Reports):
     """The record of everything that was run; `Reports` is what it can be asked."""
 
-    def add_dataset(self, version: DatasetVersion, quarantined: Sequence[Quarantined]) -> None:
-        """Record a version as it was first seen, and what was left out of it, from whichever source."""
+    def add_dataset(
+        self, version: DatasetVersion, quarantined: Sequence[Quarantined], *, replace: bool = False
+    ) -> None:
+        """Record a version as it was first seen, and what was left out of it, from whichever source.
+
+        With `replace`, `version` says where its rows lie from now on: those of the recorded place are damaged.
+        """
         with self._writing() as session:
-            if session.get(DatasetRow, version.id) is None:
-                session.add(DatasetRow(**asdict(version)))
+            if replace or session.get(DatasetRow, version.id) is None:
+                session.merge(DatasetRow(**asdict(version)))
                 session.flush()
             rows = session.scalars(select(QuarantinedRow).where(QuarantinedRow.dataset_id == version.id))
             known = {(row.source, row.row, row.reason) for row in rows}
@@ -102,14 +107,24 @@ class Store(Reports):
                 row.state, row.finished_at, row.failure = state, now, failure
 
     def add_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Record a run's adapter files, all at once, in place of earlier ones of the same path."""
+        """Record a run's adapter files, all at once, in place of earlier ones of the same path.
+
+        Where an earlier one had another content, what was made with it goes: the fused model, pictures, their scores.
+        """
         with self._writing() as session:
             for adapter in adapters:
+                known = session.get(AdapterRow, (adapter.run_id, adapter.path))
+                if known is not None and known.sha256 != adapter.sha256:
+                    session.execute(delete(FusedRow).where(FusedRow.run_id == adapter.run_id))
+                    _forget_pictures(session, adapter.run_id, (Variant.ADAPTED, Variant.FUSED))
                 session.merge(AdapterRow(**asdict(adapter)))
 
     def add_fused(self, fused: FusedModel) -> None:
-        """Record a run's fused model, in place of an earlier one."""
+        """Record a run's fused model, in place of an earlier one; where that had another content, its pictures go."""
         with self._writing() as session:
+            known = session.get(FusedRow, fused.run_id)
+            if known is not None and known.sha256 != fused.sha256:
+                _forget_pictures(session, fused.run_id, (Variant.FUSED,))
             session.merge(FusedRow(**asdict(fused)))
 
     def add_prompts(self, run_id: str, suite: PromptSuite) -> None:
@@ -171,6 +186,13 @@ class Store(Reports):
             for some in _portions(list(fresh)):
                 session.execute(delete(StepRow).where(StepRow.run_id == run_id, StepRow.step.in_(some)))
             _insert(session, StepRow, [_step_values(run_id, record) for record in fresh.values()])
+
+
+def _forget_pictures(session: Session, run_id: str, variants: Sequence[Variant]) -> None:
+    """Pictures of another model than the recorded one, and what was measured of them (of single ones by cascade)."""
+    session.execute(delete(ScoreRow).where(ScoreRow.run_id == run_id, ScoreRow.variant.in_(variants)))
+    session.execute(delete(SampleRow).where(SampleRow.run_id == run_id, SampleRow.variant.in_(variants)))
+    session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
 
 
 def _exact(session: Session, run_id: str) -> RunRow:

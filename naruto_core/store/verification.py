@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from naruto_core.artifacts import Layout, sha256_file, sha256_folder
-from naruto_core.domain import Picture, Progress, RunState, Sample
+from naruto_core.artifacts import Layout, find_non_finite, sha256_file, sha256_folder
+from naruto_core.domain import Adapter, Picture, Progress, RunState, Sample
 from naruto_core.errors import RecordDamaged
 from naruto_core.store.reports import Reports
 
@@ -61,6 +61,18 @@ def verify(
     findings += _missing_tables(reports, layout)
     findings += _strays(reports, layout, {one.path for one in expected})
     return findings
+
+
+def adapter_fault(layout: Layout, adapter: Adapter) -> str:
+    """What is wrong with a recorded adapter file, as the end of a sentence; "" when it can be loaded as recorded."""
+    trouble = _trouble(layout, _Expected("adapter", adapter.path, adapter.sha256))
+    if trouble is Trouble.MISSING:
+        return f"its file {adapter.path} is missing"
+    if trouble is not None:
+        return f"its file {adapter.path} is not the one that was recorded"
+    if tensor := find_non_finite(layout.absolute(adapter.path)):
+        return f"its file {adapter.path} has weights that are not numbers ({tensor})"
+    return ""
 
 
 def _recorded(reports: Reports) -> Iterator[_Expected]:

@@ -1,8 +1,9 @@
 """Encode the dataset once, so that the training loop sees only latents and embeddings.
 
 Latents are kept as mean and deviation and sampled anew at every step. Everything is written in
-shards named by content: a stopped encoding goes on with the next shard, a later run finds all of
-them. Each row of a shard carries its own picture, caption and crop: they cannot come apart. Rows are
+shards named by what they are made from: a stopped encoding goes on with the next shard, a later run
+finds all of them. A shard is used when its content is what was written, else it is made again.
+Each row of a shard carries its own picture, caption and crop: they cannot come apart. Rows are
 mapped from disk and read when they are drawn: memory does not grow with the number of pictures.
 """
 
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from naruto_core.artifacts import storage_errors
-from naruto_core.checkpoint import read_checkpoint, write_checkpoint
+from naruto_core.checkpoint import State, read_checkpoint, write_checkpoint
 from naruto_core.domain import Progress
-from naruto_core.errors import DatasetUnusable
+from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.training.conditioning import encode_texts, join_caption, time_ids
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 SHARD = 64  # rows
+_Shard = tuple[dict[str, torch.Tensor], State]  # columns, and what the rows show
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +120,39 @@ def encode_examples(
     """
     began, fresh, done = time.monotonic(), 0, 0
     size = max(1, SHARD // how.views)
-    shards = [group[start : start + size] for group in names for start in range(0, len(group), size)]
-    paths = [folder / f"shard-{index:05d}.safetensors" for index in range(len(shards))]
-    total = sum(len(part) for part in shards)
-    for path, part in zip(paths, shards, strict=True):
+    parts = [group[start : start + size] for group in names for start in range(0, len(group), size)]
+    total = sum(len(part) for part in parts)
+    shards: list[_Shard] = []
+    for index, part in enumerate(parts):
+        path = folder / f"shard-{index:05d}.safetensors"
+        label: State = {"cache": folder.name, "names": list(part)}
         done += len(part)
-        if not path.exists():
+        if (shard := _kept_shard(path, label)) is None:
             with storage_errors(path):
-                _encode_shard(pipeline, [read(name, view) for name in part for view in range(how.views)], how, path)
+                batch = [read(name, view) for name in part for view in range(how.views)]
+                _encode_shard(pipeline, batch, how, path, label)
+            shard = read_checkpoint(path)
             fresh += len(part)
             spent = time.monotonic() - began
             left = spent / fresh * (total - done)
             on_progress(Progress("encode", done, total, "picture", spent, left))
-    return _load(paths, how.views)
+        shards.append(shard)
+    return _joined(shards, how.views)
+
+
+def _kept_shard(path: Path, label: State) -> _Shard | None:
+    """The shard that is kept at `path`; None when there is none of these pictures, or it is damaged."""
+    try:
+        tensors, values = read_checkpoint(path)
+    except (FileNotFoundError, RecordDamaged):
+        return None
+    return (tensors, values) if label.items() <= values.items() else None
 
 
 @torch.no_grad()
-def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], how: Encoding, path: Path) -> None:
+def _encode_shard(
+    pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], how: Encoding, path: Path, label: State
+) -> None:
     texts = [join_caption(how.instance_prompt, picture.caption) for picture in batch]
     columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "time_ids": []}
     for picture, text in zip(batch, texts, strict=True):  # one by one: a row must not depend on its neighbours
@@ -151,7 +169,7 @@ def _encode_shard(pipeline: "StableDiffusionXLPipeline", batch: list[Captioned],
             encoding = encode_texts(pipeline, [text], how.clip_skip)
             columns.setdefault("hidden", []).append(encoding.hidden)
             columns.setdefault("pooled", []).append(encoding.pooled)
-    write_checkpoint(path, {name: torch.cat(rows) for name, rows in columns.items()}, {"texts": texts})
+    write_checkpoint(path, {name: torch.cat(rows) for name, rows in columns.items()}, label | {"texts": texts})
 
 
 def _not_finite(name: str, dtype: torch.dtype) -> str:
@@ -161,8 +179,7 @@ def _not_finite(name: str, dtype: torch.dtype) -> str:
     return f"the VAE gives latents that are not finite numbers for picture {name}: {remedy}"
 
 
-def _load(paths: Sequence[Path], views: int) -> Examples:
-    shards = [read_checkpoint(path) for path in paths]
+def _joined(shards: Sequence[_Shard], views: int) -> Examples:
     columns = {name: Column([tensors[name] for tensors, _ in shards]) for name in shards[0][0]}
     return Examples(
         columns["mean"],

@@ -1,7 +1,9 @@
 """The main job for real: all of it, killed anywhere, told in one sentence what it cannot do."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,9 +15,10 @@ from PIL import Image
 from pyarrow.csv import read_csv
 from pyarrow.parquet import read_table
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from naruto_core.artifacts import Layout
+from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.scoring.catalogue import SAMPLE_METRICS
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
@@ -106,6 +109,53 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
         assert [(s.id, s.sha256) for s in ours.samples(run_id)] == [(s.id, s.sha256) for s in theirs.samples(run_id)]
         pairs = zip(ours.scores(run_id), theirs.scores(run_id), strict=True)
         assert all(a.value == pytest.approx(b.value, rel=1e-6) for a, b in pairs)
+
+
+def _flip_bits(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) - 2000, len(data), 4):
+        data[at] ^= 1
+    path.write_bytes(data)
+
+
+def _diverge(home: Path, run_id: str) -> None:
+    """The record as a version that checked nothing left it: an adapter that is not numbers, and a failed run."""
+    path = Layout(home).adapter(run_id)
+    tensors = load_file(path)
+    next(iter(tensors.values()))[...] = math.nan
+    save_file(tensors, path)
+    with sqlite3.connect(home / "naruto.db") as database:
+        database.execute("update runs set state = 'failed'")
+        database.execute("update adapter_files set sha256 = ?", (sha256_file(path),))
+
+
+def test_damaged_files_are_made_again_by_the_same_command_and_the_run_ends_as_it_was(
+    small_run: tuple[Path, str], naruto: Naruto, tmp_path: Path
+):
+    """Encoded and class pictures, an adapter that diverged, the fused model, a drawn picture."""
+    undisturbed, run_id = small_run
+    home = shutil.copytree(undisturbed, tmp_path / "home")
+    cached = [
+        next((home / "cache").glob(name)) for name in ("examples-*/shard-00000.safetensors", "class-*/000001.png")
+    ]
+    whole = [path.read_bytes() for path in cached]
+    for path in (*cached, *Layout(home).fused(run_id).glob("unet/*.safetensors")):
+        _flip_bits(path)
+    next((home / "runs" / run_id / "samples").glob("*.png")).unlink()
+    _diverge(home, run_id)
+    done = naruto(home, "run", *flags(SMALL))
+    assert done.returncode == 0, done.stderr
+    assert "the adapter is trained again: its file" in done.stderr + done.stdout
+    assert Layout(home).adapter(run_id).read_bytes() == Layout(undisturbed).adapter(run_id).read_bytes()
+    assert cached[1].read_bytes() == whole[1]
+    assert naruto(home, "verify").returncode == 0
+    with (
+        open_store(f"sqlite:///{home / 'naruto.db'}") as ours,
+        open_store(f"sqlite:///{undisturbed / 'naruto.db'}") as theirs,
+    ):
+        assert ours.run(run_id).state == "done"
+        assert ours.find_fused(run_id) == theirs.find_fused(run_id)
+        assert [(s.id, s.sha256) for s in ours.samples(run_id)] == [(s.id, s.sha256) for s in theirs.samples(run_id)]
 
 
 def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str], naruto: Naruto):
@@ -227,7 +277,7 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         kept = [path.rename(path.with_name(f"kept-{path.name}")) for path in (home / "cache").glob("embeddings.db*")]
         refused = naruto(home, "rescore", run_id)
         assert refused.returncode == 1
-        _one_sentence(refused.stderr, f"{victim.name} is not the one that was recorded; see `naruto verify`")
+        _one_sentence(refused.stderr, f"{victim.name} is not the one that was recorded; `naruto run` with the choices")
         for path in kept:
             path.rename(path.with_name(path.name.removeprefix("kept-")))
         assert naruto(home, "scores", run_id).stdout.count("fid") >= 4  # what was measured before is still there

@@ -152,12 +152,14 @@ def test_progress_counts_up_to_the_total_and_says_the_time_left(home: Home, tmp_
     assert (last.stage, last.done, last.total, last.seconds_left, last.note) == ("ingest", 120, 120, 0, "1 quarantined")
 
 
-def test_a_picture_that_was_cut_short_on_disk_is_stored_again(home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept_bytes", [0, -1])
+def test_a_picture_that_is_damaged_on_disk_is_stored_again(home: Home, tmp_path: Path, kept_bytes: int) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
     first = home.ingest(source)
     whole, kept = home.stored()[:2]
     written = kept.stat().st_mtime_ns
-    whole.write_bytes(b"")
+    data = whole.read_bytes()
+    whole.write_bytes(data[:kept_bytes] + b"\0" * (-kept_bytes))  # empty, or as long as it was
     assert home.ingest(source) == first
     assert sha256_bytes(whole.read_bytes()) == whole.stem
     assert kept.stat().st_mtime_ns == written
@@ -233,7 +235,7 @@ def test_thousands_of_rows_cost_little_more_memory_than_hundreds(tmp_path: Path)
         int(_in_a_process(write_parquet(tmp_path / f"{n}.parquet", rows(n)), tmp_path / f"var{n}").stdout.split()[2])
         for n in (300, 3000)
     )
-    assert many - few < 15_000  # KiB
+    assert many - few < 30_000  # KiB, half of it the buffers that Arrow reads the version back with
 
 
 def test_a_file_where_a_folder_is_needed_is_one_sentence(home: Home, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Versions travel in time, are written once, and are refused when their table is not what it was."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from naruto_core.artifacts import Layout
-from naruto_core.dataset.versions import read_pictures, table_name, version_id, write_version
+from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
+from naruto_core.dataset.versions import read_picture, read_pictures, table_name, version_id, write_version
 from naruto_core.domain import DatasetVersion, Picture, Split
 from naruto_core.errors import RecordDamaged, StorageFailed
 
@@ -114,3 +118,76 @@ def test_table_names_are_plain_and_differ_where_sources_differ(layout: Layout) -
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
     assert len(set(names)) == 5
     assert names[0].startswith("toon-captions-")
+
+
+def _write_at_once(root: Path, start: Path, sources: list[int]) -> list[DatasetVersion]:
+    """One process for each number: it waits for the file `start`, then writes that many rows to one table."""
+    code = """
+import json, sys, time
+from dataclasses import asdict
+from pathlib import Path
+from naruto_core.artifacts import Layout
+from tests.naruto_core.dataset.test_dataset_versions import _rows, _write
+layout, start, count = Layout(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+print("ready", flush=True)
+while not start.exists():
+    time.sleep(0.001)
+print(json.dumps(asdict(_write(layout, _rows(count)))))
+"""
+    commands = [[sys.executable, "-c", code, str(root), str(start), str(count)] for count in sources]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    for writer in writers:
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+    start.touch()
+    told = [writer.communicate(timeout=120)[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * len(writers)
+    return [DatasetVersion(**json.loads(line)) for line in told]
+
+
+def test_eight_first_ingests_at_the_same_moment_leave_whole_versions(layout: Layout, tmp_path: Path) -> None:
+    same, different = [3] * 4, [4, 5, 6, 7]
+    versions = _write_at_once(layout.root, tmp_path / "start", same + different)
+    assert [len(read_pictures(layout, version)) for version in versions] == same + different
+    assert len({version.delta_version for version in versions[:4]}) == 1
+    assert DeltaTable(layout.table("toons")).version() == 4
+
+
+def test_what_a_commit_says_is_not_believed_and_the_version_is_written_again(layout: Layout) -> None:
+    version = _write(layout, _rows(3))
+    table = DeltaTable(layout.table("toons"))
+    doubled = table.to_pyarrow_table()
+    note = CommitProperties(custom_metadata={"dataset_id": version.id})
+    write_deltalake(table, doubled, mode="append", commit_properties=note)
+    assert _write(layout, _rows(3)) == version  # an older version is whole
+    (file,) = layout.table("toons").glob(Path(DeltaTable(table.table_uri, version=0).file_uris()[0]).name)
+    pq.write_table(doubled.slice(1), file)
+    with pytest.raises(RecordDamaged, match="ingest toons again"):
+        read_pictures(layout, version)
+    mended = _write(layout, _rows(3))
+    assert read_pictures(layout, mended) == _rows(3)
+
+
+@pytest.mark.parametrize("log", ["{", ""])
+def test_a_table_with_a_damaged_log_is_kept_aside_and_begun_anew(layout: Layout, log: str) -> None:
+    version = _write(layout, _rows(3))
+    path = layout.table("toons")
+    (path / "_delta_log" / f"{0:020}.json").write_text(log)
+    with pytest.raises(RecordDamaged, match="ingest toons again"):
+        read_pictures(layout, version)
+    again = _write(layout, _rows(3))
+    assert read_pictures(layout, again) == _rows(3)
+    (aside,) = path.parent.glob("toons.damaged-*")
+    assert (aside / "_delta_log").is_dir()
+
+
+def test_a_picture_that_is_not_what_was_ingested_is_refused(layout: Layout) -> None:
+    picture = replace(_rows(1)[0], sha256=sha256_bytes(b"a picture"))
+    path = layout.picture(picture.sha256, picture.suffix)
+    with pytest.raises(RecordDamaged, match="is gone: ingest its dataset again"):
+        read_picture(layout, picture)
+    write_atomically(path, b"a picture")
+    assert read_picture(layout, picture) == b"a picture"
+    write_atomically(path, b"A picture")
+    with pytest.raises(RecordDamaged, match="is damaged: ingest its dataset again"):
+        read_picture(layout, picture)

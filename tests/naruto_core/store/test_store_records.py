@@ -11,6 +11,7 @@ import pytest
 from recorded import NOON, open_run, sample, score
 
 from naruto_core.domain import (
+    DRAWN,
     Adapter,
     DatasetVersion,
     FusedModel,
@@ -94,6 +95,28 @@ def test_adapter_and_fused_model_are_replaced_by_newer_ones(store: Store, run: R
         store.add_fused(fused)
         assert store.adapters(run.id) == [adapter]
         assert store.find_fused(run.id) == fused
+
+
+def test_what_was_drawn_by_another_adapter_goes_with_it(store: Store, run: Run) -> None:
+    adapter = Adapter(run.id, "runs/x/adapter.safetensors", "1" * 64, 4, 500)
+    fused = FusedModel(run.id, "runs/x/fused", "1" * 64, 1.0)
+
+    def drawn() -> set[Variant]:
+        return {one.variant for one in store.samples(run.id)}
+
+    store.add_adapters([adapter])
+    store.add_fused(fused)
+    store.add_samples([sample(run.id, 1, variant) for variant in DRAWN])
+    store.add_scores([replace(score(run.id, 3.0), variant=variant) for variant in DRAWN])
+    store.add_adapters([adapter])
+    store.add_fused(fused)
+    assert drawn() == set(DRAWN)
+    store.add_fused(replace(fused, sha256="2" * 64))
+    assert drawn() == {Variant.BASE, Variant.ADAPTED}
+    store.add_adapters([replace(adapter, sha256="2" * 64)])
+    assert drawn() == {Variant.BASE}
+    assert [one.variant for one in store.scores(run.id)] == [Variant.BASE]
+    assert store.find_fused(run.id) is None
 
 
 def test_samples_recorded_twice_are_there_once(store: Store, run: Run) -> None:

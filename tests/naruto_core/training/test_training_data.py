@@ -1,13 +1,16 @@
 """Conditioning, encoded pictures, and who is drawn when."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from naruto_core.errors import DatasetUnusable
+from naruto_core.checkpoint import read_checkpoint
+from naruto_core.errors import DatasetUnusable, RecordDamaged
 from naruto_core.training.batches import Chance, Stream, Style, draw_batch, rows_of
 from naruto_core.training.conditioning import encode_texts, time_ids
 from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
@@ -131,6 +134,45 @@ def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path
     resumed = encode_examples(pipeline, [NAMES], counting, Encoding(PROMPT), tmp_path, ignore)
     assert read == NAMES[8:]
     assert len(resumed) == 12
+
+
+def _flip_low_bits(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) - 4000, len(data), 16):
+        data[at] ^= 1
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _swap(path: Path) -> None:
+    path.write_bytes(path.with_name("shard-00001.safetensors").read_bytes())
+
+
+def _forget_digest(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        known = file.metadata()
+    save_file(tensors, path, {"values": known["values"]})
+
+
+@pytest.mark.parametrize("damage", [_flip_low_bits, _cut, _swap, _forget_digest])
+def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_path: Path, monkeypatch, damage):
+    monkeypatch.setattr("naruto_core.training.examples.SHARD", 6)
+    pipeline, shard = load_miniature(), tmp_path / "shard-00000.safetensors"
+    first = encode(pipeline, tmp_path)
+    first_means, first_hidden = ([column.row(i).clone() for i in range(12)] for column in (first.mean, first.hidden))
+    other = shard.with_name("shard-00001.safetensors").stat().st_mtime_ns
+    damage(shard)
+    with pytest.raises(RecordDamaged, match="remove it") if damage is not _swap else nullcontext():
+        read_checkpoint(shard)
+    encoded = encode(pipeline, tmp_path)
+    assert encoded.texts == first.texts
+    assert all(torch.equal(encoded.mean.row(index), first_means[index]) for index in range(12))
+    assert all(torch.equal(encoded.hidden.row(index), first_hidden[index]) for index in range(12))
+    assert shard.with_name("shard-00001.safetensors").stat().st_mtime_ns == other
 
 
 def test_where_the_encoders_learn_their_old_answers_are_not_kept(load_miniature, tmp_path: Path):

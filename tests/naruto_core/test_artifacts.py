@@ -1,0 +1,107 @@
+"""Files and folders that several processes write at once, or that a killed one left."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from naruto_core.artifacts import atomic_folder, exclusive_lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from naruto_core.artifacts import atomic_folder, exclusive_lock
+with atomic_folder(Path(sys.argv[1])) as scratch:
+    (scratch / "first").write_text("first")
+    print("writing", flush=True)
+    sys.stdin.readline()
+    (scratch / "second").write_text("second")
+"""
+
+
+def writer(folder: Path) -> subprocess.Popen[str]:
+    """A process that stands in the middle of writing `folder`."""
+    pipe = subprocess.PIPE
+    started = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=pipe, stdout=pipe, text=True)
+    assert started.stdout
+    assert started.stdout.readline() == "writing\n"
+    return started
+
+
+def made_old(folder: Path) -> None:
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        os.utime(path, (time.time() - 3600,) * 2)
+
+
+def test_a_folder_that_another_process_writes_is_not_taken_from_it(tmp_path: Path) -> None:
+    other = writer(tmp_path / "fused")
+    made_old(tmp_path / "fused")
+    with atomic_folder(tmp_path / "fused") as scratch:
+        (scratch / "ours").write_text("ours")
+    other.communicate("go on\n", timeout=30)
+    assert other.returncode == 0
+    assert {path.name for path in (tmp_path / "fused").iterdir()} == {"first", "second"}
+    assert [path.name for path in tmp_path.iterdir()] == ["fused"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    other = writer(tmp_path / "fused")
+    other.kill()
+    other.communicate(timeout=30)
+    made_old(tmp_path / "fused")
+    with atomic_folder(tmp_path / "fused") as scratch:
+        (scratch / "ours").write_text("ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["fused"]
+
+
+def test_a_folder_that_cannot_be_filled_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "fused").mkdir()
+    (tmp_path / "fused" / "old").touch()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "fused"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["fused", "old"]
+
+
+ADD_KEY = """
+import sys
+from pathlib import Path
+from deployments.service.keys import Keys
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(10):
+    Keys(Path(sys.argv[1])).add(f"{sys.argv[2]}-{turn}")
+"""
+
+
+def test_keys_that_are_added_at_the_same_moment_are_all_there(tmp_path: Path) -> None:
+    from deployments.service.keys import Keys
+
+    path, pipe = tmp_path / "keys.json", subprocess.PIPE
+    command = [sys.executable, "-c", ADD_KEY, str(path)]
+    others = [subprocess.Popen([*command, f"k{i}"], stdin=pipe, stdout=pipe, text=True) for i in range(4)]
+    for other in others:
+        assert other.stdout
+        other.stdout.readline()
+    for other in others:
+        assert other.stdin
+        other.stdin.write("go\n")
+        other.stdin.flush()
+    assert [other.wait(timeout=60) for other in others] == [0] * 4
+    assert len(Keys(path).names()) == 40
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from naruto_core.artifacts import exclusive_lock\n"
+    code += "with exclusive_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
+    pipe = subprocess.PIPE
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdin=pipe, stdout=pipe, text=True)
+    assert other.stdout
+    assert other.stdout.readline() == "held\n"
+    other.kill()
+    other.communicate(timeout=30)
+    with exclusive_lock(tmp_path / "lock"):
+        pass

@@ -1,0 +1,51 @@
+"""Ingest as a task: what is recorded of a version is where its rows can be read."""
+
+from pathlib import Path
+
+import pytest
+
+from naruto_core.artifacts import Layout
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import DatasetVersion
+from naruto_core.errors import RecordDamaged
+from naruto_core.recipe import DatasetSection
+from naruto_core.settings import read_settings
+from naruto_core.store.opening import open_store
+from tasks.ingest import ingest
+
+SECTION = DatasetSection(source="world:naruto?count=12&seed=3", hold_out=4)
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
+    monkeypatch.delenv("NARUTO_DATABASE", raising=False)
+    return Layout(tmp_path)
+
+
+def recorded(version: DatasetVersion) -> DatasetVersion:
+    with open_store(read_settings().database_url) as store:
+        found = store.find_dataset(version.id)
+    assert found
+    return found
+
+
+def test_ingesting_again_mends_a_damaged_version_and_the_record_names_the_new_rows(layout: Layout) -> None:
+    first = ingest.fn(SECTION)
+    for file in layout.absolute(first.table).glob("*.parquet"):
+        data = bytearray(file.read_bytes())
+        data[200] ^= 1
+        file.write_bytes(data)
+    with pytest.raises(RecordDamaged, match=r"ingest world:naruto\?count=12&seed=3 again"):
+        read_pictures(layout, recorded(first))
+    mended = ingest.fn(SECTION)
+    assert mended.id == first.id
+    assert recorded(first) == mended
+    assert len(read_pictures(layout, recorded(first))) == 12
+
+
+def test_a_whole_version_stays_recorded_where_it_was_first_seen(layout: Layout) -> None:
+    first = ingest.fn(SECTION)
+    assert ingest.fn(SECTION) == first
+    ingest.fn(DatasetSection(source="world:naruto?count=13&seed=3", hold_out=4))
+    assert recorded(first) == first
