@@ -5,6 +5,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
 from dashboard.queries import judging
+from dashboard.queries.opened import the_ratings
 from dashboard.views import (
     assignments,
     compare,
@@ -59,7 +60,10 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
 
 def _stranger() -> None:
     st.title("Welcome")
-    st.info("This dashboard asks for a personal link. Open the one you were sent, or ask whoever runs it for one.")
+    if the_ratings().reviewers():
+        st.info("This dashboard asks for a personal link. Open the one you were sent, or ask whoever runs it for one.")
+    else:
+        st.info("Nobody is registered here. The link for the first person stands at the start of this dashboard's log.")
     if "auth" in st.secrets and st.button("Sign on"):
         st.login()
 

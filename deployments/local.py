@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from deployments.daemon import Daemon
 from naruto_core.errors import ServiceFailed
-from naruto_core.recipe import explain
+from naruto_core.recipe_text import explain
 from naruto_core.settings import Settings
 
 HOST = "127.0.0.1"
@@ -111,5 +111,7 @@ def read_local_prefect() -> LocalPrefect:
     try:
         settings = LocalSettings()
     except ValidationError as error:
-        raise ServiceFailed(f"a NARUTO_* environment variable cannot be used: {explain(error)}") from None
+        raise ServiceFailed(
+            f"a NARUTO_* environment variable cannot be used: {explain(error, LocalSettings)}"
+        ) from None
     return LocalPrefect(settings.root, settings.prefect_port)

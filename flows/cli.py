@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from flows.cli_export import RunName, exports
-from naruto_core.errors import NarutoError
+from naruto_core.errors import NarutoError, RecipeInvalid
 
 app = typer.Typer(
     name="naruto",
@@ -57,7 +56,7 @@ def run(
     from flows.train_naruto import train_naruto
 
     with processes.together(devices.pick_device(read_settings().device)):
-        train_naruto(recipe, dataset, _overrides(settings or []))
+        train_naruto(recipe, dataset, _overrides(settings))
 
 
 @app.command()
@@ -72,7 +71,7 @@ def ingest(
     _settle_libraries()
     from flows.ingest import ingest_pictures
 
-    ingest_pictures(recipe, source, _overrides(settings or []))
+    ingest_pictures(recipe, source, _overrides(settings))
 
 
 @app.command()
@@ -230,16 +229,10 @@ def verify(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
-    from naruto_core.errors import RecipeInvalid
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    from naruto_core.recipe import overrides_from_text
 
-    changed: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise RecipeInvalid(f"--set {pair}: write KEY=VALUE, e.g. --set training.rank=8.")
-        changed[key] = yaml.safe_load(value)
-    return changed
+    return overrides_from_text(settings or [])
 
 
 def _show(listing: Any, as_json: bool) -> None:
@@ -276,6 +269,18 @@ def _guarded(command: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """Python keeps bytes that are not UTF-8 as lone surrogates, which no file or database of ours can hold."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
+
+
 def main() -> None:
     """Entry point of the `naruto` command: a user's mistake is one sentence and exit status 1."""
-    _guarded(app)
+
+    def command() -> None:
+        _refuse_undecodable(sys.argv[1:])
+        app()
+
+    _guarded(command)

@@ -5,13 +5,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from naruto_core.domain import Prompt, PromptSuite
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe import MAIN_STYLE, Recipe, explain
+from naruto_core.recipe import MAIN_STYLE, Recipe
+from naruto_core.recipe_text import explain, read_yaml
+from naruto_core.recipe_training import MAX_INT
 
 
 class _PromptEntry(BaseModel):
@@ -27,7 +29,7 @@ class _SuiteFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_INT)], ...] = Field(min_length=1)
     prompts: tuple[_PromptEntry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -47,14 +49,14 @@ def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None)
     Raises RecipeInvalid, naming the file and the entry.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path.read_text(encoding="utf-8"))
         suite = _SuiteFile.model_validate(tree)
     except FileNotFoundError:
         raise RecipeInvalid(f"there is no prompt suite {path}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecipeInvalid) as error:
         raise RecipeInvalid(f"cannot read prompt suite {path}: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        raise RecipeInvalid(f"prompt suite {path.name}: {explain(error)}") from None
+        raise RecipeInvalid(f"prompt suite {path.name}: {explain(error, _SuiteFile)}") from None
     chosen = tuple(Prompt(p.slug, p.text, p.content, p.tags) for p in suite.prompts[:prompts])
     kept = suite.seeds[:seeds]
     canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in chosen], kept])

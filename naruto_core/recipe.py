@@ -6,14 +6,14 @@ inheritance between files. The resolved recipe and its fingerprint are kept on t
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from naruto_core.errors import RecipeInvalid
+from naruto_core.recipe_text import explain, read_yaml, value_from_text
 from naruto_core.recipe_training import Precision, Section, TrainingSection
 
 METRIC_NAMES = frozenset(
@@ -30,7 +30,7 @@ class ModelSection(Section):
     """The base model. A name is a hub id, a folder, or `package:<package>/<folder>` for files
     that ship inside a Python package."""
 
-    base: str = Field(description="Hub id, folder, or package:<package>/<folder>.")
+    base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder>.")
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
     vae: str | None = Field(None, description="Another VAE than the base model's own.")
     vae_revision: str | None = None
@@ -41,11 +41,11 @@ class DatasetSection(Section):
     """Where captioned pictures come from, and which of them are kept out of training."""
 
     source: str = Field(
-        description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
+        min_length=1, description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
     )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
-    image_column: str = "image"
-    caption_column: str = "text"
+    image_column: str = Field("image", min_length=1)
+    caption_column: str = Field("text", min_length=1)
     hold_out: int = Field(
         0, ge=0, description="Pictures kept out of training as the reference set; 0: all train, all are reference."
     )
@@ -77,7 +77,7 @@ class FusionSection(Section):
 class GenerationSection(Section):
     """Batch generation over the fixed test prompts."""
 
-    suite: str = Field(description="Name of a prompt suite in flows/prompts, or a path to one.")
+    suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
     variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(("base", "adapted", "fused"), min_length=1)
     resolution: int = Field(ge=16, le=2048, multiple_of=8)
     num_inference_steps: int = Field(30, ge=1, le=1000)
@@ -97,9 +97,12 @@ class ScoringSection(Section):
     """Which networks measure. Scores of different extractors are never compared."""
 
     set_extractor: str = Field(
-        description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained."
+        min_length=1,
+        description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained.",
     )
-    pair_extractor: str = Field(description="open_clip model for the CLIP score: package:, folder, or name/pretrained.")
+    pair_extractor: str = Field(
+        min_length=1, description="open_clip model for the CLIP score: package:, folder, or name/pretrained."
+    )
     more_set_extractors: tuple[str, ...] = Field(
         (),
         description="Further networks whose Fréchet distance is wanted too (fd), e.g. timm:<folder of DINOv2> or "
@@ -123,7 +126,9 @@ class ScoringSection(Section):
         ("mmd", "clip-content"), description="Metrics that verdicts rest on, named beforehand; the rest is exploratory."
     )
     batch_size: int = Field(32, ge=1)
-    resamples: int = Field(1000, ge=100, description="Resamples behind intervals of means, and behind differences.")
+    resamples: int = Field(
+        1000, ge=100, le=1_000_000, description="Resamples behind intervals of means, and behind differences."
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -218,10 +223,10 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     key or a value out of range.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeInvalid(f"there is no recipe {path}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecipeInvalid) as error:
         raise RecipeInvalid(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeInvalid(f"recipe {path} must be a mapping of sections (model, dataset, training, ...).")
@@ -230,31 +235,30 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeInvalid(f"recipe {path.name}: {explain(error)}") from None
+        raise RecipeInvalid(f"recipe {path.name}: {explain(error, Recipe)}") from None
+
+
+def overrides_from_text(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE texts, as typed on a command line, as overrides for `read_recipe`.
+
+    The type of each field reads its value (`value_from_text`). Raises RecipeInvalid for a text without KEY=.
+    """
+    changed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise RecipeInvalid(f"--set {pair}: write KEY=VALUE, e.g. --set training.rank=8.")
+        changed[key] = value_from_text(Recipe, key, text)
+    return changed
 
 
 def _override(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
     place: Any = tree
     for section in sections:
-        place = place.setdefault(section, {})
+        if place.get(section) is None:  # a section that the file leaves out or sets to null
+            place[section] = {}
+        place = place[section]
         if not isinstance(place, dict):
             raise RecipeInvalid(f"cannot set {dotted}: {section} is not a section.")
     place[key] = value
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one sentence: every field with what is wrong and what was given."""
-    parts: list[str] = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "recipe"
-        if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key {where}")
-        elif item["type"] == "missing":
-            parts.append(f"{where} is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            given = item["input"]
-            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
-            parts.append(f"{where}: {message}{shown}")
-    return "; ".join(parts) + "."

@@ -3,19 +3,27 @@
 Names are diffusers' where it has one, kohya's otherwise. Every option is off unless the recipe asks for it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "bf16", "fp16"]
 LoraLayer = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+MAX_INT = 2**53  # every whole number up to it is the same in JSON, in a database and in a float
 ATTENTION: tuple[LoraLayer, ...] = ("to_k", "to_out.0", "to_q", "to_v")
 
 
 class Section(BaseModel):
     """A part of a recipe: cannot be changed, and refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _whole_numbers_fit_everywhere(self) -> Self:
+        for name, value in self:
+            if isinstance(value, int) and abs(value) > MAX_INT:
+                raise ValueError(f"{name} is larger than {MAX_INT:,}")
+        return self
 
 
 class PriorSection(Section):
@@ -122,7 +130,7 @@ class TrainingSection(Section):
         False, description="Split the effective batch, and recompute activations, as the device's memory demands."
     )
     gradient_checkpointing: bool = False
-    max_train_steps: int = Field(500, ge=1)
+    max_train_steps: int = Field(500, ge=1, le=10_000_000)
     mixed_precision: Precision = "fp16"
     seed: int = Field(0, ge=0, lt=2**31)
 

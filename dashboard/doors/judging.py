@@ -123,10 +123,10 @@ async def record(request: Request) -> JSONResponse:
 
 async def _answered(request: Request, ask: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    me = read_pass(read_settings().root, text, datetime.now(UTC)) if scheme == "Bearer" else None
-    if me is None:
-        return _refused(401, "your link has to be opened again.")
     try:
+        me = read_pass(read_settings().root, text, datetime.now(UTC)) if scheme == "Bearer" else None
+        if me is None:
+            return _refused(401, "your link has to be opened again.")
         return JSONResponse(await ask(me), headers={"Cache-Control": "no-store"})
     except RatingRefused as error:
         return _refused(409, str(error))

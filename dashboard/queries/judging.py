@@ -30,7 +30,8 @@ class Decision:
 
 def visitor() -> access.Visitor:
     """Who is looking."""
-    return access.visitor(the_ratings(), *access.presented())
+    first = "" if access.listens_locally() else access.first_token(read_settings().root)
+    return access.visitor(the_ratings(), *access.presented(), first)
 
 
 def campaigns(*, opened: bool = False) -> list[Campaign]:

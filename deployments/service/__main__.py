@@ -10,9 +10,10 @@ import uvicorn
 from pythonjsonlogger.json import JsonFormatter
 
 from deployments.service.app import create_app
-from deployments.service.keys import Keys
+from deployments.service.keys import Keys, keys_needed
 from deployments.service.options import ServiceOptions
-from naruto_core.errors import NarutoError, ServiceFailed
+from naruto_core.access_control import is_loopback
+from naruto_core.errors import NarutoError
 from naruto_core.settings import read_settings
 
 app = typer.Typer(
@@ -22,18 +23,13 @@ app = typer.Typer(
     help="Pictures over HTTP, for any client of OpenAI's images API. Limits: NARUTO_SERVICE_* variables.",
 )
 Name = Annotated[str, typer.Argument(help="Whose key it is.")]
-_HERE = ("127.0.0.1", "::1", "localhost")
 
 
 @app.command()
 def serve() -> None:
     """Serve the runs of NARUTO_HOME at NARUTO_SERVICE_HOST (127.0.0.1) and NARUTO_SERVICE_PORT (8000)."""
     options = ServiceOptions()
-    if options.host not in _HERE and not _keys().names():
-        raise ServiceFailed(
-            f"without keys the service listens on this machine only, not at {options.host}: "
-            "make one with `naruto-service add-key NAME`."
-        )
+    keys_needed(_keys(), options.host)  # refused here, before the record is opened
     _log_as_json()
     os.environ.setdefault("OTEL_SERVICE_NAME", "naruto-service")
     config = uvicorn.Config(
@@ -46,19 +42,29 @@ def serve() -> None:
 @app.command("add-key")
 def add_key(name: Name) -> None:
     """Make a key and show it, this once."""
+    had_none = not _keys().names()
     print(_keys().add(name))
+    if had_none:
+        print("A service that was started without keys stays open until it is started again.", file=sys.stderr)
 
 
 @app.command("remove-key")
 def remove_key(name: Name) -> None:
     """Make a key worthless."""
     _keys().remove(name)
+    if not _keys().names():
+        print("That was the last key: a service that asks for keys lets nobody in now.", file=sys.stderr)
 
 
 @app.command("keys")
 def list_keys() -> None:
-    """Who has a key."""
-    print("\n".join(_keys().names()) or "nobody has a key; only this machine is listened to")
+    """Who has a key, and what it means when nobody has one."""
+    print("\n".join(_keys().names()) or _without_keys(ServiceOptions().host))
+
+
+def _without_keys(host: str) -> str:
+    start = "starts open to everybody on this machine" if is_loopback(host) else "does not start"
+    return f"nobody has a key: a service that asks for keys lets nobody in, and one at {host} {start}"
 
 
 def _keys() -> Keys:

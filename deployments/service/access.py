@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from deployments.service.keys import ANYONE
+from deployments.service.keys import ANYONE, KeysUnusable
 from deployments.service.parts import Parts
 from deployments.service.refusal import Refused
 
@@ -28,10 +28,13 @@ def caller(
     parts: Annotated[Parts, Depends(parts_of)],
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
-    """While there are no keys (then only this machine is listened to) anyone may ask."""
-    if not parts.keys.names():
+    """Anyone, if the service was started without keys on this machine alone; or else whose key was given."""
+    if not parts.keys_needed:
         return Caller(ANYONE)
-    name = parts.keys.who(given.credentials) if given else None
+    try:
+        name = parts.keys.who(given.credentials if given else "")
+    except KeysUnusable:  # the log says why; whoever has no key need not know which file it is
+        raise Refused(503, "Keys cannot be checked now; the service's log says why.", code="keys_unusable") from None
     if name is None:
         raise Refused(401, "Incorrect API key provided.", code="invalid_api_key")
     return Caller(name)

@@ -7,7 +7,7 @@ from deployments.service.catalogue import Catalogue
 from deployments.service.checking import Checker, make_checker
 from deployments.service.engine import Engine
 from deployments.service.jobs import Jobs
-from deployments.service.keys import Allowance, Keys
+from deployments.service.keys import Allowance, Keys, keys_needed
 from deployments.service.metrics import Metrics
 from deployments.service.options import ServiceOptions
 from deployments.service.pictures import PictureFiles
@@ -29,6 +29,7 @@ class Parts:
     settings: Settings
     options: ServiceOptions
     keys: Keys
+    keys_needed: bool
     allowance: Allowance
     catalogue: Catalogue
     engine: Engine
@@ -45,7 +46,8 @@ class Parts:
 
 def put_together(settings: Settings, options: ServiceOptions) -> Parts:
     """Opens the record and starts nothing; jobs that an earlier process of this name left open are given up."""
-    metrics, url = Metrics(), settings.database_url
+    metrics, url, keys = Metrics(), settings.database_url, Keys(settings.root / "service" / "keys.json")
+    asks_for_keys = keys_needed(keys, options.host)
     record = open_service_jobs(url)
     record.give_up(options.instance, datetime.now(UTC))
     folder = settings.root / "service"
@@ -57,7 +59,8 @@ def put_together(settings: Settings, options: ServiceOptions) -> Parts:
     return Parts(
         settings=settings,
         options=options,
-        keys=Keys(folder / "keys.json"),
+        keys=keys,
+        keys_needed=asks_for_keys,
         allowance=Allowance(options.pictures_per_minute),
         catalogue=Catalogue(open_store(url), open_ratings(url), settings.root, options.batch_size),
         engine=engine,

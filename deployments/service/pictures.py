@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import io
 import json
-import os
 import re
 import secrets
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL.PngImagePlugin import PngInfo
 
+from naruto_core.access_control import signing_key
 from naruto_core.artifacts import write_atomically
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class PictureFiles:
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
-        self.key = _signing_key(folder / "signing-key")
+        self.key = signing_key(folder / "signing-key")
 
     def keep(self, data: bytes) -> str:
         """The opaque name that `data` is kept by."""
@@ -68,18 +68,3 @@ class PictureFiles:
 
     def _sign(self, name: str, until: int) -> str:
         return hmac.new(self.key, f"{name}\0{until}".encode(), hashlib.sha256).hexdigest()
-
-
-def _signing_key(path: Path) -> bytes:
-    """Made by whoever comes first; a restart invalidates no address."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    scratch.touch(mode=0o600)
-    scratch.write_bytes(secrets.token_bytes(32))
-    try:
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
-    return path.read_bytes()

@@ -12,6 +12,7 @@ from browsing import browser
 from PIL import Image
 from playwright.sync_api import Browser
 from served import Served, free_port
+from streamlit import config
 
 from dashboard import access
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
@@ -33,6 +34,14 @@ START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """AppTest makes its script `__main__` and leaves it so; process pools of later tests would look for it."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(autouse=True)
+def on_this_machine() -> Iterator[None]:
+    """As `make dashboard` starts it; Streamlit's own default is every address."""
+    config.set_option("server.address", "127.0.0.1")
+    yield
+    config.set_option("server.address", None)
 
 
 @pytest.fixture(autouse=True)

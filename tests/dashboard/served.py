@@ -19,6 +19,7 @@ class Served:
 
     home: Path
     port: int
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -29,7 +30,7 @@ class Served:
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "server.py"),
-                "--server.port", str(self.port), "--server.address", "127.0.0.1", "--server.headless", "true",
+                "--server.port", str(self.port), "--server.address", self.host, "--server.headless", "true",
                 "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
             ],
             env=os.environ | {"NARUTO_HOME": str(self.home)},

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -301,6 +302,14 @@ def test_the_repository_pins_what_it_needs_and_says_how_it_is_started(repository
     model = repository / "naruto" / "1" / "model"
     assert json.loads((model / "generation.json").read_text())["new_tokens"] == {}
     assert not [path for path in repository.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".ckpt"}]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", ""])
+def test_beyond_this_machine_tritons_server_wants_to_hear_that_it_asks_for_no_key(address: str):
+    command = [sys.executable, "-m", "deployments.triton", "nowhere", "--address", address]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "add --without-keys if something else" in done.stderr
 
 
 def test_without_a_server_there_is_a_sentence_that_says_where_it_runs(tmp_path: Path):

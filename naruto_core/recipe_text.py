@@ -1,0 +1,174 @@
+"""How text becomes a recipe: YAML files read strictly, single values read by the type of their field.
+
+YAML guesses types: `ninja #1` is `ninja`, `012` is 10, `1:30` is 90, `no` is false. In a file, quotes help; on a
+command line they are the shell's. So a value of `--set` is YAML only where a list or a mapping is wanted.
+"""
+
+import re
+import reprlib
+import types
+from difflib import get_close_matches
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from naruto_core.errors import RecipeInvalid
+
+MAX_YAML_NODES = 100_000  # with every alias written out; the longest recipe that ships has about 100
+_INT_TAG = "tag:yaml.org,2002:int"
+_NULL = ("", "null", "none")
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = 100
+
+
+def _decimal(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
+
+
+class _DecimalLoader(yaml.SafeLoader):
+    """SafeLoader whose whole numbers are decimal, as in YAML 1.2: 012 is 12; 1:30, 0x10 and 1_6 are text."""
+
+
+_DecimalLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _INT_TAG]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_DecimalLoader.add_implicit_resolver(_INT_TAG, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+_DecimalLoader.add_constructor(_INT_TAG, _decimal)
+
+
+def read_yaml(text: str) -> Any:
+    """The one YAML document in `text`; None when it is empty.
+
+    Raises RecipeInvalid, in one line, for broken YAML, a key that stands twice in a mapping, a tag that is not
+    YAML's own, and for aliases or nesting that make the document endless or very large.
+    """
+    loader = _DecimalLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _size_of(node, {})
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise RecipeInvalid(" ".join(str(error).split())) from error
+    except RecursionError:
+        raise RecipeInvalid("its lists and mappings are nested too deeply.") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # `!!int x`, 2024-13-45, 5,000 digits
+        raise RecipeInvalid(f"a value cannot be read: {' '.join(str(error).split())}.") from error
+    finally:
+        loader.dispose()
+
+
+def _size_of(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Nodes below `node`, each alias counted as what it stands for."""
+    if (known := sizes.get(id(node))) is not None:
+        if not known:
+            raise RecipeInvalid("an alias stands for a part of the file that contains the alias itself.")
+        return known
+    sizes[id(node)] = 0  # not finished
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _refuse_repeated_keys(node)
+        children = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    sizes[id(node)] = 1 + sum(_size_of(child, sizes) for child in children)
+    if sizes[id(node)] > MAX_YAML_NODES:
+        raise RecipeInvalid(f"it has more than {MAX_YAML_NODES:,} values when its aliases are written out.")
+    return sizes[id(node)]
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise RecipeInvalid(f"the key {key.value} stands twice (again in line {key.start_mark.line + 1}).")
+            seen.add(key.value)
+
+
+def value_from_text(model: type[BaseModel], key: str, text: str) -> Any:
+    """`text` as the field of `model` with the dotted name `key` wants it; the model itself still checks it.
+
+    Text and numbers stay as typed, for pydantic to read; `null`, `none` or nothing is None where a field is optional;
+    a field that is or may be a list, a mapping or a section is read as YAML. Raises RecipeInvalid for broken YAML.
+    """
+    annotation = _annotation_of(model, key)
+    kinds = _alternatives(annotation)
+    if type(None) in kinds and text.strip().lower() in _NULL:
+        return None
+    if any(_is_container(kind) for kind in kinds):
+        try:
+            return read_yaml(text)
+        except RecipeInvalid as error:
+            raise RecipeInvalid(f"{key} is a list or a mapping, in YAML, and {text!r} is not: {error}") from None
+    return text
+
+
+def _annotation_of(model: type[BaseModel], key: str) -> Any:
+    annotation: Any = model
+    for part in key.split("."):
+        for kind in _alternatives(annotation):
+            if _is_section(kind) and part in kind.model_fields:
+                annotation = kind.model_fields[part].annotation
+                break
+            if get_origin(kind) is dict:
+                annotation = get_args(kind)[1]
+                break
+        else:
+            return str  # an unknown key: the model refuses it by name
+    return annotation
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(kind for member in get_args(annotation) for kind in _alternatives(member))
+    return (annotation,)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _is_container(kind: Any) -> bool:
+    return _is_section(kind) or (get_origin(kind) or kind) in (tuple, list, dict)
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of `model`, sections included; what lies inside lists is left out."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        for kind in _alternatives(field.annotation):
+            if _is_section(kind):
+                keys += keys_of(kind, f"{prefix}{name}.")
+    return keys
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A pydantic error of `model` as one sentence: every field with what is wrong and what was given."""
+    parts: list[str] = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key {where}{_near_key(model, where)}")
+        elif item["type"] == "missing":
+            parts.append(f"{where} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = item["input"]
+            shown = "" if isinstance(given, dict | BaseModel) else f" (got {_shortened.repr(given)})"
+            parts.append(f"{where}: {message}{shown}")
+    return "; ".join(parts) + "."
+
+
+def _near_key(model: type[BaseModel], key: str) -> str:
+    known = keys_of(model)
+    near = [name for name in known if name.rpartition(".")[2] == key] or get_close_matches(key, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""

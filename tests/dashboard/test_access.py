@@ -1,0 +1,90 @@
+"""Who leads a dashboard that is reached from elsewhere, when its secrets or its record are missing or damaged."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+import pytest
+from served import Served, free_port
+from streamlit import config
+from streamlit.testing.v1 import AppTest
+
+from dashboard import access
+from naruto_core.domain import Run
+from naruto_core.errors import RecordDamaged
+from naruto_core.ratings import Reviewer, Role
+from naruto_core.store.ratings import Ratings
+
+APP = Path(__file__).parents[2] / "dashboard" / "app.py"
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.7", None])
+def test_beyond_this_machine_the_first_person_needs_the_link_of_the_log(
+    address: str | None, home: Path, run: Run, link: Callable[[str], None]
+) -> None:
+    config.set_option("server.address", address)
+    for shown, title in (("", "Welcome"), ("guessed", "Welcome"), ("ä", "Welcome"), (access.first_token(home), "Runs")):
+        link(shown)
+        app = AppTest.from_file(str(APP), default_timeout=60).run()
+        assert [one.value for one in app.title] == [title]
+
+
+def test_a_record_that_was_lost_or_emptied_makes_nobody_the_lead_beyond_this_machine(
+    home: Path, ratings: Ratings, run: Run, link: Callable[[str], None]
+) -> None:
+    config.set_option("server.address", "0.0.0.0")
+    _, token = ratings.add_reviewer("lead", Role.LEAD)
+    for path in home.glob("naruto.db*"):
+        path.unlink()
+    for shown in ("", token):
+        link(shown)
+        app = AppTest.from_file(str(APP), default_timeout=60).run()
+        assert [one.value for one in app.title] == ["Welcome"]
+        assert "this dashboard's log" in app.info[0].value
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 32, b"short"])
+def test_a_damaged_key_signs_nothing_and_lets_nobody_in(home: Path, damage: bytes, link: Callable[[str], None]) -> None:
+    who = Reviewer("r1", "Ann", Role.LEAD)
+    (home / "dashboard.key").write_bytes(damage)
+    with pytest.raises(RecordDamaged, match=r"dashboard\.key is not the key that was written: remove it"):
+        access.make_pass(home, who, START)
+    with pytest.raises(RecordDamaged):
+        access.read_pass(home, f"r1.9999999999.{'0' * 64}", START)
+    config.set_option("server.address", "0.0.0.0")
+    app = AppTest.from_file(str(APP), default_timeout=60).run()
+    assert not app.title
+    (home / "dashboard.key").unlink()  # what the sentence says: a new one is made
+    assert access.read_pass(home, access.make_pass(home, who, START), START) == "r1"
+
+
+@pytest.mark.parametrize(
+    ("secret", "login", "email"),
+    [
+        ("0123456789abcdef", {"is_logged_in": True, "email": "a@x"}, "a@x"),
+        ("", {"is_logged_in": True, "email": "a@x"}, ""),
+        ("xxx", {"is_logged_in": True, "email": "a@x"}, ""),
+        ("0123456789abcdef", {"is_logged_in": True, "email": "a@x", "email_verified": False}, ""),
+        ("0123456789abcdef", {"is_logged_in": False, "email": "a@x"}, ""),
+    ],
+)
+def test_a_login_counts_only_where_it_is_signed_and_its_address_verified(
+    secret: str, login: dict[str, object], email: str
+) -> None:
+    assert access.vouched_email(login, {"auth": {"cookie_secret": secret}}) == email
+
+
+def test_the_server_writes_the_first_persons_link_into_its_log_and_a_damaged_key_is_a_refusal(home: Path) -> None:
+    server = Served(home, free_port(), "0.0.0.0")
+    server.start()
+    try:
+        assert f"/enter/{access.first_token(home)}" in (home / "dashboard.log").read_text()
+        (home / "dashboard.key").write_bytes(b"")
+        answer = httpx2.get(
+            f"{server.address}/judging/c/next", headers={"Authorization": f"Bearer r1.9999999999.{'0' * 64}"}
+        )
+        assert (answer.status_code, "remove it" in answer.json()["error"]) == (500, True)
+    finally:
+        server.stop()
