@@ -3,7 +3,7 @@
     NarutoError               every mistake a user can make; shown as one sentence, exit status 1
     ├── RecipeInvalid         a recipe, prompt suite or parameter that cannot work (who wrote it)
     ├── DatasetUnusable       a dataset that is missing, empty or too broken (who brought it)
-    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded (who named it)
+    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded or used (who named it)
     ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
     ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
     ├── StorageFailed         no space, no permission (who owns the disk)
@@ -29,7 +29,7 @@ class DatasetUnusable(NarutoError):
 
 
 class ModelUnusable(NarutoError):
-    """A base model, adapter or feature extractor that is missing or does not fit."""
+    """A base model, adapter or feature extractor that is missing, does not fit, or whose numbers are not finite."""
 
 
 class DeviceUnfit(NarutoError):

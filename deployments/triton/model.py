@@ -19,7 +19,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 from diffusers import StableDiffusionXLPipeline
 
-sys.path.insert(0, str(Path(__file__).parent))  # where Triton itself does not look
+sys.path.insert(0, str(Path(__file__).parent))  # before any package of that name
 
 from sampling import NotFinite, decode_picture, load_vae, make_scheduler
 from weight_check import check_pipeline

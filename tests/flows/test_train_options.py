@@ -1,6 +1,7 @@
 """The trainer's larger options through the whole flow: looks on the way, several styles, new tokens, stages."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from naruto_core.artifacts import Layout
 from naruto_core.sdxl import locate
 from naruto_core.store.opening import open_store
-from tests.flows.conftest import Naruto, flags
+from tests.flows.conftest import Naruto, flags, overflow_when_decoded
 from tests.loaded_models import counting_models
 
 QUICK = {
@@ -86,6 +87,20 @@ def test_an_adapter_for_each_of_two_styles_and_a_look_at_each_on_the_way(naruto:
     assert naruto(tmp_path, "verify").returncode == 0
     again = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
     assert "train " not in again.stderr.replace("(8 train", "")
+
+
+def test_a_base_whose_pixels_overflow_is_refused_in_a_sentence_and_no_black_picture_is_kept(
+    naruto: Naruto, tmp_path: Path
+):
+    base = tmp_path / "overflowing"
+    shutil.copytree(locate("package:naruto_core.mini/weights/base", None)[0], base)
+    overflow_when_decoded(base)
+    prior = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
+    home = tmp_path / "home"
+    done = naruto(home, "run", *flags(QUICK | {"model.base": str(base), "training.prior": prior}))
+    assert done.returncode == 1
+    assert f"{base} cannot draw 'a person' with seed 42: the VAE's pixels are not finite numbers" in done.stderr
+    assert not [*home.rglob("class-*/*.png")]
 
 
 def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_together(naruto: Naruto, tmp_path: Path):

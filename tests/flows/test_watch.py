@@ -20,6 +20,8 @@ from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.serving import ServedScore, Steadiness
 from naruto_core.store.opening import open_served_scores, open_store
+from tasks.place import working_place
+from tasks.watch import _ruler
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto
 
@@ -103,6 +105,16 @@ def test_a_run_that_was_never_scored_keeps_no_other_from_being_measured(
     assert "has no samples yet" in ended.stderr
     assert {one.run_id for one in measured(home)[before:]} == {run_id}
     assert not [*Layout(home).watched.iterdir()]
+
+
+def test_runs_that_were_measured_by_one_network_share_it(
+    served_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARUTO_HOME", str(served_run[0]))
+    with working_place() as place:
+        first = _ruler(place, served_run[1], [])
+        second = _ruler(place, served_run[1], [first])
+    assert second.sets is first.sets is second.pairs
 
 
 def test_a_full_disk_costs_nobody_their_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

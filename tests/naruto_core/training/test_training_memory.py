@@ -1,5 +1,7 @@
 """The memory planner: counted right, split right, refused with figures."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from flows.profiles import choose_recipe
 from naruto_core.errors import DeviceUnfit
+from naruto_core.sdxl import locate
 from naruto_core.training.activations import Saved, recomputing, unet_activations
 from naruto_core.training.memory import GIB, _Parts, plan_memory, splits
 from naruto_core.training.steps import Training
@@ -58,6 +61,23 @@ def test_every_split_has_the_effective_batch_and_the_priors_share():
     assert len(found) == 8
     own = section.model_copy(update={"fit_memory": False})
     assert list(splits(own)) == [own]
+
+
+def test_a_vae_that_says_force_upcast_is_counted_in_full_precision(tmp_path: Path):
+    """It is kept so wherever the others are in half precision: on a GPU."""
+    recipe, needs = choose_recipe("mini"), list[dict[str, int]]()
+    section = recipe.training.model_copy(update={"mixed_precision": "fp16"})
+    folder = tmp_path / "base"
+    shutil.copytree(locate(MINIATURE.base, None)[0], folder)
+    config = folder / "vae" / "config.json"
+    for upcast in (False, True):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": upcast}))
+        model = recipe.model.model_copy(update={"base": str(folder)})
+        needs.append(plan_memory(model, section, recipe.generation, torch.device("cuda"), 64 * GIB).needs)
+    weights = sum(p.numel() for p in _Parts(MINIATURE, section, torch.device("cuda")).vae.parameters())
+    for phase in ("encode", "sample"):
+        assert needs[1][phase] - needs[0][phase] > 2 * weights  # and as much again of its activations
+    assert needs[1]["train"] == needs[0]["train"]
 
 
 def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures():
