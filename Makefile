@@ -6,6 +6,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 TRITON := .triton/installed-$(VERSION)
+LOADERS := $(patsubst tests/loaders/requirements-%.txt,.loaders/%/installed-$(VERSION),$(wildcard tests/loaders/requirements-*.txt))
 
 HERE := $(or $(NARUTO_HOME),var)
 # In a home of one run, as CI's are, the beginning of its year is enough of its id.
@@ -13,7 +14,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` 
 # Two processes, because tests often wait for another program; idle threads of one shall not take the other's core.
 test: install $(TRITON)  ## run all tests
 	OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile
+
+test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
+	OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders
 
 check: install  ## lint, formatting, types, import contracts
 	.venv/bin/ruff check
@@ -121,6 +125,13 @@ $(TRITON): deployments/triton/requirements.txt $(INSTALLED)
 	  && $(UV) pip install --quiet --python .triton/bin/python --no-deps --require-hashes --only-binary :all: -r $< \
 	  && echo ../../../../.venv/lib/python$(VERSION)/site-packages >.triton/lib/python$(VERSION)/site-packages/project.pth \
 	  && touch $@ || echo "NVIDIA Triton's server could not be installed: its test will be skipped." >&2
+
+# Environments beside .venv whose libraries load what is exported; they see the PyTorch of .venv through a .pth file.
+.loaders/%/installed-$(VERSION): tests/loaders/requirements-%.txt $(INSTALLED)
+	$(UV) venv --quiet --clear --no-python-downloads --python .venv/bin/python .loaders/$*
+	$(UV) pip install --quiet --python .loaders/$*/bin/python --no-deps --require-hashes --only-binary :all: -r $<
+	echo ../../../../../.venv/lib/python$(VERSION)/site-packages >.loaders/$*/lib/python$(VERSION)/site-packages/project.pth
+	touch $@
 
 .uv/bin/uv:
 	@$(PYTHON) -m venv .uv || { echo "error: $(PYTHON) cannot make virtual environments: install its venv package, or uv." >&2; exit 1; }

@@ -11,6 +11,7 @@ from string import Template
 
 from naruto_core import sdxl
 from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
+from naruto_core.card.usage import LOWEST_VERSIONS
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.fusion import halve
@@ -22,7 +23,7 @@ from naruto_core.store.opening import Store, open_store
 from tasks.assemble import assemble
 from tasks.convert import find_trained, write_kohya_files, write_word_files
 
-_DRAWING_NEEDS = ("diffusers", "transformers", "accelerate", "safetensors")
+_LOADING_NEEDS = ("diffusers", "transformers", "accelerate")
 _SHARED_CODE = ("sampling.py", "weight_check.py")  # of naruto_core: how every program draws and checks; stand alone
 _MOST_TOGETHER = 4  # as the HTTP service has it: a lone picture pays for the whole batch
 _DRAWN_BY = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
@@ -71,6 +72,8 @@ def _export(name: str, folder: Path, *, for_comfyui: bool) -> Path:
 def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
     """The fused model as the folder `<folder>/<run>`, for plain diffusers, in `half` precision or as it is; its path.
 
+    `requirements.txt` in it says which versions load it.
+
     Raises RecordDamaged when the run has none, or another than was recorded.
     """
     run_id, source, _ = _recorded_fused(name)
@@ -80,6 +83,7 @@ def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
         if half:
             halve(scratch)
             sdxl.check_complete(scratch)
+        _write_requirements(scratch, _ranges())
     return path
 
 
@@ -94,7 +98,7 @@ def export_endpoint(name: str, folder: Path) -> Path:
         _write_model(scratch, source, recipe)
         _copy_code(scratch, "deployments.endpoint", "handler.py")
         _copy_code(scratch, "naruto_core", *_SHARED_CODE)
-        _write_requirements(scratch, _DRAWING_NEEDS)  # torch is the endpoint's own
+        _write_requirements(scratch, _ranges())
     return path
 
 
@@ -114,7 +118,7 @@ def export_triton(name: str, folder: Path) -> Path:
         for file, place in (("config.pbtxt", version_1.parent), ("README.md", scratch)):
             text = (files("deployments.triton") / file).read_text(encoding="utf-8")
             (place / file).write_text(Template(text).substitute(filled_in), encoding="utf-8")
-        _write_requirements(scratch, ("torch", *_DRAWING_NEEDS))
+        _write_requirements(scratch, _installed_here())
     return path
 
 
@@ -146,10 +150,24 @@ def _copy_code(folder: Path, package: str, *names: str) -> None:
         (folder / name).write_text((files(package) / name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def _write_requirements(folder: Path, packages: Iterable[str]) -> None:
-    """The versions that are installed here; without torch's build ("+cpu"), which is not everywhere to be had."""
-    needed = [f"{package}=={version(package).partition('+')[0]}\n" for package in packages]
-    (folder / "requirements.txt").write_text("".join(needed), encoding="utf-8")
+def _write_requirements(folder: Path, lines: Iterable[str]) -> None:
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _ranges() -> Iterator[str]:
+    """What loads a fused model: from the lowest versions that are tested up to the major version installed here.
+
+    Programs bring versions of their own, and torch: Hugging Face's inference toolkit starts with those alone.
+    """
+    for package in _LOADING_NEEDS:
+        major = int(version(package).partition(".")[0])
+        yield f"{package}>={LOWEST_VERSIONS[package]},<{major + 1}"
+
+
+def _installed_here() -> Iterator[str]:
+    """Exactly the versions installed here; without torch's build ("+cpu"), which is not everywhere to be had."""
+    for package in ("torch", *_LOADING_NEEDS, "safetensors"):
+        yield f"{package}=={version(package).partition('+')[0]}"
 
 
 def _fused(store: Store, layout: Layout, run_id: str) -> Path:

@@ -14,7 +14,7 @@ from naruto_core.card.licences import base_licence
 from naruto_core.card.markdown import escape, table
 from naruto_core.card.sources import base_model, base_name, licences, picture_sections, training_data
 from naruto_core.card.tables import picture_table, recipe_table, score_table
-from naruto_core.card.usage import diffusers_code
+from naruto_core.card.usage import diffusers_code, needed_versions
 from naruto_core.domain import Variant
 from naruto_core.prompts import trigger_phrases
 from naruto_core.provenance import is_hub_id
@@ -128,8 +128,8 @@ def _diffusers(facts: CardFacts) -> str:
     prompt, seed = (facts.shown[0].text, facts.shown[0].seed) if facts.shown else (trigger, 0)
     code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed)
     return (
-        "## Use it in diffusers\n\nWith diffusers 0.42 or newer, and peft. Another device or precision than the "
-        f"run's rounds differently, and may draw small details otherwise.\n\n```python\n{code}\n```"
+        f"## Use it in diffusers\n\nWith {needed_versions()}. Another device or precision than the run's rounds "
+        f"differently, and may draw small details otherwise.\n\n```python\n{code}\n```"
     )
 
 

@@ -6,7 +6,16 @@ from naruto_core.recipe import Recipe
 from naruto_core.sampling import SAMPLERS
 from naruto_core.tokens import tokens_of
 
+# The oldest versions that load what is exported, all of it; tests load it with exactly these.
+LOWEST_VERSIONS = {"diffusers": "0.33", "transformers": "4.51", "accelerate": "1.6", "peft": "0.15"}
+
 _DTYPE = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
+
+
+def needed_versions() -> str:
+    """ "diffusers 0.33, transformers 4.51, ... or newer": what the files of an adapter load with."""
+    *first, last = (f"{package} {version}" for package, version in LOWEST_VERSIONS.items())
+    return f"{', '.join(first)} and {last}, or newer"
 
 
 def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int) -> str:
@@ -62,7 +71,8 @@ def _place(name: str, revision: str | None) -> str:
 
 def _base(recipe: Recipe) -> list[str]:
     model = recipe.model
-    dtype = f"dtype={_DTYPE[recipe.generation.mixed_precision]}"
+    # not `dtype`, which diffusers before 0.40 does not heed
+    dtype = f"torch_dtype={_DTYPE[recipe.generation.mixed_precision]}"
     vae = ", ".join(["vae", *_pin(model.vae or "", model.vae_revision), dtype])
     options = [
         *_pin(model.base, model.revision),

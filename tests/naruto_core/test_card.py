@@ -96,7 +96,7 @@ def test_the_code_names_the_pushed_repository_at_this_runs_tag_and_the_right_fil
     assert "adapter = 'your-name/naruto-sdxl-lora'" in code
     assert f"weight_name='pytorch_lora_weights.safetensors', revision='{RUN.id}'" in code
     assert "variant='fp16'" in code
-    assert "dtype=torch.float16" in code
+    assert "torch_dtype=torch.float16" in code
 
 
 def test_an_adapter_that_is_used_at_another_strength_says_so_in_both_programs(tmp_path: Path):

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionXLPipeline
 
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
@@ -30,6 +31,8 @@ CPU = torch.device("cpu")
 PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))
 SMALL = {"training.rank": 4, "training.lora_alpha": 2, "generation.num_inference_steps": 4}
 SMALL |= {"training.mixed_precision": "fp32", "generation.mixed_precision": "fp32", "generation.batch_size": 1}
+
+FIRST_SEED = 3  # of the first style's adapter; the next style has the next
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ def _copy_base(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
 
 
-def _write_lora(recipe: Recipe, path: Path, seed: int) -> Path:
-    """On the UNet, and on both encoders where the recipe has them learn."""
+def random_adapter(recipe: Recipe, seed: int) -> StableDiffusionXLPipeline:
+    """The base with an adapter of `recipe` on the UNet, and on both encoders where the recipe has them learn."""
     pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
     add_adapters(pipeline, recipe.training)
     generator = torch.Generator().manual_seed(seed)
@@ -64,8 +67,16 @@ def _write_lora(recipe: Recipe, path: Path, seed: int) -> Path:
         for name, weight in trainable(pipeline).items():
             if "lora_B" in name:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    write_adapter(pipeline, path)
-    return path
+            elif "magnitude" in name:  # PEFT makes it of the weights: as it begins, nobody would miss it
+                weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
+    return pipeline
+
+
+def styles_of(recipe: Recipe) -> list[str]:
+    """The style of each LoRA that `recipe` trains, "" for the one of all."""
+    section, inversion = recipe.training, recipe.training.textual_inversion
+    styles = ["main", *(s.name for s in recipe.styles)] if section.adapters == "per-style" else [""]
+    return styles if not inversion or inversion.train_lora else []
 
 
 def _write_embeddings(recipe: Recipe, path: Path) -> Path:
@@ -75,12 +86,11 @@ def _write_embeddings(recipe: Recipe, path: Path) -> Path:
 
 
 def _train(layout: Layout, run: Run, recipe: Recipe) -> Iterator[Adapter]:
-    section, inversion = recipe.training, recipe.training.textual_inversion
-    styles = ["main", *(s.name for s in recipe.styles)] if section.adapters == "per-style" else [""]
-    for seed, style in enumerate(styles if not inversion or inversion.train_lora else [], 3):
-        path = _write_lora(recipe, layout.adapter(run.id, style), seed)
+    for seed, style in enumerate(styles_of(recipe), FIRST_SEED):
+        path = layout.adapter(run.id, style)
+        write_adapter(random_adapter(recipe, seed), path)
         yield Adapter(run.id, layout.relative(path), sha256_file(path), 4, 560, style)
-    if inversion:
+    if recipe.training.textual_inversion:
         path = _write_embeddings(recipe, layout.adapter(run.id).with_name(FILE))
         yield Adapter(run.id, layout.relative(path), sha256_file(path), 4, 560)
 
