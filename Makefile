@@ -42,7 +42,7 @@ test: install $(TRITON)  ## run all tests
 	OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile
 
 test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
-	OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders
+	NARUTO_TEST_ALL_COMBINATIONS=1 OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders tests/flows/test_exported_weights.py
 
 check: install  ## lint, formatting, types, import contracts
 	.venv/bin/ruff check

@@ -12,6 +12,8 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from naruto_core.recipe import ModelSection
+
 TOKENIZER = Path(__file__).parents[2] / "naruto_core" / "mini" / "weights" / "base" / "tokenizer"
 
 # stabilityai/stable-diffusion-xl-base-1.0; what is not named is the libraries' default, as there
@@ -81,6 +83,20 @@ def full_size_pipeline(dtype: torch.dtype, device: torch.device) -> StableDiffus
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def write_configurations(folder: Path) -> ModelSection:
+    """The configurations of the full size in `folder`, without weights: what exports are held against."""
+    with torch.device("meta"):
+        models: dict[str, Any] = {
+            "unet": UNet2DConditionModel.from_config(UNET),
+            "vae": AutoencoderKL.from_config(VAE),
+        }
+    for name, model in models.items():
+        model.save_config(folder / name)
+    CLIPTextConfig(**TEXT).save_pretrained(folder / "text_encoder")
+    CLIPTextConfig(**TEXT_2).save_pretrained(folder / "text_encoder_2")
+    return ModelSection(base=str(folder))
 
 
 @torch.no_grad()
