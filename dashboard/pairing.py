@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,7 +76,7 @@ def by_sample(scores: Iterable[Score]) -> tuple[dict[str, dict[str, float]], dic
 
 def changes(all_rows: Sequence[Row], place: int, rulers: Sequence[Mapping[str, str]]) -> list[Change]:
     """Every metric of pictures that the first model and the one at `place` were measured by in the same way."""
-    found: list[tuple[Change, int, float]] = []
+    found: list[tuple[Change, int, float | None]] = []
     for metric in SAMPLE_METRICS:
         extractor = rulers[0].get(metric.name)
         both = [row for row in all_rows if metric.name in row.scores[0] and metric.name in row.scores[place]]
@@ -89,11 +90,12 @@ def changes(all_rows: Sequence[Row], place: int, rulers: Sequence[Mapping[str, s
         found.append(
             (Change(metric.name, extractor, *means, seen, Verdict("undecided"), len(both)), metric.better, seen.p)
         )
-    adjusted = holm([p for _, _, p in found])
-    return [
-        replace(one, verdict=verdict(one.difference, better, p, max(1.0, abs(one.first))))
-        for (one, better, _), p in zip(found, adjusted, strict=True)
-    ]
+    adjusted = iter(holm([p for _, _, p in found if p is not None]))
+    judged: list[Change] = []
+    for one, better, p in found:
+        adjusted_p = None if p is None else next(adjusted)
+        judged.append(replace(one, verdict=verdict(one.difference, better, adjusted_p, max(1.0, abs(one.first)))))
+    return judged
 
 
 def recipe_differences(recipes: Sequence[str]) -> dict[str, list[str]]:
@@ -121,9 +123,14 @@ def as_csv(names: Sequence[str], all_rows: Sequence[Row]) -> str:
     for row in all_rows:
         for name, sample, scores in zip(names, row.samples, row.scores, strict=True):
             if sample:
-                values = [scores.get(metric, "") for metric in metrics]
+                values = [_finite(scores.get(metric)) for metric in metrics]
                 writer.writerow([row.prompt.slug, _cell(row.prompt.text), row.seed, name, sample.sha256, *values])
     return memory.getvalue()
+
+
+def _finite(value: float | None) -> float | str:
+    """A cell without a number is empty: other programs do not read "nan"."""
+    return value if value is not None and math.isfinite(value) else ""
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,7 @@
 """`naruto`: the terminal's door to the flow and the record. Thin; every command does one thing."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -237,13 +238,22 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
 
 def _show(listing: Any, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(listing.rows, indent=2, default=_plain))
+        print(json.dumps(_jsonable(listing.rows), indent=2, allow_nan=False))
     else:
         print(listing.text)
 
 
-def _plain(value: object) -> object:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+def _jsonable(value: object) -> object:
+    """`value` in what JSON has; NaN and infinity, which it has not, are null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def _settle_libraries() -> None:

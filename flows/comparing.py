@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.listings import Listing, columns
-from naruto_core.report.comparison import Compared, comparison_markdown, headline
-from naruto_core.report.tables import digits
+from naruto_core.report.comparison import Compared, comparison_figures, comparison_markdown, headline
+from naruto_core.report.tables import number_text
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
 from tasks.compare import compare_models, missing_home
@@ -59,8 +59,4 @@ def comparison_table(found: Sequence[Comparison]) -> str:
 
 
 def _line(one: Comparison) -> list[str]:
-    places, found = digits(one.metric), one.difference
-    first, second = (f"{value:.{places}f}" for value in (one.first, one.second))
-    change, low, high = (f"{value:+.{places}f}" for value in (found.value, found.low, found.high))
-    shown = [one.metric, first, second, change, f"{low} … {high}"]
-    return [*shown, f"{one.p:.3f}", str(one.n), str(one.verdict)]
+    return [one.metric, *comparison_figures(one), number_text(one.p, ".3f"), str(one.n), str(one.verdict)]

@@ -14,7 +14,8 @@ from naruto_core.artifacts import Layout, atomic_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
-from naruto_core.report.tables import anchored, digits, tells_base_from_real
+from naruto_core.report.tables import anchored, digits, interval_text, tells_base_from_real
+from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from naruto_core.store.verification import verify
@@ -38,7 +39,8 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def _score_row(score: Score) -> dict[str, Any]:
     kept = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
-    return {name: getattr(score, name) for name in kept}
+    values = {name: getattr(score, name) for name in kept}
+    return values if score.interval else values | {"low": None, "high": None}
 
 
 def list_runs() -> Listing:
@@ -111,6 +113,8 @@ def list_scores(name: str) -> Listing:
     notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
         sorted({score.method for score in scores})
     )
+    if any(score.interval is None for score in scores):
+        notes += f"; none of fewer than {LEAST_PROMPTS} prompts or pictures"
     return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_told(findings)}".rstrip())
 
 
@@ -132,7 +136,7 @@ def write_scores(name: str, path: Path) -> Path:
 
 def _score_line(one: Score, placed: float | None) -> list[str]:
     places = digits(one.metric)
-    interval = f"{one.low:.{places}f} … {one.high:.{places}f}"
+    interval = interval_text(one.interval, f".{places}f")
     shown = "" if placed is None else f"{placed:.2f}"
     ruler = f"{one.extractor}, {one.version}"
     value, tells = f"{one.value:.{places}f}", tells_base_from_real(one)[0]

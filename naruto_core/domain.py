@@ -1,5 +1,6 @@
 """The nouns. Frozen, standard library only; every other room speaks in these."""
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -160,9 +161,10 @@ class Score:
 
     A *set score* judges all samples of one variant (`sample_id` is None) and, where `reference` is
     not empty, compares them with that reference set; a *sample score* judges one picture. `low`
-    and `high` bound a 95 % interval (equal to `value` for a single picture); `method` says how the
-    interval was made. Scores with different `extractor` or `reference` are never comparable. `details` is what else is
-    needed to compute it again (suite, seeds, libraries), and of a REAL set score how well the metric discriminates.
+    and `high` bound a 95 % interval (equal to `value` for a single picture, infinite where it is unknown); `method`
+    says how the interval was made. Scores with different `extractor` or `reference` are never comparable. `details` is
+    what else is needed to compute it again (suite, seeds, libraries), and of a REAL set score how well the metric
+    discriminates.
     """
 
     run_id: str
@@ -178,6 +180,11 @@ class Score:
     method: str = ""
     sample_id: str | None = None
     details: dict[str, str | float] = field(default_factory=dict[str, str | float])
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """`low` and `high`; None where there are too few prompts or pictures to say anything."""
+        return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
 HEADLINE_METRICS = ("fid", "mmd", "vendi", "clip", "clip-content", "clip on base styles")  # where there is little room

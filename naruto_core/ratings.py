@@ -184,7 +184,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """An alias set to a run by a person, or taken back to what it was before; the newest one counts."""
+    """An alias set to a run by a person, or taken back to what it was before (a rollback); the newest one counts."""
 
     alias: str
     run_id: str
@@ -192,3 +192,4 @@ class Promotion:
     why: str
     at: datetime
     checks: dict[str, str] = field(default_factory=dict[str, str])
+    rollback: bool = False

@@ -3,6 +3,7 @@
 from prefect import task
 
 from naruto_core.domain import HEADLINE_METRICS, PromptSuite, Run, Score, Variant
+from naruto_core.report.tables import interval_text
 from naruto_core.sheet import SheetBlock, write_sheet
 from tasks.place import working_place
 from tasks.reporting import say
@@ -31,7 +32,7 @@ def table(scores: list[Score]) -> str:
     lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
     for one in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
         digits = 1 if one.metric == "fid" else 3
-        interval = f"{one.low:.{digits}f} … {one.high:.{digits}f}"
+        interval = interval_text(one.interval, f".{digits}f")
         ruler = f"{one.extractor}, {one.version}"
         lines.append(f"{one.metric:<19} {one.variant:<8} {one.value:>8.{digits}f}   {interval:<18} {one.n:>4}  {ruler}")
     return "\n".join(lines)

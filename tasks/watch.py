@@ -5,6 +5,7 @@ extractors, and go. What stays is numbers.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -102,7 +103,11 @@ def tell(found: list[Drift]) -> list[str]:
     for sentence in sentences or ["Nothing that was served in this time has been measured."]:
         say(sentence)
     if found:
-        rows = [asdict(one) | {"since": str(one.since), "said_at": str(one.said_at)} for one in found]
+        rows = [
+            {name: None if value in (math.inf, -math.inf) else value for name, value in asdict(one).items()}
+            | {"since": str(one.since), "said_at": str(one.said_at)}
+            for one in found
+        ]
         create_table_artifact(rows, key="served-quality", description="Served pictures against the runs' own samples.")
     for one in found:
         if one.verdict is Steadiness.DRIFTED:
@@ -115,9 +120,14 @@ def in_words(drift: Drift) -> str:
     """One line: what was compared, the difference with its interval, and the verdict."""
     return (
         f"{drift.run_id} {drift.metric}: served {drift.served:.3f}, its own samples {drift.own:.3f}, "
-        f"difference {drift.difference:+.3f} [{drift.low:+.3f}, {drift.high:+.3f}] "
+        f"difference {drift.difference:+.3f} [{_interval(drift)}] "
         f"(n = {drift.n_served} of {drift.prompts_served} prompts): {drift.verdict}"
     )
+
+
+def _interval(drift: Drift) -> str:
+    known = math.isfinite(drift.low) and math.isfinite(drift.high)
+    return f"{drift.low:+.3f}, {drift.high:+.3f}" if known else "no interval: too few prompts"
 
 
 def _waiting(place: Place) -> Iterator[Waiting]:

@@ -39,7 +39,10 @@ def show_changes(names: Sequence[str], rows: Sequence[pairing.Row], rulers: Sequ
 
 
 def _signed(one: pairing.Change) -> str:
-    return f"{one.difference.value:+.4g} ({one.difference.low:+.4g} to {one.difference.high:+.4g})"
+    found = one.difference
+    if found.low is None or found.high is None:
+        return f"{found.value:+.4g} (no interval)"
+    return f"{found.value:+.4g} ({found.low:+.4g} to {found.high:+.4g})"
 
 
 def show_training(chosen: Sequence[tuple[str, Variant]]) -> None:

@@ -8,10 +8,13 @@ import streamlit as st
 from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings, the_store
 from dashboard.words import in_words
+from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, RunState
 from naruto_core.errors import NarutoError, RatingRefused
 from naruto_core.ratings import Promotion
+from naruto_core.settings import read_settings
 from naruto_core.store.promotions import CHAMPION
+from naruto_core.store.reports import RunSummary
 
 _ASKED = 20  # the newest campaigns are looked at
 
@@ -24,13 +27,12 @@ def show() -> None:
     if not runs:
         st.info("No run is recorded yet. Type `make demo` in a terminal and come back.")
         return
-    chosen = st.selectbox("Run", list(runs), key="promoted_run")
-    checks = gate(runs[chosen])
-    st.table(
-        [{"Question": question, "Answer": answer} for question, answer in checks.items()],
-        hide_index=True, alt="What is known of this run",
-    )  # fmt: skip
-    _form(chosen, checks)
+    usual = _usual(records.runs())
+    chosen = st.selectbox("Run", list(runs), list(runs).index(usual) if usual else None, key="promoted_run")
+    if chosen is None:
+        st.info("No run can be promoted yet: none is done, scored and whole. Choose one to see what it lacks.")
+    else:
+        _decide(runs[chosen])
     if history:
         st.header("What it was before")
         lines = [
@@ -38,6 +40,29 @@ def show() -> None:
             for one in history
         ]
         st.dataframe(lines, hide_index=True, alt="Every promotion, newest first")
+
+
+def _decide(run: Run) -> None:
+    checks = gate(run)
+    st.table(
+        [{"Question": question, "Answer": answer} for question, answer in checks.items()],
+        hide_index=True, alt="What is known of this run",
+    )  # fmt: skip
+    if fault := the_ratings().promotion_fault(run.id, _layout()):
+        st.warning("This run cannot be promoted:")
+        st.text(f"{fault}.")
+    else:
+        _form(run.id, checks)
+
+
+def _usual(summaries: Sequence[RunSummary]) -> str | None:
+    """The newest run that can be promoted."""
+    scored = (summary.run.id for summary in summaries if summary.run.state is RunState.DONE and summary.scores)
+    return next((run_id for run_id in scored if not the_ratings().promotion_fault(run_id, _layout())), None)
+
+
+def _layout() -> Layout:
+    return Layout(read_settings().root)
 
 
 def _now(history: Sequence[Promotion]) -> None:
@@ -48,7 +73,7 @@ def _now(history: Sequence[Promotion]) -> None:
     name = _name() or st.text_input("Who decides to go back", key="rolled_back_by", max_chars=80)
     if st.button("Roll back to the one before", help="Recorded under your name."):
         try:
-            the_ratings().roll_back(CHAMPION, name, datetime.now(UTC))
+            the_ratings().roll_back(CHAMPION, name, datetime.now(UTC), _layout())
         except RatingRefused as error:
             st.error("Nothing was changed:")
             st.text(str(error))
@@ -85,9 +110,13 @@ def _form(run_id: str, checks: dict[str, str]) -> None:
     with st.form("promotion"):
         by = st.text_input("Who decides", _name(), max_chars=80)
         why = st.text_area("Why", max_chars=2000)
+        accepted = ""
+        if any(finding.warning for finding in the_store().findings(run_id)):
+            accepted = st.text_input("It has warnings: type the run's id to promote it all the same", max_chars=200)
         if st.form_submit_button("Make it the champion"):
             try:
-                the_ratings().promote(CHAMPION, run_id, by, why, datetime.now(UTC), checks)
+                now = datetime.now(UTC)
+                the_ratings().promote(CHAMPION, run_id, by, why, now, checks, _layout(), accept_warnings=accepted)
             except RatingRefused as error:
                 st.error("Nothing was changed:")
                 st.text(str(error))

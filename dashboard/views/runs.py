@@ -123,4 +123,5 @@ def _scores(one: Ruler, summaries: Iterable[RunSummary]) -> Iterable[dict[str, s
 def _cell(score: Score | None) -> str:
     if score is None:
         return ""
-    return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g}, n = {score.n})"
+    bounds = "no interval" if score.interval is None else "{:.4g} to {:.4g}".format(*score.interval)
+    return f"{score.value:.4g} ({bounds}, n = {score.n})"

@@ -1,5 +1,6 @@
 """Serving: how fast pictures were, how many, and whether they are still as good as those that the run was chosen by."""
 
+import math
 from collections.abc import Iterable
 
 import streamlit as st
@@ -90,10 +91,15 @@ def _line(one: Drift) -> dict[str, str]:
         "Metric": one.metric,
         "Served": f"{one.served:.3f} (n = {one.n_served}, {one.prompts_served} prompts)",
         "Its own samples": f"{one.own:.3f} (n = {one.n_own})",
-        "Difference": f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f})",
+        "Difference": f"{one.difference:+.3f} ({_interval(one)})",
         "Verdict": str(one.verdict),
         "Said (UTC)": f"{one.said_at:%Y-%m-%d %H:%M}",
     }
+
+
+def _interval(one: Drift) -> str:
+    known = math.isfinite(one.low) and math.isfinite(one.high)
+    return f"{one.low:+.3f} to {one.high:+.3f}" if known else "no interval: too few prompts"
 
 
 def _show_levels(found: list[Level], said: list[Drift]) -> None:

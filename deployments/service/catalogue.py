@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from deployments.service.refusal import Refused
-from naruto_core.artifacts import sha256_file
+from naruto_core.artifacts import Layout
 from naruto_core.domain import RunState
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.fusion import Blend, blends_of
@@ -14,6 +14,7 @@ from naruto_core.recipe import GenerationSection, ModelSection, Recipe
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
+from naruto_core.store.verification import adapter_fault
 
 BASE = "base"
 _USUAL_BATCH = 4  # see DECISIONS: what one picture pays for company that may come
@@ -104,12 +105,11 @@ class Catalogue:
         except NotRecorded:
             run = None
         adapters = self._store.adapters(run.id) if run else []
-        if run is None or run.id != run_id or not adapters:
+        if run is None or run.id != run_id or run.state is not RunState.DONE or not adapters:
             raise Refused(404, "There is no such model; see /v1/models.", param=param, code="model_not_found")
         for adapter in adapters:
-            path = self._root / adapter.path
-            if not path.is_file() or sha256_file(path) != adapter.sha256:
-                raise RecordDamaged(f"the adapter of {run_id} is not the one that was recorded; see `naruto verify`.")
+            if fault := adapter_fault(Layout(self._root), adapter):
+                raise RecordDamaged(f"{run_id} cannot be served: {fault}; see `naruto verify`.")
         recipe = Recipe.model_validate_json(self._store.recipe_json(run.id))
         size = self._batch_size or min(recipe.generation.batch_size, _USUAL_BATCH)
         section = recipe.generation.model_copy(update={"batch_size": size})

@@ -80,8 +80,8 @@ def score_table(facts: CardFacts) -> str:
 
 
 def _cell(score: Score) -> str:
-    value, low, high = (_number(number) for number in (score.value, score.low, score.high))
-    return f"{value} [{low}, {high}]"
+    bounds = "no interval" if score.interval is None else ", ".join(map(_number, score.interval))
+    return f"{_number(score.value)} [{bounds}]"
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from naruto_core.card.markdown import escape, table
-from naruto_core.report.tables import digits
+from naruto_core.report.tables import digits, interval_text, number_text
 from naruto_core.scoring.comparison import Comparison
 
 _HEAD = ("metric", "first", "second", "difference", "95 % interval", "n", "verdict on the second")
@@ -39,7 +39,8 @@ def headline(found: Compared) -> tuple[str, str]:
         return "Not judged", "none of the primary metrics could be had of both."
     words = {one.verdict.word for one in primary}
     said = next((word for word in ("worse", "better", "undecided") if word in words), "")
-    said = said or ("alike" if words == {"alike"} else "neither better nor worse")
+    said = said or ("alike" if words == {"alike"} else "")
+    said = said or ("neither better nor worse" if words & {"alike", "more", "less"} else "not judged")
     return f"{said.capitalize()} by the primary metrics", f"{'; '.join(f'{x.metric} {x.verdict}' for x in primary)}."
 
 
@@ -53,8 +54,14 @@ def comparison_markdown(found: Compared) -> str:
 
 
 def _cells(one: Comparison) -> list[str]:
-    places, found = digits(one.metric), one.difference
-    first, second = (f"{value:.{places}f}" for value in (one.first, one.second))
-    change, low, high = (f"{value:+.{places}f}" for value in (found.value, found.low, found.high))
+    figures = comparison_figures(one)
     name, verdict = (f"**{escape(text)}**" if one.primary else escape(text) for text in (one.metric, str(one.verdict)))
-    return [name, first, second, change, f"{low} … {high}", str(one.n), verdict]
+    return [name, *figures, str(one.n), verdict]
+
+
+def comparison_figures(one: Comparison) -> list[str]:
+    """First, second, difference and its interval, as far as they were measured."""
+    places, found = digits(one.metric), one.difference
+    change, bounds = (found.value, (found.low, found.high)) if found else (None, None)
+    values = [number_text(value, f".{places}f") for value in (one.first, one.second)]
+    return [*values, number_text(change, f"+.{places}f"), interval_text(bounds, f"+.{places}f")]

@@ -12,8 +12,10 @@ from PIL import Image
 from naruto_core.domain import Finding, PromptSuite, Run, Score, StepRecord, Variant
 from naruto_core.report.tables import score_lines
 from naruto_core.scoring.comparison import Comparison
+from naruto_core.scoring.resampling import Difference
 
 WIDE, HIGH, EDGE = 320, 120, 256
+NOT_DECIDED = ("undecided", "cannot be judged", "not measured")
 CURVES = ("loss", "validation_loss", "clip_score", "copying_rank")
 
 
@@ -106,17 +108,19 @@ def _headline(comparisons: Sequence[Comparison]) -> str:
         return "Base and adapted were not both drawn: there is nothing to compare."
     return (
         "The adapted model against its base, by the primary metrics: "
-        + "; ".join(
-            f"{one.metric} {one.verdict} ({_number(one.difference.value)} "
-            f"[{_number(one.difference.low)}, {_number(one.difference.high)}])"
-            for one in primary
-        )
+        + "; ".join(f"{one.metric} {one.verdict}{_with_interval(one.difference)}" for one in primary)
         + "."
     )
 
 
+def _with_interval(found: Difference | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f" ({_number(found.value)} [{_number(found.low)}, {_number(found.high)}])"
+
+
 def _undecided(comparisons: Sequence[Comparison]) -> str:
-    open_ones = [f"{one.metric}: {one.verdict}" for one in comparisons if one.verdict.word == "undecided"]
+    open_ones = [f"{one.metric}: {one.verdict}" for one in comparisons if one.verdict.word in NOT_DECIDED]
     return f"Could not be decided: {'; '.join(open_ones)}." if open_ones else "Nothing was left undecided."
 
 
@@ -165,6 +169,8 @@ def _curve(name: str, steps: Sequence[StepRecord]) -> Curve | None:
     return Curve(name.replace("_", " "), points, last + 1, only[0], only[-1], least, most)
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
     size = abs(value)
     return f"{value:.{0 if size >= 1000 else 1 if size >= 100 else 3}f}"

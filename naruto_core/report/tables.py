@@ -42,6 +42,17 @@ def digits(metric: str) -> int:
     return 1 if metric in ("fid", "fd", "kid") else 3
 
 
+def interval_text(bounds: tuple[float | None, float | None] | None, form: str) -> str:
+    """`low … high`, each in the format `form`; "none" where there is no interval."""
+    low, high = bounds or (None, None)
+    return "none" if low is None or high is None else f"{low:{form}} … {high:{form}}"
+
+
+def number_text(value: float | None, form: str) -> str:
+    """`value` in the format `form`; "" where it was not measured."""
+    return "" if value is None else f"{value:{form}}"
+
+
 def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
     """All set scores and means of a run."""
     rulers = sorted({ruler(score) for score in scores})
@@ -64,5 +75,5 @@ def _line(of_metric: Sequence[Score], scores: Sequence[Score]) -> ScoreLine:
 
 def _cell(score: Score, scores: Sequence[Score]) -> str:
     places, placed = digits(score.metric), anchored(score, scores)
-    value, low, high = (f"{number:.{places}f}" for number in (score.value, score.low, score.high))
-    return f"{value} [{low}, {high}]" + ("" if placed is None else f" ({placed:.2f})")
+    bounds = "no interval" if score.interval is None else ", ".join(f"{one:.{places}f}" for one in score.interval)
+    return f"{score.value:.{places}f} [{bounds}]" + ("" if placed is None else f" ({placed:.2f})")

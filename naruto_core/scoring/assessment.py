@@ -10,7 +10,7 @@ from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
 from naruto_core.scoring import fid
 from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS, SampleMetric
-from naruto_core.scoring.discrimination import ENOUGH, Discrimination, discriminate
+from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, discriminate
 from naruto_core.scoring.evidence import Evidence, discrimination, estimate
 from naruto_core.scoring.findings import find_unusable
 from naruto_core.scoring.measure import NOT_NUMBERS, SetMetric
@@ -120,7 +120,9 @@ def _sample_scores(
 
 def _of_sample_metric(metric: SampleMetric, values: Values, seed: int) -> Discrimination | None:
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
-    return None if base is None or real is None else discriminate(base, real, seed)
+    if base is None or real is None or min(len(base), len(real)) < BLOCKS:
+        return None
+    return discriminate(base, real, seed)
 
 
 def _own_styles(

@@ -50,6 +50,7 @@ SET_METRICS = (
     ),
     SetMetric(
         "recall", "5 neighbours 1", "overlap", 1, 8, manifold.recall_measure,
+        least_counted=manifold.NEIGHBOURS + 1,
         sees="How much of the reference could have been drawn.",
         blind="Quality: a model whose pictures are scattered widely has it too.",
         range=(0, 1),

@@ -1,6 +1,6 @@
 """Two models side by side: every metric's difference over the same prompts and seeds, tested, and put in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from naruto_core.scoring.evidence import Evidence, compared
 from naruto_core.scoring.measure import SetMetric, everything
 from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
 from naruto_core.scoring.run_features import RunFeatures
-from naruto_core.scoring.verdict import Verdict, verdict
+from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,19 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric of both sides on `n` common pictures each. `p` is Holm's over its family (primary, or the rest)."""
+    """One metric of both sides on `n` common pictures each. `p` is Holm's over its family (primary, or the rest).
+
+    What was not measured has no figures at all; of too few prompts there is no `p`.
+    """
 
     metric: str
     version: str
     extractor: str
     primary: bool
-    first: float
-    second: float
-    difference: Difference
-    p: float
+    first: float | None
+    second: float | None
+    difference: Difference | None
+    p: float | None
     verdict: Verdict
     n: int
 
@@ -54,16 +57,18 @@ def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparis
         *_of_sets(first, second, rows, section),
         *_of_samples(first, second, rows, section),
     ]
-    judged: list[Comparison] = []
-    for primary in (True, False):
-        family = [one for one, _ in found if one.primary is primary]
-        better = [sign for one, sign in found if one.primary is primary]
-        adjusted = holm([one.difference.p for one in family])
-        judged += [
-            replace(one, p=p, verdict=verdict(one.difference, sign, p, max(1.0, abs(one.first))))
-            for one, sign, p in zip(family, better, adjusted, strict=True)
-        ]
-    return judged
+    return [one for primary in (True, False) for one in _judged([x for x in found if x[0].primary is primary])]
+
+
+def _judged(family: Sequence[tuple[Comparison, int]]) -> Iterator[Comparison]:
+    """The family with its verdicts; p is adjusted over those that have one."""
+    adjusted = iter(holm([one.p for one, _ in family if one.p is not None]))
+    for one, better in family:
+        if one.difference is None or one.first is None:
+            yield one
+        else:
+            p = None if one.p is None else next(adjusted)
+            yield replace(one, p=p, verdict=verdict(one.difference, better, p, max(1.0, abs(one.first))))
 
 
 def _check_rulers(first: Side, second: Side) -> None:
@@ -108,17 +113,15 @@ def _of_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> 
         common = Evidence(
             evidence.extractor, [evidence.prompts[row] for row in rows[0]], {}, evidence.reference, evidence.real
         )
+        one = _not_measured(metric, evidence.extractor, common.n, section)
         try:
             found = compared(common, metric, *pair, section.resamples, section.seed)
-        except NarutoError:
-            continue  # too few pictures for this one: the run's own findings say so
-        opposite, all_of_them = common.opposite(metric), everything(common.n)
-        first_value, second_value = (metric.measure(side[: common.n], opposite)(all_of_them) for side in pair)
-        values = first_value, second_value
-        yield (
-            _comparison(metric, evidence.extractor, values, found, common.n, section),
-            metric.better,
-        )
+            opposite, all_of_them = common.opposite(metric), everything(common.n)
+            first_value, second_value = (metric.measure(side[: common.n], opposite)(all_of_them) for side in pair)
+        except NarutoError as error:
+            yield replace(one, verdict=not_measured(str(error))), metric.better
+        else:
+            yield _measured(one, (first_value, second_value), found), metric.better
 
 
 def _of_samples(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
@@ -131,28 +134,26 @@ def _of_samples(first: Side, second: Side, rows: Rows, section: ScoringSection) 
         pair = [of[metric.name][part] for of, part in zip(values, rows, strict=True)]
         found = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
         means = float(pair[0].mean()), float(pair[1].mean())
-        one = _comparison(metric, extractor, means, found, len(prompts), section)
-        yield one, metric.better
+        yield _measured(_not_measured(metric, extractor, len(prompts), section), means, found), metric.better
 
 
-def _comparison(
-    metric: SetMetric | SampleMetric,
-    extractor: str,
-    values: tuple[float, float],
-    found: Difference,
-    n: int,
-    section: ScoringSection,
-) -> Comparison:
-    """Not judged yet: that needs the other ones of its family."""
+def _not_measured(metric: SetMetric | SampleMetric, extractor: str, n: int, section: ScoringSection) -> Comparison:
+    """Without figures, and not judged yet: that needs the other ones of its family."""
     return Comparison(
         metric=metric.name,
         version=metric.version,
         extractor=extractor,
         primary=metric.name in section.primary,
-        first=values[0],
-        second=values[1],
-        difference=found,
-        p=found.p,
+        first=None,
+        second=None,
+        difference=None,
+        p=None,
         verdict=Verdict("undecided"),
         n=n,
     )
+
+
+def _measured(one: Comparison, values: tuple[float, float], found: Difference) -> Comparison:
+    if not np.isfinite([*values, found.value]).all():
+        return replace(one, verdict=not_measured("its value is not a number"))
+    return replace(one, first=values[0], second=values[1], difference=found, p=found.p)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from naruto_core.domain import Variant
+from naruto_core.errors import NarutoError
 from naruto_core.scoring.discrimination import BLOCKS, Discrimination, block_values, discriminate
-from naruto_core.scoring.measure import MOST, Features, SetMetric
+from naruto_core.scoring.measure import MOST, Features, SetMetric, check_features
 from naruto_core.scoring.resampling import Difference, Estimate, difference, jackknife
 
 
@@ -50,6 +51,10 @@ def estimate(evidence: Evidence, metric: SetMetric, variant: Variant) -> Estimat
     # real pictures have no prompts in common: each is a group of its own
     groups = [str(i) for i in range(evidence.n)] if variant is Variant.REAL else evidence.groups()
     found, (least, most) = jackknife(measure, groups), metric.range
+    if not np.isfinite(found.value):
+        raise NarutoError(f"its value for {variant} is not a number.")
+    if not np.isfinite([found.low, found.high]).all():
+        return found
     return replace(found, low=max(found.low, least), high=min(found.high, most))
 
 
@@ -58,17 +63,25 @@ def discrimination(evidence: Evidence, metric: SetMetric, seed: int) -> Discrimi
     if evidence.n < BLOCKS * metric.least or len(set(evidence.groups())) < BLOCKS:
         return None
     alone = [str(i) for i in range(evidence.n)]
-    base, real = (
-        block_values(metric.measure(evidence.rows(variant), evidence.opposite(metric)), groups)
-        for variant, groups in ((Variant.BASE, evidence.groups()), (Variant.REAL, alone))
-    )
+    try:
+        base, real = (
+            block_values(metric.measure(evidence.rows(variant), evidence.opposite(metric)), groups)
+            for variant, groups in ((Variant.BASE, evidence.groups()), (Variant.REAL, alone))
+        )
+    except NarutoError:  # prompts of very different numbers of pictures
+        return None
     return discriminate(base, real, seed)
 
 
 def compared(
     evidence: Evidence, metric: SetMetric, first: Features, second: Features, resamples: int, seed: int
 ) -> Difference:
-    """How a set score of `second` (n, d) differs from that of `first` (n, d), drawn with the same prompts and seeds."""
+    """How a set score of `second` (n, d) differs from that of `first` (n, d), drawn with the same prompts and seeds.
+
+    NarutoError when `metric` cannot be had of these features.
+    """
+    for rows in (first, second):
+        check_features(rows[: evidence.n], metric.least, "the set of drawn pictures")
     both = np.concatenate([first[: evidence.n], second[: evidence.n]])
     measure = metric.measure(both, evidence.opposite(metric))
     return difference(measure, evidence.groups(), resamples, seed)

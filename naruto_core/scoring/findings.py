@@ -1,5 +1,6 @@
 """The risks that scores alone do not show, each looked for and said in one sentence."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,14 @@ from numpy.typing import NDArray
 
 from naruto_core.domain import Finding
 from naruto_core.scoring import copying
-from naruto_core.scoring.resampling import Difference, Estimate, bootstrap_share, difference, mean_measure
+from naruto_core.scoring.resampling import (
+    LEAST_PROMPTS,
+    Difference,
+    Estimate,
+    bootstrap_share,
+    difference,
+    mean_measure,
+)
 from naruto_core.scoring.verdict import LEVEL
 
 Vector = NDArray[np.float64]
@@ -25,6 +33,9 @@ def find_overfitting(
         return Finding(run_id, "overfitting", True, told, {"held_out": float(len(of_held_out))})
     ranks = copying.ranks(drawn, of_held_out)
     flagged = bootstrap_share((ranks <= copying.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
+    if not math.isfinite(flagged.low):
+        told = f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
+        return Finding(run_id, "overfitting", True, told, {"flagged": flagged.value})
     warning = flagged.low > copying.most_by_chance(len(of_held_out))
     told = (
         f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "
@@ -42,6 +53,9 @@ def find_overfitting(
 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
     """Whether the shift from the reference got smaller (`shift` below 0) while variety fell below real pictures'."""
+    if shift.high is None or spread.high is None:
+        told = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
+        return Finding(run_id, "collapse", True, told, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
     warning = nearer and fewer and adapted.high < real.low
     told = (
@@ -62,6 +76,7 @@ def find_generalisation(
 ) -> Finding:
     """For which tags of prompts the adapter made things worse: sample scores (n,) of both, pair by pair."""
     worse: list[str] = []
+    few: list[str] = []
     figures: dict[str, float] = {}
     names = np.asarray(prompts)
     for tag in sorted({tag for of_prompt in tags.values() for tag in of_prompt}):
@@ -71,13 +86,19 @@ def find_generalisation(
         values = np.concatenate([base[part], adapted[part]])
         found = difference(mean_measure(values), names[part].tolist(), RESAMPLES, seed)
         figures[tag] = found.value
-        if found.high < 0 and found.p < LEVEL:
+        if found.low is None or found.high is None or found.p is None:
+            few.append(f"{tag} (n = {found.prompts} prompts)")
+        elif found.high < 0 and found.p < LEVEL:
             worse.append(f"{tag} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
     told = (
         f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
         if worse
         else "no kind of prompt (by tag), taken alone, is followed less well than by the base."
     )
+    if few and len(few) == len(figures):
+        told = "generalisation cannot be judged by kind of prompt."
+    if few:
+        told += f" Of fewer than {LEAST_PROMPTS} prompts, and not judged: {', '.join(few)}."
     return Finding(run_id, "generalisation", bool(worse), told, figures)
 
 

@@ -26,6 +26,8 @@ NOT_NUMBERS = "check the extractor's weights, then delete cache/embeddings.db in
 class SetMetric:
     """A distance or a property of a set of features (n, d), n >= `least`, held against a reference (m, d).
 
+    `least_counted` are the different pictures below which its formula has no value: whatever is resampled or left out,
+    so many must still be counted.
     `axis` is what it looks at: how far the set lies from the reference ("shift"), how varied it is ("spread"), or how
     the two lie in each other ("overlap"). `better` is -1 where less is better, 0 where neither is. `unit` says whether
     features are brought to length one first (as CLIP's are meant to be compared). `sees` and `blind` are one sentence
@@ -44,9 +46,11 @@ class SetMetric:
     unit: bool = False
     range: tuple[float, float] = (-math.inf, math.inf)
     moments: bool = False
+    least_counted: int = 2
 
     def measure(self, drawn: Features, reference: Features) -> Measure:
-        """The metric of `drawn` against `reference`, still to be given counts; NarutoError for unusable features.
+        """The metric of `drawn` against `reference`, still to be given counts; NarutoError for unusable features, and
+        from the measure itself for counts with fewer than `least_counted` different pictures.
 
         Several sets laid one after the other are one `drawn`: counts then say which of them is meant.
         """
@@ -58,9 +62,21 @@ class SetMetric:
                 "they are not of one extractor."
             )
         if self.moments:
-            return self.prepare(drawn, reference)
+            return self._counted(self.prepare(drawn, reference))
         a, b = (np.asarray(rows, dtype=np.float64) for rows in (drawn, reference))
-        return self.prepare(*(unit_length(x) if self.unit else x for x in (a, b)))
+        return self._counted(self.prepare(*(unit_length(x) if self.unit else x for x in (a, b))))
+
+    def _counted(self, measure: Measure) -> Measure:
+        def of_enough(counts: Counts) -> float:
+            different = int(np.count_nonzero(counts))
+            if different < self.least_counted:
+                raise NarutoError(
+                    f"some resamples of the prompts count {different} different pictures; this score needs at least "
+                    f"{self.least_counted} in each."
+                )
+            return measure(counts)
+
+        return of_enough
 
 
 def check_features(features: Features, least: int, what: str) -> None:

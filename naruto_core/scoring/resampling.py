@@ -1,5 +1,7 @@
 """How far to trust a number: intervals, differences and tests by resampling whole prompts.
 
+Below `LEAST_PROMPTS` there is a value and nothing else: no interval, no test.
+
 Pictures of one prompt succeed or fail together; resampling single pictures would make every interval far too
 narrow (Cameron, Gelbach & Miller 2008). Everything here asks a `Measure` again with other counts, so a mean of sample
 scores and a distance between sets are treated alike.
@@ -13,15 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from naruto_core.errors import NarutoError
 from naruto_core.scoring.measure import Counts, Measure, everything
 
 Vector = NDArray[np.float64]
+# With n prompts the exchange test has 2^n outcomes, of which at least 2 are as large as the observed one: 2 / 2^5 is
+# above 5 %, so that fewer prompts can never decide anything. They have at most 126 different resamples, too.
+LEAST_PROMPTS = 6
 MOST_LEFT_OUT = 50  # at most so many groups are left out in turn
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its 95 % interval."""
+    """A value with its 95 % interval; (-inf, inf) where nothing can be said about it."""
 
     value: float
     low: float
@@ -30,12 +36,15 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Second minus first, its 95 % interval, the chance `p` of one as large were both alike; how many prompts."""
+    """Second minus first, its 95 % interval, the chance `p` of one as large were both alike; how many prompts.
+
+    Of fewer than `LEAST_PROMPTS` prompts the value alone is known.
+    """
 
     value: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
     prompts: int
 
 
@@ -48,6 +57,8 @@ def mean_measure(values: Sequence[float] | Vector) -> Measure:
 def bootstrap_mean(values: Sequence[float] | Vector, groups: Sequence[str], resamples: int, seed: int) -> Estimate:
     """The mean of `values` and its percentile-bootstrap interval over `groups`, widened for few of them."""
     measure = mean_measure(values)
+    if len(set(groups)) < LEAST_PROMPTS:
+        return Estimate(measure(everything(len(groups))), -np.inf, np.inf)
     found = [measure(counts) for counts in resampled(groups, resamples, seed)]
     low, high = np.quantile(found, _levels(len(set(groups))))
     return Estimate(measure(everything(len(groups))), float(low), float(high))
@@ -57,13 +68,13 @@ def bootstrap_share(values: Sequence[float] | Vector, groups: Sequence[str], res
     """The share of ones among `values` (0 or 1), as `bootstrap_mean`.
 
     Where all are alike every resample is too, and an interval of no width would be wrong: then Clopper & Pearson's
-    (1934), each group one trial.
+    (1934), each group one trial, which holds for any number of groups.
     """
-    found, trials = bootstrap_mean(values, groups, resamples, seed), len(set(groups))
-    if found.low < found.high or found.value not in (0.0, 1.0):
-        return found
-    reach = float(stats.beta.ppf(0.975, 1, trials))
-    return Estimate(0.0, 0.0, reach) if found.value == 0 else Estimate(1.0, 1 - reach, 1.0)
+    value = float(np.mean(values))
+    if value not in (0.0, 1.0):
+        return bootstrap_mean(values, groups, resamples, seed)
+    reach = float(stats.beta.ppf(0.975, 1, len(set(groups))))
+    return Estimate(0.0, 0.0, reach) if value == 0 else Estimate(1.0, 1 - reach, 1.0)
 
 
 def jackknife(measure: Measure, groups: Sequence[str]) -> Estimate:
@@ -71,17 +82,20 @@ def jackknife(measure: Measure, groups: Sequence[str]) -> Estimate:
 
     For set scores, whose bootstrap is biased because doubled pictures look like a smaller set. It covers the choice of
     prompts and seeds, not the finite reference, which is the same for every model it is compared with. Where
-    there are fewer than two groups, or too few pictures without one, nothing can be learnt: (-inf, inf).
+    there are fewer than `LEAST_PROMPTS` groups, or too few pictures without one, nothing can be learnt: (-inf, inf).
     """
     member, count = _members(groups)
     blocks = min(count, MOST_LEFT_OUT)
     value = measure(everything(len(groups)))
-    if blocks < 2:
-        return Estimate(value, -np.inf, np.inf)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    unknown = Estimate(value, -np.inf, np.inf)
+    if count < LEAST_PROMPTS:
+        return unknown
+    try:
         left_out = np.array([measure((member % blocks != block).astype(np.float64)) for block in range(blocks)])
+    except NarutoError:  # too few pictures for this metric
+        return unknown
     if not np.isfinite(left_out).all():
-        return Estimate(value, -np.inf, np.inf)
+        return unknown
     error = np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
     reach = float(stats.t.ppf(0.975, blocks - 1)) * float(error)
     return Estimate(value, value - reach, value + reach)
@@ -92,13 +106,16 @@ def difference(measure: Measure, groups: Sequence[str], resamples: int, seed: in
 
     The halves are paired: row i of one and row i of the other are the same prompt and seed. Interval: basic
     bootstrap over prompts, the same prompts for both, so that what makes a resampled set look smaller cancels. Test:
-    permutation, the halves exchanged in whole prompts (Good 2005); p is at least 1 / (resamples + 1).
+    permutation, the halves exchanged in whole prompts (Good 2005); p is at least 1 / (resamples + 1). Raises what
+    `measure` raises where a resample has too few pictures.
     """
     n = len(groups)
-    value = _second_minus_first(measure, np.zeros(n), everything(n))
-    drawn = [_second_minus_first(measure, np.zeros(n), counts) for counts in resampled(groups, resamples, seed)]
-    low, high = np.quantile(drawn, _levels(len(set(groups))))
     member, count = _members(groups)
+    value = _second_minus_first(measure, np.zeros(n), everything(n))
+    if count < LEAST_PROMPTS:
+        return Difference(value, None, None, None, count)
+    drawn = [_second_minus_first(measure, np.zeros(n), counts) for counts in resampled(groups, resamples, seed)]
+    low, high = np.quantile(drawn, _levels(count))
     swaps = np.random.default_rng((seed, 1)).integers(2, size=(resamples, count))[:, member].astype(np.float64)
     exchanged = np.array([_second_minus_first(measure, swap, everything(n)) for swap in swaps])
     as_large = int((np.abs(exchanged) >= abs(value) * (1 - 1e-12)).sum())
@@ -131,8 +148,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _levels(groups: int) -> tuple[float, float]:
     """Quantiles of a 95 % percentile interval, widened for few groups (Hesterberg 2015, "expanded percentile")."""
-    if groups < 2:
-        return 0.0, 1.0
     reach = np.sqrt(groups / (groups - 1)) * float(stats.t.ppf(0.975, groups - 1))
     tail = NormalDist().cdf(-float(reach))
     return tail, 1 - tail

@@ -1,43 +1,146 @@
-"""Aliases such as `champion`: which run each names, and everything it ever named."""
+"""Aliases such as `champion`: which run each names, and everything it ever named.
 
+This is the gate: whoever promotes, by whichever page or program, a run is refused here that is not done, not scored or
+cannot be loaded, and one with warnings unless they are accepted.
+"""
+
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from naruto_core.errors import NotRecorded, RatingRefused
+from naruto_core.artifacts import Layout
+from naruto_core.domain import RunState, Variant
+from naruto_core.errors import NotRecorded, RatingRefused, RecordDamaged
 from naruto_core.ratings import Promotion
 from naruto_core.store.connection import Database
 from naruto_core.store.rating_schema import PromotionRow
-from naruto_core.store.schema import RunRow
+from naruto_core.store.schema import AdapterRow, FindingRow, RunRow, ScoreRow
+from naruto_core.store.verification import adapter_fault
 
 CHAMPION = "champion"
 
 
 class Promotions(Database):
-    """Promotions are appended; the newest of an alias counts, and a rollback is one more."""
+    """Promotions are appended; the newest of an alias counts, and a rollback is one more.
 
-    def promote(self, alias: str, run_id: str, by: str, why: str, now: datetime, checks: dict[str, str]) -> Promotion:
-        """Set `alias` to a run. NotRecorded for an unknown run; RatingRefused without a name or a reason."""
+    `layout` says where the adapter files lie. Every change is one transaction: what it was decided on still holds when
+    it is written.
+    """
+
+    def promote(
+        self,
+        alias: str,
+        run_id: str,
+        by: str,
+        why: str,
+        now: datetime,
+        checks: dict[str, str],
+        layout: Layout,
+        *,
+        accept_warnings: str = "",
+    ) -> Promotion:
+        """Set `alias` to a run. NotRecorded for an unknown run; RatingRefused without a name or a reason, for a run
+        that `promotion_fault` has something against, and for one with warnings unless `accept_warnings` is its id."""
         if not by.strip() or not why.strip():
             raise RatingRefused("a promotion is signed: say who decides, and why.")
         with self._writing() as session:
-            if session.get(RunRow, run_id) is None:
-                raise NotRecorded(f"there is no run {run_id}.")
-            row = PromotionRow(alias=alias, run_id=run_id, by=by.strip(), why=why.strip(), at=now, checks=checks)
+            _refuse_faulty(session, run_id, layout)
+            warnings = _warnings(session, run_id)
+            if warnings and accept_warnings.strip() != run_id:
+                raise RatingRefused(
+                    f"{run_id} has warnings ({', '.join(warnings)}): type its id to promote it all the same."
+                )
+            accepted = {"Warnings accepted": ", ".join(warnings)} if warnings else {}
+            row = PromotionRow(
+                alias=alias, run_id=run_id, by=by.strip(), why=why.strip(), at=now, checks=checks | accepted,
+                rollback=False,
+            )  # fmt: skip
             session.add(row)
             return row.noun()
 
-    def roll_back(self, alias: str, by: str, now: datetime) -> Promotion:
-        """Set `alias` to what it named before it named this; RatingRefused when it never named anything else."""
-        history = self.promotions(alias)
-        earlier = next((p for p in history if p.run_id != history[0].run_id), None)
-        if earlier is None:
-            raise RatingRefused(f"{alias} has never named another run: there is nothing to go back to.")
-        why = f"rolled back from {history[0].run_id}"
-        return self.promote(alias, earlier.run_id, by, why, now, {})
+    def promotion_fault(self, run_id: str, layout: Layout) -> str:
+        """Why a run cannot be promoted, as the end of a sentence; "" when it can. NotRecorded for an unknown run."""
+        with self._reading() as session:
+            return _fault(session, run_id, layout)
+
+    def roll_back(self, alias: str, by: str, now: datetime, layout: Layout) -> Promotion:
+        """Set `alias` to what it named before. Promotions are a stack: a second rollback goes one further back, and
+        none goes to a run that was rolled back from and not promoted since.
+
+        RatingRefused without a name, where there is nothing to go back to, and when that run cannot be loaded any more.
+        """
+        if not by.strip():
+            raise RatingRefused("a promotion is signed: say who decides, and why.")
+        with self._writing() as session:
+            history = session.scalars(select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id))
+            current, target = _rolled_back([row.noun() for row in history])
+            if target is None:
+                raise RatingRefused(f"{alias} has never named another run: there is nothing to go back to.")
+            _refuse_faulty(session, target, layout)
+            row = PromotionRow(
+                alias=alias, run_id=target, by=by.strip(), why=f"rolled back from {current}", at=now, checks={},
+                rollback=True,
+            )  # fmt: skip
+            session.add(row)
+            return row.noun()
 
     def promotions(self, alias: str) -> list[Promotion]:
         """Everything the alias ever named, newest first; the first is what it names now."""
         asked = select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id.desc())
         with self._reading() as session:
             return [row.noun() for row in session.scalars(asked)]
+
+
+def _refuse_faulty(session: Session, run_id: str, layout: Layout) -> None:
+    if fault := _fault(session, run_id, layout):
+        raise RatingRefused(
+            f"{run_id} cannot be promoted: {fault}. Type its `naruto run` again, or choose another run."
+        )
+
+
+def _fault(session: Session, run_id: str, layout: Layout) -> str:
+    run = session.get(RunRow, run_id)
+    if run is None:
+        raise NotRecorded(f"there is no run {run_id}.")
+    if run.state is not RunState.DONE:
+        return f"it is not done ({run.state.value})"
+    trained = ScoreRow.variant.in_((Variant.ADAPTED, Variant.FUSED))
+    of_sets = select(ScoreRow.id).where(ScoreRow.run_id == run_id, ScoreRow.sample_id.is_(None), trained)
+    if session.scalar(of_sets.limit(1)) is None:
+        return "what it learned is not scored"
+    adapters = [row.noun() for row in session.scalars(select(AdapterRow).where(AdapterRow.run_id == run_id))]
+    if not adapters:
+        return "it has no adapter"
+    try:
+        return next((fault for adapter in adapters if (fault := adapter_fault(layout, adapter))), "")
+    except RecordDamaged as error:
+        return str(error).rstrip(".")
+
+
+def _warnings(session: Session, run_id: str) -> list[str]:
+    asked = select(FindingRow.name).where(FindingRow.run_id == run_id, FindingRow.warning)
+    return list(session.scalars(asked.order_by(FindingRow.name)))
+
+
+def _rolled_back(history: Sequence[Promotion]) -> tuple[str, str | None]:
+    """What a `history`, the oldest first, names now, and what a rollback would set it to.
+
+    Replayed, because versions before 0008 could roll back to a run that was rolled back from.
+    """
+    stack: list[str] = []
+    rejected: set[str] = set()
+    for event in history:
+        if event.rollback and stack:
+            rejected.add(stack[-1])
+            while stack and stack[-1] != event.run_id:
+                stack.pop()
+        elif not event.rollback:
+            rejected.discard(event.run_id)
+        if not stack or not event.rollback:
+            stack.append(event.run_id)
+    if not stack:
+        return "", None
+    earlier = (run_id for run_id in reversed(stack) if run_id not in rejected | {stack[-1]})
+    return stack[-1], next(earlier, None)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.ratings import Act, Campaign, Mode, Promotion, Reviewer, Role
@@ -113,6 +113,7 @@ class PromotionRow(Base):
     why: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime]
     checks: Mapped[dict[str, str]] = mapped_column(JSON)
+    rollback: Mapped[bool] = mapped_column(server_default=false())
 
     def noun(self) -> Promotion:
-        return Promotion(self.alias, self.run_id, self.by, self.why, self.at, self.checks)
+        return Promotion(self.alias, self.run_id, self.by, self.why, self.at, self.checks, self.rollback)

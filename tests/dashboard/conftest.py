@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import streamlit as st
 from browsing import browser
 from PIL import Image
 from playwright.sync_api import Browser
+from safetensors.numpy import save
 from served import Served, free_port
 from streamlit import config
 
 from dashboard import access
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
-from naruto_core.domain import DRAWN, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
+from naruto_core.domain import DRAWN, Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_ratings, open_store
 from naruto_core.store.ratings import Ratings
@@ -70,7 +72,20 @@ def store(home: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def run(store: Store, home: Path) -> Run:
+def train(store: Store, home: Path) -> Callable[..., None]:
+    """Record an adapter file for a run, with a `weight` in it."""
+
+    def train(run_id: str, weight: float = 1.0) -> None:
+        path = Layout(home).adapter(run_id)
+        data = save({"lora": np.array([0.5, weight], np.float32)})
+        write_atomically(path, data)
+        store.add_adapters([Adapter(run_id, Layout(home).relative(path), sha256_bytes(data), 4, 10)])
+
+    return train
+
+
+@pytest.fixture
+def run(store: Store, home: Path, train: Callable[..., None]) -> Run:
     """Two prompts, seeds 7 and 8, three variants, and FID by two extractors."""
     store.add_dataset(DatasetVersion("d1", "world:ninja", "datasets/world", 0, 80, 20, 0, 0), [])
     opened = store.open_run(
@@ -91,6 +106,7 @@ def run(store: Store, home: Path) -> Run:
             ),
         ]
     )
+    train(opened.id)
     store.finish_run(opened.id, START.replace(minute=4, second=5))
     return store.run(opened.id)
 

@@ -1,21 +1,24 @@
 """Every page in every state, run as Streamlit runs it, on a real store."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
-from naruto_core.domain import Run, Score, StepRecord, Variant
+from naruto_core.domain import Finding, Run, Score, StepRecord, Variant
 from naruto_core.judging.planning import contender, plan
 from naruto_core.ratings import Act, Campaign, Deed, Mode, Outcome, Role
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
+Train = Callable[..., None]
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 VIEWS = ("review", "assignments", "verdicts", "trust", "compare", "promote")
 
@@ -180,22 +183,37 @@ def test_a_picture_that_is_missing_does_not_hide_the_others(store: Store, run: R
     assert not page("compare").exception
 
 
-def test_a_promotion_is_signed_kept_and_rolled_back(ratings: Ratings, store: Store, run: Run) -> None:
-    other = store.open_run(profile="t4", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
+def _like(store: Store, run: Run) -> str:
+    """A newer run with the same scores, not yet done."""
+    newer = store.open_run(profile="t4", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
+    store.add_scores([replace(score, run_id=newer.id) for score in store.scores(run.id)])
+    return newer.id
+
+
+def _promote(run_id: str, accepted: str | None = None) -> AppTest:
+    app = page("promote")
+    if app.selectbox(key="promoted_run").value != run_id:
+        app.selectbox(key="promoted_run").set_value(run_id).run()
+    next(one for one in app.text_input if one.label == "Who decides").set_value("Ann")
+    app.text_area[0].set_value("best faces")
+    if accepted is not None:
+        next(one for one in app.text_input if "warnings" in one.label).set_value(accepted)
+    return next(one for one in app.button if one.label == "Make it the champion").click().run()
+
+
+def test_a_promotion_is_signed_kept_and_rolled_back(ratings: Ratings, store: Store, run: Run, train: Train) -> None:
+    other = _like(store, run)
+    train(other)
+    store.finish_run(other, NOW)
     app = page("promote")
     app.button[0].click().run()
     assert "say who decides, and why" in words(app)
     assert not ratings.promotions("champion")
-    for run_id in (run.id, other.id):
-        app = page("promote")
-        app.selectbox(key="promoted_run").set_value(run_id).run()
-        next(one for one in app.text_input if one.label == "Who decides").set_value("Ann")
-        app.text_area[0].set_value("best faces")
-        next(one for one in app.button if one.label == "Make it the champion").click().run()
+    for run_id in (run.id, other):
+        _promote(run_id)
     first, second = ratings.promotions("champion")
-    assert (first.run_id, second.run_id, second.by, second.why) == (other.id, run.id, "Ann", "best faces")
+    assert (first.run_id, second.run_id, second.by, second.why) == (other, run.id, "Ann", "best faces")
     assert second.checks["Finished?"] == "yes"
-    assert first.checks["Finished?"] == "no: running"
     app = page("promote")
     app.button[0].click().run()
     assert "say who decides, and why" in words(app)  # nobody is registered here, so a name has to be given
@@ -203,6 +221,40 @@ def test_a_promotion_is_signed_kept_and_rolled_back(ratings: Ratings, store: Sto
     app.button[0].click().run()
     assert ratings.promotions("champion")[0].by == "Bea"
     assert ratings.promotions("champion")[0].run_id == run.id
+
+
+def test_a_run_that_cannot_be_promoted_is_not_the_usual_choice_and_the_page_says_why(
+    store: Store, run: Run, home: Path, train: Train
+) -> None:
+    newer = _like(store, run)
+    train(newer, float("nan"))
+    store.fail_run(newer, "fuse: not numbers", NOW)
+
+    def refused(reason: str) -> None:
+        st.cache_data.clear()
+        app = page("promote")
+        assert app.selectbox(key="promoted_run").value == run.id
+        app.selectbox(key="promoted_run").set_value(newer).run()
+        assert "This run cannot be promoted" in words(app)
+        assert reason in words(app)
+        assert not app.button
+
+    refused("it is not done (failed).")
+    store.finish_run(newer, NOW)
+    refused("has weights that are not numbers (lora).")
+    Layout(home).adapter(run.id).unlink()
+    app = page("promote")
+    assert not app.exception
+    assert app.selectbox(key="promoted_run").value is None
+    assert "No run can be promoted yet" in words(app)
+
+
+def test_a_run_with_warnings_is_promoted_when_its_id_is_typed(ratings: Ratings, store: Store, run: Run) -> None:
+    store.add_findings(run.id, [Finding(run.id, "overfitting", True, "copies", {})])
+    assert f"{run.id} has warnings (overfitting): type its id" in words(_promote(run.id, "yes"))
+    assert not ratings.promotions("champion")
+    _promote(run.id, run.id)
+    assert ratings.promotions("champion")[0].checks["Warnings accepted"] == "overfitting"
 
 
 def test_runs_are_found_by_words_and_state_and_a_running_one_shows_how_far_it_is(store: Store, run: Run) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 from deployments.service.app import create_app
 from deployments.service.options import ServiceOptions
 from deployments.service.parts import Parts
-from naruto_core.domain import Adapter
+from naruto_core.domain import Adapter, Score, Variant
 from naruto_core.settings import Settings
 from tests.tasks.recorded_run import Recorded, recorded_run
 
@@ -48,6 +48,7 @@ def two_runs(home: Path) -> Iterator[Runs]:
         path.write_bytes((home / adapter.path).read_bytes())
         store.add_adapters([Adapter(two.id, one.layout.relative(path), adapter.sha256, adapter.rank, adapter.steps)])
         for run in (one.run, two):
+            store.add_scores([Score(run.id, "clip", Variant.ADAPTED, 0.7, 0.6, 0.8, 4, "judge:abc", "1", "")])
             store.finish_run(run.id, datetime.now(UTC))
         yield Runs(home, one.run.id, two.id, one)
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from naruto_core import sdxl
+from naruto_core.artifacts import Layout
 from naruto_core.fusion import Blend, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.store.opening import open_ratings
@@ -97,7 +98,7 @@ def test_a_promotion_counts_at_once(service: Serving, runs: Runs):
     assert service.ask(prompt="x", model="champion").status_code == 404
     with open_ratings(f"sqlite:///{runs.home / 'naruto.db'}") as ratings:
         for name in (runs.first, runs.second):
-            ratings.promote(CHAMPION, name, "Ada", "better", datetime.now(UTC), {})
+            ratings.promote(CHAMPION, name, "Ada", "better", datetime.now(UTC), {}, Layout(runs.home))
             answer = service.ask(prompt="x", model="champion", seed=1)
             assert answer.json()["model"] == name
             assert pixels(answer) == pixels(service.ask(prompt="x", model=name, seed=1))

@@ -135,19 +135,18 @@ def test_damaged_files_are_made_again_by_the_same_command_and_the_run_ends_as_it
     """Encoded and class pictures, an adapter that diverged, the fused model, a drawn picture."""
     undisturbed, run_id = small_run
     home = shutil.copytree(undisturbed, tmp_path / "home")
-    cached = [
-        next((home / "cache").glob(name)) for name in ("examples-*/shard-00000.safetensors", "class-*/000001.png")
-    ]
-    whole = [path.read_bytes() for path in cached]
-    for path in (*cached, *Layout(home).fused(run_id).glob("unet/*.safetensors")):
-        _flip_bits(path)
+    (drawn,) = (home / "cache").glob("class-*/000001.png")
+    whole = drawn.read_bytes()
+    for pattern in ("cache/examples-*/*.safetensors", "cache/class-*/000001.png", "runs/*/fused/unet/*.safetensors"):
+        for path in home.glob(pattern):
+            _flip_bits(path)
     next((home / "runs" / run_id / "samples").glob("*.png")).unlink()
     _diverge(home, run_id)
     done = naruto(home, "run", *flags(SMALL))
     assert done.returncode == 0, done.stderr
     assert "the adapter is trained again: its file" in done.stderr + done.stdout
     assert Layout(home).adapter(run_id).read_bytes() == Layout(undisturbed).adapter(run_id).read_bytes()
-    assert cached[1].read_bytes() == whole[1]
+    assert drawn.read_bytes() == whole
     assert naruto(home, "verify").returncode == 0
     with (
         open_store(f"sqlite:///{home / 'naruto.db'}") as ours,

@@ -10,8 +10,7 @@ from judged import NOON, opened, vote
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects.sqlite import dialect
 
-from naruto_core.domain import Run
-from naruto_core.errors import NotRecorded, RatingRefused
+from naruto_core.errors import RatingRefused
 from naruto_core.ratings import (
     Act,
     Answer,
@@ -27,9 +26,7 @@ from naruto_core.ratings import (
 )
 from naruto_core.store.assignments import next_unit
 from naruto_core.store.opening import open_store
-from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
 
 
 def test_the_next_unit_is_found_by_an_index_with_and_without_a_pairing(ratings: Ratings, tmp_path: Path):
@@ -164,25 +161,6 @@ def test_before_there_is_a_lead_nobody_else_is_let_in(ratings: Ratings):
     for name in ("", "x" * 81, "   "):
         with pytest.raises(RatingRefused, match="1 to 80"):
             ratings.add_reviewer(name, Role.REVIEWER)
-
-
-def test_the_champion_is_the_newest_promotion_and_a_rollback_is_one_more(ratings: Ratings, store: Store, run: Run):
-    other = store.open_run(
-        profile="mini", recipe_json="{}", fingerprint="f2", dataset_id=run.dataset_id, git_commit="", now=NOON
-    )
-    with pytest.raises(RatingRefused, match="signed"):
-        ratings.promote(CHAMPION, run.id, "Lea", " ", NOON, {})
-    with pytest.raises(NotRecorded):
-        ratings.promote(CHAMPION, "nobody", "Lea", "best", NOON, {})
-    ratings.promote(CHAMPION, run.id, "Lea", "first", NOON, {"people": "asked"})
-    with pytest.raises(RatingRefused, match="nothing to go back to"):
-        ratings.roll_back(CHAMPION, "Lea", NOON)
-    ratings.promote(CHAMPION, other.id, "Lea", "better hands", NOON, {})
-    ratings.roll_back(CHAMPION, "Max", NOON)
-    history = ratings.promotions(CHAMPION)
-    assert [p.run_id for p in history] == [run.id, other.id, run.id]
-    assert (history[0].by, history[0].why) == ("Max", f"rolled back from {other.id}")
-    assert history[2].checks == {"people": "asked"}
 
 
 def test_the_database_counts_votes_as_we_do_from_the_ratings(ratings: Ratings) -> None:

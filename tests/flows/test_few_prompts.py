@@ -1,0 +1,54 @@
+"""A run over three prompts, as the project's own report has: compared and reported in sentences."""
+
+import json
+from pathlib import Path
+from typing import NoReturn
+
+from tests.flows.conftest import Naruto, flags
+
+THREE_PROMPTS = {
+    "dataset.source": "world:naruto?count=48&seed=3",
+    "dataset.hold_out": 20,
+    "generation.prompts": 3,
+    "generation.variants": "[base,adapted]",
+    "generation.num_inference_steps": 2,
+    "training.max_train_steps": 3,
+    "training.prior": "null",
+    "training.validation": "null",
+}
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def test_three_prompts_of_four_seeds_are_compared_and_reported_without_an_interval(naruto: Naruto, tmp_path: Path):
+    home, page = tmp_path / "home", tmp_path / "report.html"
+    done = naruto(home, "run", *flags(THREE_PROMPTS))
+    assert done.returncode == 0, done.stderr
+    run_id = json.loads(naruto(home, "runs", "--json").stdout, parse_constant=_no_json)[0]["id"]
+    asked = "compare", f"{run_id}:base", run_id
+    rows = json.loads(naruto(home, *asked, "--json").stdout, parse_constant=_no_json)
+    assert {row["n"] for row in rows} == {12}
+    assert {"mmd", "recall", "clip-content"} <= {row["metric"] for row in rows}
+    for row in rows:
+        assert row["verdict"] == "cannot be judged with n = 3 prompts: at least 6 are needed"
+        assert (row["p"], row["difference"]["low"]) == (None, None)
+    shown = [
+        naruto(home, *asked).stdout,
+        naruto(home, *asked, "--markdown").stdout,
+        naruto(home, "scores", run_id).stdout,
+    ]
+    assert shown[0].startswith("Not judged by the primary metrics: mmd cannot be judged with n = 3 prompts")
+    scores = json.loads(naruto(home, "scores", run_id, "--json").stdout, parse_constant=_no_json)
+    intervals = {(row["metric"], row["variant"]): (row["low"], row["high"]) for row in scores}
+    assert intervals["mmd", "adapted"] == (None, None)
+    assert None not in intervals["mmd", "real"]
+    table = tmp_path / "scores.csv"
+    assert naruto(home, "scores", run_id, "-o", str(table)).returncode == 0
+    assert naruto(home, "report", run_id, "-o", str(page)).returncode == 0
+    shown += [table.read_text(), page.read_text()]
+    assert "Could not be decided: mmd: cannot be judged with n = 3 prompts" in shown[-1]
+    for text in shown:
+        words = text.lower().replace("[", " ").replace("]", " ").replace(",", " ").split()
+        assert not {"nan", "+nan", "inf", "+inf", "-inf", "none]"} & set(words)
