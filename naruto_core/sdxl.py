@@ -6,6 +6,7 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 
 import hashlib
 import json
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from importlib import resources
@@ -130,6 +131,19 @@ def no_progress_bars() -> Generator[None]:
             library.enable_progress_bar()
 
 
+def _silence_cut_prompts() -> None:
+    """Keep diffusers from writing the cut end of a prompt into the log: prompts are private.
+
+    How much of a text is cut is counted by `naruto_core.token_limit` instead.
+    """
+    name = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    logging.getLogger(name).addFilter(_holds_no_prompt)
+
+
+def _holds_no_prompt(record: logging.LogRecord) -> bool:
+    return "was truncated because" not in str(record.msg)
+
+
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
     """The base model on `device`, frozen, in evaluation mode.
 
@@ -137,6 +151,7 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     """
     from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
+    _silence_cut_prompts()
     dtype = devices.weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}

@@ -24,6 +24,7 @@ from tasks.place import Place, working_on
 from tasks.planning import planned
 from tasks.prior import class_pictures
 from tasks.reporting import reporter, say
+from tasks.truncation import find_truncated_text, limit_of, read_captions
 
 
 @task
@@ -39,6 +40,7 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
         heads = [[style] for style in styles] if len(names) > 1 else [styles]
         trained = {adapter.style for adapter in place.store.adapters(run.id)}
         if trained != set(names):
+            _tell_truncated_text(place, run, recipe, datasets, suite)
             settings = place.settings
             with tracking(settings.trackers, settings.mlflow_uri, place.layout, run, recipe.training, say) as tell:
                 for number, (head, name) in enumerate(zip(heads, names, strict=True)):
@@ -47,6 +49,17 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
                             place, run, recipe, suite, head, name, partial(_remember, place, run, recipe, number, tell)
                         )
         return place.store.adapters(run.id)
+
+
+def _tell_truncated_text(
+    place: Place, run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: PromptSuite
+) -> None:
+    """Kept on the run before anything is learnt; scoring adds its own findings to it."""
+    captions = read_captions(place.layout, recipe, datasets)
+    finding = find_truncated_text(run.id, recipe, captions, suite, limit_of(recipe))
+    place.store.add_findings(run.id, [finding])
+    if finding.warning:
+        say(f"warning: {finding.sentence}")
 
 
 def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:

@@ -5,6 +5,7 @@ the endpoint answers with status 400 and the message.
 """
 
 import json
+import logging
 import math
 import re
 import secrets
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 from PIL.Image import Image
+
+# diffusers logs the end of a prompt that is too long for the text encoders: prompts are private
+logging.getLogger("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl").setLevel(logging.ERROR)
 
 _SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0

@@ -7,6 +7,7 @@ its company.
 """
 
 import json
+import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+# diffusers logs the end of a prompt that is too long for the text encoders: prompts are private
+logging.getLogger("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl").setLevel(logging.ERROR)
 
 _SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
