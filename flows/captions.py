@@ -21,7 +21,7 @@ def list_caption_findings(dataset: str, profile: str, *, words_only: bool = Fals
     layout = Layout(read_settings().root)
     files = {p.sha256: layout.relative(layout.picture(p.sha256, p.suffix)) for p in audit.pictures}
     rows = [asdict(finding) | {"file": files[finding.sha256]} for finding in audit.findings]
-    told = _told(audit.dataset, audit.summary)
+    told = f"{audit.length}\n{_told(audit.dataset, audit.summary)}"
     if rows:
         lines = [["kind", "caption", "picture", "detail"]]
         lines += [[f.kind, _short(f.caption), files[f.sha256], f.detail] for f in audit.findings]

@@ -31,7 +31,7 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
     """Does a LoRA trained on a small captioned set draw that set's style better than the base it adapts?"""
     recipe = choose_recipe(profile, dataset, overrides)
     suite = choose_suite(recipe.generation)
-    preflight(recipe)
+    preflight(recipe, suite)
 
     # Data: checked, stored by content; a version is its pictures, captions and split.
     pictures = ingest(recipe.dataset)

@@ -7,6 +7,7 @@ files that ship inside a Python package. Safetensors only; no code from a model 
 import gc
 import hashlib
 import json
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
@@ -146,6 +147,19 @@ def quiet_loading(*, show_progress: bool = False) -> Generator[None]:
             library.set_verbosity(level)
 
 
+def _silence_cut_prompts() -> None:
+    """Keep diffusers from writing the cut end of a prompt into the log: prompts are private.
+
+    How much of a text is cut is counted by `naruto_core.token_limit` instead.
+    """
+    name = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    logging.getLogger(name).addFilter(_holds_no_prompt)
+
+
+def _holds_no_prompt(record: logging.LogRecord) -> bool:
+    return "was truncated because" not in str(record.msg)
+
+
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
     """The base model on `device`, frozen, in evaluation mode; its VAE in fp32 where that says `force_upcast`.
 
@@ -158,6 +172,7 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     from diffusers import StableDiffusionXLPipeline
 
     gc.collect()
+    _silence_cut_prompts()
     dtype = devices.weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
     with _loading(section, revision):

@@ -1,9 +1,10 @@
 """Captions: those of a recorded dataset version, looked through for noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from naruto_core.dataset.captions import (
+    CaptionFault,
     CaptionFinding,
     CaptionSummary,
     Similarity,
@@ -12,13 +13,14 @@ from naruto_core.dataset.captions import (
 )
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Picture
-from naruto_core.errors import NotRecorded
+from naruto_core.errors import ModelUnusable, NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.store.records import Store
 from tasks.embed import real_features, text_features
 from tasks.place import Place, to_ourselves, working_place
+from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text
 
 NOISY = 0.05  # share of captions that look wrong from which a run carries a warning
 
@@ -31,6 +33,7 @@ class CaptionAudit:
     pictures: tuple[Picture, ...]
     findings: tuple[CaptionFinding, ...]
     summary: CaptionSummary
+    length: str  # how many captions the text encoders read wholly, in words
 
 
 def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> CaptionAudit:
@@ -45,7 +48,27 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
         pictures = read_pictures(place.layout, dataset)
         extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, place.device)
         similarity = None if extractor is None else _similarity(place, dataset, pictures, recipe, extractor)
-    return _audit(dataset, pictures, similarity, extractor)
+    length, truncated = _lengths(pictures, recipe)
+    return _audit(dataset, pictures, similarity, extractor, length, truncated)
+
+
+def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str, str]]:
+    """How many captions are too long in words, and what is cut of which; why it is not known, where that is so."""
+    try:
+        limit = limit_of(recipe)
+    except ModelUnusable as error:
+        return f"captions that are too long for the model were not looked for: {error}", {}
+    prompt = recipe.training.instance_prompt
+    report = count_captions(recipe, [StyleCaptions(prompt, pictures)], limit)
+    cut = {found.text: f"{found.sentence} (from {found.word!r})" for found in report.truncated}
+    merged = {text: len(group) for group in report.merged for text in group}
+    of_caption: dict[str, str] = {}
+    for caption in {picture.caption for picture in pictures}:
+        text = training_text(recipe, prompt, caption)
+        if text in cut:
+            others = f"; {merged[text]} different captions become this text" if text in merged else ""
+            of_caption[caption] = cut[text] + others
+    return f"with the instance prompt {prompt!r}, {report.sentence('captions')}", of_caption
 
 
 def find_caption_noise(place: Place, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
@@ -53,23 +76,29 @@ def find_caption_noise(place: Place, run_id: str, dataset: DatasetVersion, recip
     pictures = read_pictures(place.layout, dataset)
     extractor = load_extractor(recipe.scoring.pair_extractor, place.device)
     found = _audit(dataset, pictures, _similarity(place, dataset, pictures, recipe, extractor), extractor).summary
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.counts.items() if count)
+    counts = {kind: count for kind, count in found.counts.items() if kind is not CaptionFault.TRUNCATED}
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     told = (
         f"{found.flagged} of {found.n} captions ({found.share:.1%}) look wrong: {kinds}; "
         f"`naruto captions {dataset.id}` lists them."
         if found.flagged
         else f"none of {found.n} captions looks wrong."
     )
-    figures = {str(kind): float(count) for kind, count in found.counts.items()} | {"share": found.share}
+    figures = {str(kind): float(count) for kind, count in counts.items()} | {"share": found.share}
     return Finding(run_id, "caption noise", found.share > NOISY, told, figures)
 
 
 def _audit(
-    dataset: DatasetVersion, pictures: Sequence[Picture], similarity: Similarity | None, extractor: Extractor | None
+    dataset: DatasetVersion,
+    pictures: Sequence[Picture],
+    similarity: Similarity | None,
+    extractor: Extractor | None,
+    length: str = "",
+    truncated: Mapping[str, str] | None = None,
 ) -> CaptionAudit:
-    findings = audit_captions(pictures, similarity)
+    findings = audit_captions(pictures, similarity, truncated)
     summary = summarise_captions(pictures, findings, similarity, extractor.id if extractor else "")
-    return CaptionAudit(dataset, tuple(pictures), tuple(findings), summary)
+    return CaptionAudit(dataset, tuple(pictures), tuple(findings), summary, length)
 
 
 def _similarity(

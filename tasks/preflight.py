@@ -3,6 +3,7 @@
 from prefect import task
 
 from naruto_core import devices
+from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.export import check_token
 from naruto_core.recipe import Recipe
@@ -11,11 +12,15 @@ from naruto_core.telemetry.tracking import choose_trackers
 from tasks.planning import planned
 from tasks.publish import hub_token
 from tasks.reporting import say
+from tasks.truncation import check_suite
 
 
 @task
-def preflight(recipe: Recipe) -> None:
-    """Check hub token, trackers, device, precision, base model and memory; the token itself is never logged or kept."""
+def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
+    """Check hub token, trackers, device, precision, base model, memory and the length of prompts.
+
+    The token itself is never logged or kept. Raises a NarutoError that names what cannot work.
+    """
     if recipe.publish.push_to_hub:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
@@ -24,6 +29,8 @@ def preflight(recipe: Recipe) -> None:
     for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
     say(planned(recipe, settings, device).words)
+    if suite:
+        check_suite(recipe, suite)
 
 
 def _check_token(repository: str) -> None:

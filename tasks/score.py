@@ -10,6 +10,7 @@ from naruto_core.scoring.assessment import assess
 from tasks.captions import find_caption_noise
 from tasks.gather import gather
 from tasks.place import working_on
+from tasks.truncation import TRUNCATED_TEXT
 
 
 @task
@@ -20,7 +21,8 @@ def score(run: Run, recipe: Recipe, suite: PromptSuite, dataset: DatasetVersion)
         found = assess(features, suite, recipe.scoring, _ruler(run, recipe.scoring, suite, dataset.id))
         place.store.add_scores(found.scores)
         noise = find_caption_noise(place, run.id, dataset, recipe)
-        place.store.add_findings(run.id, [*found.findings, noise])
+        of_texts = [finding for finding in place.store.findings(run.id) if finding.name == TRUNCATED_TEXT]
+        place.store.add_findings(run.id, [*found.findings, noise, *of_texts])
     return len(found.scores)
 
 

@@ -29,6 +29,7 @@ from tasks.place import Place, working_on
 from tasks.planning import planned
 from tasks.prior import class_pictures
 from tasks.reporting import reporter, say
+from tasks.truncation import find_truncated_text, limit_of, read_captions
 
 
 @task
@@ -44,6 +45,7 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
         heads = [[style] for style in styles] if len(names) > 1 else [styles]
         trained = _trained(place, run)
         if trained != set(names):
+            _tell_truncated_text(place, run, recipe, datasets, suite)
             settings = place.settings
             with tracking(settings.trackers, settings.mlflow_uri, place.layout, run, recipe.training, say) as tell:
                 for number, (head, name) in enumerate(zip(heads, names, strict=True)):
@@ -62,6 +64,17 @@ def _trained(place: Place, run: Run) -> set[str]:
     for fault in (fault for of_head in faults.values() for fault in of_head if fault):
         say(f"the adapter is trained again: {fault}")
     return {style for style, of_head in faults.items() if not any(of_head)}
+
+
+def _tell_truncated_text(
+    place: Place, run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: PromptSuite
+) -> None:
+    """Kept on the run before anything is learnt; scoring adds its own findings to it."""
+    captions = read_captions(place.layout, recipe, datasets)
+    finding = find_truncated_text(run.id, recipe, captions, suite, limit_of(recipe))
+    place.store.add_findings(run.id, [finding])
+    if finding.warning:
+        say(f"warning: {finding.sentence}")
 
 
 def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:

@@ -67,5 +67,8 @@ def _draw(service: str, request: dict[str, object], prompt: str) -> None:
     except (httpx2.HTTPError, ValueError, KeyError, TypeError, binascii.Error):
         st.error("The service did not answer with a picture; its log says why.")
         return
+    if warning := said.get("warning"):
+        st.warning("The model does not read all of this:")
+        st.text(str(warning))
     for column, picture in zip(st.columns(len(pictures)), pictures, strict=True):
         column.image(picture, width="stretch", alt=prompt)

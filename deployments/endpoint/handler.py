@@ -5,6 +5,7 @@ nothing else of the project that wrote it. Whatever it raises, the endpoint answ
 """
 
 import json
+import logging
 import math
 import re
 import secrets
@@ -17,6 +18,9 @@ from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
 from sampling import decode_picture, load_vae, make_scheduler
 from weight_check import check_pipeline
+
+# diffusers logs the end of a prompt that is too long for the text encoders: prompts are private
+logging.getLogger("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl").setLevel(logging.ERROR)
 
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
 _PARAMETERS = ("seed", "negative_prompt", "num_inference_steps", "guidance_scale", "width", "height")

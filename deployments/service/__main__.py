@@ -72,9 +72,16 @@ def _keys() -> Keys:
 
 
 def _log_as_json() -> None:
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter("{asctime}{levelname}{name}{message}", style="{"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for library in (of_diffusers, of_transformers):  # they write to stderr themselves, as plain text
+        library.disable_default_handler()
+        library.enable_propagation()
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

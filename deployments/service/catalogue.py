@@ -15,6 +15,8 @@ from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store
 from naruto_core.store.verification import adapter_fault
+from naruto_core.token_limit import TokenLimit, load_token_limit
+from naruto_core.tokens import tokens_of
 
 BASE = "base"
 _USUAL_BATCH = 4  # see DECISIONS: what one picture pays for company that may come
@@ -47,6 +49,7 @@ class Catalogue:
     def __init__(self, store: Store, ratings: Ratings, root: Path, batch_size: int | None) -> None:
         self._store, self._ratings, self._root, self._batch_size = store, ratings, root, batch_size
         self._looks: dict[str, Look] = {}
+        self._limits: dict[tuple[ModelSection, tuple[tuple[str, str], ...]], TokenLimit] = {}
 
     def entries(self) -> list[Entry]:
         """The champion first, then runs, the newest first, then the base."""
@@ -70,6 +73,13 @@ class Catalogue:
         for other, weight in more:
             look = self._with(look, other, weight)
         return look
+
+    def token_limit(self, look: Look) -> TokenLimit:
+        """How much of a prompt the model's text encoders read."""
+        key = look.model, look.tokens
+        if key not in self._limits:
+            self._limits[key] = load_token_limit(look.model, [t for _, names in look.tokens for t in tokens_of(names)])
+        return self._limits[key]
 
     def _with(self, look: Look, name: str, weight: float) -> Look:
         other = self._run_look((self._champion() or name) if name == CHAMPION else name, param="adapters")

@@ -44,6 +44,8 @@ async def generate(
     orders = _orders(asked, look, parts)
     if wait := parts.allowance.take(who.name, asked.n):
         raise Refused(429, "This key has had its pictures of this minute.", code="rate_limit_exceeded", wait=wait)
+    warning = await asyncio.to_thread(_unread, parts, look, orders[0])
+    headers = {"X-Naruto-Warning": warning} if warning else {}
     later = "respond-async" in request.headers.get("prefer", "")
     noun = ServiceJob(
         id=new_job_id(), instance=parts.options.instance, key=who.name, model=look.name, n=asked.n, width=width,
@@ -51,16 +53,18 @@ async def generate(
         asked_at=datetime.now(UTC),
     )  # fmt: skip
     keep, watch = later or asked.response_format == "url", asked.prompt if _as_samples_were(noun, orders, look) else ""
-    job = await parts.jobs.take(noun, look, orders, keep=keep, watch=watch)
+    job = await parts.jobs.take(noun, look, orders, keep=keep, watch=watch, warning=warning)
     if later:
         body = job_reply(parts, job.noun, job, request).model_dump(exclude_none=True)
-        return JSONResponse(body, 202, {"Location": f"/v1/jobs/{noun.id}", "Preference-Applied": "respond-async"})
+        headers |= {"Location": f"/v1/jobs/{noun.id}", "Preference-Applied": "respond-async"}
+        return JSONResponse(body, 202, headers)
     if not await _stayed(request, job):
         parts.jobs.cancel(job)
         return Response(status_code=_CLIENT_GONE)
     if job.noun.state is not JobState.DONE:
         raise _not_drawn(job)
-    return JSONResponse(image_reply(parts, job.noun, job.files, request).model_dump(exclude_none=True))
+    reply = image_reply(parts, job.noun, job.files, request, warning)
+    return JSONResponse(reply.model_dump(exclude_none=True), headers=headers)
 
 
 @router.get("/v1/models", response_model=ModelsReply, responses=documented(401, 503))
@@ -121,6 +125,13 @@ def _orders(asked: ImageRequest, look: Look, parts: Parts) -> list[Order]:
     guidance = section.guidance_scale if asked.guidance is None else asked.guidance
     text = put_tokens(asked.prompt, dict(look.tokens))
     return [Order(text, first + number, negative, steps, guidance) for number in range(asked.n)]
+
+
+def _unread(parts: Parts, look: Look, order: Order) -> str:
+    """What of the prompts is too long for the model, in ASCII and without a word of theirs: proxies log headers."""
+    limit = parts.catalogue.token_limit(look)
+    texts = {"prompt": order.text, "negative_prompt": order.negative_prompt}
+    return "; ".join(f"{name}: {cut.sentence}" for name, text in texts.items() if (cut := limit.truncated(text)))
 
 
 def _as_samples_were(noun: ServiceJob, orders: list[Order], look: Look) -> bool:

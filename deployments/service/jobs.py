@@ -34,8 +34,10 @@ _log = logging.getLogger("naruto.service")
 class Job:
     """One request under way. Lives in the event loop; the engine's thread reaches it through `call_soon_threadsafe`."""
 
-    def __init__(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str) -> None:
-        self.noun, self.keep, self.watch = noun, keep, watch
+    def __init__(
+        self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str, warning: str
+    ) -> None:
+        self.noun, self.keep, self.watch, self.warning = noun, keep, watch, warning
         self.refused = False
         self.asked_in = context.get_current()  # the trace it belongs to
         self.steps_total = sum(order.num_inference_steps for order in orders)
@@ -100,12 +102,15 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer = ThreadPoolExecutor(1, "record")  # one by one, so that a job's end is written after its begin
 
-    async def take(self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str = "") -> Job:
+    async def take(
+        self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str = "", warning: str = ""
+    ) -> Job:
         """Put a request in line; Refused when that is too long. `keep`: the pictures become files.
 
-        `watch` is the prompt as it was asked, where some of the pictures may be measured afterwards.
+        `watch` is the prompt as it was asked, where some of the pictures may be measured afterwards; `warning` is told
+        with the job.
         """
-        job = Job(noun, look, orders, keep=keep, watch=watch)
+        job = Job(noun, look, orders, keep=keep, watch=watch, warning=warning)
         self._engine.submit(job.tickets)
         self._known[noun.id] = job
         while len(self._known) > _REMEMBERED and next(iter(self._known.values())).noun.state not in OPEN:

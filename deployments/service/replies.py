@@ -11,7 +11,9 @@ from deployments.service.wire import ImageData, ImageReply, JobReply
 from naruto_core.serving import JobState, ServiceJob
 
 
-def image_reply(parts: Parts, noun: ServiceJob, files: Sequence[bytes], request: Request) -> ImageReply:
+def image_reply(
+    parts: Parts, noun: ServiceJob, files: Sequence[bytes], request: Request, warning: str = ""
+) -> ImageReply:
     """Pictures as base64 where the job has them in memory, else as addresses."""
     if noun.pictures:
         root = str(request.base_url).rstrip("/")
@@ -20,8 +22,8 @@ def image_reply(parts: Parts, noun: ServiceJob, files: Sequence[bytes], request:
     else:
         texts = [base64.b64encode(one).decode() for one in files]
         data = [ImageData(b64_json=text, seed=seed) for text, seed in zip(texts, noun.seeds, strict=True)]
-    created = int(noun.asked_at.timestamp())
-    return ImageReply(created=created, data=data, model=noun.model, size=f"{noun.width}x{noun.height}")
+    created, size = int(noun.asked_at.timestamp()), f"{noun.width}x{noun.height}"
+    return ImageReply(created=created, data=data, model=noun.model, size=size, warning=warning or None)
 
 
 def job_reply(parts: Parts, noun: ServiceJob, job: Job | None, request: Request) -> JobReply:
@@ -32,5 +34,5 @@ def job_reply(parts: Parts, noun: ServiceJob, job: Job | None, request: Request)
     return JobReply(
         id=noun.id, status=noun.state.value, created=int(noun.asked_at.timestamp()), model=noun.model,
         steps_done=total if done else job.steps_done if job else 0, steps_total=total,
-        error=noun.failure or None, result=result,
+        error=noun.failure or None, warning=(job and job.warning) or None, result=result,
     )  # fmt: skip

@@ -74,6 +74,7 @@ class ImageReply(BaseModel):
     model: str
     size: str
     output_format: Literal["png"] = "png"
+    warning: str | None = Field(default=None, description="What of the prompts the model does not read.")
 
 
 class JobReply(BaseModel):
@@ -87,6 +88,7 @@ class JobReply(BaseModel):
     steps_done: int = Field(description="Of steps_total, over all pictures of the request.")
     steps_total: int
     error: str | None = None
+    warning: str | None = Field(default=None, description="As in the reply; of another process's jobs left out.")
     result: ImageReply | None = None
 
 

@@ -7,6 +7,7 @@ order of summation by shape: so a picture's bytes do not depend on its company.
 """
 
 import json
+import logging
 import re
 import secrets
 import sys
@@ -23,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # before any package of that nam
 
 from sampling import NotFinite, decode_picture, load_vae, make_scheduler
 from weight_check import check_pipeline
+
+# diffusers logs the end of a prompt that is too long for the text encoders: prompts are private
+logging.getLogger("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl").setLevel(logging.ERROR)
 
 _LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
 

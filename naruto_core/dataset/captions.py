@@ -5,7 +5,7 @@ where to look first, not a verdict: a caption may be found for a reason and be r
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,6 +28,7 @@ class CaptionFault(StrEnum):
     REPEATED = "repeated"  # word for word on several pictures that do not look alike
     DOUBLE_DISAGREES = "double-disagrees"  # a picture of nearly the same shapes says something else
     CONTRADICTS_ITSELF = "contradicts-itself"  # one character, one noun, two colours
+    TRUNCATED = "truncated"  # longer than what the text encoders read
     UNLIKE_PICTURE = "unlike-picture"  # an outlier of picture-caption similarity
 
 
@@ -56,15 +57,20 @@ class CaptionSummary:
     median_similarity: float | None
 
 
-def audit_captions(pictures: Sequence[Picture], similarity: Similarity | None) -> list[CaptionFinding]:
+def audit_captions(
+    pictures: Sequence[Picture], similarity: Similarity | None, truncated: Mapping[str, str] | None = None
+) -> list[CaptionFinding]:
     """Every fault of every caption, in the order of `pictures` and then of the kinds.
 
-    `similarity` (n,) is the cosine, -1..1, of each picture with its own caption; None leaves outliers out. Raises
+    `similarity` (n,) is the cosine, -1..1, of each picture with its own caption; None leaves outliers out.
+    `truncated` says of captions that are too long for the text encoders what is cut; None leaves them out. Raises
     ValueError when it is not of these pictures or holds something else than numbers.
     """
     if similarity is not None and (similarity.shape != (len(pictures),) or not np.isfinite(similarity).all()):
         raise ValueError(f"similarity needs {len(pictures)} finite numbers, one a picture")
+    cut = truncated or {}
     found = _empty(pictures) | _repeated(pictures) | _double_disagrees(pictures) | _contradicts_itself(pictures)
+    found |= {(i, CaptionFault.TRUNCATED): cut[p.caption] for i, p in enumerate(pictures) if p.caption in cut}
     if similarity is not None:
         found |= _unlike_picture(similarity)
     order = list(CaptionFault)

@@ -206,3 +206,22 @@ def test_what_is_counted_names_no_prompt(service: Serving):
     text = httpx2.get(f"{service.url}/metrics").text
     assert "secret" not in text
     assert 'naruto_requests_total{route="/v1/images/generations",status="200"}' in text
+
+
+def test_what_of_a_prompt_is_not_read_is_said_in_numbers_beside_the_pictures(service: Serving):
+    words = "red " * 80
+    first, second = (service.ask(prompt=f"{words}{colour}", seed=7, steps=1) for colour in ("hair", "eyes"))
+    assert pixels(first) == pixels(second)  # the very same: so it has to be said
+    warning = "prompt: 81 tokens, and the text encoders read 46: word 47 of 81 and what follows has no effect"
+    assert first.json()["warning"] == first.headers["X-Naruto-Warning"] == warning
+    both = service.ask(prompt="a cat", negative_prompt=words, steps=1)
+    assert both.json()["warning"].startswith("negative_prompt: 80 tokens")
+    short = service.ask(prompt="a cat", steps=1)
+    assert "warning" not in short.json()
+    assert "X-Naruto-Warning" not in short.headers
+    url = f"{service.url}/v1/images/generations"
+    later = httpx2.post(
+        url, json={"prompt": words + "hair", "steps": 1}, headers={"Prefer": "respond-async"}, timeout=60
+    )
+    assert later.json()["warning"] == later.headers["X-Naruto-Warning"] == warning
+    assert httpx2.get(service.url + later.headers["Location"]).json()["warning"] == warning

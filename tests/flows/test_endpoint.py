@@ -137,3 +137,14 @@ def test_the_folder_needs_what_the_toolkit_already_has_and_holds_no_pickle(folde
     assert all(need.specifier.contains(pinned[need.name]) for need in needs)
     assert json.loads((folder / "generation.json").read_text())["new_tokens"] == {}
     assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".ckpt"}]
+
+
+def test_a_prompt_that_is_too_long_leaves_no_word_in_the_log(handler: Handler, caplog: pytest.LogCaptureFixture):
+    from diffusers.utils import logging as of_diffusers
+
+    of_diffusers.enable_propagation()
+    try:
+        handler({"inputs": "red " * 60 + "xyzzy", "parameters": {"num_inference_steps": 1}})
+    finally:
+        of_diffusers.disable_propagation()
+    assert "xyzzy" not in caplog.text

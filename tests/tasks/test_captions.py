@@ -10,6 +10,7 @@ import pytest
 
 from flows.captions import list_caption_findings, recaption
 from flows.cli import main
+from flows.ingest import ingest_pictures
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.captions import CaptionFault
@@ -134,6 +135,31 @@ def test_the_listing_names_files_that_are_there(dataset: DatasetVersion, home: P
     lines = listing.text.splitlines()
     assert lines[0].split() == ["kind", "caption", "picture", "detail"]
     assert f"of 60 captions have a finding ({listing.rows['summary']['share']:.1%})" in lines[-2]
+
+
+def test_captions_that_the_text_encoders_do_not_read_to_the_end_are_findings_with_numbers(
+    home: Path, capsys: pytest.CaptureFixture[str]
+):
+    layout, folder = Layout(home / "elsewhere"), home / "long"
+    folder.mkdir()
+    rows = []
+    version = read_and_check(DatasetSection(source=WORLD), layout, lambda _: None).version
+    for n, picture in enumerate(read_pictures(layout, version)):
+        name = f"{n}{picture.suffix}"
+        shutil.copy(layout.picture(picture.sha256, picture.suffix), folder / name)
+        caption = f"{'red ' * 60}{n} {picture.caption}" if n < 3 else f"{picture.caption} {n}"
+        rows.append(json.dumps({"file_name": name, "text": caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    ingest_pictures.fn("mini", str(folder), {"dataset.hold_out": 5})
+    said = capsys.readouterr().err
+    assert "warning: with the instance prompt, 3 of 60 captions are longer than the 46 tokens" in said
+    assert "3 different captions become 1 text." in said
+    listing = list_caption_findings(str(folder), "mini", words_only=True)
+    cut = [finding for finding in listing.rows["findings"] if finding["kind"] == CaptionFault.TRUNCATED]
+    assert len(cut) == listing.rows["summary"]["counts"][CaptionFault.TRUNCATED] == 3
+    assert "tokens, and the text encoders read 46: word " in cut[0]["detail"]
+    assert cut[0]["detail"].endswith("3 different captions become this text")
+    assert "3 of 60 captions are longer" in listing.text
 
 
 def test_of_several_versions_of_a_source_the_newest_is_looked_at(home: Path):

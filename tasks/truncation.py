@@ -1,0 +1,111 @@
+"""Texts beyond what the text encoders read: counted and said before anything is learnt or drawn from them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from naruto_core.artifacts import Layout
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptSuite
+from naruto_core.errors import ModelUnusable, RecipeInvalid
+from naruto_core.prompts import put_tokens
+from naruto_core.recipe import Recipe
+from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
+from naruto_core.tokens import tokens_of
+from naruto_core.training.conditioning import join_caption
+from tasks.place import working_place
+from tasks.reporting import say
+
+TRUNCATED_TEXT = "truncated text"  # the finding's name
+
+
+@dataclass(frozen=True, slots=True)
+class StyleCaptions:
+    """The pictures of one style, and the prompt that each of their captions is appended to."""
+
+    instance_prompt: str
+    pictures: Sequence[Picture]
+
+
+def limit_of(recipe: Recipe) -> TokenLimit:
+    """What the text encoders of the recipe's base model read, new tokens included."""
+    return load_token_limit(recipe.model, [t for tokens in recipe.new_tokens.values() for t in tokens_of(tokens)])
+
+
+def training_text(recipe: Recipe, instance_prompt: str, caption: str) -> str:
+    """What the encoders are given for a picture: instance prompt and caption, new tokens put in."""
+    return join_caption(put_tokens(instance_prompt, recipe.new_tokens), put_tokens(caption, recipe.new_tokens))
+
+
+def read_captions(layout: Layout, recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[StyleCaptions]:
+    """The captions of a run's styles, from the datasets of the recipe's own style and of the others."""
+    prompts = [recipe.training.instance_prompt, *(style.instance_prompt for style in recipe.styles)]
+    return [StyleCaptions(p, read_pictures(layout, d)) for p, d in zip(prompts, datasets, strict=True)]
+
+
+def count_captions(recipe: Recipe, styles: Iterable[StyleCaptions], limit: TokenLimit) -> TruncationReport:
+    """How many of the texts that are trained on are too long."""
+    return limit.report(
+        training_text(recipe, style.instance_prompt, picture.caption) for style in styles for picture in style.pictures
+    )
+
+
+def say_long_captions(recipe: Recipe, dataset: DatasetVersion) -> None:
+    """After an ingest: how many captions are too long for the recipe's base model, where that can be known."""
+    try:
+        limit = limit_of(recipe)
+    except ModelUnusable as error:
+        say(f"captions that are too long for the model were not looked for: {error}")
+        return
+    with working_place() as place:
+        captions = StyleCaptions(recipe.training.instance_prompt, read_pictures(place.layout, dataset))
+    report = count_captions(recipe, [captions], limit)
+    if report.truncated:
+        say(f"warning: with the instance prompt, {report.sentence('captions')}")
+
+
+def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
+    """Say which prompts are too long; RecipeInvalid when two of the suite become the same text by being cut."""
+    limit, section = limit_of(recipe), recipe.generation
+    for drawn_by, tokens in (("base", dict[str, str]()), ("adapted and fused", recipe.new_tokens)):
+        by_text: dict[str, list[Prompt]] = {}
+        for prompt in suite.prompts:
+            by_text.setdefault(put_tokens(prompt.text, tokens), []).append(prompt)
+        report = limit.report(by_text)
+        if report.merged:
+            slugs = ", ".join(prompt.slug for text in report.merged[0] for prompt in by_text[text])
+            raise RecipeInvalid(
+                f"suite {suite.name}: the prompts {slugs} would draw the same pictures: the text encoders read "
+                f"{report.limit} tokens, and they differ only behind those; shorten them, or leave all but one out."
+            )
+        if report.truncated and (tokens or drawn_by == "base"):
+            say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")
+    others = {"negative_prompt": section.negative_prompt}
+    prior = recipe.training.prior
+    others |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
+    for name, text in others.items():
+        if cut := limit.truncated(text):
+            say(f"warning: {name}: {cut.sentence} (from {cut.word!r})")
+
+
+def find_truncated_text(
+    run_id: str, recipe: Recipe, styles: Iterable[StyleCaptions], suite: PromptSuite, limit: TokenLimit
+) -> Finding:
+    """What was cut of the captions and prompts of a run, as a finding on it."""
+    captions = count_captions(recipe, styles, limit)
+    negative = recipe.generation.negative_prompt
+    prompts = limit.report(
+        dict.fromkeys(
+            text for prompt in suite.prompts for text in (prompt.text, put_tokens(prompt.text, recipe.new_tokens))
+        )
+    )
+    sentence = f"{captions.sentence('captions')} {prompts.sentence('prompts')}"
+    figures = {
+        "captions": float(len(captions.truncated)),
+        "captions_merged": float(sum(map(len, captions.merged))),
+        "prompts": float(len(prompts.truncated)),
+    }
+    if cut := limit.truncated(negative):
+        sentence += f" The negative prompt has {cut.sentence}."
+        figures["negative_prompt"] = 1.0
+    warning = bool(captions.truncated or prompts.truncated or cut)
+    return Finding(run_id, TRUNCATED_TEXT, warning, sentence[0].upper() + sentence[1:], figures)
