@@ -84,6 +84,7 @@ def gather(place: Place, run: Run, recipe: Recipe, suite: PromptSuite, dataset: 
         new=material.of_real(real.new, sets) if real.new else None,
         blank={variant: material.of_drawn(variant, sets).blank for variant in samples},
         extras=material.extras(pairs),
+        training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
     )
 
 

@@ -17,7 +17,7 @@ from tasks.compare import recorded_run
 from tasks.gather import real_pictures
 from tasks.place import Place
 
-NEIGHBOURS = 12
+NEIGHBOURS, MOST_NEIGHBOURS = 12, 48  # pairs shown; the more where there are copies
 
 
 def write_report(place: Place, name: str, path: Path) -> Path:
@@ -31,29 +31,31 @@ def write_report(place: Place, name: str, path: Path) -> Path:
     both = {Variant.BASE, Variant.ADAPTED} <= features.samples.keys()
     sides = (Side(v.value, features, v) for v in (Variant.BASE, Variant.ADAPTED))
     real = real_pictures(place, dataset, recipe.scoring.reference, len(features.prompts()))
+    found = place.store.findings(run.id)
+    copies = sum(int(finding.figures.get("copies", 0)) for finding in found)
     facts = ReportFacts(
         run=run,
         suite=suite,
         scores=[score for score in place.store.scores(run.id) if score.sample_id is None],
-        findings=place.store.findings(run.id),
+        findings=found,
         comparisons=compare(*sides, recipe.scoring) if both else [],
         steps=place.store.steps(run.id),
         pictures={(s.prompt, s.variant): place.layout.absolute(s.path) for s in samples},
-        neighbours=_neighbours(place, features, real.trained_on, recipe.generation.resolution),
+        neighbours=_neighbours(place, features, real.trained_on, recipe.generation.resolution, copies),
     )
     write_atomically(path, report_page(facts).encode())
     return path
 
 
 def _neighbours(
-    place: Place, features: RunFeatures, training: tuple[Picture, ...], resolution: int
+    place: Place, features: RunFeatures, training: tuple[Picture, ...], resolution: int, copies: int
 ) -> list[Neighbours]:
-    """The adapted pictures that come nearest to a training picture, nearest first."""
+    """The adapted pictures that come nearest to a training picture, nearest first; every copy, up to 48."""
     if Variant.ADAPTED not in features.samples:
         return []
     cosines, which = copying.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
     ranks = copying.ranks(cosines, features.nearness_of_new())
-    order = np.argsort(-cosines)[:NEIGHBOURS].tolist()
+    order = np.argsort(-cosines)[: max(NEIGHBOURS, min(copies, MOST_NEIGHBOURS))].tolist()
     rows = features.samples[Variant.ADAPTED]
     return [_pair(place, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]
 
@@ -62,4 +64,4 @@ def _pair(place: Place, drawn: Sample, near: Picture, cosine: float, rank: float
     data = read_picture(place.layout, near)
     shown = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
     url = picture_url(place.layout.absolute(drawn.path))
-    return Neighbours(drawn.prompt, near.caption, url, image_url(shown), cosine, rank)
+    return Neighbours(drawn.id, drawn.prompt, near.caption, url, image_url(shown), cosine, rank)

@@ -98,7 +98,9 @@ def find_truncated_text(
             text for prompt in suite.prompts for text in (prompt.text, put_tokens(prompt.text, recipe.new_tokens))
         )
     )
-    sentence = f"{captions.sentence('captions')} {prompts.sentence('prompts')}"
+    sentence = " ".join(
+        part[0].upper() + part[1:] for part in (captions.sentence("captions"), prompts.sentence("prompts"))
+    )
     figures = {
         "captions": float(len(captions.truncated)),
         "captions_merged": float(sum(map(len, captions.merged))),
@@ -108,4 +110,4 @@ def find_truncated_text(
         sentence += f" The negative prompt has {cut.sentence}."
         figures["negative_prompt"] = 1.0
     warning = bool(captions.truncated or prompts.truncated or cut)
-    return Finding(run_id, TRUNCATED_TEXT, warning, sentence[0].upper() + sentence[1:], figures)
+    return Finding(run_id, TRUNCATED_TEXT, warning, sentence, figures)

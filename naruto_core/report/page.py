@@ -21,8 +21,12 @@ CURVES = ("loss", "validation_loss", "clip_score", "copying_rank")
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """A drawn picture and the training picture nearest to it, as data URLs; `rank` as of `copying.ranks`."""
+    """A drawn picture and the training picture nearest to it, as data URLs; `rank` as of `copying.ranks`.
 
+    `sample` is the drawn picture's id.
+    """
+
+    sample: str
     prompt: str
     caption: str
     drawn: str

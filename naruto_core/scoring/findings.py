@@ -21,6 +21,7 @@ from naruto_core.scoring.verdict import LEVEL
 Vector = NDArray[np.float64]
 RESAMPLES = 1000
 NOT_MEASURED = "not measured"
+NO_SIGN = 0.05  # largest share of copies that may still hide behind "no sign of memorization"
 LEAST_HELD_OUT = round(1 / copying.FLAGGED) - 1  # fewer cannot tell one in a hundred
 
 
@@ -40,7 +41,7 @@ def find_overfitting(
     told = (
         f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "
         f"picture than 99 % of {calibration} do, where 1 % is expected: "
-        f"{'look at the nearest pairs, they may be copies' if warning else 'no sign of copying'}."
+        f"{'look at the nearest pairs, they may be copies' if warning else 'no more than chance explains'}."
     )
     figures = {
         "flagged": flagged.value,
@@ -49,6 +50,41 @@ def find_overfitting(
         "median_rank": float(np.median(ranks)),
     }
     return Finding(run_id, "overfitting", warning, told, figures)
+
+
+def find_memorization(
+    run_id: str, drawn: Vector, of_held_out: Vector, samples: Sequence[str], nearest: Sequence[str], calibration: str
+) -> Finding:
+    """Every picture that is a copy of a training picture, by name, and how many more there may be.
+
+    `drawn` (n,) are cosines to the training picture that is `nearest` (n names), `of_held_out` (m,) those of pictures
+    that were not trained on, which are called `calibration`. Whole copies only: no crops, no mirrored ones.
+    """
+    n, doubles = len(drawn), int((1 - of_held_out <= copying.DOUBLE).sum())
+    new = len(of_held_out) - doubles
+    besides = f", {doubles} doubles of training pictures left out" if doubles else ""
+    if new < copying.FEWEST_NEW:
+        sentence = (
+            f"memorization cannot be judged: {new} {calibration}{besides} are too few to calibrate with, at least "
+            f"{copying.FEWEST_NEW} are needed."
+        )
+        return Finding(run_id, "memorization", True, sentence, {"held_out": float(new)})
+    margin = copying.copy_margin(of_held_out, n)
+    named = [i for i in np.argsort(-drawn, kind="stable").tolist() if drawn[i] > margin]
+    low, high = copying.share_interval(len(named), n)
+    counted = (
+        f"{len(named)} of {n} drawn pictures lie nearer to a training picture than all {new} {calibration}{besides} by "
+        f"the calibrated margin (cosine above {margin:.6f}, whole pictures only)"
+    )
+    if named:
+        pairs = "; ".join(f"{samples[i]} is {nearest[i]} (cosine {drawn[i]:.4f})" for i in named)
+        sentence = f"{counted}, {len(named) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {pairs}."
+    elif high <= NO_SIGN:
+        sentence = f"no sign of memorization: {counted}; at most {high:.1%} (95 %) do."
+    else:
+        sentence = f"memorization cannot be excluded: {counted}, but up to {high:.1%} (95 %) may: draw more pictures."
+    figures = {"copies": float(len(named)), "n": float(n), "low": low, "high": high, "margin": margin}
+    return Finding(run_id, "memorization", bool(named) or high > NO_SIGN, sentence, figures)
 
 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:

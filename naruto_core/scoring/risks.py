@@ -7,14 +7,15 @@ from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
 from naruto_core.scoring import findings
 from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.scoring.copying import nearest
 from naruto_core.scoring.evidence import compared, estimate
-from naruto_core.scoring.run_features import RunFeatures, Values
+from naruto_core.scoring.run_features import RunFeatures, Values, Vector
 
 
 def find_risks(
     run_id: str, features: RunFeatures, values: Values, suite: PromptSuite, section: ScoringSection
 ) -> Iterator[Finding]:
-    """Blank pictures, overfitting, and against the base generalisation and collapse."""
+    """Blank pictures, overfitting, memorization, and against the base generalisation and collapse."""
     yield findings.find_blanks(run_id, {str(v): of["blank"] for v, of in values.items() if "blank" in of})
     if Variant.ADAPTED not in values:
         return
@@ -23,6 +24,7 @@ def find_risks(
     if "copying" in adapted and "copying" in values[Variant.REAL]:
         new = values[Variant.REAL]["copying"]
         yield findings.find_overfitting(run_id, adapted["copying"], new, prompts, seed, who)
+        yield _memorization(run_id, features, new, who)
     if Variant.BASE not in values:
         return
     base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
@@ -30,6 +32,13 @@ def find_risks(
         pair = base["clip-content"], adapted["clip-content"]
         yield findings.find_generalisation(run_id, *pair, prompts, tags, seed)
     yield _collapse(run_id, features, section)
+
+
+def _memorization(run_id: str, features: RunFeatures, new: Vector, who: str) -> Finding:
+    cosines, which = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
+    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
+    return findings.find_memorization(run_id, cosines, new, samples, [names[i] for i in which.tolist()], who)
 
 
 def _collapse(run_id: str, features: RunFeatures, section: ScoringSection) -> Finding:

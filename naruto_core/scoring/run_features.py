@@ -23,7 +23,8 @@ class RunFeatures:
 
     `sets` are by the set extractor, `pairs` by the one that reads texts too, `more` by further ones. `texts` and
     `contents` (n, d) belong to the samples' rows, `captions` to those of `pairs.real`. `training` are all pictures
-    trained on, `new` those kept out of it, None when there are none. `extras` are metrics of the recipe's own choice.
+    trained on, by name `training_names`; `new` those kept out of it, None when there are none. `extras` are metrics of
+    the recipe's own choice.
     """
 
     samples: Mapping[Variant, tuple[Sample, ...]]
@@ -37,6 +38,7 @@ class RunFeatures:
     new: Features | None
     blank: Mapping[Variant, NDArray[np.bool_]]
     extras: Mapping[str, Extra]
+    training_names: tuple[str, ...] = ()
 
     def values(self) -> Values:
         """Every sample metric of every variant, and of real pictures what can be said of them."""

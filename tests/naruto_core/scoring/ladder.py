@@ -73,6 +73,10 @@ def climb(ladder: Ladder) -> dict[str, dict[str, float]]:
         name: float((copying.ranks(samples.nearness(rows, ladder.training), new) <= copying.FLAGGED).mean())
         for name, rows in ladder.drawn.items()
     }
+    margin = copying.copy_margin(new, N)
+    found["named as copies"] = {
+        name: float((samples.nearness(rows, ladder.training) > margin).mean()) for name, rows in ladder.drawn.items()
+    }
     return found
 
 

@@ -111,3 +111,13 @@ def test_only_as_many_pictures_as_there_are_of_the_rarest_are_compared_and_the_r
     wide = assess(features(), SUITE, SECTION, RULER)
     sets = {score.metric: score for score in wide.scores if score.variant is Variant.ADAPTED}
     assert (sets["fid"].n, sets["fid"].reference, sets["recall"].reference) == (24, "ds-1:120", "ds-1:24")
+
+
+def test_a_drawn_picture_that_is_a_training_picture_is_named_with_it():
+    known = features()
+    known.sets.drawn[Variant.ADAPTED][5] = known.training[9]
+    found = assess(replace(known, training_names=tuple(f"t{i}" for i in range(40))), SUITE, SECTION, RULER)
+    (memorized,) = [one for one in found.findings if one.name == "memorization"]
+    assert memorized.warning
+    assert memorized.sentence.startswith("1 of 24 drawn pictures")
+    assert memorized.sentence.endswith("are copies: adapted5 (p5, seed 1) is t9 (cosine 1.0000).")

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from naruto_core.scoring import findings
+from naruto_core.domain import Finding
+from naruto_core.scoring import copying, findings
 from naruto_core.scoring.blank import is_blank
 from naruto_core.scoring.copying import nearest, ranks
 from naruto_core.scoring.resampling import Difference, Estimate
 
+Vector = NDArray[np.float64]
 PROMPTS = [str(i // 4) for i in range(80)]
 
 
@@ -35,6 +38,68 @@ def test_too_few_held_out_pictures_cannot_tell_a_copy():
     found = findings.find_overfitting("r", np.ones(80), np.ones(50), PROMPTS, 0, "held-out pictures")
     assert found.warning
     assert found.sentence == "copying cannot be judged: 50 held-out pictures are too few to compare with."
+
+
+def world(rng: np.random.Generator, held_out: int = 200, drawn: int = 176) -> tuple[Vector, Vector, Vector]:
+    """Cosines of (held-out, honestly drawn) pictures to the nearest of 300 training pictures, and features of these.
+
+    Pictures of ten kinds, which vary in six directions; the mean of a picture's noise is a third of the kinds' spread.
+    """
+    kinds, directions = rng.normal(size=(10, 48)), rng.normal(size=(6, 48)) / 2.5
+    rows = kinds[rng.integers(0, 10, 300 + held_out + drawn)]
+    rows = rows + rng.normal(size=(len(rows), 6)) @ directions + rng.normal(size=rows.shape) * 0.02
+    cosines = nearest(rows[300:], rows[:300])[0]
+    return cosines[:held_out], cosines[held_out:], rows[:300]
+
+
+def memorization(drawn: Vector, held_out: Vector) -> Finding:
+    names = [f"s{i}" for i in range(len(drawn))]
+    return findings.find_memorization("r", drawn, held_out, names, [f"t{n}" for n in names], "held-out pictures")
+
+
+def test_every_planted_copy_is_named_with_its_training_picture_however_few_there_are():
+    rng = np.random.default_rng(4)
+    for copies in (1, 2, 4, 8, 16):
+        held_out, drawn, training = world(rng)
+        drawn[:copies] = nearest(training[:copies].astype(np.float16), training)[0]  # as features are kept
+        found = memorization(drawn, held_out)
+        assert found.warning
+        assert found.sentence.startswith(
+            f"{copies} of 176 drawn pictures lie nearer to a training picture than all 200"
+        )
+        assert all(f"s{i} is ts{i} (cosine 1.0000)" in found.sentence for i in range(copies))
+        assert found.figures["copies"] == copies
+        low, high = copying.share_interval(copies, 176)
+        assert f"{copies / 176:.1%} [{low:.1%}, {high:.1%}] are copies" in found.sentence
+    assert "[5.3%, 14.3%]" in found.sentence
+
+
+@pytest.mark.parametrize("held_out", [200, 100, 20])
+def test_in_at_most_one_of_fifty_honest_runs_is_any_picture_called_a_copy(held_out: int):
+    rng = np.random.default_rng(5)
+    runs = [memorization(drawn, new) for new, drawn, _ in (world(rng, held_out) for _ in range(200))]
+    assert np.mean([found.warning for found in runs]) <= copying.FALSE_ALARM
+    assert "no sign of memorization: 0 of 176" in runs[0].sentence
+    assert runs[0].sentence.endswith("at most 2.1% (95 %) do.")
+
+
+def test_no_sign_is_said_only_when_the_interval_allows_it():
+    held_out, drawn, _ = world(np.random.default_rng(6))
+    few = memorization(drawn[:40], held_out)
+    assert few.warning
+    assert few.sentence.startswith("memorization cannot be excluded: 0 of 40")
+    assert "up to 8.8% (95 %) may" in few.sentence
+    none = memorization(drawn, held_out[:9])
+    assert none.warning
+    assert "9 held-out pictures are too few to calibrate with, at least 10 are needed" in none.sentence
+
+
+def test_held_out_doubles_of_training_pictures_hide_no_copy():
+    held_out, drawn, _ = world(np.random.default_rng(7))
+    held_out[:30], drawn[3] = 1.0, 1.0
+    found = memorization(drawn, held_out)
+    assert "than all 170 held-out pictures, 30 doubles of training pictures left out" in found.sentence
+    assert "s3 is ts3 (cosine 1.0000)" in found.sentence
 
 
 def test_a_rank_is_the_share_of_held_out_pictures_as_near():

@@ -40,3 +40,5 @@ def test_copies_of_the_training_set_are_flagged_and_nothing_else_is():
     flagged = found()["flagged as copies"]
     assert flagged["copies"] == 1
     assert all(flagged[rung] < 0.05 for rung in RUNGS if rung != "copies")
+    named = found()["named as copies"]
+    assert named == {rung: float(rung == "copies") for rung in RUNGS}
