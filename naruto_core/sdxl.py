@@ -17,6 +17,7 @@ import torch
 from naruto_core import devices
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
+from naruto_core.hub_files import check_hub_snapshot
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision
 
@@ -133,7 +134,8 @@ def no_progress_bars() -> Generator[None]:
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
     """The base model on `device`, frozen, in evaluation mode.
 
-    Raises ModelUnusable when it is missing, not an SDXL, or has no safetensors files.
+    Raises ModelUnusable when it is missing, not an SDXL, or has no safetensors files, and RecordDamaged when a
+    downloaded file is not what was downloaded.
     """
     from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
@@ -151,6 +153,10 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"cannot load {section.base} as an SDXL pipeline: {reason}") from error
+    if revision:
+        check_hub_snapshot(place, revision, "model_index.json")
+    if section.vae and section.vae_revision:
+        check_hub_snapshot(section.vae, section.vae_revision, "config.json")
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
