@@ -86,6 +86,7 @@ def changes(all_rows: Sequence[Row], place: int, rulers: Sequence[Mapping[str, s
         seen = difference(
             mean_measure(np.concatenate((one, two))), [row.prompt.slug for row in both], _RESAMPLES, _SEED
         )
+        seen = seen.of_equals() if np.array_equal(one, two) else seen
         means = float(one.mean()), float(two.mean())
         found.append(
             (Change(metric.name, extractor, *means, seen, Verdict("undecided"), len(both)), metric.better, seen.p)

@@ -19,6 +19,7 @@ import torch
 from naruto_core import devices
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
+from naruto_core.hub_files import check_hub_snapshot
 from naruto_core.model_folder import tensor_shapes
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision
@@ -167,7 +168,8 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     go of the one before first, and one that only a cycle of references still holds is freed here before the load.
 
     Raises ModelUnusable when it is missing, not an SDXL, has no safetensors files, or when a weight of a model is in no
-    file: the libraries would fill it with random numbers.
+    file: the libraries would fill it with random numbers. Raises RecordDamaged when a downloaded file is not what was
+    downloaded.
     """
     from diffusers import StableDiffusionXLPipeline
 
@@ -183,6 +185,10 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     for model in parts.values():
         model.requires_grad_(False).eval()
     pipeline.scheduler = type(pipeline.scheduler).from_config(complete_schedule(pipeline.scheduler.config))
+    if revision:
+        check_hub_snapshot(place, revision, "model_index.json")
+    if section.vae and section.vae_revision:
+        check_hub_snapshot(section.vae, section.vae_revision, "config.json")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

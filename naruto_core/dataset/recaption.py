@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from naruto_core.artifacts import sha256_bytes, sha256_folder
 from naruto_core.errors import ModelUnusable
+from naruto_core.hub_files import check_hub_snapshot
 from naruto_core.sdxl import locate, quiet_loading
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def _load(place: str, revision: str | None) -> tuple[Any, Any]:
         loaded: Any = BlipForConditionalGeneration.from_pretrained(
             place, revision=options["revision"], use_safetensors=True, output_loading_info=True
         )
+    if revision:
+        check_hub_snapshot(place, revision, "config.json")
     model, told = loaded
     if missing := sorted(told["missing_keys"]):
         # transformers would draw them at random, and the captions with them

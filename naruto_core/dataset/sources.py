@@ -17,6 +17,7 @@ from naruto_core.dataset.imagefolder import METADATA, ImageFolder
 from naruto_core.dataset.records import Record, Source
 from naruto_core.dataset.tabular import Table, saved_shards, train_split
 from naruto_core.errors import DatasetUnusable
+from naruto_core.hub_files import check_hub_file
 from naruto_core.mini.drawing import draw
 from naruto_core.mini.world import STYLES, describe, sample_scene
 from naruto_core.recipe import DatasetSection
@@ -122,7 +123,7 @@ def _fetch(repository: str, revision: str) -> Path:
 
     try:
         with storage_errors(Path(constants.HF_HUB_CACHE)):
-            return Path(
+            folder = Path(
                 snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
             )
     except LocalEntryNotFoundError:
@@ -133,6 +134,9 @@ def _fetch(repository: str, revision: str) -> Path:
     except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
         why = " ".join(str(error).split())
         raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {why}") from error
+    for path in sorted(folder.rglob("*.parquet")):
+        check_hub_file(path)
+    return folder
 
 
 def _world(text: str) -> Source:

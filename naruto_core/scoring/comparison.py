@@ -121,6 +121,8 @@ def _of_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> 
         except NarutoError as error:
             yield replace(one, verdict=not_measured(str(error))), metric.better
         else:
+            equal = np.array_equal(pair[0][: common.n], pair[1][: common.n])
+            found = found.of_equals() if equal else found
             yield _measured(one, (first_value, second_value), found), metric.better
 
 
@@ -133,6 +135,7 @@ def _of_samples(first: Side, second: Side, rows: Rows, section: ScoringSection) 
             continue
         pair = [of[metric.name][part] for of, part in zip(values, rows, strict=True)]
         found = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
+        found = found.of_equals() if np.array_equal(pair[0], pair[1]) else found
         means = float(pair[0].mean()), float(pair[1].mean())
         yield _measured(_not_measured(metric, extractor, len(prompts), section), means, found), metric.better
 

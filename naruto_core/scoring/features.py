@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
+from naruto_core.hub_files import check_hub_file
 from naruto_core.sdxl import locate
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
         known = open_clip.get_pretrained_cfg(where, tag)
         if not known:
             raise ModelUnusable(f"{name} is no model folder and no Arch/pretrained that open_clip knows.")
-        weights = sha256_file(Path(open_clip.download_pretrained(known)))
+        weights = sha256_file(check_hub_file(Path(open_clip.download_pretrained(known))))
         settings = hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
 
     def load() -> Network:
@@ -133,7 +134,7 @@ def _timm_folder(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     files = [hf_hub_download(hub_id, name, revision=commit) for name in ("config.json", "model.safetensors")]
-    return Path(files[0]).parent  # one commit, one folder
+    return check_hub_file(Path(files[1])).parent  # one commit, one folder
 
 
 def _inception(weights: str, device: torch.device) -> Extractor:

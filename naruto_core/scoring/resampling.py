@@ -8,7 +8,7 @@ scores and a distance between sets are treated alike.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -38,7 +38,7 @@ class Estimate:
 class Difference:
     """Second minus first, its 95 % interval, the chance `p` of one as large were both alike; how many prompts.
 
-    Of fewer than `LEAST_PROMPTS` prompts the value alone is known.
+    Of fewer than `LEAST_PROMPTS` prompts the value alone is known; see `of_equals`.
     """
 
     value: float
@@ -46,6 +46,10 @@ class Difference:
     high: float | None
     p: float | None
     prompts: int
+
+    def of_equals(self) -> "Difference":
+        """The same, knowing that both sides are equal picture by picture: then p is 1, however few there are."""
+        return replace(self, p=1.0)
 
 
 def mean_measure(values: Sequence[float] | Vector) -> Measure:

@@ -49,6 +49,8 @@ def verdict(found: Difference, better: int, adjusted_p: float | None, size: floa
     Undecided: the number of prompts for which a difference as seen would be found with 80 % power at 5 % (the normal
     approximation: prompts grow with the square of reach over difference), less those there are.
     """
+    if found.p == 1 and found.low is None:
+        return Verdict("alike")
     if found.low is None or found.high is None or adjusted_p is None:
         return not_judged(found.prompts)
     if max(abs(found.low), abs(found.high)) < NOTHING * size:

@@ -1,9 +1,11 @@
 """Embeddings: what a network said of a picture or a text, kept once for all runs.
 
 Keyed by extractor and content, in half precision, in a database file of its own: it is no part of the record, and what
-is lost of it is computed again. Reading gives arrays that a file stands behind, not memory.
+is lost of it is computed again. So is what was damaged: every row carries a digest. Reading gives arrays that a file
+stands behind, not memory.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,22 @@ from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Boolean, Column, LargeBinary, MetaData, String, Table, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    delete,
+    inspect,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import Session
 
 from naruto_core.artifacts import storage_errors
 from naruto_core.errors import RecordDamaged
@@ -25,6 +41,7 @@ TABLE = Table(
     Column("content", String, primary_key=True),
     Column("blank", Boolean, nullable=False),
     Column("features", LargeBinary, nullable=False),
+    Column("digest", LargeBinary),
 )
 _AT_ONCE = 500  # keys in one question to the database
 
@@ -47,13 +64,25 @@ class Embeddings(Database):
         self._folder = path.parent
         with self._writing() as session:
             TABLE.create(session.connection(), checkfirst=True)
+            if not any(column["name"] == "digest" for column in inspect(session.connection()).get_columns(TABLE.name)):
+                _add_digests(session)
 
     def missing(self, extractor: str, contents: Sequence[str]) -> list[str]:
-        """Which of `contents` were not yet embedded by `extractor`, each once, in their order."""
+        """Which of `contents` were not yet embedded by `extractor`, each once, in their order.
+
+        Rows that are not what was written are removed, and count as missing.
+        """
         known: set[str] = set()
+        damaged: list[str] = []
         with self._reading() as session:
             for part in _parts(contents):
-                known.update(session.scalars(select(TABLE.c.content).where(_of(extractor, part))))
+                for row in session.execute(select(TABLE).where(_of(extractor, part))):
+                    whole = row.digest == row_digest(extractor, row.content, row.features, blank=row.blank)
+                    known.add(row.content) if whole else damaged.append(row.content)
+        if damaged:
+            with self._writing() as session:
+                for part in _parts(damaged):
+                    session.execute(delete(TABLE).where(_of(extractor, part)))
         return [content for content in dict.fromkeys(contents) if content not in known]
 
     def add(
@@ -62,7 +91,13 @@ class Embeddings(Database):
         """Keep `features` (n, d) of `contents`; what is there already stays."""
         rows = np.asarray(features, dtype=np.float16)
         values = [
-            {"extractor": extractor, "content": content, "blank": flag, "features": row.tobytes()}
+            {
+                "extractor": extractor,
+                "content": content,
+                "blank": flag,
+                "features": row.tobytes(),
+                "digest": row_digest(extractor, content, row.tobytes(), blank=flag),
+            }
             for content, row, flag in zip(contents, rows, blank, strict=True)
         ]
         with self._writing() as session:
@@ -90,6 +125,28 @@ class Embeddings(Database):
         for i in np.flatnonzero(first != np.arange(len(contents))).tolist():  # the same content a second time
             features[i], blank[i] = features[first[i]], blank[first[i]]
         return Embedded(features, blank)
+
+
+def row_digest(extractor: str, content: str, features: bytes, *, blank: bool) -> bytes:
+    """8 bytes over all of a row."""
+    key = f"{extractor}\0{content}\0{int(blank)}\0".encode()
+    return hashlib.blake2b(key + features, digest_size=8).digest()
+
+
+def _add_digests(session: Session) -> None:
+    """Bring a file of an older version, whose rows had none, up to date; they are taken as they are."""
+    session.execute(text(f"ALTER TABLE {TABLE.name} ADD COLUMN digest BLOB"))
+    last = ("", "")
+    while rows := session.execute(
+        select(TABLE)
+        .where(tuple_(TABLE.c.extractor, TABLE.c.content) > last)
+        .order_by(TABLE.c.extractor, TABLE.c.content)
+        .limit(_AT_ONCE)
+    ).all():
+        for row in rows:
+            digest = row_digest(row.extractor, row.content, row.features, blank=row.blank)
+            session.execute(update(TABLE).where(_of(row.extractor, [row.content])).values(digest=digest))
+        last = rows[-1].extractor, rows[-1].content
 
 
 def _of(extractor: str, contents: Sequence[str]):

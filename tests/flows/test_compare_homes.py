@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Split, Variant
+from naruto_core.store.embeddings import row_digest
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import SMALL, Naruto
 
@@ -98,13 +99,15 @@ def test_the_same_pictures_are_said_to_be_the_same_though_another_machine_rounde
     home, run_id = small_run
     kept = _kept(home, tmp_path / "kept")
     with sqlite3.connect(kept / "cache" / "embeddings.db") as database:
-        rows = database.execute("select rowid, features from embeddings").fetchall()
-        for row, features in rows:
+        rows = database.execute("select rowid, extractor, content, blank, features from embeddings").fetchall()
+        for row, extractor, content, blank, features in rows:
             moved = np.nextafter(np.frombuffer(features, np.float16), np.float16(np.inf))
-            database.execute("update embeddings set features = ? where rowid = ?", (moved.tobytes(), row))
+            digest = row_digest(extractor, content, moved.tobytes(), blank=bool(blank))
+            changed = (moved.tobytes(), digest, row)
+            database.execute("update embeddings set features = ?, digest = ? where rowid = ?", changed)
     found = _rows(naruto, home, f"{kept}//{run_id}", run_id)
-    assert {row["verdict"] for row in found} == {"alike"}
-    assert all(abs(row["difference"]["value"]) < 1e-9 for row in found)  # type: ignore[index]
+    assert {row["verdict"] for row in found if row["difference"]} == {"alike"}
+    assert all(abs(row["difference"]["value"]) < 1e-9 for row in found if row["difference"])  # type: ignore[index]
     told = naruto(home, "compare", f"{kept}//{run_id}", run_id, "--fail-on-worse")
     assert told.returncode == 0
     assert told.stdout.startswith("The same pictures: all 6 of the second are the first's, byte for byte.\n")
@@ -179,8 +182,10 @@ def perfect(both: tuple[Path, str], tmp_path: Path) -> str:
     with sqlite3.connect(kept / "cache" / "embeddings.db") as database:
         for sample, picture in zip(samples, real, strict=False):
             content = f"{picture.sha256}@{resolution}"
-            (features,) = database.execute("select features from embeddings where content = ?", (content,)).fetchone()
-            database.execute("update embeddings set features = ? where content = ?", (features, sample.sha256))
+            found = database.execute("select extractor, features from embeddings where content = ?", (content,))
+            extractor, features = found.fetchone()
+            changed = (features, row_digest(extractor, sample.sha256, features, blank=False), sample.sha256)
+            database.execute("update embeddings set features = ?, digest = ?, blank = 0 where content = ?", changed)
     return f"{kept}//{run_id}"
 
 

@@ -104,6 +104,21 @@ def test_a_pinned_dataset_is_downloaded_and_its_commit_is_part_of_its_name(hub: 
     assert not list(tmp_path.rglob("evil.py"))
 
 
+def test_a_downloaded_file_that_was_damaged_is_refused_and_downloaded_again_once_it_is_deleted(
+    hub: str, tmp_path: Path
+):
+    assert _read(hub, tmp_path, COMMIT).returncode == 0
+    (blob,) = (path for path in tmp_path.rglob("blobs/*") if len(path.name) == 64)
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + b"x")
+    refused = _read(hub, tmp_path, COMMIT)
+    assert refused.returncode == 1
+    assert f"train-00000-of-00001.parquet is damaged: delete {blob}, and the same command" in refused.stderr
+    blob.unlink()
+    assert _read(hub, tmp_path, COMMIT).returncode == 0
+    assert blob.read_bytes() == whole
+
+
 def test_a_hash_no_commit_begins_with_is_refused(hub: str, tmp_path: Path):
     done = _read(hub, tmp_path, "abcdef1")
     assert done.returncode == 1

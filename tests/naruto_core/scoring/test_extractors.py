@@ -158,9 +158,13 @@ print(extractor.id, extractor.network.embed(torch.zeros(1, 3, 32, 32)).shape[1])
         environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         command = [sys.executable, "-c", fetch]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        (weights,) = (path for path in (tmp_path / "home").rglob("blobs/*") if path.stat().st_size > 1_000_000)
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        damaged = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         missing = [sys.executable, "-c", fetch.replace("me/tiny", "me/tinny")]
         refused = subprocess.run(missing, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [load_extractor(f"timm:{tmp_path / 'model'}", CPU).id, str(model.num_features)]
+    assert f"RecordDamaged: the downloaded file model.safetensors is damaged: delete {weights}" in damaged.stderr
     assert not any("evil" in path and "resolve" in path for path in asked)
     assert "ModelUnusable: cannot load the extractor timm:me/tinny@" in refused.stderr

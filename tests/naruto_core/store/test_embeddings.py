@@ -1,5 +1,6 @@
 """Embeddings: kept once, read as arrays that lie on the disk."""
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,36 @@ def test_each_extractor_has_its_own_and_only_what_is_missing_is_asked_for(tmp_pa
         assert again.missing("two", NAMES[:3]) == NAMES[:3]
         again.add("one", NAMES[:2], 2 * ROWS[:2], [True, True])  # what is there stays
         assert np.array_equal(again.read("one", NAMES[:2]).features, ROWS[:2])
+
+
+def test_a_row_that_is_not_what_was_written_is_asked_for_again(tmp_path: Path):
+    with Embeddings(tmp_path / "e.db") as kept:
+        kept.add("one", NAMES, ROWS, [False] * len(NAMES))
+        kept.add("two", NAMES[:2], ROWS[:2], [False] * 2)
+        with sqlite3.connect(tmp_path / "e.db") as database:
+            damaged = (ROWS[700].tobytes()[:-1] + b"x", "one", NAMES[700])
+            database.execute("update embeddings set features = ? where extractor = ? and content = ?", damaged)
+            database.execute("update embeddings set blank = 1 where extractor = 'one' and content = ?", (NAMES[3],))
+            database.execute("update embeddings set digest = null where extractor = 'two' and content = ?", (NAMES[1],))
+        assert kept.missing("one", NAMES) == [NAMES[3], NAMES[700]]
+        assert kept.missing("two", NAMES[:2]) == NAMES[1:2]
+        kept.add("one", [NAMES[3], NAMES[700]], ROWS[[3, 700]], [False, False])
+        assert kept.missing("one", NAMES) == []
+        assert np.array_equal(kept.read("one", NAMES).features, ROWS)
+
+
+def test_a_file_of_an_older_version_is_kept_and_gets_its_digests(tmp_path: Path):
+    with sqlite3.connect(tmp_path / "e.db") as old:
+        old.execute(
+            "create table embeddings (extractor varchar not null, content varchar not null, blank boolean not null,"
+            " features blob not null, primary key (extractor, content))"
+        )
+        rows = [(who, name, 0, row.tobytes()) for who in ("a", "b") for name, row in zip(NAMES, ROWS, strict=True)]
+        old.executemany("insert into embeddings values (?, ?, ?, ?)", rows)
+    for _ in range(2):
+        with Embeddings(tmp_path / "e.db") as kept:
+            assert kept.missing("a", NAMES) == kept.missing("b", NAMES) == []
+            assert np.array_equal(kept.read("b", NAMES).features, ROWS)
 
 
 def test_what_is_missing_or_of_another_length_or_no_database_is_a_sentence(tmp_path: Path):
