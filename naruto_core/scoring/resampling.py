@@ -48,8 +48,11 @@ class Difference:
     prompts: int
 
     def of_equals(self) -> "Difference":
-        """The same, knowing that both sides are equal picture by picture: then p is 1, however few there are."""
-        return replace(self, p=1.0)
+        """The same, knowing that both sides are equal picture by picture: 0, and p is 1, however few there are.
+
+        FID of the same features, computed twice, may differ in its last digits.
+        """
+        return replace(self, value=0.0, p=1.0)
 
 
 def mean_measure(values: Sequence[float] | Vector) -> Measure:

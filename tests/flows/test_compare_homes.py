@@ -107,7 +107,8 @@ def test_the_same_pictures_are_said_to_be_the_same_though_another_machine_rounde
             database.execute("update embeddings set features = ?, digest = ? where rowid = ?", changed)
     found = _rows(naruto, home, f"{kept}//{run_id}", run_id)
     assert {row["verdict"] for row in found if row["difference"]} == {"alike"}
-    assert all(abs(row["difference"]["value"]) < 1e-9 for row in found if row["difference"])  # type: ignore[index]
+    moved = {row["metric"]: row["difference"]["value"] for row in found if row["difference"]}  # type: ignore[index]
+    assert all(abs(value) < 1e-9 for value in moved.values()), moved
     told = naruto(home, "compare", f"{kept}//{run_id}", run_id, "--fail-on-worse")
     assert told.returncode == 0
     assert told.stdout.startswith("The same pictures: all 6 of the second are the first's, byte for byte.\n")
