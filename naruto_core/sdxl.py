@@ -173,7 +173,8 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     """
     from diffusers import StableDiffusionXLPipeline
 
-    gc.collect()
+    if device.type == "cuda":  # on a CPU, where memory is not that short, it would take longer than the load itself
+        gc.collect()
     _silence_cut_prompts()
     dtype = devices.weights_dtype(precision, device)
     place, revision = locate(section.base, section.revision)
