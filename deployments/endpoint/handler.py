@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import secrets
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
+
+sys.path.insert(0, str(Path(__file__).parent))  # for programs that load this file by its path
+
 from sampling import decode_picture, load_vae, make_scheduler
 from weight_check import check_pipeline
 
