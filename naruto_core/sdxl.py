@@ -165,7 +165,7 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
     """The base model on `device`, frozen, in evaluation mode; its VAE in fp32 where that says `force_upcast`.
 
     What the scheduler's file does not say is SDXL's published value. Two base models do not fit into a T4: callers let
-    go of the one before first, and one that only a cycle of references still holds is freed here before the load.
+    go of the one before first; on a GPU one that only a cycle of references still holds is freed before the load.
 
     Raises ModelUnusable when it is missing, not an SDXL, has no safetensors files, or when a weight of a model is in no
     file: the libraries would fill it with random numbers. Raises RecordDamaged when a downloaded file is not what was
