@@ -48,7 +48,7 @@ def run(
     _settle_libraries()
     from naruto_core import devices
     from naruto_core.settings import read_settings
-    from naruto_core.training import processes
+    from naruto_core.training import distributed
     from tasks.calling import follow
 
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` has started: not the first
@@ -56,7 +56,7 @@ def run(
         return
     from flows.train_naruto import train_naruto
 
-    with processes.together(devices.pick_device(read_settings().device)):
+    with distributed.together(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, _overrides(settings))
 
 

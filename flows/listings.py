@@ -19,7 +19,7 @@ from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.opening import open_store
 from naruto_core.store.verification import verify
-from naruto_core.training.best import best_of_heads
+from naruto_core.training.checkpoint_selection import best_of_heads
 
 
 @dataclass(frozen=True, slots=True)

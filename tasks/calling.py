@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from naruto_core import sdxl
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training import processes
+from naruto_core.training import distributed
 from naruto_core.training.batches import TrainingData
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.weights import Weights
@@ -47,14 +47,14 @@ class TrainingCall:
 
 def follow() -> None:
     """Join in every training that the first process calls for; the pictures are encoded by then."""
-    with working_place() as place, processes.together(place.device):
+    with working_place() as place, distributed.together(place.device):
 
         def join(call: TrainingCall) -> None:
             pipeline = sdxl.load_pipeline(call.recipe.model, call.section.mixed_precision, place.device)
             stages = Material(place, pipeline, call.recipe).stages(call.styles, call.drawn)
             call.train(pipeline, stages, place.settings.checkpoint_seconds, Listeners(_ignore, _ignore))
 
-        processes.follow(join)
+        distributed.follow(join)
 
 
 def _ignore(_: object) -> None: ...

@@ -17,8 +17,7 @@ from naruto_core.recipe_training import CheckpointSection
 from naruto_core.scoring import alignment, copying, samples
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
 from naruto_core.sheet import SheetBlock, write_sheet
-from naruto_core.training.output import write_files
-from naruto_core.training.weights import Weights
+from naruto_core.training.weights import Weights, write_files
 from tasks.embed import real_features
 from tasks.place import Place
 

@@ -14,7 +14,7 @@ from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.scoring.measure import Features
 from naruto_core.scoring.run_features import RunFeatures
 from naruto_core.store.embeddings import Embedded
-from naruto_core.training.conditioning import join_caption
+from naruto_core.training.latent_cache import join_caption
 from tasks.embed import real_features, sample_features, text_features
 from tasks.place import Place
 

@@ -14,7 +14,7 @@ from naruto_core.prompts import put_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
 from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples, examples_key
+from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, examples_key
 from tasks.place import Place
 from tasks.prior import ClassPictures
 from tasks.reporting import reporter

@@ -16,7 +16,7 @@ from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.elsewhere import RECORD, looked_at
 from naruto_core.store.opening import Store, open_store
-from naruto_core.training import processes
+from naruto_core.training import distributed
 from tasks.reporting import say
 
 
@@ -35,7 +35,7 @@ def working_place() -> Iterator[Place]:
     """This machine's place, its store open for the length of the block."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        device = processes.local_device(devices.pick_device(settings.device))
+        device = distributed.local_device(devices.pick_device(settings.device))
         yield Place(settings, Layout(settings.root), store, device)
 
 

@@ -17,11 +17,10 @@ from naruto_core.provenance import training_code
 from naruto_core.recipe import Recipe
 from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking
-from naruto_core.training import processes
-from naruto_core.training.best import best_of_heads
+from naruto_core.training import distributed
+from naruto_core.training.checkpoint_selection import best_of_heads
 from naruto_core.training.loop import Listeners
-from naruto_core.training.output import write_files
-from naruto_core.training.weights import Weights
+from naruto_core.training.weights import Weights, write_files
 from tasks.calling import TrainingCall
 from tasks.checkpoints import CheckpointLook
 from tasks.material import Material, StyleSource, style_sources
@@ -105,7 +104,7 @@ def _fit(
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, place.device)
     stages = Material(place, pipeline, recipe).stages(styles, drawn)
     call = TrainingCall(recipe, section, tuple(styles), drawn, layout.checkpoint(run.id, name), _identity(run, styles))
-    processes.call_followers(call)
+    distributed.call_followers(call)
     listeners = Listeners(reporter(), remember, look and partial(look, pipeline))
     weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, listeners)
     _check_finite(weights, layout.checkpoint(run.id, name))

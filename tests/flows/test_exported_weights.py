@@ -31,8 +31,7 @@ from naruto_core.fusion import blends_of, fuse_adapters, load_adapters, load_fus
 from naruto_core.recipe import Recipe
 from naruto_core.store.opening import open_store
 from naruto_core.tokens import FILE
-from naruto_core.training.output import write_files
-from naruto_core.training.weights import Weights
+from naruto_core.training.weights import Weights, write_files
 from naruto_core.weight_check import portable_name
 from tests.naruto_core.conftest import CPU
 from tests.tiny_sdxl import write_tiny_sdxl

@@ -22,8 +22,7 @@ from naruto_core.continuous import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Batch, Style, TrainingData
-from naruto_core.training.gradients import Gradients, Part
-from naruto_core.training.recompute import prepare_unet
+from naruto_core.training.step import Gradients, Part, prepare_unet
 from naruto_core.training.weights import Weights
 from tests.benchmarks.full_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
 

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from naruto_core import sdxl
 from naruto_core.training import processes
-from naruto_core.training.output import write_files
+from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, encode, section_of, train
 cache, folder, accumulation = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

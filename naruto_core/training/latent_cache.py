@@ -1,11 +1,4 @@
-"""Encode the dataset once, so that the training loop sees only latents and embeddings.
-
-Latents are kept as mean and deviation and sampled anew at every step. Everything is written in
-shards named by what they are made from: a stopped encoding goes on with the next shard, a later run
-finds all of them. A shard is used when its content is what was written, else it is made again.
-Each row of a shard carries its own picture, caption and crop: they cannot come apart. Rows are
-mapped from disk and read when they are drawn: memory does not grow with the number of pictures.
-"""
+"""Encode the dataset once, so that the training loop sees only latents and text embeddings."""
 
 import hashlib
 import json
@@ -15,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,11 +16,50 @@ from naruto_core.artifacts import storage_errors
 from naruto_core.checkpoint import State, read_checkpoint, write_checkpoint
 from naruto_core.domain import Progress
 from naruto_core.errors import DatasetUnusable, RecordDamaged
-from naruto_core.training.conditioning import encode_texts, join_caption, time_ids
 
 if TYPE_CHECKING:
     import numpy as np
     from diffusers import StableDiffusionXLPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoding:
+    """`hidden` (B, T, D1 + D2): penultimate layers of both encoders; `pooled` (B, P): encoder 2's projection."""
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor
+
+
+def encode_texts(
+    pipeline: "StableDiffusionXLPipeline", texts: Sequence[str], clip_skip: int | None = None
+) -> TextEncoding:
+    """Encode `texts` with `StableDiffusionXLPipeline.encode_prompt`, on the encoders' device, as inference does.
+
+    That means with begin- and end-of-text tokens, which the reference training script forgets. Gradients flow when
+    the encoders are being trained.
+    """
+    encode: Any = pipeline.encode_prompt  # diffusers types neither lists of prompts nor what it gives back
+    hidden, _, pooled, _ = encode(
+        list(texts),
+        device=pipeline.text_encoder_2.device,
+        do_classifier_free_guidance=False,
+        clip_skip=clip_skip,
+    )
+    return TextEncoding(hidden, pooled)
+
+
+def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size: tuple[int, int]) -> list[float]:
+    """SDXL's six numbers, `_get_add_time_ids`: original (h, w), crop (top, left), target (h, w), in pixels."""
+    return [float(v) for v in (*original_size, *crop, *target_size)]
+
+
+def join_caption(instance_prompt: str, caption: str) -> str:
+    """The report's text for one picture: the fixed instance prompt, then the caption, verbatim.
+
+    A class picture has no instance prompt (""): its text is its class prompt alone.
+    """
+    return f"{instance_prompt}, {caption}" if instance_prompt else caption
+
 
 SHARD = 64  # rows
 _Shard = tuple[dict[str, torch.Tensor], State]  # columns, and what the rows show
