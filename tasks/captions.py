@@ -15,8 +15,8 @@ from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Picture
 from naruto_core.errors import ModelUnusable, NotRecorded
 from naruto_core.recipe import Recipe
-from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import Extractor, load_extractor
+from naruto_core.scoring.sample_metrics import cosines
 from naruto_core.store.records import Store
 from tasks.embed import real_features, text_features
 from tasks.place import Place, to_ourselves, working_place

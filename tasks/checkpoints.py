@@ -14,7 +14,7 @@ from naruto_core.manifest import Manifest
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import CheckpointSection
-from naruto_core.scoring import alignment, copying, samples
+from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
 from naruto_core.sheet import SheetBlock, write_sheet
 from naruto_core.training.weights import Weights, write_files
@@ -91,7 +91,7 @@ class CheckpointLook:
         texts = embed_texts(extractor, [p.text for p in self.prompts])
         rows = _features(extractor, paths)
         return {
-            "clip_score": float(np.mean(alignment.cosines(rows, texts))),
+            "clip_score": float(np.mean(sample_metrics.cosines(rows, texts))),
             "copying_rank": self._copying_rank(extractor, rows),
         }
 
@@ -100,8 +100,8 @@ class CheckpointLook:
         size, batch = self.recipe.generation.resolution, self.recipe.scoring.batch_size
         training = real_features(self.place, self.trained_on, extractor, size, batch)
         new = real_features(self.place, self.new, extractor, size, batch) if self.new else None
-        marks = samples.nearness_of_new(new, training)
-        return float(np.median(copying.ranks(samples.nearness(rows, training), marks)))
+        marks = sample_metrics.nearness_of_new(new, training)
+        return float(np.median(memorization.ranks(sample_metrics.nearness(rows, training), marks)))
 
 
 def _features(extractor: Extractor, paths: Sequence[Path]) -> Rows:

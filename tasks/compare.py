@@ -8,7 +8,7 @@ from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.report.comparison import Compared
 from naruto_core.scoring.comparison import Side, compare
-from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.store.elsewhere import has_record
 from tasks.gather import gather
 from tasks.place import Place, place_elsewhere

@@ -19,8 +19,8 @@ from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample
 from naruto_core.errors import RecordDamaged
-from naruto_core.scoring.blank import is_blank
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts
+from naruto_core.scoring.sample_metrics import is_blank
 from naruto_core.store.embeddings import Embedded, Embeddings
 from tasks.place import Place
 from tasks.reporting import pace

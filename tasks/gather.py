@@ -7,12 +7,10 @@ from pathlib import Path
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Run, Sample, Split, Variant
 from naruto_core.recipe import Recipe, ReferencePart
-from naruto_core.scoring.alignment import cosines
-from naruto_core.scoring.evidence import Evidence
-from naruto_core.scoring.extras import Extra, load_head
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, load_extractor
-from naruto_core.scoring.measure import Features
-from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.sample_metrics import Extra, cosines, load_head
+from naruto_core.scoring.set_metric import Features
 from naruto_core.store.embeddings import Embedded
 from naruto_core.training.latent_cache import join_caption
 from tasks.embed import real_features, sample_features, text_features
@@ -106,10 +104,10 @@ class _Material:
         resolution, size = self.recipe.generation.resolution, self.recipe.scoring.batch_size
         return real_features(self.place, pictures, extractor, resolution, size)
 
-    def evidence(self, extractor: Extractor) -> Evidence:
+    def evidence(self, extractor: Extractor) -> FeatureSet:
         drawn = {variant: self.of_drawn(variant, extractor).features for variant in self.samples}
         kinds = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
-        return Evidence(extractor.id, [prompt.slug for prompt in self.asked], drawn, *kinds)
+        return FeatureSet(extractor.id, [prompt.slug for prompt in self.asked], drawn, *kinds)
 
     def texts(self, extractor: Extractor) -> Features:
         return text_features(self.place, [prompt.text for prompt in self.asked], extractor)

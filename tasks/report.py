@@ -10,9 +10,9 @@ from naruto_core.dataset.prepare import prepare
 from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample, Variant
 from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_url, report_page
-from naruto_core.scoring import copying
+from naruto_core.scoring import memorization
 from naruto_core.scoring.comparison import Side, compare
-from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.feature_set import RunFeatures
 from tasks.compare import recorded_run
 from tasks.gather import real_pictures
 from tasks.place import Place
@@ -53,8 +53,8 @@ def _neighbours(
     """The adapted pictures that come nearest to a training picture, nearest first; every copy, up to 48."""
     if Variant.ADAPTED not in features.samples:
         return []
-    cosines, which = copying.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
-    ranks = copying.ranks(cosines, features.nearness_of_new())
+    cosines, which = memorization.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    ranks = memorization.ranks(cosines, features.nearness_of_new())
     order = np.argsort(-cosines)[: max(NEIGHBOURS, min(copies, MOST_NEIGHBOURS))].tolist()
     rows = features.samples[Variant.ADAPTED]
     return [_pair(place, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]

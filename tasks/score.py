@@ -6,7 +6,7 @@ from prefect import task
 
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant
 from naruto_core.recipe import Recipe, ScoringSection
-from naruto_core.scoring.assessment import assess
+from naruto_core.scoring.evaluation import evaluate
 from tasks.captions import find_caption_noise
 from tasks.gather import gather
 from tasks.place import working_on
@@ -18,7 +18,7 @@ def score(run: Run, recipe: Recipe, suite: PromptSuite, dataset: DatasetVersion)
     """Measure the run; the number of scores kept. Embeddings that are already there are not computed again."""
     with working_on(run, "score") as place:
         features = gather(place, run, recipe, suite, dataset)
-        found = assess(features, suite, recipe.scoring, _ruler(run, recipe.scoring, suite, dataset.id))
+        found = evaluate(features, suite, recipe.scoring, _ruler(run, recipe.scoring, suite, dataset.id))
         place.store.add_scores(found.scores)
         noise = find_caption_noise(place, run.id, dataset, recipe)
         of_texts = [finding for finding in place.store.findings(run.id) if finding.name == TRUNCATED_TEXT]

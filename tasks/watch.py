@@ -21,12 +21,10 @@ from prefect.events import emit_event
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.recipe import Recipe
-from naruto_core.scoring.alignment import cosines
-from naruto_core.scoring.blank import is_blank
 from naruto_core.scoring.drift import Values, shift
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.measure import Features
-from naruto_core.scoring.samples import style_closeness
+from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
+from naruto_core.scoring.set_metric import Features
 from naruto_core.serving import Drift, ServedScore, Steadiness
 from naruto_core.store.opening import open_served_scores
 from tasks.embed import real_features

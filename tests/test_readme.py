@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from flows.profiles import choose_recipe
-from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS
+from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 
 HOUSE = Path(__file__).resolve().parent.parent
 README = (HOUSE / "README.md").read_text()

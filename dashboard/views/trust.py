@@ -12,7 +12,7 @@ from naruto_core.errors import NarutoError
 from naruto_core.judging.trust import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
 from naruto_core.judging.votes import counted
 from naruto_core.ratings import Campaign, Mode, Rating
-from naruto_core.scoring.catalogue import SAMPLE_METRICS
+from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.settings import read_settings
 
 Line = dict[str, str]

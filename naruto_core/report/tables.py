@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from naruto_core.domain import Score, Variant
-from naruto_core.scoring.catalogue import BY_NAME
 from naruto_core.scoring.discrimination import ENOUGH
+from naruto_core.scoring.metrics import BY_NAME
 from naruto_core.store.reports import ruler
 
 

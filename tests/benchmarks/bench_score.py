@@ -43,10 +43,10 @@ from functools import partial
 from pathlib import Path
 import torch
 from PIL import Image
-from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.scoring.features import embed_pictures, load_extractor
 from naruto_core.scoring.fid import fid
-from naruto_core.scoring.measure import everything
+from naruto_core.scoring.set_metric import everything
 from naruto_core.store.embeddings import Embeddings
 weights, *folders, path, wanted = sys.argv[1:]
 extractor = load_extractor(f"inception:{weights}", torch.device("cpu"))

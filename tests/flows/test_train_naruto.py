@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from naruto_core.artifacts import Layout, sha256_file
-from naruto_core.scoring.catalogue import SAMPLE_METRICS
+from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.store.opening import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
 

@@ -18,12 +18,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable, NarutoError
-from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.fid import fid
-from naruto_core.scoring.frechet import frechet_distance
-from naruto_core.scoring.kernel import kid_measure
-from naruto_core.scoring.measure import everything
+from naruto_core.scoring.fid import fid, frechet_distance
+from naruto_core.scoring.mmd import kid_measure
+from naruto_core.scoring.sample_metrics import cosines
+from naruto_core.scoring.set_metric import everything
 from naruto_core.sdxl import locate
 from tests.hub_downloads import downloads
 from tests.naruto_core.conftest import CPU, JUDGE

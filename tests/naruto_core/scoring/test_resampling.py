@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from naruto_core.scoring.discrimination import discriminate
-from naruto_core.scoring.frechet import frechet_distance, frechet_measure
-from naruto_core.scoring.kernel import median_mmd_measure
+from naruto_core.scoring.fid import frechet_distance, frechet_measure
+from naruto_core.scoring.mmd import median_mmd_measure
 from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share, difference, holm, jackknife, mean_measure
 from naruto_core.scoring.verdict import verdict
 

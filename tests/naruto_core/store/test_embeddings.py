@@ -91,9 +91,9 @@ import sys, tracemalloc
 from pathlib import Path
 import numpy as np
 from naruto_core.scoring import frechet, samples
-from naruto_core.scoring.alignment import cosines
-from naruto_core.scoring.evidence import Evidence, estimate
-from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.scoring.sample_metrics import cosines
+from naruto_core.scoring.feature_set import Evidence, estimate
+from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.domain import Variant
 from naruto_core.store.embeddings import Embeddings
 count, d, random = int(sys.argv[2]), 64, np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from naruto_core.scoring.measure import Features, portions, unit_length
+from naruto_core.scoring.set_metric import Features, portions, unit_length
 
 Vector = NDArray[np.float64]
 FALSE_ALARM = 0.02  # of runs without a copy, how many may have one named

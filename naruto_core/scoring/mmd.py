@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from naruto_core.scoring.measure import Counts, Features, Measure, squared_distances
+from naruto_core.scoring.set_metric import Counts, Features, Measure, squared_distances
 
 Matrix = NDArray[np.float64]
 Kernel = Callable[[Features, Features], Matrix]

@@ -1,4 +1,4 @@
-"""A run's scores from its features: every metric of every variant, beside real pictures', each with an interval."""
+"""The evaluation of a run: every metric of every variant from its features, each with an interval; and the risks looked for."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,28 +8,70 @@ import numpy as np
 from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
-from naruto_core.scoring import fid
-from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS, SampleMetric
+from naruto_core.scoring import fid, findings
 from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, discriminate
-from naruto_core.scoring.evidence import Evidence, discrimination, estimate
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, Values, Vector, compared, discrimination, estimate
 from naruto_core.scoring.findings import find_unusable
-from naruto_core.scoring.measure import NOT_NUMBERS, SetMetric
+from naruto_core.scoring.memorization import nearest
+from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS, SampleMetric
 from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share
-from naruto_core.scoring.risks import find_risks
-from naruto_core.scoring.run_features import RunFeatures, Values, Vector
+from naruto_core.scoring.set_metric import NOT_NUMBERS, SetMetric
+
+
+def find_risks(
+    run_id: str, features: RunFeatures, values: Values, suite: PromptSuite, section: ScoringSection
+) -> Iterator[Finding]:
+    """Blank pictures, overfitting, memorization, and against the base generalisation and collapse."""
+    yield findings.find_blanks(run_id, {str(v): of["blank"] for v, of in values.items() if "blank" in of})
+    if Variant.ADAPTED not in values:
+        return
+    adapted, prompts, seed = values[Variant.ADAPTED], features.prompts(), section.seed
+    who = "held-out pictures" if features.new is not None else "training pictures (to the other ones)"
+    if "copying" in adapted and "copying" in values[Variant.REAL]:
+        new = values[Variant.REAL]["copying"]
+        yield findings.find_overfitting(run_id, adapted["copying"], new, prompts, seed, who)
+        yield _memorization(run_id, features, new, who)
+    if Variant.BASE not in values:
+        return
+    base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
+    if "clip-content" in base and "clip-content" in adapted:
+        pair = base["clip-content"], adapted["clip-content"]
+        yield findings.find_generalisation(run_id, *pair, prompts, tags, seed)
+    yield _collapse(run_id, features, section)
+
+
+def _memorization(run_id: str, features: RunFeatures, new: Vector, who: str) -> Finding:
+    cosines, which = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
+    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
+    return findings.find_memorization(run_id, cosines, new, samples, [names[i] for i in which.tolist()], who)
+
+
+def _collapse(run_id: str, features: RunFeatures, section: ScoringSection) -> Finding:
+    evidence, by_name = features.sets, {metric.name: metric for metric in SET_METRICS}
+    pair = evidence.drawn[Variant.BASE], evidence.drawn[Variant.ADAPTED]
+    try:
+        shift, spread = (
+            compared(evidence, by_name[name], *pair, section.resamples, section.seed) for name in ("mmd", "vendi")
+        )
+        kinds = (estimate(evidence, by_name["vendi"], variant) for variant in (Variant.ADAPTED, Variant.REAL))
+        return findings.find_collapse(run_id, shift, spread, *kinds)
+    except NarutoError as error:
+        return Finding(run_id, "collapse", True, f"collapse cannot be judged: {error}")
+
 
 CLIP_STYLE_METRIC, STYLE_TAG = "clip on base styles", "style"  # of prompts that belong to the base model
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
+class Evaluation:
     """All scores of a run and what was found; a metric that could not be had is a finding with the reason."""
 
     scores: list[Score]
     findings: list[Finding]
 
 
-def assess(features: RunFeatures, suite: PromptSuite, section: ScoringSection, ruler: Score) -> Assessment:
+def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection, ruler: Score) -> Evaluation:
     """Everything that can be said of a run.
 
     `ruler` carries what all its scores have in common: run, reference, details.
@@ -54,7 +96,7 @@ def assess(features: RunFeatures, suite: PromptSuite, section: ScoringSection, r
         *find_risks(ruler.run_id, features, values, suite, section),
         *find_unusable(ruler.run_id, blind, unmeasured),
     ]
-    return Assessment(scores, found)
+    return Evaluation(scores, found)
 
 
 def _numbers_only(values: Values, unmeasured: list[str]) -> Values:
@@ -66,7 +108,7 @@ def _numbers_only(values: Values, unmeasured: list[str]) -> Values:
     return values
 
 
-def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, Evidence]]:
+def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, FeatureSet]]:
     """Each set metric with the features it is meant for: CMMD is of CLIP's, fd is FID of another network's."""
     for metric in SET_METRICS:
         yield metric, features.pairs if metric.name == "cmmd" else features.sets
@@ -74,7 +116,7 @@ def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, Evidence]]:
             yield from ((replace(metric, name="fd"), evidence) for evidence in features.more)
 
 
-def _set_scores(ruler: Score, metric: SetMetric, evidence: Evidence, seed: int) -> Iterator[Score]:
+def _set_scores(ruler: Score, metric: SetMetric, evidence: FeatureSet, seed: int) -> Iterator[Score]:
     told = discrimination(evidence, metric, seed) if Variant.BASE in evidence.drawn else None
     known = replace(ruler, metric=metric.name, n=evidence.n, extractor=evidence.extractor, version=metric.version)
     known = replace(known, reference=f"{ruler.reference}:{len(evidence.opposite(metric))}")

@@ -7,7 +7,7 @@ All four are meant for sets of equal size.
 import numpy as np
 from numpy.typing import NDArray
 
-from naruto_core.scoring.measure import Counts, Features, Measure, squared_distances
+from naruto_core.scoring.set_metric import Counts, Features, Measure, squared_distances
 
 NEIGHBOURS = 5
 Distances = NDArray[np.float64]
