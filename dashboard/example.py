@@ -12,7 +12,7 @@ from math import exp
 from dashboard.queries.opened import the_ratings, the_store
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.judging.planning import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan
 from naruto_core.ratings import Act, Assignment, Campaign, Deed, Mode, Outcome, Role
 
 _NAME = "Example (votes made up by a program)"

@@ -1,6 +1,6 @@
 """Figures as a person says them."""
 
-from naruto_core.judging.outlook import Outlook
+from naruto_core.judging.decision import PairDecision
 
 
 def duration(seconds: float) -> str:
@@ -12,7 +12,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def in_words(one: Outlook) -> str:
+def in_words(one: PairDecision) -> str:
     """What may be said of two models, and what more votes would change."""
     chance = f"P = {one.chance:.1%}" if one.chance < 0.9995 else "P > 99.9 %"
     if one.needed == 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 from flows.listings import Listing, columns
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout
-from naruto_core.dataset.captions import CaptionSummary
+from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.domain import DatasetVersion
 from naruto_core.settings import read_settings
 from tasks.captions import check_captions

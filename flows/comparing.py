@@ -5,8 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.listings import Listing, columns
-from naruto_core.report.comparison import Compared, comparison_figures, comparison_markdown, headline
-from naruto_core.report.tables import number_text
+from naruto_core.report.tables import Compared, comparison_figures, comparison_markdown, headline, number_text
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
 from tasks.compare import compare_models, missing_home

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from naruto_core.dataset.captions import (
+from naruto_core.dataset.caption_audit import (
     CaptionFault,
     CaptionFinding,
     CaptionSummary,

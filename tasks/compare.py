@@ -6,7 +6,7 @@ from pathlib import Path
 from naruto_core.domain import DRAWN, Variant
 from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
-from naruto_core.report.comparison import Compared
+from naruto_core.report.tables import Compared
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.store.elsewhere import has_record

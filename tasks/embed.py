@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from naruto_core.artifacts import sha256_file
-from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample
 from naruto_core.errors import RecordDamaged

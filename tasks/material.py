@@ -6,8 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from naruto_core import sdxl
-from naruto_core.dataset.buckets import bucket_of
-from naruto_core.dataset.prepare import PLAIN, draw_look, prepare, shuffle_caption
+from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Split
 from naruto_core.prompts import put_tokens
@@ -107,7 +106,7 @@ class Material:
         caption, look = picture.caption, PLAIN
         if augmentation:
             options = augmentation.random_flip, augmentation.random_crop, augmentation.color_jitter
-            look = draw_look(*options, picture.sha256, view)
+            look = draw_view(*options, picture.sha256, view)
             if augmentation.shuffle_caption:
                 caption = shuffle_caption(caption, picture.sha256, view)
         ready = prepare(data, size, look)

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from naruto_core.artifacts import Layout, atomic_folder, write_atomically
-from naruto_core.dataset.caption_words import says_something
+from naruto_core.dataset.caption_audit import says_something
 from naruto_core.dataset.imagefolder import METADATA
-from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.recaption import BEAMS, MAX_TOKENS, Captioner, load_captioner, recaption
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture

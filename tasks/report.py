@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from naruto_core.artifacts import write_atomically
-from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample, Variant
 from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_url, report_page

@@ -9,9 +9,9 @@ from dashboard.queries.opened import the_ratings
 from naruto_core.domain import Prompt
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
-from naruto_core.judging.conduct import Conduct, conducts
-from naruto_core.judging.outlook import Outlook, WinRate, outlooks, win_rates
+from naruto_core.judging.decision import PairDecision, WinRate, decisions, win_rates
 from naruto_core.judging.ranking import Ranking, Vote, rank
+from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_qualities
 from naruto_core.judging.votes import answers_by_unit, comparisons, counted
 from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.settings import read_settings
@@ -20,11 +20,11 @@ _RESAMPLES, _SEED = 1000, 0
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class CampaignResult:
     """What a campaign of comparisons says."""
 
     ranking: Ranking
-    outlooks: list[Outlook]
+    decisions: list[PairDecision]
     win_rates: list[WinRate]
 
 
@@ -49,9 +49,9 @@ def votes(campaign_id: str) -> tuple[Vote, ...]:
     return _votes(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
 
-def decision(campaign_id: str) -> Decision:
+def campaign_result(campaign_id: str) -> CampaignResult:
     """NarutoError when the votes cannot say anything yet."""
-    return _decision(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+    return _campaign_result(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
 
 def win_rates_of(campaign_id: str) -> list[WinRate]:
@@ -59,7 +59,7 @@ def win_rates_of(campaign_id: str) -> list[WinRate]:
     return _win_rates(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
 
-def conduct(campaign_id: str) -> list[Conduct]:
+def conduct(campaign_id: str) -> list[ReviewerQuality]:
     """How each reviewer of a campaign judges."""
     return _conduct(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
 
@@ -93,10 +93,10 @@ def _votes(url: str, campaign_id: str, latest: int) -> tuple[Vote, ...]:
 
 
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
-def _decision(url: str, campaign_id: str, latest: int) -> Decision:
+def _campaign_result(url: str, campaign_id: str, latest: int) -> CampaignResult:
     found = _votes(url, campaign_id, latest)
     ranking = rank(found, _RESAMPLES, _SEED)
-    return Decision(ranking, outlooks(ranking, found), win_rates(found))
+    return CampaignResult(ranking, decisions(ranking, found), win_rates(found))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -114,5 +114,5 @@ def _agreement(url: str, campaign_id: str, latest: int, question: str, level: Le
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _conduct(url: str, campaign_id: str, latest: int) -> list[Conduct]:
-    return conducts(_ratings(url, campaign_id, latest))
+def _conduct(url: str, campaign_id: str, latest: int) -> list[ReviewerQuality]:
+    return reviewer_qualities(_ratings(url, campaign_id, latest))

@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.queries.opened import the_store
 from dashboard.queries.thumbnails import webp
 from naruto_core.artifacts import Layout, sha256_bytes
-from naruto_core.dataset.captions import CaptionFinding, audit_captions
+from naruto_core.dataset.caption_audit import CaptionFinding, audit_captions
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import RecordDamaged

@@ -9,7 +9,7 @@ from dashboard.queries import judging, records
 from dashboard.queries.opened import the_ratings, the_store
 from dashboard.words import in_words
 from naruto_core.errors import NarutoError
-from naruto_core.judging.planning import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan
 from naruto_core.ratings import Campaign, Mode, Role
 
 _ON_A_PAGE = 3  # each is ranked, which takes a moment with many votes
@@ -48,7 +48,7 @@ def _campaign(campaign: Campaign) -> None:
         st.text(campaign.name + (" (example, votes made up)" if campaign.example else ""))
         share = min(1.0, standing.rated / standing.wanted) if standing.wanted else 1.0
         st.progress(share, text=f"{standing.rated} of {standing.wanted} votes on {standing.units} units")
-        for line in _outlook(campaign):
+        for line in _decision_lines(campaign):
             st.text(line)
         if campaign.closed_at is not None:
             st.text(f"Closed on {campaign.closed_at:%Y-%m-%d}.")
@@ -57,11 +57,11 @@ def _campaign(campaign: Campaign) -> None:
             st.rerun()
 
 
-def _outlook(campaign: Campaign) -> list[str]:
+def _decision_lines(campaign: Campaign) -> list[str]:
     if campaign.mode is Mode.SCALE:
         return ["Grades rank nothing by themselves; the page Verdicts shows them with their intervals."]
     try:
-        return [in_words(one) for one in judging.decision(campaign.id).outlooks]
+        return [in_words(one) for one in judging.campaign_result(campaign.id).decisions]
     except NarutoError as error:
         return [str(error)]
 

@@ -12,7 +12,7 @@ from dashboard.queries.opened import the_store
 from dashboard.queries.thumbnails import thumbnail
 from dashboard.views.compare_tables import show_changes, show_recipes, show_training
 from naruto_core.domain import Prompt, Variant
-from naruto_core.judging.planning import contender
+from naruto_core.judging.campaign_plan import contender
 
 _COMPONENT = component("compare")
 _ROWS = 6  # on one page

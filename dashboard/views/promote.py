@@ -98,7 +98,7 @@ def _people(run_id: str) -> str:
         if campaign.example or not any(name.startswith(f"{run_id}/") for name in the_ratings().models(campaign.id)):
             continue
         try:
-            found = judging.decision(campaign.id).outlooks
+            found = judging.campaign_result(campaign.id).decisions
         except NarutoError as error:
             return f"{campaign.name}: {error}"
         ours = [one for one in found if any(name.startswith(f"{run_id}/") for name in (one.stronger, one.weaker))]

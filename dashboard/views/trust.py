@@ -9,7 +9,7 @@ from dashboard.queries.opened import the_ratings
 from dashboard.views.choosing import chosen_campaign
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.judging.trust import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
+from naruto_core.judging.metric_validation import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
 from naruto_core.judging.votes import counted
 from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.scoring.metrics import SAMPLE_METRICS
@@ -94,7 +94,7 @@ def _line(
 
 def _models(campaign: Campaign, metric: str, better: int) -> str:
     try:
-        strengths = {one.model: one.value for one in judging.decision(campaign.id).ranking.models}
+        strengths = {one.model: one.value for one in judging.campaign_result(campaign.id).ranking.models}
     except NarutoError:
         return _NOT_ENOUGH
     means: dict[str, float] = {}

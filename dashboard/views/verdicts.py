@@ -9,10 +9,9 @@ from dashboard.queries.opened import the_ratings
 from dashboard.views.choosing import chosen_campaign
 from dashboard.words import in_words
 from naruto_core.errors import NarutoError
-from naruto_core.judging.conduct import Conduct, Share, leans
-from naruto_core.judging.grades import defects, mean_grades
-from naruto_core.judging.outlook import WinRate
-from naruto_core.judging.votes import counted
+from naruto_core.judging.decision import WinRate
+from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, leans
+from naruto_core.judging.votes import counted, defects, mean_grades
 from naruto_core.ratings import Campaign, Mode
 
 _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.BEST_WORST: ("best", "worst")}
@@ -38,12 +37,12 @@ def show() -> None:
 
 def _ranking(campaign: Campaign) -> None:
     try:
-        found = judging.decision(campaign.id)
+        found = judging.campaign_result(campaign.id)
     except NarutoError as error:
         st.info("The votes cannot be counted up yet:")
         st.text(str(error))
         return
-    for one in found.outlooks:
+    for one in found.decisions:
         st.text(in_words(one))
     models = found.ranking.models
     rows: list[charts.Row] = [
@@ -133,7 +132,7 @@ def _people(campaign: Campaign) -> None:
     st.dataframe(rows, hide_index=True, alt="Pace, sides, agreement with themselves, gold pairs; one row a reviewer")
 
 
-def _line(name: str, one: Conduct) -> dict[str, str | float]:
+def _line(name: str, one: ReviewerQuality) -> dict[str, str | float]:
     side = ("left" if one.left.hits * 2 > one.left.n else "right") if leans(one.left) else "none seen"
     return {
         "Reviewer": name,

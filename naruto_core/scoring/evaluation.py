@@ -1,4 +1,4 @@
-"""The evaluation of a run: every metric of every variant from its features, each with an interval; and the risks looked for."""
+"""The evaluation of a run: every metric of every variant from its features, with intervals; and the risks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

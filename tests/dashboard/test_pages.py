@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Finding, Run, Score, StepRecord, Variant
-from naruto_core.judging.planning import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan
 from naruto_core.ratings import Act, Campaign, Deed, Mode, Outcome, Role
 from naruto_core.store.ratings import Ratings
 from naruto_core.store.records import Store

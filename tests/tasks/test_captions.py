@@ -13,7 +13,7 @@ from flows.cli import main
 from flows.ingest import ingest_pictures
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout
-from naruto_core.dataset.captions import CaptionFault
+from naruto_core.dataset.caption_audit import CaptionFault
 from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture

@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 
 from naruto_core.artifacts import Layout
-from naruto_core.dataset.caption_words import colour_conflicts, words_alike, words_of
-from naruto_core.dataset.captions import CaptionFault, audit_captions, modified_z, summarise_captions
+from naruto_core.dataset.caption_audit import (
+    CaptionFault,
+    audit_captions,
+    colour_conflicts,
+    modified_z,
+    summarise_captions,
+    words_alike,
+    words_of,
+)
 from naruto_core.dataset.ingest import ingest
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Picture, Split

@@ -8,7 +8,7 @@ import pytest
 
 from flows.cli import _jsonable
 from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
-from naruto_core.report.comparison import Compared, comparison_markdown, headline
+from naruto_core.report.tables import Compared, comparison_markdown, headline
 from naruto_core.scoring.comparison import Comparison, Side, compare
 from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures

@@ -14,7 +14,7 @@ from naruto_core.ratings import Outcome
 _HOPELESS = 20  # times the votes there are: nobody will look at so many
 
 
-class Word(StrEnum):
+class PairVerdict(StrEnum):
     """What the votes say of the stronger of two models."""
 
     BETTER = "better"
@@ -22,7 +22,7 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class PairDecision:
     """Of two models, the stronger first: the chance that it is stronger, what may be said, and the votes still needed.
 
     `needed` is 0 when it is decided, and None when it would take more than people have time for: the two are as good as
@@ -32,7 +32,7 @@ class Outlook:
     stronger: str
     weaker: str
     chance: float
-    word: Word
+    verdict: PairVerdict
     needed: int | None
 
 
@@ -48,26 +48,26 @@ class WinRate:
     prompts: int
 
 
-def outlooks(ranking: Ranking, votes: Sequence[Vote]) -> list[Outlook]:
+def decisions(ranking: Ranking, votes: Sequence[Vote]) -> list[PairDecision]:
     """One for each two neighbours of `ranking`, top first.
 
     With `n` votes the difference is d deviations from zero, and deviations shrink with the root of votes: (z / d)^2 n
     votes on as many more prompts would make it z, the 97.5 % point.
     """
     pairs = zip(ranking.models, ranking.models[1:], strict=False)
-    return [_outlook(ranking, place, one.model, two.model, votes) for place, (one, two) in enumerate(pairs)]
+    return [_decide(ranking, place, one.model, two.model, votes) for place, (one, two) in enumerate(pairs)]
 
 
-def _outlook(ranking: Ranking, place: int, one: str, two: str, votes: Sequence[Vote]) -> Outlook:
+def _decide(ranking: Ranking, place: int, one: str, two: str, votes: Sequence[Vote]) -> PairDecision:
     chance = float(ranking.better[place, place + 1])
     n = sum(vote.count for vote in votes if {vote.left, vote.right} & {one, two})
     z = float(stats.norm.ppf(0.975))
     away = float(stats.norm.ppf(min(max(chance, 0.5), 1 - 1e-9)))
     if away >= z:
-        return Outlook(one, two, chance, Word.BETTER, 0)
+        return PairDecision(one, two, chance, PairVerdict.BETTER, 0)
     if away <= z / math.sqrt(_HOPELESS):
-        return Outlook(one, two, chance, Word.UNDECIDED, None)
-    return Outlook(one, two, chance, Word.UNDECIDED, math.ceil(n * ((z / away) ** 2 - 1)))
+        return PairDecision(one, two, chance, PairVerdict.UNDECIDED, None)
+    return PairDecision(one, two, chance, PairVerdict.UNDECIDED, math.ceil(n * ((z / away) ** 2 - 1)))
 
 
 def win_rates(votes: Sequence[Vote]) -> list[WinRate]:

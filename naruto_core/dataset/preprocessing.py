@@ -1,19 +1,34 @@
-"""Original bytes to training pixels: RGB, resized to cover the wanted size, cropped (Seed's preparation).
+"""Original bytes to training pixels: RGB, resized to cover the training size (or its aspect bucket), cropped."""
 
-The rounding is that of torchvision's `Resize` and of the crop in diffusers' SDXL training scripts, so
-that the micro-conditioning means the same here and there.
-"""
-
+import math
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
-from naruto_core.dataset.decoding import decode
-from naruto_core.dataset.records import BrokenRecordError
+from naruto_core.dataset.records import BrokenRecordError, decode
 from naruto_core.errors import RecordDamaged
+
+
+@lru_cache(maxsize=32)
+def buckets(resolution: int, step: int) -> tuple[tuple[int, int], ...]:
+    """All (height, width) of area at most resolution x resolution, the largest for each width."""
+    found: set[tuple[int, int]] = set()
+    for short in range(max(step, math.ceil(resolution / 2 / step) * step), resolution + 1, step):
+        long = min(resolution * resolution // short // step * step, 2 * resolution)
+        found |= {(short, long), (long, short)}
+    return tuple(sorted(found))
+
+
+def bucket_of(width: int, height: int, resolution: int, step: int | None) -> tuple[int, int]:
+    """(height, width) of the bucket whose shape is nearest; the square without a `step`."""
+    if step is None:
+        return resolution, resolution
+    shape = math.log(width / height)
+    return min(buckets(resolution, step), key=lambda size: (abs(math.log(size[1] / size[0]) - shape), size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +45,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class View:
     """How a view differs from the plain picture: mirrored, cut elsewhere (0 .. 1), in other colours (factors)."""
 
     mirrored: bool = False
@@ -38,17 +53,17 @@ class Look:
     colours: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-PLAIN = Look()
+PLAIN = View()
 
 
-def draw_look(random_flip: bool, random_crop: bool, color_jitter: float, name: str, view: int) -> Look:
+def draw_view(random_flip: bool, random_crop: bool, color_jitter: float, name: str, view: int) -> View:
     """The look of a picture's `view`, always the same for the same `name`; view 0 is the plain one."""
     if view == 0:
         return PLAIN
     chance = random.Random(f"{name} {view}")
     flip, place = chance.random() < 0.5, chance.random()
     colours = [1 + chance.uniform(-color_jitter, color_jitter) for _ in range(3)]
-    return Look(random_flip and flip, place if random_crop else None, (colours[0], colours[1], colours[2]))
+    return View(random_flip and flip, place if random_crop else None, (colours[0], colours[1], colours[2]))
 
 
 def shuffle_caption(caption: str, name: str, view: int) -> str:
@@ -59,7 +74,7 @@ def shuffle_caption(caption: str, name: str, view: int) -> str:
     return ", ".join(parts) if view else caption
 
 
-def prepare(data: bytes, size: tuple[int, int], look: Look = PLAIN) -> Prepared:
+def prepare(data: bytes, size: tuple[int, int], look: View = PLAIN) -> Prepared:
     """The picture in `data` at `size` (height, width); RecordDamaged when an ingested picture no longer reads."""
     try:
         image = decode(data).image

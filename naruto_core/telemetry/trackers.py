@@ -1,4 +1,4 @@
-"""Curves as a run in MLflow: in a database below the data root, or wherever an address says."""
+"""Experiment trackers: TensorBoard event files and MLflow runs, behind one protocol."""
 
 import json
 import logging
@@ -6,14 +6,87 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+# protobuf makes these classes when the module is loaded: a checker cannot see them
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.record_writer import RecordWriter
+
 from naruto_core.domain import Run, StepRecord
-from naruto_core.telemetry.tracker import Outcome, numbers
+
+Outcome = Literal["FINISHED", "FAILED", "KILLED"]  # MLflow's words
+
+
+class Tracker(Protocol):
+    """Whoever keeps curves. Called from one thread, in this order; may raise anything."""
+
+    def open(self) -> None:
+        """Make or find the place of this run."""
+        ...
+
+    def write(self, at: float, records: list[StepRecord]) -> None:
+        """Keep `records`, told `at` (seconds since 1970), so that a kill right after loses none of them."""
+        ...
+
+    def close(self, outcome: Outcome) -> None:
+        """Training is over."""
+        ...
+
+
+def numbers(record: StepRecord) -> dict[str, float]:
+    """`train/loss`, `train/learning_rate` and every gauge: trackers show what has one prefix together."""
+    told = {"loss": record.loss, "learning_rate": record.learning_rate, **record.gauges}
+    return {f"train/{name}": value for name, value in told.items()}
+
+
+class TensorBoard:
+    """Writes with TensorBoard's own protocol buffers and record writer, as torch's SummaryWriter does.
+
+    Without that class, because it has a thread of its own, which prints the traceback of a full disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: RecordWriter | None = None
+
+    def open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, at: float, records: list[StepRecord]) -> None:
+        file = self.file = self.file or self._start(records[0].step)
+        try:
+            for record in records:
+                values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(record).items()]
+                _put(file, Event(wall_time=at, step=record.step, summary=Summary(value=values)))
+            file.flush()
+        except OSError:
+            with suppress(OSError):  # now: Python 3.13 tells the terminal of a buffer that it cannot write at the end
+                file.close()
+            raise
+
+    def close(self, outcome: Outcome) -> None:
+        del outcome  # an event file has no place for it
+        if self.file:
+            self.file.close()
+
+    def _start(self, step: int) -> RecordWriter:
+        """A new event file; what earlier ones hold of `step` and later is void (SummaryWriter's `purge_step`)."""
+        seconds, rest = divmod(time.time_ns(), 10**9)  # files are read in the order of their names
+        file = RecordWriter((self.folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}").open("xb"))
+        _put(file, Event(wall_time=seconds, file_version="brain.Event:2"))
+        _put(file, Event(wall_time=seconds, step=step, session_log=SessionLog(status=SessionLog.START)))
+        return file
+
+
+def _put(file: RecordWriter, event: Event) -> None:
+    file.write(event.SerializeToString())
+
 
 EXPERIMENT, RUN_TAG = "naruto", "naruto.run"
 _STEPS_AT_ONCE = 50  # MLflow takes 1000 numbers in one call; a step has no more than 20

@@ -19,7 +19,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Conduct:
+class ReviewerQuality:
     """Of one reviewer: votes, the middle of their seconds, the share of decided pairs that went to the left, repeats
     answered as the first time, and gold pairs answered right."""
 
@@ -31,7 +31,7 @@ class Conduct:
     gold: Share
 
 
-def conducts(ratings: Sequence[Rating]) -> list[Conduct]:
+def reviewer_qualities(ratings: Sequence[Rating]) -> list[ReviewerQuality]:
     """One for everybody who voted, in the order of their ids; `ratings` with repeats and gold units."""
     return [
         _conduct(reviewer, [rating for rating in ratings if rating.reviewer_id == reviewer])
@@ -43,13 +43,13 @@ def share(hits: int, n: int) -> Share:
     return Share(hits, n, *left_bias(hits, n - hits)[1:])
 
 
-def _conduct(reviewer: str, ratings: Sequence[Rating]) -> Conduct:
+def _conduct(reviewer: str, ratings: Sequence[Rating]) -> ReviewerQuality:
     plain = [rating for rating in ratings if not rating.gold]
     decided = [rating.answer for rating in plain if rating.answer in (Outcome.LEFT, Outcome.RIGHT)]
     first = {rating.unit_id: rating for rating in plain if not rating.repeat}
     again = [(first[rating.unit_id], rating) for rating in plain if rating.repeat and rating.unit_id in first]
     gold = [rating for rating in ratings if rating.gold]
-    return Conduct(
+    return ReviewerQuality(
         reviewer,
         len(ratings),
         float(median(rating.seconds for rating in ratings)),
