@@ -19,7 +19,7 @@ import streamlit as st
 
 from naruto_core.access_control import is_loopback, signing_key
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.ratings import Ratings
+from naruto_core.store.database import Ratings
 
 _log = logging.getLogger("naruto.dashboard")
 VALID = timedelta(hours=12)

@@ -19,7 +19,7 @@ from naruto_core.kohya import no_kohya_file
 from naruto_core.model_folder import make_portable
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import Store, open_store
+from naruto_core.store.database import Store, open_store
 from tasks.assemble import assemble
 from tasks.convert import find_trained, write_kohya_files, write_word_files
 

@@ -17,7 +17,7 @@ from naruto_core.errors import RecipeInvalid
 from naruto_core.report.tables import anchored, digits, interval_text, tells_base_from_real
 from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
 from naruto_core.training.checkpoint_selection import best_of_heads
 

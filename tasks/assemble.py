@@ -14,11 +14,11 @@ from naruto_core.card.model_card import model_card
 from naruto_core.domain import Adapter, PromptSuite, Run, Sample, Variant
 from naruto_core.errors import ModelUnusable
 from naruto_core.generation import save_picture
+from naruto_core.git_info import is_hub_id
 from naruto_core.kohya import no_kohya_file
 from naruto_core.prompts import put_tokens
-from naruto_core.provenance import is_hub_id
 from naruto_core.recipe import ModelSection, Recipe
-from naruto_core.store.opening import Store
+from naruto_core.store.database import Store
 from tasks.convert import Trained, find_trained, whole_file, write_kohya_files, write_word_files
 
 SHOWN_PROMPTS, SHOWN_VARIANTS = 4, 2

@@ -17,7 +17,7 @@ from naruto_core.errors import ModelUnusable, NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.scoring.sample_metrics import cosines
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 from tasks.embed import real_features, text_features
 from tasks.place import Place, to_ourselves, working_place
 from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text

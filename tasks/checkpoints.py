@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from naruto_core import sdxl
+from naruto_core.artifacts import Manifest
+from naruto_core.contact_sheet import SheetBlock, write_sheet
 from naruto_core.domain import Picture, PromptSuite, Split
 from naruto_core.generation import Job, Painter, save_picture
-from naruto_core.manifest import Manifest
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import CheckpointSection
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
-from naruto_core.sheet import SheetBlock, write_sheet
 from naruto_core.training.weights import Weights, write_files
 from tasks.embed import real_features
 from tasks.place import Place

@@ -9,7 +9,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.report.tables import Compared
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.feature_set import RunFeatures
-from naruto_core.store.elsewhere import has_record
+from naruto_core.store.read_only_home import has_database
 from tasks.gather import gather
 from tasks.place import Place, place_elsewhere
 
@@ -37,7 +37,7 @@ def parse_model(name: str) -> ModelName:
 def missing_home(name: str) -> Path | None:
     """The HOME of `name` if nothing was recorded there."""
     home = parse_model(name).home
-    return None if home is None or has_record(home) else home
+    return None if home is None or has_database(home) else home
 
 
 def recorded_run(place: Place, name: str) -> tuple[RunFeatures, Recipe]:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from naruto_core import sdxl, tokens
+from naruto_core import sdxl, textual_inversion
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split
 from naruto_core.errors import RecordDamaged
 from naruto_core.kohya import kohya_metadata, tag_frequency, write_kohya
 from naruto_core.recipe import MAIN_STYLE, Recipe
-from naruto_core.store.opening import Store
+from naruto_core.store.database import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ def find_trained(store: Store, layout: Layout, run: Run, adapters: Sequence[Adap
         run=run,
         recipe=Recipe.model_validate_json(store.recipe_json(run.id)),
         dataset=dataset,
-        loras={style: path for style, path in files if path.name != tokens.FILE},
-        embeddings=next((path for _, path in files if path.name == tokens.FILE), None),
+        loras={style: path for style, path in files if path.name != textual_inversion.FILE},
+        embeddings=next((path for _, path in files if path.name == textual_inversion.FILE), None),
     )
 
 
@@ -88,7 +88,7 @@ def write_word_files(trained: Trained, folder: Path) -> dict[str, str]:
     styles = named if len(words) > 1 else [""]
     names = {word: f"{_stem(trained.run, style)}_emb.safetensors" for word, style in zip(words, styles, strict=True)}
     for word, name in names.items():
-        tokens.write_word(trained.embeddings, words[word], folder / name)
+        textual_inversion.write_word(trained.embeddings, words[word], folder / name)
     return names
 
 

@@ -21,7 +21,7 @@ from naruto_core.domain import Picture, Sample
 from naruto_core.errors import RecordDamaged
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts
 from naruto_core.scoring.sample_metrics import is_blank
-from naruto_core.store.embeddings import Embedded, Embeddings
+from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
 from tasks.place import Place
 from tasks.reporting import pace
 
@@ -55,7 +55,7 @@ def text_features(place: Place, texts: Sequence[str], extractor: Extractor) -> R
     """Features (n, d) of `texts`; ModelUnusable for an extractor without a text tower."""
     contents = [f"text:{hashlib.sha256(text.encode()).hexdigest()}" for text in texts]
     by_content = dict(zip(contents, texts, strict=True))
-    with Embeddings(place.layout.embeddings) as kept:
+    with EmbeddingCache(place.layout.embeddings) as kept:
         missing = kept.missing(extractor.id, contents)
         for start in range(0, len(missing), _TEXTS_AT_ONCE):
             part = missing[start : start + _TEXTS_AT_ONCE]
@@ -95,7 +95,7 @@ def _embedded(
     place: Place, contents: Sequence[str], loads: Mapping[str, Load], extractor: Extractor, batch_size: int, stage: str
 ) -> Embedded:
     """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
-    with Embeddings(place.layout.embeddings) as kept:
+    with EmbeddingCache(place.layout.embeddings) as kept:
         if missing := kept.missing(extractor.id, contents):
             look, done, report = _Look(loads, {}), 0, pace(stage, len(missing), "picture")
             for rows in embed_pictures(extractor, [partial(look, content) for content in missing], batch_size):

@@ -11,7 +11,7 @@ from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.scoring.sample_metrics import Extra, cosines, load_head
 from naruto_core.scoring.set_metric import Features
-from naruto_core.store.embeddings import Embedded
+from naruto_core.store.embedding_cache import Embedded
 from naruto_core.training.latent_cache import join_caption
 from tasks.embed import real_features, sample_features, text_features
 from tasks.place import Place

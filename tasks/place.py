@@ -10,12 +10,12 @@ import torch
 
 from naruto_core import devices
 from naruto_core.artifacts import Layout
-from naruto_core.device_lock import hold_device
+from naruto_core.devices import hold_device
 from naruto_core.domain import Run
 from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings, read_settings
-from naruto_core.store.elsewhere import RECORD, looked_at
-from naruto_core.store.opening import Store, open_store
+from naruto_core.store.database import Store, open_store
+from naruto_core.store.read_only_home import RECORD, read_only_layout
 from naruto_core.training import distributed
 from tasks.reporting import say
 
@@ -45,7 +45,7 @@ def place_elsewhere(place: Place, home: Path, beside: Path | None) -> Iterator[P
 
     Its errors are told as that folder's, not as its copy's.
     """
-    with looked_at(home, place.layout, beside) as layout:
+    with read_only_layout(home, place.layout, beside) as layout:
         try:
             with open_store(f"sqlite:///{layout.root / RECORD}") as store:
                 yield replace(place, layout=layout, store=store)

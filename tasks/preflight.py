@@ -5,7 +5,7 @@ from prefect import task
 from naruto_core import devices
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
-from naruto_core.export import check_token
+from naruto_core.hub import check_token
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
 from naruto_core.telemetry.tracking import choose_trackers

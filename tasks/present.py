@@ -2,9 +2,9 @@
 
 from prefect import task
 
+from naruto_core.contact_sheet import SheetBlock, write_sheet
 from naruto_core.domain import HEADLINE_METRICS, PromptSuite, Run, Score, Variant
 from naruto_core.report.tables import interval_text
-from naruto_core.sheet import SheetBlock, write_sheet
 from tasks.place import working_place
 from tasks.reporting import say
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from naruto_core import sdxl
+from naruto_core.artifacts import Manifest
 from naruto_core.domain import Progress
 from naruto_core.generation import Job, Painter, save_picture
-from naruto_core.manifest import Manifest
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import PriorSection
 from tasks.place import Place

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from prefect import task
 
 from naruto_core.domain import Adapter, Run
-from naruto_core.export import push_folder
+from naruto_core.hub import push_folder
 from naruto_core.recipe import PublishSection
 from tasks.assemble import assemble
 from tasks.place import recording

@@ -8,7 +8,7 @@ from prefect import task
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.domain import DatasetVersion, Run
-from naruto_core.provenance import code_commit
+from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from tasks.place import working_place
 from tasks.reporting import duration, say

@@ -13,7 +13,7 @@ from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
 from naruto_core.errors import TrainingDiverged
-from naruto_core.provenance import training_code
+from naruto_core.git_info import training_code
 from naruto_core.recipe import Recipe
 from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking

@@ -26,7 +26,7 @@ from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts,
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
 from naruto_core.scoring.set_metric import Features
 from naruto_core.serving import Drift, ServedScore, Steadiness
-from naruto_core.store.opening import open_served_scores
+from naruto_core.store.database import open_served_scores
 from tasks.embed import real_features
 from tasks.gather import real_pictures
 from tasks.place import Place, working_place

@@ -20,7 +20,7 @@ from dashboard.access import read_pass
 from dashboard.queries.opened import the_ratings, the_store
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_telling
-from naruto_core.ratings import Act, Assignment, Deed, Defect, Extremes, Grades, Mode, Outcome
+from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, RatingEvent
 from naruto_core.settings import read_settings
 
 _LONGEST_BODY = 4096
@@ -47,19 +47,19 @@ class DeedSent(_Strict):
     """A deed as the browser sends it."""
 
     assignment: Word
-    act: Act
+    act: Action
     nonce: Word
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
     viewport: Annotated[str, Field(max_length=20, pattern=r"^\d*x?\d*$")]
     answer: Outcome | GradesSent | ExtremesSent | None = None
 
-    def noun(self) -> Deed:
+    def noun(self) -> RatingEvent:
         answer = self.answer
         if isinstance(answer, GradesSent):
             answer = Grades(answer.adherence, answer.style, frozenset(answer.defects))
         elif isinstance(answer, ExtremesSent):
             answer = Extremes(answer.best, answer.worst)
-        return Deed(self.assignment, self.act, self.nonce, self.seconds, self.viewport, answer)
+        return RatingEvent(self.assignment, self.act, self.nonce, self.seconds, self.viewport, answer)
 
 
 def _next(reviewer_id: str, campaign_id: str, besides: list[str]) -> dict[str, object]:
@@ -74,7 +74,7 @@ def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
     return {"assignment": _sent(given)}
 
 
-def _record(reviewer_id: str, deed: Deed) -> dict[str, object]:
+def _record(reviewer_id: str, deed: RatingEvent) -> dict[str, object]:
     return {"new": the_ratings().record(reviewer_id, deed, datetime.now(UTC))}
 
 

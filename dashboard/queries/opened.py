@@ -4,11 +4,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_ratings, open_served_scores, open_service_jobs, open_store
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.database import Ratings, open_ratings, open_served_scores, open_service_jobs, open_store
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
+from naruto_core.store.writes import Store
 
 
 def the_store() -> Store:

@@ -9,7 +9,7 @@ from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import PromptSuite, Sample, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.settings import read_settings
-from naruto_core.store.reports import RunSummary
+from naruto_core.store.queries import RunSummary
 
 _SECONDS = 5
 

@@ -14,7 +14,7 @@ from naruto_core.errors import NarutoError, RatingRefused
 from naruto_core.ratings import Promotion
 from naruto_core.settings import read_settings
 from naruto_core.store.promotions import CHAMPION
-from naruto_core.store.reports import RunSummary
+from naruto_core.store.queries import RunSummary
 
 _ASKED = 20  # the newest campaigns are looked at
 

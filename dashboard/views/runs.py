@@ -11,7 +11,7 @@ from dashboard.views.running import show_progress
 from dashboard.words import duration
 from naruto_core.domain import RunState, Score, Variant
 from naruto_core.ratings import Mode
-from naruto_core.store.reports import Ruler, RunSummary, ruler
+from naruto_core.store.queries import Measurement, RunSummary, measurement_of
 
 _SHOWN = 3  # runs with pictures, running runs, campaigns looked at
 _APART = 3  # samples from one picture of a strip to the next
@@ -39,7 +39,7 @@ def show() -> None:
     rows = [row for row in chosen.selection.rows if row < len(summaries)]
     _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
     st.header("Scores")
-    rulers = sorted({ruler(score) for summary in summaries for score in summary.scores})
+    rulers = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
     if not rulers:
         st.info("Nothing is scored yet. A run is scored at its end; `naruto runs` shows how far it is.")
     for one in rulers:
@@ -107,14 +107,14 @@ def _line(summary: RunSummary, human: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _described(one: Ruler) -> str:
+def _described(one: Measurement) -> str:
     against = f", against {one.reference}" if one.reference else ""
     return f"{one.metric}, measured by {one.extractor} (version {one.version}){against}"
 
 
-def _scores(one: Ruler, summaries: Iterable[RunSummary]) -> Iterable[dict[str, str]]:
+def _scores(one: Measurement, summaries: Iterable[RunSummary]) -> Iterable[dict[str, str]]:
     for summary in summaries:
-        found = {score.variant: score for score in summary.scores if ruler(score) == one}
+        found = {score.variant: score for score in summary.scores if measurement_of(score) == one}
         if found:
             cells = {variant.value: _cell(found.get(variant)) for variant in Variant}
             yield {"Run": summary.run.id} | cells

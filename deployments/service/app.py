@@ -16,7 +16,7 @@ from deployments.service.options import ServiceOptions
 from deployments.service.parts import Parts, put_together
 from deployments.service.refusal import Refused, answer_in_openais_shape, documented
 from deployments.service.tracing import TELEMETRY
-from naruto_core.continuous import Order
+from naruto_core.continuous_batching import Order
 from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings
 

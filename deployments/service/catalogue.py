@@ -11,12 +11,12 @@ from naruto_core.domain import RunState
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.fusion import Blend, blends_of
 from naruto_core.recipe import GenerationSection, ModelSection, Recipe
+from naruto_core.store.database import Ratings
 from naruto_core.store.promotions import CHAMPION
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
 from naruto_core.store.verification import adapter_fault
+from naruto_core.store.writes import Store
+from naruto_core.textual_inversion import tokens_of
 from naruto_core.token_limit import TokenLimit, load_token_limit
-from naruto_core.tokens import tokens_of
 
 BASE = "base"
 _USUAL_BATCH = 4  # see DECISIONS: what one picture pays for company that may come

@@ -17,7 +17,7 @@ from deployments.service.catalogue import Look
 from deployments.service.metrics import Metrics
 from deployments.service.refusal import Refused
 from deployments.service.shelf import Shelf
-from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import NarutoError
 from naruto_core.generation import full_size
 from naruto_core.sampling import NotFinite

@@ -15,7 +15,7 @@ from deployments.service.parts import Parts
 from deployments.service.refusal import Refused, documented
 from deployments.service.replies import image_reply, job_reply
 from deployments.service.wire import ImageReply, ImageRequest, JobReply, ModelReply, ModelsReply
-from naruto_core.continuous import Order
+from naruto_core.continuous_batching import Order
 from naruto_core.prompts import put_tokens
 from naruto_core.serving import JobState, ServiceJob
 

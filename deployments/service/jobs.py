@@ -20,7 +20,7 @@ from deployments.service.metrics import Metrics
 from deployments.service.pictures import PictureFiles, png
 from deployments.service.sampling import Sampler
 from deployments.service.tracing import tell_job
-from naruto_core.continuous import Order
+from naruto_core.continuous_batching import Order
 from naruto_core.serving import OPEN, JobState, ServiceJob
 from naruto_core.store.service_jobs import ServiceJobs
 

@@ -17,7 +17,7 @@ from deployments.service.watching import Watching
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.settings import Settings
-from naruto_core.store.opening import open_ratings, open_served_scores, open_service_jobs, open_store
+from naruto_core.store.database import open_ratings, open_served_scores, open_service_jobs, open_store
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
 

@@ -13,7 +13,7 @@ import torch
 
 from deployments.service.catalogue import Look
 from deployments.service.metrics import Metrics
-from naruto_core import sdxl, tokens
+from naruto_core import sdxl, textual_inversion
 from naruto_core.adapter_file import load_lora
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.generation import Painter
@@ -58,8 +58,8 @@ class Shelf:
         began = time.perf_counter()
         base = _Base(sdxl.load_pipeline(look.model, look.section.mixed_precision, self._device))
         for blend in look.blends if look.tokens else ():
-            if (blend.folder / tokens.FILE).is_file():
-                tokens.load_tokens(base.pipeline, blend.folder / tokens.FILE)
+            if (blend.folder / textual_inversion.FILE).is_file():
+                textual_inversion.load_tokens(base.pipeline, blend.folder / textual_inversion.FILE)
         self._bases[key] = base
         seconds = time.perf_counter() - began
         self._metrics.load_seconds.labels("base").observe(seconds)

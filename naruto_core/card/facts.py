@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from naruto_core.domain import DatasetVersion, Run, Score, Variant
-from naruto_core.provenance import is_hub_id
+from naruto_core.git_info import is_hub_id
 from naruto_core.recipe import DatasetSection, ModelSection, Recipe
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from naruto_core.card.facts import CardFacts, ShownPrompt, base_licence, escape, pictures_licence, table
 from naruto_core.card.usage import comfyui_steps, diffusers_code, needed_versions
 from naruto_core.domain import DatasetVersion, Score, Variant
+from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
-from naruto_core.provenance import is_hub_id, public_name
 from naruto_core.recipe import MAIN_STYLE, DatasetSection, ModelSection, Recipe
 
 

@@ -3,11 +3,11 @@
 from pathlib import PurePosixPath
 
 from naruto_core.card.facts import CardFacts, WeightFiles, escape
+from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import put_tokens
-from naruto_core.provenance import is_hub_id, public_name
 from naruto_core.recipe import Recipe
 from naruto_core.sampling import SAMPLERS
-from naruto_core.tokens import tokens_of
+from naruto_core.textual_inversion import tokens_of
 
 
 def comfyui_steps(facts: CardFacts) -> str:
@@ -150,7 +150,7 @@ def _base(recipe: Recipe) -> list[str]:
 
 
 def _new_tokens(recipe: Recipe, file: str) -> list[str]:
-    """Into both tokenizers and text encoders, as `naruto_core.tokens.load_tokens` does."""
+    """Into both tokenizers and text encoders, as `naruto_core.textual_inversion.load_tokens` does."""
     count = sum(len(tokens_of(name)) for name in recipe.new_tokens.values())
     lines = [
         "",

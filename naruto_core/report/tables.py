@@ -8,7 +8,7 @@ from naruto_core.domain import Score, Variant
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.discrimination import ENOUGH
 from naruto_core.scoring.metrics import BY_NAME
-from naruto_core.store.reports import ruler
+from naruto_core.store.queries import measurement_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ScoreLine:
 
 def anchored(score: Score, scores: Sequence[Score]) -> float | None:
     """(value - base) / (real - base) of the same metric; None where either is missing, or they are alike."""
-    same = {s.variant: s.value for s in scores if ruler(s) == ruler(score)}
+    same = {s.variant: s.value for s in scores if measurement_of(s) == measurement_of(score)}
     base, real = same.get(Variant.BASE), same.get(Variant.REAL)
     return None if base is None or real is None or base == real else (score.value - base) / (real - base) + 0.0
 
@@ -57,8 +57,8 @@ def number_text(value: float | None, form: str) -> str:
 
 def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
     """All set scores and means of a run."""
-    rulers = sorted({ruler(score) for score in scores})
-    return [_line([s for s in scores if ruler(s) == one], scores) for one in rulers]
+    rulers = sorted({measurement_of(score) for score in scores})
+    return [_line([s for s in scores if measurement_of(s) == one], scores) for one in rulers]
 
 
 def _line(of_metric: Sequence[Score], scores: Sequence[Score]) -> ScoreLine:

@@ -8,7 +8,7 @@ import numpy as np
 from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
-from naruto_core.scoring import fid, findings
+from naruto_core.scoring import findings, torchmetrics_fid
 from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, discriminate
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, Values, Vector, compared, discrimination, estimate
 from naruto_core.scoring.findings import find_unusable
@@ -133,8 +133,8 @@ def _set_scores(ruler: Score, metric: SetMetric, evidence: FeatureSet, seed: int
             details=ruler.details | (_told(told) if real else {}),
         )
         if metric.name == "fid":  # the figure as everybody knows it; the interval is of the same closed form
-            value = fid.fid(evidence.rows(variant), evidence.reference)
-            this = replace(this, value=value, version=fid.fid_version())
+            value = torchmetrics_fid.fid(evidence.rows(variant), evidence.reference)
+            this = replace(this, value=value, version=torchmetrics_fid.fid_version())
         yield this
 
 

@@ -95,8 +95,8 @@ def train_adapter(
 ) -> Weights:
     """Fit one adapter; afterwards `pipeline` carries it, in half precision where the recipe computes so.
 
-    `tokens` are the new ones (see `naruto_core.tokens`). Goes on from `checkpoint` when it is there, and refuses one
-    of another `identity` (recipe, pictures, code). Asked to stop (SIGINT, SIGTERM), it saves first. Raises
+    `tokens` are the new ones (see `naruto_core.textual_inversion`). Goes on from `checkpoint` when it is there, and
+    refuses one of another `identity` (recipe, pictures, code). Asked to stop (SIGINT, SIGTERM), it saves first. Raises
     TrainingDiverged when the loss stays infinite.
     """
     run = Training(pipeline, stages, section, tokens, listeners.on_checkpoint)

@@ -12,7 +12,7 @@ from naruto_core import devices
 from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.tokens import FILE, add_tokens, write_tokens
+from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
 from naruto_core.training.lora import Swap, Switch, add_adapters, give_all, swap_in, trainable
 from naruto_core.training.optimizer import HalfCopy, attach, flatten, group_weights
 

@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.opening import open_ratings
+from naruto_core.store.database import open_ratings
 from tests.benchmarks.judged_store import fill
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))

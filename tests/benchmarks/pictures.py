@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from naruto_core.domain import Progress
-from naruto_core.mini.measure import drawings
+from naruto_core.mini.pretraining.evaluation import drawings
 from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, join_caption
 
 if TYPE_CHECKING:

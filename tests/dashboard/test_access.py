@@ -14,7 +14,7 @@ from dashboard import access
 from naruto_core.domain import Run
 from naruto_core.errors import RecordDamaged
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.ratings import Ratings
+from naruto_core.store.database import Ratings
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -12,7 +12,7 @@ from dashboard.queries import versions
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.dataset.versions import write_version
 from naruto_core.domain import DatasetVersion, Picture, Quarantined, Split
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 
 HOSTILE = "<script>alert(1)</script> **a ninja**"
 

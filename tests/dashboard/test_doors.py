@@ -15,8 +15,8 @@ from dashboard import access
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run
 from naruto_core.ratings import Campaign, Mode, Reviewer, Role, Unit
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.database import Ratings
+from naruto_core.store.writes import Store
 
 NOW = datetime.now(UTC)
 

@@ -10,7 +10,7 @@ from dashboard.pace import Period
 from naruto_core.domain import Run
 from naruto_core.serving import Drift, JobState, JobTimes, ServedScore, ServiceJob, Steadiness
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_served_scores, open_service_jobs
+from naruto_core.store.database import open_served_scores, open_service_jobs
 
 NOW = datetime.now(UTC)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

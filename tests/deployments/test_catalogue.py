@@ -12,7 +12,7 @@ from deployments.service.refusal import Refused
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter
 from naruto_core.errors import RecordDamaged
-from naruto_core.store.opening import open_ratings
+from naruto_core.store.database import open_ratings
 from tests.tasks.recorded_run import recorded_run
 
 

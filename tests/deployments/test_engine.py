@@ -10,7 +10,7 @@ from deployments.service.catalogue import Look
 from deployments.service.engine import Engine, Ticket
 from deployments.service.metrics import Metrics
 from deployments.service.shelf import Shelf
-from naruto_core.continuous import Order
+from naruto_core.continuous_batching import Order
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import Precision
 from tests.loaded_models import counting_models

@@ -29,8 +29,8 @@ from naruto_core.domain import Adapter, DatasetVersion, FusedModel, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import blends_of, fuse_adapters, load_adapters, load_fused
 from naruto_core.recipe import Recipe
-from naruto_core.store.opening import open_store
-from naruto_core.tokens import FILE
+from naruto_core.store.database import open_store
+from naruto_core.textual_inversion import FILE
 from naruto_core.training.weights import Weights, write_files
 from naruto_core.weight_check import portable_name
 from tests.naruto_core.conftest import CPU

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Batch, Style, TrainingData

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 
 from naruto_core import sampling, sdxl
-from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import DatasetUnusable, ModelUnusable
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection

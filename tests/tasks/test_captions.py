@@ -19,7 +19,7 @@ from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable, NotRecorded
 from naruto_core.recipe import DatasetSection
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tasks.captions import check_captions
 from tasks.ingest import ingest
 from tasks.place import working_place

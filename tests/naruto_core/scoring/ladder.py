@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from naruto_core.mini.measure import drawings
-from naruto_core.mini.world import BASE_STYLES, HELD_OUT_STYLE, Scene
+from naruto_core.mini.pretraining.evaluation import drawings
+from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, Scene
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures
 from naruto_core.scoring.metrics import SET_METRICS

@@ -6,9 +6,11 @@ from cleanfid import fid as clean_fid
 from scipy.spatial.distance import cdist
 
 from naruto_core.scoring import sample_metrics
-from naruto_core.scoring.fid import fid, frechet_distance
+from naruto_core.scoring.fid import frechet_measure
 from naruto_core.scoring.memorization import nearest
 from naruto_core.scoring.sample_metrics import cosines
+from naruto_core.scoring.set_metric import everything
+from naruto_core.scoring.torchmetrics_fid import fid
 
 RANDOM = np.random.default_rng(0)
 SOME = RANDOM.normal(0.2, 1, (1500, 12)).astype(np.float16)
@@ -37,7 +39,7 @@ def test_no_picture_is_its_own_neighbour():
 
 def test_fid_of_many_is_that_of_all_of_them():
     expected = clean_fid.fid_from_feats(SOME.astype(np.float64), MANY.astype(np.float64))
-    assert frechet_distance(SOME, MANY) == pytest.approx(expected, rel=1e-6)
+    assert frechet_measure(SOME, MANY)(everything(len(SOME))) == pytest.approx(expected, rel=1e-6)
     assert fid(SOME, MANY) == pytest.approx(expected, rel=1e-6)
 
 

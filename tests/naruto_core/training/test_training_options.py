@@ -18,7 +18,7 @@ from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sdxl import load_pipeline
-from naruto_core.tokens import add_tokens, load_tokens
+from naruto_core.textual_inversion import add_tokens, load_tokens
 from naruto_core.training.batches import Batch, NoiseConfig, Stream, Style, draw_batch
 from naruto_core.training.latent_cache import Examples, encode_texts
 from naruto_core.training.loss import Weighting, gram, style_loss

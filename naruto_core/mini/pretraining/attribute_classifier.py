@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from naruto_core.mini.corpus import Plate
-from naruto_core.mini.fitting import FitReport, Fitting, fit
-from naruto_core.mini.world import GARMENT_COLOURS, HAIR_COLOURS, PLACES, STYLES, Scene
+from naruto_core.mini.pretraining.corpus import Plate
+from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.world import GARMENT_COLOURS, HAIR_COLOURS, PLACES, STYLES, Scene
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hair": HAIR_COLOURS,
@@ -44,7 +44,7 @@ def _block(width_in: int, width_out: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-class Reader(nn.Module):
+class AttributeClassifier(nn.Module):
     """64 x 64 pictures in -1..1 to logits for every attribute."""
 
     def __init__(self) -> None:
@@ -72,17 +72,17 @@ def _weathered(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Te
     return pictures + noise * float(numbers.uniform(0, 0.12))
 
 
-def train_reader(
+def train_classifier(
     pixels: np.ndarray,
     plates: list[Plate],
     steps: int,
     seed: int,
     checkpoint: Path,
     on_report: Callable[[FitReport], None],
-) -> Reader:
+) -> AttributeClassifier:
     """A reader of single characters, from drawn `pixels` (uint8, N x 64 x 64 x 3) and their plates."""
     torch.manual_seed(seed)
-    reader = Reader()
+    reader = AttributeClassifier()
     scenes = [plate.scene for plate in plates]
     usable = np.array([i for i, scene in enumerate(scenes) if scene and len(scene.characters) == 1])
 
@@ -100,7 +100,7 @@ def train_reader(
 
 
 @torch.no_grad()
-def read(reader: Reader, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+def classify(reader: AttributeClassifier, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
     """The index (B,) of the likeliest word for every attribute; `pictures` (B, 3, 64, 64) in -1..1."""
     parts = [reader(batch) for batch in pictures.split(128)]
     return {name: torch.cat([part[name] for part in parts]).argmax(dim=1) for name in ATTRIBUTES}

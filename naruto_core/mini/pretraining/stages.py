@@ -18,15 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from naruto_core.mini.corpus import Plate, base_plate, cached_corpus, clean_plate, mixed_plate
-from naruto_core.mini.fitting import FitReport
-from naruto_core.mini.judge import save_judge, train_judge
-from naruto_core.mini.parts import scheduler
-from naruto_core.mini.pretrain_unet import new_encoders, pretrain_unet, teach_reading
-from naruto_core.mini.pretrain_vae import encode_all, pretrain_vae
-from naruto_core.mini.reader import Reader, train_reader
-from naruto_core.mini.vocabulary import learn_tokenizers, read_tokenizers
-from naruto_core.mini.world import STYLES
+from naruto_core.mini.pretraining.architecture import learn_tokenizers, read_tokenizers, scheduler
+from naruto_core.mini.pretraining.attribute_classifier import AttributeClassifier, train_classifier
+from naruto_core.mini.pretraining.clip_judge import save_judge, train_judge
+from naruto_core.mini.pretraining.corpus import Plate, base_plate, cached_corpus, clean_plate, mixed_plate
+from naruto_core.mini.pretraining.trainer import FitReport
+from naruto_core.mini.pretraining.unet import new_encoders, pretrain_unet, teach_reading
+from naruto_core.mini.pretraining.vae import encode_all, pretrain_vae
+from naruto_core.mini.pretraining.world import STYLES
 
 Report = Callable[[FitReport], None]
 
@@ -129,15 +128,17 @@ def learn_to_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> No
         save_judge(judge, tokenizer, workspace / "judge")
 
 
-def learn_to_read_pictures(workspace: Path, plan: PretrainPlan, on_report: Report) -> Reader:
+def learn_to_read_pictures(workspace: Path, plan: PretrainPlan, on_report: Report) -> AttributeClassifier:
     """The attribute reader, which measures the base and is not shipped."""
     stored = workspace / "reader" / "model.safetensors"
     if not stored.exists():
         pixels, plates = _gallery(workspace, plan)
-        reader = train_reader(pixels, plates, plan.reader_steps, plan.seed, workspace / "reader.safetensors", on_report)
+        reader = train_classifier(
+            pixels, plates, plan.reader_steps, plan.seed, workspace / "reader.safetensors", on_report
+        )
         stored.parent.mkdir(exist_ok=True)
         save_file(reader.state_dict(), stored)
-    reader = Reader()
+    reader = AttributeClassifier()
     reader.load_state_dict(load_file(stored))
     return reader.eval()
 

@@ -1,16 +1,22 @@
-"""The way into the store."""
+"""The database of this machine, opened: runs, ratings, jobs of the service and scores of served pictures."""
 
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from naruto_core.artifacts import storage_errors
-from naruto_core.store.connection import make_engine, parse
-from naruto_core.store.migrating import migrate
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.assignments import Assignments
+from naruto_core.store.campaigns import Campaigns
+from naruto_core.store.connection import make_engine, migrate, parse
+from naruto_core.store.promotions import Promotions
+from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
+from naruto_core.store.writes import Store
+
+
+class Ratings(Reviewers, Campaigns, Assignments, Promotions):
+    """Reviewers, campaigns, who was asked what and what they said, and what was promoted on the strength of it."""
 
 
 def open_store(url: str) -> Store:

@@ -54,7 +54,7 @@ class Embedded:
     blank: NDArray[np.bool_]
 
 
-class Embeddings(Database):
+class EmbeddingCache(Database):
     """The embeddings in the file `path`, which is made when it is not there. Several processes may use it at once."""
 
     def __init__(self, path: Path) -> None:

@@ -17,26 +17,26 @@ from sqlalchemy.dialects.sqlite import insert
 
 from naruto_core.artifacts import Layout, storage_errors
 from naruto_core.errors import NotRecorded, StorageFailed
-from naruto_core.store.embeddings import TABLE, Embeddings
+from naruto_core.store.embedding_cache import TABLE, EmbeddingCache
 
 RECORD = "naruto.db"
 _AT_ONCE = 1000  # embeddings in memory
 
 
-def has_record(home: Path) -> bool:
+def has_database(home: Path) -> bool:
     """Whether `home` is a data root in which something was recorded."""
     return (home / RECORD).is_file()
 
 
 @contextmanager
-def looked_at(home: Path, ours: Layout, beside: Path | None = None) -> Generator[Layout]:
+def read_only_layout(home: Path, ours: Layout, beside: Path | None = None) -> Generator[Layout]:
     """A layout that shows what `home` holds, for the length of the block; its record is the file `RECORD` in its root.
 
     Embeddings that several roots have are `ours`, or those of the one it is looked at `beside`: two machines round
     differently, and the same picture shall have the same features on either side of a comparison. Raises NotRecorded
     where no record is, StorageFailed for one in use.
     """
-    if not has_record(home):
+    if not has_database(home):
         raise NotRecorded(f"there is no record in {home}: it has no {RECORD}, so it was nobody's NARUTO_HOME.")
     cache = ours.embeddings.parent
     with storage_errors(cache):
@@ -84,7 +84,7 @@ def _join(ours: Path, others: Sequence[Path], joined: Path) -> None:
                 target.take(source)
 
 
-class _Joined(Embeddings):
+class _Joined(EmbeddingCache):
     """Embeddings that can be poured into one another."""
 
     def rows(self) -> Iterator[list[dict[str, Any]]]:

@@ -5,10 +5,10 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageFilter
 
-from naruto_core.mini.character import draw_character
-from naruto_core.mini.ink import Pen, Point
-from naruto_core.mini.landscape import Backdrop
-from naruto_core.mini.world import HELD_OUT_STYLE, INKED_STYLE, Scene
+from naruto_core.mini.pretraining.character import draw_character
+from naruto_core.mini.pretraining.landscape import Backdrop
+from naruto_core.mini.pretraining.pen import Pen, Point
+from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, INKED_STYLE, Scene
 
 SIZE = 64  # pixels on a side of a finished picture
 

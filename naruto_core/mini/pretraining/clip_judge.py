@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from naruto_core.mini.corpus import Plate
-from naruto_core.mini.fitting import FitReport, Fitting, fit
-from naruto_core.mini.parts import CONTEXT
-from naruto_core.mini.world import HELD_OUT_STYLE, describe, with_filler
+from naruto_core.mini.pretraining.architecture import CONTEXT
+from naruto_core.mini.pretraining.corpus import Plate
+from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, describe, with_filler
 
 BATCH = 128
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

@@ -17,12 +17,19 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from naruto_core.mini.corpus import Plate
-from naruto_core.mini.drawing import SIZE
-from naruto_core.mini.fitting import FitReport, Fitting, fit
-from naruto_core.mini.parts import LATENT_CHANNELS, POOLED, WIDTH_1, empty_text_encoders, empty_unet, scheduler
-from naruto_core.mini.reader import ATTRIBUTES, truths
-from naruto_core.mini.world import describe, with_filler
+from naruto_core.mini.pretraining.architecture import (
+    LATENT_CHANNELS,
+    POOLED,
+    WIDTH_1,
+    empty_text_encoders,
+    empty_unet,
+    scheduler,
+)
+from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, truths
+from naruto_core.mini.pretraining.corpus import Plate
+from naruto_core.mini.pretraining.drawing import SIZE
+from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.world import describe, with_filler
 
 BATCH = 64
 SNR_GAMMA = 5.0

@@ -38,7 +38,7 @@ from naruto_core.store.schema import (
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Ruler:
+class Measurement:
     """What a number was measured with; only numbers of one ruler may stand side by side."""
 
     metric: str
@@ -61,13 +61,13 @@ class RunSummary:
     scores: tuple[Score, ...]
 
 
-def ruler(score: Score) -> Ruler:
-    return Ruler(score.metric, score.extractor, score.version, score.reference)
+def measurement_of(score: Score) -> Measurement:
+    return Measurement(score.metric, score.extractor, score.version, score.reference)
 
 
 def comparable(first: Score, second: Score) -> tuple[Score, Score]:
     """The two as a pair; NarutoError when they were measured with different rulers."""
-    one, other = ruler(first), ruler(second)
+    one, other = measurement_of(first), measurement_of(second)
     for field in ("metric", "extractor", "version", "reference"):
         a, b = getattr(one, field), getattr(other, field)
         if a != b:
@@ -78,7 +78,7 @@ def comparable(first: Score, second: Score) -> tuple[Score, Score]:
     return first, second
 
 
-class Reports(Database):
+class Queries(Database):
     """What the store remembers. Run ids are exact here, except for `run`, which completes one that was typed."""
 
     def find_dataset(self, dataset_id: str) -> DatasetVersion | None:

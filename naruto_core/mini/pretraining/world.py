@@ -1,7 +1,7 @@
 """The drawn world: what can stand in a picture, and the words a captioner would use for it.
 
 A `Scene` is the truth behind a picture. `sample_scene` invents one, `describe` writes the
-BLIP-like caption for it, and `naruto_core.mini.drawing` draws it. Everything is a function of a
+BLIP-like caption for it, and `naruto_core.mini.pretraining.drawing` draws it. Everything is a function of a
 `random.Random`, so that one seed is one world on every machine and Python version.
 """
 

@@ -5,8 +5,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from naruto_core.mini.ink import OVERSAMPLING as K
-from naruto_core.mini.ink import Colour, blend, jitter, saturate
+from naruto_core.mini.pretraining.pen import OVERSAMPLING as K
+from naruto_core.mini.pretraining.pen import Colour, blend, jitter, saturate
 
 _SKY: dict[str, tuple[Colour, Colour]] = {
     "forest": ((150, 205, 130), (72, 132, 70)),
@@ -30,7 +30,7 @@ _PLAIN: dict[str, Colour] = {
 
 
 class Backdrop:
-    """One place being painted on a square of `size` pixels, `bold` as in `naruto_core.mini.ink.Pen`."""
+    """One place being painted on a square of `size` pixels, `bold` as in `naruto_core.mini.pretraining.pen.Pen`."""
 
     def __init__(self, place: str, size: int, bold: bool, rng: Random) -> None:
         self.place, self.size, self.bold, self.rng = place, size, bold, rng

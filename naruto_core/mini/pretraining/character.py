@@ -6,8 +6,8 @@ Coordinates are head radii around the middle of the head, y downwards.
 import math
 from random import Random
 
-from naruto_core.mini.ink import OUTLINE, Colour, Pen, Point, arc, blend, jitter
-from naruto_core.mini.world import Character
+from naruto_core.mini.pretraining.pen import OUTLINE, Colour, Pen, Point, arc, blend, jitter
+from naruto_core.mini.pretraining.world import Character
 
 HAIR_PAINT: dict[str, Colour] = {
     "blond": (248, 205, 60),

@@ -10,10 +10,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch.nn import functional as F
 
-from naruto_core.mini.drawing import draw
-from naruto_core.mini.pretrain_vae import to_unit_range
-from naruto_core.mini.reader import ATTRIBUTES, Reader, read, truths
-from naruto_core.mini.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
+from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, AttributeClassifier, classify, truths
+from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.vae import to_unit_range
+from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
 from naruto_core.sampling import make_scheduler
 
 NEGATIVE = "low quality, worst quality, bad anatomy, bad composition"
@@ -68,9 +68,9 @@ def paint(
     return torch.cat(parts)
 
 
-def accuracy(reader: Reader, pictures: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+def accuracy(reader: AttributeClassifier, pictures: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """Share of pictures in which the reader sees what the scene says, per attribute."""
-    seen, asked = read(reader, pictures), truths(scenes)
+    seen, asked = classify(reader, pictures), truths(scenes)
     return {name: round(float((seen[name] == asked[name]).double().mean()), 4) for name in ATTRIBUTES}
 
 
@@ -109,13 +109,13 @@ def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
     return figures
 
 
-def measure_reader(reader: Reader, vae: AutoencoderKL) -> dict[str, float]:
+def measure_reader(reader: AttributeClassifier, vae: AutoencoderKL) -> dict[str, float]:
     """The reader's own accuracy on fresh drawings after a VAE round trip."""
     pixels, scenes = drawings(None, 500, 8)
     return accuracy(reader, round_trip(vae, pixels), scenes)
 
 
-def choose_guidance(pipeline: StableDiffusionXLPipeline, reader: Reader) -> tuple[float, dict[str, float]]:
+def choose_guidance(pipeline: StableDiffusionXLPipeline, reader: AttributeClassifier) -> tuple[float, dict[str, float]]:
     """The smallest guidance scale within a point of the best, by 80 prompts apart from those that are measured.
 
     The smallest, because guidance buys obedience with colours that no drawing of the world has.

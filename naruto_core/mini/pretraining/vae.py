@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, on pictures of every kind (see `naruto_core.mini.doodles` for why)."""
+"""Stage 1: the VAE, on pictures of every kind (see `naruto_core.mini.pretraining.corpus` for why)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
-from naruto_core.mini.fitting import FitReport, Fitting, fit
-from naruto_core.mini.parts import LATENT_CHANNELS, empty_vae
+from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, empty_vae
+from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
 
 BATCH = 16
 KL_WEIGHT = 3.0e-4  # against a reconstruction error per pixel; keeps latents near a unit scale

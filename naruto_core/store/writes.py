@@ -25,7 +25,7 @@ from naruto_core.domain import (
     Variant,
 )
 from naruto_core.errors import NotRecorded, RecipeInvalid
-from naruto_core.store.reports import Reports
+from naruto_core.store.queries import Queries
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
@@ -44,7 +44,7 @@ _AT_ONCE = 500  # values in one statement: every database allows that many
 T = TypeVar("T")
 
 
-class Store(Reports):
+class Store(Queries):
     """The record of everything that was run; `Reports` is what it can be asked."""
 
     def add_dataset(

@@ -20,6 +20,7 @@ from naruto_core.errors import ModelUnusable
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
+
 FILE = "embeddings.safetensors"
 _KEYS = ("clip_l", "clip_g")
 
