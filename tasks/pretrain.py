@@ -12,7 +12,7 @@ from naruto_core.domain import Progress
 from naruto_core.mini.pretraining import evaluation, package, stages
 from naruto_core.mini.pretraining.trainer import FitReport
 from naruto_core.settings import read_settings
-from tasks.reporting import reporter, say
+from tasks.progress import reporter, say
 
 
 def _fit_reporter() -> Callable[[FitReport], None]:

@@ -12,8 +12,8 @@ from naruto_core.recipe import Recipe
 from naruto_core.textual_inversion import tokens_of
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
 from naruto_core.training.latent_cache import join_caption
-from tasks.place import working_place
-from tasks.reporting import say
+from tasks.context import working_place
+from tasks.progress import say
 
 TRUNCATED_TEXT = "truncated text"  # the finding's name
 

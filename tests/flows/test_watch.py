@@ -20,8 +20,8 @@ from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.serving import ServedScore, Steadiness
 from naruto_core.store.database import open_served_scores, open_store
-from tasks.place import working_place
-from tasks.watch import _ruler
+from tasks.context import working_place
+from tasks.drift import _ruler
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto
 

@@ -84,7 +84,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Inside, tensors are fake, and autocast for CUDA does what it does where there is a GPU."""
     monkeypatch.setattr(nn.Module, "_apply", apply_in_place)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    for module in ("generation", "continuous"):
+    for module in ("generation", "continuous_batching"):
         monkeypatch.setattr(f"naruto_core.{module}.make_scheduler", make_host_sampler)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield

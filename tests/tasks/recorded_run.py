@@ -25,7 +25,7 @@ from naruto_core.store.database import open_store
 from naruto_core.store.writes import Store
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
 from naruto_core.training.lora import add_adapters, trainable
-from tasks.assemble import assemble
+from tasks.publish import assemble
 
 CPU = torch.device("cpu")
 PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))

@@ -90,24 +90,24 @@ GROWING = """
 import sys, tracemalloc
 from pathlib import Path
 import numpy as np
-from naruto_core.scoring import frechet, samples
+from naruto_core.scoring import sample_metrics
 from naruto_core.scoring.sample_metrics import cosines
-from naruto_core.scoring.feature_set import Evidence, estimate
+from naruto_core.scoring.feature_set import FeatureSet, estimate
 from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.domain import Variant
-from naruto_core.store.embedding_cache import Embeddings
+from naruto_core.store.embedding_cache import EmbeddingCache
 count, d, random = int(sys.argv[2]), 64, np.random.default_rng(0)
-with Embeddings(Path(sys.argv[1])) as kept:
+with EmbeddingCache(Path(sys.argv[1])) as kept:
     for start in range(0, count, 1000):
         names = [f"p{i}" for i in range(start, start + 1000)]
         kept.add("x", names, random.normal(size=(1000, d)), [False] * 1000)
     tracemalloc.start()
     rows = kept.read("x", [f"p{i}" for i in range(count)]).features
 drawn = rows[:64]
-evidence = Evidence("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
+evidence = FeatureSet("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
 for metric in SET_METRICS:
     estimate(evidence, metric, Variant.ADAPTED)
-samples.style_closeness(drawn, rows), samples.nearness(drawn, rows), cosines(rows, rows)
+sample_metrics.style_closeness(drawn, rows), sample_metrics.nearness(drawn, rows), cosines(rows, rows)
 print(tracemalloc.get_traced_memory()[1])
 """
 

@@ -17,11 +17,11 @@ from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import RECORD, read_only_layout
 from naruto_core.training import distributed
-from tasks.reporting import say
+from tasks.progress import say
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TaskContext:
     """Everything a task needs to know about this machine."""
 
     settings: Settings
@@ -31,16 +31,16 @@ class Place:
 
 
 @contextmanager
-def working_place() -> Iterator[Place]:
+def working_place() -> Iterator[TaskContext]:
     """This machine's place, its store open for the length of the block."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
         device = distributed.local_device(devices.pick_device(settings.device))
-        yield Place(settings, Layout(settings.root), store, device)
+        yield TaskContext(settings, Layout(settings.root), store, device)
 
 
 @contextmanager
-def place_elsewhere(place: Place, home: Path, beside: Path | None) -> Iterator[Place]:
+def place_elsewhere(place: TaskContext, home: Path, beside: Path | None) -> Iterator[TaskContext]:
     """What is recorded in another NARUTO_HOME, on this machine's device; see `looked_at`. Nothing is written there.
 
     Its errors are told as that folder's, not as its copy's.
@@ -55,7 +55,7 @@ def place_elsewhere(place: Place, home: Path, beside: Path | None) -> Iterator[P
 
 
 @contextmanager
-def recording(run: Run, verb: str) -> Iterator[Place]:
+def recording(run: Run, verb: str) -> Iterator[TaskContext]:
     """The place; an error is written on the run before it goes on."""
     with working_place() as place:
         try:
@@ -67,13 +67,13 @@ def recording(run: Run, verb: str) -> Iterator[Place]:
 
 
 @contextmanager
-def working_on(run: Run, verb: str) -> Iterator[Place]:
+def working_on(run: Run, verb: str) -> Iterator[TaskContext]:
     """The same, with the device to ourselves."""
     with recording(run, verb) as place, to_ourselves(place, f"{verb} {run.id}"):
         yield place
 
 
-def to_ourselves(place: Place, what: str) -> AbstractContextManager[None]:
+def to_ourselves(place: TaskContext, what: str) -> AbstractContextManager[None]:
     """The device for `what` alone; says whom it waits for."""
     return hold_device(
         place.settings.locks, str(place.device), what, lambda holder: say(f"waiting: the device is busy with {holder}")

@@ -1,25 +1,77 @@
-"""What a training learns from: its styles, at each stage's resolution, encoded once and kept by content."""
+"""Training data: the styles of a run at the resolution of each stage, encoded once and kept; class pictures."""
 
+import hashlib
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from naruto_core import sdxl
+from naruto_core.artifacts import Manifest
 from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
 from naruto_core.dataset.versions import read_picture, read_pictures
-from naruto_core.domain import DatasetVersion, Picture, Split
+from naruto_core.domain import DatasetVersion, Picture, Progress, Split
+from naruto_core.generation import Job, Painter, save_picture
 from naruto_core.prompts import put_tokens
-from naruto_core.recipe import MAIN_STYLE, Recipe
-from naruto_core.recipe_training import AugmentationSection
+from naruto_core.recipe import MAIN_STYLE, GenerationSection, ModelSection, Recipe
+from naruto_core.recipe_training import AugmentationSection, PriorSection
 from naruto_core.training.batches import Style, TrainingData
 from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, examples_key
-from tasks.place import Place
-from tasks.prior import ClassPictures
-from tasks.reporting import reporter
+from tasks.context import TaskContext
+from tasks.progress import reporter
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
+
+
+_PIXELS = 2  # raised when the same settings come to draw other pixels: what was kept before is not used
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPictures:
+    """Drawn class pictures: `key` names them and their folder; picture i shows `jobs[i]`."""
+
+    key: str
+    folder: Path
+    jobs: tuple[Job, ...]
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.png"
+
+
+def class_pictures(
+    place: TaskContext, model: ModelSection, prior: PriorSection, drawing: GenerationSection, seed: int
+) -> ClassPictures:
+    """The class pictures, drawn by the base as `drawing` draws samples; only the missing ones are drawn."""
+    texts = prior.class_prompts
+    jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
+    how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+    parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
+    key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
+    pictures = ClassPictures(key, place.layout.cache(key), jobs)
+    names = {pictures.path(index).name: index for index in range(len(jobs))}
+    missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
+    if missing:
+        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, place.device), drawing)
+        _draw(painter, pictures, missing)
+    return pictures
+
+
+def _draw(painter: Painter, pictures: ClassPictures, missing: list[int]) -> None:
+    report, began, size = reporter(), time.monotonic(), painter.section.batch_size
+    total = len(pictures.jobs)
+    for start in range(0, len(missing), size):
+        batch = missing[start : start + size]
+        for index, picture in zip(batch, painter.paint([pictures.jobs[i] for i in batch]), strict=True):
+            job = pictures.jobs[index]
+            save_picture(picture, pictures.path(index), {"class_prompt": job.text, "seed": job.seed})
+        Manifest(pictures.folder).add([pictures.path(index).name for index in batch])
+        done, spent = start + len(batch), time.monotonic() - began
+        left = spent / done * (len(missing) - done)
+        report(Progress("prior", total - len(missing) + done, total, "picture", spent, left))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +96,7 @@ def style_sources(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[St
 class Material:
     """Encodes pictures for one training by `recipe`, with `pipeline`, into the caches of `place`."""
 
-    place: Place
+    place: TaskContext
     pipeline: "StableDiffusionXLPipeline"
     recipe: Recipe
 

@@ -12,9 +12,8 @@ from naruto_core.training import distributed
 from naruto_core.training.batches import TrainingData
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.weights import Weights
-from tasks.material import Material, StyleSource
-from tasks.place import working_place
-from tasks.prior import ClassPictures
+from tasks.context import working_place
+from tasks.training_data import ClassPictures, Material, StyleSource
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

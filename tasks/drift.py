@@ -27,10 +27,9 @@ from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closenes
 from naruto_core.scoring.set_metric import Features
 from naruto_core.serving import Drift, ServedScore, Steadiness
 from naruto_core.store.database import open_served_scores
-from tasks.embed import real_features
-from tasks.gather import real_pictures
-from tasks.place import Place, working_place
-from tasks.reporting import say
+from tasks.context import TaskContext, working_place
+from tasks.features import real_features, real_pictures
+from tasks.progress import say
 
 METRICS = ("clip", "style", "blank")
 _AT_ONCE = 16
@@ -128,7 +127,7 @@ def _interval(drift: Drift) -> str:
     return f"{drift.low:+.3f}, {drift.high:+.3f}" if known else "no interval: too few prompts"
 
 
-def _waiting(place: Place) -> Iterator[Waiting]:
+def _waiting(place: TaskContext) -> Iterator[Waiting]:
     """What lies in the folder; what says nothing of itself, or belongs to no run of ours, goes at once."""
     for path in sorted(place.layout.watched.glob("[!.]*.png")):
         try:
@@ -147,7 +146,7 @@ def _leave_out(path: Path, error: Exception) -> None:
     path.unlink(missing_ok=True)
 
 
-def _ruler(place: Place, run_id: str, others: Sequence[Ruler]) -> Ruler:
+def _ruler(place: TaskContext, run_id: str, others: Sequence[Ruler]) -> Ruler:
     """What `run_id` was measured with; a network that one of `others` has loaded is not loaded again."""
     run, suite = place.store.run(run_id), place.store.prompts(run_id)
     dataset = place.store.find_dataset(run.dataset_id)
@@ -211,7 +210,7 @@ def _scores(pictures: Sequence[tuple[Waiting, Image.Image]], ruler: Ruler) -> li
 
 
 def _drifts(
-    place: Place, run_id: str, scores: Sequence[ServedScore], since: datetime, now: datetime
+    place: TaskContext, run_id: str, scores: Sequence[ServedScore], since: datetime, now: datetime
 ) -> Iterator[Drift]:
     """One for each metric that both sides have by the same extractor."""
     prompts = {sample.id: sample.prompt for sample in place.store.samples(run_id, Variant.ADAPTED)}

@@ -18,8 +18,8 @@ from naruto_core.recipe_training import CheckpointSection
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
 from naruto_core.training.weights import Weights, write_files
-from tasks.embed import real_features
-from tasks.place import Place
+from tasks.context import TaskContext
+from tasks.features import real_features
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -36,7 +36,7 @@ class CheckpointLook:
 
     def __init__(
         self,
-        place: Place,
+        place: TaskContext,
         recipe: Recipe,
         section: CheckpointSection,
         suite: PromptSuite,
