@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from math import exp
 
-from dashboard.queries.opened import the_ratings, the_store
+from dashboard.queries.database import the_ratings, the_store
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.campaign_plan import contender, plan

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.words import duration
+from dashboard.formatting import duration
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run
 from naruto_core.store.writes import Store

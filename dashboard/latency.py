@@ -50,7 +50,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Load:
     """A period: requests by what became of them, pictures drawn, seconds from asking to the end and to the begin."""
 
     requests: dict[JobState, int]
@@ -80,7 +80,7 @@ def since(period: Period, now: datetime) -> datetime:
     return now - _LENGTH[period]
 
 
-def count(jobs: Sequence[JobTimes], period: Period) -> Pace:
+def count(jobs: Sequence[JobTimes], period: Period) -> Load:
     """`jobs` in any order."""
     states: dict[JobState, int] = {}
     for job in jobs:
@@ -89,7 +89,7 @@ def count(jobs: Sequence[JobTimes], period: Period) -> Pace:
     waits = [(job.started_at - job.asked_at).total_seconds() for job in done if job.started_at]
     step = _STEP[period]
     by_moment = groupby(sorted(jobs, key=lambda job: job.asked_at), lambda job: _floor(job.asked_at, step))
-    return Pace(
+    return Load(
         requests=states,
         pictures=sum(job.n for job in done),
         median=_quantile(_seconds(done), 0.5),

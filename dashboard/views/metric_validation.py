@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.queries import judging, records
-from dashboard.queries.opened import the_ratings
-from dashboard.views.choosing import chosen_campaign
+from dashboard.queries import runs, votes
+from dashboard.queries.database import the_ratings
+from dashboard.views.campaigns import chosen_campaign
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.metric_validation import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
@@ -21,7 +21,7 @@ _NOT_ENOUGH = "not enough votes"
 
 def show() -> None:
     st.title("Metric trust")
-    campaigns = [one for one in judging.campaigns() if one.mode is Mode.PAIR]
+    campaigns = [one for one in votes.campaigns() if one.mode is Mode.PAIR]
     if not campaigns:
         st.info("Nobody was asked to choose between two pictures yet. Open such a campaign on the page Assignments.")
         return
@@ -50,7 +50,7 @@ def show() -> None:
 def _measured(url: str, campaign: Campaign, latest: int) -> tuple[str, list[Line], list[Line]]:
     """What one person reaches, each metric, and each metric by tag."""
     del url, latest
-    ratings = counted(judging.ratings(campaign.id))
+    ratings = counted(votes.ratings(campaign.id))
     scores = _scores(ratings)
     lines = [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores]
     return _ceiling(ratings), lines, _by_tag(ratings, scores)
@@ -72,7 +72,7 @@ def _scores(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     rulers: dict[str, set[str]] = {}
     for run_id in sorted({name.split("/", 1)[0] for rating in ratings for name in rating.contenders}):
-        by_sample, measured = records.sample_scores(run_id)
+        by_sample, measured = runs.sample_scores(run_id)
         for sample, of in by_sample.items():
             for metric, value in of.items():
                 found.setdefault(metric, {})[sample] = value
@@ -94,14 +94,14 @@ def _line(
 
 def _models(campaign: Campaign, metric: str, better: int) -> str:
     try:
-        strengths = {one.model: one.value for one in judging.campaign_result(campaign.id).ranking.models}
+        strengths = {one.model: one.value for one in votes.campaign_result(campaign.id).ranking.models}
     except NarutoError:
         return _NOT_ENOUGH
     means: dict[str, float] = {}
     for model in strengths:
         run_id, _, variant = model.partition("/")
-        scores, _ = records.sample_scores(run_id)
-        found = [scores.get(sample.id, {}) for sample in records.samples_of(run_id, Variant(variant))]
+        scores, _ = runs.sample_scores(run_id)
+        found = [scores.get(sample.id, {}) for sample in runs.samples_of(run_id, Variant(variant))]
         values = [of[metric] for of in found if metric in of]
         if values:
             means[model] = sum(values) / len(values)
@@ -112,7 +112,7 @@ def _models(campaign: Campaign, metric: str, better: int) -> str:
 
 
 def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> list[Line]:
-    suites = [records.prompts(run) for run in sorted({r.contenders[0].split("/", 1)[0] for r in ratings})]
+    suites = [runs.prompts(run) for run in sorted({r.contenders[0].split("/", 1)[0] for r in ratings})]
     tags = {prompt.slug: prompt.tags for suite in suites if suite for prompt in suite.prompts}
     return [
         {"Tag": tag}

@@ -1,9 +1,6 @@
-"""What the review page's browser part asks over HTTP: the next assignment, and every deed.
+"""HTTP routes beside the pages: personal links, pictures by hash, and every vote of the review page."""
 
-The browser loads one assignment ahead, sends a deed until it is answered, and shows what the answer says. A deed that
-is sent twice counts once, so that a lost reply, a reload or a restart of the server loses no vote and doubles none.
-"""
-
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,15 +10,51 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from dashboard.access import read_pass
-from dashboard.queries.opened import the_ratings, the_store
+from dashboard.access import COOKIE, read_session_token
+from dashboard.queries.database import the_ratings, the_store
+from dashboard.queries.thumbnails import SIZES, thumbnail
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_telling
 from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, RatingEvent
 from naruto_core.settings import read_settings
+
+_LONG = 60 * 60 * 24 * 180
+
+
+def enter(request: Request) -> RedirectResponse:
+    """Come in; whether the token opens anything is found out on the page."""
+    answer = RedirectResponse("../", 303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+    secure = request.url.scheme == "https"
+    token = request.path_params["token"][:100]
+    if token.isascii():
+        answer.set_cookie(COOKIE, token, max_age=_LONG, httponly=True, samesite="lax", secure=secure)
+    return answer
+
+
+def leave(_: Request) -> RedirectResponse:
+    """Forget the link on this device."""
+    answer = RedirectResponse("./", 303, headers={"Cache-Control": "no-store"})
+    answer.delete_cookie(COOKIE)
+    return answer
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FOREVER = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+
+
+def picture(request: Request) -> Response:
+    """The picture, or 404 when there is none, or when its file is not what was recorded."""
+    digest, size = request.path_params["digest"], request.path_params["size"]
+    if not _DIGEST.fullmatch(digest) or size not in SIZES:
+        return PlainTextResponse("There is no such picture.", 404)
+    path = thumbnail(digest, size)
+    if path is None:
+        return PlainTextResponse("There is no such picture.", 404)
+    return FileResponse(path, media_type="image/webp", headers=_FOREVER)
+
 
 _LONGEST_BODY = 4096
 _FRESH = 30.0  # seconds for which what is known of the contenders is new enough to choose by
@@ -124,7 +157,7 @@ async def record(request: Request) -> JSONResponse:
 async def _answered(request: Request, ask: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     try:
-        me = read_pass(read_settings().root, text, datetime.now(UTC)) if scheme == "Bearer" else None
+        me = read_session_token(read_settings().root, text, datetime.now(UTC)) if scheme == "Bearer" else None
         if me is None:
             return _refused(401, "your link has to be opened again.")
         return JSONResponse(await ask(me), headers={"Cache-Control": "no-store"})
@@ -143,6 +176,9 @@ def _refused(status: int, sentence: str) -> JSONResponse:
 
 
 ROUTES = [
+    Route("/enter/{token}", enter),
+    Route("/leave", leave),
+    Route("/pictures/{digest}/{size}.webp", picture),
     Route("/judging/{campaign}/next", next_assignment),
     Route("/judging/{campaign}/last", last_assignment),
     Route("/judging/deeds", record, methods=["POST"]),

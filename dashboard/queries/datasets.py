@@ -5,7 +5,7 @@ from itertools import islice
 
 import streamlit as st
 
-from dashboard.queries.opened import the_store
+from dashboard.queries.database import the_store
 from dashboard.queries.thumbnails import webp
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.dataset.caption_audit import CaptionFinding, audit_captions

@@ -1,16 +1,27 @@
-"""The lead's desk: campaigns, how far they are and whether more votes would help; who may judge."""
+"""Campaigns and people: progress, whether more votes would help, who may rate."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import ceil
 
 import streamlit as st
 
-from dashboard.queries import judging, records
-from dashboard.queries.opened import the_ratings, the_store
-from dashboard.words import in_words
+from dashboard.formatting import in_words
+from dashboard.queries import runs, votes
+from dashboard.queries.database import the_ratings, the_store
 from naruto_core.errors import NarutoError
 from naruto_core.judging.campaign_plan import contender, plan
 from naruto_core.ratings import Campaign, Mode, Role
+
+
+def chosen_campaign(campaigns: Sequence[Campaign], about: str) -> Campaign:
+    """The one that is chosen; made-up votes are marked, for they say nothing of `about`."""
+    known = {one.id: one for one in campaigns}
+    campaign = known[st.selectbox("Campaign", list(known), format_func=lambda one: known[one].name, key="campaign")]
+    if campaign.example:
+        st.warning(f"An example: a program made these votes up. They say nothing of the {about}.")
+    return campaign
+
 
 _ON_A_PAGE = 3  # each is ranked, which takes a moment with many votes
 _MODES = {
@@ -32,7 +43,7 @@ def show() -> None:
         st.info("Nobody is registered. Add yourself as the lead first: from then on people get in by their links only.")
     _people()
     st.header("Campaigns")
-    campaigns = judging.campaigns()
+    campaigns = votes.campaigns()
     if not campaigns:
         st.info("There is no campaign yet. Choose below which models are to be compared.")
     pages = ceil(len(campaigns) / _ON_A_PAGE)
@@ -61,7 +72,7 @@ def _decision_lines(campaign: Campaign) -> list[str]:
     if campaign.mode is Mode.SCALE:
         return ["Grades rank nothing by themselves; the page Verdicts shows them with their intervals."]
     try:
-        return [in_words(one) for one in judging.campaign_result(campaign.id).decisions]
+        return [in_words(one) for one in votes.campaign_result(campaign.id).decisions]
     except NarutoError as error:
         return [str(error)]
 
@@ -108,7 +119,7 @@ def _new_campaign() -> None:
     if len(chosen) < mode.pictures:
         st.text(f"Choose {mode.pictures} models or more.")
         return
-    suites = [records.prompts(drawn[name][0]) for name in chosen]
+    suites = [runs.prompts(drawn[name][0]) for name in chosen]
     prompts = {prompt.slug: prompt for suite in suites if suite for prompt in suite.prompts}
     tags = st.multiselect(
         "Only prompts with these tags (all when empty)", sorted({t for p in prompts.values() for t in p.tags})
@@ -126,7 +137,7 @@ def _new_campaign() -> None:
         if not name.strip():
             st.error("Give the campaign a name.")
             return
-        samples = {model: records.samples_of(*drawn[model]) for model in chosen}
+        samples = {model: runs.samples_of(*drawn[model]) for model in chosen}
         units = plan(
             mode, samples, kept, overlap=int(overlap), raters=int(raters), gold=int(gold), seed=0
         )  # fmt: skip

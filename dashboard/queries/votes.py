@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard import access
-from dashboard.queries.opened import the_ratings
+from dashboard.queries.database import the_ratings
 from naruto_core.domain import Prompt
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha

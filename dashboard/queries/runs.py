@@ -3,8 +3,8 @@ click costs no query."""
 
 import streamlit as st
 
-from dashboard.pairing import by_sample
-from dashboard.queries.opened import the_store
+from dashboard.model_comparison import by_sample
+from dashboard.queries.database import the_store
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import PromptSuite, Sample, Variant
 from naruto_core.errors import RecordDamaged
