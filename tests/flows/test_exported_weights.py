@@ -18,9 +18,9 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from deployments.service.catalogue import Look
 from deployments.service.metrics import Metrics
-from deployments.service.shelf import Shelf
+from deployments.service.model_cache import ModelCache
+from deployments.service.model_registry import ModelSpec
 from flows.exports import export_diffusers, export_endpoint, export_fused, export_hub, export_kohya, export_triton
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
@@ -243,8 +243,8 @@ def test_what_was_trained_is_what_is_served(homes: Mapping[tuple[str, ...], Trai
     recipe = trained.recipe
     with open_store(f"sqlite:///{trained.home / 'naruto.db'}") as store:
         blends = tuple(blends_of(trained.home, recipe.fusion, store.adapters(trained.run.id)))
-    look = Look("r", recipe.model, recipe.generation, blends, tuple(recipe.new_tokens.items()))
-    _hold(trained, Shelf(CPU, 1, 1, Metrics()).painter(look).pipeline)
+    look = ModelSpec("r", recipe.model, recipe.generation, blends, tuple(recipe.new_tokens.items()))
+    _hold(trained, ModelCache(CPU, 1, 1, Metrics()).painter(look).pipeline)
 
 
 @pytest.mark.parametrize("combination", HANDED_OUT, ids=" ".join)

@@ -1,22 +1,28 @@
-"""What every request passes: a limit on its size, a request id, a line in the log, the metrics."""
+"""What every request passes: size limit, request id, log line, metrics; and the name behind its API key."""
 
 import logging
 import re
 import secrets
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.service.errors import ApiError
+from deployments.service.keys import ANYONE, KeysUnusable
 from deployments.service.metrics import Metrics
+from deployments.service.state import ServiceState
 
 MOST_BYTES = 256 * 1024
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("naruto.service")
 
 
-class Doorway:
+class Middleware:
     """ASGI, because Starlette's own middleware would hide that a client has gone."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -62,3 +68,33 @@ class Doorway:
         _log.log(
             level, "request", extra=facts | {"seconds": round(seconds, 4), **scope.get("state", {}).get("told", {})}
         )
+
+
+_bearer = HTTPBearer(auto_error=False, description="A key from `naruto-service add-key NAME`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a request is from."""
+
+    name: str
+
+
+def state_of(request: Request) -> ServiceState:
+    return request.app.state.parts
+
+
+def caller(
+    parts: Annotated[ServiceState, Depends(state_of)],
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """Anyone, if the service was started without keys on this machine alone; or else whose key was given."""
+    if not parts.keys_needed:
+        return Caller(ANYONE)
+    try:
+        name = parts.keys.who(given.credentials if given else "")
+    except KeysUnusable:  # the log says why; whoever has no key need not know which file it is
+        raise ApiError(503, "Keys cannot be checked now; the service's log says why.", code="keys_unusable") from None
+    if name is None:
+        raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+    return Caller(name)

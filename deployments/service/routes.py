@@ -1,21 +1,31 @@
-"""POST /v1/images/generations and GET /v1/models, as OpenAI defines them."""
+"""HTTP routes: images and models as OpenAI's API defines them; jobs with their progress; pictures by address."""
 
 import asyncio
+import json
 import secrets
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
-from deployments.service.access import Caller, caller, parts_of
-from deployments.service.catalogue import Look
+from deployments.service.errors import ApiError, documented
 from deployments.service.jobs import Job, new_job_id
-from deployments.service.parts import Parts
-from deployments.service.refusal import Refused, documented
-from deployments.service.replies import image_reply, job_reply
-from deployments.service.wire import ImageReply, ImageRequest, JobReply, ModelReply, ModelsReply
+from deployments.service.middleware import Caller, caller, state_of
+from deployments.service.model_registry import ModelSpec
+from deployments.service.schemas import (
+    ImageReply,
+    ImageRequest,
+    JobReply,
+    ModelReply,
+    ModelsReply,
+    image_reply,
+    job_reply,
+)
+from deployments.service.state import ServiceState
 from naruto_core.continuous_batching import Order
+from naruto_core.errors import NotRecorded
 from naruto_core.prompts import put_tokens
 from naruto_core.serving import JobState, ServiceJob
 
@@ -34,7 +44,7 @@ async def generate(
     asked: ImageRequest,
     request: Request,
     who: Annotated[Caller, Depends(caller)],
-    parts: Annotated[Parts, Depends(parts_of)],
+    parts: Annotated[ServiceState, Depends(state_of)],
 ) -> Response:
     """The same seed, prompt and model give the same picture, byte for byte, whatever else is being drawn."""
     look = await asyncio.to_thread(
@@ -43,7 +53,7 @@ async def generate(
     width, height = _size(asked, look)
     orders = _orders(asked, look, parts)
     if wait := parts.allowance.take(who.name, asked.n):
-        raise Refused(429, "This key has had its pictures of this minute.", code="rate_limit_exceeded", wait=wait)
+        raise ApiError(429, "This key has had its pictures of this minute.", code="rate_limit_exceeded", wait=wait)
     warning = await asyncio.to_thread(_unread, parts, look, orders[0])
     headers = {"X-Naruto-Warning": warning} if warning else {}
     later = "respond-async" in request.headers.get("prefer", "")
@@ -68,7 +78,7 @@ async def generate(
 
 
 @router.get("/v1/models", response_model=ModelsReply, responses=documented(401, 503))
-def models(who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depends(parts_of)]) -> ModelsReply:
+def models(who: Annotated[Caller, Depends(caller)], parts: Annotated[ServiceState, Depends(state_of)]) -> ModelsReply:
     """The champion, every finished run, and the base."""
     del who
     return ModelsReply(data=_models(parts))
@@ -76,28 +86,28 @@ def models(who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depe
 
 @router.get("/v1/models/{model}", response_model=ModelReply, responses=documented(400, 401, 404, 503))
 def model(
-    model: str, who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depends(parts_of)]
+    model: str, who: Annotated[Caller, Depends(caller)], parts: Annotated[ServiceState, Depends(state_of)]
 ) -> ModelReply:
     """One of them."""
     del who
     found = next((one for one in _models(parts) if one.id == model), None)
     if found is None:
-        raise Refused(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
+        raise ApiError(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
     return found
 
 
-def _models(parts: Parts) -> list[ModelReply]:
+def _models(parts: ServiceState) -> list[ModelReply]:
     made = [(entry, int(entry.made_at.timestamp())) for entry in parts.catalogue.entries()]
     return [ModelReply(id=e.id, created=at, owned_by=e.names or "naruto") for e, at in made]
 
 
-def _size(asked: ImageRequest, look: Look) -> tuple[int, int]:
+def _size(asked: ImageRequest, look: ModelSpec) -> tuple[int, int]:
     usual = look.section.resolution
     if asked.size == "auto":
         return usual, usual
     width, height = (int(side) for side in asked.size.split("x"))
     if width % 8 or height % 8 or not 16 <= min(width, height) <= max(width, height) <= 2 * usual:
-        raise Refused(
+        raise ApiError(
             400,
             f"size: {width}x{height} cannot be drawn: sides are multiples of 8 from 16 to {2 * usual}.",
             param="size", code="invalid_value",
@@ -105,36 +115,36 @@ def _size(asked: ImageRequest, look: Look) -> tuple[int, int]:
     return width, height
 
 
-def _orders(asked: ImageRequest, look: Look, parts: Parts) -> list[Order]:
+def _orders(asked: ImageRequest, look: ModelSpec, parts: ServiceState) -> list[Order]:
     options, section = parts.options, look.section
     negative = section.negative_prompt if asked.negative_prompt is None else asked.negative_prompt
     for name, text in (("prompt", asked.prompt), ("negative_prompt", negative)):
         if len(text) > options.longest_prompt:
-            raise Refused(
+            raise ApiError(
                 400, f"{name}: longer than {options.longest_prompt} characters.", param=name, code="invalid_value"
             )
     if reason := parts.checker.prompt(asked.prompt):
-        raise Refused(400, f"The prompt was refused: {reason}.", param="prompt", code="content_policy_violation")
+        raise ApiError(400, f"The prompt was refused: {reason}.", param="prompt", code="content_policy_violation")
     if asked.n > options.most_pictures:
-        raise Refused(400, f"n: at most {options.most_pictures} pictures at once.", param="n", code="invalid_value")
+        raise ApiError(400, f"n: at most {options.most_pictures} pictures at once.", param="n", code="invalid_value")
     usual = max(1, section.num_inference_steps // 2) if asked.quality == "low" else section.num_inference_steps
     steps = asked.steps or usual
     if steps > options.most_steps:
-        raise Refused(400, f"steps: at most {options.most_steps}.", param="steps", code="invalid_value")
+        raise ApiError(400, f"steps: at most {options.most_steps}.", param="steps", code="invalid_value")
     first = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     guidance = section.guidance_scale if asked.guidance is None else asked.guidance
     text = put_tokens(asked.prompt, dict(look.tokens))
     return [Order(text, first + number, negative, steps, guidance) for number in range(asked.n)]
 
 
-def _unread(parts: Parts, look: Look, order: Order) -> str:
+def _unread(parts: ServiceState, look: ModelSpec, order: Order) -> str:
     """What of the prompts is too long for the model, in ASCII and without a word of theirs: proxies log headers."""
     limit = parts.catalogue.token_limit(look)
     texts = {"prompt": order.text, "negative_prompt": order.negative_prompt}
     return "; ".join(f"{name}: {cut.sentence}" for name, text in texts.items() if (cut := limit.truncated(text)))
 
 
-def _as_samples_were(noun: ServiceJob, orders: list[Order], look: Look) -> bool:
+def _as_samples_were(noun: ServiceJob, orders: list[Order], look: ModelSpec) -> bool:
     """Whether a request is drawn by one run alone, and as its own samples were."""
     section, order = look.section, orders[0]
     mine = (section.negative_prompt, section.num_inference_steps, section.guidance_scale)
@@ -142,13 +152,13 @@ def _as_samples_were(noun: ServiceJob, orders: list[Order], look: Look) -> bool:
     return look.as_trained and mine == asked and noun.width == noun.height == section.resolution
 
 
-def _not_drawn(job: Job) -> Refused:
+def _not_drawn(job: Job) -> ApiError:
     """Why a job that has ended has no pictures."""
     if job.noun.state is JobState.REFUSED:
-        return Refused(400, job.noun.failure, param="prompt", code="content_policy_violation")
+        return ApiError(400, job.noun.failure, param="prompt", code="content_policy_violation")
     if job.noun.state is JobState.FAILED:
-        return Refused(500, job.noun.failure, code="failed")
-    return Refused(409, "The request was cancelled.", code="cancelled")
+        return ApiError(500, job.noun.failure, code="failed")
+    return ApiError(409, "The request was cancelled.", code="cancelled")
 
 
 async def _stayed(request: Request, job: Job) -> bool:
@@ -163,3 +173,78 @@ async def _stayed(request: Request, job: Job) -> bool:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+Who = Annotated[Caller, Depends(caller)]
+Of = Annotated[ServiceState, Depends(state_of)]
+_REFUSALS = documented(400, 401, 404, 503)
+
+
+@router.get("/v1/jobs/{job_id}", response_model=JobReply, response_model_exclude_none=True, responses=_REFUSALS)
+async def read_job(job_id: str, request: Request, who: Who, parts: Of) -> JobReply:
+    """Where a request stands, and its pictures' addresses when it is done."""
+    noun, job = await _find(parts, job_id, who)
+    return job_reply(parts, noun, job, request)
+
+
+@router.delete("/v1/jobs/{job_id}", response_model=JobReply, response_model_exclude_none=True, responses=_REFUSALS)
+async def cancel_job(job_id: str, request: Request, who: Who, parts: Of) -> JobReply:
+    """Stop it at its next step; a job that has ended stays as it is."""
+    noun, job = await _find(parts, job_id, who)
+    if job:
+        parts.jobs.cancel(job)
+        noun = job.noun
+    return job_reply(parts, noun, job, request)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    responses=_REFUSALS | {200: {"content": {"text/event-stream": {}}, "description": "A JobReply at every change."}},
+)
+async def follow_job(job_id: str, request: Request, who: Who, parts: Of) -> StreamingResponse:
+    """Server-sent events: `progress` at every change, at most ten a second, then `end`."""
+    noun, job = await _find(parts, job_id, who)
+
+    async def events() -> AsyncIterator[str]:
+        if job:
+            async for _ in parts.jobs.watch(job):
+                if not job.ended.is_set():
+                    yield _event("progress", job_reply(parts, job.noun, job, request))
+        yield _event("end", job_reply(parts, job.noun if job else noun, job, request))
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/v1/pictures/{name}",
+    response_class=FileResponse,
+    responses=documented(400, 403) | {200: {"content": {"image/png": {}}}},
+)
+async def read_picture(
+    name: str,
+    parts: Of,
+    expires: Annotated[int, Query(ge=0, lt=2**53)],
+    signature: Annotated[str, Query(max_length=64)],
+) -> FileResponse:
+    """A picture by the address that a reply gave; no key is asked for."""
+    path = await asyncio.to_thread(parts.files.path, name, expires, signature)
+    if path is None:
+        raise ApiError(403, "This address is not good, or not any more.", code="bad_signature")
+    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+async def _find(parts: ServiceState, job_id: str, who: Caller) -> tuple[ServiceJob, Job | None]:
+    """Only whoever asked may see a job; to others there is none."""
+    job = parts.jobs.find(job_id)
+    try:
+        noun = job.noun if job else await asyncio.to_thread(parts.record.job, job_id)
+    except NotRecorded:
+        noun = None
+    if noun is None or noun.key != who.name:
+        raise ApiError(404, "There is no such job.", param="job_id", code="job_not_found")
+    return noun, job
+
+
+def _event(name: str, reply: JobReply) -> str:
+    return f"event: {name}\ndata: {json.dumps(reply.model_dump(exclude_none=True))}\n\n"

@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from deployments.service.catalogue import Catalogue
-from deployments.service.checking import Checker, make_checker
 from deployments.service.engine import Engine
+from deployments.service.image_files import PictureFiles
 from deployments.service.jobs import Jobs
-from deployments.service.keys import Allowance, Keys, keys_needed
+from deployments.service.keys import Keys, RateLimiter, keys_needed
 from deployments.service.metrics import Metrics
+from deployments.service.model_cache import ModelCache
+from deployments.service.model_registry import ModelRegistry
+from deployments.service.moderation import Moderator, make_moderator
 from deployments.service.options import ServiceOptions
-from deployments.service.pictures import PictureFiles
-from deployments.service.sampling import Sampler
-from deployments.service.shelf import Shelf
-from deployments.service.watching import Watching
+from deployments.service.quality_worker import QualityWorker, Sampler
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.settings import Settings
@@ -23,28 +22,28 @@ from naruto_core.store.service_jobs import ServiceJobs
 
 
 @dataclass
-class Parts:
+class ServiceState:
     """Everything the routes use."""
 
     settings: Settings
     options: ServiceOptions
     keys: Keys
     keys_needed: bool
-    allowance: Allowance
-    catalogue: Catalogue
+    allowance: RateLimiter
+    catalogue: ModelRegistry
     engine: Engine
     jobs: Jobs
     record: ServiceJobs
     files: PictureFiles
-    checker: Checker
+    checker: Moderator
     metrics: Metrics
     sampler: Sampler
-    watching: Watching | None
+    watching: QualityWorker | None
     served: ServedScores
     ready: bool = False
 
 
-def put_together(settings: Settings, options: ServiceOptions) -> Parts:
+def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
     """Opens the record and starts nothing; jobs that an earlier process of this name left open are given up."""
     metrics, url, keys = Metrics(), settings.database_url, Keys(settings.root / "service" / "keys.json")
     asks_for_keys = keys_needed(keys, options.host)
@@ -52,17 +51,17 @@ def put_together(settings: Settings, options: ServiceOptions) -> Parts:
     record.give_up(options.instance, datetime.now(UTC))
     folder = settings.root / "service"
     files = PictureFiles(folder, options.url_minutes * 60)
-    shelf = Shelf(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
+    shelf = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
     engine = Engine(shelf, options.longest_queue, metrics)
-    checker = make_checker(options.checker)
+    checker = make_moderator(options.checker)
     sampler = Sampler(Layout(settings.root).watched, options.watched_share, files.key)
-    return Parts(
+    return ServiceState(
         settings=settings,
         options=options,
         keys=keys,
         keys_needed=asks_for_keys,
-        allowance=Allowance(options.pictures_per_minute),
-        catalogue=Catalogue(open_store(url), open_ratings(url), settings.root, options.batch_size),
+        allowance=RateLimiter(options.pictures_per_minute),
+        catalogue=ModelRegistry(open_store(url), open_ratings(url), settings.root, options.batch_size),
         engine=engine,
         jobs=Jobs(engine, record, files, checker, sampler, metrics),
         record=record,
@@ -70,6 +69,6 @@ def put_together(settings: Settings, options: ServiceOptions) -> Parts:
         checker=checker,
         metrics=metrics,
         sampler=sampler,
-        watching=Watching(settings) if options.watched_share else None,
+        watching=QualityWorker(settings) if options.watched_share else None,
         served=open_served_scores(url),
     )

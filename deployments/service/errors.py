@@ -28,7 +28,7 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that is answered with `status` and one sentence."""
 
     def __init__(
@@ -56,33 +56,33 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answer_in_openais_shape(app: FastAPI) -> None:
     """FastAPI's own errors have another shape, and 422 where OpenAI's clients know 400."""
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
         return error.answer()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if request.method == "POST" and kind != "application/json":
-            return Refused(415, "Content-Type: application/json is wanted.", param="Content-Type").answer()
+            return ApiError(415, "Content-Type: application/json is wanted.", param="Content-Type").answer()
         return _first(error.errors()[0]).answer()
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> JSONResponse:
-        said = Refused(error.status_code, str(error.detail)).answer()
+        said = ApiError(error.status_code, str(error.detail)).answer()
         said.headers.update(error.headers or {})
         return said
 
     @app.exception_handler(NarutoError)
     async def ours(_: Request, error: NarutoError) -> JSONResponse:
-        return Refused(503, str(error), wait=5).answer()
+        return ApiError(503, str(error), wait=5).answer()
 
 
-def _first(error: dict[str, Any]) -> Refused:
+def _first(error: dict[str, Any]) -> ApiError:
     place = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
     if error["type"] == "json_invalid":
-        return Refused(400, "The body is not valid JSON.", code="invalid_json")
+        return ApiError(400, "The body is not valid JSON.", code="invalid_json")
     name = ".".join(place) or "body"
     if error["type"] == "extra_forbidden":
-        return Refused(400, f"Unknown parameter: {name}.", param=name, code="unknown_parameter")
-    return Refused(400, f"{name}: {error['msg']}.", param=name, code="invalid_value")
+        return ApiError(400, f"Unknown parameter: {name}.", param=name, code="unknown_parameter")
+    return ApiError(400, f"{name}: {error['msg']}.", param=name, code="invalid_value")

@@ -18,6 +18,7 @@ from naruto_core.artifacts import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
 _NAME = re.compile(r"[0-9a-f]{32}\.png")
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from deployments.service.catalogue import Look
 from deployments.service.metrics import Metrics
+from deployments.service.model_registry import ModelSpec
 from naruto_core import sdxl, textual_inversion
 from naruto_core.adapter_file import load_lora
 from naruto_core.artifacts import LORA_FILE
@@ -20,6 +20,7 @@ from naruto_core.generation import Painter
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
+
 
 _log = logging.getLogger("naruto.service")
 
@@ -30,14 +31,14 @@ class _Base:
     adapters: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])  # least recently used first
 
 
-class Shelf:
+class ModelCache:
     """Used by one thread, the engine's."""
 
     def __init__(self, device: torch.device, warm_bases: int, warm_adapters: int, metrics: Metrics) -> None:
         self._device, self._warm_bases, self._warm_adapters = device, warm_bases, warm_adapters
         self._metrics, self._bases = metrics, OrderedDict[Hashable, _Base]()
 
-    def painter(self, look: Look) -> Painter:
+    def painter(self, look: ModelSpec) -> Painter:
         """A Painter of `look`; those given before may be dressed otherwise from now on. Raises ModelUnusable."""
         base = self._base(look)
         self._dress(base, look)
@@ -47,7 +48,7 @@ class Shelf:
         """Bytes that torch holds on the GPU; 0 on a CPU."""
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
 
-    def _base(self, look: Look) -> _Base:
+    def _base(self, look: ModelSpec) -> _Base:
         # new tokens change the text encoders, so their run has a base to itself
         key = (look.model, look.section.mixed_precision, look.name if look.tokens else "")
         if key in self._bases:
@@ -66,7 +67,7 @@ class Shelf:
         _log.info("loaded a base model", extra={"model": look.model.base, "seconds": round(seconds, 3)})
         return base
 
-    def _dress(self, base: _Base, look: Look) -> None:
+    def _dress(self, base: _Base, look: ModelSpec) -> None:
         wanted = {_name(blend.folder): blend for blend in look.blends if (blend.folder / LORA_FILE).is_file()}
         for name, blend in wanted.items():
             if name not in base.adapters:

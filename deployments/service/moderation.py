@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Checker(Protocol):
+class Moderator(Protocol):
     """Each answers with the reason for a refusal, or with None. Called from threads."""
 
     def prompt(self, text: str) -> str | None:
@@ -21,7 +21,7 @@ class Checker(Protocol):
         ...
 
 
-class NoChecker:
+class NoModerator:
     """Refuses nothing."""
 
     def prompt(self, text: str) -> str | None:
@@ -33,10 +33,10 @@ class NoChecker:
         return None
 
 
-def make_checker(name: str) -> Checker:
+def make_moderator(name: str) -> Moderator:
     """The class `package.module:name`, made without arguments; ServiceFailed when there is none."""
     if not name:
-        return NoChecker()
+        return NoModerator()
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)()
