@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from deployments.daemon import Daemon
+from deployments.prefect.daemon import Daemon
 from naruto_core.errors import ServiceFailed
 from naruto_core.recipe_text import explain
 from naruto_core.settings import Settings
 
 HOST = "127.0.0.1"
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 _TRIES = 10
 _PAUSE_SECONDS = 0.3

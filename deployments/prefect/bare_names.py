@@ -15,6 +15,7 @@ from prefect.plugins import HookContext, register_hook
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
+
 Resolve = Callable[..., "CoroutineType[Any, Any, DeploymentResponse]"]
 
 

@@ -11,16 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.daemon import one_at_a_time
-from deployments.local import HOST, PREFECT, PROJECT, LocalPrefect, read_local_prefect
+from deployments.prefect.daemon import one_at_a_time
+from deployments.prefect.local import HOST, PREFECT, PROJECT, LocalPrefect, read_local_prefect
 from naruto_core.artifacts import write_atomically
 from naruto_core.errors import NarutoError, ServiceFailed
 
 POOL = "gpu"
 SERVER_SECONDS = 180.0  # the first start creates Prefect's database
 WORKER_SECONDS = 90.0
-DEPLOYMENTS = Path("deployments") / "prefect.yaml"
-AUTOMATIONS = Path("deployments") / "automations.yaml"
+DEPLOYMENTS = Path("deployments") / "prefect" / "prefect.yaml"
+AUTOMATIONS = Path("deployments") / "prefect" / "automations.yaml"
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def deploy(local: LocalPrefect) -> bool:
     log, said = local.folder / "logs" / "deploy.log", ""
     for source, command in (
         (DEPLOYMENTS, [*PREFECT, "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]),
-        (AUTOMATIONS, [sys.executable, "-m", "deployments.automations"]),
+        (AUTOMATIONS, [sys.executable, "-m", "deployments.prefect.automations"]),
     ):
         done = subprocess.run(  # noqa: S603 (our own Python, fixed arguments)
             command, env=local.environment(), cwd=PROJECT, capture_output=True, text=True, check=False

@@ -2,8 +2,8 @@
 
 import sys
 
-from deployments.daemon import one_at_a_time
-from deployments.local import read_local_prefect
+from deployments.prefect.daemon import one_at_a_time
+from deployments.prefect.local import read_local_prefect
 from naruto_core.errors import NarutoError
 
 
