@@ -194,6 +194,11 @@ class Recipe(Section):
         return self
 
     @property
+    def datasets(self) -> tuple[DatasetSection, ...]:
+        """The dataset of the recipe's own style, and of each other style, in this order."""
+        return (self.dataset, *(style.dataset for style in self.styles))
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """The adapters' names: a single one has none, one for each style has its style's."""
         apart = self.training.adapters == "per-style" and self.styles
