@@ -369,7 +369,7 @@ def _decisions_page(folder: str, title: str) -> str:
     ]
     for path in sorted((PROJECT / DECISIONS).glob("[0-9]*.md"), reverse=True):
         text = path.read_text(encoding="utf-8")
-        heading, date = re.search(r"^# (.+)$", text, re.MULTILINE), re.search(r"^Date: (\S+)", text, re.MULTILINE)
+        heading, date = re.search(r"^# (.+)$", text, re.MULTILINE), re.search(r"^Date: ([0-9-]+)", text, re.MULTILINE)
         if not heading or not date:
             raise ValueError(f"{path.name} needs a heading and a line `Date: YYYY-MM-DD`")
         lines.append(f"- {date[1]} [{heading[1]}]({folder}{path.name})")
