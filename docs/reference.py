@@ -36,8 +36,8 @@ A recipe holds every choice of a run. The profiles are recipe files in `flows/re
 an error. `--set KEY=VALUE` changes one key, with dots between the sections: `--set training.rank=8`.
 """
 ABOUT_CLI = """\
-`naruto` and `naruto-service` are in `.venv/bin`: add it to your PATH, or activate the environment. A user's mistake ends
-with one sentence and exit status 1.
+`naruto` and `naruto-service` are in `.venv/bin`: add it to your PATH, or activate the environment. A user's mistake
+ends with one sentence and exit status 1.
 """
 ABOUT_SETTINGS = """\
 Settings are environment variables. They say where things are on this machine and what it may use; they never affect
