@@ -29,6 +29,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference")
 DECISIONS = Path("docs/decisions")
 NOTE = "<!-- Written by docs/reference.py from the code. Change the code, then run `make docs`. -->\n"
+NOTE_ON_DECISIONS = "<!-- Written by docs/reference.py from the files in docs/decisions: `make docs`. -->\n"
 Schema = Mapping[str, Any]
 
 ABOUT_RECIPE = """\
@@ -83,8 +84,8 @@ def pages() -> dict[Path, str]:
         REFERENCE / "settings.md": settings_page(),
         REFERENCE / "http-api.md": http_page(),
         REFERENCE / "metrics.md": metrics_page(),
-        DECISIONS / "index.md": _decisions_page("", "# Decisions"),
-        Path("DECISIONS.md"): _decisions_page(f"{DECISIONS}/", "# Decisions"),
+        DECISIONS / "index.md": _decisions_page(""),
+        Path("DECISIONS.md"): _decisions_page(f"{DECISIONS}/"),
     }
 
 
@@ -361,12 +362,9 @@ def metrics_page() -> str:
 # --- Decisions
 
 
-def _decisions_page(folder: str, title: str) -> str:
-    lines = [
-        NOTE,
-        f"{title}\n",
-        ABOUT_DECISIONS,
-    ]
+def _decisions_page(folder: str) -> str:
+    """The list of decisions, newest first, with links that begin with `folder`."""
+    lines = [NOTE_ON_DECISIONS, "# Decisions\n", ABOUT_DECISIONS]
     for path in sorted((PROJECT / DECISIONS).glob("[0-9]*.md"), reverse=True):
         text = path.read_text(encoding="utf-8")
         heading, date = re.search(r"^# (.+)$", text, re.MULTILINE), re.search(r"^Date: ([0-9-]+)", text, re.MULTILINE)
