@@ -150,12 +150,15 @@ def _cell(text: str) -> str:
     return "".join(outside).replace("|", "\\|")
 
 
-def _fields(schema: Schema, link: Mapping[str, str], name: str = "key") -> str:
+def _fields(schema: Schema, link: Mapping[str, str], name: str = "key", sections: Schema | None = None) -> str:
+    """A table of the schema's fields; one that holds a section is described as the section is, in `sections`."""
     required = schema.get("required", [])
-    rows = [
-        [f"`{key}`", _kind(field, link), _default(field, key in required), field.get("description", "")]
-        for key, field in schema.get("properties", {}).items()
-    ]
+    rows: list[list[str]] = []
+    for key, field in schema.get("properties", {}).items():
+        inner = re.search(r"#/\$defs/(\w+)", json.dumps(field))
+        of_section = sections[inner[1]]["description"] if sections and inner else ""
+        meaning = field.get("description", _text(of_section))
+        rows.append([f"`{key}`", _kind(field, link), _default(field, key in required), meaning])
     return _table([name, "type", "default", "meaning"], rows)
 
 
@@ -177,11 +180,12 @@ def recipe_page() -> str:
         NOTE,
         "# Recipe\n",
         ABOUT_RECIPE,
-        _fields(schema, link),
+        _fields(schema, link, sections=schema["$defs"]),
     ]
     for name, path in first.items():
         section = schema["$defs"][name]
-        parts += [f"## {path}\n", _text(section["description"]) + "\n", _fields(section, link)]
+        parts += [f"## {path}\n", _text(section["description"]) + "\n"]
+        parts.append(_fields(section, link, sections=schema["$defs"]))
     return "\n".join(parts)
 
 

@@ -53,6 +53,13 @@ def test_generated_pages_are_what_the_code_says_now():
     assert stale == [], "run `make docs` and commit what it wrote"
 
 
+def test_every_key_of_a_recipe_and_every_setting_is_described():
+    pages = [PROJECT / "docs" / "reference" / name for name in ("recipe.md", "settings.md", "metrics.md")]
+    rows = [line for path in pages for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
 def test_every_link_and_picture_leads_to_a_file():
     links = [
         (path, link)
