@@ -76,10 +76,10 @@ dashboard: install  ## open the dashboard on the runs of this machine; EXAMPLE=1
 	.venv/bin/streamlit run dashboard/server.py --server.address 127.0.0.1 --server.showEmailPrompt false --browser.gatherUsageStats false
 
 up: install  ## start Prefect server, worker and deployments on this machine (again: nothing changes)
-	@.venv/bin/python -m deployments.up
+	@.venv/bin/python -m deployments.prefect.up
 
 down: install  ## stop what `make up` started
-	@.venv/bin/python -m deployments.down
+	@.venv/bin/python -m deployments.prefect.down
 
 mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
 	.venv/bin/python -m flows.pretrain_mini
@@ -109,7 +109,7 @@ bench-service: install  ## the HTTP service against the bare painter and the pla
 	.venv/bin/python -m tests.benchmarks.bench_service
 
 image-try: install  ## build the images without Docker and try them (root; buildah and debootstrap from apt; half an hour, 30 GB)
-	.venv/bin/python -m deployments.try_image
+	.venv/bin/python -m deployments.images.try_image
 
 triton: install $(TRITON)  ## put NVIDIA Triton's server into .triton, for its test and for python -m deployments.triton
 

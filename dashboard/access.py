@@ -19,7 +19,7 @@ import streamlit as st
 
 from naruto_core.access_control import is_loopback, signing_key
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.ratings import Ratings
+from naruto_core.store.database import Ratings
 
 _log = logging.getLogger("naruto.dashboard")
 VALID = timedelta(hours=12)
@@ -74,13 +74,13 @@ def vouched_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> s
     return str(login.get("email", ""))
 
 
-def make_pass(root: Path, reviewer: Reviewer, now: datetime) -> str:
+def make_session_token(root: Path, reviewer: Reviewer, now: datetime) -> str:
     """A pass for `VALID` from `now`."""
     claim = f"{reviewer.id}.{int((now + VALID).timestamp())}"
     return f"{claim}.{_signed(root, claim)}"
 
 
-def read_pass(root: Path, text: str, now: datetime) -> str | None:
+def read_session_token(root: Path, text: str, now: datetime) -> str | None:
     """The reviewer's id, when the pass is ours and still valid."""
     claim, _, signature = text.rpartition(".")
     if not text.isascii() or not hmac.compare_digest(_signed(root, claim), signature):

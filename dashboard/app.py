@@ -4,19 +4,19 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
-from dashboard.queries import judging
-from dashboard.queries.opened import the_ratings
+from dashboard.queries import votes
+from dashboard.queries.database import the_ratings
 from dashboard.views import (
-    assignments,
+    campaigns,
     compare,
     dataset,
+    metric_validation,
     pictures,
     playground,
     promote,
     review,
     runs,
     serving,
-    trust,
     verdicts,
 )
 from naruto_core.errors import NarutoError
@@ -25,7 +25,7 @@ from naruto_core.errors import NarutoError
 def main() -> None:
     st.set_page_config(page_title="Naruto SDXL", layout="wide")
     try:
-        visitor = judging.visitor()
+        visitor = votes.visitor()
         page = st.navigation(_pages(visitor))
         if visitor.reviewer is not None:
             st.sidebar.text(f"You are {visitor.reviewer.name}.")
@@ -51,9 +51,9 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
         ],
         "People": [
             judge,
-            st.Page(assignments.show, title="Assignments", url_path="assignments"),
+            st.Page(campaigns.show, title="Assignments", url_path="assignments"),
             st.Page(verdicts.show, title="Verdicts", url_path="verdicts"),
-            st.Page(trust.show, title="Metric trust", url_path="metric-trust"),
+            st.Page(metric_validation.show, title="Metric trust", url_path="metric-trust"),
         ],
     }
 

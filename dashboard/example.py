@@ -9,11 +9,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 from math import exp
 
-from dashboard.queries.opened import the_ratings, the_store
+from dashboard.queries.database import the_ratings, the_store
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.judging.planning import contender, plan
-from naruto_core.ratings import Act, Assignment, Campaign, Deed, Mode, Outcome, Role
+from naruto_core.judging.campaign_plan import contender, plan
+from naruto_core.ratings import Action, Assignment, Campaign, Mode, Outcome, RatingEvent, Role
 
 _NAME = "Example (votes made up by a program)"
 _LIKED = {Variant.BASE: -0.8, Variant.ADAPTED: 0.3, Variant.FUSED: 0.5}
@@ -51,7 +51,7 @@ def add_example(now: datetime) -> str:
             answer = _answer(given, strengths, pull, draw)
             seconds = draw.lognormvariate(1.2, 0.5)
             ratings.record(
-                reviewer.id, Deed(given.id, Act.VOTE, f"example-{given.id}", seconds, "1280x800", answer), at
+                reviewer.id, RatingEvent(given.id, Action.VOTE, f"example-{given.id}", seconds, "1280x800", answer), at
             )
     return token
 

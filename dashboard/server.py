@@ -7,9 +7,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import access
-from dashboard.doors import entrance, judging, pictures
-from dashboard.queries.opened import the_ratings
+from dashboard import access, routes
+from dashboard.queries.database import the_ratings
 from naruto_core.errors import NarutoError
 from naruto_core.settings import read_settings
 
@@ -26,6 +25,4 @@ async def running(_: st.App) -> AsyncIterator[None]:
     yield
 
 
-app = st.App(
-    Path(__file__).with_name("app.py"), lifespan=running, routes=[*entrance.ROUTES, *pictures.ROUTES, *judging.ROUTES]
-)
+app = st.App(Path(__file__).with_name("app.py"), lifespan=running, routes=routes.ROUTES)

@@ -22,7 +22,7 @@ from deployments.service.app import create_app
 from deployments.service.options import ServiceOptions
 from flows.cli import app as naruto_app
 from naruto_core.recipe import Recipe
-from naruto_core.scoring.catalogue import SAMPLE_METRICS, SET_METRICS
+from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -48,15 +48,15 @@ def run(
     _settle_libraries()
     from naruto_core import devices
     from naruto_core.settings import read_settings
-    from naruto_core.training import processes
-    from tasks.calling import follow
+    from naruto_core.training import distributed
+    from tasks.distributed import follow
 
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` has started: not the first
         follow()
         return
     from flows.train_naruto import train_naruto
 
-    with processes.together(devices.pick_device(read_settings().device)):
+    with distributed.together(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, _overrides(settings))
 
 
@@ -84,7 +84,7 @@ def captions(
 ) -> None:
     """Look for wrong captions: empty, repeated, contradictory, or not what the picture shows."""
     _settle_libraries()
-    from flows.captions import list_caption_findings
+    from flows.listings import list_caption_findings
 
     _show(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
 
@@ -104,7 +104,7 @@ def recaption(
 ) -> None:
     """Write captions anew with a BLIP model: a new dataset with the same pictures and the same held-out ones."""
     _settle_libraries()
-    from flows.captions import recaption
+    from flows.listings import recaption
 
     print(recaption(dataset, recipe, model, revision, folder, only_flagged=only_flagged))
 
@@ -147,7 +147,7 @@ def scores(
 def rescore(name: RunName) -> None:
     """Measure a finished run again from its kept features; say what moved. Exit 1 if a metric could not be had."""
     _settle_libraries()
-    from flows.comparing import unmeasured
+    from flows.listings import unmeasured
     from flows.rescore import rescore as rescore_flow
 
     rescore_flow(name)
@@ -171,7 +171,7 @@ def compare(
 ) -> None:
     """Compare two models over the same prompts and seeds: differences, intervals, and a verdict on the second."""
     _settle_libraries()
-    from flows.comparing import compared, list_comparison, nothing_to_compare
+    from flows.listings import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
         _show(nothing, as_json)
@@ -195,7 +195,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page on a run: scores, verdicts, findings, pictures, nearest training pictures."""
     _settle_libraries()
-    from flows.comparing import write_page
+    from flows.listings import write_page
 
     print(write_page(name, output))
 

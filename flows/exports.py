@@ -19,9 +19,9 @@ from naruto_core.kohya import no_kohya_file
 from naruto_core.model_folder import make_portable
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import Store, open_store
-from tasks.assemble import assemble
-from tasks.convert import find_trained, write_kohya_files, write_word_files
+from naruto_core.store.database import Store, open_store
+from tasks.adapter_files import find_trained, write_kohya_files, write_word_files
+from tasks.publish import assemble
 
 _LOADING_NEEDS = ("diffusers", "transformers", "accelerate")
 _SHARED_CODE = ("sampling.py", "weight_check.py")  # of naruto_core: how every program draws and checks; stand alone

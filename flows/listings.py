@@ -1,8 +1,8 @@
-"""What the `naruto` listings show: rows for programs and text for people. Reads only; no model is loaded."""
+"""What the listing commands show: rows for programs, text for people; and what recaption and report write."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,35 @@ from pyarrow import Table
 from pyarrow.csv import write_csv
 from pyarrow.parquet import write_table as write_parquet
 
+from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, atomic_file
+from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import Finding, Score, Variant
+from naruto_core.domain import DatasetVersion, Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
-from naruto_core.report.tables import anchored, digits, interval_text, tells_base_from_real
+from naruto_core.report.tables import (
+    Compared,
+    anchored,
+    comparison_figures,
+    comparison_markdown,
+    digits,
+    headline,
+    interval_text,
+    number_text,
+    tells_base_from_real,
+)
+from naruto_core.scoring.comparison import Comparison
+from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
-from naruto_core.training.best import best_of_heads
+from naruto_core.training.checkpoint_selection import best_of_heads
+from tasks.captions import check_captions
+from tasks.compare import compare_models, missing_home
+from tasks.context import working_place
+from tasks.recaption import recaption_dataset
+from tasks.report import write_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +134,7 @@ def list_scores(name: str) -> Listing:
     )
     if any(score.interval is None for score in scores):
         notes += f"; none of fewer than {LEAST_PROMPTS} prompts or pictures"
-    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_told(findings)}".rstrip())
+    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
 
 
 def write_scores(name: str, path: Path) -> Path:
@@ -143,7 +162,7 @@ def _score_line(one: Score, placed: float | None) -> list[str]:
     return [one.metric, one.variant, value, interval, shown, str(one.n), tells, ruler]
 
 
-def _told(findings: Sequence[Finding]) -> str:
+def _finding_lines(findings: Sequence[Finding]) -> str:
     return "\n".join(f"{'warning' if f.warning else 'ok':<8} {f.name}: {f.sentence}" for f in findings)
 
 
@@ -158,3 +177,99 @@ def verify_all() -> Listing:
         return Listing([], "every recorded file is there and is what was recorded.")
     rows = [{"trouble": str(f.trouble), "what": f.what, "path": f.path} for f in findings]
     return Listing(rows, columns([list(row.values()) for row in rows]))
+
+
+_SHOWN = 60  # signs of a caption in the terminal; programs get it whole
+
+
+def list_caption_findings(dataset: str, profile: str, *, words_only: bool = False) -> Listing:
+    """The summary of a dataset's captions and every finding; raises NotRecorded for a dataset that is not there."""
+    audit = check_captions(dataset, choose_recipe(profile), words_only=words_only)
+    layout = Layout(read_settings().root)
+    files = {p.sha256: layout.relative(layout.picture(p.sha256, p.suffix)) for p in audit.pictures}
+    rows = [asdict(finding) | {"file": files[finding.sha256]} for finding in audit.findings]
+    told = f"{audit.length}\n{_audit_text(audit.dataset, audit.summary)}"
+    if rows:
+        lines = [["kind", "caption", "picture", "detail"]]
+        lines += [[f.kind, _short(f.caption), files[f.sha256], f.detail] for f in audit.findings]
+        told = f"{columns(lines)}\n\n{told}"
+    found = {"dataset": audit.dataset.id, "source": audit.dataset.source}
+    return Listing(found | {"summary": asdict(audit.summary), "findings": rows}, told)
+
+
+def recaption(
+    dataset: str, profile: str, model: str, revision: str | None, folder: Path | None, *, only_flagged: bool
+) -> str:
+    """Recaption a dataset; what came of it and how to train on it, in words."""
+    recipe = choose_recipe(profile)
+    made = recaption_dataset(dataset, model, revision, folder, recipe, only_flagged=only_flagged)
+    held_out = made.version.n_reference
+    same = "" if held_out == recipe.dataset.hold_out else f" --set dataset.hold_out={held_out}"
+    return (
+        f"{made.n} of {made.version.n_kept} captions of {made.before.id} written anew by {made.captioner}: "
+        f"dataset {made.version.id}\ntrain on it with  naruto run --recipe {profile} --dataset {made.folder}{same}"
+    )
+
+
+def _audit_text(dataset: DatasetVersion, summary: CaptionSummary) -> str:
+    counts = ", ".join(f"{kind} {count}" for kind, count in summary.counts.items() if count)
+    lines = [
+        f"dataset {dataset.id} ({dataset.source}): {summary.flagged} of {summary.n} captions have a finding "
+        f"({summary.share:.1%})" + (f": {counts}" if counts else "")
+    ]
+    if summary.median_similarity is not None:
+        lines.append(f"median cosine of picture and caption {summary.median_similarity:.3f}, by {summary.extractor}")
+    return "\n".join(lines)
+
+
+def _short(caption: str) -> str:
+    caption = " ".join(caption.split())
+    return caption if len(caption) <= _SHOWN else f"{caption[: _SHOWN - 1]}…"
+
+
+def compared(first: str, second: str) -> Compared:
+    """Every metric of both models with the difference, its interval, and a verdict on the second."""
+    with working_place() as place:
+        return compare_models(place, first, second)
+
+
+def nothing_to_compare(*models: str) -> Listing | None:
+    """A sentence when the NARUTO_HOME of one of them is not there; None when all are."""
+    missing = next((home for name in models if (home := missing_home(name))), None)
+    return Listing([], f"Nothing to compare with yet: there is no record in {missing}.") if missing else None
+
+
+def list_comparison(found: Compared, *, markdown: bool = False) -> Listing:
+    """What was compared, for programs and for people; as Markdown, for a page."""
+    rows = [asdict(one) | {"verdict": str(one.verdict)} for one in found.metrics]
+    if markdown:
+        return Listing(rows, comparison_markdown(found))
+    return Listing(rows, f"{': '.join(headline(found))}\n\n{comparison_table(found.metrics)}")
+
+
+def write_page(name: str, path: Path) -> Path:
+    """The report of one run, written as `path`."""
+    with working_place() as place:
+        return write_report(place, name, path)
+
+
+def unmeasured(name: str) -> str:
+    """Which metrics of a run could not be had, and why; "" when there is none."""
+    with working_place() as place:
+        found = place.store.findings(place.store.run(name).id)
+    return next((finding.sentence for finding in found if finding.name == NOT_MEASURED), "")
+
+
+def comparison_table(found: Sequence[Comparison]) -> str:
+    """Primary metrics first; the rest is exploratory."""
+    head = ["metric", "first", "second", "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
+    parts: list[str] = []
+    for primary, title in ((True, "primary: named in the recipe"), (False, "exploratory")):
+        lines = [head, *(_line(one) for one in found if one.primary is primary)]
+        if len(lines) > 1:
+            parts.append(f"{title}\n{columns(lines)}")
+    return "\n\n".join(parts)
+
+
+def _line(one: Comparison) -> list[str]:
+    return [one.metric, *comparison_figures(one), number_text(one.p, ".3f"), str(one.n), str(one.verdict)]

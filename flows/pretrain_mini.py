@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.profiles import all_prompt_texts
-from naruto_core.mini.stages import PretrainPlan
+from naruto_core.mini.pretraining.stages import PretrainPlan
 from tasks.pretrain import (
     begin_pretraining,
     learn_to_draw,

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from tasks.rescore import finished_runs, rescore_run
+from tasks.score import finished_runs, rescore_run
 
 RunId = Annotated[str | None, Field(description="A run's id; empty: every finished run.")]
 

@@ -10,9 +10,8 @@ from tasks.fuse import fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
 from tasks.preflight import preflight
-from tasks.present import present
 from tasks.publish import publish
-from tasks.run import close_run, open_run
+from tasks.run import close_run, open_run, present
 from tasks.score import score
 from tasks.train import train
 

@@ -9,8 +9,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from naruto_core.errors import NarutoError
-from tasks.reporting import say
-from tasks.watch import Ruler, compare_served, measure_served, tell
+from tasks.drift import Ruler, compare_served, measure_served, tell
+from tasks.progress import say
 
 _SECONDS, _PATIENCE = 5.0, 300.0  # between looks; after something that will not be otherwise at once
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import safe_open
 
-from naruto_core import tokens
+from naruto_core import textual_inversion
 from naruto_core.adapter_file import load_lora, model_parts
 from naruto_core.artifacts import LORA_FILE, atomic_folder
 from naruto_core.domain import Adapter
@@ -48,11 +48,11 @@ def load_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]
     """
     names: list[str] = []
     for number, blend in enumerate(blends):
-        lora, embeddings = blend.folder / LORA_FILE, blend.folder / tokens.FILE
+        lora, embeddings = blend.folder / LORA_FILE, blend.folder / textual_inversion.FILE
         if not lora.is_file() and not embeddings.is_file():
             raise ModelUnusable(f"there is no adapter in {blend.folder}; train it first.")
         if embeddings.is_file():
-            tokens.load_tokens(pipeline, embeddings)
+            textual_inversion.load_tokens(pipeline, embeddings)
         if lora.is_file():
             names.append(f"style-{number}")
             load_lora(pipeline, lora, names[-1])

@@ -20,8 +20,8 @@ from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import settle_header
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
+from naruto_core.git_info import public_name
 from naruto_core.prompts import trigger_phrases
-from naruto_core.provenance import public_name
 from naruto_core.recipe import MAIN_STYLE, ModelSection, Recipe
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.weight_check import portable_name

@@ -60,7 +60,7 @@ class Extremes:
 Answer = Outcome | Grades | Extremes
 
 
-class Act(StrEnum):
+class Action(StrEnum):
     """What a reviewer does with an assignment."""
 
     VOTE = "vote"
@@ -137,14 +137,14 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class RatingEvent:
     """One event as a reviewer's page sends it. `nonce` is made by the page: sent twice, it counts once.
 
     `seconds` from showing to deed, `viewport` in pixels ("390x844"); `answer` of a vote only.
     """
 
     assignment_id: str
-    act: Act
+    act: Action
     nonce: str
     seconds: float
     viewport: str

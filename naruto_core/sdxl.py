@@ -19,7 +19,7 @@ import torch
 from naruto_core import devices
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub_files import check_hub_snapshot
+from naruto_core.hub import check_hub_snapshot
 from naruto_core.model_folder import tensor_shapes
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision

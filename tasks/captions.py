@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from naruto_core.dataset.captions import (
+from naruto_core.dataset.caption_audit import (
     CaptionFault,
     CaptionFinding,
     CaptionSummary,
@@ -15,11 +15,11 @@ from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Picture
 from naruto_core.errors import ModelUnusable, NotRecorded
 from naruto_core.recipe import Recipe
-from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import Extractor, load_extractor
-from naruto_core.store.records import Store
-from tasks.embed import real_features, text_features
-from tasks.place import Place, to_ourselves, working_place
+from naruto_core.scoring.sample_metrics import cosines
+from naruto_core.store.writes import Store
+from tasks.context import TaskContext, to_ourselves, working_place
+from tasks.features import real_features, text_features
 from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text
 
 NOISY = 0.05  # share of captions that look wrong from which a run carries a warning
@@ -71,7 +71,7 @@ def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str
     return f"with the instance prompt {prompt!r}, {report.sentence('captions')}", of_caption
 
 
-def find_caption_noise(place: Place, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
+def find_caption_noise(place: TaskContext, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
     """How much of what a run was taught may be wrong, as a finding on the run."""
     pictures = read_pictures(place.layout, dataset)
     extractor = load_extractor(recipe.scoring.pair_extractor, place.device)
@@ -102,7 +102,7 @@ def _audit(
 
 
 def _similarity(
-    place: Place, dataset: DatasetVersion, pictures: Sequence[Picture], recipe: Recipe, extractor: Extractor
+    place: TaskContext, dataset: DatasetVersion, pictures: Sequence[Picture], recipe: Recipe, extractor: Extractor
 ) -> Similarity:
     """The cosine of each picture with its caption."""
     captions = sorted({picture.caption for picture in pictures})

@@ -6,12 +6,12 @@ from pathlib import Path
 from naruto_core.domain import DRAWN, Variant
 from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
-from naruto_core.report.comparison import Compared
+from naruto_core.report.tables import Compared
 from naruto_core.scoring.comparison import Side, compare
-from naruto_core.scoring.run_features import RunFeatures
-from naruto_core.store.elsewhere import has_record
-from tasks.gather import gather
-from tasks.place import Place, place_elsewhere
+from naruto_core.scoring.feature_set import RunFeatures
+from naruto_core.store.read_only_home import has_database
+from tasks.context import TaskContext, place_elsewhere
+from tasks.features import gather
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ def parse_model(name: str) -> ModelName:
 def missing_home(name: str) -> Path | None:
     """The HOME of `name` if nothing was recorded there."""
     home = parse_model(name).home
-    return None if home is None or has_record(home) else home
+    return None if home is None or has_database(home) else home
 
 
-def recorded_run(place: Place, name: str) -> tuple[RunFeatures, Recipe]:
+def recorded_run(place: TaskContext, name: str) -> tuple[RunFeatures, Recipe]:
     """What a run that was drawn and scored is judged by; NotRecorded for one that was not."""
     run, suite = place.store.run(name), place.store.prompts(name)
     dataset = place.store.find_dataset(run.dataset_id)
@@ -50,7 +50,7 @@ def recorded_run(place: Place, name: str) -> tuple[RunFeatures, Recipe]:
     return gather(place, run, recipe, suite, dataset), recipe
 
 
-def compare_models(place: Place, first: str, second: str) -> Compared:
+def compare_models(place: TaskContext, first: str, second: str) -> Compared:
     """How the model `second` differs from `first`: each `[HOME//]RUN[:VARIANT]`.
 
     Primary metrics are those of the second's recipe. Raises NarutoError for what cannot be compared.
@@ -71,14 +71,14 @@ class _Opened:
     told: str
 
 
-def _opened(place: Place, asked: ModelName, beside: Path | None) -> _Opened:
+def _opened(place: TaskContext, asked: ModelName, beside: Path | None) -> _Opened:
     if asked.home is None:
         return _opened_at(place, asked)
     with place_elsewhere(place, asked.home, beside) as there:
         return _opened_at(there, asked)
 
 
-def _opened_at(place: Place, asked: ModelName) -> _Opened:
+def _opened_at(place: TaskContext, asked: ModelName) -> _Opened:
     run = place.store.run(asked.run)
     name = f"{f'{asked.home}//' if asked.home else ''}{run.id}:{asked.variant}"
     features, recipe = recorded_run(place, run.id)

@@ -10,8 +10,8 @@ from naruto_core.domain import Adapter, FusedModel, Run
 from naruto_core.fusion import Blend, blends_of, fuse_adapters
 from naruto_core.recipe import FusionSection, ModelSection
 from naruto_core.recipe_training import Precision
-from tasks.place import Place, working_on
-from tasks.reporting import say
+from tasks.context import TaskContext, working_on
+from tasks.progress import say
 
 
 @task
@@ -33,6 +33,6 @@ def fuse(
         return fused
 
 
-def blends(place: Place, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
+def blends(place: TaskContext, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
     """Every adapter's folder with its scale: its style's own, or the one of all."""
     return blends_of(place.layout.root, section, adapters)

@@ -15,9 +15,9 @@ from naruto_core.fusion import load_adapters, load_fused
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import FusionSection, GenerationSection, ModelSection
+from tasks.context import TaskContext, working_on
 from tasks.fuse import blends
-from tasks.place import Place, working_on
-from tasks.reporting import reporter
+from tasks.progress import reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def generate(
 
 
 def _draw_variant(
-    place: Place, run: Run, load: Callable[[], Painter], missing: Sequence[_Wanted], count: "_Counter"
+    place: TaskContext, run: Run, load: Callable[[], Painter], missing: Sequence[_Wanted], count: "_Counter"
 ) -> None:
     """Draw and record `missing`, of one variant; its model is gone when this returns, before the next one loads."""
     painter = load()
@@ -80,7 +80,7 @@ def _is_whole(path: Path, sha256: str) -> bool:
 
 
 def _painter(
-    place: Place,
+    place: TaskContext,
     variant: Variant,
     model: ModelSection,
     fusion: FusionSection,
@@ -96,7 +96,7 @@ def _painter(
     return Painter(pipeline, section)
 
 
-def _draw(place: Place, run: Run, painter: Painter, batch: Sequence[_Wanted], count: "_Counter") -> list[Sample]:
+def _draw(place: TaskContext, run: Run, painter: Painter, batch: Sequence[_Wanted], count: "_Counter") -> list[Sample]:
     jobs = [Job(w.text, w.seed) for w in batch]
     pictures = painter.paint(
         jobs, lambda step: count.step(batch[0].variant, step, painter.section.num_inference_steps, len(batch))

@@ -6,8 +6,8 @@ from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import is_whole
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe import DatasetSection
-from tasks.place import working_place
-from tasks.reporting import reporter, say
+from tasks.context import working_place
+from tasks.progress import reporter, say
 
 SHOWN = 10
 

@@ -1,18 +1,25 @@
-"""Preflight: say what cannot work before hours are spent on finding out."""
+"""How a training fits into the memory of this machine."""
 
+import torch
 from prefect import task
 
 from naruto_core import devices
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
-from naruto_core.export import check_token
+from naruto_core.hub import check_token
 from naruto_core.recipe import Recipe
-from naruto_core.settings import read_settings
+from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
-from tasks.planning import planned
+from naruto_core.training.memory import GIB, Plan, plan_memory
+from tasks.progress import say
 from tasks.publish import hub_token
-from tasks.reporting import say
 from tasks.truncation import check_suite
+
+
+def planned(recipe: Recipe, settings: Settings, device: torch.device) -> Plan:
+    """What each phase needs, and the split to train with; DeviceUnfit when nothing fits."""
+    available = int(settings.memory_gib * GIB) if settings.memory_gib else devices.available_memory(device)
+    return plan_memory(recipe.model, recipe.training, recipe.generation, device, available)
 
 
 @task

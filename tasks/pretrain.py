@@ -9,10 +9,10 @@ from prefect import task
 
 from naruto_core.artifacts import Layout, write_atomically
 from naruto_core.domain import Progress
-from naruto_core.mini import measure, report, shipping, stages
-from naruto_core.mini.fitting import FitReport
+from naruto_core.mini.pretraining import evaluation, package, stages
+from naruto_core.mini.pretraining.trainer import FitReport
 from naruto_core.settings import read_settings
-from tasks.reporting import reporter, say
+from tasks.progress import reporter, say
 
 
 def _fit_reporter() -> Callable[[FitReport], None]:
@@ -35,7 +35,7 @@ def begin_pretraining(plan: stages.PretrainPlan) -> str:
 
 @task
 def learn_words(workspace: str, prompts: list[str]) -> None:
-    stages.learn_words(Path(workspace), [*prompts, measure.NEGATIVE])
+    stages.learn_words(Path(workspace), [*prompts, evaluation.NEGATIVE])
 
 
 @task
@@ -64,25 +64,25 @@ def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]
     place = Path(workspace)
     reader = stages.learn_to_read_pictures(place, plan, _fit_reporter())
     pipeline = stages.assemble(place)
-    guidance, candidates = measure.choose_guidance(pipeline, reader)
-    prompts = measure.held_out_prompts(400, seed=2)
+    guidance, candidates = evaluation.choose_guidance(pipeline, reader)
+    prompts = evaluation.held_out_prompts(400, seed=2)
     tell, began = reporter(), time.monotonic()
 
     def done(count: int) -> None:
         spent = time.monotonic() - began
         tell(Progress("measure", count, len(prompts), "picture", spent, spent / count * (len(prompts) - count)))
 
-    pictures = measure.paint(pipeline, prompts, guidance, done)
+    pictures = evaluation.paint(pipeline, prompts, guidance, done)
     figures: dict[str, object] = {
-        "vae_psnr_db": measure.measure_vae(pipeline.vae),
-        "reader_accuracy_after_vae": measure.measure_reader(reader, pipeline.vae),
+        "vae_psnr_db": evaluation.measure_vae(pipeline.vae),
+        "reader_accuracy_after_vae": evaluation.measure_reader(reader, pipeline.vae),
         "guidance_candidates": candidates,
         "guidance": guidance,
         "prompts": len(prompts),
-        "base_accuracy": measure.accuracy(reader, pictures, [p.scene for p in prompts]),
+        "base_accuracy": evaluation.accuracy(reader, pictures, [p.scene for p in prompts]),
     }
     write_atomically(place / "report.json", (json.dumps(figures, indent=2) + "\n").encode())
-    report.write_report(place, figures, [p.text for p in prompts], pictures)
+    package.write_report(place, figures, [p.text for p in prompts], pictures)
     say(json.dumps(figures, indent=2))
     return figures
 
@@ -90,8 +90,8 @@ def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]
 @task
 def ship(workspace: str, plan: stages.PretrainPlan) -> str:
     """Half-precision weights with their manifest, where the package looks for them."""
-    folder = Path(str(shipping.WEIGHTS))
-    shipping.ship(Path(workspace), plan, folder)
-    base, judge = (shipping.megabytes(folder / part) for part in ("base", "judge"))
+    folder = Path(str(package.WEIGHTS))
+    package.ship(Path(workspace), plan, folder)
+    base, judge = (package.megabytes(folder / part) for part in ("base", "judge"))
     say(f"shipped to {folder}: base {base:.1f} MB, judge {judge:.1f} MB")
     return str(folder)

@@ -10,18 +10,18 @@ from pathlib import Path
 from PIL import Image
 
 from naruto_core.artifacts import Layout, atomic_folder, write_atomically
-from naruto_core.dataset.caption_words import says_something
+from naruto_core.dataset.caption_audit import says_something
 from naruto_core.dataset.imagefolder import METADATA
-from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.recaption import BEAMS, MAX_TOKENS, Captioner, load_captioner, recaption
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable
 from naruto_core.recipe import Recipe
 from tasks.captions import check_captions, find_dataset
+from tasks.context import TaskContext, to_ourselves, working_place
 from tasks.ingest import ingest
-from tasks.place import Place, to_ourselves, working_place
-from tasks.reporting import pace
+from tasks.progress import pace
 
 _BATCH = 8  # pictures captioned together
 _KEPT_EVERY = 8 * _BATCH  # a killed command loses at most so many captions
@@ -77,7 +77,7 @@ def _flagged(dataset: DatasetVersion, recipe: Recipe) -> set[Picture]:
     return {picture for picture in audit.pictures if (picture.sha256, picture.caption) in found}
 
 
-def _captions(place: Place, captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, str]:
+def _captions(place: TaskContext, captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, str]:
     """By sha256; what was captioned before, with the same model and settings, is read and not written again."""
     path = place.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
     known = _known(path)

@@ -6,21 +6,21 @@ import numpy as np
 from PIL import Image
 
 from naruto_core.artifacts import write_atomically
-from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample, Variant
 from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_url, report_page
-from naruto_core.scoring import copying
+from naruto_core.scoring import memorization
 from naruto_core.scoring.comparison import Side, compare
-from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.feature_set import RunFeatures
 from tasks.compare import recorded_run
-from tasks.gather import real_pictures
-from tasks.place import Place
+from tasks.context import TaskContext
+from tasks.features import real_pictures
 
 NEIGHBOURS, MOST_NEIGHBOURS = 12, 48  # pairs shown; the more where there are copies
 
 
-def write_report(place: Place, name: str, path: Path) -> Path:
+def write_report(place: TaskContext, name: str, path: Path) -> Path:
     """One self-contained HTML page on the run called `name`, at `path`; NarutoError for a run without scores."""
     run = place.store.run(name)
     features, recipe = recorded_run(place, run.id)
@@ -48,19 +48,19 @@ def write_report(place: Place, name: str, path: Path) -> Path:
 
 
 def _neighbours(
-    place: Place, features: RunFeatures, training: tuple[Picture, ...], resolution: int, copies: int
+    place: TaskContext, features: RunFeatures, training: tuple[Picture, ...], resolution: int, copies: int
 ) -> list[Neighbours]:
     """The adapted pictures that come nearest to a training picture, nearest first; every copy, up to 48."""
     if Variant.ADAPTED not in features.samples:
         return []
-    cosines, which = copying.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
-    ranks = copying.ranks(cosines, features.nearness_of_new())
+    cosines, which = memorization.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    ranks = memorization.ranks(cosines, features.nearness_of_new())
     order = np.argsort(-cosines)[: max(NEIGHBOURS, min(copies, MOST_NEIGHBOURS))].tolist()
     rows = features.samples[Variant.ADAPTED]
     return [_pair(place, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]
 
 
-def _pair(place: Place, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int) -> Neighbours:
+def _pair(place: TaskContext, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int) -> Neighbours:
     data = read_picture(place.layout, near)
     shown = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
     url = picture_url(place.layout.absolute(drawn.path))

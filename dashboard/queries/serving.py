@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from dashboard import pace
-from dashboard.queries.opened import the_jobs, the_served_scores
+from dashboard import latency
+from dashboard.queries.database import the_jobs, the_served_scores
 from naruto_core.serving import Drift
 from naruto_core.settings import read_settings
 
@@ -13,12 +13,12 @@ MOST = 20_000  # requests looked at; of more, the newest
 _SECONDS = 30
 
 
-def jobs(period: pace.Period) -> pace.Pace:
+def jobs(period: latency.Period) -> latency.Load:
     """Requests of a period, counted."""
     return _jobs(read_settings().database_url, period)
 
 
-def quality(period: pace.Period) -> list[pace.Level]:
+def quality(period: latency.Period) -> list[latency.Level]:
     """Served pictures of a period, by run, metric and moment."""
     return _quality(read_settings().database_url, period)
 
@@ -29,12 +29,12 @@ def drifts() -> list[Drift]:
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
-def _jobs(url: str, period: pace.Period) -> pace.Pace:
+def _jobs(url: str, period: latency.Period) -> latency.Load:
     del url
-    return pace.count(the_jobs().times(pace.since(period, datetime.now(UTC)), MOST), period)
+    return latency.count(the_jobs().times(latency.since(period, datetime.now(UTC)), MOST), period)
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
-def _quality(url: str, period: pace.Period) -> list[pace.Level]:
+def _quality(url: str, period: latency.Period) -> list[latency.Level]:
     del url
-    return pace.levels(the_served_scores().scores(pace.since(period, datetime.now(UTC))), period)
+    return latency.levels(the_served_scores().scores(latency.since(period, datetime.now(UTC))), period)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dashboard.queries.opened import the_store
+from dashboard.queries.database import the_store
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.errors import NarutoError
 from naruto_core.settings import read_settings

@@ -1,18 +1,83 @@
-"""Two to four models side by side: the same seed beside the same seed. The address of the page is this very view."""
+"""What figures and settings say of models beside each other."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import streamlit as st
 
-from dashboard import pairing
+from dashboard import charts, model_comparison
 from dashboard.component import component
-from dashboard.queries import records
-from dashboard.queries.opened import the_store
+from dashboard.queries import runs
+from dashboard.queries.database import the_store
 from dashboard.queries.thumbnails import thumbnail
-from dashboard.views.compare_tables import show_changes, show_recipes, show_training
 from naruto_core.domain import Prompt, Variant
-from naruto_core.judging.planning import contender
+from naruto_core.judging.campaign_plan import contender
+
+_POINTS = 400  # of a curve: more cannot be told apart
+
+
+def show_changes(
+    names: Sequence[str], rows: Sequence[model_comparison.Row], rulers: Sequence[Mapping[str, str]]
+) -> None:
+    """The first model against each other one, by the metrics of single pictures."""
+    st.header("Scores")
+    lines = [
+        {
+            "Metric": one.metric,
+            names[0]: f"{one.first:.4g}",
+            "against": name,
+            "its value": f"{one.second:.4g}",
+            "Difference (95 % interval)": _signed(one),
+            "Which is": f"{one.verdict}",
+            "n": f"{one.n} pictures, {one.difference.prompts} prompts",
+            "Measured by": one.extractor,
+        }
+        for place, name in enumerate(names[1:], start=1)
+        for one in model_comparison.changes(rows, place, rulers)
+    ]
+    if not lines:
+        st.info("No metric was measured on both in the same way, so nothing can be said in figures.")
+        return
+    st.dataframe(lines, hide_index=True, alt="Differences of the metrics of single pictures")
+    st.caption(
+        "Paired over the same prompts and seeds, intervals over whole prompts, p adjusted by Holm. FID and the other "
+        "metrics of whole sets: `naruto compare`."
+    )
+
+
+def _signed(one: model_comparison.Change) -> str:
+    found = one.difference
+    if found.low is None or found.high is None:
+        return f"{found.value:+.4g} (no interval)"
+    return f"{found.value:+.4g} ({found.low:+.4g} to {found.high:+.4g})"
+
+
+def show_training(chosen: Sequence[tuple[str, Variant]]) -> None:
+    """Losses of the runs over each other."""
+    lines: list[charts.Row] = []
+    for run_id in dict.fromkeys(run_id for run_id, _ in chosen):
+        steps = the_store().steps(run_id)
+        thin = steps[:: max(1, len(steps) // _POINTS)]
+        lines += [{"run": run_id, "step": step.step, "loss": step.loss} for step in thin if step.loss == step.loss]
+    if lines:
+        with st.expander("How they were trained"):
+            st.altair_chart(charts.curves(lines, "step", "loss"))
+
+
+def show_recipes(chosen: Sequence[tuple[str, Variant]]) -> None:
+    """Only what differs."""
+    runs = list(dict.fromkeys(run_id for run_id, _ in chosen))
+    with st.expander("How their recipes differ"):
+        found = model_comparison.recipe_differences([the_store().recipe_json(run_id) for run_id in runs])
+        if len(runs) < 2:
+            st.text("It is one run, so there is one recipe.")
+        elif not found:
+            st.text("They do not differ: the same recipe.")
+        else:
+            lines = [{"Key": key} | dict(zip(runs, values, strict=True)) for key, values in found.items()]
+            st.dataframe(lines, hide_index=True, alt="Keys in which the recipes differ")
+
 
 _COMPONENT = component("compare")
 _ROWS = 6  # on one page
@@ -33,8 +98,10 @@ def show() -> None:
         return
     chosen = [drawn[name] for name in names]
     prompts = _prompts(chosen)
-    measured = [records.sample_scores(run_id) for run_id, _ in chosen]
-    all_rows = pairing.rows([records.samples_of(*one) for one in chosen], [found for found, _ in measured], prompts)
+    measured = [runs.sample_scores(run_id) for run_id, _ in chosen]
+    all_rows = model_comparison.rows(
+        [runs.samples_of(*one) for one in chosen], [found for found, _ in measured], prompts
+    )
     rows = _filtered(all_rows)
     _pictures(names, rows)
     show_changes(names, rows, [rulers for _, rulers in measured])
@@ -53,7 +120,7 @@ def _models(drawn: dict[str, tuple[str, Variant]]) -> list[str]:
 
 
 def _prompts(chosen: list[tuple[str, Variant]]) -> list[Prompt]:
-    suites = [records.prompts(run_id) for run_id in dict.fromkeys(run_id for run_id, _ in chosen)]
+    suites = [runs.prompts(run_id) for run_id in dict.fromkeys(run_id for run_id, _ in chosen)]
     return list({prompt.slug: prompt for suite in suites if suite for prompt in suite.prompts}.values())
 
 
@@ -68,7 +135,7 @@ def _chosen(label: str, options: list[str], key: str) -> str:
     return value
 
 
-def _filtered(rows: list[pairing.Row]) -> list[pairing.Row]:
+def _filtered(rows: list[model_comparison.Row]) -> list[model_comparison.Row]:
     one, two, three = st.columns(3)
     with one:
         tag = _chosen("Tag", [_EVERY, *sorted({tag for row in rows for tag in row.prompt.tags})], "tag")
@@ -84,7 +151,7 @@ def _filtered(rows: list[pairing.Row]) -> list[pairing.Row]:
     return sorted(kept, key=lambda row: -row.apart(metric))
 
 
-def _pictures(names: list[str], rows: list[pairing.Row]) -> None:
+def _pictures(names: list[str], rows: list[model_comparison.Row]) -> None:
     layout = _chosen("Layout", list(_LAYOUTS.values()), "layout")
     pages = max(1, ceil(len(rows) / _ROWS))
     asked = st.query_params.get("page", "1")
@@ -99,7 +166,7 @@ def _pictures(names: list[str], rows: list[pairing.Row]) -> None:
     st.caption("Double-click a picture, pinch it, or hold Shift and scroll to look closer: all pictures move together.")
 
 
-def _row(row: pairing.Row) -> dict[str, object]:
+def _row(row: model_comparison.Row) -> dict[str, object]:
     return {
         "text": row.prompt.text,
         "about": f"seed {row.seed}; {', '.join(row.prompt.tags)}",
@@ -111,20 +178,20 @@ def _row(row: pairing.Row) -> dict[str, object]:
     }
 
 
-def _exports(names: list[str], rows: list[pairing.Row]) -> None:
+def _exports(names: list[str], rows: list[model_comparison.Row]) -> None:
     st.header("Take it along")
     one, two = st.columns(2)
-    one.download_button("Table (CSV)", lambda: pairing.as_csv(names, rows), "comparison.csv", "text/csv")
+    one.download_button("Table (CSV)", lambda: model_comparison.as_csv(names, rows), "comparison.csv", "text/csv")
     two.download_button(
         f"Page with pictures (HTML, the first {_EXPORTED} rows)" if len(rows) > _EXPORTED else "Page (HTML)",
         lambda: _page(names, rows[:_EXPORTED]), "comparison.html", "text/html",
     )  # fmt: skip
 
 
-def _page(names: list[str], rows: list[pairing.Row]) -> str:
+def _page(names: list[str], rows: list[model_comparison.Row]) -> str:
     pictures: dict[str, str] = {}
     for digest in {sample.sha256 for row in rows for sample in row.samples if sample}:
         path = thumbnail(digest, "512")
         if path:
             pictures[digest] = f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return pairing.as_html(names, rows, pictures)
+    return model_comparison.as_html(names, rows, pictures)

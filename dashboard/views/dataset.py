@@ -6,8 +6,8 @@ from math import ceil
 
 import streamlit as st
 
-from dashboard.queries import versions
-from dashboard.queries.opened import the_store
+from dashboard.queries import datasets
+from dashboard.queries.database import the_store
 from naruto_core.domain import DatasetVersion, Picture
 
 _ON_A_PAGE = 12
@@ -15,14 +15,14 @@ _ON_A_PAGE = 12
 
 def show() -> None:
     st.title("Dataset")
-    known = {one.id: one for one in versions.versions()}
+    known = {one.id: one for one in datasets.versions()}
     if not known:
         st.info("No dataset is recorded yet. Type `naruto ingest ./my-pictures` or `make demo` in a terminal.")
         return
     st.dataframe([_line(one) for one in known.values()], hide_index=True, alt="Every dataset version")
     chosen = known[st.selectbox("Version", list(known), key="version")]
     _quarantine(chosen)
-    pictures = versions.pictures(chosen)
+    pictures = datasets.pictures(chosen)
     _changes([one for one in known.values() if one.id != chosen.id], pictures)
     _captions(chosen)
     _doubles(pictures)
@@ -60,7 +60,7 @@ def _changes(others: list[DatasetVersion], pictures: Sequence[Picture]) -> None:
     before = st.selectbox("Against", ["no other version", *known], key="before")
     if before not in known:
         return
-    old = {one.sha256: one.caption for one in versions.pictures(known[before])}
+    old = {one.sha256: one.caption for one in datasets.pictures(known[before])}
     new = {one.sha256: one.caption for one in pictures}
     rewritten = [sha for sha in new if sha in old and old[sha] != new[sha]]
     st.text(
@@ -74,7 +74,7 @@ def _changes(others: list[DatasetVersion], pictures: Sequence[Picture]) -> None:
 
 def _captions(version: DatasetVersion) -> None:
     st.header("Captions")
-    found = versions.caption_findings(version)
+    found = datasets.caption_findings(version)
     if not found:
         st.text("Nothing in the words of the captions looks wrong.")
     else:
@@ -115,7 +115,7 @@ def _browse(pictures: Sequence[Picture]) -> None:
 
 
 def _picture(picture: Picture) -> None:
-    data = versions.thumbnail(picture)
+    data = datasets.thumbnail(picture)
     if data is None:
         st.warning("This picture is missing or was changed: ingest its source again.")
     else:

@@ -8,7 +8,7 @@ from math import ceil
 
 import streamlit as st
 
-from dashboard.queries import records
+from dashboard.queries import runs
 from naruto_core.domain import Prompt, Sample, Variant
 
 _EVERY_TAG = "all"
@@ -19,13 +19,13 @@ Place = tuple[str, Variant]
 
 def show() -> None:
     st.title("Pictures")
-    runs = [summary.run.id for summary in records.runs()]
-    if not runs:
+    run_ids = [summary.run.id for summary in runs.runs()]
+    if not run_ids:
         st.info("There are no pictures yet. Type `make demo` in a terminal and come back: it takes a few minutes.")
         return
-    run_id = st.selectbox("Run", runs, key="run")
-    samples = records.samples(run_id)
-    suite = records.prompts(run_id)
+    run_id = st.selectbox("Run", run_ids, key="run")
+    samples = runs.samples(run_id)
+    suite = runs.prompts(run_id)
     if not samples or suite is None:
         st.info("This run has drawn nothing yet. `naruto runs` shows how far it is.")
         return
@@ -56,7 +56,7 @@ def _rows(prompts: Iterable[Prompt], samples: Mapping[Place, Sample]) -> None:
 
 
 def _cell(prompt: Prompt, variant: Variant, sample: Sample | None) -> None:
-    data = records.picture(sample) if sample else None
+    data = runs.picture(sample) if sample else None
     if data is not None:
         st.image(data, caption=variant.value, width="stretch", alt=f"{prompt.text} ({variant.value})")
     elif sample is None:

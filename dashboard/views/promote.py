@@ -5,34 +5,34 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from dashboard.queries import judging, records
-from dashboard.queries.opened import the_ratings, the_store
-from dashboard.words import in_words
+from dashboard.formatting import in_words
+from dashboard.queries import runs, votes
+from dashboard.queries.database import the_ratings, the_store
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, RunState
 from naruto_core.errors import NarutoError, RatingRefused
 from naruto_core.ratings import Promotion
 from naruto_core.settings import read_settings
 from naruto_core.store.promotions import CHAMPION
-from naruto_core.store.reports import RunSummary
+from naruto_core.store.queries import RunSummary
 
 _ASKED = 20  # the newest campaigns are looked at
 
 
 def show() -> None:
     st.title("Promote")
-    runs = {summary.run.id: summary.run for summary in records.runs()}
+    by_id = {summary.run.id: summary.run for summary in runs.runs()}
     history = the_ratings().promotions(CHAMPION)
     _now(history)
-    if not runs:
+    if not by_id:
         st.info("No run is recorded yet. Type `make demo` in a terminal and come back.")
         return
-    usual = _usual(records.runs())
-    chosen = st.selectbox("Run", list(runs), list(runs).index(usual) if usual else None, key="promoted_run")
+    usual = _usual(runs.runs())
+    chosen = st.selectbox("Run", list(by_id), list(by_id).index(usual) if usual else None, key="promoted_run")
     if chosen is None:
         st.info("No run can be promoted yet: none is done, scored and whole. Choose one to see what it lacks.")
     else:
-        _decide(runs[chosen])
+        _decide(by_id[chosen])
     if history:
         st.header("What it was before")
         lines = [
@@ -84,7 +84,7 @@ def _now(history: Sequence[Promotion]) -> None:
 def gate(run: Run) -> dict[str, str]:
     """What a person should know before promoting `run`: question and answer."""
     warnings = [finding.name for finding in the_store().findings(run.id) if finding.warning]
-    scores = any(summary.scores for summary in records.runs() if summary.run.id == run.id)
+    scores = any(summary.scores for summary in runs.runs() if summary.run.id == run.id)
     measured = "yes, without warnings" if not warnings else f"yes, with warnings: {', '.join(warnings)}"
     return {
         "Finished?": "yes" if run.state is RunState.DONE else f"no: {run.state.value}",
@@ -94,11 +94,11 @@ def gate(run: Run) -> dict[str, str]:
 
 
 def _people(run_id: str) -> str:
-    for campaign in judging.campaigns()[:_ASKED]:
+    for campaign in votes.campaigns()[:_ASKED]:
         if campaign.example or not any(name.startswith(f"{run_id}/") for name in the_ratings().models(campaign.id)):
             continue
         try:
-            found = judging.decision(campaign.id).outlooks
+            found = votes.campaign_result(campaign.id).decisions
         except NarutoError as error:
             return f"{campaign.name}: {error}"
         ours = [one for one in found if any(name.startswith(f"{run_id}/") for name in (one.stronger, one.weaker))]
@@ -125,5 +125,5 @@ def _form(run_id: str, checks: dict[str, str]) -> None:
 
 
 def _name() -> str:
-    reviewer = judging.visitor().reviewer
+    reviewer = votes.visitor().reviewer
     return reviewer.name if reviewer else ""

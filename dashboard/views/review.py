@@ -10,8 +10,8 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.component import component
-from dashboard.queries import judging, versions
-from dashboard.queries.opened import the_ratings
+from dashboard.queries import datasets, votes
+from dashboard.queries.database import the_ratings
 from naruto_core.ratings import Campaign, Mode, Reviewer
 from naruto_core.settings import read_settings
 
@@ -52,14 +52,14 @@ _GUIDELINES = {
 
 def show() -> None:
     st.title("Review")
-    reviewer = judging.visitor().reviewer
+    reviewer = votes.visitor().reviewer
     if reviewer is None:
         st.info(
             "You are not registered as a reviewer. Open Assignments, add yourself as the lead, and open the link that "
             "you get: your votes are kept under your name."
         )
         return
-    open_ones = judging.campaigns(opened=True)
+    open_ones = votes.campaigns(opened=True)
     if not open_ones:
         st.info("There is nothing to judge now. The lead opens a campaign on the page Assignments.")
         return
@@ -91,7 +91,7 @@ def _judge(campaign: Campaign, reviewer: Reviewer) -> None:
             "campaign": campaign.id,
             "mode": campaign.mode.value,
             "me": reviewer.id,
-            "pass": access.make_pass(read_settings().root, reviewer, datetime.now(UTC)),
+            "pass": access.make_session_token(read_settings().root, reviewer, datetime.now(UTC)),
             "size": "full",
             "anchors": _ANCHORS,
             "references": _references(campaign),
@@ -110,5 +110,5 @@ def _references(campaign: Campaign) -> list[dict[str, str]]:
     run_ids = [name.partition("/")[0] for name in the_ratings().models(campaign.id)]
     return [
         {"text": text, "picture": f"data:image/webp;base64,{base64.b64encode(data).decode()}"}
-        for text, data in versions.style_references(run_ids)
+        for text, data in datasets.style_references(run_ids)
     ]

@@ -1,17 +1,39 @@
-"""Every run with its state, and its scores: one table for each ruler, because only one ruler's numbers compare."""
+"""Every run with its state, live progress and scores: one table for each measurement, as only its numbers compare."""
 
+import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 import streamlit as st
 
-from dashboard.queries import judging, records
+from dashboard.formatting import duration
+from dashboard.queries import runs, votes
+from dashboard.queries.database import the_store
 from dashboard.queries.thumbnails import thumbnail
-from dashboard.views.running import show_progress
-from dashboard.words import duration
-from naruto_core.domain import RunState, Score, Variant
+from naruto_core.domain import Run, RunState, Score, Variant
 from naruto_core.ratings import Mode
-from naruto_core.store.reports import Ruler, RunSummary, ruler
+from naruto_core.store.queries import Measurement, RunSummary, measurement_of
+
+
+@st.fragment(run_every=3)
+def show_progress(runs: list[Run]) -> None:
+    """A bar for each run, with the time that is left at the pace so far."""
+    for run in runs:
+        step, total = the_store().last_step(run.id), _steps(run.id)
+        if not step or not total:
+            st.progress(0.0, text=f"{run.id}: not training yet, or drawing and scoring")
+            continue
+        spent = (datetime.now(UTC) - run.started_at).total_seconds()
+        left = f"about {duration(spent / step * (total - step))} left of training" if step < total else "trained"
+        st.progress(min(1.0, step / total), text=f"{run.id}: step {step} of {total}, {left}")
+
+
+def _steps(run_id: str) -> int:
+    """As the recipe says; a recipe of another time may not."""
+    training = json.loads(the_store().recipe_json(run_id)).get("training", {})
+    return int(training.get("max_train_steps", 0))
+
 
 _SHOWN = 3  # runs with pictures, running runs, campaigns looked at
 _APART = 3  # samples from one picture of a strip to the next
@@ -19,10 +41,10 @@ _APART = 3  # samples from one picture of a strip to the next
 
 def show() -> None:
     st.title("Runs")
-    summaries = records.runs()
+    summaries = runs.runs()
     if not summaries:
         st.info("No run is recorded yet. Type `make demo` in a terminal and come back: it takes a few minutes.")
-        st.text(f"Looked in {records.home()}; NARUTO_HOME says where else to look.")
+        st.text(f"Looked in {runs.home()}; NARUTO_HOME says where else to look.")
         return
     running = [one.run for one in summaries if one.run.state is RunState.RUNNING]
     if running:
@@ -39,7 +61,7 @@ def show() -> None:
     rows = [row for row in chosen.selection.rows if row < len(summaries)]
     _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
     st.header("Scores")
-    rulers = sorted({ruler(score) for summary in summaries for score in summary.scores})
+    rulers = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
     if not rulers:
         st.info("Nothing is scored yet. A run is scored at its end; `naruto runs` shows how far it is.")
     for one in rulers:
@@ -65,9 +87,9 @@ def _searched(one: RunSummary) -> str:
 def _human() -> dict[str, str]:
     """What people said of a run's fused model in the newest campaigns, as a share of votes won."""
     found: dict[str, str] = {}
-    asked = [one for one in judging.campaigns() if one.mode is Mode.PAIR and not one.example]
+    asked = [one for one in votes.campaigns() if one.mode is Mode.PAIR and not one.example]
     for campaign in asked[:_SHOWN]:
-        for rate in judging.win_rates_of(campaign.id):
+        for rate in votes.win_rates_of(campaign.id):
             run_id, _, variant = rate.model.partition("/")
             if variant == Variant.FUSED:
                 said = f"won {rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%}, n = {rate.votes})"
@@ -83,11 +105,11 @@ def _strips(summaries: list[RunSummary], chosen: bool) -> None:
     elif chosen:
         st.text("Choose two to four runs to compare them.")
     for summary in summaries[:_SHOWN]:
-        samples = records.samples_of(summary.run.id, Variant.FUSED)[: 6 * _APART : _APART]
+        samples = runs.samples_of(summary.run.id, Variant.FUSED)[: 6 * _APART : _APART]
         shown = [(path, sample) for sample in samples if (path := thumbnail(sample.sha256, "256"))]
         if shown:
             st.text(summary.run.id)
-            suite = records.prompts(summary.run.id)
+            suite = runs.prompts(summary.run.id)
             texts = {prompt.slug: prompt.text for prompt in suite.prompts} if suite else {}
             for column, (path, sample) in zip(st.columns(6), shown, strict=False):
                 column.image(path.read_bytes(), width="stretch", alt=texts.get(sample.prompt, sample.prompt))
@@ -107,14 +129,14 @@ def _line(summary: RunSummary, human: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _described(one: Ruler) -> str:
+def _described(one: Measurement) -> str:
     against = f", against {one.reference}" if one.reference else ""
     return f"{one.metric}, measured by {one.extractor} (version {one.version}){against}"
 
 
-def _scores(one: Ruler, summaries: Iterable[RunSummary]) -> Iterable[dict[str, str]]:
+def _scores(one: Measurement, summaries: Iterable[RunSummary]) -> Iterable[dict[str, str]]:
     for summary in summaries:
-        found = {score.variant: score for score in summary.scores if ruler(score) == one}
+        found = {score.variant: score for score in summary.scores if measurement_of(score) == one}
         if found:
             cells = {variant.value: _cell(found.get(variant)) for variant in Variant}
             yield {"Run": summary.run.id} | cells

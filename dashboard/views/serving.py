@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import streamlit as st
 
 from dashboard import charts
-from dashboard.pace import Level, Pace, Period
+from dashboard.formatting import duration
+from dashboard.latency import Level, Load, Period
 from dashboard.queries import serving
-from dashboard.words import duration
 from naruto_core.serving import OPEN, Drift, JobState, Steadiness
 
 _ENDS = [JobState.CANCELLED, JobState.REFUSED, JobState.FAILED, JobState.LOST]
@@ -34,7 +34,7 @@ def show() -> None:
     _show_levels(serving.quality(period), said)
 
 
-def _show_pace(pace: Pace) -> None:
+def _show_pace(pace: Load) -> None:
     columns = st.columns(4)
     columns[0].metric("Pictures", f"{pace.pictures:,}")
     columns[1].metric("Half of requests within", _seconds(pace.median))
@@ -60,7 +60,7 @@ def _show_pace(pace: Pace) -> None:
     st.altair_chart(charts.over_time(drawn, "pictures"), width="stretch")
 
 
-def _ends(pace: Pace) -> Iterable[str]:
+def _ends(pace: Load) -> Iterable[str]:
     waiting = sum(pace.requests.get(state, 0) for state in OPEN)
     yield f"{pace.requests.get(JobState.DONE, 0):,} drawn"
     for state in _ENDS:

@@ -4,15 +4,14 @@ import numpy as np
 import streamlit as st
 
 from dashboard import charts
-from dashboard.queries import judging, records
-from dashboard.queries.opened import the_ratings
-from dashboard.views.choosing import chosen_campaign
-from dashboard.words import in_words
+from dashboard.formatting import in_words
+from dashboard.queries import runs, votes
+from dashboard.queries.database import the_ratings
+from dashboard.views.campaigns import chosen_campaign
 from naruto_core.errors import NarutoError
-from naruto_core.judging.conduct import Conduct, Share, leans
-from naruto_core.judging.grades import defects, mean_grades
-from naruto_core.judging.outlook import WinRate
-from naruto_core.judging.votes import counted
+from naruto_core.judging.decision import WinRate
+from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, leans
+from naruto_core.judging.votes import counted, defects, mean_grades
 from naruto_core.ratings import Campaign, Mode
 
 _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.BEST_WORST: ("best", "worst")}
@@ -20,12 +19,12 @@ _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.B
 
 def show() -> None:
     st.title("Verdicts")
-    campaigns = judging.campaigns()
+    campaigns = votes.campaigns()
     if not campaigns:
         st.info("Nobody was asked yet. Open a campaign on the page Assignments.")
         return
     campaign = chosen_campaign(campaigns, "models")
-    if not judging.ratings(campaign.id):
+    if not votes.ratings(campaign.id):
         st.info("There are no votes yet. Send the reviewers their links from the page Assignments.")
         return
     if campaign.mode is Mode.SCALE:
@@ -38,12 +37,12 @@ def show() -> None:
 
 def _ranking(campaign: Campaign) -> None:
     try:
-        found = judging.decision(campaign.id)
+        found = votes.campaign_result(campaign.id)
     except NarutoError as error:
         st.info("The votes cannot be counted up yet:")
         st.text(str(error))
         return
-    for one in found.outlooks:
+    for one in found.decisions:
         st.text(in_words(one))
     models = found.ranking.models
     rows: list[charts.Row] = [
@@ -75,9 +74,9 @@ def _finite(value: float) -> float:
 
 
 def _by_tag(campaign: Campaign, models: list[str]) -> None:
-    suites = [records.prompts(model.split("/", 1)[0]) for model in models]
+    suites = [runs.prompts(model.split("/", 1)[0]) for model in models]
     prompts = {prompt.slug: prompt for suite in suites if suite for prompt in suite.prompts}
-    found = judging.wins_by_tag(campaign.id, tuple(prompts.values()))
+    found = votes.wins_by_tag(campaign.id, tuple(prompts.values()))
     if found:
         st.header("Win rates by tag")
         rows = [{"Tag": tag} | _rate(rate) for tag, rates in found.items() for rate in rates]
@@ -95,7 +94,7 @@ def _rate(rate: WinRate) -> dict[str, str]:
 
 
 def _grades(campaign: Campaign) -> None:
-    ratings = counted(judging.ratings(campaign.id))
+    ratings = counted(votes.ratings(campaign.id))
     graded = mean_grades(ratings)
     for question, title in (("adherence", "Shows what was asked for"), ("style", "Is in the style")):
         st.header(title)
@@ -116,7 +115,7 @@ def _grades(campaign: Campaign) -> None:
 def _agreement(campaign: Campaign) -> None:
     st.header("Do people agree?")
     for question in _QUESTIONS[campaign.mode]:
-        found = judging.agreement(campaign.id, question, "ordinal" if campaign.mode is Mode.SCALE else "nominal")
+        found = votes.agreement(campaign.id, question, "ordinal" if campaign.mode is Mode.SCALE else "nominal")
         if isinstance(found, str):
             st.text(f"{question}: {found}")
             continue
@@ -129,11 +128,11 @@ def _agreement(campaign: Campaign) -> None:
 def _people(campaign: Campaign) -> None:
     st.header("How each reviewer judges")
     names = {one.id: one.name for one in the_ratings().reviewers()}
-    rows = [_line(names.get(one.reviewer_id, "?"), one) for one in judging.conduct(campaign.id)]
+    rows = [_line(names.get(one.reviewer_id, "?"), one) for one in votes.conduct(campaign.id)]
     st.dataframe(rows, hide_index=True, alt="Pace, sides, agreement with themselves, gold pairs; one row a reviewer")
 
 
-def _line(name: str, one: Conduct) -> dict[str, str | float]:
+def _line(name: str, one: ReviewerQuality) -> dict[str, str | float]:
     side = ("left" if one.left.hits * 2 > one.left.n else "right") if leans(one.left) else "none seen"
     return {
         "Reviewer": name,

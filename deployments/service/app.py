@@ -9,14 +9,14 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from deployments.service import following, images
-from deployments.service.doorway import Doorway
-from deployments.service.engine import Ticket
+from deployments.service import routes
+from deployments.service.engine import QueueItem
+from deployments.service.errors import ApiError, answer_in_openais_shape, documented
+from deployments.service.middleware import Middleware
 from deployments.service.options import ServiceOptions
-from deployments.service.parts import Parts, put_together
-from deployments.service.refusal import Refused, answer_in_openais_shape, documented
+from deployments.service.state import ServiceState, service_state
 from deployments.service.tracing import TELEMETRY
-from naruto_core.continuous import Order
+from naruto_core.continuous_batching import Order
 from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("naruto.service")
 
 def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
     """The app; the record is opened now, models are loaded when it starts."""
-    parts = put_together(settings, options)
+    parts = service_state(settings, options)
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
@@ -48,15 +48,14 @@ def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
         description="OpenAI's images API over the runs of this machine.", telemetry=TELEMETRY,
     )  # fmt: skip
     app.state.parts = parts
-    app.include_router(images.router)
-    app.include_router(following.router)
+    app.include_router(routes.router)
     _add_health(app, parts)
     answer_in_openais_shape(app)
-    app.add_middleware(Doorway, metrics=parts.metrics)
+    app.add_middleware(Middleware, metrics=parts.metrics)
     return app
 
 
-def _add_health(app: FastAPI, parts: Parts) -> None:
+def _add_health(app: FastAPI, parts: ServiceState) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The process answers."""
@@ -66,7 +65,7 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
     async def readyz() -> dict[str, str]:
         """The usual model is loaded and has drawn; pictures come without waiting for that."""
         if not parts.ready:
-            raise Refused(503, "The model is not loaded yet, or there is none.", code="not_ready", wait=2)
+            raise ApiError(503, "The model is not loaded yet, or there is none.", code="not_ready", wait=2)
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -79,10 +78,10 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
         return JSONResponse({"service": "naruto-sdxl", "docs": "/docs", "models": "/v1/models"})
 
 
-async def _warm(parts: Parts) -> None:
+async def _warm(parts: ServiceState) -> None:
     """Draw one step with the usual model as soon as there is one, so that the first request need not load it."""
     while not parts.ready:
-        with suppress(Refused):
+        with suppress(ApiError):
             look = await asyncio.to_thread(parts.catalogue.look, None)
             loop, ended = asyncio.get_running_loop(), asyncio.Event()
             trouble: list[str] = []
@@ -96,20 +95,20 @@ async def _warm(parts: Parts) -> None:
 
             side = look.section.resolution
             order = Order("", 0, "", 1, look.section.guidance_scale)
-            parts.engine.submit([Ticket(look, side, side, order, lambda _: None, done, failed)])
+            parts.engine.submit([QueueItem(look, side, side, order, lambda _: None, done, failed)])
             await ended.wait()
             parts.ready = not trouble
             _log.info("ready" if parts.ready else "the usual model cannot be loaded", extra={"model": look.name})
         await asyncio.sleep(2)
 
 
-async def _sweep(parts: Parts) -> None:
+async def _sweep(parts: ServiceState) -> None:
     while True:
         await asyncio.to_thread(parts.files.sweep)
         await asyncio.sleep(60)
 
 
-async def _watch(parts: Parts) -> None:
+async def _watch(parts: ServiceState) -> None:
     """Keep the measuring process alive, and tell Prometheus what was last said of the pictures."""
     while parts.watching:
         await asyncio.to_thread(parts.watching.keep_going)

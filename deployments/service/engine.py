@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deployments.service.catalogue import Look
+from deployments.service.errors import ApiError
 from deployments.service.metrics import Metrics
-from deployments.service.refusal import Refused
-from deployments.service.shelf import Shelf
-from naruto_core.continuous import ContinuousBatch, Order
+from deployments.service.model_cache import ModelCache
+from deployments.service.model_registry import ModelSpec
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import NarutoError
 from naruto_core.generation import full_size
 from naruto_core.sampling import NotFinite
@@ -29,10 +29,10 @@ _log = logging.getLogger("naruto.service")
 
 
 @dataclass(eq=False)
-class Ticket:
+class QueueItem:
     """One picture in line. The callbacks are called in the engine's thread and must return at once."""
 
-    look: Look
+    look: ModelSpec
     height: int
     width: int
     order: Order
@@ -42,7 +42,7 @@ class Ticket:
     cancelled: bool = False
     asked: float = field(default_factory=time.monotonic)
 
-    def alike(self, other: "Ticket") -> bool:
+    def alike(self, other: "QueueItem") -> bool:
         """Whether both can be in one batch."""
         return (self.height, self.width, self.look) == (other.height, other.width, other.look)
 
@@ -50,15 +50,15 @@ class Ticket:
 class Engine:
     """One thread, one device; `start` it, `submit` tickets, `stop` it."""
 
-    def __init__(self, shelf: Shelf, longest_queue: int, metrics: Metrics) -> None:
+    def __init__(self, shelf: ModelCache, longest_queue: int, metrics: Metrics) -> None:
         self._shelf, self._longest, self._metrics = shelf, longest_queue, metrics
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[QueueItem] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._batch: ContinuousBatch | None = None
-        self._model: Ticket | None = None  # the batch's look and size, as those of whoever opened it
-        self._places: dict[int, Ticket] = {}
+        self._model: QueueItem | None = None  # the batch's look and size, as those of whoever opened it
+        self._places: dict[int, QueueItem] = {}
         self._pace = 1.0  # seconds between finished pictures while there is work
         self._finished = 0.0  # when the last one was
         metrics.queue.set_function(lambda: len(self._waiting))
@@ -66,18 +66,18 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, tickets: list[Ticket]) -> None:
+    def submit(self, tickets: list[QueueItem]) -> None:
         """All of them or none: Refused with 429 when the line is too long or the service is going away."""
         with self._changed:
             if self._stopping:
-                raise Refused(503, "The service is shutting down; ask again.", code="shutting_down", wait=5)
+                raise ApiError(503, "The service is shutting down; ask again.", code="shutting_down", wait=5)
             if len(self._waiting) + len(tickets) > self._longest:
                 wait = len(self._waiting) * self._pace
-                raise Refused(429, "Too many pictures are waiting; ask again later.", code="queue_full", wait=wait)
+                raise ApiError(429, "Too many pictures are waiting; ask again later.", code="queue_full", wait=wait)
             self._waiting.extend(tickets)
             self._changed.notify()
 
-    def cancel(self, tickets: list[Ticket]) -> None:
+    def cancel(self, tickets: list[QueueItem]) -> None:
         """Take them out of the line, or out of the batch before its next step."""
         with self._changed:
             for ticket in tickets:
@@ -107,7 +107,7 @@ class Engine:
             except Exception as error:  # noqa: BLE001 (whatever it is, those who wait must hear of it)
                 self._fail(fresh, error)
 
-    def _admit(self) -> list[Ticket]:
+    def _admit(self) -> list[QueueItem]:
         """Who joins now; called under the lock."""
         for number in [number for number, ticket in self._places.items() if ticket.cancelled]:
             del self._places[number]
@@ -125,7 +125,7 @@ class Engine:
         self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in taken)
         return chosen
 
-    def _draw(self, fresh: list[Ticket]) -> None:
+    def _draw(self, fresh: list[QueueItem]) -> None:
         if fresh and not self._places:
             first = fresh[0]
             if not (self._batch and self._model and first.alike(self._model)):
@@ -160,7 +160,7 @@ class Engine:
                 else:
                     ticket.on_picture(told)
 
-    def _fail(self, fresh: list[Ticket], error: Exception) -> None:
+    def _fail(self, fresh: list[QueueItem], error: Exception) -> None:
         """Whoever was in the batch, or about to be, hears why; the next batch starts afresh."""
         self._metrics.errors.labels(type(error).__name__).inc()
         _log.error("a batch failed", exc_info=error)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context
 
-from deployments.service.catalogue import Look
-from deployments.service.checking import Checker
-from deployments.service.engine import Engine, Ticket
+from deployments.service.engine import Engine, QueueItem
+from deployments.service.image_files import PictureFiles, png
 from deployments.service.metrics import Metrics
-from deployments.service.pictures import PictureFiles, png
-from deployments.service.sampling import Sampler
-from deployments.service.tracing import tell_job
-from naruto_core.continuous import Order
+from deployments.service.model_registry import ModelSpec
+from deployments.service.moderation import Moderator
+from deployments.service.quality_worker import Sampler
+from deployments.service.tracing import record_spans
+from naruto_core.continuous_batching import Order
 from naruto_core.serving import OPEN, JobState, ServiceJob
 from naruto_core.store.service_jobs import ServiceJobs
 
@@ -35,7 +35,7 @@ class Job:
     """One request under way. Lives in the event loop; the engine's thread reaches it through `call_soon_threadsafe`."""
 
     def __init__(
-        self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str, warning: str
+        self, noun: ServiceJob, look: ModelSpec, orders: list[Order], *, keep: bool, watch: str, warning: str
     ) -> None:
         self.noun, self.keep, self.watch, self.warning = noun, keep, watch, warning
         self.refused = False
@@ -48,8 +48,8 @@ class Job:
         loop = asyncio.get_running_loop()
         self.done_drawing = asyncio.Event()
 
-        def tell(number: int, order: Order) -> Ticket:
-            return Ticket(
+        def tell(number: int, order: Order) -> QueueItem:
+            return QueueItem(
                 look, noun.height, noun.width, order,
                 on_step=lambda step: self._stepped(loop, number, step),
                 on_picture=lambda picture: _soon(loop, self._pictured, number, picture),
@@ -93,7 +93,7 @@ class Jobs:
     """All jobs of this process; the store has those of others and of earlier ones."""
 
     def __init__(
-        self, engine: Engine, record: ServiceJobs, files: PictureFiles, checker: Checker, sampler: Sampler,
+        self, engine: Engine, record: ServiceJobs, files: PictureFiles, checker: Moderator, sampler: Sampler,
         metrics: Metrics,
     ) -> None:  # fmt: skip
         self._engine, self._record, self._files = engine, record, files
@@ -103,7 +103,7 @@ class Jobs:
         self._writer = ThreadPoolExecutor(1, "record")  # one by one, so that a job's end is written after its begin
 
     async def take(
-        self, noun: ServiceJob, look: Look, orders: list[Order], *, keep: bool, watch: str = "", warning: str = ""
+        self, noun: ServiceJob, look: ModelSpec, orders: list[Order], *, keep: bool, watch: str = "", warning: str = ""
     ) -> Job:
         """Put a request in line; Refused when that is too long. `keep`: the pictures become files.
 
@@ -172,7 +172,7 @@ class Jobs:
         job.drawn = {}
         self._metrics.pictures.labels(state).inc(len(job.tickets))
         job.ended.set()
-        tell_job(job.noun, job.asked_in)
+        record_spans(job.noun, job.asked_in)
         if not job.keep:  # the reply has the pictures; memory shall not, and the record knows the rest
             self._known.pop(job.noun.id, None)
         self._write(job)

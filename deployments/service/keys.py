@@ -133,7 +133,7 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Allowance:
+class RateLimiter:
     """A token bucket for each key: a minute's worth at once, then as fast as it fills."""
 
     def __init__(self, per_minute: float) -> None:

@@ -31,7 +31,7 @@ TELEMETRY: TelemetryConfig = {
 }
 
 
-def tell_job(job: ServiceJob, asked_in: context.Context) -> None:
+def record_spans(job: ServiceJob, asked_in: context.Context) -> None:
     """The spans `wait` and `draw` of a job that has ended, inside the request that asked for it."""
     if not job.finished_at:
         return

@@ -1,24 +1,169 @@
-"""The model card of a run: what a stranger must know to use, judge and trust the adapter.
+"""The model card of a run: what a user must know to use, judge and trust the adapter."""
 
-Front matter as the hub reads it, body as people do. Only what the record holds is said, a number
-never without its n; what is not known is called so. No path of the machine stands in it.
-"""
-
+from collections.abc import Iterator
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from naruto_core.card.comfyui import comfyui_steps
-from naruto_core.card.facts import CardFacts
-from naruto_core.card.licences import base_licence
-from naruto_core.card.markdown import escape, table
-from naruto_core.card.sources import base_model, base_name, licences, picture_sections, training_data
-from naruto_core.card.tables import picture_table, recipe_table, score_table
-from naruto_core.card.usage import diffusers_code, needed_versions
-from naruto_core.domain import Variant
+from naruto_core.card.facts import CardFacts, ShownPrompt, base_licence, escape, pictures_licence, table
+from naruto_core.card.usage import comfyui_steps, diffusers_code, needed_versions
+from naruto_core.domain import DatasetVersion, Score, Variant
+from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
-from naruto_core.provenance import is_hub_id
-from naruto_core.recipe import MAIN_STYLE
+from naruto_core.recipe import MAIN_STYLE, DatasetSection, ModelSection, Recipe
+
+
+def base_name(model: ModelSection) -> str:
+    """The base model in a sentence."""
+    if is_hub_id(model.base, model.revision):
+        return f"[{escape(model.base)}](https://huggingface.co/{model.base})"
+    if model.base.startswith("package:"):
+        package, _, folder = model.base.removeprefix("package:").partition("/")
+        return f"the SDXL model in the folder {escape(folder)} of the Python package {escape(package)}"
+    name = public_name(model.base, model.revision)
+    return f"a local SDXL model called {escape(name)}" if name else "a local SDXL model"
+
+
+def base_model(facts: CardFacts) -> str:
+    """Which base exactly, and whose VAE."""
+    model = facts.recipe.model
+    told = [f"Trained on top of {base_name(model)}"]
+    if is_hub_id(model.base, model.revision):
+        told[0] += f", revision {escape(model.revision or '')}"
+    elif facts.base_digest:
+        told[0] += f"; sha256 over its files when this card was written: `{facts.base_digest}`"
+    if model.vae and is_hub_id(model.vae, model.vae_revision):
+        told.append(
+            f"VAE: [{escape(model.vae)}](https://huggingface.co/{model.vae}), "
+            f"revision {escape(model.vae_revision or '')}"
+        )
+    elif model.vae:
+        told.append("VAE: another one than its own, a local one")
+    return "## Base model\n\n" + "\n\n".join(f"{sentence}." for sentence in told)
+
+
+def picture_sections(recipe: Recipe) -> list[DatasetSection]:
+    """Where the pictures of each style come from, the first style's first."""
+    return [recipe.dataset, *(style.dataset for style in recipe.styles)]
+
+
+def training_data(facts: CardFacts) -> str:
+    """Which pictures exactly; of other styles than the first, the record holds no numbers."""
+    dataset = facts.dataset
+    held_out = f"{dataset.n_reference} held out of training" if dataset.n_reference else "none held out of training"
+    more = "".join(f"\n\n{_source(s.dataset)}: for the style {s.name}." for s in facts.recipe.styles)
+    return (
+        f"## Training data\n\n{_source(facts.recipe.dataset)}: version `{dataset.id}`, {dataset.n_train} pictures to "
+        f"learn from, {held_out}, {dataset.n_quarantined} records left out as broken, "
+        f"{dataset.n_duplicates} duplicates found.{more}"
+    )
+
+
+def _source(section: DatasetSection) -> str:
+    name = public_name(section.source, section.revision)
+    if is_hub_id(section.source, section.revision):
+        return f"[{escape(name)}](https://huggingface.co/datasets/{name}), revision {escape(section.revision or '')}"
+    if section.source.startswith("world:"):
+        return f"Drawings made by the software itself, {escape(name)}"
+    return f"A local picture set called {escape(name)}" if name else "A local picture set"
+
+
+def licences(facts: CardFacts) -> str:
+    """The terms of base and pictures."""
+    told = [base_licence(facts.recipe.model)[1], *map(pictures_licence, picture_sections(facts.recipe))]
+    return "## Licences\n\n" + "\n".join(f"- {sentence}" for sentence in dict.fromkeys(told))
+
+
+_KEY_CHOICES = (
+    "rank",
+    "lora_alpha",
+    "max_train_steps",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "resolution",
+    "optimizer",
+    "learning_rate",
+    "text_encoder_lr",
+    "snr_gamma",
+    "mixed_precision",
+    "seed",
+)
+_NONE = {"lora_alpha": "the rank", "text_encoder_lr": "text encoders frozen"}  # what leaving it out means
+_HINT = {
+    "fid": " (lower is nearer)",
+    "clip": " (higher agrees more)",
+    "clip on base styles": " (higher: less forgotten)",
+}
+
+
+def picture_table(shown: tuple[ShownPrompt, ...]) -> str:
+    """A row a prompt, a column a variant."""
+    variants = list(shown[0].pictures)
+    rows = [
+        [escape(one.text), str(one.seed), *(f"![{variant}]({one.pictures[variant]})" for variant in variants)]
+        for one in shown
+    ]
+    return table(["prompt", "seed", *map(str, variants)], rows)
+
+
+def recipe_table(recipe: Recipe) -> str:
+    """The choices that every training has, then all others that are not at their defaults, under the recipe's names."""
+    section = recipe.training
+    values = section.model_dump(mode="json")
+    changed = section.model_dump(mode="json", exclude_defaults=True)
+    chosen = {name: values[name] for name in _KEY_CHOICES} | changed
+    chosen.pop("instance_prompt")  # the trigger phrase, said above
+    rows = [[f"`training.{name}`", escape(str(value))] for name, value in _flat(chosen)]
+    scales = {"lora_scale": recipe.fusion.lora_scale}
+    scales |= {f"style_scales.{style}": scale for style, scale in recipe.fusion.style_scales.items()}
+    return table(["choice", "value"], [*rows, *([f"`fusion.{name}`", str(scale)] for name, scale in scales.items())])
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` as ("a.b", 1)."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{prefix}{name}", _NONE.get(name, "none") if shown is None else shown
+
+
+def score_table(facts: CardFacts) -> str:
+    """A row for what was measured alike (same ruler, same n), a column a variant: value [95 % interval]."""
+    variants = [variant for variant in Variant if any(score.variant is variant for score in facts.scores)]
+    alike: dict[tuple[str, ...], dict[Variant, Score]] = {}
+    for score in facts.scores:
+        ruler = (score.metric, score.extractor, score.version, score.reference, score.method, str(score.n))
+        alike.setdefault(ruler, {})[score.variant] = score
+    rows: list[list[str]] = []
+    for (metric, extractor, version, reference, method, n), scores in alike.items():
+        cells = [_cell(scores[variant]) if variant in scores else "" for variant in variants]
+        against = _reference(reference, facts.dataset)
+        measured = escape(f"{extractor}, {version}; {method}")
+        rows.append([f"{escape(metric)}{_HINT.get(metric, '')}{against}", *cells, n, measured])
+    return table(["score", *map(str, variants), "n", "measured by; interval by"], rows)
+
+
+def _cell(score: Score) -> str:
+    bounds = "no interval" if score.interval is None else ", ".join(map(_number, score.interval))
+    return f"{_number(score.value)} [{bounds}]"
+
+
+def _number(value: float) -> str:
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3
+    return f"{value:.{digits}f}"
+
+
+def _reference(reference: str, dataset: DatasetVersion) -> str:
+    """Whom a score compares with; `reference` is a dataset's id and how many of its pictures."""
+    version, _, count = reference.rpartition(":")
+    if not reference:
+        return ""
+    if version != dataset.id:
+        return f", against {escape(reference)}"
+    return f", against {count} {'held-out' if dataset.n_reference else 'training'} pictures"
+
 
 _TAGS = ["text-to-image", "stable-diffusion-xl", "diffusers", "diffusers-training"]
 _LORA_TAGS, _WORD_TAGS = ["lora", "template:sd-lora"], ["textual_inversion"]

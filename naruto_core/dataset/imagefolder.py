@@ -12,8 +12,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from naruto_core.dataset.decoding import MAX_BYTES
-from naruto_core.dataset.records import BrokenRecordError, Record
+from naruto_core.dataset.records import MAX_BYTES, BrokenRecordError, Record
 from naruto_core.domain import Quarantined
 from naruto_core.errors import DatasetUnusable
 

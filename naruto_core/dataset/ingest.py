@@ -1,24 +1,90 @@
-"""Ingest: every record of a source checked, its original bytes stored once by content, a version written.
+"""Ingest: every record of a source checked, its original bytes stored once by content, a dataset version written."""
 
-Pictures pass one at a time; only their facts (about half a kilobyte each) are kept until the version
-is written, which is the last thing that happens. A killed ingest therefore leaves whole pictures and
-no version, and the same command goes on from there.
-"""
-
+import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
-from naruto_core.artifacts import Layout, storage_errors, write_atomically
-from naruto_core.dataset.arrangement import arrange
-from naruto_core.dataset.checks import check
-from naruto_core.dataset.records import Record, Source
+from naruto_core.artifacts import Layout, sha256_bytes, storage_errors, write_atomically
+from naruto_core.dataset.duplicates import find_doubles, perceptual_hash
+from naruto_core.dataset.records import BrokenRecordError, Record, Source, decode
 from naruto_core.dataset.sources import open_source
 from naruto_core.dataset.versions import table_name, write_version
-from naruto_core.domain import DatasetVersion, Picture, Progress, Quarantined
+from naruto_core.domain import DatasetVersion, Picture, Progress, Quarantined, Split
 from naruto_core.errors import DatasetUnusable
 from naruto_core.recipe import DatasetSection
+
+
+def check(record: Record) -> Picture | Quarantined:
+    """The facts of the record's picture (split and duplicates still open), or why it is quarantined."""
+    try:
+        caption = _caption(record.caption)
+        decoded = decode(record.image)
+    except BrokenRecordError as broken:
+        return record.quarantined(broken.reason, broken.detail)
+    return Picture(
+        sha256=sha256_bytes(record.image),
+        suffix=decoded.suffix,
+        width=decoded.image.width,
+        height=decoded.image.height,
+        caption=caption,
+        split=Split.TRAIN,
+        perceptual_hash=perceptual_hash(decoded.image),
+    )
+
+
+def _caption(found: object) -> str:
+    if found is None:
+        raise BrokenRecordError("no-caption", "the caption is missing")
+    if not isinstance(found, str):
+        raise BrokenRecordError("caption-not-text", f"the caption is of type {type(found).__name__}")
+    if not found.strip():
+        raise BrokenRecordError("no-caption", "the caption is blank")
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise BrokenRecordError("caption-not-text", f"the caption is not valid Unicode: {error.reason}") from None
+    return found
+
+
+def arrange(pictures: list[Picture], hold_out: int) -> list[Picture]:
+    """The rows of a version: sorted, records with the same bytes and caption once, doubles flagged,
+    `hold_out` of them the reference.
+
+    Held out are the pictures with the smallest sha256 of "<their sha256>reference". Those that have
+    a double stay in training, so that the reference shows nothing that was trained on. Raises
+    DatasetUnusable when `hold_out` leaves nothing to train on.
+    """
+    rows = [next(same) for _, same in groupby(sorted(pictures, key=_content), key=_content)]
+    doubles = find_doubles([row.perceptual_hash for row in rows])
+    alone = [i for i in range(len(rows)) if not doubles.any[i]]
+    if hold_out >= len(rows):
+        raise DatasetUnusable(
+            f"dataset.hold_out is {hold_out}, but only {len(rows)} pictures were kept: hold out fewer or bring more."
+        )
+    if hold_out > len(alone):
+        raise DatasetUnusable(
+            f"dataset.hold_out is {hold_out}, but only {len(alone)} of {len(rows)} pictures have no duplicate: "
+            "hold out fewer."
+        )
+
+    def lot(i: int) -> str:
+        return sha256_bytes(f"{rows[i].sha256}reference".encode())
+
+    reference = set(heapq.nsmallest(hold_out, alone, key=lot))
+    for i, first in enumerate(doubles.earliest.tolist()):
+        if first >= 0:
+            rows[i] = replace(rows[i], duplicate_of=rows[first].sha256)
+        elif i in reference:
+            rows[i] = replace(rows[i], split=Split.REFERENCE)
+    return rows
+
+
+def _content(picture: Picture) -> tuple[str, str]:
+    return picture.sha256, picture.caption
+
 
 _SECONDS_BETWEEN_REPORTS = 0.5
 _RECORDS_BETWEEN_REPORTS = 50

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from naruto_core.artifacts import sha256_bytes, sha256_folder
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub_files import check_hub_snapshot
+from naruto_core.hub import check_hub_snapshot
 from naruto_core.sdxl import locate, quiet_loading
 
 if TYPE_CHECKING:

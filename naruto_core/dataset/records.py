@@ -1,7 +1,12 @@
-"""What every source of captioned pictures hands over: one raw record at a time, nothing checked yet."""
+"""A raw record of a source, and its decoding to pixels: the only place that decides whether a picture is broken."""
 
+import io
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from naruto_core.domain import Quarantined
 
@@ -39,3 +44,108 @@ class Source:
     name: str
     total: int
     records: Callable[[], Iterator[Record | Quarantined]]
+
+
+MAX_PIXELS = 64_000_000  # 192 MB as RGB
+MAX_BYTES = 4 * MAX_PIXELS  # an uncompressed RGBA picture of that size
+MAX_ASPECT = 15  # keeps a short side of 2048 pixels within MAX_PIXELS, too
+
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",  # a JPEG with a second view behind it, as some cameras write
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+}
+_FORMATS = [name for name in SUFFIXES if name != "MPO"]  # the JPEG reader hands MPO over by itself
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture as people see it: RGB, upright, alpha on white; `suffix` is of its file format."""
+
+    image: Image.Image
+    suffix: str
+
+
+def decode(data: bytes) -> Decoded:
+    """The picture in `data`; raises BrokenRecordError when it is damaged, hostile or not a still picture."""
+    if not data:
+        raise BrokenRecordError("empty", "zero bytes")
+    if len(data) > MAX_BYTES:
+        raise BrokenRecordError("too-large", f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_by_header(image)
+            image.load()
+            return Decoded(_as_rgb(_upright(image)), SUFFIXES[image.format or ""])
+    except (BrokenRecordError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenRecordError("decompression-bomb", str(error)) from None
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except Exception as error:  # noqa: BLE001 (decoders of damaged bytes raise nearly anything)
+        raise _damaged(data, error) from None
+
+
+def _refuse_by_header(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BrokenRecordError("decompression-bomb", f"{width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BrokenRecordError(
+            "too-narrow", f"{width} x {height} pixels; a centre crop would show next to nothing of it"
+        )
+    frames = int(getattr(image, "n_frames", 1))
+    if frames > 1 and image.format != "MPO":
+        raise BrokenRecordError("animated", f"{frames} frames or pages; one is wanted")
+
+
+def _unidentified(data: bytes) -> BrokenRecordError:
+    """Pillow does not say why it knows no such format; a size of zero is one reason."""
+    sizes = (0xFF,)
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+        sizes = struct.unpack_from(">II", data, 16)
+    elif data.startswith((b"GIF87a", b"GIF89a")) and len(data) >= 10:
+        sizes = struct.unpack_from("<HH", data, 6)
+    if 0 in sizes:
+        return BrokenRecordError("zero-sized", " x ".join(map(str, sizes)) + " pixels")
+    formats = ", ".join(_FORMATS)
+    return BrokenRecordError("not-an-image", f"none of {formats}; it begins with {data[:12]!r}")
+
+
+def _damaged(data: bytes, error: Exception) -> BrokenRecordError:
+    detail = " ".join(str(error).split()) or type(error).__name__
+    # a RIFF file (WebP) states its length; its decoder only says that it could not start
+    short_riff = data.startswith(b"RIFF") and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return BrokenRecordError("truncated" if short_riff or "truncated" in detail.lower() else "unreadable", detail)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise BrokenRecordError("unreadable", "floating-point pixels have no agreed white")
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them at 255
+        grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("RGB")

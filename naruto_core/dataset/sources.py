@@ -17,9 +17,9 @@ from naruto_core.dataset.imagefolder import METADATA, ImageFolder
 from naruto_core.dataset.records import Record, Source
 from naruto_core.dataset.tabular import Table, saved_shards, train_split
 from naruto_core.errors import DatasetUnusable
-from naruto_core.hub_files import check_hub_file
-from naruto_core.mini.drawing import draw
-from naruto_core.mini.world import STYLES, describe, sample_scene
+from naruto_core.hub import check_hub_file
+from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.world import STYLES, describe, sample_scene
 from naruto_core.recipe import DatasetSection
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

@@ -1,13 +1,17 @@
-"""From ratings to what is counted: comparisons of two models, and who said what of which unit."""
+"""From ratings to counts: comparisons of two models, answers by unit, mean grades and defects of each model."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from naruto_core.judging.ranking import Vote
-from naruto_core.ratings import Extremes, Grades, Outcome, Rating
+from naruto_core.judging.reviewer_quality import Share, share
+from naruto_core.ratings import Defect, Extremes, Grades, Outcome, Rating
 
 Array = NDArray[np.float64]
 _CODES = {Outcome.LEFT: 0.0, Outcome.RIGHT: 1.0, Outcome.TIE: 2.0, Outcome.BOTH_BAD: 3.0}
@@ -64,3 +68,44 @@ def _code(rating: Rating, question: str) -> float:
     if answer in (Outcome.TIE, Outcome.BOTH_BAD):
         return _CODES[answer]
     return float(order.index(rating.samples[0 if answer is Outcome.LEFT else 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A model's mean of one question, 1 to 5, with a 95 % interval over prompts (Student's t)."""
+
+    model: str
+    question: str
+    mean: float
+    low: float
+    high: float
+    ratings: int
+    prompts: int
+
+
+def mean_grades(ratings: Sequence[Rating]) -> list[Graded]:
+    """Of every model and question; a prompt counts as much as another."""
+    models = sorted({rating.contenders[0] for rating in ratings})
+    return [_graded(model, question, ratings) for model in models for question in ("adherence", "style")]
+
+
+def defects(ratings: Sequence[Rating]) -> dict[str, dict[Defect, Share]]:
+    """For every model, in which share of its ratings each defect was flagged."""
+    found: dict[str, dict[Defect, Share]] = {}
+    for model in sorted({rating.contenders[0] for rating in ratings}):
+        flags = [r.answer.defects for r in ratings if r.contenders[0] == model and isinstance(r.answer, Grades)]
+        found[model] = {defect: share(sum(defect in seen for seen in flags), len(flags)) for defect in Defect}
+    return found
+
+
+def _graded(model: str, question: str, ratings: Sequence[Rating]) -> Graded:
+    by_prompt: dict[str, list[int]] = {}
+    for rating in ratings:
+        if rating.contenders[0] == model and isinstance(rating.answer, Grades):
+            by_prompt.setdefault(rating.prompt, []).append(getattr(rating.answer, question))
+    means = np.array([np.mean(found) for found in by_prompt.values()])
+    mean, reach = float(means.mean()), math.inf
+    if len(means) > 1:
+        reach = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+    n = sum(map(len, by_prompt.values()))
+    return Graded(model, question, mean, max(1.0, mean - reach), min(5.0, mean + reach), n, len(means))

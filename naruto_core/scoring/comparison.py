@@ -8,12 +8,11 @@ import numpy as np
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
-from naruto_core.scoring.assessment import wanted
-from naruto_core.scoring.catalogue import SAMPLE_METRICS, SampleMetric
-from naruto_core.scoring.evidence import Evidence, compared
-from naruto_core.scoring.measure import SetMetric, everything
+from naruto_core.scoring.evaluation import wanted
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, compared
+from naruto_core.scoring.metrics import SAMPLE_METRICS, SampleMetric
 from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
-from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.set_metric import SetMetric, everything
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
 
@@ -110,7 +109,7 @@ def _of_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> 
         if other is None:
             continue
         pair = evidence.drawn[first.variant][rows[0]], other.drawn[second.variant][rows[1]]
-        common = Evidence(
+        common = FeatureSet(
             evidence.extractor, [evidence.prompts[row] for row in rows[0]], {}, evidence.reference, evidence.real
         )
         one = _not_measured(metric, evidence.extractor, common.n, section)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from naruto_core.scoring.measure import Measure
+from naruto_core.scoring.set_metric import Measure
 
 Vector = NDArray[np.float64]
 ENOUGH = 0.8  # area under the curve from which a metric is believed to discriminate

@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub_files import check_hub_file
+from naruto_core.hub import check_hub_file
 from naruto_core.sdxl import locate
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_core.domain import Finding
-from naruto_core.scoring import copying
+from naruto_core.scoring import memorization
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
     Difference,
@@ -22,7 +22,7 @@ Vector = NDArray[np.float64]
 RESAMPLES = 1000
 NOT_MEASURED = "not measured"
 NO_SIGN = 0.05  # largest share of copies that may still hide behind "no sign of memorization"
-LEAST_HELD_OUT = round(1 / copying.FLAGGED) - 1  # fewer cannot tell one in a hundred
+LEAST_HELD_OUT = round(1 / memorization.FLAGGED) - 1  # fewer cannot tell one in a hundred
 
 
 def find_overfitting(
@@ -32,12 +32,12 @@ def find_overfitting(
     if len(of_held_out) < LEAST_HELD_OUT:
         told = f"copying cannot be judged: {len(of_held_out)} {calibration} are too few to compare with."
         return Finding(run_id, "overfitting", True, told, {"held_out": float(len(of_held_out))})
-    ranks = copying.ranks(drawn, of_held_out)
-    flagged = bootstrap_share((ranks <= copying.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
+    ranks = memorization.ranks(drawn, of_held_out)
+    flagged = bootstrap_share((ranks <= memorization.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
     if not math.isfinite(flagged.low):
         told = f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "overfitting", True, told, {"flagged": flagged.value})
-    warning = flagged.low > copying.most_by_chance(len(of_held_out))
+    warning = flagged.low > memorization.most_by_chance(len(of_held_out))
     told = (
         f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "
         f"picture than 99 % of {calibration} do, where 1 % is expected: "
@@ -60,18 +60,18 @@ def find_memorization(
     `drawn` (n,) are cosines to the training picture that is `nearest` (n names), `of_held_out` (m,) those of pictures
     that were not trained on, which are called `calibration`. Whole copies only: no crops, no mirrored ones.
     """
-    n, doubles = len(drawn), int((1 - of_held_out <= copying.DOUBLE).sum())
+    n, doubles = len(drawn), int((1 - of_held_out <= memorization.DOUBLE).sum())
     new = len(of_held_out) - doubles
     besides = f", {doubles} doubles of training pictures left out" if doubles else ""
-    if new < copying.FEWEST_NEW:
+    if new < memorization.FEWEST_NEW:
         sentence = (
             f"memorization cannot be judged: {new} {calibration}{besides} are too few to calibrate with, at least "
-            f"{copying.FEWEST_NEW} are needed."
+            f"{memorization.FEWEST_NEW} are needed."
         )
         return Finding(run_id, "memorization", True, sentence, {"held_out": float(new)})
-    margin = copying.copy_margin(of_held_out, n)
+    margin = memorization.copy_margin(of_held_out, n)
     named = [i for i in np.argsort(-drawn, kind="stable").tolist() if drawn[i] > margin]
-    low, high = copying.share_interval(len(named), n)
+    low, high = memorization.share_interval(len(named), n)
     counted = (
         f"{len(named)} of {n} drawn pictures lie nearer to a training picture than all {new} {calibration}{besides} by "
         f"the calibrated margin (cosine above {margin:.6f}, whole pictures only)"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from naruto_core.errors import NarutoError
-from naruto_core.scoring.measure import Counts, Measure, everything
+from naruto_core.scoring.set_metric import Counts, Measure, everything
 
 Vector = NDArray[np.float64]
 # With n prompts the exchange test has 2^n outcomes, of which at least 2 are as large as the observed one: 2 / 2^5 is

@@ -14,9 +14,8 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import RatingRefused
-from naruto_core.ratings import Act, Assignment, Deed
-from naruto_core.store.answers import check, to_text
-from naruto_core.store.campaigns import find_campaign, in_order_shown
+from naruto_core.ratings import Action, Assignment, RatingEvent
+from naruto_core.store.campaigns import check, find_campaign, in_order_shown, to_text
 from naruto_core.store.connection import Database
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
 
@@ -64,13 +63,13 @@ class Assignments(Database):
             session.flush()
             return _shown(session, held)
 
-    def record(self, reviewer_id: str, deed: Deed, now: datetime) -> bool:
+    def record(self, reviewer_id: str, deed: RatingEvent, now: datetime) -> bool:
         """Append `deed`; whether it is new: the same nonce a second time changes nothing.
 
         RatingRefused for somebody else's assignment, one whose lease ran out and that was given to another, a closed
         campaign, an answer to another question, or something that was already done with it.
         """
-        if (deed.act is Act.VOTE) != (deed.answer is not None):
+        if (deed.act is Action.VOTE) != (deed.answer is not None):
             raise RatingRefused("a vote, and nothing else, has an answer.")
         with self._writing() as session:
             if session.scalar(select(RatingEventRow.id).where(RatingEventRow.nonce == deed.nonce)):
@@ -81,14 +80,14 @@ class Assignments(Database):
             campaign = find_campaign(session, row.campaign_id)
             if campaign.closed_at is not None:
                 raise RatingRefused("this campaign is closed: thank you, nothing more is needed.")
-            if row.done is (deed.act is not Act.UNDO):
+            if row.done is (deed.act is not Action.UNDO):
                 raise RatingRefused(
-                    "there is nothing to undo." if deed.act is Act.UNDO else "this one was answered already."
+                    "there is nothing to undo." if deed.act is Action.UNDO else "this one was answered already."
                 )
             if deed.answer is not None:
                 check(deed.answer, campaign.mode)
             if not row.repeat:
-                change = _freed(session, row) if deed.act is Act.UNDO else -(deed.act is Act.SKIP)
+                change = _freed(session, row) if deed.act is Action.UNDO else -(deed.act is Action.SKIP)
                 session.get_one(UnitRow, row.unit_id).given += change
             event = RatingEventRow(
                 assignment_id=row.id, act=deed.act, answer=None if deed.answer is None else to_text(deed.answer),
@@ -96,7 +95,7 @@ class Assignments(Database):
             )  # fmt: skip
             session.add(event)
             session.flush()
-            row.done = deed.act is not Act.UNDO
+            row.done = deed.act is not Action.UNDO
             row.leased_until, row.last_event = now + LEASE, event.id
             return True
 
@@ -180,7 +179,7 @@ def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, draw: ran
     own = _own(campaign.id, reviewer_id).where(AssignmentRow.done)
     recent = session.scalars(own.order_by(AssignmentRow.last_event.desc()).limit(_BEFORE_A_REPEAT)).all()
     voted = own.join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event).where(
-        RatingEventRow.act == Act.VOTE, ~AssignmentRow.repeat, AssignmentRow.unit_id.not_in(repeated)
+        RatingEventRow.act == Action.VOTE, ~AssignmentRow.repeat, AssignmentRow.unit_id.not_in(repeated)
     )
     first = session.scalar(voted.order_by(AssignmentRow.last_event).limit(1))
     if first is None or len(recent) < _BEFORE_A_REPEAT or first in recent:
@@ -198,7 +197,7 @@ def _row(unit: UnitRow, reviewer_id: str, shown: str, propensity: float, *, repe
 
 def _freed(session: Session, row: AssignmentRow) -> int:
     """1 when what is undone was a skip, which had made room for somebody else."""
-    return int(row.last_event is not None and session.get_one(RatingEventRow, row.last_event).act is Act.SKIP)
+    return int(row.last_event is not None and session.get_one(RatingEventRow, row.last_event).act is Action.SKIP)
 
 
 def _release(session: Session, now: datetime) -> None:

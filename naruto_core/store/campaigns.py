@@ -1,19 +1,58 @@
-"""Campaigns: what is to be judged, how far that is, and the votes that count."""
+"""What was said, as the text of an event's column: `"left"`, or JSON of grades or of the best and the worst."""
 
+import json
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, column, func, insert, select, table
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.ratings import Campaign, Mode, Outcome, Rating, Standing, Unit
-from naruto_core.store.answers import from_text
+from naruto_core.errors import NotRecorded, RatingRefused, RecordDamaged
+from naruto_core.ratings import Answer, Campaign, Defect, Extremes, Grades, Mode, Outcome, Rating, Standing, Unit
 from naruto_core.store.connection import Database
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
+
+ANCHORS = range(1, 6)
+
+
+def to_text(answer: Answer) -> str:
+    """The text of `answer`, which `from_text` turns back."""
+    if isinstance(answer, Outcome):
+        return json.dumps(answer.value)
+    if isinstance(answer, Grades):
+        return json.dumps(asdict(answer) | {"defects": sorted(answer.defects)})
+    return json.dumps(asdict(answer))
+
+
+def from_text(text: str) -> Answer:
+    """RecordDamaged when it is not what `to_text` writes."""
+    try:
+        value = json.loads(text)
+        if isinstance(value, str):
+            return Outcome(value)
+        if "best" in value:
+            return Extremes(value["best"], value["worst"])
+        return Grades(value["adherence"], value["style"], frozenset(map(Defect, value["defects"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordDamaged(f"a vote in the record cannot be read ({text[:80]!r}): put back a copy of it.") from error
+
+
+def check(answer: Answer, mode: Mode) -> None:
+    """RatingRefused when `answer` is not one to a question of `mode`, or out of its range."""
+    kind = {Mode.PAIR: Outcome, Mode.SCALE: Grades, Mode.BEST_WORST: Extremes}[mode]
+    if type(answer) is not kind:
+        raise RatingRefused(f"this campaign asks another question: an answer of mode {mode.value} is needed.")
+    if isinstance(answer, Grades) and not (answer.adherence in ANCHORS and answer.style in ANCHORS):
+        raise RatingRefused("grades go from 1 to 5.")
+    if isinstance(answer, Extremes) and (
+        answer.best == answer.worst or not {answer.best, answer.worst} <= set(range(mode.pictures))
+    ):
+        raise RatingRefused("the best and the worst are two different ones of the four pictures.")
+
 
 _AT_ONCE = 500
 _COUNTED = table("ratings", column("campaign_id"), column("repeat"))  # the view of migration 0005

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from naruto_core.ratings import Act, Campaign, Mode, Promotion, Reviewer, Role
-from naruto_core.store.columns import Base, words
+from naruto_core.ratings import Action, Campaign, Mode, Promotion, Reviewer, Role
+from naruto_core.store.schema import Base, words
 
 
 class ReviewerRow(Base):
@@ -94,7 +94,7 @@ class RatingEventRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"))
-    act: Mapped[Act] = mapped_column(words(Act))
+    act: Mapped[Action] = mapped_column(words(Action))
     answer: Mapped[str | None] = mapped_column(Text)  # JSON, see `answers`
     nonce: Mapped[str] = mapped_column(unique=True)
     seconds: Mapped[float]

@@ -8,8 +8,8 @@ from sqlalchemy import Index, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.serving import Drift, ServedScore, Steadiness
-from naruto_core.store.columns import Base, words
 from naruto_core.store.connection import Database
+from naruto_core.store.schema import Base, words
 
 
 class ServedScoreRow(Base):

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.errors import NotRecorded
 from naruto_core.serving import OPEN, JobState, JobTimes, ServiceJob
-from naruto_core.store.columns import Base, words
 from naruto_core.store.connection import Database
+from naruto_core.store.schema import Base, words
 
 
 class ServiceJobRow(Base):

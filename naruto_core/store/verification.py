@@ -9,7 +9,7 @@ from pathlib import Path
 from naruto_core.artifacts import Layout, find_non_finite, sha256_file, sha256_folder
 from naruto_core.domain import Adapter, Picture, Progress, RunState, Sample
 from naruto_core.errors import RecordDamaged
-from naruto_core.store.reports import Reports
+from naruto_core.store.queries import Queries
 
 
 class Trouble(StrEnum):
@@ -37,7 +37,7 @@ class _Expected:
 
 
 def verify(
-    reports: Reports,
+    reports: Queries,
     layout: Layout,
     pictures: Iterable[Picture] = (),
     on_progress: Callable[[Progress], None] | None = None,
@@ -75,7 +75,7 @@ def adapter_fault(layout: Layout, adapter: Adapter) -> str:
     return ""
 
 
-def _recorded(reports: Reports) -> Iterator[_Expected]:
+def _recorded(reports: Queries) -> Iterator[_Expected]:
     for summary in reports.runs():
         run_id = summary.run.id
         yield from (_Expected("adapter", one.path, one.sha256) for one in reports.adapters(run_id))
@@ -105,13 +105,13 @@ def _trouble(layout: Layout, expected: _Expected) -> Trouble | None:
     return None if digest == expected.sha256 else Trouble.ALTERED
 
 
-def _missing_tables(reports: Reports, layout: Layout) -> Iterator[Finding]:
+def _missing_tables(reports: Queries, layout: Layout) -> Iterator[Finding]:
     for version in reports.datasets():
         if not (layout.root / version.table).is_dir():
             yield Finding(Trouble.MISSING, f"table of dataset {version.source}", version.table)
 
 
-def _strays(reports: Reports, layout: Layout, expected: set[str]) -> Iterator[Finding]:
+def _strays(reports: Queries, layout: Layout, expected: set[str]) -> Iterator[Finding]:
     """What the store does not know: rows without a run, folders without a run, files without a row."""
     for sample in reports.stray_samples():
         yield Finding(Trouble.UNRECORDED, f"run {sample.run_id} of a recorded picture", sample.path)

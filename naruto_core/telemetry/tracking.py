@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, StepRecord
 from naruto_core.errors import DeviceUnfit, RecipeInvalid
-from naruto_core.telemetry.tracker import Outcome, Tracker
+from naruto_core.telemetry.trackers import Outcome, Tracker
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}  # tracker, and what has to be installed for it
 CLOSING_SECONDS = 30.0  # at the end of training, for what a slow tracker still has before it
@@ -86,10 +86,10 @@ def tracking(names: str, mlflow_uri: str, layout: Layout, run: Run, training: Ba
 
 def _make_tracker(name: str, mlflow_uri: str, layout: Layout, run: Run, training: BaseModel) -> Tracker:
     if name == "tensorboard":
-        from naruto_core.telemetry.tensorboard import TensorBoard
+        from naruto_core.telemetry.trackers import TensorBoard
 
         return TensorBoard(layout.tensorboard(run.id))
-    from naruto_core.telemetry.mlflow import MLflow
+    from naruto_core.telemetry.trackers import MLflow
 
     return MLflow(mlflow_uri, layout.mlflow(), run, training)
 

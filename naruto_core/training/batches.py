@@ -7,8 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from naruto_core.training.conditioning import TextEncoding
-from naruto_core.training.examples import Examples
+from naruto_core.training.latent_cache import Examples, TextEncoding
 
 CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers of their own
 
@@ -53,7 +52,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
+class NoiseConfig:
     """What is drawn at random for every picture; `empty` is the encoding (1, ...) of no text at all, on the CPU."""
 
     seed: int
@@ -103,7 +102,7 @@ def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
     return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in places)
 
 
-def draw_batch(stream: Stream, chance: Chance, micro_step: int, device: torch.device) -> Batch:
+def draw_batch(stream: Stream, chance: NoiseConfig, micro_step: int, device: torch.device) -> Batch:
     """The batch of `micro_step`: sampled latents, noise, timesteps and texts.
 
     Each picture has random numbers of its own, named by seed and position in the stream: a batch of
@@ -127,7 +126,7 @@ def draw_batch(stream: Stream, chance: Chance, micro_step: int, device: torch.de
 class _Row:
     """One picture of a batch with everything that chance decides about it."""
 
-    def __init__(self, style: Style, picture: int, chance: Chance, position: int) -> None:
+    def __init__(self, style: Style, picture: int, chance: NoiseConfig, position: int) -> None:
         entropy = int(np.random.SeedSequence((chance.seed, position)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(entropy)
         self.examples, self.weight = style.examples, style.loss_weight
@@ -145,7 +144,7 @@ class _Row:
         self.text = "" if dropped else self.examples.texts[self.index]
 
 
-def _encodings(rows: Sequence[_Row], chance: Chance, device: torch.device) -> TextEncoding | None:
+def _encodings(rows: Sequence[_Row], chance: NoiseConfig, device: torch.device) -> TextEncoding | None:
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for row in rows:
         if row.examples.hidden is None or row.examples.pooled is None:

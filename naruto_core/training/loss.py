@@ -1,16 +1,17 @@
-"""The training objective: predict the noise, weighted by how much there is to learn from it.
+"""The training objective: predict the noise; optionally the picture's style; and the validation loss."""
 
-The forward process, its velocity and its signal-to-noise ratio are diffusers' own (`DDPMScheduler`, `compute_snr`);
-here is what diffusers has no function for.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from naruto_core.recipe_training import StyleLossSection
+from naruto_core.training.latent_cache import Examples, TextEncoding
+
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
 
 SNR_LIMIT = 1000.0  # as kohya: the almost clean timesteps must not be forgotten altogether
 
@@ -82,3 +83,74 @@ def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch
     """Mean over the batch of each picture's mean squared error times its weight (B,)."""
     error = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
     return (error * weights).mean()
+
+
+def gram(features: torch.Tensor) -> torch.Tensor:
+    """Gram matrices (B, C, C) of features (B, C, h, w), per pixel: their size does not depend on the picture's."""
+    flat = features.float().flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+def style_loss(
+    section: StyleLossSection, vae: "AutoencoderKL", denoised: torch.Tensor, clean: torch.Tensor, trust: torch.Tensor
+) -> torch.Tensor:
+    """Weighted mean squared distance of the Gram matrices of `denoised` and `clean` latents (B, 4, h, w).
+
+    `trust` (B,) in 0 .. 1 is how much a denoised picture says at its timestep: alpha-bar.
+    """
+    real, made = (_features(section, vae, latents) for latents in (clean, denoised))
+    distance = (gram(made) - gram(real)).square().mean(dim=(1, 2))
+    return section.weight * (distance * trust).mean()
+
+
+def _features(section: StyleLossSection, vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tensor:
+    if section.features == "latent":
+        return latents
+    config: Any = vae.config
+    inner = (latents / config.scaling_factor).to(vae.dtype)
+    if vae.post_quant_conv is not None:
+        inner = vae.post_quant_conv(inner)
+    return vae.decoder.mid_block(vae.decoder.conv_in(inner))
+
+
+TIMESTEPS = (200, 400, 600, 800)
+
+
+@torch.no_grad()
+def validation_loss(
+    unet: "UNet2DConditionModel",
+    examples: Examples,
+    scheduler: "DDPMScheduler",
+    encode: Callable[[str], TextEncoding] | None = None,
+) -> torch.Tensor:
+    """Mean unweighted denoising error over all of `examples` at TIMESTEPS; a number on the device.
+
+    `encode` makes a caption's encoding (1, ...) where the encoders learn; None where `examples` have them. Leaves
+    the UNet in training mode, and no generator touched.
+    """
+    device = unet.device
+    t = torch.tensor(TIMESTEPS, device=device)
+    losses: list[torch.Tensor] = []
+    unet.eval()
+    for row in range(0, len(examples.texts), examples.views):
+        generator = torch.Generator().manual_seed(row // examples.views)
+        mean = examples.mean.row(row).float()
+        noise = torch.randn((len(t), *mean.shape), generator=generator).to(device)
+        clean = mean.to(device).expand_as(noise)
+        text = encode(examples.texts[row]) if encode else _known(examples, row)
+        hidden, pooled = (
+            one.to(device, unet.dtype).expand(len(t), *one.shape[1:]) for one in (text.hidden, text.pooled)
+        )
+        sizes = examples.time_ids[[row]].to(device).expand(len(t), -1)
+        noisy = add_noise(scheduler, clean, noise, t).to(unet.dtype)
+        predicted = unet(noisy, t, hidden, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+        weights = torch.ones(len(t), device=device)
+        losses.append(denoising_loss(predicted, target_of(scheduler, clean, noise, t), weights))
+    unet.train()
+    return torch.stack(losses).mean()
+
+
+def _known(examples: Examples, row: int) -> TextEncoding:
+    assert examples.hidden is not None
+    assert examples.pooled is not None
+    return TextEncoding(examples.hidden[[row]], examples.pooled[[row]])

@@ -1,11 +1,8 @@
-"""Optimizers by the recipe's words, set as the reference training script sets them.
+"""Parameter groups over flat vectors, and the optimizers of a recipe, set as in the reference training script."""
 
-A group that does not learn at a step has no gradient then: optimizers, the scaler of gradients and the norm that
-they are clipped by all leave out a parameter without one.
-"""
-
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -13,10 +10,123 @@ import torch
 from prodigyopt import Prodigy
 from torch import nn
 
-from naruto_core.errors import DeviceUnfit
+from naruto_core.errors import DeviceUnfit, RecipeInvalid
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.flat import Flat
-from naruto_core.training.groups import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """Weights and their gradient, both (N,); the parameters they were made from are views into them."""
+
+    weights: torch.Tensor
+    gradient: torch.Tensor
+
+
+def flatten(parameters: Sequence[nn.Parameter]) -> Flat:
+    """One vector of all `parameters` (of one device and dtype), which become views into it; gradients are zero."""
+    weights = torch.cat([p.detach().flatten() for p in parameters])
+    flat = Flat(weights, torch.zeros_like(weights))
+    attach(parameters, flat)
+    return flat
+
+
+def attach(parameters: Sequence[nn.Parameter], flat: Flat) -> None:
+    """Make `parameters` (again) views into `flat`, learning."""
+    parts, gradients = split(flat.weights, parameters), split(flat.gradient, parameters)
+    for p, part, gradient in zip(parameters, parts, gradients, strict=True):
+        p.grad = None
+        p.data, p.grad = part, gradient
+        p.requires_grad_()
+
+
+def split(vector: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Views into `vector` of the shapes of `like`, one after the other."""
+    parts = vector.split([one.numel() for one in like])
+    return [part.view(one.shape) for part, one in zip(parts, like, strict=True)]
+
+
+class HalfCopy:
+    """Half-precision copies of `parameters` to compute with; what learns is the fp32 vector `master`.
+
+    Half-precision weights do not learn: an update is smaller than the distance to the next number. The copies
+    spare the conversion of every weight at every use, there and back.
+    """
+
+    def __init__(self, master: Flat, parameters: Sequence[nn.Parameter], dtype: torch.dtype) -> None:
+        self._master = master
+        self._weights = master.weights.to(dtype)
+        self._gradient = torch.zeros_like(self._weights)
+        self.copies = [part.detach().requires_grad_() for part in split(self._weights, parameters)]
+        for copy, gradient in zip(self.copies, split(self._gradient, parameters), strict=True):
+            copy.grad = gradient
+
+    def gather(self) -> None:
+        """Add what a backward pass has found to the master's gradient."""
+        self._master.gradient.add_(self._gradient)
+        self._gradient.zero_()
+
+    def follow(self) -> None:
+        """Take over the master's weights."""
+        self._weights.copy_(self._master.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters by name, and when they learn: in steps `first_step` <= step < `stop_step`."""
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    learning_rate: float
+    first_step: int = 0
+    stop_step: int | None = None
+
+    def learns(self, step: int) -> bool:
+        return self.first_step <= step and (self.stop_step is None or step < self.stop_step)
+
+
+def group_weights(weights: Mapping[str, nn.Parameter], section: TrainingSection) -> list[Group]:
+    """`weights` by full name in groups: the UNet's, the encoders', the new tokens', and each late one apart.
+
+    Raises RecipeInvalid when an entry of `unfreeze` names no weights.
+    """
+    groups: list[Group] = []
+    left = dict(weights)
+    for late in section.unfreeze:
+        named = {name: left.pop(name) for name in list(left) if name.startswith(late.modules)}
+        if not named:
+            known = sorted({".".join(name.split(".")[:2]) for name in weights})
+            raise RecipeInvalid(f"unfreeze: no weights begin with {late.modules!r}; there are {', '.join(known)}, ...")
+        for group in _by_part(named, section):
+            stop = group.stop_step
+            groups.append(Group(late.modules, group.parameters, group.learning_rate, late.step, stop))
+    return [*_by_part(left, section), *groups]
+
+
+def _by_part(weights: Mapping[str, nn.Parameter], section: TrainingSection) -> list[Group]:
+    tokens = {name: p for name, p in weights.items() if name.endswith(".tokens")}
+    unet = {name: p for name, p in weights.items() if name.startswith("unet.")}
+    text = {name: p for name, p in weights.items() if name not in unet and name not in tokens}
+    inversion = section.textual_inversion
+    groups = [
+        Group("unet", unet, section.learning_rate),
+        Group("text_encoders", text, section.text_encoder_lr or 0.0, 0, section.text_encoder_stop_step),
+        Group("tokens", tokens, inversion.learning_rate if inversion else 0.0, 0, inversion and inversion.pivot_step),
+    ]
+    return [group for group in groups if group.parameters]
+
+
+def rate_factor(section: TrainingSection) -> Callable[[int], float]:
+    """The learning rate's factor at a step, 0 .. 1: the schedules of diffusers, which need no memory of the past."""
+    from diffusers.optimization import get_scheduler
+
+    warm_constant = section.lr_scheduler == "constant" and section.lr_warmup_steps
+    schedule = get_scheduler(
+        "constant_with_warmup" if warm_constant else section.lr_scheduler,
+        torch.optim.SGD([torch.zeros(1)], lr=1.0),
+        num_warmup_steps=section.lr_warmup_steps,
+        num_training_steps=section.max_train_steps,
+    )
+    return schedule.lr_lambdas[0]
 
 
 class GroupProdigy(Prodigy):

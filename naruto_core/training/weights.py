@@ -2,18 +2,19 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from naruto_core import devices
+from naruto_core.adapter_file import write_adapter
+from naruto_core.artifacts import LORA_FILE
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.tokens import add_tokens
-from naruto_core.training.flat import HalfCopy, attach, flatten
-from naruto_core.training.groups import group_weights
-from naruto_core.training.lean import Swap, Switch, give_all, swap_in
-from naruto_core.training.lora import add_adapters, trainable
+from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
+from naruto_core.training.lora import Swap, Switch, add_adapters, give_all, swap_in, trainable
+from naruto_core.training.optimizer import HalfCopy, attach, flatten, group_weights
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -138,3 +139,18 @@ class Weights:
             average.copy_(tensors[f"average.{index}"])
         for copy in self._copies:
             copy.follow()
+
+
+def write_files(pipeline: "StableDiffusionXLPipeline", weights: Weights, folder: Path) -> list[Path]:
+    """Write into `folder` what `weights` has learnt in `pipeline`, and say which files.
+
+    The weights must be shipped or finished: in the pipeline, in PEFT's own layers.
+    """
+    files: list[Path] = []
+    if weights.named.keys() - weights.tokens.keys():
+        files.append(folder / LORA_FILE)
+        write_adapter(pipeline, files[-1])
+    if weights.tokens:
+        files.append(folder / FILE)
+        write_tokens(weights.tokens, files[-1])
+    return files

@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.opening import open_ratings
+from naruto_core.store.database import open_ratings
 from tests.benchmarks.judged_store import fill
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
@@ -115,7 +115,7 @@ def over_http(root: Path, people: list[str]) -> dict[str, float]:
 
 
 def judge(server: Served, campaign: str, who: str, count: int) -> dict[str, list[float]]:
-    token = access.make_pass(server.home, Reviewer(who, "", Role.REVIEWER), datetime.now(UTC))
+    token = access.make_session_token(server.home, Reviewer(who, "", Role.REVIEWER), datetime.now(UTC))
     taken: dict[str, list[float]] = {"next": [], "vote": []}
     with httpx2.Client(base_url=server.address, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
         for _ in range(count):

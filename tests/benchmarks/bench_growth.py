@@ -16,8 +16,8 @@ import torch
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.examples import Captioned, Encoding, encode_examples
-from naruto_core.training.steps import Training
+from naruto_core.training.latent_cache import Captioned, Encoding, encode_examples
+from naruto_core.training.step import Training
 from tests.benchmarks.pictures import draw_pictures
 
 SIZES, STEPS = (48, 480, 4800), 12

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from naruto_core.scoring.catalogue import BY_NAME
 from naruto_core.scoring.features import load_extractor
+from naruto_core.scoring.metrics import BY_NAME
 from tests.naruto_core.scoring.ladder import RUNGS, build_ladder, climb, failed
 
 JUDGE = "package:naruto_core.mini/weights/judge"

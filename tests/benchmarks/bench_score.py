@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from naruto_core.mini.measure import drawings
+from naruto_core.mini.pretraining.evaluation import drawings
 from tests.naruto_core.scoring.inception_file import write_random_inception
 
 DRAWN, REFERENCE = 400, 1200
@@ -43,15 +43,15 @@ from functools import partial
 from pathlib import Path
 import torch
 from PIL import Image
-from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.scoring.features import embed_pictures, load_extractor
-from naruto_core.scoring.fid import fid
-from naruto_core.scoring.measure import everything
-from naruto_core.store.embeddings import Embeddings
+from naruto_core.scoring.torchmetrics_fid import fid
+from naruto_core.scoring.set_metric import everything
+from naruto_core.store.embedding_cache import EmbeddingCache
 weights, *folders, path, wanted = sys.argv[1:]
 extractor = load_extractor(f"inception:{weights}", torch.device("cpu"))
 found = []
-with Embeddings(Path(path)) as kept:
+with EmbeddingCache(Path(path)) as kept:
     for folder in folders:
         names = sorted(str(path) for path in Path(folder).glob("*.png"))
         missing, done = kept.missing(extractor.id, names), 0

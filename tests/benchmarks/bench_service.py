@@ -24,7 +24,7 @@ from naruto_core import sdxl
 from naruto_core.fusion import blends_of, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.serving import OPEN
-from naruto_core.store.opening import open_service_jobs
+from naruto_core.store.database import open_service_jobs
 from tests.benchmarks.bench_generate import _plain_loop
 from tests.deployments.serving import free_port, wait_until_ready
 from tests.tasks.recorded_run import CPU, Recorded, recorded_run

@@ -28,11 +28,10 @@ from naruto_core import sdxl
 from naruto_core.adapter_file import write_adapter
 from naruto_core.recipe import Recipe
 from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.conditioning import encode_texts, time_ids
-from naruto_core.training.flat import flatten
+from naruto_core.training.latent_cache import encode_texts, time_ids
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.lora import add_adapters, trainable
-from naruto_core.training.optimizer import GroupProdigy
+from naruto_core.training.optimizer import GroupProdigy, flatten
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
 from tests.benchmarks.pictures import draw_class_pictures, draw_pictures
 

@@ -20,8 +20,7 @@ import torch
 from naruto_core import sdxl
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.loss import noise_scheduler
-from naruto_core.training.validation import validation_loss
+from naruto_core.training.loss import noise_scheduler, validation_loss
 from tests.benchmarks.pictures import Pictures
 
 BAR = re.compile(rb"Steps:[^\r\n]*?\| (\d+)/\d+ \[")

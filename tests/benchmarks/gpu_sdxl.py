@@ -26,10 +26,9 @@ from naruto_core.generation import Job, Painter
 from naruto_core.kohya import write_kohya
 from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.examples import Captioned, Encoding, encode_examples
+from naruto_core.training.latent_cache import Captioned, Encoding, encode_examples
 from naruto_core.training.loop import Listeners, train_adapter
-from naruto_core.training.output import write_files
-from naruto_core.training.weights import Weights
+from naruto_core.training.weights import Weights, write_files
 from tests.benchmarks.file_check import check_files
 from tests.benchmarks.full_size import full_size_pipeline, write_configurations
 from tests.benchmarks.meter import WARM_UP, Meter, Pace

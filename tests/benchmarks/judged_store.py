@@ -9,7 +9,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import write_version
 from naruto_core.domain import Picture, Split
 from naruto_core.ratings import Role
-from naruto_core.store.opening import Store, open_ratings, open_store
+from naruto_core.store.database import Store, open_ratings, open_store
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - as the tables keep times: UTC, without a zone
 PROMPTS, SEEDS, CAMPAIGNS, REVIEWERS = 25, 2, 20, 50

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from naruto_core.domain import Progress
-from naruto_core.mini.measure import drawings
-from naruto_core.training.conditioning import join_caption
-from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
+from naruto_core.mini.pretraining.evaluation import drawings
+from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, join_caption
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

@@ -11,7 +11,7 @@ import torch
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.adapter_file import write_adapter
-from naruto_core.dataset.prepare import prepare
+from naruto_core.dataset.preprocessing import prepare
 from naruto_core.recipe import Recipe
 from naruto_core.training.lora import add_adapters, trainable
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script

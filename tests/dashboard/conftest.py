@@ -20,9 +20,8 @@ from dashboard import access
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.domain import DRAWN, Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_ratings, open_store
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.database import Ratings, open_ratings, open_store
+from naruto_core.store.writes import Store
 
 HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"
 PROMPTS = (

@@ -14,7 +14,7 @@ from dashboard import access
 from naruto_core.domain import Run
 from naruto_core.errors import RecordDamaged
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.ratings import Ratings
+from naruto_core.store.database import Ratings
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -50,14 +50,14 @@ def test_a_damaged_key_signs_nothing_and_lets_nobody_in(home: Path, damage: byte
     who = Reviewer("r1", "Ann", Role.LEAD)
     (home / "dashboard.key").write_bytes(damage)
     with pytest.raises(RecordDamaged, match=r"dashboard\.key is not the key that was written: remove it"):
-        access.make_pass(home, who, START)
+        access.make_session_token(home, who, START)
     with pytest.raises(RecordDamaged):
-        access.read_pass(home, f"r1.9999999999.{'0' * 64}", START)
+        access.read_session_token(home, f"r1.9999999999.{'0' * 64}", START)
     config.set_option("server.address", "0.0.0.0")
     app = AppTest.from_file(str(APP), default_timeout=60).run()
     assert not app.title
     (home / "dashboard.key").unlink()  # what the sentence says: a new one is made
-    assert access.read_pass(home, access.make_pass(home, who, START), START) == "r1"
+    assert access.read_session_token(home, access.make_session_token(home, who, START), START) == "r1"
 
 
 @pytest.mark.parametrize(

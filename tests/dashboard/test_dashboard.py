@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.words import duration
+from dashboard.formatting import duration
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"

@@ -8,11 +8,11 @@ import streamlit as st
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from dashboard.queries import versions
+from dashboard.queries import datasets
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.dataset.versions import write_version
 from naruto_core.domain import DatasetVersion, Picture, Quarantined, Split
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 
 HOSTILE = "<script>alert(1)</script> **a ninja**"
 
@@ -97,12 +97,12 @@ def test_three_pictures_of_what_was_learned_from_stand_beside_the_question_of_st
         profile="mini", recipe_json="{}", fingerprint="f", dataset_id=found.id, git_commit="",
         now=datetime(2026, 11, 24, tzinfo=UTC),
     )  # fmt: skip
-    first = versions.style_references([run.id])
+    first = datasets.style_references([run.id])
     assert len(first) == 3
     assert {text for text, _ in first} <= {row.caption for row in rows}
     assert all(data[:4] == b"RIFF" for _, data in first)
-    assert versions.style_references([run.id]) == first
+    assert datasets.style_references([run.id]) == first
     gone = next(row for row in rows if row.caption == first[0][0])
     Layout(home).picture(gone.sha256, ".png").unlink()
     st.cache_data.clear()
-    assert [text for text, _ in versions.style_references([run.id])][:2] == [text for text, _ in first[1:]]
+    assert [text for text, _ in datasets.style_references([run.id])][:2] == [text for text, _ in first[1:]]

@@ -15,8 +15,8 @@ from dashboard import access
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run
 from naruto_core.ratings import Campaign, Mode, Reviewer, Role, Unit
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.database import Ratings
+from naruto_core.store.writes import Store
 
 NOW = datetime.now(UTC)
 
@@ -39,7 +39,7 @@ class Client:
     """One reviewer's browser."""
 
     def __init__(self, served: Served, who: Reviewer, now: datetime = NOW) -> None:
-        headers = {"Authorization": f"Bearer {access.make_pass(served.home, who, now)}"}
+        headers = {"Authorization": f"Bearer {access.make_session_token(served.home, who, now)}"}
         self.http = httpx2.Client(base_url=served.address, headers=headers, timeout=60)
 
     def next(self, campaign_id: str, **params: str) -> httpx2.Response:
@@ -71,7 +71,7 @@ def test_a_personal_link_becomes_a_cookie_that_scripts_cannot_read_and_leaves_th
 def test_without_a_valid_pass_nothing_is_given_and_nothing_counts(served: Served, ratings: Ratings, home: Path) -> None:
     campaign_id, (who,) = campaign(ratings, 3), people(ratings, 1)
     assert Client(served, who, NOW - timedelta(hours=13)).next(campaign_id).status_code == 401
-    mine = access.make_pass(home, who, NOW)
+    mine = access.make_session_token(home, who, NOW)
     for forged in ("x", "ä.1.2", mine + "0", mine.replace(who.id, "0" * 16), f"{who.id}.9999999999.{'0' * 64}"):
         answer = httpx2.get(
             f"{served.address}/judging/{campaign_id}/next", headers={"Authorization": b"Bearer " + forged.encode()}

@@ -12,10 +12,10 @@ from streamlit.testing.v1 import AppTest
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Finding, Run, Score, StepRecord, Variant
-from naruto_core.judging.planning import contender, plan
-from naruto_core.ratings import Act, Campaign, Deed, Mode, Outcome, Role
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.judging.campaign_plan import contender, plan
+from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role
+from naruto_core.store.database import Ratings
+from naruto_core.store.writes import Store
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 Train = Callable[..., None]
@@ -51,7 +51,7 @@ def voted(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> s
     who, _ = ratings.add_reviewer("Ann", Role.REVIEWER)
     while given := ratings.next_assignment(campaign.id, who.id, NOW):
         answer = Outcome.LEFT if given.samples[0].startswith("fused") else Outcome.RIGHT
-        ratings.record(who.id, Deed(given.id, Act.VOTE, given.id, 3.0, "1x1", answer), NOW)
+        ratings.record(who.id, RatingEvent(given.id, Action.VOTE, given.id, 3.0, "1x1", answer), NOW)
     return campaign.id
 
 
@@ -283,5 +283,5 @@ def test_runs_show_what_people_said_and_never_an_example(ratings: Ratings, store
     given = ratings.next_assignment(campaign.id, who.id, NOW)
     assert given
     side = Outcome.LEFT if given.samples[0].startswith("fused") else Outcome.RIGHT
-    ratings.record(who.id, Deed(given.id, Act.VOTE, "n", 3.0, "1x1", side), NOW)
+    ratings.record(who.id, RatingEvent(given.id, Action.VOTE, "n", 3.0, "1x1", side), NOW)
     assert page("runs").dataframe[0].value["People"].tolist() == ["won 100% (0% to 100%, n = 1)"]

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 
-from dashboard.pairing import Row, as_csv, as_html, by_sample, recipe_differences, rows
+from dashboard.model_comparison import Row, as_csv, as_html, by_sample, recipe_differences, rows
 from naruto_core.domain import Prompt, Sample, Score, Variant
 
 HOSTILE = "=cmd|' /C calc'!A0 <img src=x onerror=alert(1)> \"quoted\""

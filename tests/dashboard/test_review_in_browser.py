@@ -7,10 +7,10 @@ from playwright.sync_api import Browser, Page, expect
 from served import Served
 
 from naruto_core.domain import DRAWN, Run, Variant
-from naruto_core.judging.planning import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan
 from naruto_core.ratings import Campaign, Extremes, Grades, Mode, Outcome, Role
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.database import Ratings
+from naruto_core.store.writes import Store
 
 NOW = datetime.now(UTC)
 

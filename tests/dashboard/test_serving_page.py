@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import pace
-from dashboard.pace import Period
+from dashboard import latency
+from dashboard.latency import Period
 from naruto_core.domain import Run
 from naruto_core.serving import Drift, JobState, JobTimes, ServedScore, ServiceJob, Steadiness
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_served_scores, open_service_jobs
+from naruto_core.store.database import open_served_scores, open_service_jobs
 
 NOW = datetime.now(UTC)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -70,7 +70,7 @@ def test_a_period_is_cut_into_steps_and_nothing_is_counted_twice() -> None:
         JobTimes(NOON + timedelta(minutes=10 * n), None, NOON + timedelta(minutes=10 * n, seconds=n), 1, JobState.DONE)
         for n in range(12)
     ]
-    found = pace.count(jobs[::-1], Period.DAY)
+    found = latency.count(jobs[::-1], Period.DAY)
     assert [(one.at.hour, one.pictures, one.median) for one in found.moments] == [(12, 6, 2.5), (13, 6, 8.5)]
     assert (found.pictures, found.median, found.waited) == (12, 5.5, None)
 
@@ -82,7 +82,7 @@ def test_a_mean_of_few_prompts_has_no_interval_and_two_extractors_do_not_mix(pro
         for n in range(12)
         for judge in "ab"
     ]
-    one, other = pace.levels(scores, Period.DAY)
+    one, other = latency.levels(scores, Period.DAY)
     assert (one.value, other.value, one.n) == (5.5, 105.5, 12)
     assert (one.extractor, other.extractor) == ("a", "b")
     assert (one.low is None) is (prompts == 9)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import yaml
 
-from deployments.local import LocalSettings
+from deployments.prefect.local import LocalSettings
 from deployments.service.options import ServiceOptions
 from naruto_core.settings import Settings
 
 HOUSE = Path(__file__).parents[2]
 DEPLOYMENTS = HOUSE / "deployments"
-DOCKERFILE = (DEPLOYMENTS / "Dockerfile").read_text()
+DOCKERFILE = (DEPLOYMENTS / "images" / "Dockerfile").read_text()
 TARGETS = ("worker", "service", "dashboard")
 LISTENS = {"worker": "8080", "service": "8000", "dashboard": "8501"}
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
@@ -39,7 +39,7 @@ def command(of: str) -> list[str]:
 
 def known_variables() -> set[str]:
     """Every NARUTO_* variable that some program reads, and those that prefect.yaml asks for."""
-    asked = set(re.findall(r"\$(NARUTO_\w+)", (DEPLOYMENTS / "prefect.yaml").read_text()))
+    asked = set(re.findall(r"\$(NARUTO_\w+)", (DEPLOYMENTS / "prefect" / "prefect.yaml").read_text()))
     return asked | {
         f"{kind.model_config['env_prefix']}{field}".upper()
         for kind in (Settings, LocalSettings, ServiceOptions)

@@ -14,7 +14,7 @@ import uvicorn
 
 from deployments.service.app import create_app
 from deployments.service.options import ServiceOptions
-from deployments.service.parts import Parts
+from deployments.service.state import ServiceState
 from naruto_core.domain import Adapter, Score, Variant
 from naruto_core.settings import Settings
 from tests.tasks.recorded_run import Recorded, recorded_run
@@ -58,7 +58,7 @@ class Serving:
     """Where the service is, and its inside."""
 
     url: str
-    parts: Parts
+    parts: ServiceState
 
     def ask(self, wait: float = 60, **fields: object) -> httpx2.Response:
         return httpx2.post(f"{self.url}/v1/images/generations", json=fields, timeout=wait)

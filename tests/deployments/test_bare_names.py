@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.plugins import HookContext
 
-from deployments.bare_names import setup_environment
+from deployments.prefect.bare_names import setup_environment
 
 
 async def create(*names: str) -> None:

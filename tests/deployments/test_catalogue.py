@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from deployments.service.catalogue import Catalogue
-from deployments.service.refusal import Refused
+from deployments.service.errors import ApiError
+from deployments.service.model_registry import ModelRegistry
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter
 from naruto_core.errors import RecordDamaged
-from naruto_core.store.opening import open_ratings
+from naruto_core.store.database import open_ratings
 from tests.tasks.recorded_run import recorded_run
 
 
@@ -23,10 +23,10 @@ def test_a_run_that_is_not_done_or_whose_weights_are_not_numbers_is_not_served(t
     ):
 
         def look() -> str:
-            return Catalogue(made.store, ratings, tmp_path, None).look(made.run.id).name
+            return ModelRegistry(made.store, ratings, tmp_path, None).look(made.run.id).name
 
         made.store.fail_run(made.run.id, "fuse: not numbers", datetime.now(UTC))
-        with pytest.raises(Refused, match="no finished run"):
+        with pytest.raises(ApiError, match="no finished run"):
             look()
         made.store.finish_run(made.run.id, datetime.now(UTC))
         assert look() == made.run.id

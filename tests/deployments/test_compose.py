@@ -22,7 +22,7 @@ from tests.deployments.image_file import (
     tool,
 )  # fmt: skip
 
-COMPOSE = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())
+COMPOSE = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name for name, service in SERVICES.items() if "build" in service}
 ONCE = {name for name, service in SERVICES.items() if service["restart"] == "no"}
@@ -33,18 +33,18 @@ def test_our_images_bear_the_version_of_the_project():
         service = SERVICES[name]
         assert service["image"] == f"naruto-{service['build']['target']}:{PROJECT['version']}"
         assert service["build"]["target"] in TARGETS
-        assert (DEPLOYMENTS / service["build"]["context"]).resolve() == HOUSE
+        assert (DEPLOYMENTS / "compose" / service["build"]["context"]).resolve() == HOUSE
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
 def test_a_compose_file_is_one(file: str):
-    asked = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(DEPLOYMENTS / file)]
+    asked = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(DEPLOYMENTS / "compose" / file)]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
 def test_the_overlay_for_gpus_changes_services_that_exist():
-    overlay = yaml.safe_load((DEPLOYMENTS / "compose.gpu.yaml").read_text())["services"]
+    overlay = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.gpu.yaml").read_text())["services"]
     assert set(overlay) == {"worker", "service"}
     for service in overlay.values():
         assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
@@ -82,18 +82,20 @@ def test_ports_are_published_on_this_machine_only_and_once():
 
 
 def test_no_secret_stands_in_a_file_and_none_is_forgotten_silently():
-    text = (DEPLOYMENTS / "compose.yaml").read_text()
+    text = (DEPLOYMENTS / "compose" / "compose.yaml").read_text()
     settings = [item for service in SERVICES.values() for item in service.get("environment", {}).items()]
     secret = {name: value for name, value in settings if re.search("PASSWORD|TOKEN|SECRET|KEY", name)}
     assert len(secret) >= 3
     assert [name for name, value in secret.items() if not value.startswith("${")] == []
     assert re.search(r"(?i)(password|token|key)=\S", DOCKERFILE) is None
-    example = (DEPLOYMENTS / "compose.env.example").read_text()
+    example = (DEPLOYMENTS / "compose" / "compose.env.example").read_text()
     asked = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
     assert asked == set(re.findall(r"(?m)^(\w+)=$", example))
     careless = set(re.findall(r"(?<!\$)\$\{(\w+)(?!:\?|\w)", text))  # empty is as bad as missing: `:?` refuses both
     assert careless == {"HF_TOKEN"}
-    ignored = subprocess.run(["git", "check-ignore", "deployments/.env"], cwd=HOUSE, capture_output=True, check=False)
+    ignored = subprocess.run(
+        ["git", "check-ignore", "deployments/compose/.env"], cwd=HOUSE, capture_output=True, check=False
+    )
     assert ignored.returncode == 0
 
 
@@ -128,7 +130,7 @@ def test_what_is_mounted_exists_and_named_volumes_are_declared():
     assert {source for source in sources if not source.startswith(".")} == set(COMPOSE["volumes"])
     files = [source for source in sources if source.startswith(".")]
     assert len(files) == 5
-    assert [source for source in files if not (DEPLOYMENTS / source).exists()] == []
+    assert [source for source in files if not (DEPLOYMENTS / "compose" / source).exists()] == []
     assert {network for service in SERVICES.values() for network in service.get("networks", [])} == set(
         COMPOSE["networks"]
     )
@@ -137,7 +139,7 @@ def test_what_is_mounted_exists_and_named_volumes_are_declared():
 def inside(service: str) -> dict[str, Path]:
     """Where a service finds which of our files."""
     volumes = (volume.split(":") for volume in SERVICES[service]["volumes"])
-    return {there: DEPLOYMENTS / ours for ours, there, *_ in volumes if ours.startswith(".")}
+    return {there: (DEPLOYMENTS / "compose" / ours).resolve() for ours, there, *_ in volumes if ours.startswith(".")}
 
 
 def test_prometheus_finds_its_rules_and_the_service():

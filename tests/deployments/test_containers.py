@@ -26,7 +26,8 @@ from tests.deployments.image_file import (
 
 @pytest.mark.skipif(not Path(tool("hadolint")).exists(), reason="hadolint is there for x86-64 only")
 def test_hadolint_has_nothing_to_say():
-    done = subprocess.run([tool("hadolint"), DEPLOYMENTS / "Dockerfile"], capture_output=True, text=True, check=False)
+    linted = [tool("hadolint"), DEPLOYMENTS / "images" / "Dockerfile"]
+    done = subprocess.run(linted, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     assert "hadolint ignore" not in DOCKERFILE
 
@@ -51,7 +52,8 @@ def test_programs_listen_where_the_image_says():
 
 
 def test_the_worker_polls_the_pool_of_prefect_yaml():
-    pools = {d["work_pool"]["name"] for d in yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())["deployments"]}
+    written = yaml.safe_load((DEPLOYMENTS / "prefect" / "prefect.yaml").read_text())["deployments"]
+    pools = {deployment["work_pool"]["name"] for deployment in written}
     worker = command("worker")
     assert {worker[worker.index("--pool") + 1]} == pools
 
@@ -76,7 +78,7 @@ def test_what_is_installed_is_what_the_lock_names_and_packages_come_before_code(
 
 
 def test_every_image_is_named_by_its_full_version():
-    compose = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())["services"].values()
+    compose = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())["services"].values()
     images = [*re.findall(r"(?m)^FROM (\S+:\S+)", DOCKERFILE), *(service["image"] for service in compose)]
     assert len(images) > 10
     full = re.compile(r".+:v?\d+\.\d+\.\d+(-[a-z0-9.-]+)?|postgres:\d+\.\d+-\w+")  # Postgres' versions have two parts
@@ -85,7 +87,8 @@ def test_every_image_is_named_by_its_full_version():
 
 def test_every_naruto_variable_is_one_that_is_read():
     named = {path: set(re.findall(r"\bNARUTO_[A-Z_]+\b", path.read_text())) for path in (
-        DEPLOYMENTS / "Dockerfile", DEPLOYMENTS / "compose.yaml", DEPLOYMENTS / "compose.gpu.yaml",
+        DEPLOYMENTS / "images" / "Dockerfile",
+        *sorted((DEPLOYMENTS / "compose").glob("*.yaml")),
         *sorted((DEPLOYMENTS / "k8s").rglob("*.*")),
     )}  # fmt: skip
     assert sum(map(len, named.values())) > 10
@@ -111,10 +114,11 @@ def stays_outside(path: str) -> bool:
 
 
 @pytest.mark.parametrize("path", [
-    "var/naruto.db", ".venv/bin/python", ".uv/bin/uv", ".git/config", "tests/conftest.py", ".env", "deployments/.env",
-    "deployments/prod.env", ".streamlit/secrets.toml", "flows/__pycache__/cli.pyc", "naruto_core/x.pyc", "keys.json",
-    "deployments/k8s/base/service.yaml", "deployments/Dockerfile", "deployments/compose.yaml", "docs/demo.png",
-    "my-pictures/1.png", ".local/x", "id_rsa",
+    "var/naruto.db", ".venv/bin/python", ".uv/bin/uv", ".git/config", "tests/conftest.py", ".env",
+    "deployments/compose/.env", "deployments/prod.env", ".streamlit/secrets.toml", "flows/__pycache__/cli.pyc",
+    "naruto_core/x.pyc", "keys.json",
+    "deployments/k8s/base/service.yaml", "deployments/images/Dockerfile", "deployments/compose/compose.yaml",
+    "docs/demo.png", "my-pictures/1.png", ".local/x", "id_rsa",
 ])  # fmt: skip
 def test_what_is_nobody_elses_business_stays_outside_the_image(path: str):
     assert stays_outside(path)
@@ -148,4 +152,4 @@ def test_everything_that_runs_goes_in():
     needed = [name for name in listed.split("\0") if name.startswith(rooms)]
     assert len(needed) > 150
     assert [name for name in needed if stays_outside(name)] == []
-    assert not stays_outside("deployments/prefect.yaml")
+    assert not stays_outside("deployments/prefect/prefect.yaml")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.daemon import Daemon
+from deployments.prefect.daemon import Daemon
 from naruto_core.errors import ServiceFailed, StorageFailed
 
 SLEEPS = "import time; print('awake', flush=True); time.sleep(60)"

@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL.Image import Image
 
-from deployments.service.catalogue import Look
-from deployments.service.engine import Engine, Ticket
+from deployments.service.engine import Engine, QueueItem
 from deployments.service.metrics import Metrics
-from deployments.service.shelf import Shelf
-from naruto_core.continuous import Order
+from deployments.service.model_cache import ModelCache
+from deployments.service.model_registry import ModelSpec
+from naruto_core.continuous_batching import Order
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import Precision
 from tests.loaded_models import counting_models
@@ -18,18 +18,18 @@ from tests.loaded_models import counting_models
 MODEL = ModelSection(base="package:naruto_core.mini/weights/base")
 
 
-def look(precision: Precision) -> Look:
+def look(precision: Precision) -> ModelSpec:
     """Looks of different precision have a base model each."""
     section = GenerationSection(
         suite="-", resolution=64, num_inference_steps=2, batch_size=1, mixed_precision=precision
     )
-    return Look("base", MODEL, section)
+    return ModelSpec("base", MODEL, section)
 
 
 @pytest.fixture
 def engine() -> Engine:
     metrics = Metrics()
-    return Engine(Shelf(torch.device("cpu"), 1, 4, metrics), 64, metrics)
+    return Engine(ModelCache(torch.device("cpu"), 1, 4, metrics), 64, metrics)
 
 
 def tickets(engine: Engine, *asked: tuple[Precision, float]) -> list[Image | str]:
@@ -37,7 +37,7 @@ def tickets(engine: Engine, *asked: tuple[Precision, float]) -> list[Image | str
     ended: queue.Queue[Image | str] = queue.Queue()
     engine.submit(
         [
-            Ticket(look(precision), 64, 64, Order("a cat", 1, "", 2, guidance), lambda _: None, ended.put, ended.put)
+            QueueItem(look(precision), 64, 64, Order("a cat", 1, "", 2, guidance), lambda _: None, ended.put, ended.put)
             for precision, guidance in asked
         ]
     )

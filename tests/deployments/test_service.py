@@ -17,7 +17,7 @@ from naruto_core import sdxl
 from naruto_core.artifacts import Layout
 from naruto_core.fusion import Blend, load_adapters
 from naruto_core.generation import Job, Painter
-from naruto_core.store.opening import open_ratings
+from naruto_core.store.database import open_ratings
 from naruto_core.store.promotions import CHAMPION
 from tests.deployments.serving import Runs, Serving, serving, two_runs
 from tests.tasks.recorded_run import CPU

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from deployments.service.__main__ import app as command
 from deployments.service.app import create_app
+from deployments.service.image_files import PictureFiles
 from deployments.service.keys import Keys, KeysUnusable
 from deployments.service.options import ServiceOptions
-from deployments.service.pictures import PictureFiles
 from naruto_core.access_control import is_loopback, signing_key
 from naruto_core.errors import RecordDamaged, ServiceFailed
 from naruto_core.settings import Settings

@@ -18,9 +18,9 @@ from PIL.Image import Image
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from deployments.service.keys import Allowance, Keys
+from deployments.service.keys import Keys, RateLimiter
 from deployments.service.options import ServiceOptions
-from deployments.service.parts import put_together
+from deployments.service.state import service_state
 from naruto_core.errors import RatingRefused, ServiceFailed
 from naruto_core.settings import Settings
 from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
@@ -46,7 +46,7 @@ def test_keys_are_kept_as_hashes_and_can_be_taken_away(tmp_path: Path):
 
 
 def test_an_allowance_is_spent_and_fills_again():
-    allowance = Allowance(per_minute=600)
+    allowance = RateLimiter(per_minute=600)
     assert allowance.take("ada", 600) == 0
     assert 0 < allowance.take("ada", 5) <= 0.5
     assert allowance.take("bob", 5) == 0
@@ -107,7 +107,7 @@ def test_a_checker_refuses_prompts_and_pictures_with_its_reason(runs: Runs):
 
 def test_a_checker_that_is_none_is_a_sentence(tmp_path: Path):
     with pytest.raises(ServiceFailed, match=r"NARUTO_SERVICE_CHECKER='no\.such:thing'"):
-        put_together(Settings(home=tmp_path, device="cpu"), ServiceOptions(checker="no.such:thing"))
+        service_state(Settings(home=tmp_path, device="cpu"), ServiceOptions(checker="no.such:thing"))
 
 
 def steps(url: str) -> str:

@@ -22,8 +22,8 @@ import pytest
 from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import Settings
 
-from deployments.automations import read_automations
-from deployments.local import PROJECT, LocalPrefect
+from deployments.prefect.automations import read_automations
+from deployments.prefect.local import PROJECT, LocalPrefect
 
 pytestmark = pytest.mark.slow
 
@@ -82,13 +82,13 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
     """A Prefect that `make up` started in a home of its own, stopped by `make down`."""
     local = LocalPrefect(tmp_path_factory.mktemp("home"), a_free_port())
     try:
-        started = python_m("deployments.up", local)
+        started = python_m("deployments.prefect.up", local)
         assert started.returncode == 0, started.stderr
         assert f"  export PREFECT_API_URL={local.api}\n" in started.stdout
         assert "prefect deployment run train-naruto\n" in started.stdout
         yield local
     finally:
-        stopped = python_m("deployments.down", local)
+        stopped = python_m("deployments.prefect.down", local)
     assert stopped.returncode == 0, stopped.stderr
     assert (local.server.pid(), local.worker.pid()) == (None, None)
 
@@ -115,7 +115,7 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
 
 def test_up_again_changes_nothing_and_says_so(up: LocalPrefect) -> None:
     before = (up.server.pid(), up.worker.pid(), deployments_as_written(up))
-    again = python_m("deployments.up", up)
+    again = python_m("deployments.prefect.up", up)
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("Prefect was already up; nothing changed.\n")
     assert (up.server.pid(), up.worker.pid(), deployments_as_written(up)) == before
@@ -155,7 +155,7 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         local = LocalPrefect(tmp_path, other.getsockname()[1])
-        refused = python_m("deployments.up", local)
+        refused = python_m("deployments.prefect.up", local)
     assert refused.returncode == 1
     assert re.fullmatch(
         r"error: port \d+ is taken by another program, .* NARUTO_PREFECT_PORT=\d+ make up\.\n", refused.stderr
@@ -181,7 +181,7 @@ def test_a_server_whose_database_is_busy_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deployments.local import read_local_prefect
+    from deployments.prefect.local import read_local_prefect
     from naruto_core.errors import ServiceFailed
 
     monkeypatch.setenv("NARUTO_PREFECT_PORT", "http")
@@ -197,7 +197,7 @@ def test_after_a_crash_up_starts_a_new_worker_and_frees_the_place_of_the_lost_ru
     os.kill(worker, signal.SIGKILL)
     while up.worker.pid() is not None:
         time.sleep(0.05)
-    again = python_m("deployments.up", up)
+    again = python_m("deployments.prefect.up", up)
     assert again.returncode == 0, again.stderr
     assert "starting a worker" in again.stdout
     assert up.worker.pid() not in (None, worker)
@@ -239,13 +239,13 @@ def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPref
     assert (state(alive), state(done)) == ("RUNNING", "COMPLETED")
     ask(up, f"/flow_runs/{alive}/set_state", {"state": {"type": "COMPLETED"}})
 
-    assert python_m("deployments.automations", up).returncode == 0
+    assert python_m("deployments.prefect.automations", up).returncode == 0
     assert automations() == written
     assert {seconds for _, seconds in written.values()} == {600, 3600}
 
 
 def test_automations_for_a_server_that_is_not_there_are_one_sentence(tmp_path: Path) -> None:
-    refused = python_m("deployments.automations", LocalPrefect(tmp_path, a_free_port()))
+    refused = python_m("deployments.prefect.automations", LocalPrefect(tmp_path, a_free_port()))
     assert (refused.returncode, refused.stdout) == (1, "")
     assert re.fullmatch(r"error: the automations were not written: .*\n", refused.stderr)
 

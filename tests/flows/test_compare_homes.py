@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Split, Variant
-from naruto_core.store.embeddings import row_digest
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
+from naruto_core.store.embedding_cache import row_digest
 from tests.flows.conftest import SMALL, Naruto
 
 # Another repetition, of prompts enough for a verdict: 7 of them, of which the first three are the small run's. With one

@@ -5,12 +5,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from naruto_core.mini.drawing import draw
-from naruto_core.mini.world import describe, sample_scene
 from tests.documented_commands import blocks
 from tests.flows.conftest import Ended, Naruto
 
@@ -23,14 +22,14 @@ for block in blocks():
 STATUS = {("naruto", "rescore", "RUN"): 1}
 
 
-def _draw_pictures(folder: Path) -> None:
-    """30 drawn pictures with captions, as an image folder."""
+def _make_pictures(folder: Path) -> None:
+    """30 pictures of noise with captions, as an image folder."""
     folder.mkdir()
-    rng, lines = Random(5), list[str]()
+    rng, lines = np.random.default_rng(5), list[str]()
     for number in range(30):
-        scene = sample_scene(rng, "naruto")
-        draw(scene, rng).save(folder / f"{number:04}.png")
-        lines.append(json.dumps({"file_name": f"{number:04}.png", "text": describe(scene, rng)}))
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.png")
+        lines.append(json.dumps({"file_name": f"{number:04}.png", "text": f"a person with {number} red hairs"}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
 
 
@@ -39,7 +38,7 @@ def folder(small_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
     """The folder that commands are typed in: a copy of the small run's home in `var`, and somebody's pictures."""
     place = tmp_path_factory.mktemp("documented")
     shutil.copytree(small_run[0], place / "var")
-    _draw_pictures(place / "my-pictures")
+    _make_pictures(place / "my-pictures")
     return place
 
 

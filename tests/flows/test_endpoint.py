@@ -21,7 +21,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tests.flows.conftest import Naruto, overflow_when_decoded
 
 Handler = Callable[[dict[str, Any]], Image]

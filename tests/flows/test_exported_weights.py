@@ -18,9 +18,9 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from deployments.service.catalogue import Look
 from deployments.service.metrics import Metrics
-from deployments.service.shelf import Shelf
+from deployments.service.model_cache import ModelCache
+from deployments.service.model_registry import ModelSpec
 from flows.exports import export_diffusers, export_endpoint, export_fused, export_hub, export_kohya, export_triton
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
@@ -29,10 +29,9 @@ from naruto_core.domain import Adapter, DatasetVersion, FusedModel, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import blends_of, fuse_adapters, load_adapters, load_fused
 from naruto_core.recipe import Recipe
-from naruto_core.store.opening import open_store
-from naruto_core.tokens import FILE
-from naruto_core.training.output import write_files
-from naruto_core.training.weights import Weights
+from naruto_core.store.database import open_store
+from naruto_core.textual_inversion import FILE
+from naruto_core.training.weights import Weights, write_files
 from naruto_core.weight_check import portable_name
 from tests.naruto_core.conftest import CPU
 from tests.tiny_sdxl import write_tiny_sdxl
@@ -244,8 +243,8 @@ def test_what_was_trained_is_what_is_served(homes: Mapping[tuple[str, ...], Trai
     recipe = trained.recipe
     with open_store(f"sqlite:///{trained.home / 'naruto.db'}") as store:
         blends = tuple(blends_of(trained.home, recipe.fusion, store.adapters(trained.run.id)))
-    look = Look("r", recipe.model, recipe.generation, blends, tuple(recipe.new_tokens.items()))
-    _hold(trained, Shelf(CPU, 1, 1, Metrics()).painter(look).pipeline)
+    look = ModelSpec("r", recipe.model, recipe.generation, blends, tuple(recipe.new_tokens.items()))
+    _hold(trained, ModelCache(CPU, 1, 1, Metrics()).painter(look).pipeline)
 
 
 @pytest.mark.parametrize("combination", HANDED_OUT, ids=" ".join)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from naruto_core.errors import ServiceFailed
 from naruto_core.recipe import PublishSection
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tasks.publish import publish
 from tests.flows.conftest import Naruto
 from tests.model_hub import TOKEN, ModelHub, Trouble

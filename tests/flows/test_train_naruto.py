@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from naruto_core.artifacts import Layout, sha256_file
-from naruto_core.scoring.catalogue import SAMPLE_METRICS
-from naruto_core.store.opening import open_store
+from naruto_core.scoring.metrics import SAMPLE_METRICS
+from naruto_core.store.database import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
 
 SAMPLES = 3 * 2 * 3  # prompts x seeds x variants

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from naruto_core.artifacts import Layout
 from naruto_core.sdxl import locate
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tests.flows.conftest import Naruto, flags, overflow_when_decoded
 from tests.loaded_models import counting_models
 

@@ -31,7 +31,7 @@ from naruto_core.errors import ServiceFailed
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto, overflow_when_decoded
 

@@ -15,13 +15,13 @@ import httpx2
 import pytest
 from PIL import Image
 
-from deployments.service.sampling import Sampler
+from deployments.service.quality_worker import Sampler
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.serving import ServedScore, Steadiness
-from naruto_core.store.opening import open_served_scores, open_store
-from tasks.place import working_place
-from tasks.watch import _ruler
+from naruto_core.store.database import open_served_scores, open_store
+from tasks.context import working_place
+from tasks.drift import _ruler
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto
 
@@ -219,7 +219,7 @@ def test_following_ends_with_the_process_it_follows(tmp_path: Path) -> None:
 
 
 def test_no_more_pictures_wait_than_a_disk_can_bear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.service.sampling._MOST_WAITING", 3)
+    monkeypatch.setattr("deployments.service.quality_worker._MOST_WAITING", 3)
     sampler = Sampler(tmp_path, 1.0, b"key")
     for n in range(5):
         sampler.keep(Image.new("RGB", (8, 8)), "run", f"prompt {n % 2}")

@@ -12,8 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from flows.profiles import choose_recipe
-from naruto_core.card.facts import CardFacts, ShownPrompt, WeightFiles
-from naruto_core.card.markdown import escape
+from naruto_core.card.facts import CardFacts, ShownPrompt, WeightFiles, escape
 from naruto_core.card.model_card import model_card
 from naruto_core.domain import DatasetVersion, Run, RunState, Score, Variant
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL.Image import Image
 
-from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection
 from naruto_core.sampling import NotFinite

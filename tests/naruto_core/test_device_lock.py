@@ -7,12 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-from naruto_core.device_lock import hold_device
+from naruto_core.devices import hold_device
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from naruto_core.device_lock import hold_device
+from naruto_core.devices import hold_device
 with hold_device(Path(sys.argv[1]), "cuda:0", "train some-run", print):
     print("held", flush=True)
     time.sleep(60)

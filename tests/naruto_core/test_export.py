@@ -19,16 +19,16 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.numpy import save_file
 
-from naruto_core import export
+from naruto_core import hub as hub_client
 from naruto_core.errors import ServiceFailed
-from naruto_core.hub_answers import understand
+from naruto_core.hub import understand
 from tests.model_hub import TOKEN, ModelHub, Trouble
 
 RUN = "2026-11-23-mini-3f9c"
 PUSH = f"""
 import sys
 from pathlib import Path
-from naruto_core.export import push_folder
+from naruto_core.hub import push_folder
 push_folder(Path(sys.argv[1]), "me/lora", True, "{RUN}", "{TOKEN}")
 """
 
@@ -58,7 +58,7 @@ Push = Callable[..., str]
 @pytest.fixture
 def push(folder: Path) -> Push:
     def push(token: str = TOKEN, private: bool = True) -> str:
-        return export.push_folder(folder, "me/lora", private, RUN, token)
+        return hub_client.push_folder(folder, "me/lora", private, RUN, token)
 
     return push
 
@@ -209,21 +209,22 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(
     push: Push, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(export, "_WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(hub_client, "_WAITS", (0.0, 0.0, 0.0))
     assert "pushing to me/lora failed: it cannot be reached (ConnectError)" in refused(push)
-    assert export.check_token("me/lora", TOKEN) is False
+    assert hub_client.check_token("me/lora", TOKEN) is False
 
 
 def test_whose_a_token_is_and_what_it_may_is_asked_without_changing_anything(
     hub: ModelHub, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ):
-    assert all(export.check_token(name, TOKEN) for name in ("me/lora", "us/lora", "lora"))
-    assert "belongs to me, who cannot write to your-name/lora" in refused(export.check_token, "your-name/lora", TOKEN)
-    assert "does not accept the token" in refused(export.check_token, "me/lora", "hf_broken")
+    assert all(hub_client.check_token(name, TOKEN) for name in ("me/lora", "us/lora", "lora"))
+    refusal = refused(hub_client.check_token, "your-name/lora", TOKEN)
+    assert "belongs to me, who cannot write to your-name/lora" in refusal
+    assert "does not accept the token" in refused(hub_client.check_token, "me/lora", "hf_broken")
     hub.role = "fineGrained"
-    assert export.check_token("another/lora", TOKEN)
+    assert hub_client.check_token("another/lora", TOKEN)
     hub.role = "read"
-    assert "HF_TOKEN may only read" in refused(export.check_token, "me/lora", TOKEN)
+    assert "HF_TOKEN may only read" in refused(hub_client.check_token, "me/lora", TOKEN)
     hub.troubles.append(Trouble("/whoami", 503))
-    assert export.check_token("me/lora", TOKEN) is False
+    assert hub_client.check_token("me/lora", TOKEN) is False
     assert {request.split()[0] for request in hub.requests} == {"GET"}

@@ -18,12 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Batch, Style, TrainingData
-from naruto_core.training.gradients import Gradients, Part
-from naruto_core.training.recompute import prepare_unet
+from naruto_core.training.step import Gradients, Part, prepare_unet
 from naruto_core.training.weights import Weights
 from tests.benchmarks.full_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
 
@@ -85,7 +84,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Inside, tensors are fake, and autocast for CUDA does what it does where there is a GPU."""
     monkeypatch.setattr(nn.Module, "_apply", apply_in_place)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    for module in ("generation", "continuous"):
+    for module in ("generation", "continuous_batching"):
         monkeypatch.setattr(f"naruto_core.{module}.make_scheduler", make_host_sampler)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from naruto_core.errors import RecordDamaged
-from naruto_core.hub_files import check_hub_file, check_hub_snapshot
+from naruto_core.hub import check_hub_file, check_hub_snapshot
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

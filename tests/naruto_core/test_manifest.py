@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from naruto_core.manifest import MANIFEST, Manifest
+from naruto_core.artifacts import MANIFEST, Manifest
 
 
 def test_a_file_that_is_missing_changed_or_unknown_is_not_trusted(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from flows.profiles import choose_recipe
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import RecordDamaged
-from naruto_core.mini.corpus import base_plate, draw_corpus, mixed_plate
-from naruto_core.mini.drawing import draw
-from naruto_core.mini.fitting import Fitting, fit
-from naruto_core.mini.measure import drawings, psnr, round_trip
-from naruto_core.mini.pretrain_vae import to_unit_range
-from naruto_core.mini.shipping import WEIGHTS, check_manifest, megabytes, world_digest
-from naruto_core.mini.vocabulary import BOS, EOS
-from naruto_core.mini.world import (
+from naruto_core.mini.pretraining.architecture import BOS, EOS
+from naruto_core.mini.pretraining.corpus import base_plate, draw_corpus, mixed_plate
+from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.evaluation import drawings, psnr, round_trip
+from naruto_core.mini.pretraining.package import WEIGHTS, check_manifest, megabytes, world_digest
+from naruto_core.mini.pretraining.trainer import Fitting, fit
+from naruto_core.mini.pretraining.vae import to_unit_range
+from naruto_core.mini.pretraining.world import (
     BASE_STYLES,
     FILLER_WORDS,
     GARMENT_COLOURS,

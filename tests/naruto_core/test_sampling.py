@@ -14,14 +14,14 @@ from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 
 from naruto_core import sampling, sdxl
-from naruto_core.continuous import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import DatasetUnusable, ModelUnusable
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
-from naruto_core.training.examples import Captioned, Encoding, encode_examples
-from naruto_core.training.style import style_loss
+from naruto_core.training.latent_cache import Captioned, Encoding, encode_examples
+from naruto_core.training.loss import style_loss
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import ignore
 

@@ -22,7 +22,7 @@ from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, RunState, StepRecord
 from naruto_core.errors import DeviceUnfit, NarutoError, RecipeInvalid
-from naruto_core.telemetry.mlflow import flatten
+from naruto_core.telemetry.trackers import flatten
 from naruto_core.telemetry.tracking import choose_trackers, tracking
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from naruto_core.fusion import Blend, load_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.prompts import put_tokens
 from naruto_core.recipe import Recipe
-from naruto_core.store.opening import open_store
-from naruto_core.store.records import Store
-from naruto_core.tokens import FILE, add_tokens, write_tokens
+from naruto_core.store.database import open_store
+from naruto_core.store.writes import Store
+from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
 from naruto_core.training.lora import add_adapters, trainable
-from tasks.assemble import assemble
+from tasks.publish import assemble
 
 CPU = torch.device("cpu")
 PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from flows.exports import export_kohya
 from naruto_core.errors import ModelUnusable, RecordDamaged
-from naruto_core.tokens import FILE
+from naruto_core.textual_inversion import FILE
 from tests.tasks.recorded_run import PROMPTS, Recorded, recorded_run
 
 LORA = "pytorch_lora_weights.safetensors"

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from flows.captions import list_caption_findings, recaption
 from flows.cli import main
 from flows.ingest import ingest_pictures
+from flows.listings import list_caption_findings, recaption
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout
-from naruto_core.dataset.captions import CaptionFault
+from naruto_core.dataset.caption_audit import CaptionFault
 from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable, NotRecorded
 from naruto_core.recipe import DatasetSection
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tasks.captions import check_captions
+from tasks.context import working_place
 from tasks.ingest import ingest
-from tasks.place import working_place
 from tasks.recaption import recaption_dataset
 from tests.tiny_blip import write_blip
 

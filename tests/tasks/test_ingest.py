@@ -10,7 +10,7 @@ from naruto_core.domain import DatasetVersion
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe import DatasetSection
 from naruto_core.settings import read_settings
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 from tasks.ingest import ingest
 
 SECTION = DatasetSection(source="world:naruto?count=12&seed=3", hold_out=4)

@@ -9,14 +9,21 @@ import pytest
 from PIL import Image
 
 from naruto_core.artifacts import Layout
-from naruto_core.dataset.caption_words import colour_conflicts, words_alike, words_of
-from naruto_core.dataset.captions import CaptionFault, audit_captions, modified_z, summarise_captions
+from naruto_core.dataset.caption_audit import (
+    CaptionFault,
+    audit_captions,
+    colour_conflicts,
+    modified_z,
+    summarise_captions,
+    words_alike,
+    words_of,
+)
 from naruto_core.dataset.ingest import ingest
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Picture, Split
 from naruto_core.recipe import DatasetSection
-from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
+from naruto_core.scoring.sample_metrics import cosines
 from tests.naruto_core.conftest import CPU, JUDGE
 
 Pair = tuple[Picture, ...]

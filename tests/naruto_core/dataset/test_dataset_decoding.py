@@ -5,10 +5,9 @@ import pytest
 from picture_bytes import broken_pictures, encoded, picture, png
 from PIL import Image
 
-from naruto_core.dataset.checks import check
-from naruto_core.dataset.decoding import decode
-from naruto_core.dataset.prepare import prepare
-from naruto_core.dataset.records import BrokenRecordError, Record
+from naruto_core.dataset.ingest import check
+from naruto_core.dataset.preprocessing import prepare
+from naruto_core.dataset.records import BrokenRecordError, Record, decode
 from naruto_core.domain import Picture, Quarantined
 from naruto_core.errors import RecordDamaged
 

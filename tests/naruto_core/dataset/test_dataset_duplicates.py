@@ -7,8 +7,8 @@ import pytest
 from picture_bytes import picture
 from PIL import Image
 
-from naruto_core.dataset.arrangement import arrange
 from naruto_core.dataset.duplicates import NEAR_BITS, find_doubles, perceptual_hash
+from naruto_core.dataset.ingest import arrange
 from naruto_core.domain import Picture, Split
 from naruto_core.errors import DatasetUnusable
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from scipy import stats
 
-from naruto_core.judging.trust import ceiling, ordering, pairwise, pointwise
+from naruto_core.judging.metric_validation import ceiling, ordering, pairwise, pointwise
 from naruto_core.ratings import Outcome, Rating
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""From ratings to votes, to conduct, outlook and grades: known answers."""
+"""From ratings to votes, to reviewer quality, decision and grades: known answers."""
 
 import random
 from datetime import UTC, datetime
@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from choix import ilsr_pairwise
 
-from naruto_core.judging.conduct import conducts, leans
-from naruto_core.judging.grades import defects, mean_grades
-from naruto_core.judging.outlook import Word, outlooks, win_rates
+from naruto_core.judging.decision import PairVerdict, decisions, win_rates
 from naruto_core.judging.ranking import Vote, most_telling, rank
-from naruto_core.judging.votes import answers_by_unit, comparisons, counted
+from naruto_core.judging.reviewer_quality import leans, reviewer_qualities
+from naruto_core.judging.votes import answers_by_unit, comparisons, counted, defects, mean_grades
 from naruto_core.ratings import Answer, Defect, Extremes, Grades, Outcome, Rating
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -65,7 +64,7 @@ def test_the_same_opinion_with_the_sides_changed_is_the_same_answer() -> None:
 def test_a_reviewer_who_always_takes_the_left_is_seen_to() -> None:
     always = [rating(unit, Outcome.LEFT) for unit in range(20)]
     fair = [rating(unit, (Outcome.LEFT, Outcome.RIGHT)[unit % 2], who="s") for unit in range(20)]
-    first, second = conducts([*always, *fair])
+    first, second = reviewer_qualities([*always, *fair])
     assert (leans(first.left), leans(second.left)) == (True, False)
 
 
@@ -76,7 +75,7 @@ def test_consistency_is_of_the_picture_and_not_of_the_side() -> None:
         rating(2, Outcome.LEFT, ("a", "b")),
         rating(2, Outcome.LEFT, ("b", "a"), repeat=True),
     ]
-    (found,) = conducts(ratings)
+    (found,) = reviewer_qualities(ratings)
     assert (found.consistent.hits, found.consistent.n) == (1, 2)
 
 
@@ -86,22 +85,22 @@ def test_gold_answers_are_right_or_wrong_by_their_picture() -> None:
         rating(2, Outcome.LEFT, ("b", "a"), gold="a"),
         rating(3, Outcome.TIE, ("b", "a"), gold="a"),
     ]
-    (found,) = conducts(ratings)
+    (found,) = reviewer_qualities(ratings)
     assert (found.gold.hits, found.gold.n) == (1, 3)
 
 
 def test_a_clear_winner_needs_no_more_votes_and_equals_never_get_enough() -> None:
     clear = cast({"a": 1.5, "b": -1.5}, 200, 1)
-    (found,) = outlooks(rank(clear, 200, 0), clear)
-    assert (found.stronger, found.word, found.needed) == ("a", Word.BETTER, 0)
+    (found,) = decisions(rank(clear, 200, 0), clear)
+    assert (found.stronger, found.verdict, found.needed) == ("a", PairVerdict.BETTER, 0)
     even = [
         Vote(f"p{i % 20}", *sides, outcome)
         for i in range(40)
         for sides in (("a", "b"), ("b", "a"))
         for outcome in (Outcome.LEFT, Outcome.RIGHT)
     ]
-    (found,) = outlooks(rank(even, 200, 0), even)
-    assert (found.word, found.needed) == (Word.UNDECIDED, None)
+    (found,) = decisions(rank(even, 200, 0), even)
+    assert (found.verdict, found.needed) == (PairVerdict.UNDECIDED, None)
 
 
 def test_the_votes_still_needed_would_have_been_about_enough() -> None:
@@ -109,10 +108,10 @@ def test_the_votes_still_needed_would_have_been_about_enough() -> None:
     answers = []
     for seed in range(12):
         votes = cast(strength, 60, seed)
-        (found,) = outlooks(rank(votes, 200, 0), votes)
+        (found,) = decisions(rank(votes, 200, 0), votes)
         if found.needed and found.stronger == "a":
             more = cast(strength, 60 + 2 * found.needed, seed + 100)
-            answers.append(outlooks(rank(more, 200, 0), more)[0].word is Word.BETTER)
+            answers.append(decisions(rank(more, 200, 0), more)[0].verdict is PairVerdict.BETTER)
     assert len(answers) >= 4
     assert sum(answers) >= len(answers) / 2
 
@@ -166,7 +165,7 @@ def test_votes_that_are_alike_may_be_counted_up() -> None:
     one, other = rank(votes, 100, 0), rank(together, 100, 0)
     assert [m.value for m in one.models] == pytest.approx([m.value for m in other.models], abs=1e-9)
     assert one.models[0].votes == other.models[0].votes
-    assert [m.needed for m in outlooks(one, votes)] == [m.needed for m in outlooks(other, together)]
+    assert [m.needed for m in decisions(one, votes)] == [m.needed for m in decisions(other, together)]
     assert [(r.model, r.value, r.votes) for r in win_rates(votes)] == [
         (r.model, pytest.approx(r.value), r.votes) for r in win_rates(together)
     ]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from naruto_core.mini.measure import drawings
-from naruto_core.mini.world import BASE_STYLES, HELD_OUT_STYLE, Scene
-from naruto_core.scoring import copying, samples
-from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.mini.pretraining.evaluation import drawings
+from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, Scene
+from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures
-from naruto_core.scoring.measure import everything
+from naruto_core.scoring.metrics import SET_METRICS
+from naruto_core.scoring.set_metric import everything
 
 N = 176
 Pixels = np.ndarray
@@ -67,15 +67,20 @@ def climb(ladder: Ladder) -> dict[str, dict[str, float]]:
         found[metric.name] = {
             name: metric.measure(rows, reference)(everything(N)) for name, rows in ladder.drawn.items()
         }
-    new = samples.nearness(ladder.reference, ladder.training)
-    found["style"] = {n: float(samples.style_closeness(r, ladder.reference).mean()) for n, r in ladder.drawn.items()}
+    new = sample_metrics.nearness(ladder.reference, ladder.training)
+    found["style"] = {
+        n: float(sample_metrics.style_closeness(r, ladder.reference).mean()) for n, r in ladder.drawn.items()
+    }
     found["flagged as copies"] = {
-        name: float((copying.ranks(samples.nearness(rows, ladder.training), new) <= copying.FLAGGED).mean())
+        name: float(
+            (memorization.ranks(sample_metrics.nearness(rows, ladder.training), new) <= memorization.FLAGGED).mean()
+        )
         for name, rows in ladder.drawn.items()
     }
-    margin = copying.copy_margin(new, N)
+    margin = memorization.copy_margin(new, N)
     found["named as copies"] = {
-        name: float((samples.nearness(rows, ladder.training) > margin).mean()) for name, rows in ladder.drawn.items()
+        name: float((sample_metrics.nearness(rows, ladder.training) > margin).mean())
+        for name, rows in ladder.drawn.items()
     }
     return found
 

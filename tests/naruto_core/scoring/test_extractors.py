@@ -18,12 +18,12 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable, NarutoError
-from naruto_core.scoring.alignment import cosines
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.fid import fid
-from naruto_core.scoring.frechet import frechet_distance
-from naruto_core.scoring.kernel import kid_measure
-from naruto_core.scoring.measure import everything
+from naruto_core.scoring.fid import frechet_measure
+from naruto_core.scoring.mmd import kid_measure
+from naruto_core.scoring.sample_metrics import cosines
+from naruto_core.scoring.set_metric import everything
+from naruto_core.scoring.torchmetrics_fid import fid
 from naruto_core.sdxl import locate
 from tests.hub_downloads import downloads
 from tests.naruto_core.conftest import CPU, JUDGE
@@ -42,7 +42,7 @@ def test_both_forms_of_fid_equal_the_textbook(n: int, m: int, d: int):
     rng = np.random.default_rng(n)
     a, b = rng.normal(0, 1, (n, d)), rng.normal(0.3, 1.4, (m, d))
     expected = _textbook_fid(a, b)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_measure(a, b)(everything(len(a))) == pytest.approx(expected, rel=1e-6)
     assert fid(a, b) == pytest.approx(expected, rel=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_fid_of_gaussians_with_known_moments_is_their_known_distance():
 
 def test_fid_of_a_set_with_itself_is_zero():
     a = np.random.default_rng(1).normal(size=(50, 80))
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)  # of features whose variances sum to 80
+    assert frechet_measure(a, a)(everything(len(a))) == pytest.approx(0, abs=1e-6)
 
 
 def test_too_few_or_broken_features_are_refused_in_a_sentence():

@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from naruto_core.domain import Finding
-from naruto_core.scoring import copying, findings
-from naruto_core.scoring.blank import is_blank
-from naruto_core.scoring.copying import nearest, ranks
+from naruto_core.scoring import findings, memorization
+from naruto_core.scoring.memorization import nearest, ranks
 from naruto_core.scoring.resampling import Difference, Estimate
+from naruto_core.scoring.sample_metrics import is_blank
 
 Vector = NDArray[np.float64]
 PROMPTS = [str(i // 4) for i in range(80)]
@@ -52,7 +52,7 @@ def world(rng: np.random.Generator, held_out: int = 200, drawn: int = 176) -> tu
     return cosines[:held_out], cosines[held_out:], rows[:300]
 
 
-def memorization(drawn: Vector, held_out: Vector) -> Finding:
+def find(drawn: Vector, held_out: Vector) -> Finding:
     names = [f"s{i}" for i in range(len(drawn))]
     return findings.find_memorization("r", drawn, held_out, names, [f"t{n}" for n in names], "held-out pictures")
 
@@ -62,14 +62,14 @@ def test_every_planted_copy_is_named_with_its_training_picture_however_few_there
     for copies in (1, 2, 4, 8, 16):
         held_out, drawn, training = world(rng)
         drawn[:copies] = nearest(training[:copies].astype(np.float16), training)[0]  # as features are kept
-        found = memorization(drawn, held_out)
+        found = find(drawn, held_out)
         assert found.warning
         assert found.sentence.startswith(
             f"{copies} of 176 drawn pictures lie nearer to a training picture than all 200"
         )
         assert all(f"s{i} is ts{i} (cosine 1.0000)" in found.sentence for i in range(copies))
         assert found.figures["copies"] == copies
-        low, high = copying.share_interval(copies, 176)
+        low, high = memorization.share_interval(copies, 176)
         assert f"{copies / 176:.1%} [{low:.1%}, {high:.1%}] are copies" in found.sentence
     assert "[5.3%, 14.3%]" in found.sentence
 
@@ -77,19 +77,19 @@ def test_every_planted_copy_is_named_with_its_training_picture_however_few_there
 @pytest.mark.parametrize("held_out", [200, 100, 20])
 def test_in_at_most_one_of_fifty_honest_runs_is_any_picture_called_a_copy(held_out: int):
     rng = np.random.default_rng(5)
-    runs = [memorization(drawn, new) for new, drawn, _ in (world(rng, held_out) for _ in range(200))]
-    assert np.mean([found.warning for found in runs]) <= copying.FALSE_ALARM
+    runs = [find(drawn, new) for new, drawn, _ in (world(rng, held_out) for _ in range(200))]
+    assert np.mean([found.warning for found in runs]) <= memorization.FALSE_ALARM
     assert "no sign of memorization: 0 of 176" in runs[0].sentence
     assert runs[0].sentence.endswith("at most 2.1% (95 %) do.")
 
 
 def test_no_sign_is_said_only_when_the_interval_allows_it():
     held_out, drawn, _ = world(np.random.default_rng(6))
-    few = memorization(drawn[:40], held_out)
+    few = find(drawn[:40], held_out)
     assert few.warning
     assert few.sentence.startswith("memorization cannot be excluded: 0 of 40")
     assert "up to 8.8% (95 %) may" in few.sentence
-    none = memorization(drawn, held_out[:9])
+    none = find(drawn, held_out[:9])
     assert none.warning
     assert "9 held-out pictures are too few to calibrate with, at least 10 are needed" in none.sentence
 
@@ -97,7 +97,7 @@ def test_no_sign_is_said_only_when_the_interval_allows_it():
 def test_held_out_doubles_of_training_pictures_hide_no_copy():
     held_out, drawn, _ = world(np.random.default_rng(7))
     held_out[:30], drawn[3] = 1.0, 1.0
-    found = memorization(drawn, held_out)
+    found = find(drawn, held_out)
     assert "than all 170 held-out pictures, 30 doubles of training pictures left out" in found.sentence
     assert "s3 is ts3 (cosine 1.0000)" in found.sentence
 

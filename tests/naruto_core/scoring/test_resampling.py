@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from naruto_core.scoring.discrimination import discriminate
-from naruto_core.scoring.frechet import frechet_distance, frechet_measure
-from naruto_core.scoring.kernel import median_mmd_measure
+from naruto_core.scoring.fid import frechet_measure
+from naruto_core.scoring.mmd import median_mmd_measure
 from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share, difference, holm, jackknife, mean_measure
+from naruto_core.scoring.set_metric import everything
 from naruto_core.scoring.verdict import verdict
 
 PROMPTS, SEEDS = 40, 4
@@ -68,7 +69,7 @@ def _drawn(rng: np.random.Generator, shift: float) -> np.ndarray:
 def test_the_interval_of_fid_covers_what_a_fresh_set_of_prompts_gives():
     rng = np.random.default_rng(4)
     reference = rng.normal(size=(400, 6))
-    expected = np.mean([frechet_distance(_drawn(rng, 0.4), reference) for _ in range(400)])
+    expected = np.mean([frechet_measure(_drawn(rng, 0.4), reference)(everything(PROMPTS * SEEDS)) for _ in range(400)])
     found = [jackknife(frechet_measure(_drawn(rng, 0.4), reference), GROUPS) for _ in range(120)]
     assert covered(sum(one.low <= expected <= one.high for one in found), 120)
 

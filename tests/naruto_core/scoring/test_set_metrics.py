@@ -9,9 +9,9 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from naruto_core.errors import NarutoError
-from naruto_core.scoring.catalogue import BY_NAME, SET_METRICS
-from naruto_core.scoring.kernel import cmmd_measure, median_squared_width
-from naruto_core.scoring.measure import SetMetric, everything, unit_length
+from naruto_core.scoring.metrics import BY_NAME, SET_METRICS
+from naruto_core.scoring.mmd import cmmd_measure, median_squared_width
+from naruto_core.scoring.set_metric import SetMetric, everything, unit_length
 
 # the others make no pairs of a picture with its own copy
 OF_COPIES = [m for m in SET_METRICS if m.name in ("fid", "vendi", "precision", "density")]

@@ -8,14 +8,13 @@ import pytest
 
 from flows.cli import _jsonable
 from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
-from naruto_core.report.comparison import Compared, comparison_markdown, headline
-from naruto_core.scoring.assessment import assess
-from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.report.tables import Compared, comparison_markdown, headline
 from naruto_core.scoring.comparison import Comparison, Side, compare
-from naruto_core.scoring.evidence import Evidence
-from naruto_core.scoring.measure import everything
+from naruto_core.scoring.evaluation import evaluate
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
+from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.scoring.resampling import LEAST_PROMPTS
-from naruto_core.scoring.run_features import RunFeatures
+from naruto_core.scoring.set_metric import everything
 from tests.naruto_core.scoring.test_assessment import RULER, SECTION
 
 GRIDS = [(prompts, seeds) for prompts in range(1, 5) for seeds in range(1, 5)] + [(12, 1), (8, 1), (6, 2), (5, 8)]
@@ -33,7 +32,7 @@ def drawn(prompts: int, seeds: int) -> RunFeatures:
     }
     real = random.normal(0, 1, (24, 16)), random.normal(0, 1, (28, 16))
     texts = random.normal(0, 1, (n, 16))
-    sets = Evidence("sets", names, rows, *real)
+    sets = FeatureSet("sets", names, rows, *real)
     blank = {variant: np.zeros(n, dtype=np.bool_) for variant in KINDS}
     captions = random.normal(0, 1, (28, 16))
     return RunFeatures(samples, sets, sets, (), texts, texts, captions, real[1], real[0], blank, {})
@@ -72,7 +71,7 @@ def test_every_metric_of_a_small_grid_has_figures_or_a_reason(prompts: int, seed
 @pytest.mark.parametrize(("prompts", "seeds"), GRIDS)
 def test_every_score_of_a_small_grid_is_a_number_with_an_interval_or_none(prompts: int, seeds: int) -> None:
     slugs = tuple(Prompt(f"p{i}", f"text {i}", f"{i}", ("people",)) for i in range(prompts))
-    found = assess(drawn(prompts, seeds), PromptSuite("s", "f", slugs, tuple(range(seeds))), SECTION, RULER)
+    found = evaluate(drawn(prompts, seeds), PromptSuite("s", "f", slugs, tuple(range(seeds))), SECTION, RULER)
     sets = [score for score in found.scores if score.sample_id is None]
     assert {"clip", "style", "blank"} <= {score.metric for score in sets}
     assert all(np.isfinite(score.value) for score in found.scores)

@@ -7,9 +7,8 @@ import pytest
 from recorded import open_run
 
 from naruto_core.domain import DatasetVersion, Run
-from naruto_core.store.opening import open_ratings, open_store
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.database import Ratings, open_ratings, open_store
+from naruto_core.store.writes import Store
 
 
 @pytest.fixture

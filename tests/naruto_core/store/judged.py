@@ -2,17 +2,8 @@
 
 from datetime import UTC, datetime
 
-from naruto_core.ratings import (
-    Act,
-    Assignment,
-    Campaign,
-    Deed,
-    Mode,
-    Outcome,
-    Role,
-    Unit,
-)
-from naruto_core.store.ratings import Ratings
+from naruto_core.ratings import Action, Assignment, Campaign, Mode, Outcome, RatingEvent, Role, Unit
+from naruto_core.store.database import Ratings
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -21,8 +12,8 @@ def units(count: int, wanted: int = 1) -> list[Unit]:
     return [Unit(f"p{i % 5}", "a ninja", i, (f"a{i}", f"b{i}"), ("one", "two"), wanted) for i in range(count)]
 
 
-def vote(assignment: str, nonce: str, outcome: Outcome = Outcome.LEFT) -> Deed:
-    return Deed(assignment, Act.VOTE, nonce, 2.5, "390x844", outcome)
+def vote(assignment: str, nonce: str, outcome: Outcome = Outcome.LEFT) -> RatingEvent:
+    return RatingEvent(assignment, Action.VOTE, nonce, 2.5, "390x844", outcome)
 
 
 def opened(

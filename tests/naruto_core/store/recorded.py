@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from naruto_core.domain import Run, Sample, Score, Variant
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

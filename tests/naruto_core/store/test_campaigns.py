@@ -12,21 +12,20 @@ from sqlalchemy.dialects.sqlite import dialect
 
 from naruto_core.errors import RatingRefused
 from naruto_core.ratings import (
-    Act,
+    Action,
     Answer,
     Campaign,
-    Deed,
     Defect,
     Extremes,
     Grades,
     Mode,
     Outcome,
+    RatingEvent,
     Role,
     Unit,
 )
 from naruto_core.store.assignments import next_unit
-from naruto_core.store.opening import open_store
-from naruto_core.store.ratings import Ratings
+from naruto_core.store.database import Ratings, open_store
 
 
 def test_the_next_unit_is_found_by_an_index_with_and_without_a_pairing(ratings: Ratings, tmp_path: Path):
@@ -141,8 +140,8 @@ def test_one_picture_is_graded_and_four_have_a_best_and_a_worst(ratings: Ratings
             ratings.record(me, vote(given.id, f"wrong {mode}"), NOON)
         for bad in (Grades(0, 3), Grades(3, 6)) if mode is Mode.SCALE else (Extremes(1, 1), Extremes(0, 4)):
             with pytest.raises(RatingRefused, match=r"1 to 5|two different"):
-                ratings.record(me, Deed(given.id, Act.VOTE, f"bad {bad}", 1.0, "", bad), NOON)
-        ratings.record(me, Deed(given.id, Act.VOTE, f"good {mode}", 1.0, "", answer), NOON)
+                ratings.record(me, RatingEvent(given.id, Action.VOTE, f"bad {bad}", 1.0, "", bad), NOON)
+        ratings.record(me, RatingEvent(given.id, Action.VOTE, f"good {mode}", 1.0, "", answer), NOON)
         (rating,) = ratings.ratings(campaign.id)
         assert rating.answer == answer
         assert rating.contenders == tuple(f"run-{s}" for s in rating.samples)
@@ -185,5 +184,5 @@ def test_the_number_of_the_last_event_grows_with_every_deed(ratings: Ratings) ->
     assert given
     ratings.record(who, vote(given.id, "n1"), NOON)
     first = ratings.latest(campaign_id)
-    ratings.record(who, Deed(given.id, Act.UNDO, "n2", 0, ""), NOON)
+    ratings.record(who, RatingEvent(given.id, Action.UNDO, "n2", 0, ""), NOON)
     assert ratings.latest(campaign_id) > first > 0

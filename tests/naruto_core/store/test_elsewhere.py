@@ -10,11 +10,10 @@ import pytest
 
 from naruto_core.artifacts import Layout
 from naruto_core.errors import NotRecorded, StorageFailed
-from naruto_core.store.connection import parse
-from naruto_core.store.elsewhere import RECORD, looked_at
-from naruto_core.store.embeddings import Embeddings
-from naruto_core.store.migrating import migrate
-from naruto_core.store.opening import open_store
+from naruto_core.store.connection import migrate, parse
+from naruto_core.store.database import open_store
+from naruto_core.store.embedding_cache import EmbeddingCache
+from naruto_core.store.read_only_home import RECORD, read_only_layout
 
 
 def _recorded(home: Path, revision: str = "head") -> Path:
@@ -33,7 +32,7 @@ def test_a_record_of_an_older_version_is_read_and_stays_old(tmp_path: Path) -> N
     old = _recorded(tmp_path / "old", "0003")
     before = _seen(old)
     with (
-        looked_at(old, Layout(tmp_path / "ours")) as layout,
+        read_only_layout(old, Layout(tmp_path / "ours")) as layout,
         open_store(f"sqlite:///{layout.root / RECORD}") as store,
     ):
         assert store.runs() == []
@@ -48,7 +47,7 @@ def test_what_is_in_the_journal_still_is_seen(tmp_path: Path) -> None:
     writer.commit()
     assert (home / f"{RECORD}-wal").stat().st_size > 0
     with (
-        looked_at(home, Layout(tmp_path / "ours")) as layout,
+        read_only_layout(home, Layout(tmp_path / "ours")) as layout,
         open_store(f"sqlite:///{layout.root / RECORD}") as store,
     ):
         assert [version.id for version in store.datasets()] == ["ds-1"]
@@ -66,7 +65,7 @@ def test_a_record_that_changes_while_it_is_copied_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(shutil, "copyfile", copy_while_somebody_writes)
     with (
         pytest.raises(StorageFailed, match=r"busy/naruto.db is being written to: compare when that is done\."),
-        looked_at(busy, Layout(tmp_path / "ours")),
+        read_only_layout(busy, Layout(tmp_path / "ours")),
     ):
         pass
 
@@ -75,21 +74,21 @@ def test_embeddings_are_ours_then_those_of_the_one_beside_then_its_own(tmp_path:
     roots = [_recorded(tmp_path / name) for name in ("ours", "beside", "home")]
     for i, root in enumerate(roots):
         contents = ["a", "b", "c"][: i + 1]  # ours has a; the next one b too; the last one all
-        with Embeddings(Layout(root).embeddings) as kept:
+        with EmbeddingCache(Layout(root).embeddings) as kept:
             kept.add("judge", contents, np.full((len(contents), 2), i), [False] * len(contents))
     with (
-        looked_at(roots[2], Layout(roots[0]), beside=roots[1]) as layout,
-        Embeddings(layout.embeddings) as joined,
+        read_only_layout(roots[2], Layout(roots[0]), beside=roots[1]) as layout,
+        EmbeddingCache(layout.embeddings) as joined,
     ):
         assert joined.read("judge", ["a", "b", "c"]).features[:, 0].tolist() == [0, 1, 2]
-    with Embeddings(Layout(roots[0]).embeddings) as ours:
+    with EmbeddingCache(Layout(roots[0]).embeddings) as ours:
         assert ours.missing("judge", ["a", "b", "c"]) == ["b", "c"]
 
 
 def test_a_folder_without_a_record_is_not_taken_for_a_data_root(tmp_path: Path) -> None:
     with (
         pytest.raises(NotRecorded, match=r"there is no record in .*: it has no naruto\.db"),
-        looked_at(tmp_path, Layout(tmp_path / "ours")),
+        read_only_layout(tmp_path, Layout(tmp_path / "ours")),
     ):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from naruto_core.errors import NarutoError, RecordDamaged
-from naruto_core.store.embeddings import Embeddings
+from naruto_core.store.embedding_cache import EmbeddingCache
 
 ROWS = np.random.default_rng(0).normal(size=(1203, 7)).astype(np.float16)
 NAMES = [f"picture-{i}" for i in range(len(ROWS))]
 
 
 def test_what_was_kept_is_read_in_the_order_asked_for_and_a_content_asked_twice_is_there_twice(tmp_path: Path):
-    with Embeddings(tmp_path / "e.db") as kept:
+    with EmbeddingCache(tmp_path / "e.db") as kept:
         kept.add("one", NAMES, ROWS, [i % 2 == 0 for i in range(len(NAMES))])
         order = np.random.default_rng(1).integers(len(NAMES), size=2000)
         found = kept.read("one", [NAMES[i] for i in order])
@@ -26,9 +26,9 @@ def test_what_was_kept_is_read_in_the_order_asked_for_and_a_content_asked_twice_
 
 def test_each_extractor_has_its_own_and_only_what_is_missing_is_asked_for(tmp_path: Path):
     path = tmp_path / "e.db"
-    with Embeddings(path) as kept:
+    with EmbeddingCache(path) as kept:
         kept.add("one", NAMES[:600], ROWS[:600], [False] * 600)
-    with Embeddings(path) as again:
+    with EmbeddingCache(path) as again:
         assert again.missing("one", [*NAMES, *NAMES]) == NAMES[600:]
         assert again.missing("two", NAMES[:3]) == NAMES[:3]
         again.add("one", NAMES[:2], 2 * ROWS[:2], [True, True])  # what is there stays
@@ -36,7 +36,7 @@ def test_each_extractor_has_its_own_and_only_what_is_missing_is_asked_for(tmp_pa
 
 
 def test_a_row_that_is_not_what_was_written_is_asked_for_again(tmp_path: Path):
-    with Embeddings(tmp_path / "e.db") as kept:
+    with EmbeddingCache(tmp_path / "e.db") as kept:
         kept.add("one", NAMES, ROWS, [False] * len(NAMES))
         kept.add("two", NAMES[:2], ROWS[:2], [False] * 2)
         with sqlite3.connect(tmp_path / "e.db") as database:
@@ -60,13 +60,13 @@ def test_a_file_of_an_older_version_is_kept_and_gets_its_digests(tmp_path: Path)
         rows = [(who, name, 0, row.tobytes()) for who in ("a", "b") for name, row in zip(NAMES, ROWS, strict=True)]
         old.executemany("insert into embeddings values (?, ?, ?, ?)", rows)
     for _ in range(2):
-        with Embeddings(tmp_path / "e.db") as kept:
+        with EmbeddingCache(tmp_path / "e.db") as kept:
             assert kept.missing("a", NAMES) == kept.missing("b", NAMES) == []
             assert np.array_equal(kept.read("b", NAMES).features, ROWS)
 
 
 def test_what_is_missing_or_of_another_length_or_no_database_is_a_sentence(tmp_path: Path):
-    with Embeddings(tmp_path / "e.db") as kept:
+    with EmbeddingCache(tmp_path / "e.db") as kept:
         kept.add("one", NAMES[:2], ROWS[:2], [False, False])
         with pytest.raises(RecordDamaged, match="1 embeddings by one are missing; score the run again"):
             kept.read("one", NAMES[:3])
@@ -75,11 +75,11 @@ def test_what_is_missing_or_of_another_length_or_no_database_is_a_sentence(tmp_p
             kept.read("one", NAMES[:3])
     (tmp_path / "other.db").write_text("not a database, whatever its name says" * 100)
     with pytest.raises(NarutoError, match="not a SQLite database"):
-        Embeddings(tmp_path / "other.db")
+        EmbeddingCache(tmp_path / "other.db")
 
 
 def test_nothing_but_the_database_is_left_on_the_disk(tmp_path: Path):
-    with Embeddings(tmp_path / "e.db") as kept:
+    with EmbeddingCache(tmp_path / "e.db") as kept:
         kept.add("one", NAMES, ROWS, [False] * len(NAMES))
         found = kept.read("one", NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["e.db"]
@@ -90,24 +90,24 @@ GROWING = """
 import sys, tracemalloc
 from pathlib import Path
 import numpy as np
-from naruto_core.scoring import frechet, samples
-from naruto_core.scoring.alignment import cosines
-from naruto_core.scoring.evidence import Evidence, estimate
-from naruto_core.scoring.catalogue import SET_METRICS
+from naruto_core.scoring import sample_metrics
+from naruto_core.scoring.sample_metrics import cosines
+from naruto_core.scoring.feature_set import FeatureSet, estimate
+from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.domain import Variant
-from naruto_core.store.embeddings import Embeddings
+from naruto_core.store.embedding_cache import EmbeddingCache
 count, d, random = int(sys.argv[2]), 64, np.random.default_rng(0)
-with Embeddings(Path(sys.argv[1])) as kept:
+with EmbeddingCache(Path(sys.argv[1])) as kept:
     for start in range(0, count, 1000):
         names = [f"p{i}" for i in range(start, start + 1000)]
         kept.add("x", names, random.normal(size=(1000, d)), [False] * 1000)
     tracemalloc.start()
     rows = kept.read("x", [f"p{i}" for i in range(count)]).features
 drawn = rows[:64]
-evidence = Evidence("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
+evidence = FeatureSet("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
 for metric in SET_METRICS:
     estimate(evidence, metric, Variant.ADAPTED)
-samples.style_closeness(drawn, rows), samples.nearness(drawn, rows), cosines(rows, rows)
+sample_metrics.style_closeness(drawn, rows), sample_metrics.nearness(drawn, rows), cosines(rows, rows)
 print(tracemalloc.get_traced_memory()[1])
 """
 

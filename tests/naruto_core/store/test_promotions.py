@@ -16,12 +16,10 @@ from safetensors.numpy import save_file
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, Finding, Run, Variant
 from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.store.connection import parse
-from naruto_core.store.migrating import migrate
-from naruto_core.store.opening import open_ratings
+from naruto_core.store.connection import migrate, parse
+from naruto_core.store.database import Ratings, open_ratings
 from naruto_core.store.promotions import CHAMPION
-from naruto_core.store.ratings import Ratings
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 
 
 @pytest.fixture

@@ -10,16 +10,10 @@ import pytest
 from judged import NOON, opened, vote
 
 from naruto_core.errors import RatingRefused
-from naruto_core.ratings import (
-    Act,
-    Deed,
-    Outcome,
-    Role,
-)
+from naruto_core.ratings import Action, Outcome, RatingEvent, Role
 from naruto_core.store.assignments import LEASE
-from naruto_core.store.connection import make_engine, parse
-from naruto_core.store.migrating import migrate
-from naruto_core.store.ratings import Ratings
+from naruto_core.store.connection import make_engine, migrate, parse
+from naruto_core.store.database import Ratings
 
 
 def test_a_reviewer_is_known_by_the_token_of_their_link_which_is_not_in_the_database(ratings: Ratings, tmp_path: Path):
@@ -70,10 +64,10 @@ def test_an_undone_vote_stays_in_the_record_counts_no_longer_and_is_asked_again(
     ratings.record(me, vote(given.id, "n1"), NOON)
     last = ratings.last_done(campaign, me)
     assert last is not None
-    ratings.record(me, Deed(last.id, Act.UNDO, "n2", 0.5, ""), NOON)
+    ratings.record(me, RatingEvent(last.id, Action.UNDO, "n2", 0.5, ""), NOON)
     assert ratings.ratings(campaign) == []
     with pytest.raises(RatingRefused, match="nothing to undo"):
-        ratings.record(me, Deed(last.id, Act.UNDO, "n3", 0.5, ""), NOON)
+        ratings.record(me, RatingEvent(last.id, Action.UNDO, "n3", 0.5, ""), NOON)
     again = ratings.next_assignment(campaign, me, NOON)
     assert again is not None
     assert again.id == given.id
@@ -105,11 +99,11 @@ def test_a_skipped_pair_goes_to_somebody_else_unless_the_skip_is_undone(ratings:
     campaign, (me, other) = opened(ratings, 1, people=2)
     skipped = ratings.next_assignment(campaign, me, NOON)
     assert skipped is not None
-    ratings.record(me, Deed(skipped.id, Act.SKIP, "s", 1.0, ""), NOON)
+    ratings.record(me, RatingEvent(skipped.id, Action.SKIP, "s", 1.0, ""), NOON)
     assert ratings.next_assignment(campaign, me, NOON) is None  # never the same pair twice to one person
-    ratings.record(me, Deed(skipped.id, Act.UNDO, "u", 1.0, ""), NOON)
+    ratings.record(me, RatingEvent(skipped.id, Action.UNDO, "u", 1.0, ""), NOON)
     assert ratings.next_assignment(campaign, other, NOON) is None
-    ratings.record(me, Deed(skipped.id, Act.SKIP, "t", 1.0, ""), NOON)
+    ratings.record(me, RatingEvent(skipped.id, Action.SKIP, "t", 1.0, ""), NOON)
     given = ratings.next_assignment(campaign, other, NOON)
     assert given is not None
     assert set(given.samples) == set(skipped.samples)
@@ -120,7 +114,7 @@ def test_an_undone_vote_that_is_never_given_again_makes_room_for_somebody_else(r
     given = ratings.next_assignment(campaign, me, NOON)
     assert given is not None
     ratings.record(me, vote(given.id, "n1"), NOON)
-    ratings.record(me, Deed(given.id, Act.UNDO, "n2", 1.0, ""), NOON)
+    ratings.record(me, RatingEvent(given.id, Action.UNDO, "n2", 1.0, ""), NOON)
     assert ratings.next_assignment(campaign, other, NOON) is None
     taken = ratings.next_assignment(campaign, other, NOON + 2 * LEASE)
     assert taken is not None

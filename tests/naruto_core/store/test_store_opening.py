@@ -11,11 +11,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from naruto_core.errors import RecordDamaged, StorageFailed
-from naruto_core.store.connection import make_engine, parse
-from naruto_core.store.migrating import migrate
-from naruto_core.store.opening import open_store
+from naruto_core.store.connection import make_engine, migrate, parse
+from naruto_core.store.database import open_store
 from naruto_core.store.rating_schema import Base
-from naruto_core.store.records import Store
+from naruto_core.store.writes import Store
 
 ROWS_OF_THE_FIRST_SCHEMA = """
 INSERT INTO datasets VALUES ('d1', 'toons', 'datasets/toons', 0, 9, 0, 0, 0);

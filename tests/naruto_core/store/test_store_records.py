@@ -24,8 +24,8 @@ from naruto_core.domain import (
     Variant,
 )
 from naruto_core.errors import NotRecorded, RecipeInvalid
-from naruto_core.store.opening import open_store
-from naruto_core.store.records import Store
+from naruto_core.store.database import open_store
+from naruto_core.store.writes import Store
 
 SUITE = PromptSuite(
     "konoha-v1",
@@ -185,7 +185,7 @@ def test_two_processes_that_open_and_write_at_once_make_one_database_and_lose_no
 import sys
 from datetime import UTC, datetime
 from naruto_core.domain import DatasetVersion, Sample, StepRecord, Variant
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 url, variant = sys.argv[1:]
 with open_store(url) as store:
     store.add_dataset(DatasetVersion("d", "toons", "datasets/toons", 0, 9, 0, 0, 0), [])
@@ -209,7 +209,7 @@ def test_a_kill_in_the_middle_of_add_samples_leaves_nothing_of_it(store: Store, 
 import os, signal, sys
 from sqlalchemy import event
 from naruto_core.domain import Sample, Variant
-from naruto_core.store.opening import open_store
+from naruto_core.store.database import open_store
 url, run_id = sys.argv[1:]
 store = open_store(url)
 @event.listens_for(store._engine, "commit")  # all rows are inserted, and the transaction is about to end

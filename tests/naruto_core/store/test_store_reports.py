@@ -10,8 +10,8 @@ from recorded import NOON, open_run, sample, score
 
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import NarutoError, NotRecorded
-from naruto_core.store.records import Store
-from naruto_core.store.reports import comparable
+from naruto_core.store.queries import comparable
+from naruto_core.store.writes import Store
 
 
 def test_runs_are_listed_newest_first_with_their_set_scores_only(store: Store, run: Run) -> None:

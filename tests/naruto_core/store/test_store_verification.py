@@ -11,8 +11,8 @@ from recorded import NOON, sample
 from naruto_core.artifacts import Layout, sha256_bytes, sha256_file, sha256_folder, write_atomically
 from naruto_core.domain import Adapter, FusedModel, Picture, Progress, Run, Split
 from naruto_core.errors import RecordDamaged
-from naruto_core.store.records import Store
 from naruto_core.store.verification import Finding, Trouble, verify
+from naruto_core.store.writes import Store
 
 
 @pytest.fixture

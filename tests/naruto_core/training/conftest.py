@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from naruto_core import sdxl
-from naruto_core.training.examples import Examples
+from naruto_core.training.latent_cache import Examples
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import encode
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from naruto_core.domain import StepRecord
-from naruto_core.mini.measure import drawings
+from naruto_core.mini.pretraining.evaluation import drawings
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
+from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.weights import Weights
 

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import DatasetUnusable, RecordDamaged
-from naruto_core.training.batches import Chance, Stream, Style, draw_batch, rows_of
-from naruto_core.training.conditioning import encode_texts, time_ids
-from naruto_core.training.examples import Captioned, Encoding, Examples, encode_examples
+from naruto_core.training.batches import NoiseConfig, Stream, Style, draw_batch, rows_of
+from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, encode_texts, time_ids
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode, ignore
 
@@ -89,7 +88,7 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
     stream = Stream([Style(coded), Style(again, 0.5, repeats=2)], 3, 4)
     seen: set[tuple[int, int]] = set()
     for micro_step in [*range(60), 7, 3]:  # a resumed run draws old steps again
-        batch = draw_batch(stream, Chance(3, 1000), micro_step, CPU)
+        batch = draw_batch(stream, NoiseConfig(3, 1000), micro_step, CPU)
         deviation = 0.0
         for row, text in enumerate(batch.texts):
             number, view = (int(word) for word in text.split() if word.isdigit())
@@ -117,7 +116,7 @@ def test_an_epoch_shows_every_picture_once_and_repeats_as_often_as_asked(example
 
 
 def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("naruto_core.training.examples.SHARD", 4)
+    monkeypatch.setattr("naruto_core.training.latent_cache.SHARD", 4)
     pipeline, read = load_miniature(), []
 
     def failing(name: str, view: int) -> Captioned:
@@ -160,7 +159,7 @@ def _forget_digest(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_flip_low_bits, _cut, _swap, _forget_digest])
 def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_path: Path, monkeypatch, damage):
-    monkeypatch.setattr("naruto_core.training.examples.SHARD", 6)
+    monkeypatch.setattr("naruto_core.training.latent_cache.SHARD", 6)
     pipeline, shard = load_miniature(), tmp_path / "shard-00000.safetensors"
     first = encode(pipeline, tmp_path)
     first_means, first_hidden = ([column.row(i).clone() for i in range(12)] for column in (first.mean, first.hidden))

@@ -7,11 +7,11 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
-from naruto_core.training.batches import CLASS_STREAM, Chance, Stream, Style, draw_batch
-from naruto_core.training.conditioning import encode_texts
+from naruto_core.training.batches import CLASS_STREAM, NoiseConfig, Stream, Style, draw_batch
+from naruto_core.training.latent_cache import encode_texts
 from naruto_core.training.lora import add_adapters, trainable
 from naruto_core.training.loss import Weighting, add_noise, denoised, denoising_loss, noise_scheduler, target_of
-from naruto_core.training.steps import Training
+from naruto_core.training.step import Training
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
 
@@ -71,7 +71,7 @@ def _plain_gradients(pipeline, examples, class_examples, section, micro_steps):
     losses, total = [], 0.0
     for micro_step in micro_steps:
         for half, seed, size, weight in halves:
-            batch = draw_batch(Stream([Style(half)], seed, size), Chance(seed, 1000), micro_step, CPU)
+            batch = draw_batch(Stream([Style(half)], seed, size), NoiseConfig(seed, 1000), micro_step, CPU)
             text = encode_texts(pipeline, batch.texts)
             condition = {"text_embeds": text.pooled, "time_ids": batch.time_ids}
             scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -135,7 +135,7 @@ def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(
     _move(run.weights.named)
     found = float(run.gradients[0].add(0, 1.0)[1])
 
-    batch = draw_batch(run.gradients[0].prior, Chance(section.seed + CLASS_STREAM, 1000), 0, CPU)
+    batch = draw_batch(run.gradients[0].prior, NoiseConfig(section.seed + CLASS_STREAM, 1000), 0, CPU)
     run.weights.finish()
     text = encode_texts(pipeline, ["a person", "a dog"])
     condition = {"text_embeds": text.pooled, "time_ids": batch.time_ids}

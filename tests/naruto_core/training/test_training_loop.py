@@ -14,14 +14,13 @@ import torch
 from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
-from naruto_core.training.batches import Chance, Style, TrainingData, draw_batch
-from naruto_core.training.best import best_of_heads, best_step
-from naruto_core.training.examples import Examples
-from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.batches import NoiseConfig, Style, TrainingData, draw_batch
+from naruto_core.training.checkpoint_selection import best_of_heads, best_step
+from naruto_core.training.latent_cache import Examples
+from naruto_core.training.loop import Listeners, Stop, train_adapter
 from naruto_core.training.loss import denoising_loss
-from naruto_core.training.output import write_files
-from naruto_core.training.steps import Training
-from naruto_core.training.stopping import Stop
+from naruto_core.training.step import Training
+from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import (
     ADAPTER,
@@ -56,7 +55,7 @@ def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Exam
     def loss_on_fixed_noise(unet: torch.nn.Module) -> float:
         losses = []
         for step in range(12):
-            batch = draw_batch(probe.gradients[0].stream, Chance(99, 1000), step, CPU)
+            batch = draw_batch(probe.gradients[0].stream, NoiseConfig(99, 1000), step, CPU)
             noisy = probe.gradients[0].scheduler.add_noise(batch.clean, batch.noise, batch.t)
             condition = {"text_embeds": batch.text.pooled.bfloat16(), "time_ids": batch.time_ids}
             with torch.no_grad():
@@ -129,7 +128,7 @@ def test_no_step_is_missing_from_the_record_whenever_the_kill_comes(load_miniatu
             raise _Killed
 
     monkeypatch.setattr("naruto_core.training.loop.REPORT_SECONDS", 1e9)
-    monkeypatch.setattr("naruto_core.training.steps.write_checkpoint", save_and_die)
+    monkeypatch.setattr("naruto_core.training.step.write_checkpoint", save_and_die)
     heard: list[StepRecord] = []
     with pytest.raises(_Killed):
         train(
@@ -190,7 +189,7 @@ def test_a_checkpoint_of_another_recipe_dataset_or_code_is_refused_with_both_nam
 def test_a_loss_that_has_ceased_to_be_a_number_ends_it_and_the_last_good_checkpoint_stays(
     load_miniature, examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("naruto_core.training.steps.LOST_STEPS", 3)
+    monkeypatch.setattr("naruto_core.training.step.LOST_STEPS", 3)
     section = section_of(optimizer="adamw", learning_rate=1e30, max_train_steps=40)
     with pytest.raises(TrainingDiverged, match=r"not been a number for 3 steps.*learning_rate") as stopped:
         train(load_miniature(), examples, section, tmp_path / "c.safetensors")

@@ -10,9 +10,8 @@ import torch
 from flows.profiles import choose_recipe
 from naruto_core.errors import DeviceUnfit
 from naruto_core.sdxl import locate
-from naruto_core.training.activations import Saved, recomputing, unet_activations
-from naruto_core.training.memory import GIB, _Parts, plan_memory, splits
-from naruto_core.training.steps import Training
+from naruto_core.training.memory import GIB, Saved, _Parts, plan_memory, recomputing, splits, unet_activations
+from naruto_core.training.step import Training
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, data_of, section_of
 
@@ -107,7 +106,7 @@ import sys
 from pathlib import Path
 from naruto_core import devices, sdxl
 from naruto_core.training.memory import _Parts
-from naruto_core.training.steps import Training
+from naruto_core.training.step import Training
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import data_of, encode, section_of
 section = section_of(train_batch_size=48, mixed_precision="bf16")

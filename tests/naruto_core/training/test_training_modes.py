@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from naruto_core.training.lean import LeanLinear
-from naruto_core.training.steps import Training
+from naruto_core.training.lora import LoraLinear
+from naruto_core.training.step import Training
 from tests.naruto_core.training.pictures import data_of, encode, section_of
 
 
@@ -30,7 +30,7 @@ def test_dropout_has_no_say_in_the_validation_loss_nor_in_what_is_drawn(load_min
     run._checkpoint(1)
     assert not learning
     parts = (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
-    lean = [module for part in parts for module in part.modules() if isinstance(module, LeanLinear)]
+    lean = [module for part in parts for module in part.modules() if isinstance(module, LoraLinear)]
     assert len(lean) == 76
     assert all(layer.training for layer in lean)  # and the steps after it have it again
 

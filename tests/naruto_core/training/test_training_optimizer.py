@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from naruto_core.checkpoint import pack_optimizer, unpack_optimizer
-from naruto_core.training.flat import Flat, flatten
-from naruto_core.training.groups import Group
-from naruto_core.training.optimizer import GroupProdigy, build_optimizer, gauges, prepare_step
-from naruto_core.training.steps import Training
+from naruto_core.training.optimizer import Flat, Group, GroupProdigy, build_optimizer, flatten, gauges, prepare_step
+from naruto_core.training.step import Training
 from tests.naruto_core.training.pictures import data_of, section_of
 
 NAMES = ("first", "stops", "late")

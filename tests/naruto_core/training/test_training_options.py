@@ -18,15 +18,13 @@ from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sdxl import load_pipeline
-from naruto_core.tokens import add_tokens, load_tokens
-from naruto_core.training.batches import Batch, Chance, Stream, Style, draw_batch
-from naruto_core.training.conditioning import encode_texts
-from naruto_core.training.examples import Examples
-from naruto_core.training.groups import rate_factor
-from naruto_core.training.loss import Weighting
-from naruto_core.training.output import write_files
-from naruto_core.training.steps import Training
-from naruto_core.training.style import gram, style_loss
+from naruto_core.textual_inversion import add_tokens, load_tokens
+from naruto_core.training.batches import Batch, NoiseConfig, Stream, Style, draw_batch
+from naruto_core.training.latent_cache import Examples, encode_texts
+from naruto_core.training.loss import Weighting, gram, style_loss
+from naruto_core.training.optimizer import rate_factor
+from naruto_core.training.step import Training
+from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.test_fusion import JOBS, SECTION
 from tests.naruto_core.training.pictures import ADAPTER, data_of, section_of, train
@@ -46,7 +44,7 @@ def _with_tokens(examples: Examples) -> Examples:
 
 def _batch(examples: Examples, micro_step: int = 0, size: int = 64, **chance: object) -> Batch:
     stream = Stream([Style(examples)], 1, size)
-    return draw_batch(stream, Chance(1, 1000, **chance), micro_step, CPU)
+    return draw_batch(stream, NoiseConfig(1, 1000, **chance), micro_step, CPU)
 
 
 def test_noise_offset_shifts_each_channel_by_a_number_of_its_own_and_nothing_else(examples: Examples):

@@ -19,12 +19,12 @@ SHARE = """
 import sys
 from pathlib import Path
 from naruto_core import sdxl
-from naruto_core.training import processes
-from naruto_core.training.output import write_files
+from naruto_core.training import distributed
+from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, encode, section_of, train
 cache, folder, accumulation = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-with processes.together(CPU):
+with distributed.together(CPU):
     pipeline = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
     examples = encode(pipeline, cache)
     section = section_of(
@@ -37,13 +37,13 @@ with processes.together(CPU):
         prior=PRIOR,
     )
     steps, weights = train(pipeline, examples, section, folder / "checkpoint.safetensors")
-    assert processes.count() == 2 // accumulation
-    if processes.first():
+    assert distributed.count() == 2 // accumulation
+    if distributed.first():
         assert len(steps) == 4
         write_files(pipeline, weights, folder)
     else:
         assert not steps
-    if not processes.first():
+    if not distributed.first():
         processes.follow(lambda job: None)
 """
 

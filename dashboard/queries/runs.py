@@ -1,0 +1,77 @@
+"""What was recorded of runs. Only this folder and the doors open the store; reads are kept for a few seconds, so that a
+click costs no query."""
+
+import streamlit as st
+
+from dashboard.model_comparison import by_sample
+from dashboard.queries.database import the_store
+from naruto_core.artifacts import Layout, sha256_bytes
+from naruto_core.domain import PromptSuite, Sample, Variant
+from naruto_core.errors import RecordDamaged
+from naruto_core.settings import read_settings
+from naruto_core.store.queries import RunSummary
+
+_SECONDS = 5
+
+
+def home() -> str:
+    """The data root, for people to read."""
+    return str(read_settings().root)
+
+
+def runs() -> list[RunSummary]:
+    """Every run with its set scores, newest first."""
+    return _runs(read_settings().database_url)
+
+
+def samples(run_id: str) -> list[Sample]:
+    """The pictures of one run."""
+    return _samples(read_settings().database_url, run_id)
+
+
+def samples_of(run_id: str, variant: Variant) -> list[Sample]:
+    """The pictures of one variant of a run."""
+    return [sample for sample in samples(run_id) if sample.variant is variant]
+
+
+def sample_scores(run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """The scores of a run's single pictures; see `pairing.by_sample`."""
+    return _sample_scores(read_settings().database_url, run_id)
+
+
+def prompts(run_id: str) -> PromptSuite | None:
+    """The prompts one run was drawn with."""
+    return _prompts(read_settings().database_url, run_id)
+
+
+def picture(sample: Sample) -> bytes | None:
+    """The file of a sample; None when it is missing or is not what was recorded."""
+    try:
+        data = Layout(read_settings().root).absolute(sample.path).read_bytes()
+    except (OSError, RecordDamaged):
+        return None
+    return data if sha256_bytes(data) == sample.sha256 else None
+
+
+@st.cache_data(ttl=_SECONDS, show_spinner=False)
+def _runs(url: str) -> list[RunSummary]:
+    del url  # it only tells one record from another
+    return the_store().runs()
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
+def _samples(url: str, run_id: str) -> list[Sample]:
+    del url
+    return the_store().samples(run_id)
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
+def _sample_scores(url: str, run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    del url
+    return by_sample(the_store().scores(run_id))
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
+def _prompts(url: str, run_id: str) -> PromptSuite | None:
+    del url
+    return the_store().prompts(run_id)

@@ -1,0 +1,106 @@
+"""The attribute reader: a small network that says what a picture shows.
+
+It is trained on drawn pictures only and is the ruler for the base model's bars: is the hair the
+colour the prompt asked for? It has nothing to do with the judge and is not shipped as a score.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from naruto_core.mini.pretraining.corpus import Plate
+from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.world import GARMENT_COLOURS, HAIR_COLOURS, PLACES, STYLES, Scene
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "hair": HAIR_COLOURS,
+    "garment": GARMENT_COLOURS,
+    "place": PLACES,
+    "style": STYLES,
+}
+BATCH = 64
+
+
+def truths(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
+    """For every attribute, the index (B,) of what each scene shows; of two characters, the left one."""
+
+    def index(scene: Scene) -> tuple[int, ...]:
+        who = scene.characters[0]
+        values = (who.hair, who.garment_colour, scene.place, scene.style)
+        return tuple(words.index(v) for words, v in zip(ATTRIBUTES.values(), values, strict=True))
+
+    table = torch.tensor([index(scene) for scene in scenes])
+    return {name: table[:, column] for column, name in enumerate(ATTRIBUTES)}
+
+
+def _block(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width_in, width_out, 3, padding=1), nn.GroupNorm(8, width_out), nn.SiLU(),
+        nn.Conv2d(width_out, width_out, 3, padding=1), nn.GroupNorm(8, width_out), nn.SiLU(),
+    )  # fmt: skip
+
+
+class AttributeClassifier(nn.Module):
+    """64 x 64 pictures in -1..1 to logits for every attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pool = nn.AvgPool2d(2)
+        self.body = nn.Sequential(
+            _block(3, 24), pool, _block(24, 48), pool, _block(48, 96), pool, _block(96, 128), pool
+        )
+        self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in ATTRIBUTES.items()})
+
+    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(pictures).flatten(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def _weathered(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Tensor:
+    """The same pictures, shifted, blurred or noisy by a little: a reader should not mind."""
+    shift = [int(s) for s in numbers.integers(-3, 4, size=2)]
+    pictures = torch.roll(pictures, shift, (2, 3))
+    if numbers.random() < 0.5:
+        factor = float(numbers.uniform(0.5, 0.9))
+        small = F.interpolate(pictures, scale_factor=factor, mode="bilinear", antialias=True)
+        pictures = F.interpolate(small, size=64, mode="bilinear")
+    noise = torch.from_numpy(numbers.standard_normal(pictures.shape, dtype=np.float32))
+    return pictures + noise * float(numbers.uniform(0, 0.12))
+
+
+def train_classifier(
+    pixels: np.ndarray,
+    plates: list[Plate],
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    on_report: Callable[[FitReport], None],
+) -> AttributeClassifier:
+    """A reader of single characters, from drawn `pixels` (uint8, N x 64 x 64 x 3) and their plates."""
+    torch.manual_seed(seed)
+    reader = AttributeClassifier()
+    scenes = [plate.scene for plate in plates]
+    usable = np.array([i for i, scene in enumerate(scenes) if scene and len(scene.characters) == 1])
+
+    def loss(step: int) -> torch.Tensor:
+        numbers = np.random.default_rng((seed, step))
+        rows = np.sort(numbers.choice(usable, size=BATCH, replace=False))
+        pictures = torch.from_numpy(np.array(pixels[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        answers = truths([scene for row in rows if (scene := scenes[row])])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = reader(_weathered(pictures, numbers))
+        return torch.stack([F.cross_entropy(logits[name].float(), answers[name]) for name in ATTRIBUTES]).mean()
+
+    fit(Fitting("reader", steps, 2.0e-3), {"reader": reader}, loss, checkpoint, on_report)
+    return reader.eval()
+
+
+@torch.no_grad()
+def classify(reader: AttributeClassifier, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The index (B,) of the likeliest word for every attribute; `pictures` (B, 3, 64, 64) in -1..1."""
+    parts = [reader(batch) for batch in pictures.split(128)]
+    return {name: torch.cat([part[name] for part in parts]).argmax(dim=1) for name in ATTRIBUTES}

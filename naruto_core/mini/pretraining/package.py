@@ -1,0 +1,118 @@
+"""The miniature as a package: half-precision weights, a manifest of how each file was made, and the report page."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+from PIL import Image
+
+from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
+from naruto_core.errors import RecordDamaged
+from naruto_core.git_info import code_commit
+from naruto_core.mini.pretraining import stages
+from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.world import STYLES, sample_scene
+from naruto_core.model_folder import make_portable
+
+SHOWN = 48
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The miniature SDXL</title>
+<style>body{{font:15px/1.5 system-ui;max-width:1100px;margin:2rem auto;padding:0 1rem}}
+figure{{display:inline-block;width:150px;margin:6px;vertical-align:top;font-size:12px}}
+img{{width:150px;image-rendering:pixelated}}pre{{background:#f4f4f4;padding:1rem}}</style>
+<h1>The miniature SDXL</h1><p>Figures on held-out prompts, read by the attribute reader.</p>
+<pre>{figures}</pre>{pictures}</html>"""
+
+
+def to_image(picture: torch.Tensor) -> Image.Image:
+    """(3, H, W) in -1..1 as an RGB picture."""
+    pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels)
+
+
+def _figure(picture: torch.Tensor, text: str) -> str:
+    buffer = io.BytesIO()
+    to_image(picture).save(buffer, format="PNG")
+    data, words = base64.b64encode(buffer.getvalue()).decode(), html.escape(text)
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'
+
+
+def write_report(workspace: Path, figures: Mapping[str, object], texts: Sequence[str], pictures: torch.Tensor) -> None:
+    """Write `workspace`/report.html with the figures and the first pictures, prompts below them."""
+    shown = "".join(_figure(p, t) for p, t in zip(pictures[:SHOWN], texts[:SHOWN], strict=True))
+    page = _PAGE.format(figures=html.escape(json.dumps(dict(figures), indent=2)), pictures=shown)
+    write_atomically(workspace / "report.html", page.encode())
+
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def megabytes(folder: Path) -> float:
+    """Size of all files below `folder`, in MB (10^6 bytes)."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+
+
+def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
+    """Write base, judge, report and manifest below `folder`, replacing what was there."""
+    with atomic_folder(folder) as scratch:
+        stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
+        make_portable(scratch / "base")
+        _settle_configs(scratch / "base")
+        judge = scratch / "judge"
+        judge.mkdir()
+        for file in (workspace / "judge").iterdir():
+            (judge / file.name).write_bytes(file.read_bytes())
+        (scratch / "report.json").write_bytes((workspace / "report.json").read_bytes())
+        manifest = {
+            "made_by": "make mini-base",
+            "flow": "flows/pretrain_mini.py",
+            "commit": code_commit(),
+            "plan": plan.model_dump(),
+            "world": world_digest(),
+            "torch": torch.__version__.partition("+")[0],
+            "files": {p.relative_to(scratch).as_posix(): sha256_file(p) for p in _files(scratch)},
+        }
+        write_atomically(scratch / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _settle_configs(base: Path) -> None:
+    """Take this machine's folders out of the configs, and let text encoders load in float32.
+
+    Weights are stored in half precision; transformers loads what the config says, diffusers float32
+    unless asked, and a plain `from_pretrained` must not mix the two.
+    """
+    for path in base.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def world_digest() -> str:
+    """A few drawings as 16 hex digits: changes when the world is drawn differently."""
+    rng, digest = Random(0), hashlib.sha256()
+    for style in STYLES:
+        digest.update(draw(sample_scene(rng, style), rng).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def check_manifest(folder: Path = WEIGHTS) -> int:
+    """How many shipped files are exactly what the manifest says; raises RecordDamaged for any that is not."""
+    listed: dict[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
+    present = {p.relative_to(folder).as_posix() for p in _files(folder)} - {"manifest.json"}
+    if present != set(listed):
+        raise RecordDamaged(f"{folder}: manifest and files differ by {', '.join(sorted(present ^ set(listed)))}.")
+    for name, digest in listed.items():
+        if sha256_file(folder / name) != digest:
+            raise RecordDamaged(f"{folder / name} is not the file that was shipped: check it out again.")
+    return len(listed)

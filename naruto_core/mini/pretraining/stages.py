@@ -1,0 +1,157 @@
+"""The stages of pretraining, in order, each from files to files in one workspace.
+
+A stage whose result is there is not done again; one that was stopped goes on from its checkpoint.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from naruto_core.mini.pretraining.architecture import learn_tokenizers, read_tokenizers, scheduler
+from naruto_core.mini.pretraining.attribute_classifier import AttributeClassifier, train_classifier
+from naruto_core.mini.pretraining.clip_judge import save_judge, train_judge
+from naruto_core.mini.pretraining.corpus import Plate, base_plate, cached_corpus, clean_plate, mixed_plate
+from naruto_core.mini.pretraining.trainer import FitReport
+from naruto_core.mini.pretraining.unet import new_encoders, pretrain_unet, teach_reading
+from naruto_core.mini.pretraining.vae import encode_all, pretrain_vae
+from naruto_core.mini.pretraining.world import STYLES
+
+Report = Callable[[FitReport], None]
+
+
+class PretrainPlan(BaseModel):
+    """How much of everything the miniature is made with; the seed decides the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(11, ge=0)
+    vae_pictures: int = Field(24_000, ge=100)
+    vae_steps: int = Field(4_200, ge=1)
+    base_pictures: int = Field(40_000, ge=100)
+    reading_steps: int = Field(600, ge=1)
+    unet_steps: int = Field(4_000, ge=1)
+    judge_pictures: int = Field(20_000, ge=200)
+    judge_steps: int = Field(1_300, ge=1)
+    reader_steps: int = Field(1_000, ge=1)
+
+
+def _compiled() -> bool:
+    """torch.compile needs a C++ compiler; without one everything runs the same, only slower."""
+    return shutil.which("g++") is not None
+
+
+def _workers() -> int:
+    return os.cpu_count() or 1
+
+
+def learn_words(workspace: Path, prompts: Iterable[str]) -> None:
+    """Tokenizers from the world's captions and the plain English of the prompt suites."""
+    if not (workspace / "tokenizer_2").exists():
+        first, second = learn_tokenizers(prompts)
+        first.save_pretrained(workspace / "tokenizer")
+        second.save_pretrained(workspace / "tokenizer_2")
+
+
+def learn_to_see(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
+    """The VAE."""
+    if not (workspace / "vae").exists():
+        pixels, _ = cached_corpus(workspace / "mixed", mixed_plate, plan.vae_pictures, plan.seed, _workers())
+        vae = pretrain_vae(pixels, plan.vae_steps, plan.seed, workspace / "vae.safetensors", on_report, _compiled())
+        vae.save_pretrained(workspace / "vae")
+
+
+def _latents(workspace: Path, vae: AutoencoderKL, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    stored = workspace / "latents.npz"
+    if not stored.exists():
+        means, deviations = encode_all(vae, pixels)
+        np.savez(stored, means=means, deviations=deviations)
+    with np.load(stored) as arrays:
+        return arrays["means"], arrays["deviations"]
+
+
+def learn_to_draw(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
+    """Text encoders and UNet: first reading, then drawing what was read."""
+    if (workspace / "unet").exists():
+        return
+    pixels, plates = cached_corpus(workspace / "world", base_plate, plan.base_pictures, plan.seed + 1, _workers())
+    vae = AutoencoderKL.from_pretrained(workspace / "vae")
+    latents = _latents(workspace, vae, pixels)
+    encoders = new_encoders(*read_tokenizers(workspace), plan.seed)
+    reading, drawing = workspace / "reading.safetensors", workspace / "unet.safetensors"
+    teach_reading(encoders, plates, plan.reading_steps, plan.seed, reading, on_report)
+    factor = float(cast(Any, vae.config).scaling_factor)
+    unet = pretrain_unet(encoders, latents, factor, plates, plan.unet_steps, plan.seed, drawing, on_report, _compiled())
+    encoders.encoder_1.save_pretrained(workspace / "text_encoder")
+    encoders.encoder_2.save_pretrained(workspace / "text_encoder_2")
+    unet.save_pretrained(workspace / "unet")
+
+
+def assemble(workspace: Path) -> StableDiffusionXLPipeline:
+    """The finished parts as the pipeline everybody uses."""
+    tokenizer_1, tokenizer_2 = read_tokenizers(workspace)
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL.from_pretrained(workspace / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(workspace / "text_encoder"),
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(workspace / "text_encoder_2"),
+        tokenizer=tokenizer_1,
+        tokenizer_2=tokenizer_2,
+        unet=UNet2DConditionModel.from_pretrained(workspace / "unet"),
+        scheduler=cast(Any, scheduler()),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+
+
+def _gallery(workspace: Path, plan: PretrainPlan) -> tuple[np.ndarray, list[Plate]]:
+    make = partial(clean_plate, styles=STYLES)
+    return cached_corpus(workspace / "gallery", make, plan.judge_pictures, plan.seed + 2, _workers())
+
+
+def learn_to_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
+    """The judge, on every style; nothing of it is shared with the generator."""
+    if not (workspace / "judge").exists():
+        pixels, plates = _gallery(workspace, plan)
+        _, tokenizer = read_tokenizers(workspace)
+        stopped = workspace / "judge.safetensors"
+        judge = train_judge(pixels, plates, tokenizer, plan.judge_steps, plan.seed, stopped, on_report)
+        save_judge(judge, tokenizer, workspace / "judge")
+
+
+def learn_to_read_pictures(workspace: Path, plan: PretrainPlan, on_report: Report) -> AttributeClassifier:
+    """The attribute reader, which measures the base and is not shipped."""
+    stored = workspace / "reader" / "model.safetensors"
+    if not stored.exists():
+        pixels, plates = _gallery(workspace, plan)
+        reader = train_classifier(
+            pixels, plates, plan.reader_steps, plan.seed, workspace / "reader.safetensors", on_report
+        )
+        stored.parent.mkdir(exist_ok=True)
+        save_file(reader.state_dict(), stored)
+    reader = AttributeClassifier()
+    reader.load_state_dict(load_file(stored))
+    return reader.eval()
+
+
+def write_plan(workspace: Path, plan: PretrainPlan) -> None:
+    """Refuse to mix two plans in one workspace: results of one would be taken for the other's."""
+    stored = workspace / "plan.json"
+    workspace.mkdir(parents=True, exist_ok=True)
+    if stored.exists() and json.loads(stored.read_text()) != plan.model_dump():
+        from naruto_core.errors import RecipeInvalid
+
+        raise RecipeInvalid(
+            f"{workspace} holds another pretraining plan; finish it, or remove the folder to start anew."
+        )
+    stored.write_text(plan.model_dump_json(indent=2) + "\n")
+    torch.set_num_threads(_workers())

@@ -1,0 +1,157 @@
+"""Stage 2: both text encoders learn to read, then learn on jointly with the UNet.
+
+Joint training matters: encoders frozen after a separate start left half of the prompt unread.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from naruto_core.mini.pretraining.architecture import (
+    LATENT_CHANNELS,
+    POOLED,
+    WIDTH_1,
+    empty_text_encoders,
+    empty_unet,
+    scheduler,
+)
+from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, truths
+from naruto_core.mini.pretraining.corpus import Plate
+from naruto_core.mini.pretraining.drawing import SIZE
+from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.world import describe, with_filler
+
+BATCH = 64
+SNR_GAMMA = 5.0
+ZEROED, EMPTIED = 0.06, 0.10  # shares of prompts replaced by zeros / by "" (up to this cumulative share)
+
+Report = Callable[[FitReport], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """Two tokenizers and two text encoders, used as SDXL's pipeline uses them."""
+
+    tokenizer_1: CLIPTokenizer
+    tokenizer_2: CLIPTokenizer
+    encoder_1: CLIPTextModel
+    encoder_2: CLIPTextModelWithProjection
+
+    def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hidden states (B, 48, 160), pooled embedding of encoder 2 (B, 96), of encoder 1 (B, 64)."""
+        first = self.encoder_1(self._ids(self.tokenizer_1, texts), output_hidden_states=True)
+        second = self.encoder_2(self._ids(self.tokenizer_2, texts), output_hidden_states=True)
+        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return hidden, second.text_embeds, first.pooler_output
+
+    @staticmethod
+    def _ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+        return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def new_encoders(tokenizer_1: CLIPTokenizer, tokenizer_2: CLIPTokenizer, seed: int) -> Encoders:
+    torch.manual_seed(seed)
+    one, two = cast(Any, tokenizer_1), cast(Any, tokenizer_2)  # their ids are typed as anything a tokenizer may hold
+    pads = (one.pad_token_id, two.pad_token_id)
+    first, second = empty_text_encoders(len(tokenizer_1), one.bos_token_id, one.eos_token_id, pads)
+    for model in (first, second):
+        model.set_attn_implementation("eager")  # 48 tokens: the plain form's backward is the faster one on CPUs
+    return Encoders(tokenizer_1, tokenizer_2, first, second)
+
+
+def caption(plate: Plate, rng: Random) -> str:
+    """A fresh caption for a picture: other words every time it is seen."""
+    assert plate.scene is not None
+    text = with_filler(describe(plate.scene, rng), rng)
+    if not plate.flaw:
+        return text
+    extra = "" if rng.random() < 0.5 else ", low quality"
+    return f"{text}, {plate.flaw}{extra}" if rng.random() < 0.6 else f"{plate.flaw}{extra}"
+
+
+def teach_reading(
+    encoders: Encoders, plates: list[Plate], steps: int, seed: int, checkpoint: Path, on_report: Report
+) -> None:
+    """Warm-up on text alone: predict the scene's attributes from each pooled embedding."""
+    torch.manual_seed(seed)
+    heads = nn.ModuleDict({name: nn.Linear(WIDTH_1 + POOLED, len(words)) for name, words in ATTRIBUTES.items()})
+
+    def loss(step: int) -> torch.Tensor:
+        rng = Random(f"{seed}/read/{step}")
+        chosen = [plates[rng.randrange(len(plates))] for _ in range(2 * BATCH)]
+        with torch.autocast("cpu", torch.bfloat16):
+            _, pooled_2, pooled_1 = encoders([caption(plate, rng) for plate in chosen])
+        pooled = torch.cat([pooled_1.float(), pooled_2.float()], dim=-1)
+        answers = truths([plate.scene for plate in chosen if plate.scene])
+        return torch.stack([F.cross_entropy(heads[name](pooled), answers[name]) for name in ATTRIBUTES]).mean()
+
+    modules = {"encoder_1": encoders.encoder_1, "encoder_2": encoders.encoder_2, "heads": heads}
+    fit(Fitting("reading", steps, 1.0e-3), modules, loss, checkpoint, on_report)
+
+
+def _time_ids(plates: list[Plate]) -> torch.Tensor:
+    """(B, 6): original height and width, crop top and left, target height and width."""
+    return torch.tensor([[*p.original_size, *p.crop, SIZE, SIZE] for p in plates], dtype=torch.float32)
+
+
+def _min_snr_weight(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """min(SNR, gamma) / SNR for epsilon prediction (Hang et al. 2023, eq. 9), per timestep."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return snr.clamp(max=SNR_GAMMA) / snr
+
+
+def pretrain_unet(
+    encoders: Encoders,
+    latents: tuple[np.ndarray, np.ndarray],
+    scaling_factor: float,
+    plates: list[Plate],
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    on_report: Report,
+    compiled: bool,
+) -> UNet2DConditionModel:
+    """A UNet trained with its text encoders on cached `latents` (means and deviations, N x 8 x 16 x 16)."""
+    torch.manual_seed(seed)
+    unet = empty_unet()
+    unet.set_attn_processor(AttnProcessor())
+    run = torch.compile(unet) if compiled else unet
+    alphas = scheduler().alphas_cumprod
+    weights = _min_snr_weight(alphas)
+    means, deviations = latents
+
+    def loss(step: int) -> torch.Tensor:
+        words, numbers = Random(f"{seed}/unet/{step}"), np.random.default_rng((seed, step))
+        rows = np.sort(numbers.integers(len(plates), size=BATCH))
+        chosen = [plates[row] for row in rows]
+        draw = torch.from_numpy(numbers.standard_normal((2, BATCH, LATENT_CHANNELS, 16, 16), dtype=np.float32))
+        mean, deviation = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (means, deviations))
+        clean = (mean + deviation * draw[0]) * scaling_factor
+        t = torch.from_numpy(numbers.integers(0, 1000, size=BATCH))
+        signal = alphas[t].view(-1, 1, 1, 1)
+        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * draw[1]
+
+        drop = numbers.random(BATCH)
+        texts = ["" if d < EMPTIED else caption(plate, words) for plate, d in zip(chosen, drop, strict=True)]
+        keep = torch.from_numpy(drop >= ZEROED).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden, pooled, _ = encoders(texts)
+            condition = {"text_embeds": pooled * keep[:, None], "time_ids": _time_ids(chosen)}
+            predicted = run(noisy, t, hidden * keep[:, None, None], added_cond_kwargs=condition).sample
+        error = (predicted.float() - draw[1]).square().mean(dim=(1, 2, 3))
+        return (error * weights[t]).mean()
+
+    modules = {"unet": unet, "encoder_1": encoders.encoder_1, "encoder_2": encoders.encoder_2}
+    fit(Fitting("unet", steps, 1.0e-3), modules, loss, checkpoint, on_report)
+    unet.set_default_attn_processor()
+    return unet

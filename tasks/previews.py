@@ -1,0 +1,115 @@
+"""Look at an adapter while it learns: its files, a sample sheet beside the base's pictures, a score."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from naruto_core import sdxl
+from naruto_core.artifacts import Manifest
+from naruto_core.contact_sheet import SheetBlock, write_sheet
+from naruto_core.domain import Picture, PromptSuite, Split
+from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.prompts import put_tokens
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import CheckpointSection
+from naruto_core.scoring import memorization, sample_metrics
+from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
+from naruto_core.training.weights import Weights, write_files
+from tasks.context import TaskContext
+from tasks.features import real_features
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+    from PIL.Image import Image
+
+
+class CheckpointLook:
+    """Called with a step: writes the adapter as it is, draws the same prompts with the same seed, measures them.
+
+    The base draws its control pictures once, before the first of them. Scores are for comparing checkpoints of
+    one run: a handful of pictures, far too few to compare runs by. Drawn in the precision that the model is trained in,
+    which its weights are kept in.
+    """
+
+    def __init__(
+        self,
+        place: TaskContext,
+        recipe: Recipe,
+        section: CheckpointSection,
+        suite: PromptSuite,
+        pictures: Sequence[Picture],
+        folder: Path,
+    ) -> None:
+        self.place, self.recipe, self.section = place, recipe, section
+        precision = recipe.training.mixed_precision
+        self.drawing = recipe.generation.model_copy(update={"mixed_precision": precision})
+        self.new, self.trained_on = (
+            [p for p in pictures if p.split is split] for split in (Split.REFERENCE, Split.TRAIN)
+        )
+        self.folder = folder  # of all checkpoints of this adapter; each step has one below it
+        self.prompts, self.seed = suite.prompts[: section.prompts], suite.seeds[0]
+        self.control = self._paths(folder / "base")
+        kept, names = Manifest(folder / "base"), [path.name for path in self.control]
+        if kept.unproven(names):
+            self._draw(self.control, self._base(), {})
+            kept.add(names)
+
+    def _base(self) -> "StableDiffusionXLPipeline":
+        return sdxl.load_pipeline(self.recipe.model, self.drawing.mixed_precision, self.place.device)
+
+    def __call__(self, pipeline: "StableDiffusionXLPipeline", steps: int, weights: Weights) -> dict[str, float]:
+        """What is measured of the adapter in `pipeline` after `steps` steps."""
+        folder = self.folder / f"step-{steps:06d}"
+        write_files(pipeline, weights, folder)
+        paths = self._paths(folder)
+        self._draw(paths, pipeline, self.recipe.new_tokens)
+        names = [f"step {steps}", "base"]
+        rows = zip(self.prompts, paths, self.control, strict=True)
+        blocks = [SheetBlock(prompt.text, (now, base)) for prompt, now, base in rows]
+        write_sheet(blocks, names, folder / "sheet.png")
+        return self._scores(paths)
+
+    def _paths(self, folder: Path) -> list[Path]:
+        return [folder / f"{index:03d}.png" for index in range(len(self.prompts))]
+
+    def _draw(self, paths: Sequence[Path], pipeline: "StableDiffusionXLPipeline", tokens: Mapping[str, str]) -> None:
+        painter = Painter(pipeline, self.drawing)
+        jobs, size = [Job(put_tokens(p.text, tokens), self.seed) for p in self.prompts], painter.section.batch_size
+        for start in range(0, len(jobs), size):
+            part = slice(start, start + size)
+            for path, job, picture in zip(paths[part], jobs[part], painter.paint(jobs[part]), strict=True):
+                save_picture(picture, path, {"prompt": job.text, "seed": job.seed})
+
+    def _scores(self, paths: Sequence[Path]) -> dict[str, float]:
+        if not self.section.score:
+            return {}
+        # loaded anew each time: between two looks the memory is training's
+        extractor = load_extractor(self.recipe.scoring.pair_extractor, self.place.device)
+        texts = embed_texts(extractor, [p.text for p in self.prompts])
+        rows = _features(extractor, paths)
+        return {
+            "clip_score": float(np.mean(sample_metrics.cosines(rows, texts))),
+            "copying_rank": self._copying_rank(extractor, rows),
+        }
+
+    def _copying_rank(self, extractor: Extractor, rows: Rows) -> float:
+        """The median of the pictures' ranks among new pictures, by nearness to training pictures: low is near."""
+        size, batch = self.recipe.generation.resolution, self.recipe.scoring.batch_size
+        training = real_features(self.place, self.trained_on, extractor, size, batch)
+        new = real_features(self.place, self.new, extractor, size, batch) if self.new else None
+        marks = sample_metrics.nearness_of_new(new, training)
+        return float(np.median(memorization.ranks(sample_metrics.nearness(rows, training), marks)))
+
+
+def _features(extractor: Extractor, paths: Sequence[Path]) -> Rows:
+    loads = [partial(_opened, path) for path in paths]
+    return np.concatenate(list(embed_pictures(extractor, loads, len(loads))))
+
+
+def _opened(path: Path) -> "Image":
+    from PIL import Image
+
+    return Image.open(path)

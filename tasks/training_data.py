@@ -1,0 +1,197 @@
+"""Training data: the styles of a run at the resolution of each stage, encoded once and kept; class pictures."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from naruto_core import sdxl
+from naruto_core.artifacts import Manifest
+from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
+from naruto_core.dataset.versions import read_picture, read_pictures
+from naruto_core.domain import DatasetVersion, Picture, Progress, Split
+from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.prompts import put_tokens
+from naruto_core.recipe import MAIN_STYLE, GenerationSection, ModelSection, Recipe
+from naruto_core.recipe_training import AugmentationSection, PriorSection
+from naruto_core.training.batches import Style, TrainingData
+from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, examples_key
+from tasks.context import TaskContext
+from tasks.progress import reporter
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+
+_PIXELS = 2  # raised when the same settings come to draw other pixels: what was kept before is not used
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPictures:
+    """Drawn class pictures: `key` names them and their folder; picture i shows `jobs[i]`."""
+
+    key: str
+    folder: Path
+    jobs: tuple[Job, ...]
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.png"
+
+
+def class_pictures(
+    place: TaskContext, model: ModelSection, prior: PriorSection, drawing: GenerationSection, seed: int
+) -> ClassPictures:
+    """The class pictures, drawn by the base as `drawing` draws samples; only the missing ones are drawn."""
+    texts = prior.class_prompts
+    jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
+    how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+    parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
+    key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
+    pictures = ClassPictures(key, place.layout.cache(key), jobs)
+    names = {pictures.path(index).name: index for index in range(len(jobs))}
+    missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
+    if missing:
+        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, place.device), drawing)
+        _draw(painter, pictures, missing)
+    return pictures
+
+
+def _draw(painter: Painter, pictures: ClassPictures, missing: list[int]) -> None:
+    report, began, size = reporter(), time.monotonic(), painter.section.batch_size
+    total = len(pictures.jobs)
+    for start in range(0, len(missing), size):
+        batch = missing[start : start + size]
+        for index, picture in zip(batch, painter.paint([pictures.jobs[i] for i in batch]), strict=True):
+            job = pictures.jobs[index]
+            save_picture(picture, pictures.path(index), {"class_prompt": job.text, "seed": job.seed})
+        Manifest(pictures.folder).add([pictures.path(index).name for index in batch])
+        done, spent = start + len(batch), time.monotonic() - began
+        left = spent / done * (len(missing) - done)
+        report(Progress("prior", total - len(missing) + done, total, "picture", spent, left))
+
+
+@dataclass(frozen=True, slots=True)
+class StyleSource:
+    """One style to learn: its pictures and the recipe's words for it."""
+
+    name: str
+    dataset: DatasetVersion
+    instance_prompt: str
+    loss_weight: float = 1.0
+    repeats: int = 1
+
+
+def style_sources(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[StyleSource]:
+    """The recipe's own style and the others, with their dataset versions, in the recipe's order."""
+    main = StyleSource(MAIN_STYLE, datasets[0], recipe.training.instance_prompt)
+    others = zip(recipe.styles, datasets[1:], strict=True)
+    return [main, *(StyleSource(s.name, d, s.instance_prompt, s.loss_weight, s.repeats) for s, d in others)]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Encodes pictures for one training by `recipe`, with `pipeline`, into the caches of `place`."""
+
+    place: TaskContext
+    pipeline: "StableDiffusionXLPipeline"
+    recipe: Recipe
+
+    def stages(self, styles: Sequence[StyleSource], drawn: ClassPictures | None) -> list[TrainingData]:
+        """One TrainingData for each stage of the recipe; validation is on the first style's held-out pictures."""
+        section = self.recipe.training
+        wanted = section.validation
+        return [
+            TrainingData(
+                stage.steps,
+                tuple(Style(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
+                drawn and self._class_pictures(drawn, stage.resolution),
+                wanted and self._held_out(styles[0], stage.resolution, wanted.num_validation_images),
+            )
+            for stage in section.resolutions
+        ]
+
+    def _pictures(self, style: StyleSource, resolution: int) -> Examples:
+        pictures = self._of(style, Split.TRAIN)
+        return self._encoded(style, pictures, resolution, self.recipe.training.augmentation, "")
+
+    def _held_out(self, style: StyleSource, resolution: int, limit: int) -> Examples | None:
+        """A style of its own may have none: then it has no validation loss."""
+        pictures = self._of(style, Split.REFERENCE)[:limit]
+        return None if not pictures else self._encoded(style, pictures, resolution, None, f"held out {limit}")
+
+    def _of(self, style: StyleSource, split: Split) -> list[Picture]:
+        pictures = [p for p in read_pictures(self.place.layout, style.dataset) if p.split is split]
+        return sorted(pictures, key=lambda p: p.sha256 + p.caption)
+
+    def _encoded(
+        self,
+        style: StyleSource,
+        pictures: Sequence[Picture],
+        resolution: int,
+        augmentation: AugmentationSection | None,
+        part: str,
+    ) -> Examples:
+        step = self.recipe.training.bucket_reso_steps
+        named = {p.sha256 + p.caption: p for p in pictures}
+        shapes: dict[tuple[int, int], list[str]] = {}
+        for name, picture in named.items():
+            shapes.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(name)
+        size_of = {name: size for size, group in shapes.items() for name in group}
+
+        def read(name: str, view: int) -> Captioned:
+            return self._captioned(named[name], size_of[name], augmentation, view)
+
+        prompt = put_tokens(style.instance_prompt, self.recipe.new_tokens)
+        how = self._how(prompt, augmentation.views if augmentation else 1)
+        key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
+        groups = [shapes[size] for size in sorted(shapes)]
+        return encode_examples(self.pipeline, groups, read, how, self.place.layout.cache(key), reporter())
+
+    def _captioned(
+        self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
+    ) -> Captioned:
+        data = read_picture(self.place.layout, picture)
+        caption, look = picture.caption, PLAIN
+        if augmentation:
+            options = augmentation.random_flip, augmentation.random_crop, augmentation.color_jitter
+            look = draw_view(*options, picture.sha256, view)
+            if augmentation.shuffle_caption:
+                caption = shuffle_caption(caption, picture.sha256, view)
+        ready = prepare(data, size, look)
+        words = put_tokens(caption, self.recipe.new_tokens)
+        return Captioned(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)
+
+    def _class_pictures(self, drawn: ClassPictures, resolution: int) -> Examples:
+        read = partial(_class_picture, drawn, resolution)
+        names, how = [str(index) for index in range(len(drawn.jobs))], self._how("", 1)
+        folder = self.place.layout.cache(self._key(drawn.key, "", resolution, None, how, None))
+        return encode_examples(self.pipeline, [names], read, how, folder, reporter())
+
+    def _how(self, instance_prompt: str, views: int) -> Encoding:
+        section = self.recipe.training
+        frozen = section.text_encoder_lr is None and section.textual_inversion is None
+        return Encoding(instance_prompt, frozen, section.clip_skip, views)
+
+    def _key(
+        self,
+        source: str,
+        part: str,
+        resolution: int,
+        step: int | None,
+        how: Encoding,
+        augmentation: AugmentationSection | None,
+    ) -> str:
+        looks = augmentation and augmentation.model_dump()
+        model, tokens = sdxl.identity(self.recipe.model), self.recipe.new_tokens
+        precision = self.recipe.training.mixed_precision, self.pipeline.vae.dtype
+        return examples_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
+
+
+def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> Captioned:
+    index = int(name)
+    ready = prepare(drawn.path(index).read_bytes(), (resolution, resolution))
+    return Captioned(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)
