@@ -1,14 +1,19 @@
 """What the listing commands show: rows for programs, text for people; and what recaption and report write."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import Table
 from pyarrow.csv import write_csv
 from pyarrow.parquet import write_table as write_parquet
+from rich import box
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, atomic_file
@@ -27,18 +32,15 @@ from naruto_core.report.tables import (
     number_text,
     tells_base_from_real,
 )
-from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
 from naruto_core.training.checkpoint_selection import best_of_heads
-from tasks.captions import check_captions
-from tasks.compare import compare_models, missing_home
-from tasks.context import task_context
-from tasks.recaption import recaption_dataset
-from tasks.report import write_report
+
+if TYPE_CHECKING:
+    from naruto_core.scoring.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,26 @@ class Listing:
     text: str
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
+    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
+    if sys.stdout.isatty():
+        return _terminal_table(rows, head)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
+    table = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=head)
+    for title in rows[0]:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows[1:] if head else rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: what a cell holds is never read as markup
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
 
 
 def _score_row(score: Score) -> dict[str, Any]:
@@ -114,7 +131,7 @@ def show_run(name: str) -> Listing:
         "best step": "; ".join(f"{head}: {best.reason}" if head else best.reason for head, best in bests.items()),
         "files": str(layout.run(run.id)),
     }
-    text = columns([[name, str(value)] for name, value in facts.items() if value])
+    text = columns([[name, str(value)] for name, value in facts.items() if value], head=False)
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
 
 
@@ -176,7 +193,7 @@ def verify_all() -> Listing:
     if not findings:
         return Listing([], "every recorded file is there and is what was recorded.")
     rows = [{"trouble": str(f.trouble), "what": f.what, "path": f.path} for f in findings]
-    return Listing(rows, columns([list(row.values()) for row in rows]))
+    return Listing(rows, columns([list(row.values()) for row in rows], head=False))
 
 
 _SHOWN = 60  # signs of a caption in the terminal; programs get it whole
@@ -184,6 +201,8 @@ _SHOWN = 60  # signs of a caption in the terminal; programs get it whole
 
 def list_caption_findings(dataset: str, profile: str, *, words_only: bool = False) -> Listing:
     """The summary of a dataset's captions and every finding; raises NotRecorded for a dataset that is not there."""
+    from tasks.captions import check_captions
+
     audit = check_captions(dataset, choose_recipe(profile), words_only=words_only)
     layout = Layout(read_settings().root)
     files = {p.sha256: layout.relative(layout.picture(p.sha256, p.suffix)) for p in audit.pictures}
@@ -201,6 +220,8 @@ def recaption(
     dataset: str, profile: str, model: str, revision: str | None, folder: Path | None, *, only_flagged: bool
 ) -> str:
     """Recaption a dataset; what came of it and how to train on it, in words."""
+    from tasks.recaption import recaption_dataset
+
     recipe = choose_recipe(profile)
     made = recaption_dataset(dataset, model, revision, folder, recipe, only_flagged=only_flagged)
     held_out = made.version.n_reference
@@ -229,12 +250,17 @@ def _short(caption: str) -> str:
 
 def compared(first: str, second: str) -> Compared:
     """Every metric of both models with the difference, its interval, and a verdict on the second."""
+    from tasks.compare import compare_models
+    from tasks.context import task_context
+
     with task_context() as context:
         return compare_models(context, first, second)
 
 
 def nothing_to_compare(*models: str) -> Listing | None:
     """A sentence when the NARUTO_HOME of one of them is not there; None when all are."""
+    from tasks.compare import missing_home
+
     missing = next((home for name in models if (home := missing_home(name))), None)
     return Listing([], f"Nothing to compare with yet: there is no record in {missing}.") if missing else None
 
@@ -249,18 +275,21 @@ def list_comparison(found: Compared, *, markdown: bool = False) -> Listing:
 
 def write_page(name: str, path: Path) -> Path:
     """The report of one run, written as `path`."""
+    from tasks.context import task_context
+    from tasks.report import write_report
+
     with task_context() as context:
         return write_report(context, name, path)
 
 
 def unmeasured(name: str) -> str:
     """Which metrics of a run could not be had, and why; "" when there is none."""
-    with task_context() as context:
-        found = context.store.findings(context.store.run(name).id)
+    with open_store(read_settings().database_url) as store:
+        found = store.findings(store.run(name).id)
     return next((finding.sentence for finding in found if finding.name == NOT_MEASURED), "")
 
 
-def comparison_table(found: Sequence[Comparison]) -> str:
+def comparison_table(found: Sequence["Comparison"]) -> str:
     """Primary metrics first; the rest is exploratory."""
     head = ["metric", "first", "second", "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
     parts: list[str] = []
@@ -271,5 +300,5 @@ def comparison_table(found: Sequence[Comparison]) -> str:
     return "\n\n".join(parts)
 
 
-def _line(one: Comparison) -> list[str]:
+def _line(one: "Comparison") -> list[str]:
     return [one.metric, *comparison_figures(one), number_text(one.p, ".3f"), str(one.n), str(one.verdict)]

@@ -23,7 +23,7 @@ from naruto_core.scoring.set_metric import Features
 from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import RunContext, TaskContext
-from tasks.progress import pace
+from tasks.progress import unit_reporter
 
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
@@ -102,7 +102,7 @@ def _embed(
     """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
     with EmbeddingCache(context.layout.embeddings) as kept:
         if missing := kept.missing(extractor.id, contents):
-            reader, done, report = _PictureReader(loads, {}), 0, pace(stage, len(missing), "picture")
+            reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
             for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
                 part = missing[done : done + len(rows)]
                 kept.add(extractor.id, part, rows, [reader.blank.pop(content) for content in part])
