@@ -104,8 +104,8 @@ def _prefect() -> Callable[[Progress, bool], None]:
         logger.info(describe(progress))
         percent = 100.0 * progress.done / max(1, progress.total)
         if artifact is None:
-            made = create_progress_artifact(percent, description=progress.stage)
-            artifact = made if isinstance(made, UUID) else None
+            created = create_progress_artifact(percent, description=progress.stage)
+            artifact = created if isinstance(created, UUID) else None
         else:
             update_progress_artifact(artifact, percent, description=describe(progress))
 
