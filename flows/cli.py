@@ -1,4 +1,4 @@
-"""`naruto`: the terminal's door to the flow and the record. Thin; every command does one thing."""
+"""The `naruto` command: runs the flows and lists what the database holds. Thin; each command does one thing."""
 
 import json
 import math
@@ -28,7 +28,9 @@ app.add_typer(exports, name="export")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Model = Annotated[
     str,
-    typer.Argument(help="A run, or RUN:VARIANT with base, adapted or fused; HOME//RUN is one of another NARUTO_HOME."),
+    typer.Argument(
+        help="A run, or RUN:VARIANT with base, adapted or fused; HOME//RUN for a run of another NARUTO_HOME."
+    ),
 ]
 
 
@@ -41,10 +43,11 @@ def run(
         str | None, typer.Option(help="Pictures to use instead of the recipe's: path, hub id, world:<style>.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one choice, e.g. training.rank=8.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. training.rank=8."),
     ] = None,
 ) -> None:
-    """Do the whole job: ingest, train, fuse, generate, score. Stopped? The same command goes on."""
+    """Run the whole job: ingest, train, fuse, generate, score. If it is stopped, the same command resumes it."""
     _settle_libraries()
     from naruto_core import devices
     from naruto_core.settings import read_settings
@@ -63,12 +66,14 @@ def run(
 @app.command()
 def ingest(
     source: Annotated[str, typer.Argument(help="Parquet, imagefolder, save_to_disk folder, hub id or world:<style>.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose dataset section to use for the rest.")] = "mini",
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="The recipe whose dataset section gives the other values.")
+    ] = "mini",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. dataset.hold_out=0.")
     ] = None,
 ) -> None:
-    """Check and store a captioned picture set; say what was kept and what was not, and why."""
+    """Check and store a captioned picture set; print what was kept, what was not, and why."""
     _settle_libraries()
     from flows.ingest import ingest_pictures
 
@@ -78,11 +83,15 @@ def ingest(
 @app.command()
 def captions(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="An ingested dataset: its id or its source.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose pair_extractor measures.")] = "mini",
-    words_only: Annotated[bool, typer.Option("--words-only", help="Look at no picture and load no model.")] = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="The recipe whose pair_extractor compares pictures with captions.")
+    ] = "mini",
+    words_only: Annotated[
+        bool, typer.Option("--words-only", help="Check the text only: open no picture, load no model.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look for wrong captions: empty, repeated, contradictory, or not what the picture shows."""
+    """Find wrong captions: empty, repeated, contradictory, or not what the picture shows."""
     _settle_libraries()
     from flows.listings import list_caption_findings
 
@@ -95,14 +104,14 @@ def recaption(
     model: Annotated[str, typer.Option("--model", help="A BLIP model with safetensors: folder or hub id.")],
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id, 40 hex digits.")] = None,
     only_flagged: Annotated[
-        bool, typer.Option("--only-flagged", help="Only what `naruto captions` finds something in.")
+        bool, typer.Option("--only-flagged", help="Only captions in which `naruto captions` finds a fault.")
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the new set is written.")
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write the new set to.")
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="As for captions.")] = "mini",
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="The recipe, as for `naruto captions`.")] = "mini",
 ) -> None:
-    """Write captions anew with a BLIP model: a new dataset with the same pictures and the same held-out ones."""
+    """Write new captions with a BLIP model: a new dataset with the same pictures and the same held-out part."""
     _settle_libraries()
     from flows.listings import recaption
 
@@ -119,7 +128,7 @@ def runs(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: RunName, as_json: AsJson = False) -> None:
-    """Show one run: state, dataset, adapter, recipe, where its files are."""
+    """Show one run: state, dataset, adapter, recipe, and the folder of its files."""
     from flows.listings import show_run
 
     _show(show_run(name), as_json)
@@ -130,11 +139,13 @@ def scores(
     name: RunName,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write all scores, those of single pictures too: .csv, .parquet."),
+        typer.Option(
+            "--output", "-o", help="Write all scores, also those of single pictures, to a .csv or .parquet file."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's scores with interval, n and what measured them, and the risks that were looked for."""
+    """Show the scores of a run with interval, n and extractor, and the risks that were checked."""
     from flows.listings import list_scores, write_scores
 
     if output:
@@ -145,7 +156,7 @@ def scores(
 
 @app.command()
 def rescore(name: RunName) -> None:
-    """Measure a finished run again from its kept features; say what moved. Exit 1 if a metric could not be had."""
+    """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
     _settle_libraries()
     from flows.listings import unmeasured
     from flows.rescore import rescore as rescore_flow
@@ -160,16 +171,16 @@ def rescore(name: RunName) -> None:
 def compare(
     first: Model,
     second: Model,
-    markdown: Annotated[bool, typer.Option("--markdown", help="A headline and a table for a page.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown: a headline and a table.")] = False,
     if_there: Annotated[
-        bool, typer.Option("--if-there", help="Where a HOME has no record yet, say so and be content.")
+        bool, typer.Option("--if-there", help="If a HOME has no database yet, print that, and exit 0.")
     ] = False,
     fail_on_worse: Annotated[
-        bool, typer.Option("--fail-on-worse", help="Exit 1 if the second is worse by a primary metric.")
+        bool, typer.Option("--fail-on-worse", help="Exit 1 if the second model is worse by a primary metric.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two models over the same prompts and seeds: differences, intervals, and a verdict on the second."""
+    """Compare two models on the same prompts and seeds: differences, intervals, and a verdict on the second model."""
     _settle_libraries()
     from flows.listings import compared, list_comparison, nothing_to_compare
 
@@ -193,7 +204,7 @@ def report(
     name: RunName,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
-    """Write one self-contained HTML page on a run: scores, verdicts, findings, pictures, nearest training pictures."""
+    """Write one HTML page about a run: scores, verdicts, findings, pictures, nearest training pictures."""
     _settle_libraries()
     from flows.listings import write_page
 
@@ -202,17 +213,17 @@ def report(
 
 @app.command()
 def watch(
-    days: Annotated[float, typer.Option("--days", min=0.01, help="How far back served pictures are looked at.")] = 1.0,
-    follow: Annotated[bool, typer.Option("--follow", help="Measure as pictures come; compare nothing.")] = False,
-    pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process has ended.")] = None,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="Compare served pictures of so many days.")] = 1.0,
+    follow: Annotated[bool, typer.Option("--follow", help="Score pictures as they arrive; compare nothing.")] = False,
+    pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process ends.")] = None,
 ) -> None:
-    """Measure a sample of what the HTTP service gave out; say whether it scores as the runs' own samples do."""
+    """Score a sample of the pictures that the HTTP service served; print whether they drift from the run's samples."""
     _settle_libraries()
     from flows import watch as watching
     from naruto_core.errors import RecipeInvalid
 
     if pid is not None and not follow:
-        raise RecipeInvalid("--pid says how long to follow: add --follow, or leave it out.")
+        raise RecipeInvalid("--pid needs --follow: add --follow, or leave --pid out.")
     if follow:
         watching.follow(pid)
     else:
@@ -221,7 +232,7 @@ def watch(
 
 @app.command()
 def verify(as_json: AsJson = False) -> None:
-    """Re-derive every recorded hash; exit 1 if a file is missing or altered."""
+    """Compute every recorded hash again; exit 1 if a file is missing or altered."""
     from flows.listings import verify_all
 
     findings = verify_all()
@@ -244,7 +255,7 @@ def _show(listing: Any, as_json: bool) -> None:
 
 
 def _jsonable(value: object) -> object:
-    """`value` in what JSON has; NaN and infinity, which it has not, are null."""
+    """`value` in JSON types; NaN and infinity become null."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
@@ -257,7 +268,7 @@ def _jsonable(value: object) -> object:
 
 
 def _settle_libraries() -> None:
-    """Our own progress lines are what the terminal is for; a user's explicit settings win."""
+    """Quiet the libraries, so that the terminal shows our progress lines; a user's explicit settings win."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # On a busy machine, the first start (which makes Prefect's database) takes longer than its 20 seconds.
@@ -275,7 +286,7 @@ def _guarded(command: Callable[[], None]) -> None:
         print(f"naruto: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\nnaruto: stopped; the same command goes on from here.", file=sys.stderr)
+        print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)
         raise SystemExit(130) from None
 
 

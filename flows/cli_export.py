@@ -1,4 +1,4 @@
-"""`naruto export ...`: a run's adapter or fused model, handed to other programs. Each command prints where it wrote."""
+"""`naruto export ...`: the adapter or fused model of a run, for other programs. Each command prints what it wrote."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,10 @@ import typer
 
 from naruto_core.errors import RecipeInvalid
 
-exports = typer.Typer(no_args_is_help=True, help="Hand a run's adapter or fused model to other programs.")
+exports = typer.Typer(no_args_is_help=True, help="Export the adapter or fused model of a run for other programs.")
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or enough of it to be clear.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or a unique beginning of it.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write to; created if it does not exist.")]
 
 
 @exports.command("kohya")
@@ -33,13 +33,13 @@ def export_for_diffusers(
     from flows.exports import export_diffusers, export_fused
 
     if half and not fused:
-        raise RecipeInvalid("--half is for a fused model: add --fused, or leave it out.")
+        raise RecipeInvalid("--half needs a fused model: add --fused, or leave --half out.")
     print(export_fused(name, folder, half=half) if fused else export_diffusers(name, folder))
 
 
 @exports.command("hub")
 def export_for_hub(name: RunName, folder: Folder) -> None:
-    """The folder that publish.push_to_hub would push: adapter, ComfyUI's file, pictures, model card. Sends nothing."""
+    """The folder that publish.push_to_hub pushes: adapter, ComfyUI's file, pictures, model card. Sends nothing."""
     from flows.exports import export_hub
 
     print(export_hub(name, folder))

@@ -1,4 +1,4 @@
-"""Hand a run's adapters or fused model out as a file or folder that other programs load."""
+"""Export the adapters or the fused model of a run as a file or folder that other programs load."""
 
 import json
 import shutil
@@ -25,8 +25,8 @@ from tasks.publish import write_bundle
 
 _LOADING_NEEDS = ("diffusers", "transformers", "accelerate")
 _SHARED_CODE = ("sampling.py", "weight_check.py")  # of naruto_core: how every program draws and checks; stand alone
-_MOST_TOGETHER = 4  # as the HTTP service has it: a lone picture pays for the whole batch
-_DRAWN_BY = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
+_LARGEST_BATCH = 4  # as the HTTP service has it: a lone picture pays for the whole batch
+_GENERATION_KEYS = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
 
 
 def export_kohya(name: str, folder: Path) -> list[Path]:
@@ -36,7 +36,7 @@ def export_kohya(name: str, folder: Path) -> list[Path]:
     Raises RecordDamaged when the run has no adapter, or another than was recorded, and ModelUnusable when it has
     none that those tools can read.
     """
-    with _record() as (store, layout):
+    with _open_home() as (store, layout):
         run = store.run(name)
         trained = find_trained(store, layout, run, _adapters(store, run.id))
     if reason := no_kohya_file(trained.recipe.training):
@@ -62,7 +62,7 @@ def export_hub(name: str, folder: Path) -> Path:
 
 
 def _export(name: str, folder: Path, *, for_comfyui: bool) -> Path:
-    with _record() as (store, layout):
+    with _open_home() as (store, layout):
         run = store.run(name)
         path = folder / run.id
         write_bundle(store, layout, run, _adapters(store, run.id), path, for_comfyui=for_comfyui)
@@ -108,7 +108,7 @@ def export_triton(name: str, folder: Path) -> Path:
     Raises RecordDamaged when the run has no fused model, or another than was recorded.
     """
     run_id, source, recipe = _recorded_fused(name)
-    filled_in = {"RUN": run_id, "BATCH_SIZE": str(min(recipe.generation.batch_size, _MOST_TOGETHER))}
+    values = {"RUN": run_id, "BATCH_SIZE": str(min(recipe.generation.batch_size, _LARGEST_BATCH))}
     path = folder / run_id
     with atomic_folder(path) as scratch:
         version_1 = scratch / "naruto" / "1"
@@ -117,14 +117,14 @@ def export_triton(name: str, folder: Path) -> Path:
         _copy_code(version_1, "naruto_core", *_SHARED_CODE)
         for file, target in (("config.pbtxt", version_1.parent), ("README.md", scratch)):
             text = (files("deployments.triton") / file).read_text(encoding="utf-8")
-            (target / file).write_text(Template(text).substitute(filled_in), encoding="utf-8")
+            (target / file).write_text(Template(text).substitute(values), encoding="utf-8")
         _write_requirements(scratch, _installed_here())
     return path
 
 
 def _recorded_fused(name: str) -> tuple[str, Path, Recipe]:
     """A run's id, the folder of its fused model, and the recipe that says how it draws."""
-    with _record() as (store, layout):
+    with _open_home() as (store, layout):
         run = store.run(name)
         source = _fused(store, layout, run.id)
         return run.id, source, Recipe.model_validate_json(store.recipe_json(run.id))
@@ -133,7 +133,7 @@ def _recorded_fused(name: str) -> tuple[str, Path, Recipe]:
 def _write_model(folder: Path, source: Path, recipe: Recipe) -> None:
     """The fused model in `folder`, with how it is drawn by, for programs that know no recipe (`generation.json`)."""
     _copy_model(source, folder)
-    settings = recipe.generation.model_dump(mode="json", include=_DRAWN_BY) | {"new_tokens": recipe.new_tokens}
+    settings = recipe.generation.model_dump(mode="json", include=_GENERATION_KEYS) | {"new_tokens": recipe.new_tokens}
     (folder / "generation.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -181,7 +181,7 @@ def _fused(store: Store, layout: Layout, run_id: str) -> Path:
 
 
 @contextmanager
-def _record() -> Iterator[tuple[Store, Layout]]:
+def _open_home() -> Iterator[tuple[Store, Layout]]:
     settings = read_settings()
     with open_store(settings.database_url) as store:
         yield store, Layout(settings.root)

@@ -1,4 +1,4 @@
-"""Flow `ingest`: only the first step, for whoever wants to see what a picture set is like."""
+"""Flow `ingest`: only the first step, to check a picture set before a run."""
 
 from typing import Any
 

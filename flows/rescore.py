@@ -1,4 +1,4 @@
-"""Flow `rescore`: measure finished runs again from their stored embeddings, and say what moved."""
+"""Flow `rescore`: measure finished runs again from their stored embeddings, and print what changed."""
 
 from typing import Annotated
 

@@ -40,7 +40,7 @@ def test_half_without_fused_and_a_weight_that_does_not_fit_are_sentences(
     home, run_id = small_run
     refused = naruto(home, "export", "diffusers", run_id, str(tmp_path), "--half")
     assert refused.returncode == 1
-    assert refused.stderr == "naruto: --half is for a fused model: add --fused, or leave it out.\n"
+    assert refused.stderr == "naruto: --half needs a fused model: add --fused, or leave --half out.\n"
     save_file({"w": torch.tensor([1e6])}, tmp_path / "model.safetensors")
     before = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(ModelUnusable, match="w does not fit into half precision"):
