@@ -46,7 +46,7 @@ def test_the_record_and_its_windows_load_without_torch() -> None:
     source = """
 import pkgutil, sys, importlib
 names = [m.name for room in sys.argv[1:] for m in pkgutil.walk_packages([room.replace('.', '/')], room + '.')
-         if not m.name.startswith(('naruto_core.store.migrations', 'dashboard.app', 'dashboard.views'))]
+         if not m.name.startswith('naruto_core.store.migrations')]
 for name in names:
     importlib.import_module(name)
 print(len(names), 'torch' in sys.modules)
@@ -54,7 +54,7 @@ print(len(names), 'torch' in sys.modules)
     loaded = run(sys.executable, "-c", source, "naruto_core.store", "dashboard")
     assert loaded.returncode == 0, loaded.stderr
     count, torch_is_loaded = loaded.stdout.split()
-    assert int(count) >= 4
+    assert int(count) >= 20
     assert torch_is_loaded == "False"
 
 

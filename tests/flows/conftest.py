@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from tests.preloaded import Preloaded, preloaded
 
 # The whole job in seconds: a few pictures, a few steps, two prompts; every code path is the real one.
 SMALL = {
@@ -48,6 +50,15 @@ def environment(prefect_server: None) -> dict[str, str]:
         "NARUTO_CHECKPOINT_SECONDS": "0.05",
         "NARUTO_TRACKERS": "tensorboard",
     }
+
+
+@pytest.fixture(scope="session")
+def programs(environment: dict[str, str]) -> Iterator[Preloaded]:
+    """What starts the command in a process of its own, without the seconds that imports take."""
+    quiet = {f"{library}_VERBOSITY": "error" for library in ("DIFFUSERS", "TRANSFORMERS")}  # as the command says
+    modules = ["flows.cli", "flows.train_naruto", "flows.watch", "diffusers", "open_clip"]
+    with preloaded(modules, environment | quiet | {"PREFECT_LOGGING_LEVEL": "CRITICAL"}) as opened:
+        yield opened
 
 
 @dataclass(frozen=True)
