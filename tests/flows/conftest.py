@@ -15,9 +15,12 @@ from tests.preloaded import Preloaded, preloaded
 SMALL = {
     "dataset.source": "world:naruto?count=40&seed=5",
     "dataset.hold_out": 12,
-    "training.max_train_steps": 40,
-    "training.validation.validation_steps": 20,
+    "training.max_train_steps": 12,
+    "training.train_batch_size": 4,
+    "training.validation.validation_steps": 6,
+    "training.validation.num_validation_images": 4,
     "training.prior.num_class_images": 4,
+    "training.prior.class_batch_size": 2,
     "generation.prompts": 3,
     "generation.seeds": 2,
     "generation.num_inference_steps": 3,
@@ -56,7 +59,17 @@ def environment(prefect_server: None) -> dict[str, str]:
 def programs(environment: dict[str, str]) -> Iterator[Preloaded]:
     """What starts the command in a process of its own, without the seconds that imports take."""
     quiet = {f"{library}_VERBOSITY": "error" for library in ("DIFFUSERS", "TRANSFORMERS")}  # as the command says
-    modules = ["flows.cli", "flows.train_naruto", "flows.watch", "diffusers", "open_clip"]
+    pipeline = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    modules = (
+        "flows.cli",
+        "flows.train_naruto",
+        "flows.watch",
+        "open_clip",
+        "peft",
+        "torchmetrics",
+        "pandas",
+        pipeline,
+    )
     with preloaded(modules, environment | quiet | {"PREFECT_LOGGING_LEVEL": "CRITICAL"}) as opened:
         yield opened
 

@@ -22,6 +22,7 @@ from tests.flows.conftest import SMALL, Naruto, flags
 from tests.preloaded import Preloaded
 
 SAMPLES = 3 * 2 * 3  # prompts x seeds x variants
+STEPS = 12
 
 
 def _count(home: Path, table: str) -> int:
@@ -56,7 +57,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         singles = [s for s in scores if s.sample_id]
         assert len(singles) == SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
         steps = store.steps(run_id)
-        assert [s.step for s in steps] == list(range(40))
+        assert [s.step for s in steps] == list(range(STEPS))
     assert layout.adapter(run_id).exists()
     assert not layout.checkpoint(run_id).exists()
     with Image.open(layout.contact_sheet(run_id)) as sheet:
@@ -96,7 +97,7 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
     assert layout.adapter(run_id).read_bytes() == other.adapter(run_id).read_bytes()
     curve = EventAccumulator(str(layout.tensorboard(run_id)), {"scalars": 0})
     curve.Reload()
-    assert [point.step for point in curve.Scalars("train/loss")] == list(range(40))
+    assert [point.step for point in curve.Scalars("train/loss")] == list(range(STEPS))
     for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets"):
         assert _count(tmp_path, table) == _count(undisturbed, table), table
     with (
