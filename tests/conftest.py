@@ -1,4 +1,4 @@
-"""What several rooms' tests need: a Prefect server and a model hub of their own."""
+"""What several rooms' tests need: a Prefect server and a model hub of their own; and the order of the files."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,7 +6,32 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
+
     from tests.model_hub import ModelHub
+
+# these share a Prefect server, and some of them a finished run
+ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py")
+LONG_ONES = (*ONE_PROCESS, "tests/deployments/", "tests/dashboard/", "tests/naruto_core/training/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that all processes of pytest-xdist end at about the same moment."""
+    items.sort(key=lambda item: next((n for n, start in enumerate(LONG_ONES) if item.nodeid.startswith(start)), 9))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling | None":
+    """With --dist loadfile: files in the order of the tests, those of `ONE_PROCESS` in one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "prefect" if nodeid.startswith(ONE_PROCESS) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_database_dashboard_and_listings_load_without_torch() -> None:
 import pkgutil, sys, importlib
 import flows.listings
 names = [m.name for room in sys.argv[1:] for m in pkgutil.walk_packages([room.replace('.', '/')], room + '.')
-         if not m.name.startswith(('naruto_core.store.migrations', 'dashboard.app', 'dashboard.views'))]
+         if not m.name.startswith('naruto_core.store.migrations')]
 for name in names:
     importlib.import_module(name)
 print(len(names), 'torch' in sys.modules)
@@ -55,7 +55,7 @@ print(len(names), 'torch' in sys.modules)
     loaded = run(sys.executable, "-c", source, "naruto_core.store", "dashboard")
     assert loaded.returncode == 0, loaded.stderr
     count, torch_is_loaded = loaded.stdout.split()
-    assert int(count) >= 4
+    assert int(count) >= 20
     assert torch_is_loaded == "False"
 
 

@@ -62,7 +62,8 @@ class LocalPrefect:
 
     def environment(self) -> dict[str, str]:
         """What server, worker and flow runs find in their environment."""
-        inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_PROFILE"}
+        defaults = {"PREFECT_WORKER_QUERY_SECONDS": "2"}  # Prefect's 10 are for many workers of one server
+        inherited = defaults | {name: value for name, value in os.environ.items() if name != "PREFECT_PROFILE"}
         return inherited | {
             "NARUTO_HOME": str(self.home),
             "NARUTO_PROJECT": str(PROJECT),

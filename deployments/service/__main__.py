@@ -6,10 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
-import uvicorn
-from pythonjsonlogger.json import JsonFormatter
 
-from deployments.service.app import create_app
 from deployments.service.keys import Keys, keys_needed
 from deployments.service.options import ServiceOptions
 from naruto_core.access_control import is_loopback
@@ -29,7 +26,11 @@ Name = Annotated[str, typer.Argument(help="Whose key it is.")]
 def serve() -> None:
     """Serve the runs of NARUTO_HOME at NARUTO_SERVICE_HOST (127.0.0.1) and NARUTO_SERVICE_PORT (8000)."""
     options = ServiceOptions()
-    keys_needed(_keys(), options.host)  # refused here, before the record is opened
+    keys_needed(_keys(), options.host)  # refused here, before anything is loaded or opened
+    import uvicorn
+
+    from deployments.service.app import create_app
+
     _log_as_json()
     os.environ.setdefault("OTEL_SERVICE_NAME", "naruto-service")
     config = uvicorn.Config(
@@ -73,6 +74,7 @@ def _keys() -> Keys:
 
 def _log_as_json() -> None:
     from diffusers.utils import logging as of_diffusers
+    from pythonjsonlogger.json import JsonFormatter
     from transformers.utils import logging as of_transformers
 
     handler = logging.StreamHandler(sys.stderr)

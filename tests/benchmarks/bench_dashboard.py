@@ -25,7 +25,7 @@ from naruto_core.store.database import open_ratings
 from tests.benchmarks.judged_store import fill
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
-from served import Served, free_port
+from served import Served, dashboards, free_port
 
 PAGES = (
     "runs",
@@ -91,10 +91,10 @@ def page_times(view: str) -> dict[str, float]:
 
 def over_http(root: Path, people: list[str]) -> dict[str, float]:
     """50 people at once judge 100 pairs each of the newest campaign: next and vote, one after the other."""
-    with open_ratings(f"sqlite:///{root / 'naruto.db'}") as ratings:
+    with open_ratings(f"sqlite:///{root / 'naruto.db'}") as ratings, dashboards() as programs:
         campaign = ratings.campaigns()[0].id
         before = ratings.standing(campaign).rated
-        server = Served(root, free_port())
+        server = Served(programs, root, free_port())
         server.start()
         try:
             with ThreadPoolExecutor(PEOPLE) as pool:

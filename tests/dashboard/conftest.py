@@ -13,7 +13,7 @@ from browsing import browser
 from PIL import Image
 from playwright.sync_api import Browser
 from safetensors.numpy import save
-from served import Served, free_port
+from served import Served, dashboards, free_port
 from streamlit import config
 
 from dashboard import access
@@ -22,6 +22,7 @@ from naruto_core.domain import DRAWN, Adapter, DatasetVersion, Prompt, PromptSui
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Ratings, open_ratings, open_store
 from naruto_core.store.writes import Store
+from tests.preloaded import Preloaded
 
 HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"
 PROMPTS = (
@@ -117,14 +118,28 @@ def ratings(home: Path) -> Iterator[Ratings]:
 
 
 @pytest.fixture(scope="module")  # no longer: its event loop runs in this thread, and other tests start their own
-def chrome() -> Iterator[Browser]:
+def running_chrome() -> Iterator[Browser]:
     with browser() as opened:
         yield opened
 
 
 @pytest.fixture
-def served(home: Path) -> Iterator[Served]:
-    server = Served(home, free_port())
+def chrome(running_chrome: Browser) -> Iterator[Browser]:
+    """Its windows are closed after each test: they would go on asking a server that is gone."""
+    yield running_chrome
+    for context in running_chrome.contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Preloaded]:
+    with dashboards() as opened:
+        yield opened
+
+
+@pytest.fixture
+def served(programs: Preloaded, home: Path) -> Iterator[Served]:
+    server = Served(programs, home, free_port())
     server.start()
     yield server
     server.stop()

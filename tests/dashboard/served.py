@@ -1,14 +1,18 @@
 """The dashboard as users run it: a process of its own, spoken to over HTTP."""
 
 import os
+import pkgutil
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+
+from dashboard import views
+from tests.preloaded import Preloaded, Program, preloaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,38 +21,44 @@ ROOT = Path(__file__).parents[2]
 class Served:
     """A dashboard at `address`, on the data root `home`; `stop` and `start` it as a machine would."""
 
+    programs: Preloaded
     home: Path
     port: int
     host: str = "127.0.0.1"
-    process: subprocess.Popen[bytes] | None = None
+    process: Program | None = None
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "server.py"),
+        with (self.home / "dashboard.log").open("ab") as log:
+            self.process = self.programs.start(
+                "streamlit", "run", str(ROOT / "dashboard" / "server.py"),
                 "--server.port", str(self.port), "--server.address", self.host, "--server.headless", "true",
                 "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
-            ],
-            env=os.environ | {"NARUTO_HOME": str(self.home)},
-            stdout=(self.home / "dashboard.log").open("ab"),
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        for _ in range(300):
+                environment=os.environ | {"NARUTO_HOME": str(self.home)}, output=log,
+            )  # fmt: skip
+        for _ in range(600):
             try:
                 if httpx2.get(f"{self.address}/_stcore/health").status_code == 200:
                     return
             except httpx2.TransportError:
-                time.sleep(0.1)
+                time.sleep(0.05)
         raise AssertionError((self.home / "dashboard.log").read_text())
 
     def stop(self) -> None:
         if self.process:
             self.process.kill()
             self.process.wait()
+
+
+@contextmanager
+def dashboards() -> Iterator[Preloaded]:
+    """What starts dashboards: Streamlit and the pages' modules are loaded once for all of them."""
+    pages = [module.name for module in pkgutil.iter_modules(views.__path__, "dashboard.views.")]
+    with preloaded(["streamlit.web.cli", "dashboard.server", *pages], os.environ) as programs:
+        yield programs
 
 
 def free_port() -> int:

@@ -208,8 +208,8 @@ def test_a_picture_that_was_changed_is_not_shown(served: Served, store: Store, r
 def test_many_reviewers_at_once_lose_no_vote_double_none_and_see_no_unit_twice(
     served: Served, ratings: Ratings
 ) -> None:
-    # 270, not 250: with the last vote outstanding, more than 20 units are open, so one of them is new to whoever asks.
-    votes_each, campaign_id, everybody = 20, campaign(ratings, 270, wanted=2), people(ratings, 25)
+    # 140, not 125: with the last vote outstanding, more than 10 units are open, so one of them is new to whoever asks.
+    votes_each, campaign_id, everybody = 10, campaign(ratings, 140, wanted=2), people(ratings, 25)
 
     def judge(who: Reviewer) -> list[int]:
         client, statuses = Client(served, who), []

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 from prefect.events.schemas.automations import EventTrigger
-from prefect.settings import Settings
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
-from deployments.prefect.automations import read_automations
+from deployments.prefect.automations import main, read_automations
 from deployments.prefect.local import PROJECT, LocalPrefect
 
 pytestmark = pytest.mark.slow
@@ -239,15 +239,19 @@ def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPref
     assert (state(alive), state(done)) == ("RUNNING", "COMPLETED")
     ask(up, f"/flow_runs/{alive}/set_state", {"state": {"type": "COMPLETED"}})
 
-    assert python_m("deployments.prefect.automations", up).returncode == 0
+    with temporary_settings({PREFECT_API_URL: up.api}):
+        main()
     assert automations() == written
     assert {seconds for _, seconds in written.values()} == {600, 3600}
 
 
 def test_automations_for_a_server_that_is_not_there_are_one_sentence(tmp_path: Path) -> None:
-    refused = python_m("deployments.prefect.automations", LocalPrefect(tmp_path, a_free_port()))
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert re.fullmatch(r"error: the automations were not written: .*\n", refused.stderr)
+    nowhere = LocalPrefect(tmp_path, a_free_port())
+    with (
+        temporary_settings({PREFECT_API_URL: nowhere.api}),
+        pytest.raises(SystemExit, match=r"^error: the automations were not written: .*$"),
+    ):
+        main()
 
 
 def test_silence_is_much_longer_than_a_pause_between_two_heartbeats() -> None:

@@ -2,20 +2,25 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.preloaded import Preloaded, preloaded
+
 # The whole job in seconds: a few pictures, a few steps, two prompts; every code path is the real one.
 SMALL = {
     "dataset.source": "world:naruto?count=40&seed=5",
     "dataset.hold_out": 12,
-    "training.max_train_steps": 40,
-    "training.validation.validation_steps": 20,
+    "training.max_train_steps": 12,
+    "training.train_batch_size": 4,
+    "training.validation.validation_steps": 6,
+    "training.validation.num_validation_images": 4,
     "training.prior.num_class_images": 4,
+    "training.prior.class_batch_size": 2,
     "generation.prompts": 3,
     "generation.seeds": 2,
     "generation.num_inference_steps": 3,
@@ -48,6 +53,25 @@ def environment(prefect_server: None) -> dict[str, str]:
         "NARUTO_CHECKPOINT_SECONDS": "0.05",
         "NARUTO_TRACKERS": "tensorboard",
     }
+
+
+@pytest.fixture(scope="session")
+def programs(environment: dict[str, str]) -> Iterator[Preloaded]:
+    """What starts the command in a process of its own, without the seconds that imports take."""
+    quiet = {f"{library}_VERBOSITY": "error" for library in ("DIFFUSERS", "TRANSFORMERS")}  # as the command says
+    pipeline = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    modules = (
+        "flows.cli",
+        "flows.train_naruto",
+        "flows.watch",
+        "open_clip",
+        "peft",
+        "torchmetrics",
+        "pandas",
+        pipeline,
+    )
+    with preloaded(modules, environment | quiet | {"PREFECT_LOGGING_LEVEL": "CRITICAL"}) as opened:
+        yield opened
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +19,10 @@ from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.store.database import open_store
 from tests.flows.conftest import SMALL, Naruto, flags
+from tests.preloaded import Preloaded
 
 SAMPLES = 3 * 2 * 3  # prompts x seeds x variants
+STEPS = 12
 
 
 def _count(home: Path, table: str) -> int:
@@ -58,7 +57,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         singles = [s for s in scores if s.sample_id]
         assert len(singles) == SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
         steps = store.steps(run_id)
-        assert [s.step for s in steps] == list(range(40))
+        assert [s.step for s in steps] == list(range(STEPS))
     assert layout.adapter(run_id).exists()
     assert not layout.checkpoint(run_id).exists()
     with Image.open(layout.contact_sheet(run_id)) as sheet:
@@ -77,29 +76,28 @@ def test_the_same_command_again_finds_everything_done(small_run: tuple[Path, str
 
 
 def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
-    small_run: tuple[Path, str], environment: dict[str, str], tmp_path: Path
+    small_run: tuple[Path, str], programs: Preloaded, environment: dict[str, str], tmp_path: Path
 ):
     undisturbed, run_id = small_run
-    command = [sys.executable, "-m", "flows", "run", *flags(SMALL)]
-    variables = environment | {"NARUTO_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    variables = environment | {"NARUTO_HOME": str(tmp_path)}
     for stage in ("ingest", "train", "generate", "score"):
-        process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        assert process.stderr is not None
+        program = programs.start("flows", "run", *flags(SMALL), environment=variables)
         seen = ""
-        for line in process.stderr:
+        for line in program.output:
             seen += line
             if line.startswith(f"{stage} "):
-                os.killpg(process.pid, signal.SIGKILL)
+                program.kill()
                 break
-        assert process.wait() == -signal.SIGKILL, f"{stage} was over before it could be killed:\n{seen}"
-    last = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
-    assert last.returncode == 0, last.stderr
+        assert program.wait() == -signal.SIGKILL, f"{stage} was over before it could be killed:\n{seen}"
+    last = programs.start("flows", "run", *flags(SMALL), environment=variables)
+    told = last.output.read()
+    assert last.wait() == 0, told
 
     layout, other = Layout(tmp_path), Layout(undisturbed)
     assert layout.adapter(run_id).read_bytes() == other.adapter(run_id).read_bytes()
     curve = EventAccumulator(str(layout.tensorboard(run_id)), {"scalars": 0})
     curve.Reload()
-    assert [point.step for point in curve.Scalars("train/loss")] == list(range(40))
+    assert [point.step for point in curve.Scalars("train/loss")] == list(range(STEPS))
     for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets"):
         assert _count(tmp_path, table) == _count(undisturbed, table), table
     with (
@@ -313,11 +311,13 @@ def _one_sentence(stderr: str, sentence: str) -> None:
     assert "Traceback" not in stderr
 
 
-def test_a_mistake_in_a_process_of_its_own_is_told_the_same_way(environment: dict[str, str], tmp_path: Path):
+def test_a_mistake_in_a_process_of_its_own_is_told_the_same_way(
+    programs: Preloaded, environment: dict[str, str], tmp_path: Path
+):
     (tmp_path / "file").write_text("not a folder")
-    command = [sys.executable, "-m", "flows", "run", *flags(SMALL)]
     variables = environment | {"NARUTO_HOME": str(tmp_path / "file" / "home")}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("naruto: ")
-    _one_sentence(done.stderr, str(tmp_path / "file"))
+    program = programs.start("flows", "run", *flags(SMALL), environment=variables)
+    told = program.output.read()
+    assert program.wait() == 1
+    assert told.splitlines()[-1].startswith("naruto: ")
+    _one_sentence(told, str(tmp_path / "file"))

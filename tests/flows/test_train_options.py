@@ -19,6 +19,7 @@ QUICK = {
     "dataset.source": "world:naruto?count=14&seed=5",
     "dataset.hold_out": 6,
     "training.max_train_steps": 4,
+    "training.train_batch_size": 4,
     "training.rank": 4,
     "training.prior": "null",
     "training.validation.validation_steps": 2,

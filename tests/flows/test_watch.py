@@ -1,7 +1,6 @@
 """Served pictures are measured as the run's own samples were, and what has drifted is said."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from tasks.context import task_context
 from tasks.drift import _run_extractors
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto
+from tests.preloaded import Preloaded
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -206,16 +206,17 @@ def test_an_event_tells_prefect_what_has_drifted(scored: tuple[Path, str], narut
     assert "drifted" in told[0]["payload"]["sentence"]
 
 
-def test_following_ends_with_the_process_it_follows(tmp_path: Path) -> None:
+def test_following_ends_with_the_process_it_follows(
+    programs: Preloaded, environment: dict[str, str], tmp_path: Path
+) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as watched:
-        command = [sys.executable, "-m", "flows", "watch", "--follow", "--pid", str(watched.pid)]
-        environment = os.environ | {"NARUTO_HOME": str(tmp_path)}
-        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as follower:
-            time.sleep(5)
-            assert follower.poll() is None
-            watched.send_signal(signal.SIGKILL)
-            watched.wait()
-            assert follower.wait(30) == 0
+        command = "flows", "watch", "--follow", "--pid", str(watched.pid)
+        follower = programs.start(*command, environment=environment | {"NARUTO_HOME": str(tmp_path)})
+        time.sleep(2)
+        assert follower.poll() is None
+        watched.send_signal(signal.SIGKILL)
+        watched.wait()
+        assert follower.wait(30) == 0
 
 
 def test_no_more_pictures_wait_than_a_disk_can_bear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,26 @@
+"""`python -m`: a long training in the folder that is given; prints the number of its steps so far."""
+
+import signal
+import sys
+from pathlib import Path
+
+from naruto_core import sdxl
+from naruto_core.domain import StepRecord
+from tests.naruto_core.conftest import CPU, MINIATURE
+from tests.naruto_core.training.pictures import encode, section_of, train
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where Ctrl-C is ignored
+    folder = Path(sys.argv[1])
+    pipeline = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
+    examples = encode(pipeline, folder / "cache")
+
+    def heard(steps: list[StepRecord]) -> None:
+        print(len(steps), flush=True)
+
+    train(pipeline, examples, section_of(max_train_steps=10_000), folder / "checkpoint.safetensors", heard)
+
+
+if __name__ == "__main__":
+    main()
