@@ -33,7 +33,7 @@ from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
-from naruto_core.training.checkpoint_selection import best_of_heads
+from naruto_core.training.checkpoint_selection import best_steps
 from tasks.captions import check_captions
 from tasks.compare import compare_models, missing_home
 from tasks.context import working_place
@@ -100,7 +100,7 @@ def show_run(name: str) -> Listing:
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
         heads = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
-        bests = best_of_heads(store.steps(run.id), heads, recipe["training"]["max_train_steps"])
+        bests = best_steps(store.steps(run.id), heads, recipe["training"]["max_train_steps"])
     facts = {
         "id": run.id,
         "state": run.state,

@@ -21,8 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import Recipe, read_recipe
-from naruto_core.training.batches import Batch, Style, TrainingData
-from naruto_core.training.step import Gradients, Part, prepare_unet
+from naruto_core.training.batches import Batch, StyleData, TrainingData
+from naruto_core.training.step import GradientAccumulator, Part, prepare_unet
 from naruto_core.training.weights import Weights
 from tests.benchmarks.full_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
 
@@ -205,8 +205,8 @@ def test_training_runs_forward_on_the_device_in_half_precision_and_the_adapter_d
     pictures: Any = OnePicture()
     for section in (recipe.training, read("t4-fast").training):
         prepare_unet(pipeline.unet, section.gradient_checkpointing)
-        data = TrainingData(section.max_train_steps, (Style(pictures),), pictures)
-        gradients = Gradients(pipeline, data, section, weights)
+        data = TrainingData(section.max_train_steps, (StyleData(pictures),), pictures)
+        gradients = GradientAccumulator(pipeline, data, section, weights)
         parts = [Part(batch_of(section.train_batch_size), 1.0), Part(batch_of(section.train_batch_size), 1.0, True)]
         losses = gradients._losses(parts)
         assert [(loss.dtype, loss.device.type, loss.requires_grad) for loss in losses] == [

@@ -14,12 +14,12 @@ import torch
 from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
-from naruto_core.training.batches import NoiseConfig, Style, TrainingData, draw_batch
-from naruto_core.training.checkpoint_selection import best_of_heads, best_step
+from naruto_core.training.batches import NoiseConfig, StyleData, TrainingData, draw_batch
+from naruto_core.training.checkpoint_selection import best_steps, best_step
 from naruto_core.training.latent_cache import Examples
-from naruto_core.training.loop import Listeners, Stop, train_adapter
+from naruto_core.training.loop import TrainingCallbacks, StopSignal, train_adapter
 from naruto_core.training.loss import denoising_loss
-from naruto_core.training.step import Training
+from naruto_core.training.step import Trainer
 from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import (
@@ -50,7 +50,7 @@ def _die_after(steps: int):
 def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Examples, tmp_path: Path):
     pipeline = load_miniature("bf16")
     section = section_of(max_train_steps=80, train_batch_size=6, mixed_precision="bf16")
-    probe = Training(load_miniature(), [data_of(examples, section)], section.model_copy(update={"seed": 99}), {})
+    probe = Trainer(load_miniature(), [data_of(examples, section)], section.model_copy(update={"seed": 99}), {})
 
     def loss_on_fixed_noise(unet: torch.nn.Module) -> float:
         losses = []
@@ -182,14 +182,14 @@ def test_a_checkpoint_of_another_recipe_dataset_or_code_is_refused_with_both_nam
             path,
             0.0,
             "other/data",
-            Listeners(ignore, ignore),
+            TrainingCallbacks(ignore, ignore),
         )
 
 
 def test_a_loss_that_has_ceased_to_be_a_number_ends_it_and_the_last_good_checkpoint_stays(
     load_miniature, examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("naruto_core.training.step.LOST_STEPS", 3)
+    monkeypatch.setattr("naruto_core.training.step.MAX_NON_FINITE_STEPS", 3)
     section = section_of(optimizer="adamw", learning_rate=1e30, max_train_steps=40)
     with pytest.raises(TrainingDiverged, match=r"not been a number for 3 steps.*learning_rate") as stopped:
         train(load_miniature(), examples, section, tmp_path / "c.safetensors")
@@ -244,7 +244,7 @@ def test_looking_at_a_checkpoint_changes_nothing_and_its_numbers_belong_to_its_s
                     layer.bfloat16()
             return {"clip_score": float(steps)}
 
-        steps, weights = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors", on_checkpoint=look)
+        steps, weights = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors", on_preview=look)
         (tmp_path / "checkpoint.safetensors").unlink()
         write_files(pipeline, weights, tmp_path / "a")
         adapters.append((tmp_path / "a" / ADAPTER).read_bytes())
@@ -270,9 +270,9 @@ def test_adapters_of_different_styles_are_not_compared_with_each_other():
         return StepRecord(number, 0.1, 1.0, {"validation_loss": loss})
 
     records = [step(9, 0.5), step(19, 0.6), step(29, 0.2), step(39, 0.1)]
-    best = best_of_heads(records, ["main", "gothic"], 20)
+    best = best_steps(records, ["main", "gothic"], 20)
     assert {head: found.steps for head, found in best.items()} == {"main": 10, "gothic": 20}
-    assert best_of_heads(records[:3], ["main", "gothic"], 20).keys() == {"main"}
+    assert best_steps(records[:3], ["main", "gothic"], 20).keys() == {"main"}
 
 
 def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature, examples, tmp_path: Path):
@@ -289,7 +289,7 @@ def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature
 
     small = replace(examples, mean=Smaller(examples.mean), deviation=Smaller(examples.deviation))
     section = section_of(stages=[{"resolution": 32, "steps": 3}, {"resolution": 64, "steps": 3}])
-    stages = [TrainingData(3, (Style(small),)), TrainingData(3, (Style(examples),))]
+    stages = [TrainingData(3, (StyleData(small),)), TrainingData(3, (StyleData(examples),))]
     seen: list[tuple[int, ...]] = []
     pipeline = load_miniature()
     pipeline.unet.register_forward_pre_hook(lambda _module, inputs: seen.append(tuple(inputs[0].shape[2:])))
@@ -307,9 +307,9 @@ def test_start_up_and_steps_need_no_more_memory_for_more_pictures(load_miniature
     few = encode(pipeline, tmp_path / "few")
     kept = []
     for copies in (1, 60):
-        many = [Style(few)] * copies
+        many = [StyleData(few)] * copies
         data = TrainingData(6, tuple(many))
-        run = Training(load_miniature(), [data], section_of(), {})
+        run = Trainer(load_miniature(), [data], section_of(), {})
         for step in range(3):
             run.optimizer_step(step)
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -326,7 +326,7 @@ def interruptible() -> Iterator[None]:
 
 
 def test_a_signal_is_heard_between_two_steps_and_then_does_what_it_always_did(interruptible: None):
-    with Stop() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
@@ -336,7 +336,7 @@ def test_a_signal_is_heard_between_two_steps_and_then_does_what_it_always_did(in
 
 def test_a_signal_that_is_ignored_stays_ignored(interruptible: None):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Stop() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked is None
         stop.obey()

@@ -10,8 +10,8 @@ import torch
 from flows.profiles import choose_recipe
 from naruto_core.errors import DeviceUnfit
 from naruto_core.sdxl import locate
-from naruto_core.training.memory import GIB, Saved, _Parts, plan_memory, recomputing, splits, unet_activations
-from naruto_core.training.step import Training
+from naruto_core.training.memory import GIB, ActivationCounter, _Parts, plan_memory, recompute_counter, splits, unet_activations
+from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, data_of, section_of
 
@@ -21,9 +21,9 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
     load_miniature, examples, checkpointing: bool
 ):
     section = section_of(gradient_checkpointing=checkpointing, mixed_precision="bf16", train_batch_size=3)
-    run = Training(load_miniature("bf16"), [data_of(examples, section)], section, {})
+    run = Trainer(load_miniature("bf16"), [data_of(examples, section)], section, {})
     unet = run.pipeline.unet
-    saved = Saved(unet)
+    saved = ActivationCounter(unet)
     for parameter in run.weights.named.values():
         saved.add(parameter)
     for copies in run.weights._copies:
@@ -31,7 +31,7 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
     saved.bytes = 0
     largest = lambda: 0  # noqa: E731
     if checkpointing:
-        again, largest = recomputing(saved)
+        again, largest = recompute_counter(saved)
         unet.enable_gradient_checkpointing(again)
     text = torch.zeros(3, 48, unet.config.cross_attention_dim, dtype=torch.bfloat16)
     condition = {"text_embeds": torch.zeros(3, 96, dtype=torch.bfloat16), "time_ids": torch.zeros(3, 6)}
@@ -44,7 +44,7 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
 
 def test_the_weights_that_learn_are_counted_as_they_are(load_miniature, examples):
     section = section_of(text_encoder_lr=1.0, rank=8)
-    run = Training(load_miniature(), [data_of(examples, section)], section, {})
+    run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
     assert _Parts(MINIATURE, section, CPU).learnt == sum(p.numel() for p in run.weights.named.values())
 
 
@@ -106,13 +106,13 @@ import sys
 from pathlib import Path
 from naruto_core import devices, sdxl
 from naruto_core.training.memory import _Parts
-from naruto_core.training.step import Training
+from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import data_of, encode, section_of
 section = section_of(train_batch_size=48, mixed_precision="bf16")
 pipeline = sdxl.load_pipeline(MINIATURE, "bf16", CPU)
 examples = encode(pipeline, Path(sys.argv[1]))
-run = Training(pipeline, [data_of(examples, section)], section, {})
+run = Trainer(pipeline, [data_of(examples, section)], section, {})
 run.gradients[0].stream.size = 1
 run.optimizer_step(0)
 before = devices.peak_memory(CPU)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from naruto_core.training.lora import LoraLinear
-from naruto_core.training.step import Training
+from naruto_core.training.step import Trainer
 from tests.naruto_core.training.pictures import data_of, encode, section_of
 
 
@@ -22,7 +22,7 @@ def test_dropout_has_no_say_in_the_validation_loss_nor_in_what_is_drawn(load_min
     examples = encode(load_miniature(), tmp_path, with_text=False)
     options = {"validation": {"validation_steps": 1}, "checkpoints": {"checkpointing_steps": 1}}
     section = section_of(lora_dropout=0.5, text_encoder_lr=1.0, **options)
-    run = Training(pipeline, [data_of(examples, section)], section, {}, look)
+    run = Trainer(pipeline, [data_of(examples, section)], section, {}, look)
     with torch.no_grad():
         for weight in run.weights.named.values():
             weight.add_(0.05)
@@ -40,10 +40,10 @@ def test_a_resumed_fp16_run_does_not_take_the_saved_scale_for_an_overflow(
 ):
     monkeypatch.setattr("naruto_core.devices.check_precision", lambda *_: None)  # fp16 on a CPU: slow, but it is there
     section = section_of(mixed_precision="fp16", train_batch_size=1)
-    run = Training(load_miniature(), [data_of(examples, section)], section, {})
+    run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
     run.optimizer_step(0)
     run.scaler.update(2.0**14)  # as after two overflows
     run.save(tmp_path / "checkpoint.safetensors", "recipe", 1)
-    again = Training(load_miniature(), [data_of(examples, section)], section, {})
+    again = Trainer(load_miniature(), [data_of(examples, section)], section, {})
     again.resume(tmp_path / "checkpoint.safetensors", "recipe")
     assert "overflow" not in again.optimizer_step(1).gauges

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from naruto_core.checkpoint import pack_optimizer, unpack_optimizer
-from naruto_core.training.optimizer import Flat, Group, GroupProdigy, build_optimizer, flatten, gauges, prepare_step
-from naruto_core.training.step import Training
+from naruto_core.training.optimizer import FlatParameters, ParameterGroup, GroupProdigy, build_optimizer, flatten_parameters, gauges, prepare_step
+from naruto_core.training.step import Trainer
 from tests.naruto_core.training.pictures import data_of, section_of
 
 NAMES = ("first", "stops", "late")
@@ -30,10 +30,10 @@ class _Run:
         self.section = section_of(adam_weight_decay=1e-2, **section)
         rates = (1.0, 0.5 if self.section.prodigy_separate_d else 1.0, 1.0)
         spans = ((0, None), (0, STOP), (START, None))
-        self.groups: list[tuple[Group, Flat]] = []
+        self.groups: list[tuple[ParameterGroup, FlatParameters]] = []
         for name, layer, rate, (start, stop) in zip(NAMES, (0, 2, 4), rates, spans, strict=True):
             named = {f"{name}.{n}": p for n, p in self.net[layer].named_parameters()}
-            self.groups.append((Group(name, named, rate, start, stop), flatten(list(named.values()))))
+            self.groups.append((ParameterGroup(name, named, rate, start, stop), flatten_parameters(list(named.values()))))
         self.optimizer = build_optimizer(self.section, self.groups)
 
     def backward(self, step: int) -> None:
@@ -68,7 +68,7 @@ def test_prodigy_over_flat_groups_equals_the_reference_scripts_over_single_tenso
 ):
     """In fp32 both differ by rounding: the way travelled is a small difference of large numbers at first."""
     ours, theirs = _Run(dtype), _Run(dtype)
-    ours.groups = [(Group(g.name, g.parameters, 1.0), flat) for g, flat in ours.groups]  # all learn all the time
+    ours.groups = [(ParameterGroup(g.name, g.parameters, 1.0), flat) for g, flat in ours.groups]  # all learn all the time
     published = prodigyopt.Prodigy(
         theirs.net.parameters(), weight_decay=1e-2, decouple=True, use_bias_correction=True, safeguard_warmup=True
     )
@@ -195,13 +195,13 @@ def test_a_state_put_back_goes_on_with_the_same_bits(kill: int, separate_d: bool
 
 
 @pytest.fixture
-def fp16(load_miniature, examples, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
+def fp16(load_miniature, examples, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """Makes trainings with fp16's scaler, on this CPU."""
     monkeypatch.setattr("naruto_core.devices.check_precision", lambda *_: None)
 
-    def make(**changes: object) -> Training:
+    def make(**changes: object) -> Trainer:
         section = section_of(mixed_precision="fp16", train_batch_size=1, **changes)
-        run = Training(load_miniature(), [data_of(examples, section)], section, {})
+        run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
         monkeypatch.setattr(run, "accumulate", lambda _step: run.scaler.scale(torch.zeros(1)))
         for flat in run.weights.flats:
             flat.gradient.fill_(run.scaler.get_scale() * 1e-3)
@@ -211,7 +211,7 @@ def fp16(load_miniature, examples, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 @pytest.mark.parametrize("separate_d", [False, True])
-def test_an_overflow_in_one_group_leaves_out_the_step_of_all(fp16: Callable[..., Training], separate_d: bool):
+def test_an_overflow_in_one_group_leaves_out_the_step_of_all(fp16: Callable[..., Trainer], separate_d: bool):
     unfreeze = [{"modules": "unet.up_blocks", "step": 2}, {"modules": "unet.mid_block", "step": 1}]
     run = fp16(prodigy_separate_d=separate_d, unfreeze=unfreeze)
     _, frozen, middle = run.weights.flats
@@ -234,7 +234,7 @@ def test_an_overflow_in_one_group_leaves_out_the_step_of_all(fp16: Callable[...,
     assert moved == [True, False, True]
 
 
-def test_gradients_are_clipped_to_a_common_norm_of_what_learns(fp16: Callable[..., Training]):
+def test_gradients_are_clipped_to_a_common_norm_of_what_learns(fp16: Callable[..., Trainer]):
     run = fp16(unfreeze=[{"modules": "unet.up_blocks", "step": 2}], max_grad_norm=0.25)
     learning, _ = run.weights.flats
     seen: list[torch.Tensor] = []
@@ -244,7 +244,7 @@ def test_gradients_are_clipped_to_a_common_norm_of_what_learns(fp16: Callable[..
     assert float(seen[0].norm()) == pytest.approx(min(norm, 0.25), rel=1e-4)
 
 
-def test_a_step_at_which_nothing_learns_yet_moves_nothing(fp16: Callable[..., Training]):
+def test_a_step_at_which_nothing_learns_yet_moves_nothing(fp16: Callable[..., Trainer]):
     run = fp16(unfreeze=[{"modules": "unet", "step": 1}])
     before = run.weights.flats[0].weights.clone()
     assert float(run.optimizer_step(0).gauges["grad_norm"]) == 0.0

@@ -19,11 +19,11 @@ from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sdxl import load_pipeline
 from naruto_core.textual_inversion import add_tokens, load_tokens
-from naruto_core.training.batches import Batch, NoiseConfig, Stream, Style, draw_batch
+from naruto_core.training.batches import Batch, NoiseConfig, BatchStream, StyleData, draw_batch
 from naruto_core.training.latent_cache import Examples, encode_texts
-from naruto_core.training.loss import Weighting, gram, style_loss
-from naruto_core.training.optimizer import rate_factor
-from naruto_core.training.step import Training
+from naruto_core.training.loss import LossWeighting, gram, style_loss
+from naruto_core.training.optimizer import learning_rate_factor
+from naruto_core.training.step import Trainer
 from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.test_fusion import JOBS, SECTION
@@ -32,9 +32,9 @@ from tests.naruto_core.training.pictures import ADAPTER, data_of, section_of, tr
 TOKENS = {"TOK": "<s0><s1>"}
 
 
-def _training(load_miniature, examples: Examples, tokens: dict[str, str] | None = None, **changes: object) -> Training:
+def _training(load_miniature, examples: Examples, tokens: dict[str, str] | None = None, **changes: object) -> Trainer:
     section = section_of(**changes)
-    return Training(load_miniature(section.mixed_precision), [data_of(examples, section)], section, tokens or {})
+    return Trainer(load_miniature(section.mixed_precision), [data_of(examples, section)], section, tokens or {})
 
 
 def _with_tokens(examples: Examples) -> Examples:
@@ -43,7 +43,7 @@ def _with_tokens(examples: Examples) -> Examples:
 
 
 def _batch(examples: Examples, micro_step: int = 0, size: int = 64, **chance: object) -> Batch:
-    stream = Stream([Style(examples)], 1, size)
+    stream = BatchStream([StyleData(examples)], 1, size)
     return draw_batch(stream, NoiseConfig(1, 1000, **chance), micro_step, CPU)
 
 
@@ -72,7 +72,7 @@ def test_caption_dropout_takes_the_text_of_its_share_of_pictures_and_nothing_els
 def test_debiased_weights_are_one_over_the_root_of_the_signal_to_noise_ratio(prediction: str):
     scheduler = DDPMScheduler(prediction_type=prediction)
     scheduler.alphas_cumprod = torch.tensor([0.9, 0.5, 0.01, 0.99999])
-    found = Weighting(debiased=True).of(scheduler, torch.arange(4))
+    found = LossWeighting(debiased=True).of(scheduler, torch.arange(4))
     snr = [9.0, 1.0, 0.01 / 0.99, 1000.0]  # the last one held back, as kohya does
     expected = [1 / math.sqrt(r) if prediction == "epsilon" else 1 / (r + 1) for r in snr]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
@@ -82,7 +82,7 @@ def test_a_styles_loss_weight_and_nothing_else_scales_its_gradients(load_miniatu
     gradients = []
     for weight in (1.0, 3.0):
         run = _training(load_miniature, examples)
-        run.gradients[0].stream = Stream([Style(examples, weight)], 5, 2)
+        run.gradients[0].stream = BatchStream([StyleData(examples, weight)], 5, 2)
         run.gradients[0].add(0, 1.0)
         gradients.append(torch.cat([p.grad.flatten() for p in run.weights.named.values()]))
     assert torch.allclose(gradients[1], 3 * gradients[0], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
@@ -197,7 +197,7 @@ def test_schedules_are_diffusers(name: str, warm_up: int, theirs: str):
     section = section_of(lr_scheduler=name, lr_warmup_steps=warm_up, max_train_steps=10)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     schedule = get_scheduler(theirs, optimizer, num_warmup_steps=warm_up, num_training_steps=10)
-    factor = rate_factor(section)
+    factor = learning_rate_factor(section)
     for step in range(10):
         assert 0.5 * factor(step) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
@@ -220,7 +220,7 @@ def test_adamw_is_torchs(load_miniature, examples: Examples):
         assert torch.allclose(mine, their, atol=1e-7)
 
 
-def _grads(run: Training) -> list[torch.Tensor]:
+def _grads(run: Trainer) -> list[torch.Tensor]:
     return [p.grad.detach().clone() for p in run.weights.named.values()]
 
 
@@ -244,10 +244,10 @@ def test_the_style_objective_is_nought_for_the_picture_itself_and_pulls_towards_
     clean = examples.mean[[0, 1]]
     trust = torch.tensor([1.0, 0.5])
     assert float(style_loss(section, vae, clean, clean, trust)) == 0.0
-    denoised = (0.5 * clean).requires_grad_()
-    loss = style_loss(section, vae, denoised, clean, trust)
+    predict_clean = (0.5 * clean).requires_grad_()
+    loss = style_loss(section, vae, predict_clean, clean, trust)
     loss.backward()
-    nearer = denoised.detach() - 1e-3 * denoised.grad / denoised.grad.norm()
+    nearer = predict_clean.detach() - 1e-3 * predict_clean.grad / predict_clean.grad.norm()
     assert 0 < float(style_loss(section, vae, nearer, clean, trust)) < float(loss.detach())
 
     gradients = []
