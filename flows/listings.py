@@ -36,7 +36,7 @@ from naruto_core.store.verification import verify
 from naruto_core.training.checkpoint_selection import best_steps
 from tasks.captions import check_captions
 from tasks.compare import compare_models, missing_home
-from tasks.context import working_place
+from tasks.context import task_context
 from tasks.recaption import recaption_dataset
 from tasks.report import write_report
 
@@ -99,8 +99,8 @@ def show_run(name: str) -> Listing:
         run = store.run(name)
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
-        heads = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
-        bests = best_steps(store.steps(run.id), heads, recipe["training"]["max_train_steps"])
+        names = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
+        bests = best_steps(store.steps(run.id), names, recipe["training"]["max_train_steps"])
     facts = {
         "id": run.id,
         "state": run.state,
@@ -229,8 +229,8 @@ def _short(caption: str) -> str:
 
 def compared(first: str, second: str) -> Compared:
     """Every metric of both models with the difference, its interval, and a verdict on the second."""
-    with working_place() as place:
-        return compare_models(place, first, second)
+    with task_context() as context:
+        return compare_models(context, first, second)
 
 
 def nothing_to_compare(*models: str) -> Listing | None:
@@ -249,14 +249,14 @@ def list_comparison(found: Compared, *, markdown: bool = False) -> Listing:
 
 def write_page(name: str, path: Path) -> Path:
     """The report of one run, written as `path`."""
-    with working_place() as place:
-        return write_report(place, name, path)
+    with task_context() as context:
+        return write_report(context, name, path)
 
 
 def unmeasured(name: str) -> str:
     """Which metrics of a run could not be had, and why; "" when there is none."""
-    with working_place() as place:
-        found = place.store.findings(place.store.run(name).id)
+    with task_context() as context:
+        found = context.store.findings(context.store.run(name).id)
     return next((finding.sentence for finding in found if finding.name == NOT_MEASURED), "")
 
 

@@ -222,9 +222,9 @@ class Layout:
         folder = self.run(run_id) / "adapter"
         return (folder / style if style else folder) / LORA_FILE
 
-    def checkpoints(self, run_id: str, style: str = "") -> Path:
-        """What the adapter was on the way: a folder for each step looked at, with its files and sample sheet."""
-        return self.run(run_id) / "checkpoints" / style
+    def previews(self, run_id: str, style: str = "") -> Path:
+        """A folder for each preview, with the adapter's files at that step, its pictures and the sample sheet."""
+        return self.run(run_id) / "previews" / style
 
     def fused(self, run_id: str) -> Path:
         return self.run(run_id) / "fused"

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_text import explain, read_yaml, value_from_text
 from naruto_core.recipe_training import Precision, Section, TrainingSection
+from naruto_core.sampling import SamplerName
 
 METRIC_NAMES = frozenset(
     "fid kid cmmd mmd precision density recall coverage vendi fd "
@@ -47,9 +48,13 @@ class DatasetSection(Section):
     image_column: str = Field("image", min_length=1)
     caption_column: str = Field("text", min_length=1)
     hold_out: int = Field(
-        0, ge=0, description="Pictures held out of training as the reference set; 0: all are trained on and are reference."
+        0,
+        ge=0,
+        description="Pictures held out of training as the reference set; 0: all are trained on and are reference.",
     )
-    max_quarantined: float = Field(0.05, ge=0, le=1, description="Largest share of broken records; above it, the run stops.")
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="Largest share of broken records; above it, the run stops."
+    )
 
 
 class StyleSection(Section):
@@ -88,7 +93,9 @@ class GenerationSection(Section):
         1, ge=1, le=256, description="Pictures per batch; a picture is reproducible only with the same batch size."
     )
     mixed_precision: Precision = "fp16"
-    clip_skip: int | None = Field(None, ge=1, le=11, description="Number of last text encoder layers to skip; as in training.")
+    clip_skip: int | None = Field(
+        None, ge=1, le=11, description="Number of last text encoder layers to skip; as in training."
+    )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
 
@@ -98,7 +105,7 @@ class ScoringSection(Section):
 
     set_extractor: str = Field(
         min_length=1,
-        description="Network for set metrics: inception, or the image tower of an open_clip model: folder or name/pretrained.",
+        description="Network for set metrics: inception, or an open_clip model (folder or name/pretrained).",
     )
     pair_extractor: str = Field(
         min_length=1, description="open_clip model for the CLIP score: package:..., folder, or name/pretrained."
@@ -123,7 +130,8 @@ class ScoringSection(Section):
         "(normalized to length 1); adds the metric aesthetic.",
     )
     primary: tuple[str, ...] = Field(
-        ("mmd", "clip-content"), description="Metrics that decide the verdict, chosen before the run; others are exploratory."
+        ("mmd", "clip-content"),
+        description="Metrics that decide the verdict, chosen before the run; others are exploratory.",
     )
     batch_size: int = Field(32, ge=1)
     resamples: int = Field(
@@ -134,7 +142,9 @@ class ScoringSection(Section):
     @model_validator(mode="after")
     def _primary_metrics_exist(self) -> "ScoringSection":
         if unknown := set(self.primary) - METRIC_NAMES:
-            raise ValueError(f"primary: unknown metric {', '.join(unknown)}; metrics are {', '.join(sorted(METRIC_NAMES))}")
+            raise ValueError(
+                f"primary: unknown metric {', '.join(unknown)}; metrics are {', '.join(sorted(METRIC_NAMES))}"
+            )
         return self
 
 
@@ -194,6 +204,11 @@ class Recipe(Section):
         return self
 
     @property
+    def datasets(self) -> tuple[DatasetSection, ...]:
+        """The dataset of the recipe's own style, and of each other style, in this order."""
+        return (self.dataset, *(style.dataset for style in self.styles))
+
+    @property
     def adapter_names(self) -> tuple[str, ...]:
         """The names of the adapters: the styles' names with an adapter per style, else ("",)."""
         per_style = self.training.adapters == "per-style" and self.styles
@@ -231,7 +246,7 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     if not isinstance(tree, dict):
         raise RecipeInvalid(f"recipe {path} must be a mapping of sections (model, dataset, training, ...).")
     for dotted, value in (overrides or {}).items():
-        _override(tree, dotted, value)
+        _set_override(tree, dotted, value)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -239,26 +254,26 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 
 
 def overrides_from_text(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts, as typed on a command line, as overrides for `read_recipe`.
+    """Overrides for `read_recipe` from KEY=VALUE texts, as typed on a command line.
 
-    The type of each field reads its value (`value_from_text`). Raises RecipeInvalid for a text without KEY=.
+    Each value is parsed by its field's type (`value_from_text`). Raises RecipeInvalid for a text without KEY=.
     """
-    changed: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise RecipeInvalid(f"--set {pair}: write KEY=VALUE, e.g. --set training.rank=8.")
-        changed[key] = value_from_text(Recipe, key, text)
-    return changed
+        overrides[key] = value_from_text(Recipe, key, text)
+    return overrides
 
 
-def _override(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _set_override(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
-    place: Any = tree
+    node: Any = tree
     for section in sections:
-        if place.get(section) is None:  # a section that the file leaves out or sets to null
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
+        if node.get(section) is None:  # a section that the file omits or sets to null
+            node[section] = {}
+        node = node[section]
+        if not isinstance(node, dict):
             raise RecipeInvalid(f"cannot set {dotted}: {section} is not a section.")
-    place[key] = value
+    node[key] = value

@@ -27,16 +27,19 @@ class Section(BaseModel):
 
 
 class PriorSection(Section):
-    """Prior preservation: for class prompts, the adapted model must still draw what the base draws (Ruiz et al. 2022)."""
+    """Prior preservation: for class prompts, the adapted model keeps drawing what the base draws (Ruiz et al. 2022)."""
 
     kind: Literal["class_images", "base_prediction"] = Field(
         "class_images",
-        description="Learn from pictures that the base draws before training, or from its prediction with the adapter disabled.",
+        description="Learn from pictures that the base drew, or from its prediction with the adapter disabled.",
     )
     class_prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=1, description="Prompts for what the base draws and the adapted model must keep; each gets the same number of pictures."
+        min_length=1,
+        description="Prompts that both models must draw alike; each gets the same number of pictures.",
     )
-    num_class_images: int = Field(100, ge=1, le=100_000, description="Number of class pictures to draw, for class_images.")
+    num_class_images: int = Field(
+        100, ge=1, le=100_000, description="Number of class pictures to draw, for class_images."
+    )
     class_batch_size: int = Field(1, ge=1, le=256, description="Prior pictures added to each batch.")
     prior_loss_weight: float = Field(1.0, gt=0, le=100)
 
@@ -67,7 +70,9 @@ class AugmentationSection(Section):
     """Several views of every picture, encoded once; each use of a picture takes a random view."""
 
     views: int = Field(4, ge=2, le=64)
-    random_flip: bool = Field(False, description="Mirror half of the views; only for styles where left and right do not matter.")
+    random_flip: bool = Field(
+        False, description="Mirror half of the views; only for styles where left and right do not matter."
+    )
     random_crop: bool = Field(False, description="Crop anywhere along the longer side instead of at the centre.")
     color_jitter: float = Field(
         0.0, ge=0, le=0.5, description="Brightness, contrast and saturation vary by up to this share."
@@ -85,10 +90,14 @@ class TextualInversionSection(Section):
     """New tokens with trained embeddings (Gal et al. 2022), alone or with LoRA (pivotal tuning)."""
 
     token_abstraction: str = Field(
-        "TOK", pattern=r"^\w[\w -]*$", description="The word that is replaced by the new tokens in prompts and captions."
+        "TOK",
+        pattern=r"^\w[\w -]*$",
+        description="The word that is replaced by the new tokens in prompts and captions.",
     )
     num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64)
-    initializer_concept: str | None = Field(None, min_length=1, description="Words whose embeddings are the initial values; null: random.")
+    initializer_concept: str | None = Field(
+        None, min_length=1, description="Words whose embeddings are the initial values; null: random."
+    )
     learning_rate: float = Field(1.0, gt=0)
     pivot_step: int | None = Field(None, ge=1, description="The tokens are frozen from this step on; null: never.")
     train_lora: bool = Field(True, description="False: train the tokens only.")
@@ -116,7 +125,9 @@ class TrainingSection(Section):
     instance_prompt: str = Field(min_length=1, description="Prompt that is put before every caption.")
     resolution: int = Field(ge=16, le=2048, multiple_of=8)
     stages: tuple[StageSection, ...] | None = Field(
-        None, min_length=1, description="Progressive resolution: stages one after the other; null: all steps at `resolution`."
+        None,
+        min_length=1,
+        description="Progressive resolution: stages one after the other; null: all steps at `resolution`.",
     )
     bucket_reso_steps: int | None = Field(
         None,
@@ -127,7 +138,8 @@ class TrainingSection(Section):
     train_batch_size: int = Field(1, ge=1, le=256)
     gradient_accumulation_steps: int = Field(1, ge=1, le=256)
     fit_memory: bool = Field(
-        False, description="Split the effective batch and use gradient checkpointing where the device's memory is too small."
+        False,
+        description="Split the effective batch and use gradient checkpointing where the device's memory is too small.",
     )
     gradient_checkpointing: bool = False
     max_train_steps: int = Field(500, ge=1, le=10_000_000)
@@ -139,7 +151,9 @@ class TrainingSection(Section):
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Learning rate of LoRA on both text encoders; null: they are frozen."
     )
-    text_encoder_stop_step: int | None = Field(None, ge=1, description="The text encoders are frozen from this step on.")
+    text_encoder_stop_step: int | None = Field(
+        None, ge=1, description="The text encoders are frozen from this step on."
+    )
     prodigy_separate_d: bool = Field(False, description="Prodigy estimates one step size per parameter group.")
     adam_weight_decay: float = Field(1.0e-4, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
@@ -152,7 +166,9 @@ class TrainingSection(Section):
 
     snr_gamma: float | None = Field(5.0, gt=0, description="Min-SNR weighting (Hang et al. 2023); null: none.")
     debiased_estimation: bool = Field(False, description="Weights 1/sqrt(SNR) instead (Yu et al. 2023).")
-    noise_offset: float = Field(0.0, ge=0, le=1, description="Random shift of each channel's noise; e.g. 0.05 gives darker blacks.")
+    noise_offset: float = Field(
+        0.0, ge=0, le=1, description="Random shift of each channel's noise; e.g. 0.05 gives darker blacks."
+    )
     style_loss: StyleLossSection | None = None
 
     rank: int = Field(4, ge=1, le=512)
@@ -161,13 +177,21 @@ class TrainingSection(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     use_dora: bool = Field(False, description="DoRA: learn magnitude and direction separately (Liu et al. 2024).")
     use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="Keep a running average of the weights (EMA), and use it as the adapter.")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Keep a running average of the weights (EMA), and use it as the adapter."
+    )
 
     textual_inversion: TextualInversionSection | None = None
-    clip_skip: int | None = Field(None, ge=1, le=11, description="Number of last text encoder layers to skip, as at inference.")
-    caption_dropout: float = Field(0.0, ge=0, le=1, description="Share of pictures that are shown with an empty caption.")
+    clip_skip: int | None = Field(
+        None, ge=1, le=11, description="Number of last text encoder layers to skip, as at inference."
+    )
+    caption_dropout: float = Field(
+        0.0, ge=0, le=1, description="Share of pictures that are shown with an empty caption."
+    )
     augmentation: AugmentationSection | None = None
-    adapters: Literal["one", "per-style"] = Field("one", description="One adapter for all styles, or one adapter per style.")
+    adapters: Literal["one", "per-style"] = Field(
+        "one", description="One adapter for all styles, or one adapter per style."
+    )
 
     prior: PriorSection | None = None
     validation: ValidationSection | None = Field(None, description="Needs dataset.hold_out; null: no validation loss.")

@@ -18,7 +18,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.scoring.sample_metrics import cosines
 from naruto_core.store.writes import Store
-from tasks.context import TaskContext, to_ourselves, working_place
+from tasks.context import TaskContext, exclusive_device, task_context
 from tasks.features import real_features, text_features
 from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text
 
@@ -43,11 +43,11 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
     `words_only` not at all, and no model is loaded. Embeddings are kept: a second audit computes none. Raises
     NotRecorded for a name that nothing was ingested under.
     """
-    with working_place() as place:
-        dataset = find_dataset(place.store, name)
-        pictures = read_pictures(place.layout, dataset)
-        extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, place.device)
-        similarity = None if extractor is None else _similarity(place, dataset, pictures, recipe, extractor)
+    with task_context() as context:
+        dataset = find_dataset(context.store, name)
+        pictures = read_pictures(context.layout, dataset)
+        extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, context.device)
+        similarity = None if extractor is None else _similarity(context, dataset, pictures, recipe, extractor)
     length, truncated = _lengths(pictures, recipe)
     return _audit(dataset, pictures, similarity, extractor, length, truncated)
 
@@ -71,11 +71,11 @@ def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str
     return f"with the instance prompt {prompt!r}, {report.sentence('captions')}", of_caption
 
 
-def find_caption_noise(place: TaskContext, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
+def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
     """How much of what a run was taught may be wrong, as a finding on the run."""
-    pictures = read_pictures(place.layout, dataset)
-    extractor = load_extractor(recipe.scoring.pair_extractor, place.device)
-    found = _audit(dataset, pictures, _similarity(place, dataset, pictures, recipe, extractor), extractor).summary
+    pictures = read_pictures(context.layout, dataset)
+    extractor = load_extractor(recipe.scoring.pair_extractor, context.device)
+    found = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
     counts = {kind: count for kind, count in found.counts.items() if kind is not CaptionFault.TRUNCATED}
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     told = (
@@ -102,13 +102,13 @@ def _audit(
 
 
 def _similarity(
-    place: TaskContext, dataset: DatasetVersion, pictures: Sequence[Picture], recipe: Recipe, extractor: Extractor
+    context: TaskContext, dataset: DatasetVersion, pictures: Sequence[Picture], recipe: Recipe, extractor: Extractor
 ) -> Similarity:
     """The cosine of each picture with its caption."""
     captions = sorted({picture.caption for picture in pictures})
-    with to_ourselves(place, f"captions {dataset.id}"):
-        shown = real_features(place, pictures, extractor, recipe.generation.resolution, recipe.scoring.batch_size)
-        said = text_features(place, captions, extractor)
+    with exclusive_device(context, f"captions {dataset.id}"):
+        shown = real_features(context, pictures, extractor, recipe.generation.resolution, recipe.scoring.batch_size)
+        said = text_features(context, captions, extractor)
     row = {caption: i for i, caption in enumerate(captions)}
     return cosines(shown, said[[row[picture.caption] for picture in pictures]])
 

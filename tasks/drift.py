@@ -20,14 +20,13 @@ from prefect.events import emit_event
 
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
-from naruto_core.recipe import Recipe
 from naruto_core.scoring.drift import Values, shift
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
 from naruto_core.scoring.set_metric import Features
 from naruto_core.serving import Drift, ServedScore, Steadiness
 from naruto_core.store.database import open_served_scores
-from tasks.context import TaskContext, working_place
+from tasks.context import TaskContext, recorded_run, task_context
 from tasks.features import real_features, real_pictures
 from tasks.progress import say
 
@@ -59,11 +58,11 @@ class Ruler:
 def measure_served(rulers: dict[str, Ruler] | None = None) -> int:
     """Give every waiting picture its scores; how many there were. `rulers` are kept from one call to the next."""
     kept, count = {} if rulers is None else rulers, 0
-    with working_place() as place, open_served_scores(place.settings.database_url) as served:
-        for run_id, pictures in groupby(sorted(_waiting(place), key=lambda one: one.run_id), lambda one: one.run_id):
+    with task_context() as context, open_served_scores(context.settings.database_url) as served:
+        for run_id, pictures in groupby(sorted(_waiting(context), key=lambda one: one.run_id), lambda one: one.run_id):
             waiting = list(pictures)
             try:
-                kept[run_id] = kept.get(run_id) or _ruler(place, run_id, list(kept.values()))
+                kept[run_id] = kept.get(run_id) or _ruler(context, run_id, list(kept.values()))
             except (NotRecorded, RecordDamaged) as error:  # others shall not wait for what will never be measured
                 for one in waiting:
                     _leave_out(one.path, error)
@@ -82,12 +81,12 @@ def compare_served(days: float) -> list[Drift]:
     """Hold what was served in the last `days` against each run's own samples, and keep what follows."""
     now = datetime.now(UTC)
     since = now - timedelta(days=days)
-    with working_place() as place, open_served_scores(place.settings.database_url) as served:
+    with task_context() as context, open_served_scores(context.settings.database_url) as served:
         by_run = sorted(served.scores(since), key=lambda one: one.run_id)
         found = [
             drift
             for run_id, scores in groupby(by_run, lambda one: one.run_id)
-            for drift in _drifts(place, run_id, list(scores), since, now)
+            for drift in _drifts(context, run_id, list(scores), since, now)
         ]
         served.add_drifts(found)
     return found
@@ -127,13 +126,13 @@ def _interval(drift: Drift) -> str:
     return f"{drift.low:+.3f}, {drift.high:+.3f}" if known else "no interval: too few prompts"
 
 
-def _waiting(place: TaskContext) -> Iterator[Waiting]:
+def _waiting(context: TaskContext) -> Iterator[Waiting]:
     """What lies in the folder; what says nothing of itself, or belongs to no run of ours, goes at once."""
-    for path in sorted(place.layout.watched.glob("[!.]*.png")):
+    for path in sorted(context.layout.watched.glob("[!.]*.png")):
         try:
             with Image.open(path) as picture:
                 facts: Mapping[str, str] = json.loads(picture.info["naruto"])
-            run_id = place.store.run(facts["run"]).id
+            run_id = context.store.run(facts["run"]).id
             yield Waiting(path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"]))
         except FileNotFoundError:
             continue  # measured meanwhile
@@ -146,27 +145,24 @@ def _leave_out(path: Path, error: Exception) -> None:
     path.unlink(missing_ok=True)
 
 
-def _ruler(place: TaskContext, run_id: str, others: Sequence[Ruler]) -> Ruler:
+def _ruler(context: TaskContext, run_id: str, others: Sequence[Ruler]) -> Ruler:
     """What `run_id` was measured with; a network that one of `others` has loaded is not loaded again."""
-    run, suite = place.store.run(run_id), place.store.prompts(run_id)
-    dataset = place.store.find_dataset(run.dataset_id)
-    if suite is None or dataset is None:
-        raise NotRecorded(f"run {run_id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
-    recipe = Recipe.model_validate_json(place.store.recipe_json(run_id))
+    opened = recorded_run(context, run_id)
+    recipe, dataset = opened.recipe, opened.dataset
     section = recipe.scoring
     loaded = {extractor.id: extractor for ruler in others for extractor in (ruler.pairs, ruler.sets)}
 
     def extractor(name: str) -> Extractor:
-        wanted = load_extractor(name, place.device)
+        wanted = load_extractor(name, context.device)
         return loaded.setdefault(wanted.id, wanted)
 
     sets = extractor(section.set_extractor)
-    real = real_pictures(place, dataset, section.reference, len(place.store.samples(run_id, Variant.ADAPTED)))
+    real = real_pictures(context, dataset, section.reference, len(context.store.samples(run_id, Variant.ADAPTED)))
     resolution = recipe.generation.resolution
     return Ruler(
         pairs=extractor(section.pair_extractor),
         sets=sets,
-        reference=real_features(place, real.reference, sets, resolution, section.batch_size),
+        reference=real_features(context, real.reference, sets, resolution, section.batch_size),
     )
 
 
@@ -210,11 +206,11 @@ def _scores(pictures: Sequence[tuple[Waiting, Image.Image]], ruler: Ruler) -> li
 
 
 def _drifts(
-    place: TaskContext, run_id: str, scores: Sequence[ServedScore], since: datetime, now: datetime
+    context: TaskContext, run_id: str, scores: Sequence[ServedScore], since: datetime, now: datetime
 ) -> Iterator[Drift]:
     """One for each metric that both sides have by the same extractor."""
-    prompts = {sample.id: sample.prompt for sample in place.store.samples(run_id, Variant.ADAPTED)}
-    of_run = [score for score in place.store.scores(run_id) if score.sample_id in prompts]
+    prompts = {sample.id: sample.prompt for sample in context.store.samples(run_id, Variant.ADAPTED)}
+    of_run = [score for score in context.store.scores(run_id) if score.sample_id in prompts]
     for metric in METRICS:
         own = [score for score in of_run if score.metric == metric]
         extractors = {score.extractor for score in own}

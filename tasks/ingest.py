@@ -6,7 +6,7 @@ from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import is_whole
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe import DatasetSection
-from tasks.context import working_place
+from tasks.context import task_context
 from tasks.progress import reporter, say
 
 SHOWN = 10
@@ -15,11 +15,11 @@ SHOWN = 10
 @task
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
-    with working_place() as place:
-        found = read_and_check(section, place.layout, reporter())
-        known = place.store.find_dataset(found.version.id)
-        damaged = known is not None and not is_whole(place.layout, known)
-        place.store.add_dataset(found.version, found.quarantined, replace=damaged)
+    with task_context() as context:
+        found = read_and_check(section, context.layout, reporter())
+        known = context.store.find_dataset(found.version.id)
+        damaged = known is not None and not is_whole(context.layout, known)
+        context.store.add_dataset(found.version, found.quarantined, replace=damaged)
     version = found.version
     say(
         f"dataset {version.id}: {version.n_kept} kept ({version.n_train} train, {version.n_reference} reference), "

@@ -16,11 +16,17 @@ from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Progress, Split
 from naruto_core.generation import Job, Painter, save_picture
 from naruto_core.prompts import put_tokens
-from naruto_core.recipe import MAIN_STYLE, GenerationSection, ModelSection, Recipe
-from naruto_core.recipe_training import AugmentationSection, PriorSection
-from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, examples_key
-from tasks.context import TaskContext
+from naruto_core.recipe import MAIN_STYLE, Recipe
+from naruto_core.recipe_training import AugmentationSection
+from naruto_core.training.batches import StyleData, TrainingData
+from naruto_core.training.latent_cache import (
+    CaptionedPicture,
+    EncodingOptions,
+    Examples,
+    encode_examples,
+    latent_cache_key,
+)
+from tasks.context import RunContext, TaskContext
 from tasks.progress import reporter
 
 if TYPE_CHECKING:
@@ -42,20 +48,24 @@ class ClassPictures:
         return self.folder / f"{index:06d}.png"
 
 
-def class_pictures(
-    place: TaskContext, model: ModelSection, prior: PriorSection, drawing: GenerationSection, seed: int
-) -> ClassPictures:
-    """The class pictures, drawn by the base as `drawing` draws samples; only the missing ones are drawn."""
+def class_pictures(context: RunContext) -> ClassPictures:
+    """The class pictures of the recipe's prior, drawn by the base model like the samples; only missing ones are drawn.
+
+    The prior must be of kind `class_images`.
+    """
+    model, drawing, seed = context.recipe.model, context.recipe.generation, context.recipe.training.seed
+    prior = context.recipe.training.prior
+    assert prior is not None
     texts = prior.class_prompts
     jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
     how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
     parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
     key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
-    pictures = ClassPictures(key, place.layout.cache(key), jobs)
+    pictures = ClassPictures(key, context.layout.cache(key), jobs)
     names = {pictures.path(index).name: index for index in range(len(jobs))}
     missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
     if missing:
-        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, place.device), drawing)
+        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, context.device), drawing)
         _draw(painter, pictures, missing)
     return pictures
 
@@ -93,10 +103,10 @@ def style_sources(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[St
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """Encodes pictures for one training by `recipe`, with `pipeline`, into the caches of `place`."""
+class TrainingPictures:
+    """Encodes pictures for one training by `recipe`, with `pipeline`, into the caches of `context`."""
 
-    place: TaskContext
+    context: TaskContext
     pipeline: "StableDiffusionXLPipeline"
     recipe: Recipe
 
@@ -107,7 +117,7 @@ class Material:
         return [
             TrainingData(
                 stage.steps,
-                tuple(Style(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
+                tuple(StyleData(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
                 drawn and self._class_pictures(drawn, stage.resolution),
                 wanted and self._held_out(styles[0], stage.resolution, wanted.num_validation_images),
             )
@@ -124,7 +134,7 @@ class Material:
         return None if not pictures else self._encoded(style, pictures, resolution, None, f"held out {limit}")
 
     def _of(self, style: StyleSource, split: Split) -> list[Picture]:
-        pictures = [p for p in read_pictures(self.place.layout, style.dataset) if p.split is split]
+        pictures = [p for p in read_pictures(self.context.layout, style.dataset) if p.split is split]
         return sorted(pictures, key=lambda p: p.sha256 + p.caption)
 
     def _encoded(
@@ -142,19 +152,19 @@ class Material:
             shapes.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(name)
         size_of = {name: size for size, group in shapes.items() for name in group}
 
-        def read(name: str, view: int) -> Captioned:
+        def read(name: str, view: int) -> CaptionedPicture:
             return self._captioned(named[name], size_of[name], augmentation, view)
 
         prompt = put_tokens(style.instance_prompt, self.recipe.new_tokens)
         how = self._how(prompt, augmentation.views if augmentation else 1)
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
         groups = [shapes[size] for size in sorted(shapes)]
-        return encode_examples(self.pipeline, groups, read, how, self.place.layout.cache(key), reporter())
+        return encode_examples(self.pipeline, groups, read, how, self.context.layout.cache(key), reporter())
 
     def _captioned(
         self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
-    ) -> Captioned:
-        data = read_picture(self.place.layout, picture)
+    ) -> CaptionedPicture:
+        data = read_picture(self.context.layout, picture)
         caption, look = picture.caption, PLAIN
         if augmentation:
             options = augmentation.random_flip, augmentation.random_crop, augmentation.color_jitter
@@ -163,18 +173,18 @@ class Material:
                 caption = shuffle_caption(caption, picture.sha256, view)
         ready = prepare(data, size, look)
         words = put_tokens(caption, self.recipe.new_tokens)
-        return Captioned(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)
+        return CaptionedPicture(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)
 
     def _class_pictures(self, drawn: ClassPictures, resolution: int) -> Examples:
         read = partial(_class_picture, drawn, resolution)
         names, how = [str(index) for index in range(len(drawn.jobs))], self._how("", 1)
-        folder = self.place.layout.cache(self._key(drawn.key, "", resolution, None, how, None))
+        folder = self.context.layout.cache(self._key(drawn.key, "", resolution, None, how, None))
         return encode_examples(self.pipeline, [names], read, how, folder, reporter())
 
-    def _how(self, instance_prompt: str, views: int) -> Encoding:
+    def _how(self, instance_prompt: str, views: int) -> EncodingOptions:
         section = self.recipe.training
         frozen = section.text_encoder_lr is None and section.textual_inversion is None
-        return Encoding(instance_prompt, frozen, section.clip_skip, views)
+        return EncodingOptions(instance_prompt, frozen, section.clip_skip, views)
 
     def _key(
         self,
@@ -182,16 +192,16 @@ class Material:
         part: str,
         resolution: int,
         step: int | None,
-        how: Encoding,
+        how: EncodingOptions,
         augmentation: AugmentationSection | None,
     ) -> str:
         looks = augmentation and augmentation.model_dump()
         model, tokens = sdxl.identity(self.recipe.model), self.recipe.new_tokens
         precision = self.recipe.training.mixed_precision, self.pipeline.vae.dtype
-        return examples_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
+        return latent_cache_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
 
 
-def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> Captioned:
+def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> CaptionedPicture:
     index = int(name)
     ready = prepare(drawn.path(index).read_bytes(), (resolution, resolution))
-    return Captioned(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)
+    return CaptionedPicture(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)

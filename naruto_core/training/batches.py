@@ -153,7 +153,9 @@ def _encodings(rows: Sequence[_Row], config: NoiseConfig, device: torch.device) 
             pairs.append((row.examples.hidden.row(row.index), row.examples.pooled.row(row.index)))
         else:
             pairs.append((config.empty.hidden[0], config.empty.pooled[0]))
-    return TextEncoding(_stack_on([hidden for hidden, _ in pairs], device), _stack_on([pooled for _, pooled in pairs], device))
+    return TextEncoding(
+        _stack_on([hidden for hidden, _ in pairs], device), _stack_on([pooled for _, pooled in pairs], device)
+    )
 
 
 def _stack_on(rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:

@@ -183,7 +183,11 @@ def _read_shard(path: Path, label: State) -> _Shard | None:
 
 @torch.no_grad()
 def _encode_shard(
-    pipeline: "StableDiffusionXLPipeline", batch: list[CaptionedPicture], options: EncodingOptions, path: Path, label: State
+    pipeline: "StableDiffusionXLPipeline",
+    batch: list[CaptionedPicture],
+    options: EncodingOptions,
+    path: Path,
+    label: State,
 ) -> None:
     texts = [join_caption(options.instance_prompt, picture.caption) for picture in batch]
     columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "time_ids": []}

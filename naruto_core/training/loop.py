@@ -99,9 +99,7 @@ class TrainingJob:
     callbacks: TrainingCallbacks
 
 
-def train_adapter(
-    pipeline: "StableDiffusionXLPipeline", stages: Sequence[TrainingData], job: TrainingJob
-) -> Weights:
+def train_adapter(pipeline: "StableDiffusionXLPipeline", stages: Sequence[TrainingData], job: TrainingJob) -> Weights:
     """Train one adapter; `pipeline` then carries it, in half precision where the recipe computes in it.
 
     Resumes from `job.checkpoint` if that file exists. On SIGINT or SIGTERM it saves a checkpoint first. Raises
@@ -133,9 +131,7 @@ def train_adapter(
     return trainer.weights
 
 
-def _progress(
-    section: TrainingSection, step: int, done: int, seconds: float, records: list[StepRecord]
-) -> Progress:
+def _progress(section: TrainingSection, step: int, done: int, seconds: float, records: list[StepRecord]) -> Progress:
     """Progress after `step` steps, of which this process did `done` in `seconds`."""
     left = seconds / done * (section.max_train_steps - step)
     return Progress("train", step, section.max_train_steps, "step", seconds, left, _note(records))

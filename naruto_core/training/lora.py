@@ -81,7 +81,9 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, scale: float, dropout: float, switch: AdapterSwitch) -> None:
         super().__init__()
         self.base, self.scale, self.dropout, self.switch = base, scale, dropout, switch
-        self._update: tuple[torch.Tensor, torch.Tensor] | None = None  # in a tuple, so that it is no parameter of the module
+        self._update: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # in a tuple, so that it is no parameter of the module
+        )
 
     def set_weights(self, down: torch.Tensor, up: torch.Tensor) -> None:
         """Set the weights to compute with, in the precision of `base`."""

@@ -37,14 +37,18 @@ def add_noise(scheduler: "DDPMScheduler", clean: torch.Tensor, noise: torch.Tens
     return scheduler.add_noise(clean, noise, cast(torch.IntTensor, t))  # diffusers' type; int64 works
 
 
-def prediction_target(scheduler: "DDPMScheduler", clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def prediction_target(
+    scheduler: "DDPMScheduler", clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
     """The UNet's target for latents (B, 4, h, w) at timesteps (B,): the noise, or v (Salimans & Ho 2022)."""
     if predicts_noise(scheduler):
         return noise
     return scheduler.get_velocity(clean, noise, cast(torch.IntTensor, t))
 
 
-def predict_clean(scheduler: "DDPMScheduler", noisy: torch.Tensor, predicted: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def predict_clean(
+    scheduler: "DDPMScheduler", noisy: torch.Tensor, predicted: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
     """The clean latents (B, 4, h, w) by a prediction: (x - sqrt(1 - a) e) / sqrt(a), or sqrt(a) x - sqrt(1 - a) v.
 
     `DDPMScheduler.step` takes only one timestep for the whole batch.

@@ -1,4 +1,4 @@
-"""The memory plan: the memory that each phase of a training needs, estimated before it starts, and a batch that fits."""
+"""The memory plan: an estimate of each phase's memory before a training starts, and a batch size that fits."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from naruto_core import devices, sdxl
 from naruto_core.errors import DeviceUnfit
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.lora import TEXT_TARGETS, AdapterSwitch, set_lora_weights, lora_config, replace_lora_layers
+from naruto_core.training.lora import TEXT_TARGETS, AdapterSwitch, lora_config, replace_lora_layers, set_lora_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -23,7 +23,7 @@ class FlatParameters:
 
 
 def flatten_parameters(parameters: Sequence[nn.Parameter]) -> FlatParameters:
-    """Concatenate `parameters` (of one device and dtype) into one vector, and make them views into it; gradients are 0."""
+    """Concatenate `parameters` (of one device and dtype) into one vector and make them views into it; gradients 0."""
     weights = torch.cat([p.detach().flatten() for p in parameters])
     flat = FlatParameters(weights, torch.zeros_like(weights))
     attach_views(parameters, flat)
@@ -72,7 +72,7 @@ class HalfCopy:
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters by name, their learning rate, and the steps at which they learn: `first_step` <= step < `stop_step`."""
+    """Parameters by name, their learning rate, and when they learn: `first_step` <= step < `stop_step`."""
 
     name: str
     parameters: dict[str, nn.Parameter]
@@ -95,7 +95,9 @@ def parameter_groups(weights: Mapping[str, nn.Parameter], section: TrainingSecti
         named = {name: remaining.pop(name) for name in list(remaining) if name.startswith(late.modules)}
         if not named:
             known = sorted({".".join(name.split(".")[:2]) for name in weights})
-            raise RecipeInvalid(f"unfreeze: no weight's name begins with {late.modules!r}; names are {', '.join(known)}, ...")
+            raise RecipeInvalid(
+                f"unfreeze: no weight begins with {late.modules!r}; weights are {', '.join(known)}, ..."
+            )
         for group in _by_part(named, section):
             stop = group.stop_step
             groups.append(ParameterGroup(late.modules, group.parameters, group.learning_rate, late.step, stop))
@@ -110,7 +112,9 @@ def _by_part(weights: Mapping[str, nn.Parameter], section: TrainingSection) -> l
     groups = [
         ParameterGroup("unet", unet, section.learning_rate),
         ParameterGroup("text_encoders", text, section.text_encoder_lr or 0.0, 0, section.text_encoder_stop_step),
-        ParameterGroup("tokens", tokens, inversion.learning_rate if inversion else 0.0, 0, inversion and inversion.pivot_step),
+        ParameterGroup(
+            "tokens", tokens, inversion.learning_rate if inversion else 0.0, 0, inversion and inversion.pivot_step
+        ),
     ]
     return [group for group in groups if group.parameters]
 
@@ -133,8 +137,8 @@ class GroupProdigy(Prodigy):
     """`prodigyopt.Prodigy` (Mishchenko & Defazio 2023, algorithm 4) for groups that start and stop learning.
 
     Groups share one estimate d, or have their own with `separate_d`. Groups that share a d must have equal learning
-    rates (else RuntimeError). A group that starts late has Adam's bias correction by its own number of steps; the library
-    corrects all groups by the number of the first, which makes the first steps of a late group up to 6.5 times too long.
+    rates (else RuntimeError). A group that starts late gets Adam's bias correction by its own number of steps; the
+    library uses the first group's number, which makes the first steps of a late group up to 6.5 times too long.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], separate_d: bool = False) -> None:
@@ -182,7 +186,9 @@ def _bias_correction(steps: int, betas: tuple[float, float]) -> float:
     return (1 - betas[1] ** (steps + 1)) ** 0.5 / (1 - betas[0] ** (steps + 1))
 
 
-def build_optimizer(section: TrainingSection, groups: Sequence[tuple[ParameterGroup, FlatParameters]]) -> torch.optim.Optimizer:
+def build_optimizer(
+    section: TrainingSection, groups: Sequence[tuple[ParameterGroup, FlatParameters]]
+) -> torch.optim.Optimizer:
     """One parameter group, of one vector, for each of `groups`; `prepare_step` gives the vectors their gradients.
 
     Raises DeviceUnfit when the recipe asks for the 8-bit optimizer and bitsandbytes is not installed.
@@ -212,7 +218,7 @@ def _adamw8bit() -> Any:
 def prepare_step(
     optimizer: torch.optim.Optimizer, groups: Sequence[tuple[ParameterGroup, FlatParameters]], step: int, factor: float
 ) -> list[nn.Parameter]:
-    """Set learning rates (times `factor`) and gradients for `step`; the vectors of the groups that learn at this step."""
+    """Set learning rates (times `factor`) and gradients for `step`; returns the vectors of the groups that learn."""
     learning: list[nn.Parameter] = []
     for settings, (group, flat) in zip(optimizer.param_groups, groups, strict=True):
         settings["lr"] = group.learning_rate * factor

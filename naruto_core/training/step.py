@@ -20,16 +20,24 @@ from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training import distributed
-from naruto_core.training.batches import CLASS_STREAM, Batch, NoiseConfig, BatchStream, StyleData, TrainingData, draw_batch
+from naruto_core.training.batches import (
+    CLASS_STREAM,
+    Batch,
+    BatchStream,
+    NoiseConfig,
+    StyleData,
+    TrainingData,
+    draw_batch,
+)
 from naruto_core.training.latent_cache import TextEncoding, encode_texts
 from naruto_core.training.loss import (
     LossWeighting,
     add_noise,
-    predict_clean,
     denoising_loss,
     noise_scheduler,
-    style_loss,
+    predict_clean,
     prediction_target,
+    style_loss,
     validation_loss,
 )
 from naruto_core.training.optimizer import build_optimizer, learning_rate_factor, prepare_step, step_size_estimates
@@ -64,7 +72,7 @@ def recompute(block: Callable[..., Any], *inputs: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class WeightedBatch:
-    """New or prior pictures of a micro-step: `weight` of their loss, and whether the target is the base's prediction."""
+    """New or prior pictures of a micro-step, the `weight` of their loss, and the source of their target."""
 
     batch: Batch
     weight: float
@@ -275,7 +283,9 @@ class Trainer:
         optional: dict[str, torch.Tensor | float] = {"prior_loss": losses[1]} if len(losses) > 1 else {}
         optional |= self._overflow() | self._validation(step + 1) | self._preview(step + 1)
         rate = self.section.learning_rate * factor
-        return PendingStep(step, rate, losses[0], {"grad_norm": norm, **optional, **step_size_estimates(self.optimizer)})
+        return PendingStep(
+            step, rate, losses[0], {"grad_norm": norm, **optional, **step_size_estimates(self.optimizer)}
+        )
 
     def _update(self, learning: Sequence[nn.Parameter]) -> torch.Tensor:
         """Update the vectors that learn, or none after an fp16 overflow. Returns the gradient norm before clipping."""
@@ -339,8 +349,8 @@ class Trainer:
             self._non_finite_steps = 0 if math.isfinite(record.loss) else self._non_finite_steps + 1
         if self._non_finite_steps >= MAX_NON_FINITE_STEPS:
             raise TrainingDiverged(
-                f"the loss was not finite for {self._non_finite_steps} steps in a row, up to step {records[-1].step}: lower "
-                "training.learning_rate, or use bf16 or fp32; remove the run's checkpoint to start again from step 0."
+                f"the loss was not finite for {self._non_finite_steps} steps in a row, up to step {records[-1].step}: "
+                "lower training.learning_rate, or use bf16 or fp32; remove the run's checkpoint to start from step 0."
             )
         records[-1].gauges.update(speed)
         return records

@@ -13,7 +13,14 @@ from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
-from naruto_core.training.lora import LayerSwap, AdapterSwitch, add_adapters, set_lora_weights, replace_lora_layers, trainable
+from naruto_core.training.lora import (
+    AdapterSwitch,
+    LayerSwap,
+    add_adapters,
+    replace_lora_layers,
+    set_lora_weights,
+    trainable,
+)
 from naruto_core.training.optimizer import HalfCopy, attach_views, flatten_parameters, parameter_groups
 
 if TYPE_CHECKING:
@@ -105,7 +112,7 @@ class Weights:
 
     @contextmanager
     def exported(self) -> Generator[None]:
-        """Inside the block, `pipeline` carries the weights to write: the averages if there are any, in PEFT's layers."""
+        """Inside the block, `pipeline` has the weights to write: the averages if there are any, in PEFT's layers."""
         saved = [flat.weights.clone() for flat in self.flats] if self._averages else []
         self.finish()
         try:

@@ -27,7 +27,7 @@ from naruto_core.kohya import write_kohya
 from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import StyleData, TrainingData
 from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples
-from naruto_core.training.loop import TrainingCallbacks, train_adapter
+from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.weights import Weights, write_files
 from tests.benchmarks.file_check import check_files
 from tests.benchmarks.full_size import full_size_pipeline, write_configurations
@@ -80,8 +80,9 @@ def ours(recipe: Recipe, meter: Meter, then: Callable[[Trained], None]) -> Pace:
             classes = encode_examples(pipeline, names, class_picture, alone, folder / "class", _ignore)
         with meter.phase("train"):
             stage = TrainingData(section.max_train_steps, (StyleData(pictures),), classes)
-            listeners, checkpoint = TrainingCallbacks(_ignore, pace.heard), folder / "checkpoint.safetensors"
-            weights = train_adapter(pipeline, [stage], section, {}, checkpoint, 1e9, "bench", listeners)
+            callbacks, checkpoint = TrainingCallbacks(_ignore, pace.heard), folder / "checkpoint.safetensors"
+            job = TrainingJob(section, {}, checkpoint, 1e9, "bench", callbacks)
+            weights = train_adapter(pipeline, [stage], job)
         with meter.phase("save"):
             write_files(pipeline, weights, folder / "adapter")
             model = write_configurations(folder / "base")

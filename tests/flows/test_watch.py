@@ -20,7 +20,7 @@ from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.serving import ServedScore, Steadiness
 from naruto_core.store.database import open_served_scores, open_store
-from tasks.context import working_place
+from tasks.context import task_context
 from tasks.drift import _ruler
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto
@@ -111,9 +111,9 @@ def test_runs_that_were_measured_by_one_network_share_it(
     served_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NARUTO_HOME", str(served_run[0]))
-    with working_place() as place:
-        first = _ruler(place, served_run[1], [])
-        second = _ruler(place, served_run[1], [first])
+    with task_context() as context:
+        first = _ruler(context, served_run[1], [])
+        second = _ruler(context, served_run[1], [first])
     assert second.sets is first.sets is second.pairs
 
 

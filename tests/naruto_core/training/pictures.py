@@ -8,7 +8,7 @@ from naruto_core.mini.pretraining.evaluation import drawings
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.batches import StyleData, TrainingData
 from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, Examples, encode_examples
-from naruto_core.training.loop import TrainingCallbacks, train_adapter
+from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.weights import Weights
 
 PROMPT = "a naruto anime character"
@@ -54,21 +54,21 @@ def train(
     examples: Examples,
     section: TrainingSection,
     checkpoint: Path,
-    heard: Callable[[list[StepRecord]], None] = ignore,
-    **more: object,
+    on_steps: Callable[[list[StepRecord]], None] = ignore,
+    **options: object,
 ) -> tuple[list[StepRecord], Weights]:
-    """All step records (as told to `heard` too), and the weights; saves at every step."""
+    """All step records (also passed to `on_steps`), and the weights; saves at every step."""
     steps: list[StepRecord] = []
 
-    def remember(new: list[StepRecord]) -> None:
+    def record(new: list[StepRecord]) -> None:
         steps.extend(new)
-        heard(steps)
+        on_steps(steps)
 
-    tokens = more.pop("tokens", {})
-    stages = more.pop("stages", None) or [data_of(examples, section)]
-    listeners = TrainingCallbacks(ignore, remember, more.pop("on_preview", None))
-    weights = train_adapter(pipeline, stages, section, tokens, checkpoint, 0.0, "recipe/data", listeners)
-    return steps, weights
+    tokens = options.pop("tokens", {})
+    stages = options.pop("stages", None) or [data_of(examples, section)]
+    callbacks = TrainingCallbacks(ignore, record, options.pop("on_preview", None))
+    job = TrainingJob(section, tokens, checkpoint, 0.0, "recipe/data", callbacks)
+    return steps, train_adapter(pipeline, stages, job)
 
 
 def numbers(steps: list[StepRecord]) -> list[tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""Conditioning, encoded pictures, and who is drawn when."""
+"""Conditioning, the latent cache, and which pictures a step draws."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +11,15 @@ from safetensors.torch import save_file
 
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import DatasetUnusable, RecordDamaged
-from naruto_core.training.batches import NoiseConfig, BatchStream, StyleData, draw_batch, shuffled_indices
-from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, Examples, encode_examples, encode_texts, time_ids
+from naruto_core.training.batches import BatchStream, NoiseConfig, StyleData, draw_batch, shuffled_indices
+from naruto_core.training.latent_cache import (
+    CaptionedPicture,
+    EncodingOptions,
+    Examples,
+    encode_examples,
+    encode_texts,
+    time_ids,
+)
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode, ignore
 
@@ -57,11 +64,11 @@ def test_time_ids_equal_the_pipelines(load_miniature):
 def test_latents_captions_and_crops_of_a_picture_stay_together(load_miniature, examples: Examples):
     pipeline = load_miniature()
     for index in (0, 5, 11):
-        one = captioned(NAMES[index])
-        pixels = torch.from_numpy(one.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+        picture = captioned(NAMES[index])
+        pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
         expected = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
         assert torch.allclose(examples.mean.row(index), expected[0], atol=1e-6)
-        assert examples.texts[index] == f"{PROMPT}, {one.caption}"
+        assert examples.texts[index] == f"{PROMPT}, {picture.caption}"
         assert torch.equal(examples.hidden.row(index), encode_texts(pipeline, [examples.texts[index]]).hidden[0])
 
 
@@ -98,19 +105,19 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
             assert torch.equal(batch.text.hidden[row], encode_texts(pipeline, [text]).hidden[0]) or row
             deviation = max(deviation, abs(float(batch.clean[row].mean()) - colours[number, view]))
             seen.add((number, view))
-        assert deviation < 0.2  # what chance adds to a mean over all of a picture
+        assert deviation < 0.2  # random part of a mean over all of a picture
     assert len(seen) > 60
     assert max(colours.values()) - min(colours.values()) > 0.5
 
 
-def test_an_epoch_shows_every_picture_once_and_repeats_as_often_as_asked(examples: Examples):
+def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Examples):
     first, second = shuffled_indices(7, 0, 12, 12), shuffled_indices(7, 12, 12, 12)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
     assert shuffled_indices(7, 10, 4, 12) == (*first[10:], *second[:2])
     stream = BatchStream([StyleData(examples), StyleData(examples, repeats=3)], 7, 4)
-    epoch = [place for step in range(12) for place in stream.places(step)]
-    counts = {place: epoch.count(place) for place in epoch}
+    epoch = [index for step in range(12) for index in stream.indices(step)]
+    counts = {index: epoch.count(index) for index in epoch}
     assert {counts[0, n] for n in range(12)} == {1}
     assert {counts[1, n] for n in range(12)} == {3}
 
@@ -174,7 +181,7 @@ def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_
     assert shard.with_name("shard-00001.safetensors").stat().st_mtime_ns == other
 
 
-def test_where_the_encoders_learn_their_old_answers_are_not_kept(load_miniature, tmp_path: Path):
+def test_where_the_encoders_learn_their_encodings_are_not_cached(load_miniature, tmp_path: Path):
     encoded = encode(load_miniature(), tmp_path, with_text=False)
     assert encoded.hidden is None
     with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:

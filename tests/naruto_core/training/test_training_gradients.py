@@ -7,10 +7,17 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
-from naruto_core.training.batches import CLASS_STREAM, NoiseConfig, BatchStream, StyleData, draw_batch
+from naruto_core.training.batches import CLASS_STREAM, BatchStream, NoiseConfig, StyleData, draw_batch
 from naruto_core.training.latent_cache import encode_texts
 from naruto_core.training.lora import add_adapters, trainable
-from naruto_core.training.loss import LossWeighting, add_noise, predict_clean, denoising_loss, noise_scheduler, prediction_target
+from naruto_core.training.loss import (
+    LossWeighting,
+    add_noise,
+    denoising_loss,
+    noise_scheduler,
+    predict_clean,
+    prediction_target,
+)
 from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
@@ -33,15 +40,15 @@ def test_noise_target_weights_and_what_a_prediction_amounts_to_are_the_papers(lo
     assert torch.allclose(noisy, alpha * clean + sigma * noise, atol=1e-6)
     target = prediction_target(ours, clean, noise, t)
     assert torch.allclose(target, noise if prediction == "epsilon" else alpha * noise - sigma * clean, atol=1e-6)
-    found = predict_clean(ours, noisy, predicted, t)
+    denoised = predict_clean(ours, noisy, predicted, t)
     for row, step in enumerate(t):
         expected = theirs.step(predicted[row], step, noisy[row]).pred_original_sample
-        assert torch.allclose(found[row], expected, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(denoised[row], expected, rtol=1e-4, atol=1e-4)
 
     snr = theirs.alphas_cumprod[t] / (1 - theirs.alphas_cumprod[t])
     weight = snr.clamp(max=5.0) / (snr if prediction == "epsilon" else snr + 1)
     expected = (F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
-    ours_weight = LossWeighting(snr_gamma=5.0).of(ours, t)
+    ours_weight = LossWeighting(snr_gamma=5.0).weights(ours, t)
     assert torch.allclose(denoising_loss(predicted, target, ours_weight), expected, rtol=1e-5)
 
 
@@ -50,7 +57,7 @@ def test_a_zero_terminal_snr_leaves_numbers_that_can_be_divided_by(load_miniatur
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
     scheduler = noise_scheduler(pipeline)
     assert float(scheduler.alphas_cumprod[-1]) < 1e-6
-    assert float(LossWeighting(snr_gamma=5.0).of(scheduler, torch.tensor([999]))) == 1.0
+    assert float(LossWeighting(snr_gamma=5.0).weights(scheduler, torch.tensor([999]))) == 1.0
 
 
 def _move(weights):
@@ -98,7 +105,7 @@ def test_loss_and_gradients_equal_plain_peft_and_autograd(
     section = section_of(prior=prior, text_encoder_lr=text_encoder_lr, train_batch_size=size, snr_gamma=snr_gamma)
     run = Trainer(load_miniature(), [data_of(examples, section, class_examples)], section, {})
     _move(run.weights.named)
-    losses = run.gradients[0].add(3, 1.0)
+    losses = run.gradients[0].backward(3, 1.0)
     ours = {name: p.grad for name, p in run.weights.named.items()}
     expected, theirs = _plain_gradients(load_miniature(), examples, class_examples, section, [3])
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
@@ -108,8 +115,8 @@ def test_loss_and_gradients_equal_plain_peft_and_autograd(
     assert reached == ({"unet"} if text_encoder_lr is None else {"unet", "text_encoder", "text_encoder_2"})
     largest = max(float(g.abs().max()) for g in theirs.values() if g is not None)
     for name, gradient in theirs.items():  # none: the last layer of encoder 1, whose output nobody reads
-        expected_one = torch.zeros_like(ours[name]) if gradient is None else gradient
-        assert torch.allclose(ours[name], expected_one, rtol=1e-5, atol=1e-5 * largest), name
+        expected_gradient = torch.zeros_like(ours[name]) if gradient is None else gradient
+        assert torch.allclose(ours[name], expected_gradient, rtol=1e-5, atol=1e-5 * largest), name
 
 
 def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, examples):
@@ -131,9 +138,9 @@ def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(
     section = section_of(prior=BASE_PRIOR, train_batch_size=1)
     pipeline = load_miniature()
     run = Trainer(pipeline, [data_of(examples, section)], section, {})
-    assert run.gradients[0].add(0, 1.0).tolist()[1] < 1e-12
+    assert run.gradients[0].backward(0, 1.0).tolist()[1] < 1e-12
     _move(run.weights.named)
-    found = float(run.gradients[0].add(0, 1.0)[1])
+    prior_loss = float(run.gradients[0].backward(0, 1.0)[1])
 
     batch = draw_batch(run.gradients[0].prior, NoiseConfig(section.seed + CLASS_STREAM, 1000), 0, CPU)
     run.weights.finish()
@@ -146,8 +153,8 @@ def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(
         base = pipeline.unet(noisy, batch.t, text.hidden, added_cond_kwargs=condition).sample
     snr = compute_snr(pipeline.scheduler, batch.t)
     expected = (F.mse_loss(adapted, base, reduction="none").mean(dim=(1, 2, 3)) * snr.clamp(max=5.0) / snr).mean()
-    assert found == pytest.approx(float(expected), rel=1e-4)
-    assert found > 1e-4
+    assert prior_loss == pytest.approx(float(expected), rel=1e-4)
+    assert prior_loss > 1e-4
 
 
 def test_half_precision_masters_do_not_learn_and_ours_are_full(load_miniature, examples):

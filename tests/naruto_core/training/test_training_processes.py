@@ -24,7 +24,7 @@ from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, encode, section_of, train
 cache, folder, accumulation = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-with distributed.together(CPU):
+with distributed.process_group(CPU):
     pipeline = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
     examples = encode(pipeline, cache)
     section = section_of(
@@ -37,19 +37,19 @@ with distributed.together(CPU):
         prior=PRIOR,
     )
     steps, weights = train(pipeline, examples, section, folder / "checkpoint.safetensors")
-    assert distributed.count() == 2 // accumulation
-    if distributed.first():
+    assert distributed.world_size() == 2 // accumulation
+    if distributed.is_main_process():
         assert len(steps) == 4
         write_files(pipeline, weights, folder)
     else:
         assert not steps
-    if not distributed.first():
-        processes.follow(lambda job: None)
+    if not distributed.is_main_process():
+        distributed.run_broadcast_jobs(lambda job: None)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_adapter_of_one_with_the_doubled_batch(load_miniature, tmp_path: Path):
+def test_two_processes_make_the_adapter_of_a_single_one_with_twice_the_batch(load_miniature, tmp_path: Path):
     from tests.naruto_core.training.pictures import encode
 
     encode(load_miniature(), tmp_path / "cache")
@@ -59,11 +59,11 @@ def test_two_processes_make_the_adapter_of_one_with_the_doubled_batch(load_minia
     for name, count, accumulation in (("two", 2, 1), ("one", 1, 2)):
         start = launch if count > 1 else [sys.executable]
         command = [*start, str(program), str(tmp_path / "cache"), str(tmp_path / name), str(accumulation)]
-        here = {"PYTHONPATH": str(Path(__file__).parents[3])}
-        done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
+        path = {"PYTHONPATH": str(Path(__file__).parents[3])}
+        done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-    two, one = (load_file(tmp_path / name / ADAPTER) for name in ("two", "one"))
-    assert two.keys() == one.keys()
-    for name, weight in one.items():
-        assert torch.allclose(two[name], weight, rtol=1e-4, atol=1e-5), name
-    assert max(float(w.abs().max()) for n, w in one.items() if ".lora_B." in n) > 1e-3  # it has learnt something
+    double, single = (load_file(tmp_path / name / ADAPTER) for name in ("two", "one"))
+    assert double.keys() == single.keys()
+    for name, weight in single.items():
+        assert torch.allclose(double[name], weight, rtol=1e-4, atol=1e-5), name
+    assert max(float(w.abs().max()) for n, w in single.items() if ".lora_B." in n) > 1e-3  # it has learnt something
