@@ -206,7 +206,7 @@ def recaption(
     held_out = made.version.n_reference
     same = "" if held_out == recipe.dataset.hold_out else f" --set dataset.hold_out={held_out}"
     return (
-        f"{made.n} of {made.version.n_kept} captions of {made.before.id} written anew by {made.captioner}: "
+        f"{made.n} of {made.version.n_pictures} captions of {made.before.id} written anew by {made.captioner}: "
         f"dataset {made.version.id}\ntrain on it with  naruto run --recipe {profile} --dataset {made.folder}{same}"
     )
 

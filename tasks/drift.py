@@ -4,7 +4,6 @@ The service leaves pictures in a folder, each with its prompt; here they get the
 extractors, and go. What stays is numbers.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
+from naruto_core import picture_file
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.scoring.drift import Values, shift
@@ -128,10 +128,10 @@ def _interval(drift: Drift) -> str:
 
 def _waiting(context: TaskContext) -> Iterator[Waiting]:
     """What lies in the folder; what says nothing of itself, or belongs to no run of ours, goes at once."""
-    for path in sorted(context.layout.watched.glob("[!.]*.png")):
+    for path in sorted(context.layout.watched.glob(f"[!.]*{picture_file.SUFFIX}")):
         try:
             with Image.open(path) as picture:
-                facts: Mapping[str, str] = json.loads(picture.info["naruto"])
+                facts: Mapping[str, str] = picture_file.read_facts(picture)
             run_id = context.store.run(facts["run"]).id
             yield Waiting(path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"]))
         except FileNotFoundError:

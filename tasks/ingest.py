@@ -3,7 +3,7 @@
 from prefect import task
 
 from naruto_core.dataset.ingest import ingest as read_and_check
-from naruto_core.dataset.versions import is_whole
+from naruto_core.dataset.versions import is_intact
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe import DatasetSection
 from tasks.context import task_context
@@ -18,11 +18,11 @@ def ingest(section: DatasetSection) -> DatasetVersion:
     with task_context() as context:
         found = read_and_check(section, context.layout, reporter())
         known = context.store.find_dataset(found.version.id)
-        damaged = known is not None and not is_whole(context.layout, known)
+        damaged = known is not None and not is_intact(context.layout, known)
         context.store.add_dataset(found.version, found.quarantined, replace=damaged)
     version = found.version
     say(
-        f"dataset {version.id}: {version.n_kept} kept ({version.n_train} train, {version.n_reference} reference), "
+        f"dataset {version.id}: {version.n_pictures} kept ({version.n_train} train, {version.n_reference} reference), "
         f"{version.n_quarantined} quarantined, {version.n_duplicates} duplicates flagged"
     )
     for broken in found.quarantined[:SHOWN]:

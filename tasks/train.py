@@ -13,7 +13,7 @@ from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.domain import Adapter, Run, StepRecord
 from naruto_core.errors import TrainingDiverged
-from naruto_core.git_info import training_code
+from naruto_core.git_info import training_code_digest
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking
@@ -132,4 +132,4 @@ def _check_finite(weights: Weights, checkpoint: Path) -> None:
 def _identity(run: Run, styles: Sequence[StyleSource]) -> str:
     """What a checkpoint belongs to: recipe, pictures and code."""
     pictures = "+".join(style.dataset.id for style in styles)
-    return f"recipe {run.fingerprint[:12]}, dataset {pictures}, code {training_code()[:12]}"
+    return f"recipe {run.fingerprint[:12]}, dataset {pictures}, code {training_code_digest()[:12]}"

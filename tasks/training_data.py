@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from naruto_core import sdxl
+from naruto_core import picture_file, sdxl
 from naruto_core.artifacts import Manifest
 from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Progress, Split
 from naruto_core.generation import Job, Painter, save_picture
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
 from naruto_core.training.batches import StyleData, TrainingData
@@ -45,7 +45,7 @@ class ClassPictures:
     jobs: tuple[Job, ...]
 
     def path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.png"
+        return self.folder / f"{index:06d}{picture_file.SUFFIX}"
 
 
 def class_pictures(context: RunContext) -> ClassPictures:
@@ -63,7 +63,7 @@ def class_pictures(context: RunContext) -> ClassPictures:
     key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
     pictures = ClassPictures(key, context.layout.cache(key), jobs)
     names = {pictures.path(index).name: index for index in range(len(jobs))}
-    missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
+    missing = [names[name] for name in Manifest(pictures.folder).missing_or_changed(names)]
     if missing:
         painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, context.device), drawing)
         _draw(painter, pictures, missing)
@@ -155,7 +155,7 @@ class TrainingPictures:
         def read(name: str, view: int) -> CaptionedPicture:
             return self._captioned(named[name], size_of[name], augmentation, view)
 
-        prompt = put_tokens(style.instance_prompt, self.recipe.new_tokens)
+        prompt = insert_tokens(style.instance_prompt, self.recipe.new_tokens)
         how = self._how(prompt, augmentation.views if augmentation else 1)
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
         groups = [shapes[size] for size in sorted(shapes)]
@@ -172,7 +172,7 @@ class TrainingPictures:
             if augmentation.shuffle_caption:
                 caption = shuffle_caption(caption, picture.sha256, view)
         ready = prepare(data, size, look)
-        words = put_tokens(caption, self.recipe.new_tokens)
+        words = insert_tokens(caption, self.recipe.new_tokens)
         return CaptionedPicture(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)
 
     def _class_pictures(self, drawn: ClassPictures, resolution: int) -> Examples:

@@ -24,7 +24,7 @@ from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Batch, StyleData, TrainingData
 from naruto_core.training.step import GradientAccumulator, WeightedBatch, prepare_unet
 from naruto_core.training.weights import Weights
-from tests.benchmarks.full_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
+from tests.benchmarks.padded_batch_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
 
 RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
 CUDA = torch.device("cuda")
@@ -144,7 +144,7 @@ def test_a_full_size_step_converts_nothing_but_the_timestep():
     assert section == read("t4-fast").generation
     painter = Painter(pipeline, section)
     inputs = unet_inputs(section.resolution)
-    with painter.computing(), Seen() as seen:
+    with painter.inference(), Seen() as seen:
         (answer,) = pipeline.unet(**inputs)
     assert answer.dtype == torch.float16
     assert seen.casts.total() <= 3  # the timestep's sines are computed in fp32, as diffusers does it
@@ -217,7 +217,7 @@ def test_training_runs_forward_on_the_device_in_half_precision_and_the_adapter_d
     assert seen.casts.total() <= 3 + 2  # the timestep's, and the predictions'
     with weights.exported():
         painter = Painter(pipeline, recipe.generation)
-        with painter.computing(), Seen() as seen:
+        with painter.inference(), Seen() as seen:
             pipeline.unet(**unet_inputs(256))
         assert seen.casts.total() <= 3
     assert {p.dtype for p in weights.named.values()} == {torch.float32}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from naruto_core.errors import DeviceUnfit, RecipeInvalid
-from naruto_core.fusion import Blend, fuse_adapters, load_adapters
+from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import StyleLossSection
@@ -325,8 +325,8 @@ def test_pivotal_tuning_is_drawn_alike_by_adapter_fused_model_and_vanilla_diffus
     jobs = [Job("a <s0><s1> anime character with red hair", 3), Job("a pencil sketch of a person", 4)]
     trained = Painter(pipeline, SECTION).paint(jobs)
     adapted = load_miniature()
-    load_adapters(adapted, [Blend(tmp_path / "a")])
-    fuse_adapters(load_miniature(), [Blend(tmp_path / "a")], tmp_path / "fused")
+    load_adapters(adapted, [ScaledAdapter(tmp_path / "a")])
+    fuse_adapters(load_miniature(), [ScaledAdapter(tmp_path / "a")], tmp_path / "fused")
     fused = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU)
     vanilla = StableDiffusionXLPipeline.from_pretrained(tmp_path / "fused", add_watermarker=False)
     for other in (adapted, fused, vanilla):
@@ -340,7 +340,9 @@ def test_two_styles_adapters_blend_by_their_scales(load_miniature, examples, tmp
         section = section_of(optimizer="adamw", learning_rate=0.02, max_train_steps=3, seed=number)
         _, weights = train(pipeline, examples, section, tmp_path / f"{number}.safetensors")
         write_files(pipeline, weights, tmp_path / str(number))
-    fuse_adapters(load_miniature(), [Blend(tmp_path / "0", 0.7), Blend(tmp_path / "1", -0.4)], tmp_path / "fused")
+    fuse_adapters(
+        load_miniature(), [ScaledAdapter(tmp_path / "0", 0.7), ScaledAdapter(tmp_path / "1", -0.4)], tmp_path / "fused"
+    )
     fused = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU).unet.state_dict()
     base = load_pipeline(MINIATURE, "fp32", CPU).unet.state_dict()
     stem = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
