@@ -59,7 +59,7 @@ def run(
         return
     from flows.train_naruto import train_naruto
 
-    with distributed.together(devices.pick_device(read_settings().device)):
+    with distributed.process_group(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, _overrides(settings))
 
 

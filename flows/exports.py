@@ -14,8 +14,8 @@ from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
 from naruto_core.card.usage import LOWEST_VERSIONS
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable, RecordDamaged
-from naruto_core.fusion import halve
-from naruto_core.kohya import no_kohya_file
+from naruto_core.fusion import convert_to_half
+from naruto_core.kohya import no_kohya_reason
 from naruto_core.model_folder import make_portable
 from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
@@ -39,7 +39,7 @@ def export_kohya(name: str, folder: Path) -> list[Path]:
     with _open_home() as (store, layout):
         run = store.run(name)
         trained = find_trained(store, layout, run, _adapters(store, run.id))
-    if reason := no_kohya_file(trained.recipe.training):
+    if reason := no_kohya_reason(trained.recipe.training):
         raise ModelUnusable(f"run {run.id} has no LoRA for kohya's tools: {reason}; see `naruto export hub`.")
     names = [*write_kohya_files(trained, folder).values(), *write_word_files(trained, folder).values()]
     return [folder / name for name in names]
@@ -81,7 +81,7 @@ def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
     with atomic_folder(path) as scratch:
         _copy_model(source, scratch)
         if half:
-            halve(scratch)
+            convert_to_half(scratch)
             sdxl.check_complete(scratch)
         _write_requirements(scratch, _ranges())
     return path

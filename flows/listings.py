@@ -37,7 +37,7 @@ from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
-from naruto_core.training.checkpoint_selection import best_of_heads
+from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
     from naruto_core.scoring.comparison import Comparison
@@ -116,8 +116,8 @@ def show_run(name: str) -> Listing:
         run = store.run(name)
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
-        heads = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
-        bests = best_of_heads(store.steps(run.id), heads, recipe["training"]["max_train_steps"])
+        names = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
+        bests = best_steps(store.steps(run.id), names, recipe["training"]["max_train_steps"])
     facts = {
         "id": run.id,
         "state": run.state,
@@ -227,7 +227,7 @@ def recaption(
     held_out = result.version.n_reference
     same = "" if held_out == recipe.dataset.hold_out else f" --set dataset.hold_out={held_out}"
     return (
-        f"{result.n} of {result.version.n_kept} captions of {result.before.id} written anew by {result.captioner}: "
+        f"{result.n} of {result.version.n_pictures} captions of {result.before.id} written anew by {result.captioner}: "
         f"dataset {result.version.id}\ntrain on it with  naruto run --recipe {profile} --dataset {result.folder}{same}"
     )
 

@@ -1,9 +1,9 @@
-"""The adapter file `pytorch_lora_weights.safetensors`: its key names, and the proof that a pipeline holds all of it.
+"""The adapter file `pytorch_lora_weights.safetensors`: its keys, and checks that a pipeline loaded all of it.
 
 Every key is PEFT's own (`unet.mid_block...to_q.lora_A.weight`): diffusers decides by the first key of a file how it
-reads all others, so that a file of two conventions is read in part only. Text encoder keys have `text_model.`, as files
-for transformers 4 do; transformers 5 takes it away. The scale alpha / rank is part of B (`lora_B`), so that alpha is
-rank and the file needs no metadata: diffusers before 0.34 reads none, and each version of PEFT takes other fields.
+reads all others, so that a file with two conventions is read only in part. Text encoder keys have `text_model.`, as
+files for transformers 4; transformers 5 removes it. The scale alpha / rank is multiplied into B (`lora_B`), so that
+alpha is rank and the file needs no metadata: diffusers before 0.34 reads none, and PEFT's fields vary by version.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch import nn
 
 from naruto_core import sdxl
 from naruto_core.artifacts import atomic_file
-from naruto_core.checkpoint import settle_header
+from naruto_core.checkpoint import sort_header
 from naruto_core.errors import ModelUnusable
 from naruto_core.recipe import ModelSection
 from naruto_core.weight_check import equal_as_loaded, portable_name
@@ -29,8 +29,8 @@ from naruto_core.weight_check import equal_as_loaded, portable_name
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")  # the models that an adapter can be on
-# spellings of older files: diffusers' own, of the UNet and of text encoders
+PARTS = ("unet", "text_encoder", "text_encoder_2")  # the models that an adapter can change
+# key endings of older files: diffusers' own, for the UNet and for text encoders
 _SPELLINGS = {
     ".lora.down.weight": ".lora_A.weight",
     ".lora.up.weight": ".lora_B.weight",
@@ -43,10 +43,10 @@ _KEY = re.compile(r"(unet|text_encoder|text_encoder_2)\.(.+)\.(lora_A|lora_B|lor
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """The tensors of an adapter file by `<part>.<module>.<lora_A | lora_B | lora_magnitude_vector>.weight`.
+    """The tensors of an adapter file by key `<part>.<module>.<lora_A | lora_B | lora_magnitude_vector>.weight`.
 
-    lora_A is (rank, in), lora_B (out, rank), lora_magnitude_vector (out,). `scales` has the factor of B A of each
-    part, which is 1 unless an older version of this program wrote the file.
+    lora_A is (rank, in), lora_B (out, rank), lora_magnitude_vector (out,). `scales` is the factor of B A by part: 1,
+    unless an older version of this program wrote the file.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class AdapterFile:
     scales: Mapping[str, float]
 
     def scaled(self) -> dict[str, torch.Tensor]:
-        """The tensors with the scale in lora_B, as `write_adapter` writes them."""
+        """The tensors with the scale multiplied into lora_B, as `write_adapter` writes them."""
         return {
             key: tensor * self.scales[split_key(key)[0]] if ".lora_B." in key else tensor
             for key, tensor in self.tensors.items()
@@ -73,7 +73,7 @@ def split_key(key: str) -> tuple[str, str, str]:
 def read_adapter(path: Path) -> AdapterFile:
     """The adapter file at `path`, on the CPU.
 
-    Raises ModelUnusable when it is no safetensors file, holds anything but LoRA weights, or values that are not finite.
+    Raises ModelUnusable when it is no safetensors file, has other tensors than LoRA weights, or non-finite values.
     """
     tensors: dict[str, torch.Tensor] = {}
     try:
@@ -89,10 +89,10 @@ def read_adapter(path: Path) -> AdapterFile:
 
 
 def check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """ModelUnusable when a tensor of the adapter `path` holds infinity or NaN."""
+    """Raise ModelUnusable when a tensor of the adapter `path` has an infinity or NaN."""
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ModelUnusable(f"the adapter {path}: {key} holds values that are not numbers; train it again.")
+            raise ModelUnusable(f"the adapter {path}: {key} has values that are not finite; train it again.")
 
 
 def _current_key(path: Path, name: str) -> str:
@@ -100,13 +100,13 @@ def _current_key(path: Path, name: str) -> str:
     key = name.removesuffix(ending) + _SPELLINGS[ending] if ending else name
     match = _KEY.fullmatch(key)
     if not match:
-        raise ModelUnusable(f"the adapter {path} holds {name}, which is not a LoRA weight that diffusers reads.")
+        raise ModelUnusable(f"the adapter {path} has a tensor {name}, which is not a LoRA weight that diffusers reads.")
     part, rest = key.split(".", 1)
     return f"{part}.{portable_name(part, rest)}"
 
 
 def _scale(config: Mapping[str, Any], part: str) -> float:
-    """alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023), as PEFT's settings of `part` say."""
+    """alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023), by PEFT's settings of `part`."""
     rank = config.get(f"{part}.r")
     if not rank:
         return 1.0
@@ -115,28 +115,30 @@ def _scale(config: Mapping[str, Any], part: str) -> float:
 
 
 def write_adapter(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
-    """Write the adapter `default` that `pipeline` carries as `path`, atomically, and check what was written.
+    """Write the adapter `default` of `pipeline` as `path`, atomically, and check the file.
 
     Weights are fp32. The same weights give the same bytes. Raises ModelUnusable when a weight is not finite.
     """
     tensors = {
         key: (tensor * scale).to("cpu", torch.float32).contiguous().clone()
-        for key, tensor, scale in _carried(model_parts(pipeline), "default")
+        for key, tensor, scale in _adapter_weights(model_parts(pipeline), "default")
     }
     check_finite(path, tensors)
     with atomic_file(path) as scratch:
-        scratch.write_bytes(save(tensors, metadata={"format": "pt"}))  # not save_file: others may read this file
-        settle_header(scratch)
+        scratch.write_bytes(
+            save(tensors, metadata={"format": "pt"})
+        )  # not save_file: its file is readable by the owner only
+        sort_header(scratch)
         written = read_adapter(scratch).tensors
         differing = [key for key, tensor in tensors.items() if not torch.equal(written[key], tensor)]
         if differing or len(written) != len(tensors):
-            raise ModelUnusable(f"the adapter {path} was not written as it was trained: {differing[:1]} differs.")
+            raise ModelUnusable(f"the adapter {path} was not written correctly: {differing[:1]} differs.")
 
 
 def load_lora(pipeline: "StableDiffusionXLPipeline", path: Path, name: str) -> None:
-    """Put the adapter file `path` beside the weights of `pipeline` as `name`, and check that all of it arrived.
+    """Load the adapter file `path` into `pipeline` as adapter `name`, and check that all of it was loaded.
 
-    Raises ModelUnusable when the file is damaged, belongs to another architecture, or was loaded in part only.
+    Raises ModelUnusable when the file is damaged, belongs to another architecture, or was loaded only in part.
     """
     file = read_adapter(path)
     try:
@@ -149,33 +151,36 @@ def load_lora(pipeline: "StableDiffusionXLPipeline", path: Path, name: str) -> N
 
 
 def check_adapter(parts: Mapping[str, nn.Module], name: str, file: AdapterFile) -> None:
-    """Hold every tensor of `file` against the adapter `name` in `parts`: keys, values and scale, both ways.
+    """Compare every tensor of `file` with the adapter `name` in `parts`: keys, values and scale, both ways.
 
-    Raises ModelUnusable that says how many tensors are missing or differ, and names the first.
+    Raises ModelUnusable with the number of tensors that are missing or differ, and the first of them.
     """
-    carried = {key: (tensor, scale) for key, tensor, scale in _carried(parts, name)}
-    missing = sorted(file.tensors.keys() - carried.keys())
-    extra = sorted(carried.keys() - file.tensors.keys())
+    loaded_weights = {key: (tensor, scale) for key, tensor, scale in _adapter_weights(parts, name)}
+    missing = sorted(file.tensors.keys() - loaded_weights.keys())
+    extra = sorted(loaded_weights.keys() - file.tensors.keys())
     differing = [
         key
-        for key in sorted(file.tensors.keys() & carried.keys())
-        if not equal_as_loaded(file.tensors[key], carried[key][0])
-        or (".lora_B." in key and not math.isclose(carried[key][1], file.scales[split_key(key)[0]], rel_tol=1e-6))
+        for key in sorted(file.tensors.keys() & loaded_weights.keys())
+        if not equal_as_loaded(file.tensors[key], loaded_weights[key][0])
+        or (
+            ".lora_B." in key and not math.isclose(loaded_weights[key][1], file.scales[split_key(key)[0]], rel_tol=1e-6)
+        )
     ]
-    for keys, what in ((missing, "are missing"), (differing, "differ"), (extra, "are not in the file")):
+    for keys, problem in ((missing, "are missing"), (differing, "differ"), (extra, "are not in the file")):
         if keys:
             raise ModelUnusable(
-                f"the adapter {file.path} was not loaded as it is: of {len(file.tensors)} tensors, {len(keys)} {what} "
+                f"the adapter {file.path} was not loaded correctly: of {len(file.tensors)} tensors, "
+                f"{len(keys)} {problem} "
                 f"in the pipeline, first {keys[0]}. Install the versions of diffusers, transformers and peft that "
                 "uv.lock names, or train the adapter again."
             )
 
 
 def check_loads(section: ModelSection, path: Path, expected: AdapterFile) -> None:
-    """Load the adapter file `path` (of diffusers or kohya) into a model without weights, and check what arrives.
+    """Load the adapter file `path` (diffusers' or kohya's form) into a model without weights, and check the result.
 
-    Only the base's configuration is read, so this costs seconds and no memory at full size. Values are compared in the
-    precision of the file `path`. Raises ModelUnusable as `check_adapter` does.
+    Only the base's configuration is read, so that this takes seconds and no memory at full size. Values are compared in
+    the precision of the file `path`. Raises ModelUnusable as `check_adapter` does.
     """
     from diffusers import StableDiffusionXLPipeline
 
@@ -202,9 +207,9 @@ def check_loads(section: ModelSection, path: Path, expected: AdapterFile) -> Non
 
 
 def _without_memory(model: nn.Module) -> nn.Module:
-    """`model` with weights on the CPU that are one zero each, seen in every place.
+    """`model` with CPU weights that are one zero each, expanded to the weight's shape.
 
-    PEFT puts an adapter on the device of its layer, so that nothing arrives beside weights on the meta device.
+    PEFT puts an adapter on the device of its layer: beside weights on the meta device it would lose its values.
     """
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -216,12 +221,12 @@ def _without_memory(model: nn.Module) -> nn.Module:
 
 
 def model_parts(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Module]:
-    """The models of `pipeline` that an adapter can be on, by their names in its file."""
+    """The models of `pipeline` that an adapter can change, by their names in its file."""
     return {name: getattr(pipeline, name) for name in PARTS}
 
 
-def _carried(parts: Mapping[str, nn.Module], adapter: str) -> Iterator[tuple[str, torch.Tensor, float]]:
-    """Key, tensor and the factor of B A of every weight of `adapter` in `parts`; the factor of other tensors is 1."""
+def _adapter_weights(parts: Mapping[str, nn.Module], adapter: str) -> Iterator[tuple[str, torch.Tensor, float]]:
+    """Key, tensor and scale of every weight of `adapter` in `parts`; only lora_B has a scale other than 1."""
     from peft.tuners.lora import LoraLayer
 
     for part, model in parts.items():

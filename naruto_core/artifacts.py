@@ -1,6 +1,6 @@
-"""The only builder of paths, and the only place where files are put into the data root.
+"""The layout of the data root, and safe writes into it: every path is built here, every file is written through here.
 
-Every file is written beside its final name and renamed into place, so that a killed process
+A file is written beside its final name and then renamed, so that a killed process
 leaves the old file or the new one. Names come from content hashes or opaque ids, never from captions.
 """
 
@@ -21,12 +21,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from naruto_core import picture_file
 from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ABANDONED = 60  # seconds after which a scratch folder that nobody holds was left by a killed process
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for
+_ABANDONED = 60  # seconds; an unlocked scratch folder that is older was left by a killed process
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers expects
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -39,7 +40,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
-    """One digest over the relative names and contents of all `suffix` files below `folder`."""
+    """A sha256 over the relative names and contents of all `suffix` files below `folder`."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob(f"*{suffix}")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
@@ -47,7 +48,7 @@ def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
 
 
 def find_non_finite(path: Path) -> str:
-    """The name of a tensor in a safetensors file that holds a NaN or an infinity; "" when there is none.
+    """The name of the first tensor of a safetensors file with a NaN or an infinity; "" when all are finite.
 
     Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors.
     """
@@ -61,36 +62,36 @@ def find_non_finite(path: Path) -> str:
 
 @contextmanager
 def storage_errors(path: Path) -> Generator[None]:
-    """Turn a full disk or a refused write into one sentence that names `path`."""
+    """Inside the block, a full disk or a write that is not allowed raises StorageFailed, which names `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        why = {
+        reason = {
             errno.ENOSPC: "the disk is full; free some space and run the same command again",
             errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-            errno.EACCES: "it may not be written by this user; change its owner or set NARUTO_HOME elsewhere",
-            errno.EPERM: "it may not be written by this user; change its owner or set NARUTO_HOME elsewhere",
-            errno.EROFS: "it lies on a read-only file system; set NARUTO_HOME elsewhere",
-            errno.ENOTDIR: "a file stands where a folder is needed; set NARUTO_HOME elsewhere",
-            errno.EEXIST: "a file stands where a folder is needed; set NARUTO_HOME elsewhere",
+            errno.EACCES: "this user has no write permission; change the owner, or set NARUTO_HOME to another folder",
+            errno.EPERM: "this user has no write permission; change the owner, or set NARUTO_HOME to another folder",
+            errno.EROFS: "it is on a read-only file system; set NARUTO_HOME to another folder",
+            errno.ENOTDIR: "a file is where a folder is needed; set NARUTO_HOME to another folder",
+            errno.EEXIST: "a file is where a folder is needed; set NARUTO_HOME to another folder",
         }.get(_error_number(error))
-        if why is None:
+        if reason is None:
             raise
-        raise StorageFailed(f"cannot write {path}: {why}.") from error
+        raise StorageFailed(f"cannot write {path}: {reason}.") from error
 
 
 def _error_number(error: OSError | SafetensorError) -> int:
-    """The system's number of an error; safetensors writes it into its message only ("(os error 28)")."""
+    """The errno of an error; safetensors has it only in its message ("(os error 28)")."""
     if isinstance(error, OSError):
         return error.errno or 0
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else 0
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else 0
 
 
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
-    """A scratch path beside `path`; when the block ends well it becomes `path`, else it is removed."""
-    # one process may write the same file from two threads, as a server does
+    """A scratch path beside `path`; it is renamed to `path` when the block succeeds, else removed. StorageFailed."""
+    # the thread too: a server may write the same file from two threads
     scratch = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,18 +104,18 @@ def atomic_file(path: Path) -> Generator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Generator[Path]:
-    """The same for a folder: filled under a scratch name, then renamed over any older one.
+    """As `atomic_file` for a folder: it is filled under a scratch name, then replaces an older folder `path`.
 
-    A writer locks its scratch folder, so that the next one can tell what a killed writer left from what a living one
-    is writing at this moment.
+    A writer locks its scratch folder, so that the next writer can tell a killed writer's folder from one that is in
+    use.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     with storage_errors(path):
         for left in path.parent.glob(f".{path.name}.*"):
-            with _folder_lock(left) as ours:
+            with _folder_lock(left) as locked:
                 if (
-                    ours and time.time() - left.stat().st_mtime > _ABANDONED
-                ):  # else its writer may not have locked it yet
+                    locked and time.time() - left.stat().st_mtime > _ABANDONED
+                ):  # else its writer may be about to lock it
                     shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(parents=True)
         with _folder_lock(scratch):
@@ -127,25 +128,25 @@ def atomic_folder(path: Path) -> Generator[Path]:
 
 @contextmanager
 def _folder_lock(folder: Path) -> Generator[bool]:
-    """Lock `folder` for the length of the block; whether nobody else holds it."""
+    """Lock `folder` for the block; yields whether that succeeded, because no other process holds it."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        yield False  # it has just been renamed or removed
+        yield False  # it was just renamed or removed
         return
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = True
-        except OSError:  # another process holds it, or this file system has no locks and nobody can know
-            ours = False
-        yield ours
+            locked = True
+        except OSError:  # another process holds it, or this file system has no locks
+            locked = False
+        yield locked
     finally:
         os.close(handle)
 
 
 def _replace_folder(scratch: Path, path: Path) -> None:
-    """Rename `scratch` to `path`; what was there is removed only afterwards."""
+    """Rename `scratch` to `path`; an older folder is removed afterwards."""
     old = scratch.with_name(f"{scratch.name}.old")
     for _ in range(10):
         with suppress(FileNotFoundError):
@@ -157,7 +158,7 @@ def _replace_folder(scratch: Path, path: Path) -> None:
                 with suppress(FileNotFoundError):
                     old.rename(path)
                 raise
-            shutil.rmtree(old, ignore_errors=True)  # another process put its folder there in between
+            shutil.rmtree(old, ignore_errors=True)  # another process created `path` in between
         else:
             break
     shutil.rmtree(old, ignore_errors=True)
@@ -170,10 +171,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Generator[None]:
-    """Hold the lock file `path` for the length of the block, against all other processes and threads.
+    """Hold the lock file `path` for the block, against all other processes and threads. Raises StorageFailed.
 
-    The kernel frees it however its holder ends, `kill -9` included. Some network and FUSE file systems have no locks:
-    there the block runs without one, so what it writes must be atomic and be checked afterwards all the same.
+    The kernel releases it when its holder ends, also by `kill -9`. Some network and FUSE file systems have no locks:
+    there the block runs without a lock, so what it writes must be atomic, and be checked afterwards.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ def exclusive_lock(path: Path) -> Generator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything lies below one data root. Building a path creates nothing."""
+    """The paths below one data root. Building a path creates nothing."""
 
     root: Path
 
@@ -203,7 +204,7 @@ class Layout:
         return self.root / "datasets" / name
 
     def cache(self, key: str) -> Path:
-        """Things that can be computed again, named by what they were computed from."""
+        """A cache folder for what can be computed again; `key` depends on everything that it is computed from."""
         return self.root / "cache" / key
 
     def run(self, run_id: str) -> Path:
@@ -218,51 +219,51 @@ class Layout:
         return self.run(run_id) / f"checkpoint{'-' + style if style else ''}.safetensors"
 
     def adapter(self, run_id: str, style: str = "") -> Path:
-        """The name diffusers looks for when `load_lora_weights` is given the folder."""
+        """The LoRA file, in the folder to pass to diffusers' `load_lora_weights`; with `style`, that style's."""
         folder = self.run(run_id) / "adapter"
         return (folder / style if style else folder) / LORA_FILE
 
-    def checkpoints(self, run_id: str, style: str = "") -> Path:
-        """What the adapter was on the way: a folder for each step looked at, with its files and sample sheet."""
-        return self.run(run_id) / "checkpoints" / style
+    def previews(self, run_id: str, style: str = "") -> Path:
+        """A folder for each preview, with the adapter's files at that step, its pictures and the sample sheet."""
+        return self.run(run_id) / "previews" / style
 
     def fused(self, run_id: str) -> Path:
         return self.run(run_id) / "fused"
 
     def published(self, run_id: str) -> Path:
-        """What is, or would be, pushed to a model hub."""
+        """The folder that is pushed to a model hub."""
         return self.run(run_id) / "publish"
 
     def sample(self, run_id: str, sample_id: str) -> Path:
-        return self.run(run_id) / "samples" / f"{sample_id}.png"
+        return self.run(run_id) / "samples" / f"{sample_id}{picture_file.SUFFIX}"
 
     @property
     def watched(self) -> Path:
-        """Pictures that the HTTP service gave out and that wait to be measured; removed when they were."""
+        """Served pictures that wait for their quality to be measured; they are removed afterwards."""
         return self.root / "service" / "watched"
 
     @property
     def embeddings(self) -> Path:
-        """What networks said of pictures and texts, for all runs; can be computed again."""
+        """The cache of embeddings of pictures and texts, for all runs."""
         return self.root / "cache" / "embeddings.db"
 
     def contact_sheet(self, run_id: str) -> Path:
-        return self.run(run_id) / "contact-sheet.png"
+        return self.run(run_id) / f"contact-sheet{picture_file.SUFFIX}"
 
     def tensorboard(self, run_id: str) -> Path:
-        """The event files of one run; the folder above is what `tensorboard --logdir` wants."""
+        """The event files of one run; `tensorboard --logdir` takes the folder above it."""
         return self.root / "tensorboard" / self.run(run_id).name
 
     def mlflow(self) -> Path:
-        """MLflow's database and artifacts, when it writes on this machine."""
+        """MLflow's database and artifacts, where no MLflow server is set."""
         return self.root / "mlflow"
 
     def relative(self, path: Path) -> str:
-        """`path` as the store keeps it: relative to the root, with forward slashes."""
+        """`path` as it is recorded in the database: relative to the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()
 
     def absolute(self, recorded: str) -> Path:
-        """The file behind a path that `relative` made; RecordDamaged when it leads out of the root."""
+        """The absolute path of one from `relative`. Raises RecordDamaged when it leads out of the root."""
         inside = PurePosixPath(recorded)
         if inside.is_absolute() or ".." in inside.parts:
             raise RecordDamaged(
@@ -275,18 +276,18 @@ MANIFEST = "manifest.json"
 
 
 class Manifest:
-    """The manifest of `folder`. Several processes may add to it at once."""
+    """The sha256 of every finished file of `folder`, in its manifest.json. Several processes may add at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / MANIFEST
 
-    def unproven(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` whose file is missing, is not what was written, or was never added."""
+    def missing_or_changed(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` whose file is missing, was changed, or was never added."""
         known = self._read()
         return [name for name in names if known.get(name, "") != self._sha256(name)]
 
     def add(self, names: Sequence[str]) -> None:
-        """The files `names`, just written, are as they should be."""
+        """Record the digests of the files `names`, which were just written."""
         with exclusive_lock(self._folder / f".{MANIFEST}.lock"):
             digests = self._read() | {name: sha256_file(self._folder / name) for name in names}
             write_atomically(self._path, json.dumps(digests, indent=0, sort_keys=True).encode())
@@ -296,7 +297,7 @@ class Manifest:
         return sha256_file(path) if path.is_file() else None
 
     def _read(self) -> dict[str, str]:
-        """Nothing when the manifest is missing or damaged: then every file is made again."""
+        """The digests by name; {} when the manifest is missing or damaged, so that every file is made again."""
         try:
             known = json.loads(self._path.read_bytes())
         except (OSError, ValueError):

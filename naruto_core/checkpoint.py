@@ -1,8 +1,8 @@
-"""One file that holds everything a stopped loop needs to go on: tensors and JSON, never pickle.
+"""Checkpoint files: everything that a stopped loop needs to resume, as tensors and JSON, never pickle.
 
 A checkpoint is a safetensors file whose metadata carries the plain values. It is written beside
-its final name and renamed, so that a reader sees the old one or the new one, never half of either.
-It carries a sha256 of its content: a file that a disk or a copy has damaged is refused, not read.
+its final name and renamed, so that a reader sees the old file or the new one.
+It contains a sha256 of its content: a damaged file is refused.
 """
 
 import hashlib
@@ -22,30 +22,30 @@ State = dict[str, Any]
 
 
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State) -> None:
-    """Save `tensors` (on any device) and JSON-able `values` at `path`, atomically."""
+    """Save `tensors` (on any device) and `values` (for JSON) at `path`, atomically. Raises OSError, SafetensorError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     # copies: safetensors refuses views of one buffer, which a flat optimizer's weights are
-    kept = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     plain = json.dumps(values, sort_keys=True)
     try:
-        save_file(kept, scratch, metadata={"values": plain, "sha256": _digest(kept, kept.__getitem__, plain)})
+        save_file(copies, scratch, metadata={"values": plain, "sha256": _digest(copies, copies.__getitem__, plain)})
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def settle_header(path: Path) -> None:
+def sort_header(path: Path) -> None:
     """Rewrite the header of a safetensors file in sorted order, in place.
 
-    The library writes metadata in the order of a randomly seeded hash map: the same weights would be
-    another file every time. Offsets count from the end of the header, so only the header changes.
+    The library writes metadata in the order of a randomly seeded hash map: the same weights would give
+    another file each time. Offsets are relative to the end of the header, so only the header changes.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         padded = header.encode().ljust(length)
-        if len(padded) == length:  # weights of several GB stay where they are
+        if len(padded) == length:  # no need to rewrite the weights
             file.seek(8)
             file.write(padded)
             return
@@ -56,9 +56,9 @@ def settle_header(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], State]:
-    """The tensors (on the CPU, mapped from the file) and values last written at `path`.
+    """The tensors (on the CPU, memory-mapped) and values of the checkpoint at `path`.
 
-    Raises RecordDamaged when the file is not what was written there.
+    Raises RecordDamaged when the file is damaged, and FileNotFoundError.
     """
     try:
         _check(path)
@@ -66,15 +66,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], State]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads(file.metadata()["values"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RecordDamaged(f"{path} is not what was written there: remove it, and it is made anew.") from error
+        raise RecordDamaged(f"{path} is damaged: remove it, and it is created again.") from error
 
 
 def _check(path: Path) -> None:
     """Raise ValueError unless the content has its sha256. The file is mapped for this alone, tensor after tensor: pages
     that were read count as memory for as long as their mapping is held."""
     with safe_open(path, framework="pt") as file:
-        known = file.metadata()
-        if _digest(file.keys(), file.get_tensor, known["values"]) != known["sha256"]:
+        metadata = file.metadata()
+        if _digest(file.keys(), file.get_tensor, metadata["values"]) != metadata["sha256"]:
             raise ValueError("another sha256")
 
 

@@ -1,4 +1,4 @@
-"""The nouns. Frozen, standard library only; every other room speaks in these."""
+"""The domain model: frozen dataclasses that every package uses. Standard library only."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,22 +7,22 @@ from enum import StrEnum
 
 
 class Split(StrEnum):
-    """What a picture of a dataset version is for."""
+    """The purpose of a picture of a dataset version."""
 
     TRAIN = "train"
-    REFERENCE = "reference"  # held out of training: what set scores compare with
+    REFERENCE = "reference"  # held out of training: the reference set of set scores
 
 
 class Variant(StrEnum):
-    """Which model drew a sample."""
+    """The model that drew a sample."""
 
     BASE = "base"  # the base model, untouched
     ADAPTED = "adapted"  # the base model with the adapter loaded beside its weights
     FUSED = "fused"  # the adapter merged into the weights
-    REAL = "real"  # no model: real pictures outside the reference, as if a perfect one had drawn them
+    REAL = "real"  # real pictures outside the reference, as a perfect model would draw them
 
 
-DRAWN = (Variant.BASE, Variant.ADAPTED, Variant.FUSED)  # those that samples are of
+GENERATED = (Variant.BASE, Variant.ADAPTED, Variant.FUSED)  # the variants that have samples
 
 
 class RunState(StrEnum):
@@ -35,9 +35,9 @@ class RunState(StrEnum):
 class Picture:
     """One captioned picture of a dataset version.
 
-    `sha256` is of the original bytes and names the stored file; `caption` is verbatim from the
-    source; `duplicate_of` is the sha256 of an earlier picture that has the same bytes or nearly the
-    same look ("" when there is none); `perceptual_hash` is 16 hex digits.
+    `sha256` is of the original bytes and names the stored file; `caption` is unchanged from the
+    source; `duplicate_of` is the sha256 of an earlier picture with equal bytes or nearly the
+    same content ("" for none); `perceptual_hash` is 16 hex digits.
     """
 
     sha256: str
@@ -51,8 +51,8 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
-    """One record that was left out: where it stands and why, in words."""
+class QuarantinedRecord:
+    """A source record that was left out: its source and row (from 0), the reason as one word, and details."""
 
     source: str
     row: int
@@ -64,7 +64,7 @@ class Quarantined:
 class DatasetVersion:
     """A checked, content-hashed set of captioned pictures.
 
-    `id` is derived from the pictures' bytes, captions and splits alone: the same content is the
+    `id` is derived from the pictures' bytes, captions and splits only: the same content is the
     same version whatever its order or source. `delta_version` is the version of the Delta table
     `table` (relative to the data root) that holds its rows.
     """
@@ -79,13 +79,14 @@ class DatasetVersion:
     n_duplicates: int
 
     @property
-    def n_kept(self) -> int:
+    def n_pictures(self) -> int:
+        """The number of pictures, training and reference."""
         return self.n_train + self.n_reference
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One entry of a suite. `content` is the part of `text` that says what is shown, without style."""
+    """One entry of a suite. `content` is the part of `text` that describes what is shown, without style."""
 
     slug: str
     text: str
@@ -95,7 +96,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptSuite:
-    """A versioned list of prompts and the seeds each is drawn with; never edited, only succeeded."""
+    """A versioned list of prompts, and the seeds that each is drawn with. Never edited: a change is a new version."""
 
     name: str
     fingerprint: str
@@ -119,9 +120,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One file of what was trained: LoRA weights, or embeddings of new tokens.
+    """One file of a trained adapter: LoRA weights, or embeddings of new tokens.
 
-    `path` is relative to the data root; `style` is the one it was trained for where each has its own.
+    `path` is relative to the data root; `style` is the adapter's style where each style has its own, else "".
     """
 
     run_id: str
@@ -144,7 +145,7 @@ class FusedModel:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture: run x variant x prompt x seed. `id` is opaque and names the file."""
+    """One generated picture: run x variant x prompt x seed. `id` is opaque and names the file."""
 
     id: str
     run_id: str
@@ -157,14 +158,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A number with its ruler.
+    """The value of a metric with its measurement: extractor, n, and version.
 
-    A *set score* judges all samples of one variant (`sample_id` is None) and, where `reference` is
-    not empty, compares them with that reference set; a *sample score* judges one picture. `low`
+    A *set score* measures all samples of one variant (`sample_id` is None) and, where `reference` is
+    not empty, compares them with that reference set; a *sample score* measures one picture. `low`
     and `high` bound a 95 % interval (equal to `value` for a single picture, infinite where it is unknown); `method`
-    says how the interval was made. Scores with different `extractor` or `reference` are never comparable. `details` is
-    what else is needed to compute it again (suite, seeds, libraries), and of a REAL set score how well the metric
-    discriminates.
+    is how the interval was computed. Scores with different `extractor` or `reference` are not comparable. `details` has
+    what else is needed to compute the score again (suite, seeds, libraries), and for a set score of REAL how well the
+    metric discriminates.
     """
 
     run_id: str
@@ -183,18 +184,18 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """`low` and `high`; None where there are too few prompts or pictures to say anything."""
+        """`low` and `high`; None where there are too few prompts or pictures for an interval."""
         return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
-HEADLINE_METRICS = ("fid", "mmd", "vendi", "clip", "clip-content", "clip on base styles")  # where there is little room
+HEADLINE_METRICS = ("fid", "mmd", "vendi", "clip", "clip-content", "clip on base styles")  # for narrow tables
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something people should know of a run before they trust its scores; `name` is e.g. "overfitting".
+    """A problem that may make a run's scores misleading; `name` is e.g. "overfitting".
 
-    `warning` is False for a risk that was looked for and not found. `figures` are what `sentence` rests on.
+    `warning` is False for a risk that was checked and did not occur. `figures` are the numbers behind `sentence`.
     """
 
     run_id: str
@@ -206,7 +207,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What training looked like at one optimizer step; `gauges` e.g. {"d": 0.003, "grad_norm": 0.1}."""
+    """The numbers of one optimizer step (from 0); `gauges` are further metrics, e.g. {"d": 0.003, "grad_norm": 0.1}."""
 
     step: int
     loss: float
@@ -216,10 +217,10 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a long job is: `done` of `total` in `unit`s, seconds since its start, seconds left.
+    """The progress of a long task: `done` of `total` in `unit`s, seconds since its start, estimated seconds left.
 
-    `note` is a few words for people ("loss 0.081"). Core functions hand these to a callback and
-    know nothing of who listens.
+    `note` is a short text for people ("loss 0.081"). Core functions pass these to a callback and
+    do not depend on who shows them.
     """
 
     stage: str

@@ -1,23 +1,23 @@
-"""What can go wrong, for whom, in one tree.
+"""The errors that users can cause, and who can fix them.
 
-    NarutoError               every mistake a user can make; shown as one sentence, exit status 1
-    ├── RecipeInvalid         a recipe, prompt suite or parameter that cannot work (who wrote it)
-    ├── DatasetUnusable       a dataset that is missing, empty or too broken (who brought it)
-    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded or used (who named it)
-    ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
-    ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
-    ├── StorageFailed         no space, no permission (who owns the disk)
-    ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
-    ├── RatingRefused         a vote that cannot be taken, a name in use (who judges, or asks for judgement)
-    ├── NotRecorded           asked for something the store does not know (who typed it)
-    └── RecordDamaged         files and store disagree (who keeps the archive)
+    NarutoError               every error that a user can cause; shown as one sentence, exit status 1
+    ├── RecipeInvalid         a recipe, prompt suite or parameter that cannot work (its author)
+    ├── DatasetUnusable       a dataset that is missing, empty, or has too many broken records (its owner)
+    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded or used (its owner)
+    ├── DeviceUnfit           this machine cannot do what the recipe needs (who runs it)
+    ├── TrainingDiverged      a loss or weights that are not finite (the recipe's author)
+    ├── StorageFailed         no disk space, no permission (the disk's owner)
+    ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (its operator)
+    ├── RatingRefused         a vote that cannot be accepted, a name in use (reviewer or admin)
+    ├── NotRecorded           a run, dataset or sample that is not in the database (who typed it)
+    └── RecordDamaged         files and database disagree (who keeps the data root)
 
-A message says what happened, where, and what to do. Anything else that is raised is a bug.
+A message says what happened, where, and what to do. Any other exception is a bug.
 """
 
 
 class NarutoError(Exception):
-    """A mistake that one clear sentence can explain; never shown as a traceback."""
+    """An error that one sentence explains; never shown with a traceback."""
 
 
 class RecipeInvalid(NarutoError):
@@ -33,15 +33,15 @@ class ModelUnusable(NarutoError):
 
 
 class DeviceUnfit(NarutoError):
-    """This machine cannot run what the recipe asks for."""
+    """This machine cannot run what the recipe needs."""
 
 
 class TrainingDiverged(NarutoError):
-    """The loss has ceased to be a number, and stays so."""
+    """The loss stays non-finite, or the trained weights are not finite."""
 
 
 class StorageFailed(NarutoError):
-    """The disk is full or a folder cannot be written."""
+    """The disk is full, or a folder is not writable."""
 
 
 class ServiceFailed(NarutoError):
@@ -49,12 +49,12 @@ class ServiceFailed(NarutoError):
 
 
 class RatingRefused(NarutoError):
-    """A vote that cannot be taken (closed, answered already, given to somebody else), or a name that is in use."""
+    """A vote that cannot be accepted (closed, answered already, reassigned), or a name that is in use."""
 
 
 class NotRecorded(NarutoError):
-    """The store has no such run, dataset or sample."""
+    """The database has no such run, dataset or sample."""
 
 
 class RecordDamaged(NarutoError):
-    """A recorded file is missing or is not what was recorded."""
+    """A recorded file is missing or was changed."""

@@ -1,7 +1,7 @@
-"""Fuse adapters into the base weights: W + sum_i scale_i * (alpha / rank) * B_i A_i (Hu et al. 2021, section 4.1).
+"""Fuse adapters into the base weights: W + sum_i scale_i * (alpha / rank) * B_i A_i (Hu et al. 2021, sec. 4.1).
 
-diffusers and PEFT do the arithmetic; a test does it again by hand. The result is an ordinary SDXL
-folder that vanilla `from_pretrained` loads, with no trace of PEFT in it.
+diffusers and PEFT do the arithmetic; a test compares it with the formula. The result is an ordinary SDXL
+folder that diffusers' `from_pretrained` loads, without any PEFT layer.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from naruto_core.adapter_file import load_lora, model_parts
 from naruto_core.artifacts import LORA_FILE, atomic_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
-from naruto_core.model_folder import check_folder, make_portable, rewrite
+from naruto_core.model_folder import check_folder, make_portable, write_weights
 from naruto_core.recipe import FusionSection, ModelSection
 from naruto_core.recipe_training import Precision
 from naruto_core.sdxl import load_part, load_pipeline, quiet_loading
@@ -28,53 +28,55 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
-    """One adapter of a mixture: the folder of its files, and its scale."""
+class ScaledAdapter:
+    """The folder of an adapter's files, and the scale that it is used with."""
 
     folder: Path
     scale: float = 1.0
 
 
-def blends_of(root: Path, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
-    """Every adapter's folder below the data root `root`, with its scale: its style's own, or the one of all."""
-    folders = {(root / adapter.path).parent: adapter.style for adapter in adapters}
-    return [Blend(folder, section.style_scales.get(style, section.lora_scale)) for folder, style in folders.items()]
+def scaled_adapters(root: Path, section: FusionSection, recorded: Sequence[Adapter]) -> list[ScaledAdapter]:
+    """Every adapter's folder below the data root `root`, with the scale of its style, or else the common scale."""
+    folders = {(root / adapter.path).parent: adapter.style for adapter in recorded}
+    return [
+        ScaledAdapter(folder, section.style_scales.get(style, section.lora_scale)) for folder, style in folders.items()
+    ]
 
 
-def load_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend]) -> None:
-    """Put adapters, and new tokens, beside the weights of `pipeline`, each at its scale; nothing is merged.
+def load_adapters(pipeline: "StableDiffusionXLPipeline", adapters: Sequence[ScaledAdapter]) -> None:
+    """Load adapters and new tokens into `pipeline`, each at its scale, without merging them into the weights.
 
     Raises ModelUnusable when a folder holds no adapter, or one of another architecture.
     """
     names: list[str] = []
-    for number, blend in enumerate(blends):
-        lora, embeddings = blend.folder / LORA_FILE, blend.folder / textual_inversion.FILE
+    for number, adapter in enumerate(adapters):
+        lora, embeddings = adapter.folder / LORA_FILE, adapter.folder / textual_inversion.FILE
         if not lora.is_file() and not embeddings.is_file():
-            raise ModelUnusable(f"there is no adapter in {blend.folder}; train it first.")
+            raise ModelUnusable(f"there is no adapter in {adapter.folder}; train it first.")
         if embeddings.is_file():
             textual_inversion.load_tokens(pipeline, embeddings)
         if lora.is_file():
             names.append(f"style-{number}")
             load_lora(pipeline, lora, names[-1])
     if names:
-        scales = [blend.scale for blend in blends if (blend.folder / LORA_FILE).is_file()]
+        scales = [adapter.scale for adapter in adapters if (adapter.folder / LORA_FILE).is_file()]
         pipeline.set_adapters(names, scales)
 
 
-def fuse_adapters(pipeline: "StableDiffusionXLPipeline", blends: Sequence[Blend], folder: Path) -> None:
+def fuse_adapters(pipeline: "StableDiffusionXLPipeline", adapters: Sequence[ScaledAdapter], folder: Path) -> None:
     """Merge adapters into `pipeline`'s weights and save the whole model as `folder`, atomically.
 
     Raises ModelUnusable when the merged weights are not finite.
     """
-    load_adapters(pipeline, blends)
+    load_adapters(pipeline, adapters)
     parts = [name for name, model in model_parts(pipeline).items() if hasattr(model, "peft_config")]
     try:
         if parts:
             pipeline.fuse_lora(components=parts, safe_fusing=True)
     except ValueError as error:
-        scales = ", ".join(f"{blend.scale:g}" for blend in blends)
+        scales = ", ".join(f"{adapter.scale:g}" for adapter in adapters)
         raise ModelUnusable(
-            f"fusing {blends[0].folder} at scale {scales} gives weights that are not numbers."
+            f"fusing {adapters[0].folder} at scale {scales} gives weights that are not finite; use smaller scales."
         ) from error
     pipeline.unload_lora_weights()
     with atomic_folder(folder) as scratch, quiet_loading():
@@ -97,10 +99,10 @@ def _section(folder: Path) -> ModelSection:
     return ModelSection.model_validate({"base": str(folder)})
 
 
-def halve(folder: Path) -> None:
+def convert_to_half(folder: Path) -> None:
     """Rewrite every weight file below `folder` in half precision (fp16).
 
-    Raises ModelUnusable for a weight that half precision cannot hold.
+    Raises ModelUnusable for a weight that is too large for half precision.
     """
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -109,4 +111,4 @@ def halve(folder: Path) -> None:
         for name, weight in halved.items():
             if not torch.isfinite(weight).all():
                 raise ModelUnusable(f"{path.name}: {name} does not fit into half precision; export without --half.")
-        rewrite(path, halved)
+        write_weights(path, halved)

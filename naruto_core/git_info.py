@@ -1,4 +1,4 @@
-"""Which code, model and data is this? Recorded beside every number and every shipped file."""
+"""Identity of code, models and data, which is recorded with every score and every published file."""
 
 import hashlib
 import re
@@ -10,18 +10,18 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def code_commit() -> str:
-    """The git commit of this checkout; "" where there is no git or no checkout."""
+    """The git commit of this checkout; "" without git or without a checkout."""
     git = shutil.which("git")
     if git is None:
         return ""
-    found = subprocess.run(  # noqa: S603 (fixed arguments)
+    result = subprocess.run(  # noqa: S603 (fixed arguments)
         [git, "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    return found.stdout.strip()
+    return result.stdout.strip()
 
 
-def training_code() -> str:
-    """A digest of the code that training's numbers come from: another one cannot go on from a checkpoint."""
+def training_code_digest() -> str:
+    """A digest of the training code: a checkpoint of other code cannot be resumed, because numbers may differ."""
     digest = hashlib.sha256()
     for path in sorted((Path(__file__).parent / "training").glob("*.py")):
         digest.update(path.read_bytes())
@@ -29,12 +29,12 @@ def training_code() -> str:
 
 
 def is_hub_id(name: str, revision: str | None) -> bool:
-    """Whether `name` of a model or dataset is the hub's: such a one is pinned to a revision, and is no folder here."""
+    """Whether `name` of a model or dataset is a hub id: it has a revision, and is no folder on this machine."""
     return bool(revision) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def public_name(name: str, revision: str | None) -> str:
-    """`name` of a model or dataset as strangers may read it: of a path its last part only, "" if that says nothing."""
+    """`name` of a model or dataset for publication: of a local path only the last part, "" if that means nothing."""
     if name.startswith(("package:", "world:")) or is_hub_id(name, revision):
         return name
     last = re.split(r"[\\/]", name.rstrip("\\/"))[-1]

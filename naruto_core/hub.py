@@ -1,4 +1,4 @@
-"""A model hub: downloaded files are checked by content, a folder is pushed in one commit, errors become sentences."""
+"""Model hub: checks of downloaded files, the push of a folder in one commit, retries, and readable errors."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from naruto_core import picture_file
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import RecordDamaged, ServiceFailed
 
@@ -23,9 +24,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_hub_file(path: Path) -> Path:
-    """`path` itself; RecordDamaged when it is a downloaded file whose content has changed since.
+    """Return `path`. Raises RecordDamaged when it is a downloaded file whose content differs from its digest.
 
-    A process reads a file once for that, as long as its size and time stay the same.
+    A process reads each file once, as long as its size and time stay the same.
     """
     blob = path.resolve()
     if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.is_file():
@@ -38,7 +39,7 @@ def check_hub_file(path: Path) -> Path:
 
 
 def check_hub_snapshot(repository: str, revision: str, file: str) -> None:
-    """Check every file of a downloaded snapshot, in which there is `file`; nothing is downloaded for it."""
+    """Check every file of the downloaded snapshot that contains `file`; downloads nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     known = try_to_load_from_cache(repository, file, revision=revision)
@@ -52,107 +53,107 @@ def _digest(blob: Path, _size: int, _mtime_ns: int) -> str:
     return sha256_file(blob)
 
 
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
 _SIGNED = re.compile(r"(https?://[^\s?]+)\?\S+")
-_REFUSED = {
+_REASONS = {
     401: "it does not accept the token in HF_TOKEN (401)",
     403: "the token in HF_TOKEN may not write there (403)",
-    404: "it knows no such repository, or HF_TOKEN may not see it (404)",
+    404: "it has no such repository, or HF_TOKEN may not read it (404)",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class HubAnswer:
-    """Why something failed, in words; `pause` is for how many seconds the hub asks to be left alone."""
+class HubProblem:
+    """Why a request failed, for people; whether a retry may help, and after how many seconds, if the hub said so."""
 
-    why: str
-    may_pass: bool = False
-    pause: float | None = None
+    reason: str
+    retryable: bool = False
+    retry_after: float | None = None
 
 
-def understand(error: BaseException) -> HubAnswer:
-    """What `error`, raised by the hub's client, or the cause behind it, says."""
+def explain_error(error: BaseException) -> HubProblem:
+    """The problem behind `error` of the hub's client, or behind one of its causes."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HfHubHTTPError):
-            told = cause.server_message or str(cause)
-            return _answered(cause.response.status_code, cause.response.headers, told)
+            message = cause.server_message or str(cause)
+            return _http_problem(cause.response.status_code, cause.response.headers, message)
         if isinstance(cause, OfflineModeIsEnabled):
-            return HubAnswer("HF_HUB_OFFLINE is set: unset it, or set publish.push_to_hub=false")
+            return HubProblem("HF_HUB_OFFLINE is set: unset it, or set publish.push_to_hub=false")
         if isinstance(cause, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
-            # its own words would repeat the header with the token
-            return HubAnswer("the request cannot be sent: HF_TOKEN or HF_ENDPOINT holds what cannot stand there")
+            # its own message would contain the header with the token
+            return HubProblem("the request cannot be sent: HF_TOKEN or HF_ENDPOINT has characters that are not allowed")
         if isinstance(cause, httpx2.TransportError):
-            return HubAnswer(f"it cannot be reached ({type(cause).__name__})", may_pass=True)
+            return HubProblem(f"it cannot be reached ({type(cause).__name__})", retryable=True)
         if isinstance(cause, json.JSONDecodeError):
-            return HubAnswer("it did not answer as a hub does", may_pass=True)
+            return HubProblem("its response is not a hub's", retryable=True)
         cause = cause.__cause__
-    return HubAnswer(_one_line(str(error) or type(error).__name__))
+    return HubProblem(_short(str(error) or type(error).__name__))
 
 
-def _answered(status: int, headers: Mapping[str, str], told: str) -> HubAnswer:
-    pause, passing = _asked_pause(headers), status in _PASSING
-    # what passes is often told by a server in between, in HTML
-    why = _REFUSED.get(status) or (f"it answered {status}" if passing else f"it answered {status}: {_one_line(told)}")
-    if pause:
-        why += f", and asks for {pause:.0f} s of rest"
-    return HubAnswer(why, passing, pause)
+def _http_problem(status: int, headers: Mapping[str, str], message: str) -> HubProblem:
+    seconds, retryable = _retry_after(headers), status in _RETRYABLE
+    # the message of a retryable error is often a proxy's HTML page
+    reason = _REASONS.get(status) or f"it answered {status}{'' if retryable else f': {_short(message)}'}"
+    if seconds:
+        reason += f", and asks to wait {seconds:.0f} s"
+    return HubProblem(reason, retryable, seconds)
 
 
-def _asked_pause(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from `Retry-After`, which is a number or a date, or from the hub's own `RateLimit: "api";r=0;t=55`."""
-    told = headers.get("retry-after", "").strip()
-    if told.isdigit():
-        return float(told)
-    if told:
+    value = headers.get("retry-after", "").strip()
+    if value.isdigit():
+        return float(value)
+    if value:
         try:
-            return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+            return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
         except (ValueError, TypeError):
             return None
     spent = re.search(r"\br=0;\s*t=(\d+)", headers.get("ratelimit", ""))
     return float(spent[1]) if spent else None
 
 
-def _one_line(text: str) -> str:
+def _short(text: str) -> str:
     return _SIGNED.sub(r"\1", " ".join(text.split()))[:300]
 
 
-PUSHED = ("README.md", "*.safetensors", "*/*.safetensors", "samples/*.png")
-_WAITS = (1.0, 4.0, 15.0)  # seconds before the second, third and fourth try
-_LONGEST_WAIT = 120.0  # seconds; a hub that asks for more is left alone
-_TIMEOUT = 10.0  # seconds to hear whether a token is good
+PUSHED = ("README.md", "*.safetensors", "*/*.safetensors", f"samples/*{picture_file.SUFFIX}")
+_RETRY_DELAYS = (1.0, 4.0, 15.0)  # seconds before tries 2, 3 and 4
+_MAX_DELAY = 120.0  # seconds; no retry when the hub asks for a longer wait
+_TIMEOUT = 10.0  # seconds for the check of the token
 T = TypeVar("T")
 
 
 def push_folder(folder: Path, repository: str, private: bool, tag: str, token: str) -> str:
-    """Make the model `repository` if there is none, commit the files of `folder` to it, tag that state; its address.
+    """Create the model `repository` if needed, commit the files of `folder` to it, tag the commit. Returns its address.
 
-    Nothing in the repository is removed, and a tag that is there stays. Raises ServiceFailed when the
-    hub cannot be reached or refuses, and for a public repository when `private` is asked for.
+    No file of the repository is removed, and an existing tag is kept. Raises ServiceFailed when the
+    hub cannot be reached or refuses, and for a public repository when `private` is True.
     """
     from huggingface_hub import HfApi
 
     hub = HfApi(token=token)
-    with _one_sentence(
-        f"pushing to {repository}", f"; everything is safe in {folder}, and the same command goes on", token
+    with _service_failure(
+        f"pushing to {repository}", f"; nothing is lost: the files are in {folder}; run the same command again", token
     ):
-        address = _patiently(lambda: hub.create_repo(repository, private=private, exist_ok=True))
+        address = _with_retries(lambda: hub.create_repo(repository, private=private, exist_ok=True))
         name = address.repo_id
-        if private and _patiently(lambda: hub.model_info(name)).private is False:
+        if private and _with_retries(lambda: hub.model_info(name)).private is False:
             raise ServiceFailed(
                 f"the repository {name} is public, but publish.private is true: make it private on the hub, or run "
                 "with --set publish.private=false."
             )
-        revision = _patiently(lambda: _commit(hub, name, folder, f"run {tag}"))
-        _patiently(lambda: hub.create_tag(name, tag=tag, revision=revision, exist_ok=True))
+        revision = _with_retries(lambda: _commit(hub, name, folder, f"run {tag}"))
+        _with_retries(lambda: hub.create_tag(name, tag=tag, revision=revision, exist_ok=True))
     return str(address)
 
 
 def _commit(hub: "HfApi", repository: str, folder: Path, message: str) -> str:
-    """One commit of what is new or changed; its hash, or that of the last one when nothing is."""
+    """Commit new and changed files; the commit's hash, or the last one's when nothing changed."""
     from huggingface_hub import CommitOperationAdd
 
     paths = sorted(path for pattern in PUSHED for path in folder.glob(pattern))
@@ -162,15 +163,15 @@ def _commit(hub: "HfApi", repository: str, folder: Path, message: str) -> str:
 
 
 def check_token(repository: str, token: str) -> bool:
-    """Ask the hub whose token that is; False when it cannot be asked now.
+    """Check the token at the hub. False when the hub cannot be reached now.
 
-    Raises ServiceFailed when the hub does not accept the token, or it cannot write to `repository`.
+    Raises ServiceFailed when the hub does not accept the token, or the token cannot write to `repository`.
     """
-    with _one_sentence("asking the hub about HF_TOKEN", "", token):
+    with _service_failure("asking the hub about HF_TOKEN", "", token):
         try:
             owner = _owner(token)
         except Exception as error:
-            if understand(error).may_pass:
+            if explain_error(error).retryable:
                 return False
             raise
     role = owner.get("auth", {}).get("accessToken", {}).get("role")
@@ -178,8 +179,8 @@ def check_token(repository: str, token: str) -> bool:
     name, organisations = owner.get("name"), owner.get("orgs", [])
     known = {name, *(organisation.get("name") for organisation in organisations)}
     if role == "read":
-        raise ServiceFailed("HF_TOKEN may only read: give one that may write, or set publish.push_to_hub=false.")
-    # a fine-grained token need not tell where it may write
+        raise ServiceFailed("HF_TOKEN is a read token: use a write token, or set publish.push_to_hub=false.")
+    # a fine-grained token may not list where it can write
     if role == "write" and named and namespace not in known:
         raise ServiceFailed(
             f"HF_TOKEN belongs to {name}, who cannot write to {repository}: set publish.hub_model_id, e.g. to "
@@ -192,34 +193,34 @@ def _owner(token: str) -> dict[str, Any]:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    # not HfApi.whoami, which would wait for ever for a network that swallows everything
+    # not HfApi.whoami: it has no timeout
     address = f"{constants.ENDPOINT}/api/whoami-v2"
     answer = get_session().get(address, headers=build_hf_headers(token=token), timeout=_TIMEOUT)
     hf_raise_for_status(answer)
     return answer.json()
 
 
-def _patiently(step: Callable[[], T]) -> T:
-    """The result of `step`, tried again after a pause when it failed for a reason that may pass."""
-    for wait in _WAITS:
+def _with_retries(step: Callable[[], T]) -> T:
+    """The result of `step`; tried again after a delay when it failed for a reason that may pass."""
+    for delay in _RETRY_DELAYS:
         try:
             return step()
         except Exception as error:
-            answer = understand(error)
-            pause = wait if answer.pause is None else answer.pause
-            if not answer.may_pass or pause > _LONGEST_WAIT:
+            problem = explain_error(error)
+            seconds = delay if problem.retry_after is None else problem.retry_after
+            if not problem.retryable or seconds > _MAX_DELAY:
                 raise
-        time.sleep(pause)
+        time.sleep(seconds)
     return step()
 
 
 @contextmanager
-def _one_sentence(what: str, remedy: str, token: str) -> Generator[None]:
-    """Turn what the hub's client raises into a ServiceFailed; its own messages hold addresses, and once the token."""
+def _service_failure(action: str, remedy: str, token: str) -> Generator[None]:
+    """Turn errors of the hub's client into ServiceFailed, without the addresses and tokens of its messages."""
     import httpx2
 
     try:
         yield
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        why = understand(error).why.replace(token, "***")
-        raise ServiceFailed(f"{what} failed: {why}{remedy}.") from None
+        reason = explain_error(error).reason.replace(token, "***")
+        raise ServiceFailed(f"{action} failed: {reason}{remedy}.") from None

@@ -1,8 +1,8 @@
-"""An adapter as ComfyUI, A1111 and kohya's tools read it: one file, their key names, their metadata.
+"""The adapter file of ComfyUI, A1111 and kohya's tools: key names, metadata, and conversion from diffusers' file.
 
-Key names are Stability's block names behind `lora_unet_`, `lora_te1_` and `lora_te2_`, each module with
+Key names are Stability's block names after `lora_unet_`, `lora_te1_` and `lora_te2_`, each module with
 `lora_down`, `lora_up` and `alpha` (kohya-ss/sd-scripts, networks/lora.py). Metadata follows kohya's
-`ss_*` fields and Stability's model spec 1.0.0, so that the file says what it is wherever it ends up.
+`ss_*` fields and Stability's model spec 1.0.0, so that the file describes itself.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from naruto_core.adapter_file import AdapterFile, check_loads, read_adapter, split_key
 from naruto_core.artifacts import atomic_file
-from naruto_core.checkpoint import settle_header
+from naruto_core.checkpoint import sort_header
 from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.git_info import public_name
@@ -27,9 +27,9 @@ from naruto_core.recipe_training import TrainingSection
 from naruto_core.weight_check import portable_name
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
-_PREDICTION = {"v_prediction": "v"}  # the model spec's word
+_PREDICTION = {"v_prediction": "v"}  # the model spec's term
 _TAGS = 1000
-_LAYERS = 2  # residual layers a block of SDXL's UNet
+_LAYERS = 2  # residual layers per block of SDXL's UNet
 _ROLES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
@@ -45,25 +45,25 @@ def kohya_module(part: str, module: str) -> str:
 
 def _stability_block(module: str) -> str:
     """`down_blocks.1.attentions.0.x` is `input_blocks.4.1.x`: Stability counts layers, diffusers blocks."""
-    if found := re.match(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)", module):
-        side, block, layer, rest = found.groups()
+    if match := re.match(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)", module):
+        side, block, layer, rest = match.groups()
         number = int(block) * (_LAYERS + 1) + int(layer) + (side == "down")
         return f"{'input' if side == 'down' else 'output'}_blocks.{number}.1.{rest}"
     if module.startswith("mid_block.attentions.0."):
         return module.replace("mid_block.attentions.0.", "middle_block.1.")
-    raise ModelUnusable(f"{module} is in no transformer block of SDXL's UNet: kohya's tools have no name for it here.")
+    raise ModelUnusable(f"{module} is in no transformer block of SDXL's UNet: kohya's format has no name for it.")
 
 
 def kohya_tensors(adapter: AdapterFile) -> dict[str, torch.Tensor]:
-    """The tensors of `adapter` under kohya's names, in half precision; alpha is the rank, as the scale is part of B.
+    """The tensors of `adapter` by kohya's names, in half precision; alpha is the rank, because B has the scale.
 
-    Raises ModelUnusable for a DoRA, and for a weight that half precision cannot hold.
+    Raises ModelUnusable for a DoRA, and for a weight that is too large for half precision.
     """
     tensors: dict[str, torch.Tensor] = {}
     for key, weight in adapter.scaled().items():
         part, module, role = split_key(key)
         if role not in _ROLES:
-            raise ModelUnusable(f"{adapter.path}: {key} is not a LoRA weight that kohya's format has a place for.")
+            raise ModelUnusable(f"{adapter.path}: {key} is a weight that kohya's LoRA format does not have.")
         name = kohya_module(part, module)
         tensors[f"{name}.{_ROLES[role]}.weight"] = _half(adapter.path, key, weight)
         if role == "lora_A":
@@ -79,26 +79,26 @@ def _half(path: Path, key: str, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _model_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over all that follows a file's header, which may change: kohya's `addnet_hash_safetensors`."""
+    """sha256 over a file's content after its header, as kohya's `addnet_hash_safetensors`."""
     data = save(dict(tensors))
     return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def tag_frequency(texts: Iterable[str]) -> dict[str, int]:
-    """How often each tag, a part between commas in lower case, stands in `texts`: the commonest 1,000.
+    """The number of times that each tag (a comma-separated part, in lower case) is in `texts`: the 1,000 most common.
 
-    kohya's `ss_tag_frequency`, from which A1111 and Forge suggest words for the prompt.
+    It is kohya's `ss_tag_frequency`; A1111 and Forge suggest words for the prompt from it.
     """
     tags = (tag.strip().lower() for text in texts for tag in text.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common(_TAGS))
 
 
-def no_kohya_file(section: TrainingSection) -> str:
-    """Why there is no file in kohya's form of what was trained so, in words; "" where there is one."""
+def no_kohya_reason(section: TrainingSection) -> str:
+    """The reason why an adapter trained by `section` has no file in kohya's form; "" where it has one."""
     if section.textual_inversion and not section.textual_inversion.train_lora:
         return "no LoRA was trained, only the embeddings of new tokens (textual_inversion.train_lora is false)"
     if section.use_dora:
-        return "it is a DoRA (training.use_dora), whose magnitudes are not written in kohya's form"
+        return "it is a DoRA (training.use_dora), and kohya's form has no magnitudes here"
     return ""
 
 
@@ -110,15 +110,15 @@ def kohya_metadata(
     prediction_type: str | None = None,
     tags: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
-    """What the file says of itself: how it was trained, on what, and by which words it is called.
+    """The metadata of the file: how it was trained, on which data, and its trigger phrases.
 
-    `dataset` is the first style's; `style` is the one the file is for, "" for all; `prediction_type` is the base's,
-    as diffusers calls it, None when it is not known; `tags` are those of `tag_frequency`, of the training's texts.
+    `dataset` is the first style's; `style` is the file's style, "" for all; `prediction_type` is the base's,
+    by diffusers' name, None when unknown; `tags` is `tag_frequency` of the training texts.
     """
     section = recipe.training
     title = f"{run.id}-{style}" if style else run.id
     phrases = trigger_phrases(recipe)
-    told = {
+    metadata = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
@@ -128,7 +128,7 @@ def kohya_metadata(
         "modelspec.trigger_phrase": phrases[style] if style else "; ".join(phrases.values()),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(section.rank),
-        "ss_network_alpha": str(float(section.rank)),  # the scale is part of the weights
+        "ss_network_alpha": str(float(section.rank)),  # the weights include the scale
         "ss_network_dropout": str(section.lora_dropout or None),
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": public_name(recipe.model.base, recipe.model.revision),
@@ -149,27 +149,27 @@ def kohya_metadata(
         "ss_training_comment": f"recipe {run.fingerprint[:16]}",
     }
     if prediction_type:
-        told["modelspec.prediction_type"] = _PREDICTION.get(prediction_type, prediction_type)
+        metadata["modelspec.prediction_type"] = _PREDICTION.get(prediction_type, prediction_type)
     if tags:
-        told["ss_tag_frequency"] = json.dumps({style or MAIN_STYLE: tags}, ensure_ascii=False)
-    if style == MAIN_STYLE or not recipe.styles:  # the record names no dataset version of another style
-        told["ss_num_train_images"] = str(dataset.n_train)
-        told["ss_training_comment"] = f"dataset {dataset.id}, {told['ss_training_comment']}"
-    return told
+        metadata["ss_tag_frequency"] = json.dumps({style or MAIN_STYLE: tags}, ensure_ascii=False)
+    if style == MAIN_STYLE or not recipe.styles:  # the database has no dataset version of other styles
+        metadata["ss_num_train_images"] = str(dataset.n_train)
+        metadata["ss_training_comment"] = f"dataset {dataset.id}, {metadata['ss_training_comment']}"
+    return metadata
 
 
 def write_kohya(adapter: Path, path: Path, metadata: Mapping[str, str], model: ModelSection) -> None:
     """Write the diffusers adapter file `adapter` as `path` (.safetensors) in kohya's form, atomically.
 
-    diffusers loads the file into a model shaped like the base `model` before it gets its name. Raises ModelUnusable
-    when not every weight arrives there, and as `kohya_tensors` does.
+    Before the file gets its name, diffusers must load it into a model shaped like `model`. Raises ModelUnusable
+    when a weight is not loaded, and as `kohya_tensors` does.
     """
     source = read_adapter(adapter)
     tensors = kohya_tensors(source)
     with atomic_file(path) as scratch:
-        told = {"format": "pt", "sshs_model_hash": _model_hash(tensors), **metadata}
-        # not save_file, which makes a file that nobody else may read
-        scratch.write_bytes(save(tensors, metadata=told))
-        settle_header(scratch)
+        complete = {"format": "pt", "sshs_model_hash": _model_hash(tensors), **metadata}
+        # not save_file: its file is readable by the owner only
+        scratch.write_bytes(save(tensors, metadata=complete))
+        sort_header(scratch)
         halves = {key: weight.half() for key, weight in source.scaled().items()}
         check_loads(model, scratch, AdapterFile(path, halves, dict.fromkeys(source.scales, 1.0)))

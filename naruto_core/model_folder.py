@@ -1,7 +1,7 @@
-"""A model folder that every version of diffusers and transformers loads, and the proof that all of it was loaded.
+"""Model folders that all versions of diffusers and transformers load, and checks that a folder was loaded completely.
 
-transformers 5 left the level `text_model.` out of CLIPTextModel and writes `tokenizer.json` alone. Its files load in
-transformers 5 only: version 4 finds no weight of the encoder under its name and keeps random ones. Version 4's form
+transformers 5 removed the level `text_model.` from CLIPTextModel and writes only `tokenizer.json`. Its files load in
+transformers 5 only: version 4 does not find the encoder's weights by name and keeps random ones. Version 4's format
 loads in both.
 """
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from naruto_core.artifacts import atomic_file
-from naruto_core.checkpoint import settle_header
+from naruto_core.checkpoint import sort_header
 from naruto_core.errors import ModelUnusable
 from naruto_core.weight_check import WeightsDiffer, check_weights, portable_name
 
@@ -25,19 +25,19 @@ def make_portable(folder: Path) -> None:
     for part in ("text_encoder", "text_encoder_2"):
         for path in sorted((folder / part).glob("*.safetensors")):
             tensors = {portable_name(part, name): tensor for name, tensor in load_file(path).items()}
-            rewrite(path, tensors)
+            write_weights(path, tensors)
     for tokenizer in ("tokenizer", "tokenizer_2"):
         _write_slow_tokenizer(folder / tokenizer)
 
 
-def rewrite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write `tensors` as the weight file `path`, atomically; the same tensors give the same bytes."""
     with atomic_file(path) as scratch:
         scratch.touch()
         mode = scratch.stat().st_mode
         save_file(dict(tensors), scratch, metadata={"format": "pt"})
-        scratch.chmod(mode)  # the library lets nobody else read what it writes
-        settle_header(scratch)
+        scratch.chmod(mode)  # the library sets permissions for the owner only
+        sort_header(scratch)
 
 
 def _write_slow_tokenizer(folder: Path) -> None:
@@ -57,7 +57,7 @@ def _write_slow_tokenizer(folder: Path) -> None:
 
 
 def check_folder(folder: Path, models: Mapping[str, nn.Module]) -> None:
-    """Hold the weight files below the pipeline `folder` against the loaded `models`, by part; see `check_weights`.
+    """Compare the weight files below the pipeline `folder` with the loaded `models`, by part; see `check_weights`.
 
     Raises ModelUnusable that names the part and the first tensor that differs.
     """
@@ -65,7 +65,7 @@ def check_folder(folder: Path, models: Mapping[str, nn.Module]) -> None:
         check_weights(folder, models)
     except WeightsDiffer as error:
         raise ModelUnusable(
-            f"the model {folder} was not loaded as it is: {error}. Install the versions of diffusers and transformers "
+            f"the model {folder} was not loaded correctly: {error}. Install the versions of diffusers and transformers "
             "that uv.lock names, or remove the folder and run the same command again."
         ) from error
 

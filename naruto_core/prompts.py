@@ -1,4 +1,4 @@
-"""Prompt suites: read from YAML, checked, fingerprinted."""
+"""Prompt suites: reading and checking their YAML files, fingerprints, and new tokens in texts."""
 
 import hashlib
 import json
@@ -33,20 +33,20 @@ class _SuiteFile(BaseModel):
     prompts: tuple[_PromptEntry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _nothing_twice(self) -> "_SuiteFile":
+    def _entries_are_unique(self) -> "_SuiteFile":
         slugs = [prompt.slug for prompt in self.prompts]
-        if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
-            raise ValueError(f"slugs stand twice: {', '.join(twice)}")
+        if repeated := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
+            raise ValueError(f"repeated slugs: {', '.join(repeated)}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed stands twice")
+            raise ValueError("a seed is repeated")
         return self
 
 
 def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None) -> PromptSuite:
-    """The suite in `path`, cut to its first `prompts` and `seeds` if given.
+    """The suite in `path`, only its first `prompts` and `seeds` if they are set.
 
-    The fingerprint covers what is drawn: slugs, texts, contents, tags and seeds.
-    Raises RecipeInvalid, naming the file and the entry.
+    The fingerprint covers slugs, texts, contents, tags and seeds.
+    Raises RecipeInvalid with the file and the entry.
     """
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
@@ -58,19 +58,19 @@ def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None)
     except ValidationError as error:
         raise RecipeInvalid(f"prompt suite {path.name}: {explain(error, _SuiteFile)}") from None
     chosen = tuple(Prompt(p.slug, p.text, p.content, p.tags) for p in suite.prompts[:prompts])
-    kept = suite.seeds[:seeds]
-    canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in chosen], kept])
-    return PromptSuite(suite.name, hashlib.sha256(canonical.encode()).hexdigest(), chosen, kept)
+    chosen_seeds = suite.seeds[:seeds]
+    canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in chosen], chosen_seeds])
+    return PromptSuite(suite.name, hashlib.sha256(canonical.encode()).hexdigest(), chosen, chosen_seeds)
 
 
-def put_tokens(text: str, tokens: Mapping[str, str]) -> str:
-    """`text` with every word of `tokens` (whole, in upper or lower case) replaced: {"TOK": "<s0><s1>"}."""
+def insert_tokens(text: str, tokens: Mapping[str, str]) -> str:
+    """`text` with every word of `tokens` (whole words, any case) replaced by its tokens: {"TOK": "<s0><s1>"}."""
     for word, names in tokens.items():
         text = re.sub(rf"\b{re.escape(word)}\b", names, text, flags=re.IGNORECASE)
     return text
 
 
 def trigger_phrases(recipe: Recipe) -> dict[str, str]:
-    """What each style is called by, with its new tokens put in: {"main": "a <s0><s1> character"}."""
+    """The trigger phrase of each style, with its new tokens: {"main": "a <s0><s1> character"}."""
     phrases = {MAIN_STYLE: recipe.training.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
-    return {style: put_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}
+    return {style: insert_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}

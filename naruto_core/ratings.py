@@ -1,7 +1,7 @@
-"""The nouns of human judgement. Frozen, standard library only.
+"""The domain model of human evaluation: campaigns, units, assignments, votes. Standard library only.
 
-A campaign puts units before reviewers: two pictures of the same prompt and seed, a single one, or four. What reviewers
-do is kept as events that are never changed; what counts is the last one of each assignment.
+A campaign shows units to reviewers: two pictures of the same prompt and seed, a single picture, or four. Reviewers'
+actions are stored as events that are never changed; the last event of an assignment counts.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """What a reviewer is shown, and asked."""
+    """What a reviewer sees, and the question."""
 
     PAIR = "pair"  # two pictures: which is better?
     SCALE = "scale"  # one picture: how well does it fit the prompt and the style, and what is wrong with it?
@@ -18,11 +18,12 @@ class Mode(StrEnum):
 
     @property
     def pictures(self) -> int:
+        """The number of pictures of a unit."""
         return {Mode.PAIR: 2, Mode.SCALE: 1, Mode.BEST_WORST: 4}[self]
 
 
 class Outcome(StrEnum):
-    """What a reviewer says of two pictures that are shown side by side."""
+    """The answer to a pair of pictures."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -31,7 +32,7 @@ class Outcome(StrEnum):
 
 
 class Defect(StrEnum):
-    """What may be wrong with a drawn picture."""
+    """A defect of a generated picture."""
 
     HANDS = "hands"
     FACE = "face"
@@ -42,7 +43,7 @@ class Defect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """Of one picture: 1 (worst) to 5 for how well it fits the prompt and the style, and its defects."""
+    """Grades of one picture: 1 (worst) to 5 for how well it fits the prompt and the style, and its defects."""
 
     adherence: int
     style: int
@@ -51,7 +52,7 @@ class Grades:
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """Of four pictures: the places (0 to 3, as they were shown) of the best and of the worst."""
+    """Of four pictures: the positions (0 to 3, in the order shown) of the best and of the worst."""
 
     best: int
     worst: int
@@ -61,21 +62,21 @@ Answer = Outcome | Grades | Extremes
 
 
 class Action(StrEnum):
-    """What a reviewer does with an assignment."""
+    """A reviewer's action on an assignment."""
 
     VOTE = "vote"
     SKIP = "skip"
-    UNDO = "undo"  # of whatever was done last with it
+    UNDO = "undo"  # of the last action on the assignment
 
 
 class Role(StrEnum):
-    REVIEWER = "reviewer"  # sees pictures, blind
-    LEAD = "lead"  # makes campaigns and sees what came of them
+    REVIEWER = "reviewer"  # votes without knowing which model drew a picture
+    LEAD = "lead"  # an admin: creates campaigns and sees their results
 
 
 @dataclass(frozen=True, slots=True)
 class Reviewer:
-    """One person; `id` is opaque. `email` is what a single sign-on says of them, empty without one."""
+    """A person who votes; `id` is opaque. `email` comes from a single sign-on, "" without one."""
 
     id: str
     name: str
@@ -85,11 +86,11 @@ class Reviewer:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A question put to reviewers over many units; closed ones take no votes.
+    """A question to reviewers about many units; a closed campaign accepts no votes.
 
-    `informative` is the share of units that are chosen because they say most about who is better, the others are drawn
-    evenly; `repeats` the share of what one reviewer sees that they have seen before, with the sides changed. `example`
-    marks votes that a program made up.
+    `informative` is the share of units that are chosen for the most information on which model is better, the others
+    are drawn evenly; `repeats` is the share of a reviewer's units that are repeated with sides swapped. `example`
+    marks votes that a program generated.
     """
 
     id: str
@@ -105,11 +106,10 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is judged: samples (by id) of one prompt and seed, by `wanted` reviewers. The order they are shown in is not
-    said here.
+    """The samples (by id) of one prompt and seed that `wanted` reviewers compare; the order of display is not set here.
 
-    `contenders` says which models drew them ("RUN/fused"), `text` is the prompt's. `gold` is the sample that everybody
-    who looks must prefer, or empty: such units show who looks, and count for no model.
+    `contenders` are the models that drew them ("RUN/fused"), `text` is the prompt's. `gold` is the sample that every
+    attentive reviewer prefers, or "": such units test attention, and do not count for a model.
     """
 
     prompt: str
@@ -123,10 +123,10 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A unit as one reviewer sees it: the prompt's text and samples in the order shown, nothing that names a model.
+    """A unit as one reviewer sees it: the prompt's text, and samples in the order shown, without model names.
 
-    It is held for the reviewer until `leased_until`; a vote that comes later still counts unless the unit was given to
-    somebody else in the meantime.
+    It is reserved for the reviewer until `leased_until`; a later vote still counts unless the unit was assigned to
+    another reviewer meanwhile.
     """
 
     id: str
@@ -138,9 +138,9 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class RatingEvent:
-    """One event as a reviewer's page sends it. `nonce` is made by the page: sent twice, it counts once.
+    """An event that a reviewer's page sends. The page creates `nonce`: an event that is sent twice counts once.
 
-    `seconds` from showing to deed, `viewport` in pixels ("390x844"); `answer` of a vote only.
+    `seconds` from display to action, `viewport` in pixels ("390x844"); `answer` is set for a vote only.
     """
 
     assignment_id: str
@@ -153,10 +153,10 @@ class RatingEvent:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A vote that counts: what was shown, in which order, and what was said.
+    """A vote that counts: the pictures in the order shown, and the answer.
 
-    `propensity` is the probability with which this unit was given when it was; `repeat` marks the second time that one
-    reviewer judged the unit.
+    `propensity` is the probability with which this unit was chosen at that time; `repeat` marks the second vote of a
+    reviewer on the unit.
     """
 
     unit_id: int
@@ -175,7 +175,7 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a campaign is: units, ratings wanted in all, ratings there are (repeats not counted)."""
+    """The progress of a campaign: number of units, ratings wanted, ratings received (without repeats)."""
 
     units: int
     wanted: int
@@ -184,7 +184,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """An alias set to a run by a person, or taken back to what it was before (a rollback); the newest one counts."""
+    """An alias set to a run by a person, or set back to the run before (a rollback); the newest promotion counts."""
 
     alias: str
     run_id: str

@@ -1,7 +1,7 @@
-"""A Recipe is every choice of a run, typed; a key it does not know is refused.
+"""A Recipe holds every option of a run, typed; an unknown key is an error.
 
-Profiles are recipe files. Precedence in three words: file, then overrides. There is no
-inheritance between files. The resolved recipe and its fingerprint are kept on the run.
+Profiles are recipe files. Overrides win over the file. There is no
+inheritance between files. The resolved recipe and its fingerprint are recorded with the run.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_text import explain, read_yaml, value_from_text
 from naruto_core.recipe_training import Precision, Section, TrainingSection
+from naruto_core.sampling import SamplerName
 
 METRIC_NAMES = frozenset(
     "fid kid cmmd mmd precision density recall coverage vendi fd "
@@ -32,13 +33,13 @@ class ModelSection(Section):
 
     base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder>.")
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
-    vae: str | None = Field(None, description="Another VAE than the base model's own.")
+    vae: str | None = Field(None, description="A VAE that replaces the base model's own.")
     vae_revision: str | None = Field(None, description="Commit hash of a hub id in `vae`.")
     variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
 
 
 class DatasetSection(Section):
-    """Where captioned pictures come from, and which of them are kept out of training."""
+    """The source of captioned pictures, and how many of them are held out of training."""
 
     source: str = Field(
         min_length=1, description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
@@ -47,35 +48,39 @@ class DatasetSection(Section):
     image_column: str = Field("image", min_length=1, description="Column with the pictures.")
     caption_column: str = Field("text", min_length=1, description="Column with the captions.")
     hold_out: int = Field(
-        0, ge=0, description="Pictures kept out of training as the reference set; 0: all train, all are reference."
+        0,
+        ge=0,
+        description="Pictures held out of training as the reference set; 0: all are trained on and are reference.",
     )
-    max_quarantined: float = Field(0.05, ge=0, le=1, description="Share of broken records above which the run stops.")
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="Largest share of broken records; above it, the run stops."
+    )
 
 
 class StyleSection(Section):
-    """One more style, learnt in the same run from a dataset of its own."""
+    """A further style, trained in the same run on its own dataset."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the style.")]
     dataset: DatasetSection
     instance_prompt: str = Field(min_length=1, description="Fixed prompt that is put before each of its captions.")
     token_abstraction: str | None = Field(
-        None, pattern=r"^\w[\w -]*$", description="The word for this style's own new tokens; needs textual_inversion."
+        None, pattern=r"^\w[\w -]*$", description="The word for this style's new tokens; needs textual_inversion."
     )
     loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of this style's loss.")
     repeats: int = Field(1, ge=1, le=1000, description="How often each of its pictures is shown in an epoch.")
 
 
 class FusionSection(Section):
-    """W + scale * alpha/rank * B A, once, into the weights."""
+    """Merging the adapter into the weights: W + scale * alpha/rank * B A."""
 
     lora_scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter is applied; 1: as trained.")
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
-        {}, description="With an adapter per style: the scale of each by name; not named: lora_scale."
+        {}, description="With an adapter per style: the scale of each by name; a style without entry has lora_scale."
     )
 
 
 class GenerationSection(Section):
-    """Batch generation over the fixed test prompts."""
+    """Generation of the sample pictures for all prompts and seeds of a suite."""
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
     variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
@@ -85,84 +90,89 @@ class GenerationSection(Section):
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")
     guidance_scale: float = Field(7.5, ge=0, le=100, description="Classifier-free guidance; 1 or less: none.")
     negative_prompt: str = Field("", description="What guidance steers away from.")
-    scheduler: Literal["ddim", "euler"] = Field("ddim", description="The sampler.")
+    scheduler: SamplerName = Field("ddim", description="Sampler.")
     batch_size: int = Field(
-        1, ge=1, le=256, description="Pictures drawn together; part of what makes a picture reproducible."
+        1, ge=1, le=256, description="Pictures per batch; a picture is reproducible only with the same batch size."
     )
     mixed_precision: Precision = Field("fp16", description="Number format of weights and activations.")
-    clip_skip: int | None = Field(None, ge=1, le=11, description="Text layers left out at the end; as in training.")
+    clip_skip: int | None = Field(
+        None, ge=1, le=11, description="Number of last text encoder layers to skip; as in training."
+    )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
 
 
 class ScoringSection(Section):
-    """Which networks measure. Scores of different extractors are never compared."""
+    """The networks that measure, and the statistics. Scores of different extractors are never compared."""
 
     set_extractor: str = Field(
         min_length=1,
-        description="inception, or an open_clip model whose image tower embeds: local-dir or name/pretrained.",
+        description="Network for set metrics: inception, or an open_clip model (folder or name/pretrained).",
     )
     pair_extractor: str = Field(
-        min_length=1, description="open_clip model for the CLIP score: package:, folder, or name/pretrained."
+        min_length=1, description="open_clip model for the CLIP score: package:..., folder, or name/pretrained."
     )
     more_set_extractors: tuple[str, ...] = Field(
         (),
-        description="Further networks whose Fréchet distance is wanted too (fd), e.g. timm:<folder of DINOv2> or "
+        description="Further networks for the Fréchet distance (metric fd), e.g. timm:<folder of DINOv2> or "
         "timm:<owner>/<name>@<commit>.",
     )
     reference: ReferencePart = Field(
         "held-out",
-        description="What set scores compare with: the pictures kept out of training, or (a larger set) those trained "
-        "on. Whichever it is not stands for a perfect model.",
+        description="Reference set of set metrics: the held-out pictures, or the training pictures (a larger set). "
+        "The other set stands for a perfect model.",
     )
     preference_model: str | None = Field(
         None,
-        description="open_clip model of people's preferences, named like pair_extractor: adds preference.",
+        description="open_clip model of human preferences, named like pair_extractor; adds the metric preference.",
     )
     aesthetic_head: str | None = Field(
         None,
         description="Safetensors file with weight (1, d) and bias (1), a linear head on the pair extractor's features "
-        "of length one; adds the metric aesthetic.",
+        "(normalized to length 1); adds the metric aesthetic.",
     )
     primary: tuple[str, ...] = Field(
-        ("mmd", "clip-content"), description="Metrics that verdicts rest on, named beforehand; the rest is exploratory."
+        ("mmd", "clip-content"),
+        description="Metrics that decide the verdict, chosen before the run; others are exploratory.",
     )
     batch_size: int = Field(32, ge=1, description="Pictures that a network reads at once.")
     resamples: int = Field(
-        1000, ge=100, le=1_000_000, description="Resamples behind intervals of means, and behind differences."
+        1000, ge=100, le=1_000_000, description="Bootstrap resamples for intervals of means and of differences."
     )
     seed: int = Field(0, ge=0, description="Seed of the resamples.")
 
     @model_validator(mode="after")
     def _primary_metrics_exist(self) -> "ScoringSection":
         if unknown := set(self.primary) - METRIC_NAMES:
-            raise ValueError(f"primary: {', '.join(unknown)} is no metric; {', '.join(sorted(METRIC_NAMES))} are")
+            raise ValueError(
+                f"primary: unknown metric {', '.join(unknown)}; metrics are {', '.join(sorted(METRIC_NAMES))}"
+            )
         return self
 
 
 class PublishSection(Section):
-    """Pushing the adapter to a model hub after training."""
+    """Push of the adapter to a model hub after training."""
 
     push_to_hub: bool = Field(False, description="Push at the end of the run; needs HF_TOKEN.")
     hub_model_id: str | None = Field(None, description="Repository, e.g. your-name/naruto-lora.")
     private: bool = Field(True, description="Make the repository private; a public one is refused.")
 
     @model_validator(mode="after")
-    def _push_needs_a_name(self) -> "PublishSection":
+    def _push_needs_a_repository(self) -> "PublishSection":
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id, e.g. your-name/naruto-lora")
         return self
 
 
 class Recipe(Section):
-    """Every choice of a run."""
+    """Every option of a run."""
 
     profile: Annotated[
         str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the recipe; part of run ids.")
     ]
     model: ModelSection
     dataset: DatasetSection
-    styles: tuple[StyleSection, ...] = Field((), description="More styles, beside the one of `dataset`.")
+    styles: tuple[StyleSection, ...] = Field((), description="Further styles, beside the style of `dataset`.")
     training: TrainingSection
     fusion: FusionSection
     generation: GenerationSection
@@ -176,7 +186,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _styles_have_names_and_tokens_of_their_own(self) -> "Recipe":
+    def _style_names_and_tokens_are_unique(self) -> "Recipe":
         inversion = self.training.textual_inversion
         named = [style.name for style in self.styles]
         tokens = [style.token_abstraction for style in self.styles if style.token_abstraction]
@@ -184,15 +194,15 @@ class Recipe(Section):
             raise ValueError("styles have a token_abstraction, but training.textual_inversion is null")
         for words in ([MAIN_STYLE, *named], [*tokens, *([inversion.token_abstraction] if inversion else [])]):
             if len(set(words)) < len(words):
-                raise ValueError(f"styles: {', '.join(words)} are not all different (the first style is called main)")
+                raise ValueError(f"styles: {', '.join(words)} are not all different (the first style is named main)")
         if unknown := set(self.fusion.style_scales) - {MAIN_STYLE, *named}:
             raise ValueError(
-                f"fusion.style_scales names {', '.join(sorted(unknown))}, which is no style of this recipe"
+                f"fusion.style_scales names {', '.join(sorted(unknown))}, but this recipe has no such style"
             )
         return self
 
     @model_validator(mode="after")
-    def _texts_are_read_alike_in_training_and_generation(self) -> "Recipe":
+    def _clip_skip_is_equal_in_training_and_generation(self) -> "Recipe":
         if self.training.clip_skip != self.generation.clip_skip:
             raise ValueError("training.clip_skip and generation.clip_skip must be the same")
         return self
@@ -203,14 +213,14 @@ class Recipe(Section):
         return (self.dataset, *(style.dataset for style in self.styles))
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """The adapters' names: a single one has none, one for each style has its style's."""
-        apart = self.training.adapters == "per-style" and self.styles
-        return (MAIN_STYLE, *(style.name for style in self.styles)) if apart else ("",)
+    def adapter_names(self) -> tuple[str, ...]:
+        """The names of the adapters: the styles' names with an adapter per style, else ("",)."""
+        per_style = self.training.adapters == "per-style" and self.styles
+        return (MAIN_STYLE, *(style.name for style in self.styles)) if per_style else ("",)
 
     @property
     def new_tokens(self) -> dict[str, str]:
-        """The words that stand for new tokens, and the tokens: {"TOK": "<s0><s1>"}; none without textual inversion."""
+        """Words of prompts and the new tokens that replace them: {"TOK": "<s0><s1>"}; {} without textual inversion."""
         if not (inversion := self.training.textual_inversion):
             return {}
         words = [inversion.token_abstraction, *(s.token_abstraction for s in self.styles if s.token_abstraction)]
@@ -220,13 +230,13 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON: the same choices are the same recipe, however they were written."""
+        """sha256 of the canonical JSON: equal options give the same fingerprint, in whatever form they were written."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in `path`, with dotted `overrides` such as {"training.rank": 8} laid over it.
+    """The recipe in `path`, with dotted `overrides` such as {"training.rank": 8} applied to it.
 
     Raises RecipeInvalid, naming file, field and reason, for a missing file, broken YAML, an unknown
     key or a value out of range.
@@ -240,7 +250,7 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     if not isinstance(tree, dict):
         raise RecipeInvalid(f"recipe {path} must be a mapping of sections (model, dataset, training, ...).")
     for dotted, value in (overrides or {}).items():
-        _override(tree, dotted, value)
+        _set_override(tree, dotted, value)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -248,26 +258,26 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 
 
 def overrides_from_text(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts, as typed on a command line, as overrides for `read_recipe`.
+    """Overrides for `read_recipe` from KEY=VALUE texts, as typed on a command line.
 
-    The type of each field reads its value (`value_from_text`). Raises RecipeInvalid for a text without KEY=.
+    Each value is parsed by its field's type (`value_from_text`). Raises RecipeInvalid for a text without KEY=.
     """
-    changed: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise RecipeInvalid(f"--set {pair}: write KEY=VALUE, e.g. --set training.rank=8.")
-        changed[key] = value_from_text(Recipe, key, text)
-    return changed
+        overrides[key] = value_from_text(Recipe, key, text)
+    return overrides
 
 
-def _override(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _set_override(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
-    place: Any = tree
+    node: Any = tree
     for section in sections:
-        if place.get(section) is None:  # a section that the file leaves out or sets to null
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
+        if node.get(section) is None:  # a section that the file omits or sets to null
+            node[section] = {}
+        node = node[section]
+        if not isinstance(node, dict):
             raise RecipeInvalid(f"cannot set {dotted}: {section} is not a section.")
-    place[key] = value
+    node[key] = value

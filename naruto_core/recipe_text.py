@@ -1,7 +1,7 @@
-"""How text becomes a recipe: YAML files read strictly, single values read by the type of their field.
+"""Recipe text: YAML files are parsed strictly, values of `--set` by the type of their field.
 
-YAML guesses types: `ninja #1` is `ninja`, `012` is 10, `1:30` is 90, `no` is false. In a file, quotes help; on a
-command line they are the shell's. So a value of `--set` is YAML only where a list or a mapping is wanted.
+YAML guesses types: `ninja #1` is `ninja`, `012` is 10, `1:30` is 90, `no` is false. In a file, quotes prevent it; on a
+command line the shell removes them. So a value of `--set` is parsed as YAML only where the field is a list or mapping.
 """
 
 import re
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from naruto_core.errors import RecipeInvalid
 
-MAX_YAML_NODES = 100_000  # with every alias written out; the longest recipe that ships has about 100
+MAX_YAML_NODES = 100_000  # with every alias expanded; the longest shipped recipe has about 100
 _INT_TAG = "tag:yaml.org,2002:int"
 _NULL = ("", "null", "none")
 
@@ -28,7 +28,7 @@ def _decimal(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 class _DecimalLoader(yaml.SafeLoader):
-    """SafeLoader whose whole numbers are decimal, as in YAML 1.2: 012 is 12; 1:30, 0x10 and 1_6 are text."""
+    """SafeLoader with decimal integers only, as in YAML 1.2: 012 is 12; 1:30, 0x10 and 1_6 are text."""
 
 
 _DecimalLoader.yaml_implicit_resolvers = {
@@ -40,17 +40,17 @@ _DecimalLoader.add_constructor(_INT_TAG, _decimal)
 
 
 def read_yaml(text: str) -> Any:
-    """The one YAML document in `text`; None when it is empty.
+    """The YAML document in `text`; None when it is empty.
 
-    Raises RecipeInvalid, in one line, for broken YAML, a key that stands twice in a mapping, a tag that is not
-    YAML's own, and for aliases or nesting that make the document endless or very large.
+    Raises RecipeInvalid, in one line, for broken YAML, a repeated key of a mapping, a tag that is not
+    YAML's own, and for aliases or nesting that make the document infinite or very large.
     """
     loader = _DecimalLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        _size_of(node, {})
+        _count_nodes(node, {})
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise RecipeInvalid(" ".join(str(error).split())) from error
@@ -62,39 +62,39 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def _size_of(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Nodes below `node`, each alias counted as what it stands for."""
+def _count_nodes(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The number of nodes below `node`, with every alias expanded. Raises RecipeInvalid above MAX_YAML_NODES."""
     if (known := sizes.get(id(node))) is not None:
         if not known:
-            raise RecipeInvalid("an alias stands for a part of the file that contains the alias itself.")
+            raise RecipeInvalid("an alias refers to a part of the file that contains the alias itself.")
         return known
     sizes[id(node)] = 0  # not finished
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
-        _refuse_repeated_keys(node)
+        _reject_repeated_keys(node)
         children = [part for pair in node.value for part in pair]
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
-    sizes[id(node)] = 1 + sum(_size_of(child, sizes) for child in children)
+    sizes[id(node)] = 1 + sum(_count_nodes(child, sizes) for child in children)
     if sizes[id(node)] > MAX_YAML_NODES:
-        raise RecipeInvalid(f"it has more than {MAX_YAML_NODES:,} values when its aliases are written out.")
+        raise RecipeInvalid(f"it has more than {MAX_YAML_NODES:,} values when its aliases are expanded.")
     return sizes[id(node)]
 
 
-def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+def _reject_repeated_keys(node: yaml.MappingNode) -> None:
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
-                raise RecipeInvalid(f"the key {key.value} stands twice (again in line {key.start_mark.line + 1}).")
+                raise RecipeInvalid(f"the key {key.value} is repeated (in line {key.start_mark.line + 1}).")
             seen.add(key.value)
 
 
 def value_from_text(model: type[BaseModel], key: str, text: str) -> Any:
-    """`text` as the field of `model` with the dotted name `key` wants it; the model itself still checks it.
+    """`text` parsed for the field of `model` with the dotted name `key`; the model validates it later.
 
-    Text and numbers stay as typed, for pydantic to read; `null`, `none` or nothing is None where a field is optional;
-    a field that is or may be a list, a mapping or a section is read as YAML. Raises RecipeInvalid for broken YAML.
+    Text and numbers stay text, for pydantic to parse; `null`, `none` or "" is None where the field is optional;
+    a field that may be a list, a mapping or a section is parsed as YAML. Raises RecipeInvalid for broken YAML.
     """
     annotation = _annotation_of(model, key)
     kinds = _alternatives(annotation)
@@ -104,7 +104,7 @@ def value_from_text(model: type[BaseModel], key: str, text: str) -> Any:
         try:
             return read_yaml(text)
         except RecipeInvalid as error:
-            raise RecipeInvalid(f"{key} is a list or a mapping, in YAML, and {text!r} is not: {error}") from None
+            raise RecipeInvalid(f"{key} needs a list or a mapping in YAML, but {text!r} is not: {error}") from None
     return text
 
 
@@ -119,7 +119,7 @@ def _annotation_of(model: type[BaseModel], key: str) -> Any:
                 annotation = get_args(kind)[1]
                 break
         else:
-            return str  # an unknown key: the model refuses it by name
+            return str  # an unknown key: the model rejects it by name
     return annotation
 
 
@@ -141,7 +141,7 @@ def _is_container(kind: Any) -> bool:
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of `model`, sections included; what lies inside lists is left out."""
+    """Every dotted key of `model`, sections included; keys inside lists are omitted."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
@@ -152,7 +152,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """A pydantic error of `model` as one sentence: every field with what is wrong and what was given."""
+    """A pydantic error of `model` as one sentence: every field with the problem and the value that it got."""
     parts: list[str] = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "recipe"
@@ -162,8 +162,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             parts.append(f"{where} is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            given = item["input"]
-            shown = "" if isinstance(given, dict | BaseModel) else f" (got {_shortened.repr(given)})"
+            value = item["input"]
+            shown = "" if isinstance(value, dict | BaseModel) else f" (got {_shortened.repr(value)})"
             parts.append(f"{where}: {message}{shown}")
     return "; ".join(parts) + "."
 

@@ -1,22 +1,23 @@
-"""How a picture comes out of SDXL's networks: the sampler that denoises, and the VAE that turns latents into pixels.
+"""Sampling: the samplers that recipes name, and the VAE that decodes latents to pixels.
 
-Stands alone and imports nothing of this project: `naruto export endpoint` and `naruto export triton` put a copy of this
-file beside what they run. So the run, the service, the endpoint and Triton draw by the same lines.
+Imports no other module of this project: `naruto export endpoint` and `naruto export triton` copy this file into what
+they export. So the run, the service, the endpoint and Triton draw with the same code.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported where it is used: reading a recipe imports this file for the samplers' names
+    import torch
     from PIL.Image import Image
 
-SAMPLERS = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}  # a recipe's word for it: diffusers' class
+# The samplers, by their names in recipes (generation.scheduler), with the class of diffusers. A new one goes here only.
+SamplerName = Literal["ddim", "euler"]
+SAMPLERS: dict[SamplerName, str] = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
 
-# scheduler/scheduler_config.json of stabilityai/stable-diffusion-xl-base-1.0. The defaults of diffusers suit other
-# models: DDIM would clip its samples to [-1, 1] and end at an alpha of one, both would use betas of another schedule.
+# scheduler/scheduler_config.json of stabilityai/stable-diffusion-xl-base-1.0. The defaults of diffusers are for other
+# models: DDIM would clip its samples to [-1, 1] and end at alpha 1, and both would use another beta schedule.
 SDXL_SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -33,36 +34,38 @@ SDXL_SCHEDULE: dict[str, Any] = {
 
 
 class NotFinite(ArithmeticError):
-    """The numbers of a picture are infinite or not numbers: it would be black. Says which network's, and what to do."""
+    """A picture's latents or pixels are not finite: it would be black. The message names the network and a remedy."""
 
 
 def complete_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the scheduler's file of a model says; SDXL's published values where it says nothing.
+    """The scheduler configuration of a model, completed with SDXL's published values where its file has none.
 
-    `config` is that of a loaded scheduler, which names the keys that its file lacked.
+    `config` is that of a loaded scheduler; its `_use_default_values` names the keys that the file lacked.
     """
     missing = {"_use_default_values", *config.get("_use_default_values", ())}
     return SDXL_SCHEDULE | {key: value for key, value in config.items() if key not in missing}
 
 
-def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """The sampler that recipes call `name`, for a model whose own scheduler has `config`."""
+def make_scheduler(name: SamplerName, config: Mapping[str, Any]) -> Any:
+    """The sampler named `name` in recipes, for a model whose own scheduler has `config`."""
     import diffusers
 
     return getattr(diffusers, SAMPLERS[name]).from_config(complete_schedule(config))
 
 
-def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """What a VAE with `config` is kept in where all else is in `dtype`: fp32 if it says `force_upcast`, as SDXL's own.
+def vae_dtype(config: Mapping[str, Any], dtype: "torch.dtype") -> "torch.dtype":
+    """The dtype of a VAE's weights beside models in `dtype`: fp32 if its `config` has `force_upcast`, as SDXL's own.
 
-    fp16 overflows in it. For good, not around every use as diffusers does it: it is 0.3 GB, and whoever encodes needs
-    it too.
+    fp16 overflows in that VAE. diffusers casts it around every decode; here it stays in fp32 (0.3 GB), because encoding
+    needs that too.
     """
-    return torch.float32 if config.get("force_upcast", True) else dtype  # True is what diffusers takes
+    import torch
+
+    return torch.float32 if config.get("force_upcast", True) else dtype  # True is diffusers' default
 
 
-def load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    """The VAE of the pipeline `folder` in the `vae_dtype` of its configuration."""
+def load_vae(folder: Path, dtype: "torch.dtype") -> Any:
+    """The VAE of the pipeline in `folder`, in the `vae_dtype` of its configuration."""
     from diffusers import AutoencoderKL
 
     config: Any = AutoencoderKL.load_config(str(folder), subfolder="vae")
@@ -71,25 +74,28 @@ def load_vae(folder: Path, dtype: torch.dtype) -> Any:
     )
 
 
-@torch.inference_mode()
-def decode_picture(pipeline: Any, latents: torch.Tensor) -> "Image":
-    """The latents (1, 4, H / 8, W / 8) of one picture, as SDXL's UNet leaves them, as a picture of H x W pixels.
+def decode_picture(pipeline: Any, latents: "torch.Tensor") -> "Image":
+    """Decode the latents (1, 4, H / 8, W / 8) of one picture, as the UNet leaves them, to a picture of H x W pixels.
 
-    One, because a decode of 1024 pixels is memory-hungry. Outside autocast; the VAE is in its
-    `vae_dtype`. Raises NotFinite.
+    One picture at a time, because decoding 1024 x 1024 pixels needs much memory. Call it outside autocast; the VAE is
+    in its `vae_dtype`. Raises NotFinite.
     """
+    import torch
+
     vae = pipeline.vae
     if not torch.isfinite(latents).all():
-        other = ", or draw in bf16 or fp32" if latents.dtype == torch.float16 else ""
+        precision = ", or draw in bf16 or fp32" if latents.dtype == torch.float16 else ""
         raise NotFinite(
-            f"the UNet's latents are not finite numbers: lower the guidance scale or the adapter's scale{other}."
+            f"the UNet's latents are not finite numbers: lower the guidance scale or the adapter's scale{precision}."
         )
-    pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
-    if not torch.isfinite(pixels).all():
-        remedy = (
-            "its weights are damaged; load it anew, or use another VAE."
-            if vae.dtype == torch.float32
-            else "use a VAE that half precision can hold, or draw in fp32."
-        )
-        raise NotFinite(f"the VAE's pixels are not finite numbers in {str(vae.dtype).removeprefix('torch.')}: {remedy}")
-    return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+    with torch.inference_mode():
+        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
+        if not torch.isfinite(pixels).all():
+            remedy = (
+                "its weights are damaged; download it again, or use another VAE."
+                if vae.dtype == torch.float32
+                else "use a VAE that works in half precision, or draw in fp32."
+            )
+            dtype = str(vae.dtype).removeprefix("torch.")
+            raise NotFinite(f"the VAE's pixels are not finite numbers in {dtype}: {remedy}")
+        return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]

@@ -1,7 +1,7 @@
-"""The only loader of base-model parts.
+"""Loading of SDXL base models; no other module loads them.
 
 A model name is a hub id (with a pinned revision), a folder, or `package:<package>/<folder>` for
-files that ship inside a Python package. Safetensors only; no code from a model folder is ever run.
+files inside a Python package. Safetensors only; no code from a model folder is executed.
 """
 
 import gc
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
 
 
 def describe_parts(section: ModelSection) -> dict[str, Any]:
-    """unet, vae, text_encoder and text_encoder_2 of the base model from their configurations alone, without memory.
+    """unet, vae, text_encoder and text_encoder_2 of the base model from their configurations, on the meta device.
 
-    Raises ModelUnusable when a configuration is missing or is none.
+    Raises ModelUnusable when a configuration is missing or invalid.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    place, revision = locate(section.base, section.revision)
-    vae, vae_revision = locate(section.vae, section.vae_revision) if section.vae else (place, revision)
+    source, revision = locate(section.base, section.revision)
+    vae, vae_revision = locate(section.vae, section.vae_revision) if section.vae else (source, revision)
     inside: dict[str, Any] = {} if section.vae else {"subfolder": "vae"}
-    pinned: dict[str, Any] = {"revision": revision or "main"}  # of a folder it means nothing
+    pinned: dict[str, Any] = {"revision": revision or "main"}  # ignored for a folder
     try:
         with torch.device("meta"):
-            unet: Any = UNet2DConditionModel.load_config(place, subfolder="unet", revision=revision)
+            unet: Any = UNet2DConditionModel.load_config(source, subfolder="unet", revision=revision)
             auto: Any = AutoencoderKL.load_config(vae, revision=vae_revision, **inside)
-            words = [
-                CLIPTextConfig.from_pretrained(place, subfolder=part, **pinned)
+            text_configs = [
+                CLIPTextConfig.from_pretrained(source, subfolder=part, **pinned)
                 for part in ("text_encoder", "text_encoder_2")
             ]
             return {
                 "unet": UNet2DConditionModel.from_config(unet),
                 "vae": AutoencoderKL.from_config(auto),
-                "text_encoder": CLIPTextModel(words[0]),
-                "text_encoder_2": CLIPTextModelWithProjection(words[1]),
+                "text_encoder": CLIPTextModel(text_configs[0]),
+                "text_encoder_2": CLIPTextModelWithProjection(text_configs[1]),
             }
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -62,9 +62,9 @@ def describe_parts(section: ModelSection) -> dict[str, Any]:
 
 
 def locate(name: str, revision: str | None) -> tuple[str, str | None]:
-    """What `from_pretrained` should be given for `name`: a folder, or a hub id and its revision.
+    """The arguments of `from_pretrained` for `name`: a folder and None, or a hub id and its revision.
 
-    Raises ModelUnusable for a folder that is not there and for a hub id without a revision.
+    Raises ModelUnusable for a folder that does not exist, and for a hub id without a revision.
     """
     if name.startswith("package:"):
         package, _, inner = name.removeprefix("package:").partition("/")
@@ -82,7 +82,7 @@ def locate(name: str, revision: str | None) -> tuple[str, str | None]:
         raise ModelUnusable(f"there is no model folder {name}.")
     if not revision:
         raise ModelUnusable(
-            f"{name} is a hub id: pin its revision (a commit hash) in the recipe, so that it cannot change."
+            f"{name} is a hub id: set its revision (a commit hash) in the recipe, so that it cannot change."
         )
     return name, revision
 
@@ -93,22 +93,22 @@ def identity(section: ModelSection) -> str:
     for name, revision in ((section.base, section.revision), (section.vae, section.vae_revision)):
         if name is None:
             continue
-        place, pinned = locate(name, revision)
-        digest.update(f"{place}@{pinned}\n".encode() if pinned else _folder_digest(Path(place)).encode())
+        source, pinned = locate(name, revision)
+        digest.update(f"{source}@{pinned}\n".encode() if pinned else _folder_digest(Path(source)).encode())
     return digest.hexdigest()
 
 
 def prediction_type(section: ModelSection) -> str | None:
-    """What the base model predicts, e.g. epsilon or v_prediction, as its scheduler's file says.
+    """The base model's prediction type by its scheduler's file, e.g. epsilon or v_prediction.
 
-    None when that file is not on this machine: nothing is downloaded for it. SDXL's, when it does not say.
+    None when that file is not on this machine (nothing is downloaded); SDXL's when the file does not name it.
     """
     from huggingface_hub import try_to_load_from_cache
 
     name = "scheduler/scheduler_config.json"
     try:
-        place, revision = locate(section.base, section.revision)
-        path = try_to_load_from_cache(place, name, revision=revision) if revision else Path(place) / name
+        source, revision = locate(section.base, section.revision)
+        path = try_to_load_from_cache(source, name, revision=revision) if revision else Path(source) / name
         if not isinstance(path, str | Path):
             return None
         config: dict[str, Any] = json.loads(Path(path).read_bytes())
@@ -124,70 +124,70 @@ def _folder_digest(folder: Path) -> str:
 
 @contextmanager
 def quiet_loading(*, show_progress: bool = False) -> Generator[None]:
-    """Inside the block diffusers and transformers print nothing: bars of local files are noise.
+    """Inside the block diffusers and transformers print nothing, no progress bars for local files.
 
-    transformers reports tensors that were not loaded as a warning only; `load_pipeline` and `adapter_file` raise for
-    them. `show_progress` keeps the bars, which a download needs.
+    transformers reports tensors that were not loaded only as a warning; `load_pipeline` and `adapter_file` raise for
+    them. `show_progress` keeps the bars, for downloads.
     """
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    libraries = (of_diffusers, of_transformers)
-    shown = [] if show_progress else [library for library in libraries if library.is_progress_bar_enabled()]
+    libraries = (diffusers_logging, transformers_logging)
+    with_bars = [] if show_progress else [library for library in libraries if library.is_progress_bar_enabled()]
     levels = [library.get_verbosity() for library in libraries]
-    for library in shown:
+    for library in with_bars:
         library.disable_progress_bar()
     for library in libraries:
         library.set_verbosity_error()
     try:
         yield
     finally:
-        for library in shown:
+        for library in with_bars:
             library.enable_progress_bar()
         for library, level in zip(libraries, levels, strict=True):
             library.set_verbosity(level)
 
 
-def _silence_cut_prompts() -> None:
-    """Keep diffusers from writing the cut end of a prompt into the log: prompts are private.
+def _hide_truncated_prompts() -> None:
+    """Prevent diffusers from logging the truncated end of a prompt: prompts are private.
 
-    How much of a text is cut is counted by `naruto_core.token_limit` instead.
+    `naruto_core.token_limit` reports truncated texts instead.
     """
     name = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
-    logging.getLogger(name).addFilter(_holds_no_prompt)
+    logging.getLogger(name).addFilter(_has_no_prompt)
 
 
-def _holds_no_prompt(record: logging.LogRecord) -> bool:
+def _has_no_prompt(record: logging.LogRecord) -> bool:
     return "was truncated because" not in str(record.msg)
 
 
 def load_pipeline(section: ModelSection, precision: Precision, device: torch.device) -> "StableDiffusionXLPipeline":
-    """The base model on `device`, frozen, in evaluation mode; its VAE in fp32 where that says `force_upcast`.
+    """The base model on `device`, frozen, in evaluation mode; its VAE in fp32 where its config has `force_upcast`.
 
-    What the scheduler's file does not say is SDXL's published value. Two base models do not fit into a T4: callers let
-    go of the one before first; on a GPU one that only a cycle of references still holds is freed before the load.
+    Values that the scheduler's file lacks are SDXL's published ones. Two base models do not fit into a T4: callers must
+    drop an earlier one first; on a GPU, one that only a reference cycle keeps is freed before the load.
 
-    Raises ModelUnusable when it is missing, not an SDXL, has no safetensors files, or when a weight of a model is in no
-    file: the libraries would fill it with random numbers. Raises RecordDamaged when a downloaded file is not what was
-    downloaded.
+    Raises ModelUnusable when it is missing, is not SDXL, has no safetensors files, or when a weight is in no
+    file (the libraries would fill it with random numbers). Raises RecordDamaged when a downloaded file was
+    changed.
     """
     from diffusers import StableDiffusionXLPipeline
 
-    if device.type == "cuda":  # on a CPU, where memory is not that short, it would take longer than the load itself
+    if device.type == "cuda":  # on a CPU it would take longer than the load itself
         gc.collect()
-    _silence_cut_prompts()
+    _hide_truncated_prompts()
     dtype = devices.weights_dtype(precision, device)
-    place, revision = locate(section.base, section.revision)
+    source, revision = locate(section.base, section.revision)
     with _loading(section, revision):
         parts = {part: load_part(section, part, dtype) for part in MODEL_PARTS}
         pipeline = StableDiffusionXLPipeline.from_pretrained(
-            place, revision=revision, add_watermarker=False, use_safetensors=True, **parts
+            source, revision=revision, add_watermarker=False, use_safetensors=True, **parts
         )
     for model in parts.values():
         model.requires_grad_(False).eval()
     pipeline.scheduler = type(pipeline.scheduler).from_config(complete_schedule(pipeline.scheduler.config))
     if revision:
-        check_hub_snapshot(place, revision, "model_index.json")
+        check_hub_snapshot(source, revision, "model_index.json")
     if section.vae and section.vae_revision:
         check_hub_snapshot(section.vae, section.vae_revision, "config.json")
     pipeline.set_progress_bar_config(disable=True)
@@ -195,36 +195,38 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
 
 
 def load_part(section: ModelSection, part: str, dtype: torch.dtype) -> Any:
-    """One of MODEL_PARTS of the base model, on the CPU.
+    """The model `part` (one of MODEL_PARTS) of the base model, in `dtype`, on the CPU.
 
-    Raises ModelUnusable when a weight is in no file, and what the libraries raise when there is none at all.
+    Raises ModelUnusable when a weight is in no file, and the libraries' errors when there is no file at all.
     """
     import diffusers
     import transformers
 
-    place, revision = locate(section.base, section.revision)
+    source, revision = locate(section.base, section.revision)
     options: dict[str, Any] = {"revision": revision, "variant": section.variant, "subfolder": part}
     if part == "vae" and section.vae:
-        place, revision = locate(section.vae, section.vae_revision)
+        source, revision = locate(section.vae, section.vae_revision)
         options = {"revision": revision}
     name = MODEL_PARTS[part]
     kind: Any = getattr(transformers, name) if part.startswith("text_encoder") else getattr(diffusers, name)
-    options["revision"] = options["revision"] or "main"  # of a folder it means nothing
+    options["revision"] = options["revision"] or "main"  # ignored for a folder
     if part == "vae":
-        dtype = vae_dtype(kind.load_config(place, **{key: options[key] for key in options.keys() - {"variant"}}), dtype)
-    model, report = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
+        dtype = vae_dtype(
+            kind.load_config(source, **{key: options[key] for key in options.keys() - {"variant"}}), dtype
+        )
+    model, report = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise ModelUnusable(
-            f"cannot load {part} of {place}: {len(missing)} weights are in none of its files, first {missing[0]}; "
+            f"cannot load {part} of {source}: {len(missing)} weights are in none of its files, first {missing[0]}; "
             "the folder is incomplete, or was saved for another version of the libraries."
         )
     return model
 
 
 def check_complete(folder: Path) -> None:
-    """Hold the headers of the weight files below the pipeline `folder` against its configurations: names and shapes.
+    """Check the headers of the weight files below the pipeline `folder` against its configurations: names and shapes.
 
-    Raises ModelUnusable when a weight is in no file or has another shape. Values are not read: full size takes seconds.
+    Raises ModelUnusable when a weight is in no file or has another shape. Reads no values: full size takes seconds.
     """
     described = describe_parts(ModelSection.model_validate({"base": str(folder)}))
     for part in MODEL_PARTS:
@@ -236,7 +238,7 @@ def check_complete(folder: Path) -> None:
 
 @contextmanager
 def _loading(section: ModelSection, revision: str | None) -> Generator[None]:
-    """Quietly, unless files may have to be downloaded; the libraries' errors become one sentence."""
+    """Load quietly, unless files may have to be downloaded; the libraries' errors become ModelUnusable."""
     try:
         with quiet_loading(show_progress=revision is not None):
             yield

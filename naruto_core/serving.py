@@ -1,4 +1,4 @@
-"""The nouns of serving: what became of a request for pictures. No prompt and no person is among them."""
+"""The domain model of serving: requests for pictures, scores of served pictures, drift. No prompts, no users."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +12,8 @@ class JobState(StrEnum):
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
-    REFUSED = "refused"  # a picture that the checker did not let go
-    LOST = "lost"  # the service died before it was drawn
+    REFUSED = "refused"  # the moderation blocked a picture
+    LOST = "lost"  # the service ended before the picture was drawn
 
 
 OPEN = (JobState.QUEUED, JobState.RUNNING)
@@ -21,9 +21,9 @@ OPEN = (JobState.QUEUED, JobState.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class ServiceJob:
-    """One request: `n` pictures by `model` (a run's id, or base), asked with the API key called `key`.
+    """One request for `n` pictures by `model` (a run's id, or "base"), with the API key named `key`.
 
-    `pictures` are file names in the service's folder, empty when the pictures went back in the reply.
+    `pictures` are file names in the service's folder; empty when the response contained the pictures.
     """
 
     id: str
@@ -44,7 +44,7 @@ class ServiceJob:
 
 
 class JobTimes(NamedTuple):
-    """When a request for `n` pictures was asked, begun and ended, and what became of it."""
+    """When a request for `n` pictures arrived, started and finished, and its state."""
 
     asked_at: datetime
     started_at: datetime | None
@@ -55,9 +55,9 @@ class JobTimes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServedScore:
-    """A number of one picture that was served, measured afterwards; the picture and its prompt are not kept.
+    """A metric of one served picture; the picture and its prompt are not stored.
 
-    `asked` stands for the prompt: equal for equal prompts, and not to be turned back into one.
+    `asked` is a keyed hash of the prompt: equal for equal prompts, and the prompt cannot be computed from it.
     """
 
     picture: str
@@ -70,7 +70,7 @@ class ServedScore:
 
 
 class Steadiness(StrEnum):
-    """Whether pictures that are served still score as the run's own did."""
+    """Whether served pictures score as the run's samples do."""
 
     STEADY = "steady"
     DRIFTED = "drifted"
@@ -79,10 +79,10 @@ class Steadiness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Served pictures held against the samples of the run that drew them, on one metric.
+    """Served pictures compared with the samples of the run that drew them, on one metric.
 
-    `difference` is served minus own, `low` and `high` its 95 % interval; `margin` is what does not matter yet.
-    `n_served` pictures of `prompts_served` prompts were drawn since `since`.
+    `difference` is served minus own, `low` and `high` its 95 % interval; a difference within `margin` is no drift.
+    `n_served` pictures of `prompts_served` prompts were drawn after `since`; `said_at` is the time of the comparison.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Where things are on this machine. Settings never change a number; recipes do."""
+"""Settings of this machine, from environment variables. They never affect results; recipes do."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Read from `NARUTO_*` environment variables; nothing is created by reading them."""
+    """Read from `NARUTO_*` environment variables. Reading creates no files."""
 
     model_config = SettingsConfigDict(env_prefix="NARUTO_", frozen=True, extra="ignore")
 
@@ -15,14 +15,18 @@ class Settings(BaseSettings):
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     memory_gib: float | None = Field(
-        default=None, gt=0, description="What a training may use on its device; unset: what is free there."
+        default=None, gt=0, description="Memory that a training may use on its device; unset: the free memory."
     )
-    checkpoint_seconds: float = Field(default=10.0, gt=0, description="A killed training loses at most this.")
-    lock_folder: Path | None = Field(default=None, description="Where device locks live; default NARUTO_HOME/locks.")
-    trackers: str = Field(default="", description="Who else keeps training curves: tensorboard, mlflow, or both.")
+    checkpoint_seconds: float = Field(default=10.0, gt=0, description="Seconds between two checkpoints of a training.")
+    lock_folder: Path | None = Field(default=None, description="Folder of device locks; default NARUTO_HOME/locks.")
+    trackers: str = Field(
+        default="", description="Trackers that also get training curves: tensorboard, mlflow, or both."
+    )
     mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
-    service: str = Field(default="", description="Where the HTTP service is, for the playground: http://host:port.")
-    service_key: SecretStr = Field(default=SecretStr(""), description="The playground's API key, if keys are asked.")
+    service: str = Field(default="", description="Address of the HTTP service, for the playground: http://host:port.")
+    service_key: SecretStr = Field(
+        default=SecretStr(""), description="The playground's API key, if the service requires keys."
+    )
 
     @property
     def root(self) -> Path:

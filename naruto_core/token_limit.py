@@ -1,7 +1,7 @@
-"""How much of a text CLIP's encoders read: SDXL's 77 tokens, begin and end among them; what is behind is cut.
+"""The token limit of CLIP's text encoders: SDXL's read 77 tokens, including begin and end; longer texts are truncated.
 
-Counted with the base model's own tokenizers, so that a text is known to be too long before anything is drawn or learnt
-from it, and so are different texts of which the encoders read the same.
+Tokens are counted with the base model's own tokenizers before training and drawing. Also finds different texts that
+become equal by truncation.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,17 +13,17 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.recipe import ModelSection
 
 _MARKS = 2  # begin and end of text
-_FEWEST_TOKENS = 256  # of a vocabulary: CLIP has every byte
+_FEWEST_TOKENS = 256  # in a vocabulary: CLIP's has every byte
 _LONGEST_TEXT = 10_000  # tokens
 _SHOWN = 2  # examples
-_WORDS_SHOWN = 5  # of an example, before the cut
+_WORDS_SHOWN = 5  # of an example, before the end of what is read
 
 
 @dataclass(frozen=True, slots=True)
 class TruncatedText:
-    """A text of `tokens`, begin and end left out, of which the encoders read the first `limit`.
+    """A text of `tokens` tokens (without begin and end), of which the encoders read the first `limit`.
 
-    `word` is the first that they do not read, or not wholly; it is number `position` of the text, counted from 1.
+    `word` is the first word that they do not read completely; it is word number `position` of the text, from 1.
     """
 
     text: str
@@ -33,14 +33,14 @@ class TruncatedText:
     position: int
 
     @property
-    def place(self) -> str:
-        """Where the text is cut: the last words that are read, and the first that is not."""
+    def excerpt(self) -> str:
+        """The text around its end for the encoders: the last words that are read, and the first that is not."""
         before = self.text.split()[max(0, self.position - 1 - _WORDS_SHOWN) : self.position - 1]
         return f"'… {' '.join(before)}' is cut before {self.word!r}"
 
     @property
     def sentence(self) -> str:
-        """What is cut, without a word of the text itself: it may be private."""
+        """What is truncated, without the text itself, which may be private."""
         return (
             f"{self.tokens} tokens, and the text encoders read {self.limit}: "
             f"word {self.position} of {len(self.text.split())} and what follows has no effect"
@@ -49,7 +49,7 @@ class TruncatedText:
 
 @dataclass(frozen=True, slots=True)
 class TruncationReport:
-    """Of `n` texts those that are too long, the longest first, and groups of different texts that become the same."""
+    """Of `n` texts, those that are too long (longest first), and groups of texts that become equal."""
 
     n: int
     limit: int
@@ -57,10 +57,10 @@ class TruncationReport:
     merged: tuple[tuple[str, ...], ...]
 
     def sentence(self, noun: str) -> str:
-        """How many of the texts, which are called `noun` (plural), are too long; the longest and examples."""
+        """A sentence on the truncated texts: number, longest, examples. `noun` names the texts, in the plural."""
         if not self.truncated:
             return f"all {self.n} {noun} fit into the {self.limit} tokens that the text encoders read."
-        examples = ", ".join(list(dict.fromkeys(cut.place for cut in self.truncated))[:_SHOWN])
+        examples = ", ".join(list(dict.fromkeys(cut.excerpt for cut in self.truncated))[:_SHOWN])
         counted = (
             f"{len(self.truncated)} of {self.n} {noun} are longer than the {self.limit} tokens that the text encoders "
             f"read, the longest has {self.truncated[0].tokens}: {examples}"
@@ -81,14 +81,14 @@ class TokenLimit:
         self.limit = min(int(tokenizer.model_max_length) for tokenizer in tokenizers) - _MARKS
 
     def truncated(self, text: str) -> TruncatedText | None:
-        """What is cut of `text`; None when all of it is read."""
+        """The truncation of `text`; None when all of it is read."""
         tokens, starts = 0, list[int]()
         for tokenizer in self._tokenizers:
-            read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            tokens = max(tokens, len(read.input_ids))
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            tokens = max(tokens, len(encoded.input_ids))
             limit = tokenizer.model_max_length - _MARKS
-            if len(read.input_ids) > limit:
-                starts.append(read.offset_mapping[limit][0])
+            if len(encoded.input_ids) > limit:
+                starts.append(encoded.offset_mapping[limit][0])
         if not starts:
             return None
         before = text[: min(starts)]
@@ -98,16 +98,16 @@ class TokenLimit:
         return TruncatedText(text, tokens, self.limit, text.split()[position - 1], position)
 
     def report(self, texts: Iterable[str]) -> TruncationReport:
-        """Every text that is too long, and different ones that become the same by being cut."""
-        every = list(texts)
-        different = list(dict.fromkeys(every))
-        cut = {text: found for text in self._too_long(different) if (found := self.truncated(text))}
+        """Every text that is too long, and different texts that become equal by truncation."""
+        all_texts = list(texts)
+        different = list(dict.fromkeys(all_texts))
+        cut = {text: end for text in self._too_long(different) if (end := self.truncated(text))}
         groups: dict[object, list[str]] = {}
-        for text, read in zip(different, self._read(different), strict=True):
-            groups.setdefault(read, []).append(text)
+        for text, tokens in zip(different, self._read(different), strict=True):
+            groups.setdefault(tokens, []).append(text)
         merged = [tuple(group) for group in groups.values() if len(group) > 1 and any(text in cut for text in group)]
-        longest = sorted((cut[text] for text in every if text in cut), key=lambda found: -found.tokens)
-        return TruncationReport(len(every), self.limit, tuple(longest), tuple(merged))
+        longest = sorted((cut[text] for text in all_texts if text in cut), key=lambda end: -end.tokens)
+        return TruncationReport(len(all_texts), self.limit, tuple(longest), tuple(merged))
 
     def _too_long(self, texts: Sequence[str]) -> list[str]:
         return [
@@ -117,9 +117,9 @@ class TokenLimit:
         ]
 
     def _read(self, texts: Sequence[str]) -> list[object]:
-        """What the encoders read of each text, to be compared."""
+        """The tokens that the encoders read of each text."""
         ids = [
-            [tuple(one[: tokenizer.model_max_length - _MARKS]) for one in self._ids(tokenizer, texts)]
+            [tuple(row[: tokenizer.model_max_length - _MARKS]) for row in self._ids(tokenizer, texts)]
             for tokenizer in self._tokenizers
         ]
         return list(zip(*ids, strict=True))
@@ -129,23 +129,23 @@ class TokenLimit:
 
 
 def load_token_limit(section: ModelSection, new_tokens: Iterable[str] = ()) -> TokenLimit:
-    """The limit of the base model of `section`, whose tokenizers learn `new_tokens`, such as "<s0>".
+    """The token limit of the base model of `section`; `new_tokens`, such as "<s0>", are added to its tokenizers.
 
-    Raises ModelUnusable when the tokenizers are missing or are none.
+    Raises ModelUnusable when the tokenizers are missing or invalid.
     """
     from transformers import CLIPTokenizer
 
-    place, revision = sdxl.locate(section.base, section.revision)
-    pinned: dict[str, Any] = {"revision": revision or "main"}  # of a folder it means nothing
+    source, revision = sdxl.locate(section.base, section.revision)
+    pinned: dict[str, Any] = {"revision": revision or "main"}  # ignored for a folder
     try:
         tokenizers: list[Any] = [
-            CLIPTokenizer.from_pretrained(place, subfolder=part, **pinned) for part in ("tokenizer", "tokenizer_2")
+            CLIPTokenizer.from_pretrained(source, subfolder=part, **pinned) for part in ("tokenizer", "tokenizer_2")
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"cannot load the tokenizers of {section.base}: {reason}") from error
     for tokenizer in tokenizers:
-        # of a folder without files, transformers makes a tokenizer that knows nothing and has no end
+        # from a folder without files, transformers makes an empty tokenizer without a maximum length
         if len(tokenizer) < _FEWEST_TOKENS or tokenizer.model_max_length > _LONGEST_TEXT:
             raise ModelUnusable(f"{section.base} has no CLIP tokenizers in tokenizer/ and tokenizer_2/.")
         tokenizer.add_tokens(list(new_tokens))

@@ -1,7 +1,7 @@
-"""Whether a loaded pipeline holds exactly the weights of its files.
+"""Check that a loaded pipeline has exactly the weights of its files.
 
-Stands alone and imports nothing of this project: `naruto export endpoint` and `naruto export triton` put a copy of this
-file beside what they run, since versions of diffusers and transformers that do not know a name fill in random numbers.
+Imports no other module of this project: `naruto export endpoint` and `naruto export triton` copy this file into what
+they export, because versions of diffusers and transformers that do not know a name fill in random numbers.
 """
 
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ MODEL_PARTS = {
 
 
 class WeightsDiffer(RuntimeError):
-    """A weight of a file is missing or another one in the pipeline, or the other way round. Says which."""
+    """A weight is only in the files or only in the pipeline, or differs. The message names it."""
 
 
 def portable_name(part: str, name: str) -> str:
-    """`name` of a module or weight of `part` as files for transformers 4 have it: with `text_model.` in encoders."""
+    """`name` of a module or weight of `part` in files for transformers 4: with `text_model.` in text encoders."""
     if not part.startswith("text_encoder") or name.startswith(("text_model.", "text_projection")):
         return name
     return f"text_model.{name}"
 
 
 def check_weights(folder: Path, models: Mapping[str, Any]) -> None:
-    """Hold the weight files below the pipeline `folder` against the loaded `models`, by part: names and values.
+    """Compare the weight files below the pipeline `folder` with the loaded `models`, by part: names and values.
 
-    For folders that this program wrote: one weight file or several a part, no variants. Raises WeightsDiffer that names
+    For folders that this program wrote: one or several weight files per part, no variants. WeightsDiffer names
     the part and the first tensor that is missing on either side, or differs by more than its rounding to the precision
     of the model.
     """
@@ -43,12 +43,12 @@ def check_weights(folder: Path, models: Mapping[str, Any]) -> None:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     tensor = loaded.pop(portable_name(part, name), None)
-                    if tensor is None and not name.endswith("position_ids"):  # a buffer that transformers 4 saved once
+                    if tensor is None and not name.endswith("position_ids"):  # a buffer in files of transformers 4
                         raise WeightsDiffer(f"{name} of {part} is missing in the pipeline")
                     if tensor is not None and not equal_as_loaded(file.get_tensor(name), tensor):
                         raise WeightsDiffer(f"{name} of {part} has other values in the pipeline")
-        if left := sorted(name for name in loaded if not name.endswith("position_ids")):
-            raise WeightsDiffer(f"{left[0]} of {part} is in no file")
+        if extra := sorted(name for name in loaded if not name.endswith("position_ids")):
+            raise WeightsDiffer(f"{extra[0]} of {part} is in no file")
 
 
 def check_pipeline(folder: Path, pipeline: Any) -> None:
@@ -57,5 +57,5 @@ def check_pipeline(folder: Path, pipeline: Any) -> None:
 
 
 def equal_as_loaded(expected: torch.Tensor, loaded: torch.Tensor) -> bool:
-    """Whether `loaded` is `expected`, rounded to the precision of `loaded` where that is the coarser one."""
+    """Whether `loaded` equals `expected` rounded to the precision of `loaded`."""
     return expected.shape == loaded.shape and torch.equal(expected.to(loaded.device, loaded.dtype), loaded)

@@ -88,7 +88,7 @@ def write_word_files(trained: Trained, folder: Path) -> dict[str, str]:
     styles = named if len(words) > 1 else [""]
     names = {word: f"{_stem(trained.run, style)}_emb.safetensors" for word, style in zip(words, styles, strict=True)}
     for word, name in names.items():
-        textual_inversion.write_word(trained.embeddings, words[word], folder / name)
+        textual_inversion.write_word_embeddings(trained.embeddings, words[word], folder / name)
     return names
 
 

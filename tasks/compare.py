@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from naruto_core.domain import DRAWN, Variant
+from naruto_core.domain import GENERATED, Variant
 from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import Compared
@@ -26,8 +26,8 @@ def parse_model(name: str) -> ModelName:
     """The model that `name` means, the adapted one when no variant is said; NotRecorded for what says none."""
     home, elsewhere, model = name.rpartition("//")
     run, _, variant = model.partition(":")
-    if variant not in ("", *DRAWN):
-        raise NotRecorded(f"{name}: a model is RUN:VARIANT, with {', '.join(DRAWN)} for VARIANT.")
+    if variant not in ("", *GENERATED):
+        raise NotRecorded(f"{name}: a model is RUN:VARIANT, with {', '.join(GENERATED)} for VARIANT.")
     if (elsewhere and not home) or not run or "/" in run:
         raise NotRecorded(f"{name}: a run of another NARUTO_HOME is HOME//RUN, with that folder for HOME.")
     return ModelName(Path(home).expanduser() if home else None, run, Variant(variant or Variant.ADAPTED))

@@ -10,7 +10,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training import distributed
 from naruto_core.training.batches import TrainingData
-from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.weights import Weights
 from tasks.context import task_context
 from tasks.training_data import ClassPictures, StyleSource, TrainingPictures
@@ -35,25 +35,24 @@ class TrainingCall:
         pipeline: "StableDiffusionXLPipeline",
         stages: Sequence[TrainingData],
         checkpoint_seconds: float,
-        listeners: Listeners,
+        callbacks: TrainingCallbacks,
     ) -> Weights:
         """This process's share of the training."""
         tokens = self.recipe.new_tokens
-        return train_adapter(
-            pipeline, stages, self.section, tokens, self.checkpoint, checkpoint_seconds, self.identity, listeners
-        )
+        job = TrainingJob(self.section, tokens, self.checkpoint, checkpoint_seconds, self.identity, callbacks)
+        return train_adapter(pipeline, stages, job)
 
 
 def follow() -> None:
     """Join in every training that the first process calls for; the pictures are encoded by then."""
-    with task_context() as context, distributed.together(context.device):
+    with task_context() as context, distributed.process_group(context.device):
 
         def join(call: TrainingCall) -> None:
             pipeline = sdxl.load_pipeline(call.recipe.model, call.section.mixed_precision, context.device)
             stages = TrainingPictures(context, pipeline, call.recipe).stages(call.styles, call.drawn)
-            call.train(pipeline, stages, context.settings.checkpoint_seconds, Listeners(_ignore, _ignore))
+            call.train(pipeline, stages, context.settings.checkpoint_seconds, TrainingCallbacks(_ignore, _ignore))
 
-        distributed.follow(join)
+        distributed.run_broadcast_jobs(join)
 
 
 def _ignore(_: object) -> None: ...

@@ -4,7 +4,6 @@ The service writes pictures to a folder, each with its prompt. They are scored w
 extractors, and deleted. Only numbers are kept.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
+from naruto_core import picture_file
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.scoring.drift import Values, shift
@@ -131,10 +131,10 @@ def _interval(drift: Drift) -> str:
 
 def _served_pictures(context: TaskContext) -> Iterator[ServedPicture]:
     """The pictures in the folder; a file without facts, or of an unknown run, is deleted."""
-    for path in sorted(context.layout.watched.glob("[!.]*.png")):
+    for path in sorted(context.layout.watched.glob(f"[!.]*{picture_file.SUFFIX}")):
         try:
             with Image.open(path) as picture:
-                facts: Mapping[str, str] = json.loads(picture.info["naruto"])
+                facts: Mapping[str, str] = picture_file.read_facts(picture)
             run_id = context.store.run(facts["run"]).id
             yield ServedPicture(
                 path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"])

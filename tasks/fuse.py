@@ -7,7 +7,7 @@ from prefect import task
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
 from naruto_core.domain import Adapter, FusedModel
-from naruto_core.fusion import blends_of, fuse_adapters
+from naruto_core.fusion import fuse_adapters, scaled_adapters
 from tasks.context import OpenRun, run_context
 from tasks.progress import say
 
@@ -24,7 +24,7 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         if recorded and sha256_folder(folder) == recorded.sha256:
             return recorded
         pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, context.device)
-        fuse_adapters(pipeline, blends_of(context.layout.root, recipe.fusion, adapters), folder)
+        fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
         fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
         context.store.add_fused(fused)
         say(f"fused model at {folder}")

@@ -10,9 +10,9 @@ from prefect import task
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, Sample, Variant
-from naruto_core.fusion import blends_of, load_adapters, load_fused
+from naruto_core.fusion import load_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.progress import reporter
 
@@ -50,7 +50,7 @@ def _requests(context: RunContext) -> list[_SampleRequest]:
     tokens = context.recipe.new_tokens
     return [
         _SampleRequest(
-            Variant(variant), prompt, seed, prompt.text if variant == "base" else put_tokens(prompt.text, tokens)
+            Variant(variant), prompt, seed, prompt.text if variant == "base" else insert_tokens(prompt.text, tokens)
         )
         for variant in context.recipe.generation.variants
         for prompt in context.suite.prompts
@@ -94,7 +94,7 @@ def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter],
         return Painter(load_fused(root / fused.path, section.mixed_precision, context.device), section)
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, context.device)
     if variant is Variant.ADAPTED:
-        load_adapters(pipeline, blends_of(root, recipe.fusion, adapters))
+        load_adapters(pipeline, scaled_adapters(root, recipe.fusion, adapters))
     return Painter(pipeline, section)
 
 

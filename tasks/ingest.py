@@ -3,7 +3,7 @@
 from prefect import task
 
 from naruto_core.dataset.ingest import ingest as read_and_check
-from naruto_core.dataset.versions import is_whole
+from naruto_core.dataset.versions import is_intact
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe import DatasetSection
 from tasks.context import task_context
@@ -18,11 +18,11 @@ def ingest(section: DatasetSection) -> DatasetVersion:
     with task_context() as context:
         result = read_and_check(section, context.layout, reporter())
         recorded = context.store.find_dataset(result.version.id)
-        damaged = recorded is not None and not is_whole(context.layout, recorded)
+        damaged = recorded is not None and not is_intact(context.layout, recorded)
         context.store.add_dataset(result.version, result.quarantined, replace=damaged)
     version = result.version
     say(
-        f"dataset {version.id}: {version.n_kept} kept ({version.n_train} train, {version.n_reference} reference), "
+        f"dataset {version.id}: {version.n_pictures} kept ({version.n_train} train, {version.n_reference} reference), "
         f"{version.n_quarantined} quarantined, {version.n_duplicates} duplicates flagged"
     )
     for broken in result.quarantined[:SHOWN]:

@@ -10,13 +10,13 @@ from naruto_core.hub import check_token
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
-from naruto_core.training.memory import GIB, Plan, plan_memory
+from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
 from tasks.progress import say
 from tasks.publish import hub_token
 from tasks.truncation import check_suite
 
 
-def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Plan:
+def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> MemoryPlan:
     """What each phase needs, and the split to train with; DeviceUnfit when nothing fits."""
     available = int(settings.memory_gib * GIB) if settings.memory_gib else devices.available_memory(device)
     return plan_memory(recipe.model, recipe.training, recipe.generation, device, available)
@@ -35,7 +35,7 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     device = devices.pick_device(settings.device)
     for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
-    say(memory_plan(recipe, settings, device).words)
+    say(memory_plan(recipe, settings, device).summary)
     if suite:
         check_suite(recipe, suite)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from naruto_core import sdxl
+from naruto_core import picture_file, sdxl
 from naruto_core.artifacts import Manifest
 from naruto_core.contact_sheet import SheetBlock, write_sheet
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Split
 from naruto_core.generation import Job, Painter, save_picture
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
 from naruto_core.training.weights import Weights, write_files
@@ -35,7 +35,7 @@ class Preview:
     """
 
     def __init__(self, context: RunContext, styles: Sequence[StyleSource], folder: Path) -> None:
-        section, recipe = context.recipe.training.checkpoints, context.recipe
+        section, recipe = context.recipe.training.previews, context.recipe
         assert section is not None  # previews are made when the recipe asks for them
         self.context, self.recipe, self.section, self.folder = context, recipe, section, folder
         precision = recipe.training.mixed_precision
@@ -47,7 +47,7 @@ class Preview:
         self.prompts, self.seed = context.suite.prompts[: section.prompts], context.suite.seeds[0]
         self.base_pictures = self._paths(folder / "base")
         manifest, names = Manifest(folder / "base"), [path.name for path in self.base_pictures]
-        if manifest.unproven(names):
+        if manifest.missing_or_changed(names):
             self._draw(self.base_pictures, self._base(), {})
             manifest.add(names)
 
@@ -63,15 +63,15 @@ class Preview:
         names = [f"step {steps}", "base"]
         rows = zip(self.prompts, paths, self.base_pictures, strict=True)
         blocks = [SheetBlock(prompt.text, (now, base)) for prompt, now, base in rows]
-        write_sheet(blocks, names, folder / "sheet.png")
+        write_sheet(blocks, names, folder / f"sheet{picture_file.SUFFIX}")
         return self._scores(paths)
 
     def _paths(self, folder: Path) -> list[Path]:
-        return [folder / f"{index:03d}.png" for index in range(len(self.prompts))]
+        return [folder / f"{index:03d}{picture_file.SUFFIX}" for index in range(len(self.prompts))]
 
     def _draw(self, paths: Sequence[Path], pipeline: "StableDiffusionXLPipeline", tokens: Mapping[str, str]) -> None:
         painter = Painter(pipeline, self.drawing)
-        jobs, size = [Job(put_tokens(p.text, tokens), self.seed) for p in self.prompts], painter.section.batch_size
+        jobs, size = [Job(insert_tokens(p.text, tokens), self.seed) for p in self.prompts], painter.section.batch_size
         for start in range(0, len(jobs), size):
             part = slice(start, start + size)
             for path, job, picture in zip(paths[part], jobs[part], painter.paint(jobs[part]), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 from prefect import task
 
-from naruto_core import sdxl
+from naruto_core import picture_file, sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import Layout, atomic_folder
 from naruto_core.card.facts import CardFacts, ShownPrompt, WeightFiles
@@ -18,8 +18,8 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.generation import save_picture
 from naruto_core.git_info import is_hub_id
 from naruto_core.hub import push_folder
-from naruto_core.kohya import no_kohya_file
-from naruto_core.prompts import put_tokens
+from naruto_core.kohya import no_kohya_reason
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.store.database import Store
 from tasks.adapter_files import Trained, find_trained, whole_file, write_kohya_files, write_word_files
@@ -67,7 +67,7 @@ def _write_weights(trained: Trained, folder: Path, *, for_comfyui: bool) -> Weig
     embeddings = trained.embeddings.name if trained.embeddings else ""
     if not for_comfyui:
         return WeightFiles(loras, embeddings)
-    reason = no_kohya_file(trained.recipe.training)
+    reason = no_kohya_reason(trained.recipe.training)
     kohya = {} if reason else write_kohya_files(trained, folder)
     # new tokens without the LoRA they were learnt with draw something else
     words = write_word_files(trained, folder) if kohya or not loras else {}
@@ -96,7 +96,7 @@ def _show_pictures(
     shown: list[ShownPrompt] = []
     for prompt in (complete[number * len(complete) // count] for number in range(count)):
         samples = {variant: drawn[prompt.slug, variant] for variant in variants}
-        text = put_tokens(prompt.text, recipe.new_tokens)
+        text = insert_tokens(prompt.text, recipe.new_tokens)
         read = {v: prompt.text if v is Variant.BASE else text for v in samples}  # the base has no new tokens
         names = {v: _copy_picture(layout, s, read[v], recipe, folder) for v, s in samples.items()}
         shown.append(ShownPrompt(text, seed, names))
@@ -107,7 +107,7 @@ def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, fol
     """Save the sample below `folder`; its name there. What it says of itself is written anew, without paths."""
     drawing = recipe.generation.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
     facts: dict[str, object] = {"run": sample.run_id, "variant": sample.variant, "prompt": text, "seed": sample.seed}
-    name = f"samples/{sample.id}.png"
+    name = f"samples/{sample.id}{picture_file.SUFFIX}"
     with Image.open(whole_file(layout, "picture", sample.path, sample.sha256)) as picture:
         save_picture(picture.convert("RGB"), folder / name, facts | drawing)
     return name

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from naruto_core.artifacts import Layout, atomic_folder, write_atomically
-from naruto_core.dataset.caption_audit import says_something
+from naruto_core.dataset.caption_audit import has_letters_or_digits
 from naruto_core.dataset.imagefolder import METADATA
 from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.recaption import BEAMS, MAX_TOKENS, Captioner, load_captioner, recaption
@@ -112,7 +112,7 @@ def _changed(pictures: Sequence[Picture], wanted: set[Picture], captions: dict[s
     rows: list[Picture] = []
     for picture in pictures:
         new = captions.get(picture.sha256, "") if picture in wanted else ""
-        if says_something(new) and (picture.sha256, new) not in taken:
+        if has_letters_or_digits(new) and (picture.sha256, new) not in taken:
             taken.add((picture.sha256, new))
             rows.append(replace(picture, caption=new))
         else:

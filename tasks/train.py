@@ -13,13 +13,13 @@ from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.domain import Adapter, Run, StepRecord
 from naruto_core.errors import TrainingDiverged
-from naruto_core.git_info import training_code
+from naruto_core.git_info import training_code_digest
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.store.verification import adapter_fault
 from naruto_core.telemetry.tracking import Tell, tracking
 from naruto_core.training import distributed
-from naruto_core.training.checkpoint_selection import best_of_heads
-from naruto_core.training.loop import Listeners
+from naruto_core.training.checkpoint_selection import best_steps
+from naruto_core.training.loop import TrainingCallbacks
 from naruto_core.training.weights import Weights, write_files
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.distributed import TrainingCall
@@ -37,7 +37,7 @@ def train(opened: OpenRun) -> list[Adapter]:
     An interrupted training goes on from its checkpoint; an adapter that is already trained is not trained again.
     """
     with run_context(opened, "train") as context:
-        styles, names = style_sources(context.recipe, context.datasets), context.recipe.heads
+        styles, names = style_sources(context.recipe, context.datasets), context.recipe.adapter_names
         heads = [[style] for style in styles] if len(names) > 1 else [styles]
         trained = _trained_heads(context)
         if trained != set(names):
@@ -94,19 +94,19 @@ def _train_head(
     )
     drawn = class_pictures(context) if section.prior and section.prior.kind == "class_images" else None
     # before the pipeline: the base that draws the control pictures is gone again when training's own is loaded
-    preview = section.checkpoints and Preview(context, styles, context.layout.checkpoints(context.run.id, name))
+    preview = section.previews and Preview(context, styles, context.layout.previews(context.run.id, name))
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, context.device)
     stages = TrainingPictures(context, pipeline, recipe).stages(styles, drawn)
     call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context.run, styles))
-    distributed.call_followers(call)
-    listeners = Listeners(reporter(), record_steps, preview and partial(preview, pipeline))
-    weights = call.train(pipeline, stages, context.settings.checkpoint_seconds, listeners)
+    distributed.broadcast_job(call)
+    callbacks = TrainingCallbacks(reporter(), record_steps, preview and partial(preview, pipeline))
+    weights = call.train(pipeline, stages, context.settings.checkpoint_seconds, callbacks)
     _check_finite(weights, checkpoint)
     files = write_files(pipeline, weights, context.layout.adapter(context.run.id, name).parent)
     context.store.add_adapters([_checked_adapter(context, section, name, path) for path in files])
     checkpoint.unlink(missing_ok=True)  # the adapter is safe: nothing is left to resume
-    best_steps = best_of_heads(context.store.steps(context.run.id), recipe.heads, section.max_train_steps)
-    if best := best_steps.get(name):
+    best = best_steps(context.store.steps(context.run.id), recipe.adapter_names, section.max_train_steps).get(name)
+    if best:
         say(f"best{f' of {name}' if name else ''}: {best.reason}")
 
 
@@ -132,4 +132,4 @@ def _check_finite(weights: Weights, checkpoint: Path) -> None:
 def _identity(run: Run, styles: Sequence[StyleSource]) -> str:
     """What a checkpoint belongs to: recipe, pictures and code."""
     pictures = "+".join(style.dataset.id for style in styles)
-    return f"recipe {run.fingerprint[:12]}, dataset {pictures}, code {training_code()[:12]}"
+    return f"recipe {run.fingerprint[:12]}, dataset {pictures}, code {training_code_digest()[:12]}"

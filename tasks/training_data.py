@@ -9,17 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from naruto_core import sdxl
+from naruto_core import picture_file, sdxl
 from naruto_core.artifacts import Manifest
 from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Progress, Split
 from naruto_core.generation import Job, Painter, save_picture
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
-from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, examples_key
+from naruto_core.training.batches import StyleData, TrainingData
+from naruto_core.training.latent_cache import (
+    CaptionedPicture,
+    EncodingOptions,
+    Examples,
+    encode_examples,
+    latent_cache_key,
+)
 from tasks.context import RunContext, TaskContext
 from tasks.progress import reporter
 
@@ -39,7 +45,7 @@ class ClassPictures:
     jobs: tuple[Job, ...]
 
     def path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.png"
+        return self.folder / f"{index:06d}{picture_file.SUFFIX}"
 
 
 def class_pictures(context: RunContext) -> ClassPictures:
@@ -57,7 +63,7 @@ def class_pictures(context: RunContext) -> ClassPictures:
     key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
     pictures = ClassPictures(key, context.layout.cache(key), jobs)
     names = {pictures.path(index).name: index for index in range(len(jobs))}
-    missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
+    missing = [names[name] for name in Manifest(pictures.folder).missing_or_changed(names)]
     if missing:
         painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, context.device), drawing)
         _draw(painter, pictures, missing)
@@ -111,7 +117,7 @@ class TrainingPictures:
         return [
             TrainingData(
                 stage.steps,
-                tuple(Style(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
+                tuple(StyleData(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
                 drawn and self._class_pictures(drawn, stage.resolution),
                 wanted and self._held_out(styles[0], stage.resolution, wanted.num_validation_images),
             )
@@ -146,10 +152,10 @@ class TrainingPictures:
             shapes.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(name)
         size_of = {name: size for size, group in shapes.items() for name in group}
 
-        def read(name: str, view: int) -> Captioned:
+        def read(name: str, view: int) -> CaptionedPicture:
             return self._captioned(named[name], size_of[name], augmentation, view)
 
-        prompt = put_tokens(style.instance_prompt, self.recipe.new_tokens)
+        prompt = insert_tokens(style.instance_prompt, self.recipe.new_tokens)
         how = self._how(prompt, augmentation.views if augmentation else 1)
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
         groups = [shapes[size] for size in sorted(shapes)]
@@ -157,7 +163,7 @@ class TrainingPictures:
 
     def _captioned(
         self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
-    ) -> Captioned:
+    ) -> CaptionedPicture:
         data = read_picture(self.context.layout, picture)
         caption, look = picture.caption, PLAIN
         if augmentation:
@@ -166,8 +172,8 @@ class TrainingPictures:
             if augmentation.shuffle_caption:
                 caption = shuffle_caption(caption, picture.sha256, view)
         ready = prepare(data, size, look)
-        words = put_tokens(caption, self.recipe.new_tokens)
-        return Captioned(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)
+        words = insert_tokens(caption, self.recipe.new_tokens)
+        return CaptionedPicture(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)
 
     def _class_pictures(self, drawn: ClassPictures, resolution: int) -> Examples:
         read = partial(_class_picture, drawn, resolution)
@@ -175,10 +181,10 @@ class TrainingPictures:
         folder = self.context.layout.cache(self._key(drawn.key, "", resolution, None, how, None))
         return encode_examples(self.pipeline, [names], read, how, folder, reporter())
 
-    def _how(self, instance_prompt: str, views: int) -> Encoding:
+    def _how(self, instance_prompt: str, views: int) -> EncodingOptions:
         section = self.recipe.training
         frozen = section.text_encoder_lr is None and section.textual_inversion is None
-        return Encoding(instance_prompt, frozen, section.clip_skip, views)
+        return EncodingOptions(instance_prompt, frozen, section.clip_skip, views)
 
     def _key(
         self,
@@ -186,16 +192,16 @@ class TrainingPictures:
         part: str,
         resolution: int,
         step: int | None,
-        how: Encoding,
+        how: EncodingOptions,
         augmentation: AugmentationSection | None,
     ) -> str:
         looks = augmentation and augmentation.model_dump()
         model, tokens = sdxl.identity(self.recipe.model), self.recipe.new_tokens
         precision = self.recipe.training.mixed_precision, self.pipeline.vae.dtype
-        return examples_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
+        return latent_cache_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
 
 
-def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> Captioned:
+def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> CaptionedPicture:
     index = int(name)
     ready = prepare(drawn.path(index).read_bytes(), (resolution, resolution))
-    return Captioned(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)
+    return CaptionedPicture(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)

@@ -7,9 +7,9 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptSuite
 from naruto_core.errors import ModelUnusable, RecipeInvalid
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import Recipe
-from naruto_core.textual_inversion import tokens_of
+from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import task_context
@@ -28,12 +28,12 @@ class StyleCaptions:
 
 def limit_of(recipe: Recipe) -> TokenLimit:
     """What the text encoders of the recipe's base model read, new tokens included."""
-    return load_token_limit(recipe.model, [t for tokens in recipe.new_tokens.values() for t in tokens_of(tokens)])
+    return load_token_limit(recipe.model, [t for tokens in recipe.new_tokens.values() for t in split_tokens(tokens)])
 
 
 def training_text(recipe: Recipe, instance_prompt: str, caption: str) -> str:
     """What the encoders are given for a picture: instance prompt and caption, new tokens put in."""
-    return join_caption(put_tokens(instance_prompt, recipe.new_tokens), put_tokens(caption, recipe.new_tokens))
+    return join_caption(insert_tokens(instance_prompt, recipe.new_tokens), insert_tokens(caption, recipe.new_tokens))
 
 
 def read_captions(layout: Layout, recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[StyleCaptions]:
@@ -69,7 +69,7 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
     for drawn_by, tokens in (("base", dict[str, str]()), ("adapted and fused", recipe.new_tokens)):
         by_text: dict[str, list[Prompt]] = {}
         for prompt in suite.prompts:
-            by_text.setdefault(put_tokens(prompt.text, tokens), []).append(prompt)
+            by_text.setdefault(insert_tokens(prompt.text, tokens), []).append(prompt)
         report = limit.report(by_text)
         if report.merged:
             slugs = ", ".join(prompt.slug for text in report.merged[0] for prompt in by_text[text])
@@ -95,7 +95,7 @@ def find_truncated_text(
     negative = recipe.generation.negative_prompt
     prompts = limit.report(
         dict.fromkeys(
-            text for prompt in suite.prompts for text in (prompt.text, put_tokens(prompt.text, recipe.new_tokens))
+            text for prompt in suite.prompts for text in (prompt.text, insert_tokens(prompt.text, recipe.new_tokens))
         )
     )
     sentence = " ".join(

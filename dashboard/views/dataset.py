@@ -35,7 +35,7 @@ def _line(one: DatasetVersion) -> dict[str, str | int]:
         "Source": one.source,
         "To learn from": one.n_train,
         "Held out": one.n_reference,
-        "Quarantined": one.n_quarantined,
+        "QuarantinedRecord": one.n_quarantined,
         "Near-duplicates": one.n_duplicates,
     }
 

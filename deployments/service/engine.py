@@ -19,7 +19,7 @@ from deployments.service.model_cache import ModelCache
 from deployments.service.model_registry import ModelSpec
 from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import NarutoError
-from naruto_core.generation import full_size
+from naruto_core.generation import padded_batch_size
 from naruto_core.sampling import NotFinite
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Engine:
         current = next(iter(self._places.values()), None)
         if current and not front.alike(current):
             return []  # it runs out, and the next batch is the front's
-        room = full_size(front.look.section.batch_size) - len(self._places)
+        room = padded_batch_size(front.look.section.batch_size) - len(self._places)
         chosen = [ticket for ticket in self._waiting if ticket.alike(front)][:room]
         taken = set(map(id, chosen))
         self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in taken)

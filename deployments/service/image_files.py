@@ -2,32 +2,16 @@
 
 import hashlib
 import hmac
-import io
-import json
 import re
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from PIL.PngImagePlugin import PngInfo
-
+from naruto_core import picture_file
 from naruto_core.access_control import signing_key
 from naruto_core.artifacts import write_atomically
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-_NAME = re.compile(r"[0-9a-f]{32}\.png")
-
-
-def png(picture: "Image", facts: dict[str, object]) -> bytes:
-    """PNG with how it was drawn in a text chunk called `naruto`, as samples have."""
-    info, memory = PngInfo(), io.BytesIO()
-    info.add_itxt("naruto", json.dumps(facts, sort_keys=True, ensure_ascii=False))
-    picture.save(memory, format="PNG", pnginfo=info)
-    return memory.getvalue()
+_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(picture_file.SUFFIX)}")
 
 
 class PictureFiles:
@@ -39,7 +23,7 @@ class PictureFiles:
 
     def keep(self, data: bytes) -> str:
         """The opaque name that `data` is kept by."""
-        name = f"{secrets.token_hex(16)}.png"
+        name = f"{secrets.token_hex(16)}{picture_file.SUFFIX}"
         write_atomically(self._folder / "pictures" / name, data)
         return name
 
@@ -63,7 +47,7 @@ class PictureFiles:
 
     def sweep(self) -> None:
         """Remove what no address opens any more."""
-        for path in (self._folder / "pictures").glob("*.png"):
+        for path in (self._folder / "pictures").glob(f"*{picture_file.SUFFIX}"):
             if path.stat().st_mtime < time.time() - 2 * self._seconds:
                 path.unlink(missing_ok=True)
 

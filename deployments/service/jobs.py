@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from opentelemetry import context
 
 from deployments.service.engine import Engine, QueueItem
-from deployments.service.image_files import PictureFiles, png
+from deployments.service.image_files import PictureFiles
 from deployments.service.metrics import Metrics
 from deployments.service.model_registry import ModelSpec
 from deployments.service.moderation import Moderator
 from deployments.service.quality_worker import Sampler
 from deployments.service.tracing import record_spans
 from naruto_core.continuous_batching import Order
+from naruto_core.picture_file import encode_picture
 from naruto_core.serving import OPEN, JobState, ServiceJob
 from naruto_core.store.service_jobs import ServiceJobs
 
@@ -189,7 +190,7 @@ class Jobs:
                 "seed": order.seed, "num_inference_steps": order.num_inference_steps,
                 "guidance_scale": order.guidance_scale,
             }  # fmt: skip
-            job.files.append(png(picture, facts))
+            job.files.append(encode_picture(picture, facts))
             if job.watch and self._sampler.chosen():
                 self._sampler.keep(picture, job.noun.model, job.watch)
         if job.keep:

@@ -9,13 +9,13 @@ from deployments.service.errors import ApiError
 from naruto_core.artifacts import Layout
 from naruto_core.domain import RunState
 from naruto_core.errors import NotRecorded, RecordDamaged
-from naruto_core.fusion import Blend, blends_of
+from naruto_core.fusion import ScaledAdapter, scaled_adapters
 from naruto_core.recipe import GenerationSection, ModelSection, Recipe
 from naruto_core.store.database import Ratings
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.verification import adapter_fault
 from naruto_core.store.writes import Store
-from naruto_core.textual_inversion import tokens_of
+from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, load_token_limit
 
 BASE = "base"
@@ -29,7 +29,7 @@ class ModelSpec:
     name: str
     model: ModelSection
     section: GenerationSection
-    blends: tuple[Blend, ...] = ()
+    blends: tuple[ScaledAdapter, ...] = ()
     tokens: tuple[tuple[str, str], ...] = ()
     as_trained: bool = False  # a run's own adapters at their own scales
 
@@ -78,7 +78,9 @@ class ModelRegistry:
         """How much of a prompt the model's text encoders read."""
         key = look.model, look.tokens
         if key not in self._limits:
-            self._limits[key] = load_token_limit(look.model, [t for _, names in look.tokens for t in tokens_of(names)])
+            self._limits[key] = load_token_limit(
+                look.model, [t for _, names in look.tokens for t in split_tokens(names)]
+            )
         return self._limits[key]
 
     def _with(self, look: ModelSpec, name: str, weight: float) -> ModelSpec:
@@ -92,7 +94,7 @@ class ModelRegistry:
         worn = {blend.folder for blend in look.blends}
         if any(blend.folder in worn for blend in other.blends):
             raise ApiError(400, f"{name} stands twice.", param="adapters", code="invalid_value")
-        blends = (*look.blends, *(Blend(blend.folder, blend.scale * weight) for blend in other.blends))
+        blends = (*look.blends, *(ScaledAdapter(blend.folder, blend.scale * weight) for blend in other.blends))
         return ModelSpec(look.name, look.model, look.section, blends, look.tokens)
 
     def _champion(self) -> str | None:
@@ -123,7 +125,7 @@ class ModelRegistry:
         recipe = Recipe.model_validate_json(self._store.recipe_json(run.id))
         size = self._batch_size or min(recipe.generation.batch_size, _USUAL_BATCH)
         section = recipe.generation.model_copy(update={"batch_size": size})
-        blends = tuple(blends_of(self._root, recipe.fusion, adapters))
+        blends = tuple(scaled_adapters(self._root, recipe.fusion, adapters))
         tokens = tuple(recipe.new_tokens.items())
         self._looks[run_id] = ModelSpec(run.id, recipe.model, section, blends, tokens, as_trained=True)
         return self._looks[run_id]

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from naruto_core import picture_file
 from naruto_core.errors import StorageFailed
 from naruto_core.generation import save_picture
 from naruto_core.settings import Settings
@@ -38,13 +39,13 @@ class Sampler:
 
     def keep(self, picture: "Image", run_id: str, prompt: str) -> None:
         """Lay a picture aside, unless too many wait already. A full disk is one line: whoever asked has the picture."""
-        if sum(1 for _ in self._folder.glob("*.png")) >= _MOST_WAITING:
+        if sum(1 for _ in self._folder.glob(f"*{picture_file.SUFFIX}")) >= _MOST_WAITING:
             return
         facts: dict[str, object] = {
             "run": run_id, "prompt": prompt, "asked": self._mark(prompt), "drawn_at": datetime.now(UTC).isoformat(),
         }  # fmt: skip
         try:
-            save_picture(picture, self._folder / f"{secrets.token_hex(16)}.png", facts)
+            save_picture(picture, self._folder / f"{secrets.token_hex(16)}{picture_file.SUFFIX}", facts)
         except StorageFailed as error:
             _log.warning("a picture could not be laid aside: %s", error)
 

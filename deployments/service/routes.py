@@ -24,9 +24,10 @@ from deployments.service.schemas import (
     job_reply,
 )
 from deployments.service.state import ServiceState
+from naruto_core import picture_file
 from naruto_core.continuous_batching import Order
 from naruto_core.errors import NotRecorded
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.serving import JobState, ServiceJob
 
 router = APIRouter()
@@ -133,7 +134,7 @@ def _orders(asked: ImageRequest, look: ModelSpec, parts: ServiceState) -> list[O
         raise ApiError(400, f"steps: at most {options.most_steps}.", param="steps", code="invalid_value")
     first = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     guidance = section.guidance_scale if asked.guidance is None else asked.guidance
-    text = put_tokens(asked.prompt, dict(look.tokens))
+    text = insert_tokens(asked.prompt, dict(look.tokens))
     return [Order(text, first + number, negative, steps, guidance) for number in range(asked.n)]
 
 
@@ -219,7 +220,7 @@ async def follow_job(job_id: str, request: Request, who: Who, parts: Of) -> Stre
 @router.get(
     "/v1/pictures/{name}",
     response_class=FileResponse,
-    responses=documented(400, 403) | {200: {"content": {"image/png": {}}}},
+    responses=documented(400, 403) | {200: {"content": {picture_file.MEDIA_TYPE: {}}}},
 )
 async def read_picture(
     name: str,
@@ -231,7 +232,7 @@ async def read_picture(
     path = await asyncio.to_thread(parts.files.path, name, expires, signature)
     if path is None:
         raise ApiError(403, "This address is not good, or not any more.", code="bad_signature")
-    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return FileResponse(path, media_type=picture_file.MEDIA_TYPE, headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def _find(parts: ServiceState, job_id: str, who: Caller) -> tuple[ServiceJob, Job | None]:

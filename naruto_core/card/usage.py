@@ -4,10 +4,10 @@ from pathlib import PurePosixPath
 
 from naruto_core.card.facts import CardFacts, WeightFiles, escape
 from naruto_core.git_info import is_hub_id, public_name
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import Recipe
 from naruto_core.sampling import SAMPLERS
-from naruto_core.textual_inversion import tokens_of
+from naruto_core.textual_inversion import split_tokens
 
 
 def comfyui_steps(facts: CardFacts) -> str:
@@ -59,7 +59,7 @@ def _spoken(words: dict[str, str]) -> dict[str, str]:
 
 def _prompt(recipe: Recipe, words: dict[str, str]) -> list[str]:
     phrases = [recipe.training.instance_prompt, *(style.instance_prompt for style in recipe.styles)]
-    told = ", or ".join(escape(put_tokens(phrase, _spoken(words))) for phrase in phrases)
+    told = ", or ".join(escape(insert_tokens(phrase, _spoken(words))) for phrase in phrases)
     steps = [f"Begin the prompt with the trigger phrase: {told}"]
     if skip := recipe.generation.clip_skip:  # 0 would be SDXL's penultimate layer, ComfyUI's -2
         steps.append(f"*CLIP Set Last Layer* at {-skip - 2}.")
@@ -151,7 +151,7 @@ def _base(recipe: Recipe) -> list[str]:
 
 def _new_tokens(recipe: Recipe, file: str) -> list[str]:
     """Into both tokenizers and text encoders, as `naruto_core.textual_inversion.load_tokens` does."""
-    count = sum(len(tokens_of(name)) for name in recipe.new_tokens.values())
+    count = sum(len(split_tokens(name)) for name in recipe.new_tokens.values())
     lines = [
         "",
         f"state = load_file(f'{{adapter}}/{file}')",

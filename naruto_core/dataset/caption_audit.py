@@ -40,19 +40,19 @@ _SEVERAL = frozenset(
 _REACH = 3  # words between a colour and its noun, and one more: "red long open jacket"
 
 
-def says_something(caption: str) -> bool:
+def has_letters_or_digits(caption: str) -> bool:
     """Whether there is a letter or a digit in it, of any script."""
     return any(sign.isalnum() for sign in caption)
 
 
-def words_of(caption: str) -> tuple[str, ...]:
+def split_words(caption: str) -> tuple[str, ...]:
     """Its words in order, without case, punctuation and the ways Unicode has of writing one sign."""
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", caption).casefold()))
 
 
-def words_alike(first: str, second: str) -> float:
+def word_similarity(first: str, second: str) -> float:
     """Jaccard index, 0..1, of the sets of words (Jaccard 1912) without function words; 1 for two empty sets."""
-    one, other = (set(words_of(caption)) - _FUNCTION_WORDS for caption in (first, second))
+    one, other = (set(split_words(caption)) - _FUNCTION_WORDS for caption in (first, second))
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
@@ -63,7 +63,7 @@ def colour_conflicts(*captions: str) -> list[str]:
     """
     colours: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
-        words = words_of(caption)
+        words = split_words(caption)
         if _several(words):
             return []
         for noun, colour in _coloured_nouns(caption):
@@ -80,7 +80,7 @@ def _coloured_nouns(caption: str) -> list[tuple[str, str]]:
     """(noun, colour) wherever a colour stands shortly before one of the nouns, with only qualities between."""
     found: list[tuple[str, str]] = []
     for part in re.split(r"[,.;:!?()]", unicodedata.normalize("NFKC", caption)):
-        words = words_of(part)
+        words = split_words(part)
         for at, noun in enumerate(words):
             if noun in _NOUNS and (colour := _colour_before(words, at)):
                 found.append((noun, colour))
@@ -192,19 +192,19 @@ def _empty(pictures: Sequence[Picture]) -> _Found:
     return {
         (i, CaptionFault.EMPTY): f"{picture.caption.strip()!r} has neither letter nor digit"
         for i, picture in enumerate(pictures)
-        if not says_something(picture.caption)
+        if not has_letters_or_digits(picture.caption)
     }
 
 
 def _repeated(pictures: Sequence[Picture]) -> _Found:
-    """Doubles count as one picture: of them, the same caption is right."""
+    """Duplicates count as one picture: of them, the same caption is right."""
     shown: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for picture in pictures:
-        shown[words_of(picture.caption)].add(picture.duplicate_of or picture.sha256)
+        shown[split_words(picture.caption)].add(picture.duplicate_of or picture.sha256)
     return {
         (i, CaptionFault.REPEATED): f"the same words on {len(shown[words])} pictures"
         for i, picture in enumerate(pictures)
-        if len(shown[words := words_of(picture.caption)]) > 1 and words
+        if len(shown[words := split_words(picture.caption)]) > 1 and words
     }
 
 
@@ -216,12 +216,12 @@ def _double_disagrees(pictures: Sequence[Picture]) -> _Found:
     found: _Found = {}
     for i, picture in enumerate(pictures):
         others = [pictures[j].caption for j in captions.get(picture.duplicate_of, ()) if j != i]
-        if not others or not says_something(picture.caption):
+        if not others or not has_letters_or_digits(picture.caption):
             continue
-        nearest = max(others, key=lambda other: words_alike(picture.caption, other))
-        alike = words_alike(picture.caption, nearest)
+        nearest = max(others, key=lambda other: word_similarity(picture.caption, other))
+        alike = word_similarity(picture.caption, nearest)
         conflicts = colour_conflicts(nearest, picture.caption)
-        if says_something(nearest) and (alike < ALIKE or conflicts):
+        if has_letters_or_digits(nearest) and (alike < ALIKE or conflicts):
             why = conflicts[0] if conflicts else f"Jaccard {alike:.2f}"
             found[i, CaptionFault.DOUBLE_DISAGREES] = f"a picture of nearly the same shapes says {nearest!r} ({why})"
     return found

@@ -36,7 +36,7 @@ def perceptual_hash(image: Image.Image) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubles:
+class Duplicates:
     """For n hashes in order: `earliest` (n,) is the first alike one before each, or -1; `any` (n,) is
     true where there is an alike one before or after."""
 
@@ -44,7 +44,7 @@ class Doubles:
     any: npt.NDArray[np.bool_]
 
 
-def find_doubles(hashes: Sequence[str]) -> Doubles:
+def find_duplicates(hashes: Sequence[str]) -> Duplicates:
     """Which of `hashes` (16 hex digits each) are at most NEAR_BITS apart; memory grows with n, not n squared."""
     values = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=">u8").astype(np.uint64)
     distinct, first, group, sizes = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
@@ -55,7 +55,7 @@ def find_doubles(hashes: Sequence[str]) -> Doubles:
         np.minimum.at(earliest, b, first[a])
         alike[a] = alike[b] = True
     found = earliest[group]
-    return Doubles(np.where(found < np.arange(len(values)), found, -1), alike[group])
+    return Duplicates(np.where(found < np.arange(len(values)), found, -1), alike[group])
 
 
 def _near_pairs(distinct: Hashes) -> Iterator[tuple[Indices, Indices]]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from naruto_core.dataset.records import MAX_BYTES, BrokenRecordError, Record
-from naruto_core.domain import Quarantined
+from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
 
 METADATA = "metadata.jsonl"
@@ -35,21 +35,21 @@ class ImageFolder:
             raise DatasetUnusable(f"cannot read {folder / METADATA}: {error.strerror}.") from error
         self.total += sum(1 for _ in self._unlisted())
 
-    def records(self) -> Iterator[Record | Quarantined]:
+    def records(self) -> Iterator[Record | QuarantinedRecord]:
         row = -1
         for row, line in enumerate(self._lines()):
             yield self._record(row, line)
         for extra, name in enumerate(self._unlisted(), row + 1):
-            yield Quarantined(name, extra, "no-caption", f"no line of {METADATA} names this file")
+            yield QuarantinedRecord(name, extra, "no-caption", f"no line of {METADATA} names this file")
 
-    def _record(self, row: int, line: bytes) -> Record | Quarantined:
+    def _record(self, row: int, line: bytes) -> Record | QuarantinedRecord:
         name = METADATA
         try:
             entry = _parse(line)
             name = _file_name(entry)
             return Record(name, row, self._read(name), entry.get(self.caption_column))
         except BrokenRecordError as broken:
-            return Quarantined(name, row, broken.reason, broken.detail)
+            return QuarantinedRecord(name, row, broken.reason, broken.detail)
 
     def _lines(self) -> Iterator[bytes]:
         with (self.folder / METADATA).open("rb") as lines:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from naruto_core.artifacts import Layout, sha256_bytes, storage_errors, write_atomically
-from naruto_core.dataset.duplicates import find_doubles, perceptual_hash
+from naruto_core.dataset.duplicates import find_duplicates, perceptual_hash
 from naruto_core.dataset.records import BrokenRecordError, Record, Source, decode
 from naruto_core.dataset.sources import open_source
 from naruto_core.dataset.versions import table_name, write_version
-from naruto_core.domain import DatasetVersion, Picture, Progress, Quarantined, Split
+from naruto_core.domain import DatasetVersion, Picture, Progress, QuarantinedRecord, Split
 from naruto_core.errors import DatasetUnusable
 from naruto_core.recipe import DatasetSection
 
 
-def check(record: Record) -> Picture | Quarantined:
+def check(record: Record) -> Picture | QuarantinedRecord:
     """The facts of the record's picture (split and duplicates still open), or why it is quarantined."""
     try:
         caption = _caption(record.caption)
@@ -58,7 +58,7 @@ def arrange(pictures: list[Picture], hold_out: int) -> list[Picture]:
     DatasetUnusable when `hold_out` leaves nothing to train on.
     """
     rows = [next(same) for _, same in groupby(sorted(pictures, key=_content), key=_content)]
-    doubles = find_doubles([row.perceptual_hash for row in rows])
+    doubles = find_duplicates([row.perceptual_hash for row in rows])
     alone = [i for i in range(len(rows)) if not doubles.any[i]]
     if hold_out >= len(rows):
         raise DatasetUnusable(
@@ -91,14 +91,14 @@ _RECORDS_BETWEEN_REPORTS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Ingested:
+class IngestResult:
     """What came of an ingest: the version, and what was left out of it."""
 
     version: DatasetVersion
-    quarantined: tuple[Quarantined, ...]
+    quarantined: tuple[QuarantinedRecord, ...]
 
 
-def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progress], None]) -> Ingested:
+def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progress], None]) -> IngestResult:
     """Bring the source of `section` into the data root; the same content is the same version.
 
     `n_duplicates` of the version counts the flagged rows and the records that repeat both the bytes
@@ -113,22 +113,22 @@ def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progr
     rows = arrange(pictures, section.hold_out)
     n_duplicates = sum(bool(row.duplicate_of) for row in rows) + len(pictures) - len(rows)
     version = write_version(layout, table, source.name, rows, n_quarantined=len(quarantined), n_duplicates=n_duplicates)
-    return Ingested(version, tuple(quarantined))
+    return IngestResult(version, tuple(quarantined))
 
 
 def _sift(
     source: Source, layout: Layout, on_progress: Callable[[Progress], None]
-) -> tuple[list[Picture], list[Quarantined]]:
+) -> tuple[list[Picture], list[QuarantinedRecord]]:
     """Check every record and store the pictures that pass."""
     pictures: list[Picture] = []
-    quarantined: list[Quarantined] = []
+    quarantined: list[QuarantinedRecord] = []
     pace = _Pace(source.total, on_progress)
     for record in source.records():
         checked = check(record) if isinstance(record, Record) else record
         if isinstance(checked, Picture) and isinstance(record, Record):
             _keep(record.image, checked, layout)
             pictures.append(checked)
-        elif isinstance(checked, Quarantined):
+        elif isinstance(checked, QuarantinedRecord):
             quarantined.append(checked)
         pace.report(len(pictures), len(quarantined))
     return pictures, quarantined
@@ -141,11 +141,11 @@ def _keep(data: bytes, picture: Picture, layout: Layout) -> None:
             write_atomically(path, data)
 
 
-def _refuse_too_broken(section: DatasetSection, n_kept: int, quarantined: list[Quarantined]) -> None:
-    total = n_kept + len(quarantined)
+def _refuse_too_broken(section: DatasetSection, n_pictures: int, quarantined: list[QuarantinedRecord]) -> None:
+    total = n_pictures + len(quarantined)
     if total == 0:
         raise DatasetUnusable(f"dataset {section.source} is empty: it has no record at all.")
-    if not quarantined or (n_kept and len(quarantined) <= section.max_quarantined * total):
+    if not quarantined or (n_pictures and len(quarantined) <= section.max_quarantined * total):
         return
     (reason, count), *_ = Counter(broken.reason for broken in quarantined).most_common()
     first = next(broken for broken in quarantined if broken.reason == reason)
@@ -164,8 +164,8 @@ class _Pace:
         self.on_progress = on_progress
         self.began = self.reported = time.monotonic()
 
-    def report(self, n_kept: int, n_quarantined: int) -> None:
-        done, now = n_kept + n_quarantined, time.monotonic()
+    def report(self, n_pictures: int, n_quarantined: int) -> None:
+        done, now = n_pictures + n_quarantined, time.monotonic()
         due = now - self.reported >= _SECONDS_BETWEEN_REPORTS or done % _RECORDS_BETWEEN_REPORTS == 0
         if due or done == self.total:
             self.reported = now

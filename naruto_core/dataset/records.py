@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from naruto_core.domain import Quarantined
+from naruto_core.domain import QuarantinedRecord
 
 
 class BrokenRecordError(Exception):
@@ -29,8 +29,8 @@ class Record:
     image: bytes
     caption: object
 
-    def quarantined(self, reason: str, detail: str) -> Quarantined:
-        return Quarantined(self.source, self.row, reason, detail)
+    def quarantined(self, reason: str, detail: str) -> QuarantinedRecord:
+        return QuarantinedRecord(self.source, self.row, reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Source:
     """An opened source: the name its versions are filed under, its number of records, the records.
 
     `records` may be called more than once and streams; what it cannot even hand over as a Record
-    (a file that is missing, a line that is not JSON) comes out as Quarantined.
+    (a file that is missing, a line that is not JSON) comes out as QuarantinedRecord.
     """
 
     name: str
     total: int
-    records: Callable[[], Iterator[Record | Quarantined]]
+    records: Callable[[], Iterator[Record | QuarantinedRecord]]
 
 
 MAX_PIXELS = 64_000_000  # 192 MB as RGB

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from naruto_core.dataset.records import BrokenRecordError, Record
-from naruto_core.domain import Quarantined
+from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
 
 _BATCH = 16  # rows in memory at a time
@@ -30,12 +30,12 @@ class Table:
         self.columns = (image_column, caption_column)
         self.total = sum(self._open(shard) for shard in shards)
 
-    def records(self) -> Iterator[Record | Quarantined]:
+    def records(self) -> Iterator[Record | QuarantinedRecord]:
         for shard in self.shards:
             name = shard.relative_to(self.root).as_posix()
             yield from self._records(shard, name)
 
-    def _records(self, shard: Path, name: str) -> Iterator[Record | Quarantined]:
+    def _records(self, shard: Path, name: str) -> Iterator[Record | QuarantinedRecord]:
         row = 0
         # closed at once when the reader stops early: an open file outlives no exception
         with closing(_batches(shard, list(self.columns))) as batches:
@@ -103,11 +103,11 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
-def _record(source: str, row: int, image: pa.Scalar, caption: pa.Scalar) -> Record | Quarantined:
+def _record(source: str, row: int, image: pa.Scalar, caption: pa.Scalar) -> Record | QuarantinedRecord:
     try:
         return Record(source, row, _bytes(image), _plain(caption))
     except BrokenRecordError as broken:
-        return Quarantined(source, row, broken.reason, broken.detail)
+        return QuarantinedRecord(source, row, broken.reason, broken.detail)
 
 
 def _bytes(image: pa.Scalar) -> bytes:

@@ -225,7 +225,7 @@ def read_picture(layout: Layout, picture: Picture) -> bytes:
     return data
 
 
-def is_whole(layout: Layout, version: DatasetVersion) -> bool:
+def is_intact(layout: Layout, version: DatasetVersion) -> bool:
     """Whether the rows of that version can be read and are its own."""
     return _holds(layout.absolute(version.table), version.delta_version, version.id)
 

@@ -13,7 +13,7 @@ from naruto_core.domain import (
     Finding,
     FusedModel,
     PromptSuite,
-    Quarantined,
+    QuarantinedRecord,
     Run,
     Sample,
     Score,
@@ -93,12 +93,12 @@ class Queries(Database):
                 row.noun() for row in session.scalars(select(DatasetRow).order_by(DatasetRow.source, DatasetRow.id))
             ]
 
-    def quarantined(self, dataset_id: str) -> list[Quarantined]:
+    def quarantined(self, dataset_id: str) -> list[QuarantinedRecord]:
         """The records that were left out of a dataset version, in the order of their source."""
         asked = select(QuarantinedRow).where(QuarantinedRow.dataset_id == dataset_id)
         with self._reading() as session:
             rows = session.scalars(asked.order_by(QuarantinedRow.source, QuarantinedRow.row))
-            return [Quarantined(row.source, row.row, row.reason, row.detail) for row in rows]
+            return [QuarantinedRecord(row.source, row.row, row.reason, row.detail) for row in rows]
 
     def run(self, run_id: str) -> Run:
         """The run with this id, or the only one whose id begins or ends so; NotRecorded names the nearest."""

@@ -16,7 +16,7 @@ from naruto_core.domain import (
     Finding,
     FusedModel,
     PromptSuite,
-    Quarantined,
+    QuarantinedRecord,
     Run,
     RunState,
     Sample,
@@ -48,7 +48,7 @@ class Store(Queries):
     """The record of everything that was run; `Reports` is what it can be asked."""
 
     def add_dataset(
-        self, version: DatasetVersion, quarantined: Sequence[Quarantined], *, replace: bool = False
+        self, version: DatasetVersion, quarantined: Sequence[QuarantinedRecord], *, replace: bool = False
     ) -> None:
         """Record a version as it was first seen, and what was left out of it, from whichever source.
 

@@ -1,4 +1,4 @@
-"""Which pictures, noise and timesteps a step sees: a function of seed and step, and of nothing else."""
+"""The pictures, noise and timesteps of a step: a function of seed and step only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers 
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """One style's encoded pictures, what a picture's loss counts, and how often an epoch shows each."""
+class StyleData:
+    """Encoded pictures of one style, the weight of their loss, and how often an epoch shows each of them."""
 
     examples: Examples
     loss_weight: float = 1.0
@@ -23,23 +23,23 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What one stage of a training sees: `steps` of them with these pictures.
+    """The pictures of one stage of a training, which has `steps` steps.
 
     `class_pictures` are for the prior, `held_out` ones for validation.
     """
 
     steps: int
-    styles: tuple[Style, ...]
+    styles: tuple[StyleData, ...]
     class_pictures: Examples | None = None
     held_out: Examples | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one micro-step sees; B pictures of one size.
+    """The B pictures of one micro-step, all of one size.
 
-    clean, noise: (B, 4, h, w); t: (B,) timesteps; time_ids: (B, 6); weights: (B,) of their losses; texts with
-    their encodings, None where the encoders learn.
+    clean, noise: (B, 4, h, w); t: (B,) timesteps; time_ids: (B, 6); weights: (B,) loss weights; texts: B captions;
+    text: their encodings, None where the encoders learn.
     """
 
     clean: torch.Tensor
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NoiseConfig:
-    """What is drawn at random for every picture; `empty` is the encoding (1, ...) of no text at all, on the CPU."""
+    """What is random for every picture; `empty` is the encoding (1, ...) of the empty text, on the CPU."""
 
     seed: int
     timesteps: int
@@ -62,27 +62,27 @@ class NoiseConfig:
     empty: TextEncoding | None = None
 
 
-class Stream:
-    """An endless stream of batches of `size` over the pictures of some styles, epoch after shuffled epoch.
+class BatchStream:
+    """An endless stream of batches of `size` pictures of some styles, shuffled anew in every epoch.
 
-    The pictures of a batch are of one size: where there are several (aspect buckets), each epoch cuts every
+    The pictures of a batch have one size: where there are several sizes (aspect buckets), each epoch cuts every
     bucket into batches, the last one filled up from its beginning, and shuffles the batches.
     """
 
-    def __init__(self, styles: Sequence[Style], seed: int, size: int) -> None:
+    def __init__(self, styles: Sequence[StyleData], seed: int, size: int) -> None:
         self.styles, self.seed, self.size = styles, seed, size
         buckets: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for number, style in enumerate(styles):
             for picture in range(len(style.examples)):
-                places = [(number, picture)] * style.repeats
-                buckets.setdefault(style.examples.latent_shape(picture), []).extend(places)
+                indices = [(number, picture)] * style.repeats
+                buckets.setdefault(style.examples.latent_shape(picture), []).extend(indices)
         self._buckets = [buckets[shape] for shape in sorted(buckets)]
 
-    def places(self, micro_step: int) -> list[tuple[int, int]]:
-        """(style, picture) of every picture in the batch of `micro_step`."""
+    def indices(self, micro_step: int) -> list[tuple[int, int]]:
+        """The indices (style, picture) of every picture in the batch of `micro_step`."""
         if len(self._buckets) == 1:
-            only = self._buckets[0]
-            return [only[row] for row in rows_of(self.seed, micro_step * self.size, self.size, len(only))]
+            bucket = self._buckets[0]
+            return [bucket[row] for row in shuffled_indices(self.seed, micro_step * self.size, self.size, len(bucket))]
         batches = [(number, part) for number, b in enumerate(self._buckets) for part in range(-(-len(b) // self.size))]
         epoch, turn = divmod(micro_step, len(batches))
         number, part = batches[_epoch_order(self.seed, epoch, len(batches))[turn]]
@@ -96,67 +96,69 @@ def _epoch_order(seed: int, epoch: int, total: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(total)
 
 
-def rows_of(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
-    """The pictures number `first` .. `first + count` of an endless stream of shuffled epochs over `total`."""
-    places = (divmod(position, total) for position in range(first, first + count))
-    return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in places)
+def shuffled_indices(seed: int, first: int, count: int, total: int) -> tuple[int, ...]:
+    """Items `first` to `first + count` of an endless stream of shuffled epochs over `total` pictures."""
+    positions = (divmod(position, total) for position in range(first, first + count))
+    return tuple(int(_epoch_order(seed, epoch, total)[offset]) for epoch, offset in positions)
 
 
-def draw_batch(stream: Stream, chance: NoiseConfig, micro_step: int, device: torch.device) -> Batch:
+def draw_batch(stream: BatchStream, config: NoiseConfig, micro_step: int, device: torch.device) -> Batch:
     """The batch of `micro_step`: sampled latents, noise, timesteps and texts.
 
-    Each picture has random numbers of its own, named by seed and position in the stream: a batch of
+    Each picture has its own random numbers, seeded by seed and position in the stream: a batch of
     four sees exactly what four accumulated batches of one see. Drawn on the CPU, so that devices agree.
     """
     rows = [
-        _Row(stream.styles[style], picture, chance, micro_step * stream.size + offset)
-        for offset, (style, picture) in enumerate(stream.places(micro_step))
+        _Row(stream.styles[style], picture, config, micro_step * stream.size + offset)
+        for offset, (style, picture) in enumerate(stream.indices(micro_step))
     ]
     return Batch(
-        _sent([row.clean for row in rows], device),
-        _sent([row.noise for row in rows], device),
-        _sent([torch.tensor(row.t) for row in rows], device),
-        _sent([row.examples.time_ids.row(row.index) for row in rows], device),
-        _sent([torch.tensor(row.weight) for row in rows], device),
+        _stack_on([row.clean for row in rows], device),
+        _stack_on([row.noise for row in rows], device),
+        _stack_on([torch.tensor(row.t) for row in rows], device),
+        _stack_on([row.examples.time_ids.row(row.index) for row in rows], device),
+        _stack_on([torch.tensor(row.weight) for row in rows], device),
         tuple(row.text for row in rows),
-        _encodings(rows, chance, device),
+        _encodings(rows, config, device),
     )
 
 
 class _Row:
-    """One picture of a batch with everything that chance decides about it."""
+    """One picture of a batch with everything that is random about it."""
 
-    def __init__(self, style: Style, picture: int, chance: NoiseConfig, position: int) -> None:
-        entropy = int(np.random.SeedSequence((chance.seed, position)).generate_state(1)[0])
+    def __init__(self, style: StyleData, picture: int, config: NoiseConfig, position: int) -> None:
+        entropy = int(np.random.SeedSequence((config.seed, position)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(entropy)
         self.examples, self.weight = style.examples, style.loss_weight
         shape = self.examples.latent_shape(picture)
         deviate, self.noise = torch.randn((2, *shape), generator=generator)
-        self.t = int(torch.randint(0, chance.timesteps, (1,), generator=generator))
-        # What an option draws comes after what every run draws: switching one on changes nothing else.
+        self.t = int(torch.randint(0, config.timesteps, (1,), generator=generator))
+        # Options draw after what every run draws: switching an option on changes nothing else.
         view = int(torch.randint(0, self.examples.views, (1,), generator=generator)) if self.examples.views > 1 else 0
         self.index = picture * self.examples.views + view
         mean, deviation = self.examples.mean.row(self.index), self.examples.deviation.row(self.index)
         self.clean = mean.float() + deviation.float() * deviate
-        if chance.noise_offset:  # crosslabs.org, "Diffusion with offset noise", 2023
-            self.noise = self.noise + chance.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
-        dropped = chance.caption_dropout and float(torch.rand(1, generator=generator)) < chance.caption_dropout
+        if config.noise_offset:  # crosslabs.org, "Diffusion with offset noise", 2023
+            self.noise = self.noise + config.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
+        dropped = config.caption_dropout and float(torch.rand(1, generator=generator)) < config.caption_dropout
         self.text = "" if dropped else self.examples.texts[self.index]
 
 
-def _encodings(rows: Sequence[_Row], chance: NoiseConfig, device: torch.device) -> TextEncoding | None:
+def _encodings(rows: Sequence[_Row], config: NoiseConfig, device: torch.device) -> TextEncoding | None:
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for row in rows:
         if row.examples.hidden is None or row.examples.pooled is None:
             return None
-        if row.text or chance.empty is None:
+        if row.text or config.empty is None:
             pairs.append((row.examples.hidden.row(row.index), row.examples.pooled.row(row.index)))
         else:
-            pairs.append((chance.empty.hidden[0], chance.empty.pooled[0]))
-    return TextEncoding(_sent([hidden for hidden, _ in pairs], device), _sent([pooled for _, pooled in pairs], device))
+            pairs.append((config.empty.hidden[0], config.empty.pooled[0]))
+    return TextEncoding(
+        _stack_on([hidden for hidden, _ in pairs], device), _stack_on([pooled for _, pooled in pairs], device)
+    )
 
 
-def _sent(rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Stacked, on `device`; through pinned memory, because a copy from ordinary memory waits for the GPU."""
+def _stack_on(rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """`rows` stacked on `device`; through pinned memory, because a copy from ordinary memory waits for the GPU."""
     stacked = torch.stack(list(rows))
     return stacked.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else stacked

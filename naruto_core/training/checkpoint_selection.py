@@ -1,5 +1,6 @@
-"""Which step of a training was the best, going by what was measured on the way, and why."""
+"""The best step of a training, chosen by what was measured at its previews and validations, with the reason."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,40 +8,40 @@ from naruto_core.domain import StepRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
-    """`steps` done at the best point, and the reason in words."""
+class BestStep:
+    """The number of steps done at the best point, and the reason as a text for people."""
 
     steps: int
     reason: str
 
 
-def best_of_heads(records: Sequence[StepRecord], heads: Sequence[str], max_train_steps: int) -> dict[str, Best]:
-    """The best step of every adapter whose steps stand in `records`, one adapter's after the other's, by its name.
+def best_steps(records: Sequence[StepRecord], adapters: Sequence[str], max_train_steps: int) -> dict[str, BestStep]:
+    """The best step of each of `adapters` by name; `records` has their steps one adapter after the other.
 
-    Each is compared with itself only: adapters of different styles are measured on different pictures.
+    Steps are compared within one adapter only: adapters of different styles are measured on different pictures.
     """
-    found: dict[str, Best] = {}
-    for number, head in enumerate(heads):
+    best: dict[str, BestStep] = {}
+    for number, name in enumerate(adapters):
         first = number * max_train_steps
         own = [replace(r, step=r.step - first) for r in records if first <= r.step < first + max_train_steps]
-        if best := best_step(own):
-            found[head] = best
-    return found
+        if step := best_step(own):
+            best[name] = step
+    return best
 
 
-def best_step(records: Sequence[StepRecord]) -> Best | None:
-    """The point with the lowest validation loss, or else the highest CLIP score; None when neither was measured twice.
+def best_step(records: Sequence[StepRecord]) -> BestStep | None:
+    """The step with the lowest validation loss, or else the highest CLIP score; None if neither was measured twice.
 
-    A validation loss has little noise from point to point (same pictures, noises and timesteps); a CLIP score of a
-    few pictures has much, and is only asked where there is no other.
+    A validation loss has little noise (same pictures, noises and timesteps at every step). A CLIP score of a few
+    pictures has much noise, and is used only where there is no validation loss.
     """
-    for gauge, sign, words in (("validation_loss", 1, "validation loss"), ("clip_score", -1, "CLIP score")):
+    for gauge, sign, label in (("validation_loss", 1, "validation loss"), ("clip_score", -1, "CLIP score")):
         measured = [(record.gauges[gauge], record.step + 1) for record in records if gauge in record.gauges]
-        measured = [pair for pair in measured if pair[0] == pair[0]]  # not a number: not a measurement
+        measured = [pair for pair in measured if not math.isnan(pair[0])]
         if len(measured) < 2:
             continue
         value, steps = min(measured, key=lambda pair: (sign * pair[0], pair[1]))
         last = measured[-1][0]
         rank = f"{'lowest' if sign > 0 else 'highest'} of {len(measured)}"
-        return Best(steps, f"step {steps}, {words} {value:.4f}, the {rank} (last: {last:.4f})")
+        return BestStep(steps, f"step {steps}, {label} {value:.4f}, the {rank} (last: {last:.4f})")
     return None

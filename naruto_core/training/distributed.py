@@ -1,8 +1,8 @@
-"""More than one process on one training: `accelerate launch` starts them, each sees its share of the pictures.
+"""Data-parallel training: `accelerate launch` starts several processes, each trains on its share of the pictures.
 
-Adapter gradients are a few megabytes in a few flat vectors, so they are averaged outright after the last backward
-pass; a wrapper that overlaps the two has nothing to win here. The first process does everything else too: it
-tells the others what to train with, and that all is done.
+Adapter gradients are a few megabytes in a few flat vectors, so one all-reduce after the last backward pass is enough;
+overlapping it with the backward pass (DistributedDataParallel) would gain nothing. The main process also ingests, draws
+and scores; it broadcasts training jobs to the others, and at last that there are no more.
 """
 
 import os
@@ -14,74 +14,74 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PATIENCE = timedelta(days=7)  # followers wait while the first process ingests, draws and scores
+TIMEOUT = timedelta(days=7)  # the others wait while the main process ingests, draws and scores
 
 
-def launched() -> int:
-    """How many processes a launcher has started, going by the variables that it sets."""
+def launched_processes() -> int:
+    """The number of processes that a launcher started: WORLD_SIZE in the environment, or 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU, where there are several processes on several; else `device` itself."""
-    if device.type == "cuda" and launched() > 1:
+    """This process's own GPU (LOCAL_RANK) where several processes were launched; else `device` itself."""
+    if device.type == "cuda" and launched_processes() > 1:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device
 
 
 @contextmanager
-def together(device: torch.device) -> Generator[None]:
-    """Train with all processes that were launched, inside the block; alone when there is only this one."""
-    if launched() == 1:
+def process_group(device: torch.device) -> Generator[None]:
+    """Inside the block this process is in a group with all launched processes; nothing happens for a single one."""
+    if launched_processes() == 1:
         yield
         return
-    # gloo beside nccl: what is told is told from memory, not from a GPU's
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    # gloo beside nccl: jobs are broadcast from the CPU's memory
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield
-        if first():
-            _tell(None)
+        if is_main_process():
+            _broadcast(None)
     finally:
         dist.destroy_process_group()
 
 
-def count() -> int:
-    """How many processes train together; 1 when nobody launched more."""
+def world_size() -> int:
+    """The number of processes that train together, 1 or more."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def first() -> bool:
-    """Whether this is the one that records, saves and speaks."""
+def is_main_process() -> bool:
+    """Whether this process (rank 0) writes records and checkpoints, and prints."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def number_of(micro_step: int) -> int:
-    """Which of all micro-steps this process does as its `micro_step`-th: they are dealt out in turn."""
-    return micro_step * count() + (dist.get_rank() if dist.is_initialized() else 0)
+def global_micro_step(micro_step: int) -> int:
+    """The index, over all processes, of this process's micro-step `micro_step`: processes take turns."""
+    return micro_step * world_size() + (dist.get_rank() if dist.is_initialized() else 0)
 
 
-def average(tensors: Sequence[torch.Tensor]) -> None:
-    """The mean over all processes, in place."""
-    if count() == 1:
+def all_reduce_mean(tensors: Sequence[torch.Tensor]) -> None:
+    """Replace every tensor by its mean over all processes."""
+    if world_size() == 1:
         return
     for tensor in tensors:
         dist.all_reduce(tensor)
-        tensor.div_(count())
+        tensor.div_(world_size())
 
 
-def call_followers(job: Any) -> None:
-    """Have every other process do `job` with this one: what `follow` hands to its callback."""
-    if count() > 1:
-        _tell(job)
+def broadcast_job(job: Any) -> None:
+    """Send `job` from the main process to every other one, which runs it in `run_broadcast_jobs`."""
+    if world_size() > 1:
+        _broadcast(job)
 
 
-def follow(work: Callable[[Any], None]) -> None:
-    """Do with the first process what it calls for, until it has no more."""
-    while (job := _tell(None)) is not None:
+def run_broadcast_jobs(work: Callable[[Any], None]) -> None:
+    """Call `work` with every job that the main process broadcasts, until there are no more."""
+    while (job := _broadcast(None)) is not None:
         work(job)
 
 
-def _tell(job: Any) -> Any:
-    told = [job]
-    dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-    return told[0]
+def _broadcast(job: Any) -> Any:
+    jobs = [job]
+    dist.broadcast_object_list(jobs, src=0, device=torch.device("cpu"))
+    return jobs[0]

@@ -1,4 +1,4 @@
-"""Encode the dataset once, so that the training loop sees only latents and text embeddings."""
+"""The latent cache: pictures and captions encoded once, so that training reads only latents and text embeddings."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TextEncoding:
-    """`hidden` (B, T, D1 + D2): penultimate layers of both encoders; `pooled` (B, P): encoder 2's projection."""
+    """`hidden` (B, T, D1 + D2): penultimate layers of both text encoders; `pooled` (B, P): projection of encoder 2."""
 
     hidden: torch.Tensor
     pooled: torch.Tensor
@@ -33,12 +33,12 @@ class TextEncoding:
 def encode_texts(
     pipeline: "StableDiffusionXLPipeline", texts: Sequence[str], clip_skip: int | None = None
 ) -> TextEncoding:
-    """Encode `texts` with `StableDiffusionXLPipeline.encode_prompt`, on the encoders' device, as inference does.
+    """Encode B `texts` with `StableDiffusionXLPipeline.encode_prompt`, on the encoders' device, as inference does.
 
-    That means with begin- and end-of-text tokens, which the reference training script forgets. Gradients flow when
-    the encoders are being trained.
+    That means with begin- and end-of-text tokens, which the reference training script omits. Gradients flow when
+    the encoders are trained.
     """
-    encode: Any = pipeline.encode_prompt  # diffusers types neither lists of prompts nor what it gives back
+    encode: Any = pipeline.encode_prompt  # diffusers types neither lists of prompts nor the result
     hidden, _, pooled, _ = encode(
         list(texts),
         device=pipeline.text_encoder_2.device,
@@ -49,25 +49,25 @@ def encode_texts(
 
 
 def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size: tuple[int, int]) -> list[float]:
-    """SDXL's six numbers, `_get_add_time_ids`: original (h, w), crop (top, left), target (h, w), in pixels."""
+    """SDXL's six size numbers, as `_get_add_time_ids`: original (h, w), crop (top, left), target (h, w), in pixels."""
     return [float(v) for v in (*original_size, *crop, *target_size)]
 
 
 def join_caption(instance_prompt: str, caption: str) -> str:
-    """The report's text for one picture: the fixed instance prompt, then the caption, verbatim.
+    """The training text of one picture: the instance prompt, then the caption, both unchanged.
 
-    A class picture has no instance prompt (""): its text is its class prompt alone.
+    A class picture has no instance prompt (""): its text is its class prompt only.
     """
     return f"{instance_prompt}, {caption}" if instance_prompt else caption
 
 
-SHARD = 64  # rows
-_Shard = tuple[dict[str, torch.Tensor], State]  # columns, and what the rows show
+ROWS_PER_SHARD = 64
+_Shard = tuple[dict[str, torch.Tensor], State]  # columns, and which pictures they encode
 
 
 @dataclass(frozen=True, slots=True)
-class Captioned:
-    """One training picture, prepared: `pixels` uint8 (H, W, 3); sizes in pixels as (height, width)."""
+class CaptionedPicture:
+    """One prepared training picture: `pixels` uint8 (H, W, 3); sizes in pixels as (height, width)."""
 
     name: str
     caption: str
@@ -77,7 +77,7 @@ class Captioned:
 
 
 class Column:
-    """One column over all shards, each mapped from its file."""
+    """One column over all shards; each shard is memory-mapped from its file."""
 
     def __init__(self, shards: Sequence[torch.Tensor]) -> None:
         self._shards = tuple(shards)
@@ -92,16 +92,16 @@ class Column:
         return self._shards[shard][index - self._starts[shard]]
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
-        """These rows, which must be of one shape, stacked, on the CPU."""
+        """The given rows, of one shape, stacked, on the CPU."""
         return torch.stack([self.row(index) for index in rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Encoded pictures; picture i has the rows i * views .. (i + 1) * views of every column.
+    """Encoded pictures; picture i has the rows from i * views to (i + 1) * views (exclusive) of every column.
 
-    mean, deviation: rows (4, h, w), already scaled; time_ids: (6,); hidden: (T, D) and pooled: (P,) of
-    the frozen encoders, None where they learn; texts: what the encoders were or will be given.
+    mean, deviation: rows (4, h, w), scaled by the VAE's factor; time_ids: (6,); hidden: (T, D) and pooled: (P,) of
+    the frozen encoders, None where they learn; texts: the encoders' inputs.
     """
 
     mean: Column
@@ -121,15 +121,15 @@ class Examples:
         return tuple(self.mean.row(picture * self.views).shape)
 
 
-def examples_key(*parts: object) -> str:
-    """Names the cache by everything that its numbers depend on."""
+def latent_cache_key(*parts: object) -> str:
+    """The name of a cache folder: a digest of everything that its numbers depend on."""
     text = json.dumps(parts, default=str)
     return f"examples-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
-    """How pictures and captions are encoded: `with_text` not where the encoders are going to learn."""
+class EncodingOptions:
+    """How pictures and captions are encoded; `with_text` is False where the text encoders learn."""
 
     instance_prompt: str
     with_text: bool = True
@@ -140,18 +140,18 @@ class Encoding:
 def encode_examples(
     pipeline: "StableDiffusionXLPipeline",
     names: Sequence[Sequence[str]],
-    read: Callable[[str, int], Captioned],
-    how: Encoding,
+    read: Callable[[str, int], CaptionedPicture],
+    options: EncodingOptions,
     folder: Path,
     on_progress: Callable[[Progress], None],
 ) -> Examples:
-    """Encode every picture of `names` (via `read(name, view)`) into shards below `folder`, and map them.
+    """Encode every picture of `names` (read by `read(name, view)`) into shards below `folder`, and map the shards.
 
-    `names` come in groups, the pictures of a group being of one shape. Raises DatasetUnusable with the
-    picture's name when a latent is not finite.
+    `names` come in groups; the pictures of a group have one shape. Shards that exist are reused. Raises
+    DatasetUnusable, with the picture's name, when a latent is not finite.
     """
-    began, fresh, done = time.monotonic(), 0, 0
-    size = max(1, SHARD // how.views)
+    began, encoded, done = time.monotonic(), 0, 0
+    size = max(1, ROWS_PER_SHARD // options.views)
     parts = [group[start : start + size] for group in names for start in range(0, len(group), size)]
     total = sum(len(part) for part in parts)
     shards: list[_Shard] = []
@@ -159,21 +159,21 @@ def encode_examples(
         path = folder / f"shard-{index:05d}.safetensors"
         label: State = {"cache": folder.name, "names": list(part)}
         done += len(part)
-        if (shard := _kept_shard(path, label)) is None:
+        if (shard := _read_shard(path, label)) is None:
             with storage_errors(path):
-                batch = [read(name, view) for name in part for view in range(how.views)]
-                _encode_shard(pipeline, batch, how, path, label)
+                batch = [read(name, view) for name in part for view in range(options.views)]
+                _encode_shard(pipeline, batch, options, path, label)
             shard = read_checkpoint(path)
-            fresh += len(part)
+            encoded += len(part)
             spent = time.monotonic() - began
-            left = spent / fresh * (total - done)
+            left = spent / encoded * (total - done)
             on_progress(Progress("encode", done, total, "picture", spent, left))
         shards.append(shard)
-    return _joined(shards, how.views)
+    return _joined(shards, options.views)
 
 
-def _kept_shard(path: Path, label: State) -> _Shard | None:
-    """The shard that is kept at `path`; None when there is none of these pictures, or it is damaged."""
+def _read_shard(path: Path, label: State) -> _Shard | None:
+    """The shard at `path`; None if it does not exist, is damaged, or has other pictures than `label` names."""
     try:
         tensors, values = read_checkpoint(path)
     except (FileNotFoundError, RecordDamaged):
@@ -183,11 +183,15 @@ def _kept_shard(path: Path, label: State) -> _Shard | None:
 
 @torch.no_grad()
 def _encode_shard(
-    pipeline: "StableDiffusionXLPipeline", batch: list[Captioned], how: Encoding, path: Path, label: State
+    pipeline: "StableDiffusionXLPipeline",
+    batch: list[CaptionedPicture],
+    options: EncodingOptions,
+    path: Path,
+    label: State,
 ) -> None:
-    texts = [join_caption(how.instance_prompt, picture.caption) for picture in batch]
+    texts = [join_caption(options.instance_prompt, picture.caption) for picture in batch]
     columns: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": [], "time_ids": []}
-    for picture, text in zip(batch, texts, strict=True):  # one by one: a row must not depend on its neighbours
+    for picture, text in zip(batch, texts, strict=True):  # singly: a row must not depend on its batch
         pixels = torch.tensor(picture.pixels).to(pipeline.device).permute(2, 0, 1)[None]
         pixels = pixels.to(pipeline.vae.dtype) / 127.5 - 1
         posterior = pipeline.vae.encode(pixels).latent_dist
@@ -197,18 +201,18 @@ def _encode_shard(
         columns["deviation"].append(posterior.std * pipeline.vae.config.scaling_factor)
         height, width = picture.pixels.shape[:2]
         columns["time_ids"].append(torch.tensor([time_ids(picture.original_size, picture.crop, (height, width))]))
-        if how.with_text:
-            encoding = encode_texts(pipeline, [text], how.clip_skip)
+        if options.with_text:
+            encoding = encode_texts(pipeline, [text], options.clip_skip)
             columns.setdefault("hidden", []).append(encoding.hidden)
             columns.setdefault("pooled", []).append(encoding.pooled)
     write_checkpoint(path, {name: torch.cat(rows) for name, rows in columns.items()}, label | {"texts": texts})
 
 
 def _not_finite(name: str, dtype: torch.dtype) -> str:
-    remedy = "its weights are damaged, or it is not for pictures: load it anew, or name another as model.vae."
+    remedy = "its weights are damaged, or it is not for pictures: download it again, or set model.vae to another VAE."
     if dtype != torch.float32:
-        remedy = "set training.mixed_precision to fp32, or model.vae to one that half precision can hold."
-    return f"the VAE gives latents that are not finite numbers for picture {name}: {remedy}"
+        remedy = "set training.mixed_precision to fp32, or model.vae to one that works in half precision."
+    return f"the VAE's latents of picture {name} are not finite numbers: {remedy}"
 
 
 def _joined(shards: Sequence[_Shard], views: int) -> Examples:

@@ -36,9 +36,9 @@ def lora_config(section: TrainingSection, targets: Sequence[str]) -> "LoraConfig
 
 
 def add_adapters(pipeline: "StableDiffusionXLPipeline", section: TrainingSection) -> None:
-    """Add one adapter to the UNet, and to both text encoders if they are to learn; B starts at zero, A at random.
+    """Add one adapter to the UNet, and to both text encoders where the recipe trains them; B is 0, A is random.
 
-    Trainable weights are fp32 whatever the frozen ones are: half-precision masters do not learn.
+    Trainable weights are fp32 whatever the frozen ones are: updates are too small for half precision.
     """
     torch.manual_seed(section.seed)
     pipeline.unet.add_adapter(lora_config(section, section.lora_layers))
@@ -60,36 +60,38 @@ def trainable(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Parameter]:
 
 
 @dataclass(slots=True)
-class Switch:
-    """Whether the adapter has a say; off, the layers are the base model's own."""
+class AdapterSwitch:
+    """Whether the LoraLinear layers add their update; disabled, they compute what the base model does."""
 
-    on: bool = True
+    enabled: bool = True
 
     @contextmanager
-    def off(self) -> Generator[None]:
-        """The base model inside the block."""
-        self.on = False
+    def disabled(self) -> Generator[None]:
+        """Inside the block the layers compute as in the base model."""
+        self.enabled = False
         try:
             yield
         finally:
-            self.on = True
+            self.enabled = True
 
 
 class LoraLinear(nn.Module):
-    """`base` (frozen) and the update `up @ down`, scaled; `down` (r, in) and `up` (out, r) are set by `give`."""
+    """`base` (frozen) and the update `up @ down`, scaled; `down` (r, in) and `up` (out, r) come by `set_weights`."""
 
-    def __init__(self, base: nn.Linear, scale: float, dropout: float, switch: Switch) -> None:
+    def __init__(self, base: nn.Linear, scale: float, dropout: float, switch: AdapterSwitch) -> None:
         super().__init__()
         self.base, self.scale, self.dropout, self.switch = base, scale, dropout, switch
-        self._update: tuple[torch.Tensor, torch.Tensor] | None = None  # a tuple: not for whoever freezes the module
+        self._update: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # in a tuple, so that it is no parameter of the module
+        )
 
-    def give(self, down: torch.Tensor, up: torch.Tensor) -> None:
-        """The weights to compute with, in the precision of `base`."""
+    def set_weights(self, down: torch.Tensor, up: torch.Tensor) -> None:
+        """Set the weights to compute with, in the precision of `base`."""
         self._update = (down, up)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base(x)
-        if not self.switch.on or self._update is None:
+        if not self.switch.enabled or self._update is None:
             return y
         down, up = self._update
         inner = F.linear(F.dropout(x, self.dropout, self.training) if self.dropout else x, down)
@@ -97,49 +99,49 @@ class LoraLinear(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Swap:
-    """One adapted layer of PEFT's and what stands in its place; the names are those of its A and B."""
+class LayerSwap:
+    """A layer of PEFT and the LoraLinear that replaces it; `down` and `up` are its A and B."""
 
     parent: nn.Module
     attribute: str
     original: nn.Module
-    lean: LoraLinear
+    replacement: LoraLinear
     down: nn.Parameter
     up: nn.Parameter
 
     def install(self) -> None:
-        """Put the lean layer in."""
-        setattr(self.parent, self.attribute, self.lean)
+        """Put the LoraLinear in."""
+        setattr(self.parent, self.attribute, self.replacement)
 
     def restore(self) -> None:
         """Put PEFT's layer back."""
         setattr(self.parent, self.attribute, self.original)
 
 
-def swap_in(root: nn.Module, switch: Switch) -> list[Swap]:
-    """Put a lean layer in place of every plain LoRA linear layer below `root`, and say which.
+def replace_lora_layers(root: nn.Module, switch: AdapterSwitch) -> list[LayerSwap]:
+    """Replace every plain LoRA linear layer below `root` by a LoraLinear; the replacements.
 
     A DoRA layer, whose update is not a product of two matrices, stays as it is.
     """
     from peft.tuners.lora import Linear
 
-    swaps: list[Swap] = []
+    swaps: list[LayerSwap] = []
     for path, layer in list(root.named_modules()):
         if not isinstance(layer, Linear) or layer.lora_variant or not isinstance(layer.base_layer, nn.Linear):
             continue
         (name,) = layer.lora_A
-        place, _, attribute = path.rpartition(".")
-        chance = layer.lora_dropout[name]
-        dropout = chance.p if isinstance(chance, nn.Dropout) else 0.0
-        lean = LoraLinear(layer.base_layer, layer.scaling[name], dropout, switch)
-        lean.train(layer.training)
+        parent, _, attribute = path.rpartition(".")
+        peft_dropout = layer.lora_dropout[name]
+        dropout = peft_dropout.p if isinstance(peft_dropout, nn.Dropout) else 0.0
+        replacement = LoraLinear(layer.base_layer, layer.scaling[name], dropout, switch)
+        replacement.train(layer.training)
         down, up = (layer.get_parameter(f"{side}.{name}.weight") for side in ("lora_A", "lora_B"))
-        swaps.append(Swap(root.get_submodule(place), attribute, layer, lean, down, up))
+        swaps.append(LayerSwap(root.get_submodule(parent), attribute, layer, replacement, down, up))
         swaps[-1].install()
     return swaps
 
 
-def give_all(swaps: Sequence[Swap], working: Callable[[nn.Parameter], torch.Tensor]) -> None:
-    """Hand every lean layer the working copies of its weights."""
+def set_lora_weights(swaps: Sequence[LayerSwap], working: Callable[[nn.Parameter], torch.Tensor]) -> None:
+    """Give every LoraLinear the working copies of its weights: `working(master)`."""
     for swap in swaps:
-        swap.lean.give(working(swap.down), working(swap.up))
+        swap.replacement.set_weights(working(swap.down), working(swap.up))

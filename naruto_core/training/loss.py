@@ -1,4 +1,4 @@
-"""The training objective: predict the noise; optionally the picture's style; and the validation loss."""
+"""The training loss: predicted noise (or v), its weights, the optional style loss; and the validation loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
 
-SNR_LIMIT = 1000.0  # as kohya: the almost clean timesteps must not be forgotten altogether
+SNR_LIMIT = 1000.0  # as kohya: keeps some weight on timesteps with almost no noise
 
 
 def noise_scheduler(pipeline: "StableDiffusionXLPipeline") -> "DDPMScheduler":
@@ -21,7 +21,7 @@ def noise_scheduler(pipeline: "StableDiffusionXLPipeline") -> "DDPMScheduler":
     from diffusers import DDPMScheduler
 
     scheduler = cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
-    # not computed anew: with a zero terminal SNR the pipeline's own last one is 2^-24, which can be divided by
+    # the pipeline's own values: with a zero terminal SNR its last one is 2^-24, so that division by it works
     scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod.to(pipeline.unet.device)
     return scheduler
 
@@ -34,20 +34,24 @@ def predicts_noise(scheduler: "DDPMScheduler") -> bool:
 
 def add_noise(scheduler: "DDPMScheduler", clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """sqrt(a) x + sqrt(1 - a) e of latents (B, 4, h, w) at timesteps (B,)."""
-    return scheduler.add_noise(clean, noise, cast(torch.IntTensor, t))  # so diffusers types it: int64 is as good
+    return scheduler.add_noise(clean, noise, cast(torch.IntTensor, t))  # diffusers' type; int64 works
 
 
-def target_of(scheduler: "DDPMScheduler", clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """What the UNet should predict of latents (B, 4, h, w) at timesteps (B,): the noise, or v (Salimans & Ho 2022)."""
+def prediction_target(
+    scheduler: "DDPMScheduler", clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
+    """The UNet's target for latents (B, 4, h, w) at timesteps (B,): the noise, or v (Salimans & Ho 2022)."""
     if predicts_noise(scheduler):
         return noise
     return scheduler.get_velocity(clean, noise, cast(torch.IntTensor, t))
 
 
-def denoised(scheduler: "DDPMScheduler", noisy: torch.Tensor, predicted: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The clean latents (B, 4, h, w) in a prediction: (x - sqrt(1 - a) e) / sqrt(a), or sqrt(a) x - sqrt(1 - a) v.
+def predict_clean(
+    scheduler: "DDPMScheduler", noisy: torch.Tensor, predicted: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
+    """The clean latents (B, 4, h, w) by a prediction: (x - sqrt(1 - a) e) / sqrt(a), or sqrt(a) x - sqrt(1 - a) v.
 
-    `DDPMScheduler.step` knows one timestep for the whole batch only.
+    `DDPMScheduler.step` takes only one timestep for the whole batch.
     """
     signal = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
     if predicts_noise(scheduler):
@@ -56,13 +60,13 @@ def denoised(scheduler: "DDPMScheduler", noisy: torch.Tensor, predicted: torch.T
 
 
 @dataclass(frozen=True, slots=True)
-class Weighting:
-    """How much a timestep counts: `snr_gamma` for min-SNR, `debiased`, or neither."""
+class LossWeighting:
+    """The loss weight of a timestep: min-SNR with `snr_gamma`, `debiased` estimation, or 1."""
 
     snr_gamma: float | None = None
     debiased: bool = False
 
-    def of(self, scheduler: "DDPMScheduler", t: torch.Tensor) -> torch.Tensor:
+    def weights(self, scheduler: "DDPMScheduler", t: torch.Tensor) -> torch.Tensor:
         """Weights (B,) of timesteps (B,).
 
         Min-SNR (Hang et al. 2023): min(SNR, gamma) / SNR, or / (SNR + 1) for v-prediction. Debiased estimation
@@ -86,21 +90,22 @@ def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch
 
 
 def gram(features: torch.Tensor) -> torch.Tensor:
-    """Gram matrices (B, C, C) of features (B, C, h, w), per pixel: their size does not depend on the picture's."""
+    """Gram matrices (B, C, C) of features (B, C, h, w), divided by h w: independent of the picture's size."""
     flat = features.float().flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
 def style_loss(
-    section: StyleLossSection, vae: "AutoencoderKL", denoised: torch.Tensor, clean: torch.Tensor, trust: torch.Tensor
+    section: StyleLossSection, vae: "AutoencoderKL", denoised: torch.Tensor, clean: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     """Weighted mean squared distance of the Gram matrices of `denoised` and `clean` latents (B, 4, h, w).
 
-    `trust` (B,) in 0 .. 1 is how much a denoised picture says at its timestep: alpha-bar.
+    `weights` (B,) in 0 .. 1: alpha-bar of each timestep, because a prediction from much noise shows little style.
+    Method: Gatys et al. 2016.
     """
-    real, made = (_features(section, vae, latents) for latents in (clean, denoised))
-    distance = (gram(made) - gram(real)).square().mean(dim=(1, 2))
-    return section.weight * (distance * trust).mean()
+    real, predicted = (_features(section, vae, latents) for latents in (clean, denoised))
+    distance = (gram(predicted) - gram(real)).square().mean(dim=(1, 2))
+    return section.weight * (distance * weights).mean()
 
 
 def _features(section: StyleLossSection, vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tensor:
@@ -123,10 +128,10 @@ def validation_loss(
     scheduler: "DDPMScheduler",
     encode: Callable[[str], TextEncoding] | None = None,
 ) -> torch.Tensor:
-    """Mean unweighted denoising error over all of `examples` at TIMESTEPS; a number on the device.
+    """Mean unweighted denoising error over all of `examples` at TIMESTEPS; a scalar () on the device.
 
-    `encode` makes a caption's encoding (1, ...) where the encoders learn; None where `examples` have them. Leaves
-    the UNet in training mode, and no generator touched.
+    `encode` returns a caption's encoding (1, ...) where the encoders learn; None where `examples` have it. Leaves
+    the UNet in training mode, and does not use the global random generator.
     """
     device = unet.device
     t = torch.tensor(TIMESTEPS, device=device)
@@ -137,20 +142,20 @@ def validation_loss(
         mean = examples.mean.row(row).float()
         noise = torch.randn((len(t), *mean.shape), generator=generator).to(device)
         clean = mean.to(device).expand_as(noise)
-        text = encode(examples.texts[row]) if encode else _known(examples, row)
+        text = encode(examples.texts[row]) if encode else _cached_encoding(examples, row)
         hidden, pooled = (
-            one.to(device, unet.dtype).expand(len(t), *one.shape[1:]) for one in (text.hidden, text.pooled)
+            part.to(device, unet.dtype).expand(len(t), *part.shape[1:]) for part in (text.hidden, text.pooled)
         )
         sizes = examples.time_ids[[row]].to(device).expand(len(t), -1)
         noisy = add_noise(scheduler, clean, noise, t).to(unet.dtype)
         predicted = unet(noisy, t, hidden, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
         weights = torch.ones(len(t), device=device)
-        losses.append(denoising_loss(predicted, target_of(scheduler, clean, noise, t), weights))
+        losses.append(denoising_loss(predicted, prediction_target(scheduler, clean, noise, t), weights))
     unet.train()
     return torch.stack(losses).mean()
 
 
-def _known(examples: Examples, row: int) -> TextEncoding:
+def _cached_encoding(examples: Examples, row: int) -> TextEncoding:
     assert examples.hidden is not None
     assert examples.pooled is not None
     return TextEncoding(examples.hidden[[row]], examples.pooled[[row]])

@@ -1,4 +1,4 @@
-"""How much memory each phase of a training needs, computed before it starts, and a split of the batch that fits."""
+"""The memory plan: an estimate of each phase's memory before a training starts, and a batch size that fits."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from naruto_core import devices, sdxl
 from naruto_core.errors import DeviceUnfit
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.lora import TEXT_TARGETS, Switch, give_all, lora_config, swap_in
+from naruto_core.training.lora import TEXT_TARGETS, AdapterSwitch, lora_config, replace_lora_layers, set_lora_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -25,7 +25,7 @@ META = torch.device("meta")
 
 
 class _FusedAttention(TorchFunctionMode):
-    """On the meta device attention takes its plain form, which keeps every score; a GPU's fused one does not."""
+    """Use fused attention on the meta device, as on a GPU; its default there would store every attention score."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func is F.scaled_dot_product_attention and not (kwargs or {}).get("is_causal"):
@@ -34,18 +34,18 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Saved:
-    """Counts the bytes that autograd saves inside `counting`, every storage once; weights are not counted."""
+class ActivationCounter:
+    """Counts the bytes of activations that autograd saves inside `counting`, each storage once, without weights."""
 
     def __init__(self, module: nn.Module) -> None:
         self._seen = {_storage(p) for p in [*module.parameters(), *module.buffers()]}
         self.bytes = 0
-        self._kept: list[torch.Tensor] = []
+        self._alive: list[torch.Tensor] = []
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         if (key := _storage(tensor)) not in self._seen:
             self._seen.add(key)
-            self._kept.append(tensor)  # a storage that is freed gives its address to the next one
+            self._alive.append(tensor)  # a freed storage would give its address to the next one
             self.bytes += tensor.untyped_storage().nbytes()
         return tensor
 
@@ -53,17 +53,17 @@ class Saved:
     def counting(self) -> Generator[None]:
         with torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor):
             yield
-        self._kept = []
+        self._alive = []
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # noqa: SLF001 (on this device the only thing that tells storages apart)
+    return tensor.untyped_storage()._cdata  # noqa: SLF001 (the only identity of a storage on this device)
 
 
-def recomputing(saved: Saved) -> tuple[Callable[..., Any], Callable[[], int]]:
-    """A stand-in for diffusers' checkpointing function, and the bytes of the largest block that is recomputed.
+def recompute_counter(saved: ActivationCounter) -> tuple[Callable[..., Any], Callable[[], int]]:
+    """A replacement of diffusers' checkpointing function that counts, and the bytes of the largest recomputed block.
 
-    Of a block that is computed again, only the inputs are kept; while it is, everything inside is there.
+    A recomputed block stores its inputs only; while it is recomputed, all its activations exist.
     """
     largest = 0
 
@@ -72,7 +72,7 @@ def recomputing(saved: Saved) -> tuple[Callable[..., Any], Callable[[], int]]:
         for tensor in inputs:
             if isinstance(tensor, torch.Tensor):
                 saved.add(tensor)
-        inner = Saved(nn.Module())
+        inner = ActivationCounter(nn.Module())
         with inner.counting():
             output = block(*inputs)
         largest = max(largest, inner.bytes)
@@ -81,14 +81,14 @@ def recomputing(saved: Saved) -> tuple[Callable[..., Any], Callable[[], int]]:
     return run, lambda: largest
 
 
-def with_lean_lora(module: nn.Module, section: TrainingSection, targets: tuple[str, ...], dtype: torch.dtype) -> int:
-    """Give `module` (on the meta device) the adapter that training would; the number of its weights."""
+def add_meta_lora(module: nn.Module, section: TrainingSection, targets: tuple[str, ...], dtype: torch.dtype) -> int:
+    """Add to `module` (on the meta device) the adapter that training adds; the number of the adapter's weights."""
     adapted: Any = module
     adapted.requires_grad_(False)
     adapted.add_adapter(lora_config(section, targets))
     named = [p for p in module.parameters() if p.requires_grad]
-    swaps = swap_in(module, Switch())
-    give_all(swaps, lambda p: torch.empty(p.shape, device=META, dtype=dtype, requires_grad=True))
+    swaps = replace_lora_layers(module, AdapterSwitch())
+    set_lora_weights(swaps, lambda p: torch.empty(p.shape, device=META, dtype=dtype, requires_grad=True))
     nn.Module.to(module, dtype)
     return sum(p.numel() for p in named)
 
@@ -97,19 +97,19 @@ def with_lean_lora(module: nn.Module, section: TrainingSection, targets: tuple[s
 def unet_activations(
     unet: "UNet2DConditionModel", batch: int, side: int, tokens: int, checkpointing: bool, fused: bool
 ) -> int:
-    """Bytes kept for the backward pass of `unet` (on the meta device, adapted) over `batch` square latents.
+    """Bytes stored for the backward pass of `unet` (on the meta device, with adapter) over `batch` square latents.
 
-    `fused`: attention that keeps no scores, as on a GPU.
+    `side` is in latent pixels, `tokens` the text length. `fused`: attention that stores no scores, as on a GPU.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     config: Any = unet.config
     unet.set_attn_processor(AttnProcessor2_0() if fused else AttnProcessor())  # as `prepare_unet` does
-    saved = Saved(unet)
+    saved = ActivationCounter(unet)
     unet.disable_gradient_checkpointing()
     largest: Callable[[], int] = lambda: 0  # noqa: E731
     if checkpointing:
-        run, largest = recomputing(saved)
+        run, largest = recompute_counter(saved)
         unet.enable_gradient_checkpointing(run)
     unet.train()
     width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
@@ -123,63 +123,63 @@ def unet_activations(
 
 
 def text_activations(encoder: nn.Module, batch: int, tokens: int) -> int:
-    """Bytes kept for the backward pass of a text encoder (on the meta device, adapted) over `batch` texts."""
-    saved = Saved(encoder)
+    """Bytes stored for the backward pass of a text encoder (on the meta device, with adapter) over `batch` texts."""
+    saved = ActivationCounter(encoder)
     with saved.counting():
         encoder(torch.zeros(batch, tokens, device=META, dtype=torch.long), output_hidden_states=True)
     return saved.bytes
 
 
 GIB = 2**30
-ALLOWANCE = 0.6 * GIB  # libraries and their workspaces; a CUDA context alone is about 0.4
-IN_PASSING = 1.15  # on activations: gradients that flow back while they are still there
-LEARNT_BYTES = (
+OVERHEAD_BYTES = 0.6 * GIB  # libraries and their workspaces; a CUDA context alone has about 0.4 GiB
+BACKWARD_FACTOR = 1.15  # on activations: gradients exist beside them in the backward pass
+BYTES_PER_TRAINABLE = (
     4 * 6 + 2 * 2
-)  # a weight that learns: fp32 itself, gradient and four of Prodigy's; half copy and gradient
-WIDE = 6  # of the VAE's largest activation, so many exist at once while it encodes or decodes
+)  # fp32 weight, gradient and four states of Prodigy; half-precision copy and gradient
+VAE_ACTIVATIONS = 6  # of the largest size that exist at once while the VAE encodes or decodes
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`section` with the split that was chosen, and bytes for each phase."""
+class MemoryPlan:
+    """`section` with the chosen batch size and accumulation; `needs` in bytes by phase, and the bytes `available`."""
 
     section: TrainingSection
     needs: dict[str, int]
     available: int
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """E.g. "memory  encode: 6.9, train: 8.4, sample: 9.0, save: 6.6 GiB (estimated), of 14.6 GiB; batch 4 x 1"."""
         phases = ", ".join(f"{name}: {need / GIB:.1f}" for name, need in self.needs.items())
         split = f"batch {self.section.train_batch_size} x {self.section.gradient_accumulation_steps}"
-        again = ", activations recomputed" if self.section.gradient_checkpointing else ""
-        return f"memory     {phases} GiB (estimated), of {self.available / GIB:.1f} GiB; {split}{again}"
+        checkpointing = ", gradient checkpointing" if self.section.gradient_checkpointing else ""
+        return f"memory     {phases} GiB (estimated), of {self.available / GIB:.1f} GiB; {split}{checkpointing}"
 
 
 def plan_memory(
     model: ModelSection, section: TrainingSection, drawing: GenerationSection, device: torch.device, available: int
-) -> Plan:
-    """The recipe's own split, or with `fit_memory` the fastest one that fits into `available` bytes.
+) -> MemoryPlan:
+    """The recipe's own batch, or with `fit_memory` the fastest split of it that fits into `available` bytes.
 
-    Raises DeviceUnfit, with the figures, when none does.
+    Raises DeviceUnfit, with the estimate, when none fits.
     """
     parts = _Parts(model, section, device)
-    plans = [Plan(split, parts.needs(split, drawing), available) for split in splits(section)]
+    plans = [MemoryPlan(split, parts.needs(split, drawing), available) for split in splits(section)]
     for plan in plans:
         if max(plan.needs.values()) <= available:
             return plan
     least = min(plans, key=lambda plan: max(plan.needs.values()))
     phase = max(least.needs, key=lambda name: least.needs[name])
-    hint = "" if section.fit_memory else " (training.fit_memory=true looks for a smaller split)"
+    hint = "" if section.fit_memory else " (training.fit_memory=true tries smaller batches with accumulation)"
     raise DeviceUnfit(
-        f"this training needs {least.needs[phase] / GIB:.1f} GiB to {phase}, and the device has "
+        f"this training needs {least.needs[phase] / GIB:.1f} GiB in phase {phase}, and the device has "
         f"{available / GIB:.1f} GiB: lower training.resolution, training.train_batch_size or "
         f"generation.resolution, or use a larger device{hint}."
     )
 
 
 def splits(section: TrainingSection) -> Iterator[TrainingSection]:
-    """The ways to make the effective batch, fastest first: few large batches, nothing computed twice."""
+    """Ways to make the effective batch, fastest first: large batches and no gradient checkpointing before others."""
     if not section.fit_memory:
         yield section
         return
@@ -196,7 +196,7 @@ def splits(section: TrainingSection) -> Iterator[TrainingSection]:
 
 
 class _Parts:
-    """The base model without its weights: what it would be, on the meta device."""
+    """The base model on the meta device, without memory for its weights."""
 
     def __init__(self, model: ModelSection, section: TrainingSection, device: torch.device) -> None:
         self.device, self.dtype = device, devices.half(section.mixed_precision) or torch.float32
@@ -204,30 +204,30 @@ class _Parts:
         self.unet: UNet2DConditionModel = loaded["unet"]
         self.vae: AutoencoderKL = loaded["vae"]
         self.encoders: list[Any] = [loaded["text_encoder"], loaded["text_encoder_2"]]
-        self.stored = devices.weights_dtype(section.mixed_precision, device).itemsize
+        self.itemsize = devices.weights_dtype(section.mixed_precision, device).itemsize
         config: Any = self.vae.config
-        self.of_vae = 4 if config.force_upcast else self.stored  # bytes of a number, see `sampling.vae_dtype`
-        self.learnt = with_lean_lora(self.unet, section, section.lora_layers, self.dtype)
+        self.vae_itemsize = 4 if config.force_upcast else self.itemsize  # bytes of a number, see `sampling.vae_dtype`
+        self.trainable = add_meta_lora(self.unet, section, section.lora_layers, self.dtype)
         if section.text_encoder_lr is not None:
-            self.learnt += sum(with_lean_lora(e, section, TEXT_TARGETS, self.dtype) for e in self.encoders)
+            self.trainable += sum(add_meta_lora(e, section, TEXT_TARGETS, self.dtype) for e in self.encoders)
 
     def needs(self, section: TrainingSection, drawing: GenerationSection) -> dict[str, int]:
-        """Bytes at the worst moment of each phase."""
+        """Peak bytes of each phase; `drawing` is the recipe's generation section."""
         unet, vae, text = _weights(self.unet), _weights(self.vae), sum(_weights(e) for e in self.encoders)
-        vae = vae * self.of_vae
-        everything = (unet + text) * self.stored + vae
+        vae = vae * self.vae_itemsize
+        everything = (unet + text) * self.itemsize + vae
         largest = max(stage.resolution for stage in section.resolutions)
         learns_text = section.text_encoder_lr is not None or section.textual_inversion is not None
-        kept = (unet + (text if learns_text else 0)) * self.stored
-        kept += vae if section.style_loss and section.style_loss.features == "decoder" else 0
-        states = self.learnt * LEARNT_BYTES
-        found = {
+        resident = (unet + (text if learns_text else 0)) * self.itemsize
+        resident += vae if section.style_loss and section.style_loss.features == "decoder" else 0
+        states = self.trainable * BYTES_PER_TRAINABLE
+        needs = {
             "encode": everything + self._vae(largest),
-            "train": kept + states + self._activations(section, largest, learns_text) * IN_PASSING,
+            "train": resident + states + self._activations(section, largest, learns_text) * BACKWARD_FACTOR,
             "sample": everything + self._vae(drawing.resolution),
-            "save": kept + states + self.learnt * 4,
+            "save": resident + states + self.trainable * 4,
         }
-        return {phase: int(need + ALLOWANCE) for phase, need in found.items()}
+        return {phase: int(need + OVERHEAD_BYTES) for phase, need in needs.items()}
 
     def _activations(self, section: TrainingSection, resolution: int, learns_text: bool) -> float:
         pictures = section.train_batch_size + (section.prior.class_batch_size if section.prior else 0)
@@ -242,11 +242,11 @@ class _Parts:
         return 2 ** (len(config.block_out_channels) - 1)
 
     def _vae(self, resolution: int) -> int:
-        """What the VAE needs in passing for one picture: its widest activation is at full resolution."""
+        """Bytes of the VAE's activations for one picture: the largest ones have full resolution."""
         config: Any = self.vae.config
-        return WIDE * resolution * resolution * max(config.block_out_channels[:2]) * self.of_vae
+        return VAE_ACTIVATIONS * resolution * resolution * max(config.block_out_channels[:2]) * self.vae_itemsize
 
 
 def _weights(module: nn.Module) -> int:
-    """The frozen weights of `module`."""
+    """The number of frozen weights of `module`."""
     return sum(p.numel() for name, p in module.named_parameters() if "lora_" not in name)

@@ -1,4 +1,4 @@
-"""Everything that learns: put in, flattened, computed with in half precision, averaged, taken out again."""
+"""The trainable weights: added to the pipeline, flattened, copied to half precision, averaged, written to files."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,15 @@ from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
-from naruto_core.training.lora import Swap, Switch, add_adapters, give_all, swap_in, trainable
-from naruto_core.training.optimizer import HalfCopy, attach, flatten, group_weights
+from naruto_core.training.lora import (
+    AdapterSwitch,
+    LayerSwap,
+    add_adapters,
+    replace_lora_layers,
+    set_lora_weights,
+    trainable,
+)
+from naruto_core.training.optimizer import HalfCopy, attach_views, flatten_parameters, parameter_groups
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -30,18 +37,18 @@ class Weights:
         self, pipeline: "StableDiffusionXLPipeline", section: TrainingSection, tokens: Mapping[str, str]
     ) -> None:
         devices.check_precision(section.mixed_precision, pipeline.unet.device)
-        self.switch, self.named, self.tokens = Switch(), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
-        self._put_in(pipeline, section, tokens)
-        self.groups = group_weights(self.named, section)
-        self.flats = [flatten(list(group.parameters.values())) for group in self.groups]
+        self.switch, self.named, self.tokens = AdapterSwitch(), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
+        self._add_to(pipeline, section, tokens)
+        self.groups = parameter_groups(self.named, section)
+        self.flats = [flatten_parameters(list(group.parameters.values())) for group in self.groups]
         self._copies = self._working_copies(devices.half(section.mixed_precision))
         self._decay = section.ema_decay
         self._averages = [flat.weights.clone() for flat in self.flats] if self._decay else []
 
-    def _put_in(
+    def _add_to(
         self, pipeline: "StableDiffusionXLPipeline", section: TrainingSection, tokens: Mapping[str, str]
     ) -> None:
-        """Adapters and tokens into `pipeline`, whose learning parts then compute in the recipe's precision."""
+        """Add adapters and tokens to `pipeline`; the models that learn then compute in the recipe's precision."""
         from peft.tuners.lora import LoraLayer
 
         inversion, parts = section.textual_inversion, (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
@@ -51,16 +58,16 @@ class Weights:
         if inversion:
             self.tokens = add_tokens(pipeline, tokens, inversion.initializer_concept, section.seed)
             self.named |= self.tokens
-        self._swaps: list[Swap] = [swap for part in parts for swap in swap_in(part, self.switch)]
+        self._swaps: list[LayerSwap] = [swap for part in parts for swap in replace_lora_layers(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
-        if half := devices.half(section.mixed_precision):  # what learns is out of the way, or made whole again below
+        if half := devices.half(section.mixed_precision):  # trainable weights go back to fp32 below
             for part in parts if self.learns_text else parts[:1]:
-                nn.Module.to(part, half)  # the libraries' own `to` says something about every part
+                nn.Module.to(part, half)  # the libraries' own `to` logs a line per model
             for parameter in self.named.values():
                 parameter.data = parameter.data.float()
 
     def _working_copies(self, half: torch.dtype | None) -> list[HalfCopy]:
-        """What the lean layers compute with: half-precision copies of every group, or the masters themselves."""
+        """What the LoraLinear layers compute with: half-precision copies of every group, or the masters themselves."""
         copies: list[HalfCopy] = []
         working: dict[nn.Parameter, torch.Tensor] = {p: p for p in self.named.values()}
         if half and self._swaps:
@@ -68,35 +75,35 @@ class Weights:
                 parameters = list(group.parameters.values())
                 copies.append(HalfCopy(flat, parameters, half))
                 working |= zip(parameters, copies[-1].copies, strict=True)
-        give_all(self._swaps, working.__getitem__)
+        set_lora_weights(self._swaps, working.__getitem__)
         return copies
 
     @property
     def learns_text(self) -> bool:
-        """Whether texts have to be encoded anew at every step."""
+        """Whether text encoders or new tokens learn, so that texts are encoded at every step."""
         return any(not name.startswith("unet.") for name in self.named)
 
-    def gather(self) -> None:
-        """After a backward pass: all gradients into the flat fp32 vectors."""
+    def collect_gradients(self) -> None:
+        """Call after a backward pass: adds all gradients to the flat fp32 vectors."""
         for copy in self._copies:
-            copy.gather()
+            copy.collect_gradient()
 
-    def moved(self, steps: int) -> None:
-        """After an optimizer step, the `steps`-th: the working copies follow, the averages a little."""
+    def after_update(self, steps: int) -> None:
+        """Call after optimizer step number `steps` (from 1): updates the working copies and the running averages."""
         for copy in self._copies:
-            copy.follow()
+            copy.update()
         if self._decay:
-            # as diffusers' EMAModel: young averages forget faster, the first step takes their place
+            # as diffusers' EMAModel: decay is smaller in the first steps, and 0 in the first one
             decay = min(self._decay, steps / (9 + steps)) if steps > 1 else 0.0
             for average, flat in zip(self._averages, self.flats, strict=True):
                 average.lerp_(flat.weights, 1 - decay)
 
     @contextmanager
     def base_model(self) -> Generator[None]:
-        """Inside the block the adapter is switched off."""
+        """Inside the block the adapter is disabled."""
         for layer in self._dora:
             layer.enable_adapters(False)
-        with self.switch.off():
+        with self.switch.disabled():
             try:
                 yield
             finally:
@@ -104,47 +111,47 @@ class Weights:
                     layer.enable_adapters(True)
 
     @contextmanager
-    def shipped(self) -> Generator[None]:
-        """Inside the block, `pipeline` carries what would be written now: the averages, in PEFT's own layers."""
-        kept = [flat.weights.clone() for flat in self.flats] if self._averages else []
+    def exported(self) -> Generator[None]:
+        """Inside the block, `pipeline` has the weights to write: the averages if there are any, in PEFT's layers."""
+        saved = [flat.weights.clone() for flat in self.flats] if self._averages else []
         self.finish()
         try:
             yield
         finally:
-            for flat, own in zip(self.flats, kept, strict=False):
+            for flat, own in zip(self.flats, saved, strict=False):
                 flat.weights.copy_(own)
             for swap in self._swaps:
                 swap.install()
             for group, flat in zip(self.groups, self.flats, strict=True):
-                attach(list(group.parameters.values()), flat)  # whoever drew with them has frozen and halved them
+                attach_views(list(group.parameters.values()), flat)  # drawing froze and halved them
 
     def finish(self) -> None:
-        """Leave the weights that are to be written in `pipeline`, in PEFT's own layers again."""
+        """Leave the weights to write in `pipeline`: the averages if there are any, in PEFT's layers."""
         for flat, average in zip(self.flats, self._averages, strict=False):
             flat.weights.copy_(average)
         for swap in self._swaps:
             swap.restore()
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps of this."""
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors for a checkpoint, by name."""
         averages = {f"average.{index}": average for index, average in enumerate(self._averages)}
         return {**self.named, **averages}
 
-    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `state` gave; every name must be there."""
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Load what `state_dict` returned. Raises KeyError when a name is missing."""
         with torch.no_grad():
             for name, parameter in self.named.items():
                 parameter.copy_(tensors[name])
         for index, average in enumerate(self._averages):
             average.copy_(tensors[f"average.{index}"])
         for copy in self._copies:
-            copy.follow()
+            copy.update()
 
 
 def write_files(pipeline: "StableDiffusionXLPipeline", weights: Weights, folder: Path) -> list[Path]:
-    """Write into `folder` what `weights` has learnt in `pipeline`, and say which files.
+    """Write the trained weights in `pipeline` into `folder`; the paths of the files.
 
-    The weights must be shipped or finished: in the pipeline, in PEFT's own layers.
+    Call it inside `Weights.exported`, or after `Weights.finish`.
     """
     files: list[Path] = []
     if weights.named.keys() - weights.tokens.keys():

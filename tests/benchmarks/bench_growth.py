@@ -15,9 +15,9 @@ import torch
 
 from flows.profiles import choose_recipe
 from naruto_core import sdxl
-from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.latent_cache import Captioned, Encoding, encode_examples
-from naruto_core.training.step import Training
+from naruto_core.training.batches import StyleData, TrainingData
+from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples
+from naruto_core.training.step import Trainer
 from tests.benchmarks.pictures import draw_pictures
 
 SIZES, STEPS = (48, 480, 4800), 12
@@ -40,18 +40,18 @@ def measure(size: int) -> dict[str, float]:
     shown = draw_pictures("naruto", SIZES[0], 1, recipe.training.instance_prompt)
     pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, CPU)
 
-    def read(name: str, _view: int) -> Captioned:
+    def read(name: str, _view: int) -> CaptionedPicture:
         index = int(name) % SIZES[0]
-        return Captioned(name, shown.texts[index], shown.pixels[index], (64, 64), (0, 0))
+        return CaptionedPicture(name, shown.texts[index], shown.pixels[index], (64, 64), (0, 0))
 
     with tempfile.TemporaryDirectory() as folder:
         names, seconds = [str(index) for index in range(size)], []
         for _ in range(2):  # the second time everything is there
             began = time.perf_counter()
-            examples = encode_examples(pipeline, [names], read, Encoding(""), Path(folder), _ignore)
-            data = TrainingData(STEPS, (Style(examples),))
+            examples = encode_examples(pipeline, [names], read, EncodingOptions(""), Path(folder), _ignore)
+            data = TrainingData(STEPS, (StyleData(examples),))
             seconds.append(time.perf_counter() - began)
-        run = Training(pipeline, [data], recipe.training, {})
+        run = Trainer(pipeline, [data], recipe.training, {})
         run.optimizer_step(0)
         began = time.perf_counter()
         for step in range(1, STEPS):

@@ -18,7 +18,7 @@ from PIL import Image
 from naruto_core.mini.pretraining.evaluation import drawings
 from tests.naruto_core.scoring.inception_file import write_random_inception
 
-DRAWN, REFERENCE = 400, 1200
+GENERATED, REFERENCE = 400, 1200
 OTHERS, WANTED = ("torch_fidelity", "clean_fid"), ("everything", "fid")  # what ours measures beside either
 QUIET = os.environ | {"PYTHONWARNINGS": "ignore"}
 THEIRS = """
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         weights = str(write_random_inception(place / "inception.pth"))
-        sets = write(place / "drawn", DRAWN, 1), write(place / "reference", REFERENCE, 2)
+        sets = write(place / "drawn", GENERATED, 1), write(place / "reference", REFERENCE, 2)
         cold, warm = ([seconds(OURS, weights, *sets, str(place / f"{what}.db"), what) for what in WANTED] for _ in "cw")
         theirs = [seconds(code, weights, *sets) for code in (THEIRS, CLEAN)]
     ratios: dict[str, float] = {}

@@ -21,7 +21,7 @@ import httpx2
 import torch
 
 from naruto_core import sdxl
-from naruto_core.fusion import blends_of, load_adapters
+from naruto_core.fusion import load_adapters, scaled_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.serving import OPEN
 from naruto_core.store.database import open_service_jobs
@@ -51,7 +51,7 @@ def _ask(url: str, wait: float = 120, **fields: object) -> int:
 def _door(url: str, made: Recorded) -> dict[str, float]:
     """Lone pictures, in turns: over HTTP, by the bare Painter at the service's batch size, by the plain loop."""
     pipeline = sdxl.load_pipeline(made.recipe.model, "bf16", CPU)
-    load_adapters(pipeline, blends_of(made.layout.root, made.recipe.fusion, made.adapters))
+    load_adapters(pipeline, scaled_adapters(made.layout.root, made.recipe.fusion, made.adapters))
     painter = Painter(pipeline, made.recipe.generation)
     plain = sdxl.load_pipeline(made.recipe.model, "fp32", CPU)
     plain.scheduler = painter.pipeline.scheduler

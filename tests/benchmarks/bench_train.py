@@ -27,11 +27,11 @@ from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.adapter_file import write_adapter
 from naruto_core.recipe import Recipe
-from naruto_core.training.batches import Style, TrainingData
+from naruto_core.training.batches import StyleData, TrainingData
 from naruto_core.training.latent_cache import encode_texts, time_ids
-from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.lora import add_adapters, trainable
-from naruto_core.training.optimizer import GroupProdigy, flatten
+from naruto_core.training.optimizer import GroupProdigy, flatten_parameters
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
 from tests.benchmarks.pictures import draw_class_pictures, draw_pictures
 
@@ -79,10 +79,11 @@ def ours(recipe: Recipe, adapter: Path | None = None) -> float:
         began = time.perf_counter()
         frozen = section.text_encoder_lr is None
         class_pictures = CLASS.encoded(pipeline, folder / "class", frozen) if section.prior else None
-        shown = Style(SHOWN.encoded(pipeline, folder / "shown", frozen))
+        shown = StyleData(SHOWN.encoded(pipeline, folder / "shown", frozen))
         stages = [TrainingData(section.max_train_steps, (shown,), class_pictures)]
         checkpoint = folder / "checkpoint.safetensors"
-        train_adapter(pipeline, stages, section, {}, checkpoint, 1e9, "bench", Listeners(_ignore, _ignore))
+        callbacks = TrainingCallbacks(_ignore, _ignore)
+        train_adapter(pipeline, stages, TrainingJob(section, {}, checkpoint, 1e9, "bench", callbacks))
         seconds = time.perf_counter() - began
     if adapter:
         write_adapter(pipeline, adapter)
@@ -137,7 +138,9 @@ def optimizers() -> float:
     settings = {"lr": 1.0, "weight_decay": 1e-4}
     pairs = [
         (
-            optimizer_steps(lambda w: GroupProdigy([{"params": [Parameter(flatten(w).weights)], **settings}])),
+            optimizer_steps(
+                lambda w: GroupProdigy([{"params": [Parameter(flatten_parameters(w).weights)], **settings}])
+            ),
             optimizer_steps(lambda w: Prodigy(w, use_bias_correction=True, safeguard_warmup=True, **settings)),
         )
         for _ in range(ROUNDS)

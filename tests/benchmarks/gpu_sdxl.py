@@ -25,9 +25,9 @@ from naruto_core.artifacts import LORA_FILE
 from naruto_core.generation import Job, Painter
 from naruto_core.kohya import write_kohya
 from naruto_core.recipe import Recipe, read_recipe
-from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.latent_cache import Captioned, Encoding, encode_examples
-from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.batches import StyleData, TrainingData
+from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples
+from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.weights import Weights, write_files
 from tests.benchmarks.file_check import check_files
 from tests.benchmarks.full_size import full_size_pipeline, write_configurations
@@ -54,14 +54,14 @@ class Trained:
     kohya: Path
 
 
-def captioned(name: str, _view: int = 0) -> Captioned:
+def captioned(name: str, _view: int = 0) -> CaptionedPicture:
     pixels = np.random.default_rng(int(name)).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    return Captioned(name, CAPTION, pixels, (256, 256), (0, 0))
+    return CaptionedPicture(name, CAPTION, pixels, (256, 256), (0, 0))
 
 
-def class_picture(name: str, _view: int = 0) -> Captioned:
+def class_picture(name: str, _view: int = 0) -> CaptionedPicture:
     pixels = captioned(str(1000 + int(name))).pixels
-    return Captioned(name, CLASS_PROMPT, pixels, (256, 256), (0, 0))
+    return CaptionedPicture(name, CLASS_PROMPT, pixels, (256, 256), (0, 0))
 
 
 def ours(recipe: Recipe, meter: Meter, then: Callable[[Trained], None]) -> Pace:
@@ -75,13 +75,14 @@ def ours(recipe: Recipe, meter: Meter, then: Callable[[Trained], None]) -> Pace:
             pipeline = full_size_pipeline(dtype, meter.device)
         with meter.phase("encode"):
             frozen = section.text_encoder_lr is None
-            how, alone = Encoding(section.instance_prompt, frozen), Encoding("", frozen)
+            how, alone = EncodingOptions(section.instance_prompt, frozen), EncodingOptions("", frozen)
             pictures = encode_examples(pipeline, names, captioned, how, folder / "new", _ignore)
             classes = encode_examples(pipeline, names, class_picture, alone, folder / "class", _ignore)
         with meter.phase("train"):
-            stage = TrainingData(section.max_train_steps, (Style(pictures),), classes)
-            listeners, checkpoint = Listeners(_ignore, pace.heard), folder / "checkpoint.safetensors"
-            weights = train_adapter(pipeline, [stage], section, {}, checkpoint, 1e9, "bench", listeners)
+            stage = TrainingData(section.max_train_steps, (StyleData(pictures),), classes)
+            callbacks, checkpoint = TrainingCallbacks(_ignore, pace.heard), folder / "checkpoint.safetensors"
+            job = TrainingJob(section, {}, checkpoint, 1e9, "bench", callbacks)
+            weights = train_adapter(pipeline, [stage], job)
         with meter.phase("save"):
             write_files(pipeline, weights, folder / "adapter")
             model = write_configurations(folder / "base")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from naruto_core.domain import Progress
 from naruto_core.mini.pretraining.evaluation import drawings
-from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, join_caption
+from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, Examples, encode_examples, join_caption
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -32,13 +32,13 @@ class Pictures:
     def encoded(self, pipeline: "StableDiffusionXLPipeline", folder: Path, with_text: bool = True) -> Examples:
         """As our loop sees them; the encodings are kept below `folder`."""
 
-        def read(name: str, _view: int) -> Captioned:
+        def read(name: str, _view: int) -> CaptionedPicture:
             index = int(name)
             pixels = self.pixels[index]
-            return Captioned(name, self.texts[index], pixels, (pixels.shape[0], pixels.shape[1]), (0, 0))
+            return CaptionedPicture(name, self.texts[index], pixels, (pixels.shape[0], pixels.shape[1]), (0, 0))
 
         names = [str(index) for index in range(len(self.texts))]
-        return encode_examples(pipeline, [names], read, Encoding("", with_text), folder, _ignore)
+        return encode_examples(pipeline, [names], read, EncodingOptions("", with_text), folder, _ignore)
 
     def write(self, folder: Path, captions: bool) -> Path:
         """PNG files, and beside them the texts as `datasets` looks for them in an imagefolder, if asked."""

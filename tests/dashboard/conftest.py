@@ -18,7 +18,7 @@ from streamlit import config
 
 from dashboard import access
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
-from naruto_core.domain import DRAWN, Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
+from naruto_core.domain import GENERATED, Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Ratings, open_ratings, open_store
 from naruto_core.store.writes import Store
@@ -92,7 +92,9 @@ def run(store: Store, home: Path, train: Callable[..., None]) -> Run:
         profile="mini", recipe_json="{}", fingerprint="f1", dataset_id="d1", git_commit="", now=START
     )
     store.add_prompts(opened.id, PromptSuite("tiny-v1", "s1", PROMPTS, (7, 8)))
-    store.add_samples([_draw(Layout(home), opened.id, v, p, seed) for v in DRAWN for p in PROMPTS for seed in (7, 8)])
+    store.add_samples(
+        [_draw(Layout(home), opened.id, v, p, seed) for v in GENERATED for p in PROMPTS for seed in (7, 8)]
+    )
     store.add_scores(
         [
             Score(

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.queries import datasets
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.dataset.versions import write_version
-from naruto_core.domain import DatasetVersion, Picture, Quarantined, Split
+from naruto_core.domain import DatasetVersion, Picture, QuarantinedRecord, Split
 from naruto_core.store.writes import Store
 
 HOSTILE = "<script>alert(1)</script> **a ninja**"
@@ -34,7 +34,7 @@ def picture(home: Path, number: int, caption: str, duplicate_of: str = "") -> Pi
     return Picture(digest, ".png", 16, 16, caption, Split.TRAIN, f"{number:016x}", duplicate_of)
 
 
-def version(store: Store, home: Path, rows: list[Picture], left_out: list[Quarantined]) -> DatasetVersion:
+def version(store: Store, home: Path, rows: list[Picture], left_out: list[QuarantinedRecord]) -> DatasetVersion:
     counts = {"n_quarantined": len(left_out), "n_duplicates": 0}
     found = write_version(Layout(home), "set", "folder", rows, **counts)
     store.add_dataset(found, left_out)
@@ -50,7 +50,7 @@ def test_without_a_dataset_it_says_how_to_get_one(home: Path) -> None:
 def test_it_shows_what_was_left_out_and_why_and_hostile_captions_as_text(store: Store, home: Path) -> None:
     first = picture(home, 1, HOSTILE)
     rows = [first, picture(home, 2, "a cat", first.sha256)]
-    version(store, home, rows, [Quarantined("folder", 7, "not a picture", "cut off")])
+    version(store, home, rows, [QuarantinedRecord("folder", 7, "not a picture", "cut off")])
     app = page()
     assert not app.exception
     texts = [text.value for text in app.text]

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from served import Served
 
-from naruto_core.domain import DRAWN, Run, Variant
+from naruto_core.domain import GENERATED, Run, Variant
 from naruto_core.judging.campaign_plan import contender, plan
 from naruto_core.ratings import Campaign, Extremes, Grades, Mode, Outcome, Role
 from naruto_core.store.database import Ratings
@@ -16,7 +16,7 @@ NOW = datetime.now(UTC)
 
 
 def campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
-    drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in DRAWN}
+    drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in GENERATED}
     if mode is Mode.BEST_WORST:
         drawn["another/base"] = store.samples(run.id, Variant.BASE)
     suite = store.prompts(run.id)

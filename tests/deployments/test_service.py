@@ -15,7 +15,7 @@ from PIL import Image
 
 from naruto_core import sdxl
 from naruto_core.artifacts import Layout
-from naruto_core.fusion import Blend, load_adapters
+from naruto_core.fusion import ScaledAdapter, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.store.database import open_ratings
 from naruto_core.store.promotions import CHAMPION
@@ -53,7 +53,7 @@ def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: opena
     recipe = runs.recorded.recipe
     pipeline = sdxl.load_pipeline(recipe.model, "bf16", CPU)
     folder = (runs.home / runs.recorded.adapters[0].path).parent
-    load_adapters(pipeline, [Blend(folder, recipe.fusion.lora_scale)])
+    load_adapters(pipeline, [ScaledAdapter(folder, recipe.fusion.lora_scale)])
     wanted = Painter(pipeline, recipe.generation).paint(
         [Job("a person in the rain", 7), Job("a person in the rain", 8)]
     )

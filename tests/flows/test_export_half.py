@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from naruto_core.errors import ModelUnusable
-from naruto_core.fusion import halve
+from naruto_core.fusion import convert_to_half
 from tests.flows.conftest import Naruto
 
 
@@ -44,5 +44,5 @@ def test_half_without_fused_and_a_weight_that_does_not_fit_are_sentences(
     save_file({"w": torch.tensor([1e6])}, tmp_path / "model.safetensors")
     before = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(ModelUnusable, match="w does not fit into half precision"):
-        halve(tmp_path)
+        convert_to_half(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before

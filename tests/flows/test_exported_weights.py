@@ -27,7 +27,7 @@ from naruto_core import sdxl
 from naruto_core.artifacts import Layout, sha256_file, sha256_folder
 from naruto_core.domain import Adapter, DatasetVersion, FusedModel, Run
 from naruto_core.errors import ModelUnusable
-from naruto_core.fusion import blends_of, fuse_adapters, load_adapters, load_fused
+from naruto_core.fusion import fuse_adapters, load_adapters, load_fused, scaled_adapters
 from naruto_core.recipe import Recipe
 from naruto_core.store.database import open_store
 from naruto_core.textual_inversion import FILE
@@ -51,7 +51,7 @@ ALL = list(itertools.product(LAYERS, KINDS, TEXT, MORE))
 # Every pair of choices stands together somewhere in what is drawn, every choice in what is handed out and served;
 # `make test-loaders` tries all.
 EVERYTHING = bool(os.environ.get("NARUTO_TEST_ALL_COMBINATIONS"))
-DRAWN = ALL if EVERYTHING else [ALL[number] for number in (0, 1, 8, 10, 14, 15, 23, 24, 31, 35)]
+GENERATED = ALL if EVERYTHING else [ALL[number] for number in (0, 1, 8, 10, 14, 15, 23, 24, 31, 35)]
 HANDED_OUT = ALL if EVERYTHING else [ALL[number] for number in (10, 15, 23, 31)]
 SERVED = ALL if EVERYTHING else [ALL[number] for number in (10, 24, 35)]
 
@@ -91,7 +91,9 @@ def _recipe(base: Path, layers: str, kind: str, text: str, more: str) -> Recipe:
 
 def _scales(recipe: Recipe) -> dict[str, float]:
     """In the order in which the record names adapters: a second DoRA rescales what the first one left."""
-    return {style: recipe.fusion.style_scales.get(style, recipe.fusion.lora_scale) for style in sorted(recipe.heads)}
+    return {
+        style: recipe.fusion.style_scales.get(style, recipe.fusion.lora_scale) for style in sorted(recipe.adapter_names)
+    }
 
 
 def _train(recipe: Recipe, seed: int, folder: Path) -> Weights:
@@ -176,7 +178,7 @@ def _record(home: Path, recipe: Recipe) -> Trained:
             ]
         store.add_adapters(adapters)
         pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
-        fuse_adapters(pipeline, blends_of(home, recipe.fusion, store.adapters(run.id)), layout.fused(run.id))
+        fuse_adapters(pipeline, scaled_adapters(home, recipe.fusion, store.adapters(run.id)), layout.fused(run.id))
         fused = FusedModel(run.id, layout.relative(layout.fused(run.id)), sha256_folder(layout.fused(run.id)), 0.7)
         store.add_fused(fused)
     return Trained(home, run, recipe, expected | adapted, tokens)
@@ -226,12 +228,12 @@ def _vanilla(base: Path) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline.from_pretrained(base, add_watermarker=False)
 
 
-@pytest.mark.parametrize("combination", DRAWN, ids=" ".join)
+@pytest.mark.parametrize("combination", GENERATED, ids=" ".join)
 def test_what_was_trained_is_what_is_drawn(homes: Mapping[tuple[str, ...], Trained], combination: tuple[str, ...]):
     trained = homes[combination]
     pipeline = sdxl.load_pipeline(trained.recipe.model, "fp32", CPU)
     with open_store(f"sqlite:///{trained.home / 'naruto.db'}") as store:
-        blends = blends_of(trained.home, trained.recipe.fusion, store.adapters(trained.run.id))
+        blends = scaled_adapters(trained.home, trained.recipe.fusion, store.adapters(trained.run.id))
     load_adapters(pipeline, blends)
     _hold(trained, pipeline)
     _hold(trained, load_fused(trained.layout.fused(trained.run.id), "fp32", CPU))
@@ -242,7 +244,7 @@ def test_what_was_trained_is_what_is_served(homes: Mapping[tuple[str, ...], Trai
     trained = homes[combination]
     recipe = trained.recipe
     with open_store(f"sqlite:///{trained.home / 'naruto.db'}") as store:
-        blends = tuple(blends_of(trained.home, recipe.fusion, store.adapters(trained.run.id)))
+        blends = tuple(scaled_adapters(trained.home, recipe.fusion, store.adapters(trained.run.id)))
     look = ModelSpec("r", recipe.model, recipe.generation, blends, tuple(recipe.new_tokens.items()))
     _hold(trained, ModelCache(CPU, 1, 1, Metrics()).painter(look).pipeline)
 

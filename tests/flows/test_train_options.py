@@ -1,4 +1,4 @@
-"""The trainer's larger options through the whole flow: looks on the way, several styles, new tokens, stages."""
+"""The trainer's larger options through the whole flow: previews on the way, several styles, new tokens, stages."""
 
 import json
 import shutil
@@ -48,20 +48,20 @@ def _only_run(home: Path):
         return summary.run, store.adapters(summary.run.id), store.steps(summary.run.id)
 
 
-def test_an_adapter_for_each_of_two_styles_and_a_look_at_each_on_the_way(naruto: Naruto, tmp_path: Path):
+def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, tmp_path: Path):
     styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
-    looks = {"training.checkpoints": "{checkpointing_steps: 2, prompts: 1}", "training.adapters": "per-style"}
+    previews = {"training.previews": "{preview_steps: 2, prompts: 1}", "training.adapters": "per-style"}
     blend = {
         "fusion.style_scales": "{paper: 0.5}",
         "styles": styles,
         "generation.variants": ["base", "adapted", "fused"],
     }
-    blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: looks are drawn as it is trained
+    blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: previews are drawn as it is trained
     blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
     with counting_models() as alive:
-        done = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
+        done = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert done.returncode == 0, done.stderr
-    # for the class pictures, twice to be looked at and to be trained, to be fused, for each variant
+    # class pictures; twice for previews and training; fusion; each variant
     assert alive == [0] * 9
     run, adapters, steps = _only_run(tmp_path)
     layout = Layout(tmp_path)
@@ -71,22 +71,22 @@ def test_an_adapter_for_each_of_two_styles_and_a_look_at_each_on_the_way(naruto:
     first, second = (load_file(tmp_path / adapter.path) for adapter in adapters)
     assert first.keys() == second.keys()
     assert any(not (first[name] == second[name]).all() for name in first)
-    assert [step.step for step in steps] == list(range(8))  # one head after the other
+    assert [step.step for step in steps] == list(range(8))  # one adapter after the other
     ranks = [step.gauges["copying_rank"] for step in steps if "copying_rank" in step.gauges]
     assert len(ranks) == 4
     assert all(0 < rank <= 1 for rank in ranks)
     for style in ("main", "paper"):
-        for taken in (2, 4):
-            folder = layout.checkpoints(run.id, style) / f"step-{taken:06d}"
+        for done_steps in (2, 4):
+            folder = layout.previews(run.id, style) / f"step-{done_steps:06d}"
             assert (folder / "pytorch_lora_weights.safetensors").exists()
             with Image.open(folder / "sheet.png") as sheet:
                 assert sheet.width > 250  # the step beside the base
-    looked = [step.step for step in steps if "clip_score" in step.gauges]
-    assert looked == [1, 3, 5, 7]
+    previewed = [step.step for step in steps if "clip_score" in step.gauges]
+    assert previewed == [1, 3, 5, 7]
     shown = naruto(tmp_path, "show", run.id)
     assert "best step" in shown.stdout
     assert naruto(tmp_path, "verify").returncode == 0
-    again = naruto(tmp_path, "run", *flags(QUICK | looks | blend))
+    again = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert "train " not in again.stderr.replace("(8 train", "")
 
 
@@ -154,9 +154,9 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
         ({"training.stages": "[{resolution: 64, steps: 3}]"}, "stages have 3 steps in all, but max_train_steps is 4"),
         ({"training.stages": "[{resolution: 60, steps: 4}]"}, "training.stages.0.resolution"),
         ({"styles": "[{name: main, dataset: {source: x}, instance_prompt: y}]"}, "main, main are not all different"),
-        ({"training.debiased_estimation": True}, "debiased_estimation and snr_gamma both weigh the loss"),
+        ({"training.debiased_estimation": True}, "debiased_estimation and snr_gamma cannot be combined"),
         ({"fusion.style_scales": "{paper: 1}"}, "fusion.style_scales names paper"),
-        ({"training.augmentation": "{views: 2}"}, "all views would be the same"),
+        ({"training.augmentation": "{views: 2}"}, "all views would be equal"),
         ({"generation.clip_skip": 1}, "training.clip_skip and generation.clip_skip must be the same"),
     ],
 )

@@ -19,9 +19,9 @@ from flows.exports import export_endpoint, export_fused, export_hub
 from naruto_core import sdxl
 from naruto_core.artifacts import LORA_FILE, sha256_folder
 from naruto_core.domain import FusedModel
-from naruto_core.fusion import blends_of, fuse_adapters
+from naruto_core.fusion import fuse_adapters, scaled_adapters
 from naruto_core.generation import Job, Painter
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import TrainingSection
 from tests.loaders.load import ADAPTED, portable
@@ -43,7 +43,7 @@ RUNS: dict[str, dict[str, object]] = {
         "generation.clip_skip": 1,
     },
 }
-DRAWN = ("lora", "styles", "tokens")
+GENERATED = ("lora", "styles", "tokens")
 TEXTS = ("A person in the RAIN, isn't it? Naïve 42 !!", "a <s0><s1> person, <s0>.")
 
 
@@ -75,10 +75,10 @@ class Exported:
 def exported_run(name: str, folder: Path) -> Iterator[Exported]:
     """The run `name` of `RUNS` trained, fused and exported below `folder`."""
     home = folder / name
-    with recorded_run(home, RUNS[name], drawn=name in DRAWN) as recorded, pytest.MonkeyPatch.context() as patch:
+    with recorded_run(home, RUNS[name], drawn=name in GENERATED) as recorded, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NARUTO_HOME", str(home))
         run, recipe = recorded.run.id, recorded.recipe
-        blends = blends_of(home, recipe.fusion, recorded.adapters)
+        blends = scaled_adapters(home, recipe.fusion, recorded.adapters)
         place = recorded.layout.fused(run)
         fuse_adapters(sdxl.load_pipeline(recipe.model, "fp32", CPU), blends, place)
         model = FusedModel(run, recorded.layout.relative(place), sha256_folder(place), recipe.fusion.lora_scale)
@@ -140,5 +140,5 @@ def painted(run: Exported, prompt: str, seed: int) -> np.ndarray:
     recipe = run.recorded.recipe
     section = recipe.generation.model_copy(update={"mixed_precision": "fp32", "batch_size": 1})
     pipeline = sdxl.load_pipeline(ModelSection(base=str(run.fused)), "fp32", CPU)
-    (picture,) = Painter(pipeline, section).paint([Job(put_tokens(prompt, recipe.new_tokens), seed)])
+    (picture,) = Painter(pipeline, section).paint([Job(insert_tokens(prompt, recipe.new_tokens), seed)])
     return pixels_of(picture)

@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from naruto_core.card.usage import LOWEST_VERSIONS
 from tests.loaders.environments import BUILT, NAMES, NEWEST, OLDEST, SOME_BUILT, answers_of, needs, versions_of
-from tests.loaders.exports import DRAWN, RUNS, TEXTS, Exported, exported_run, painted, pixels_of
+from tests.loaders.exports import GENERATED, RUNS, TEXTS, Exported, exported_run, painted, pixels_of
 
 ROUNDING = 2e-6  # of merged weights, which are about 1: fp32 against our fp64
 HALF = 2e-3  # of weights in half precision
@@ -75,7 +75,7 @@ def _requests(exported: Mapping[str, Exported]) -> dict[str, dict[str, Any]]:
         folder = {"kind": "folder", "folder": str(run.fused), "half": False, "texts": TEXTS} | merged
         requests[f"{name} fused"] = folder
         requests[f"{name} half"] = folder | {"folder": str(run.half), "half": True}
-    for name in exported.keys() & set(DRAWN):
+    for name in exported.keys() & set(GENERATED):
         run = exported[name]
         code = _code(run.hub).replace("path/to/my-sdxl", str(run.recorded.base))
         requests[f"{name} code"] = {"kind": "code", "folder": str(run.hub), "code": code}
@@ -132,7 +132,7 @@ def test_from_pretrained_reads_every_weight_of_the_fused_model(
         assert answer["ids"] == [tokenizer(list(TEXTS))["input_ids"] for tokenizer in tokenizers]
 
 
-@pytest.mark.parametrize(("environment", "run"), _cases(DRAWN))
+@pytest.mark.parametrize(("environment", "run"), _cases(GENERATED))
 def test_the_model_cards_code_draws_the_picture_that_the_card_shows(
     environment: str, run: str, loaded: AnswersOf, exported: dict[str, Exported]
 ):

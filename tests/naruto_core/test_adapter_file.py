@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from naruto_core import sdxl
 from naruto_core.adapter_file import check_adapter, check_loads, load_lora, model_parts, read_adapter, write_adapter
 from naruto_core.errors import ModelUnusable
-from naruto_core.fusion import Blend, fuse_adapters, load_fused
+from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_fused
 from naruto_core.model_folder import check_folder
 from naruto_core.recipe import ModelSection
 from naruto_core.training.lora import add_adapters, trainable
@@ -139,7 +139,7 @@ def test_a_base_model_that_lacks_a_weight_is_refused_instead_of_filled_at_random
 
 def test_a_fused_model_is_held_against_its_files_tensor_by_tensor(tiny, tmp_path: Path):
     adapter = _write(tiny, tmp_path / "a", text_encoder_lr=1.0)
-    fuse_adapters(_load(tiny), [Blend(adapter.parent)], tmp_path / "fused")
+    fuse_adapters(_load(tiny), [ScaledAdapter(adapter.parent)], tmp_path / "fused")
     names = load_file(tmp_path / "fused" / "text_encoder" / "model.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"text_model"}  # as transformers 4 wants it
     sdxl.check_complete(tmp_path / "fused")

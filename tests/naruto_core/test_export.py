@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from naruto_core import hub as hub_client
 from naruto_core.errors import ServiceFailed
-from naruto_core.hub import understand
+from naruto_core.hub import explain_error
 from tests.model_hub import TOKEN, ModelHub, Trouble
 
 RUN = "2026-11-23-mini-3f9c"
@@ -152,7 +152,7 @@ def test_a_pause_may_be_given_as_a_date():
     for seconds, least in ((90, 80), (-90, 0)):
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
         response = httpx2.Response(503, headers={"Retry-After": date}, request=httpx2.Request("GET", "http://hub"))
-        pause = understand(HfHubHTTPError("no", response=response)).pause
+        pause = explain_error(HfHubHTTPError("no", response=response)).pause
         assert pause is not None
         assert least <= pause <= max(0, seconds)
 

@@ -21,10 +21,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import Recipe, read_recipe
-from naruto_core.training.batches import Batch, Style, TrainingData
-from naruto_core.training.step import Gradients, Part, prepare_unet
+from naruto_core.training.batches import Batch, StyleData, TrainingData
+from naruto_core.training.step import GradientAccumulator, WeightedBatch, prepare_unet
 from naruto_core.training.weights import Weights
-from tests.benchmarks.full_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
+from tests.benchmarks.padded_batch_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
 
 RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
 CUDA = torch.device("cuda")
@@ -144,7 +144,7 @@ def test_a_full_size_step_converts_nothing_but_the_timestep():
     assert section == read("t4-fast").generation
     painter = Painter(pipeline, section)
     inputs = unet_inputs(section.resolution)
-    with painter.computing(), Seen() as seen:
+    with painter.inference(), Seen() as seen:
         (answer,) = pipeline.unet(**inputs)
     assert answer.dtype == torch.float16
     assert seen.casts.total() <= 3  # the timestep's sines are computed in fp32, as diffusers does it
@@ -205,19 +205,19 @@ def test_training_runs_forward_on_the_device_in_half_precision_and_the_adapter_d
     pictures: Any = OnePicture()
     for section in (recipe.training, read("t4-fast").training):
         prepare_unet(pipeline.unet, section.gradient_checkpointing)
-        data = TrainingData(section.max_train_steps, (Style(pictures),), pictures)
-        gradients = Gradients(pipeline, data, section, weights)
-        parts = [Part(batch_of(section.train_batch_size), 1.0), Part(batch_of(section.train_batch_size), 1.0, True)]
+        data = TrainingData(section.max_train_steps, (StyleData(pictures),), pictures)
+        gradients = GradientAccumulator(pipeline, data, section, weights)
+        parts = [WeightedBatch(batch_of(section.train_batch_size), 1.0, is_prior) for is_prior in (False, True)]
         losses = gradients._losses(parts)
         assert [(loss.dtype, loss.device.type, loss.requires_grad) for loss in losses] == [
             (torch.float32, "cuda", True)
         ] * 2
     with torch.inference_mode(), Seen() as seen:
         gradients._losses(parts)
-    assert seen.casts.total() <= 3 + 2  # the timestep's, and what was predicted
-    with weights.shipped():
+    assert seen.casts.total() <= 3 + 2  # the timestep's, and the predictions'
+    with weights.exported():
         painter = Painter(pipeline, recipe.generation)
-        with painter.computing(), Seen() as seen:
+        with painter.inference(), Seen() as seen:
             pipeline.unet(**unet_inputs(256))
         assert seen.casts.total() <= 3
     assert {p.dtype for p in weights.named.values()} == {torch.float32}

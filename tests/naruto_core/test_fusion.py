@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from naruto_core.adapter_file import write_adapter
 from naruto_core.errors import ModelUnusable
-from naruto_core.fusion import Blend, fuse_adapters, load_adapters
+from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.sdxl import load_pipeline, locate
@@ -58,7 +58,7 @@ def _vanilla_pictures(pipeline: StableDiffusionXLPipeline) -> list:
 def test_fused_weights_are_w_plus_scaled_b_a(load_miniature, adapter: Path, tmp_path: Path):
     base = load_miniature()
     before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
-    fuse_adapters(base, [Blend(adapter.parent, 0.7)], tmp_path / "fused")
+    fuse_adapters(base, [ScaledAdapter(adapter.parent, 0.7)], tmp_path / "fused")
     after = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU).unet.state_dict()
     low_rank = load_file(adapter)
     stems = [n.removesuffix(".lora_A.weight") for n in low_rank if n.startswith("unet.") and ".lora_A." in n]
@@ -76,9 +76,9 @@ def test_fused_weights_are_w_plus_scaled_b_a(load_miniature, adapter: Path, tmp_
 def test_adapted_fused_and_vanilla_diffusers_draw_the_same_pictures(load_miniature, adapter: Path, tmp_path: Path):
     pipeline = load_miniature()
     plain = Painter(load_miniature(), SECTION).paint(JOBS)
-    load_adapters(pipeline, [Blend(adapter.parent, 1.0)])
+    load_adapters(pipeline, [ScaledAdapter(adapter.parent, 1.0)])
     adapted = Painter(pipeline, SECTION).paint(JOBS)
-    fuse_adapters(load_miniature(), [Blend(adapter.parent, 1.0)], tmp_path / "fused")
+    fuse_adapters(load_miniature(), [ScaledAdapter(adapter.parent, 1.0)], tmp_path / "fused")
     fused = Painter(load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU), SECTION).paint(JOBS)
     assert _differences(adapted, plain) > 30
     assert _differences(adapted, fused) <= 2
@@ -108,7 +108,7 @@ def test_an_adapter_is_written_with_the_same_bytes_every_time(load_miniature, tm
 
 def test_a_missing_or_foreign_adapter_is_one_sentence(load_miniature, tmp_path: Path):
     with pytest.raises(ModelUnusable, match="there is no adapter"):
-        load_adapters(load_miniature(), [Blend(tmp_path / "nothing", 1.0)])
+        load_adapters(load_miniature(), [ScaledAdapter(tmp_path / "nothing", 1.0)])
     from safetensors.torch import save_file
 
     key = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -116,7 +116,7 @@ def test_a_missing_or_foreign_adapter_is_one_sentence(load_miniature, tmp_path: 
     (tmp_path / "foreign").mkdir()
     save_file(tensors, tmp_path / "foreign" / "pytorch_lora_weights.safetensors")
     with pytest.raises(ModelUnusable, match="does not fit"):
-        load_adapters(load_miniature(), [Blend(tmp_path / "foreign", 1.0)])
+        load_adapters(load_miniature(), [ScaledAdapter(tmp_path / "foreign", 1.0)])
 
 
 def test_a_fusion_that_overflows_is_refused_and_leaves_nothing(load_miniature, adapter: Path, tmp_path: Path):
@@ -127,5 +127,5 @@ def test_a_fusion_that_overflows_is_refused_and_leaves_nothing(load_miniature, a
     broken.parent.mkdir()
     save_file({name: t * float("nan") for name, t in tensors.items()}, broken)
     with pytest.raises(ModelUnusable, match="not numbers"):
-        fuse_adapters(load_miniature(), [Blend(broken.parent, 1.0)], tmp_path / "fused")
+        fuse_adapters(load_miniature(), [ScaledAdapter(broken.parent, 1.0)], tmp_path / "fused")
     assert not (tmp_path / "fused").exists()

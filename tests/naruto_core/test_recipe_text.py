@@ -93,8 +93,8 @@ def test_a_set_value_is_read_by_the_type_of_its_field(pair: str, value: object):
         (f"training.max_train_steps={'9' * 9000}", "training.max_train_steps"),
         (f"dataset.hold_out={'9' * 30}", "hold_out is larger than"),
         ("generation.variants=base", "generation.variants"),
-        ("generation.variants=[base", "generation.variants is a list or a mapping, in YAML"),
-        ("training.prior={kind: a, kind: b}", "the key kind stands twice"),
+        ("generation.variants=[base", "generation.variants needs a list or a mapping in YAML"),
+        ("training.prior={kind: a, kind: b}", "the key kind is repeated"),
         ("training.prior=!!python/name:os.system x", "training.prior"),
         (f"training.prior={'[' * 5000}", "training.prior"),
         ("training.rnk=8", "did you mean training.rank?"),
@@ -123,8 +123,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("  rank: 16", "  rank: 16\n  rank: 4"), "the key rank stands twice (again in line"),
-        (("profile: mini", "profile: mini\n" + LAUGHS), "values when its aliases are written out"),
+        (("  rank: 16", "  rank: 16\n  rank: 4"), "the key rank is repeated (in line"),
+        (("profile: mini", "profile: mini\n" + LAUGHS), "values when its aliases are expanded"),
         (("profile: mini", "profile: &a [*a]"), "contains the alias itself"),
         (("rank: 16", "rank: !!python/object/apply:os.getcwd []"), "could not determine a constructor"),
         (("rank: 16", "rank: !!int sixteen"), "a value cannot be read"),
@@ -164,7 +164,7 @@ def test_a_suite_with_a_key_twice_or_a_seed_that_no_generator_takes_is_refused(t
     for text, named in (
         (f"name: s\nseeds: [{'9' * 30}]\n{entry}", "seeds.0"),
         (f"name: s\nseeds: [-1]\n{entry}", "seeds.0"),
-        (f"name: s\nname: t\nseeds: [1]\n{entry}", "the key name stands twice"),
+        (f"name: s\nname: t\nseeds: [1]\n{entry}", "the key name is repeated"),
     ):
         path.write_text(text)
         with pytest.raises(RecipeInvalid, match=named):

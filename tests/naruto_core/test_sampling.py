@@ -20,7 +20,7 @@ from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
-from naruto_core.training.latent_cache import Captioned, Encoding, encode_examples
+from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples
 from naruto_core.training.loss import style_loss
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import ignore
@@ -137,8 +137,8 @@ def overflowing(tmp_path: Path) -> Callable[[bool], ModelSection]:
 
 def encode_one(pipeline: StableDiffusionXLPipeline, folder: Path) -> torch.Tensor:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    read = Captioned("picture-0", "", pixels, (32, 32), (0, 0))
-    rows = encode_examples(pipeline, [["0"]], lambda *_: read, Encoding("", with_text=False), folder, ignore)
+    read = CaptionedPicture("picture-0", "", pixels, (32, 32), (0, 0))
+    rows = encode_examples(pipeline, [["0"]], lambda *_: read, EncodingOptions("", with_text=False), folder, ignore)
     return rows.mean.row(0)
 
 

@@ -17,9 +17,9 @@ from naruto_core import sdxl
 from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Variant
-from naruto_core.fusion import Blend, load_adapters
+from naruto_core.fusion import ScaledAdapter, load_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
-from naruto_core.prompts import put_tokens
+from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import Recipe
 from naruto_core.store.database import open_store
 from naruto_core.store.writes import Store
@@ -98,14 +98,14 @@ def _train(layout: Layout, run: Run, recipe: Recipe) -> Iterator[Adapter]:
 def _draw(layout: Layout, run: Run, recipe: Recipe, adapters: Sequence[Adapter]) -> Iterator[Sample]:
     folders = {layout.absolute(a.path).parent: a.style for a in adapters}
     scales = recipe.fusion.style_scales
-    blends = [Blend(folder, scales.get(style, recipe.fusion.lora_scale)) for folder, style in folders.items()]
+    blends = [ScaledAdapter(folder, scales.get(style, recipe.fusion.lora_scale)) for folder, style in folders.items()]
     for variant in (Variant.BASE, Variant.ADAPTED):
         pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
         if variant is Variant.ADAPTED:
             load_adapters(pipeline, blends)
         painter = Painter(pipeline, recipe.generation)
         for prompt in PROMPTS:
-            text = put_tokens(prompt.text, recipe.new_tokens) if variant is Variant.ADAPTED else prompt.text
+            text = insert_tokens(prompt.text, recipe.new_tokens) if variant is Variant.ADAPTED else prompt.text
             (picture,) = painter.paint([Job(text, 11)])
             name = sample_id(run.id, variant, prompt.slug, 11)
             path = layout.sample(run.id, name)

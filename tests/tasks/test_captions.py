@@ -209,7 +209,7 @@ def test_rows_with_the_same_bytes_stay_apart_so_that_nobody_changes_side(home: P
     _write_folder(home / "twice", layout, twice, [f"number {i}" for i in range(len(twice))])
     before = ingest.fn(DatasetSection(source=str(home / "twice"), hold_out=3))
     after = recaption_dataset(before.id, blip, None, None, RECIPE).version
-    assert after.n_kept == 12
+    assert after.n_pictures == 12
     assert [(p.sha256, p.split) for p in rows_of(after)] == [(p.sha256, p.split) for p in rows_of(before)]
     assert sum(p.caption.startswith("number") for p in rows_of(after)) == 4  # one of each pair
 

@@ -14,9 +14,9 @@ from naruto_core.dataset.caption_audit import (
     audit_captions,
     colour_conflicts,
     modified_z,
+    split_words,
     summarise_captions,
-    words_alike,
-    words_of,
+    word_similarity,
 )
 from naruto_core.dataset.ingest import ingest
 from naruto_core.dataset.versions import read_pictures
@@ -102,9 +102,9 @@ def test_one_character_has_one_colour_of_each(caption: str, told: list[str]):
 
 
 def test_words_are_compared_as_sets_without_function_words():
-    assert words_of("A T-shirt, don’t… ＲＥＤ") == ("a", "t-shirt", "don’t", "red")
-    assert words_alike("a red shirt", "the shirt is blue") == pytest.approx(1 / 3)
-    assert words_alike("a", "the") == 1.0
+    assert split_words("A T-shirt, don’t… ＲＥＤ") == ("a", "t-shirt", "don’t", "red")
+    assert word_similarity("a red shirt", "the shirt is blue") == pytest.approx(1 / 3)
+    assert word_similarity("a", "the") == 1.0
 
 
 def test_modified_z_is_the_published_one():

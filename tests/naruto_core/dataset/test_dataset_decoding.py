@@ -8,7 +8,7 @@ from PIL import Image
 from naruto_core.dataset.ingest import check
 from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.records import BrokenRecordError, Record, decode
-from naruto_core.domain import Picture, Quarantined
+from naruto_core.domain import Picture, QuarantinedRecord
 from naruto_core.errors import RecordDamaged
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -30,7 +30,7 @@ def test_broken_bytes_are_told_apart_by_their_reason() -> None:
 )  # fmt: skip
 def test_a_caption_that_is_no_text_is_quarantined_with_its_row(caption: object, reason: str) -> None:
     found = check(Record("a.parquet", 12, png(1), caption))
-    assert isinstance(found, Quarantined)
+    assert isinstance(found, QuarantinedRecord)
     assert (found.source, found.row, found.reason) == ("a.parquet", 12, reason)
 
 

@@ -7,7 +7,7 @@ import pytest
 from picture_bytes import picture
 from PIL import Image
 
-from naruto_core.dataset.duplicates import NEAR_BITS, find_doubles, perceptual_hash
+from naruto_core.dataset.duplicates import NEAR_BITS, find_duplicates, perceptual_hash
 from naruto_core.dataset.ingest import arrange
 from naruto_core.domain import Picture, Split
 from naruto_core.errors import DatasetUnusable
@@ -48,7 +48,7 @@ def test_every_pair_within_three_bits_is_found_and_no_other() -> None:
         hashes.append(f"{int(hashes[i], 16) ^ sum(1 << bit for bit in bits):016x}")
     near = np.array([[_distance(a, b) <= NEAR_BITS for b in hashes] for a in hashes])
     np.fill_diagonal(near, val=False)
-    doubles = find_doubles(hashes)
+    doubles = find_duplicates(hashes)
     assert doubles.any.tolist() == near.any(axis=1).tolist()
     first = [int(row[:i].argmax()) if row[:i].any() else -1 for i, row in enumerate(near)]
     assert doubles.earliest.tolist() == first
@@ -58,7 +58,7 @@ def test_every_pair_within_three_bits_is_found_and_no_other() -> None:
 def test_a_hundred_thousand_hashes_take_seconds() -> None:
     hashes = _random_hashes(100_000)
     began = time.process_time()
-    find_doubles([*hashes, *hashes[:10], *["00" * 8] * 20_000])
+    find_duplicates([*hashes, *hashes[:10], *["00" * 8] * 20_000])
     assert time.process_time() - began < 8
 
 

@@ -16,7 +16,7 @@ import pytest
 from picture_bytes import broken_pictures, encoded, picture, png, rows, write_imagefolder, write_parquet, write_saved
 
 from naruto_core.artifacts import Layout, sha256_bytes
-from naruto_core.dataset.ingest import Ingested, ingest
+from naruto_core.dataset.ingest import IngestResult, ingest
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Progress, Split
 from naruto_core.errors import DatasetUnusable, StorageFailed
@@ -31,7 +31,7 @@ class Home:
     layout: Layout
     reports: list[Progress] = field(default_factory=list)
 
-    def ingest(self, source: object, **options: object) -> Ingested:
+    def ingest(self, source: object, **options: object) -> IngestResult:
         section = DatasetSection.model_validate({"source": str(source), **options})
         return ingest(section, self.layout, self.reports.append)
 
@@ -68,7 +68,7 @@ def test_original_bytes_are_stored_once_under_their_sha256(home: Home, tmp_path:
     version = home.ingest(source).version
     assert {p.name for p in home.stored()} == {f"{sha256_bytes(jpeg)}.jpg", f"{sha256_bytes(png(2))}.png"}
     assert home.layout.picture(sha256_bytes(jpeg), ".jpg").read_bytes() == jpeg
-    assert (version.n_kept, version.n_duplicates) == (3, 1)
+    assert (version.n_pictures, version.n_duplicates) == (3, 1)
     assert [p.caption for p in read_pictures(home.layout, version) if p.suffix == ".jpg"] == ["one", "two"]
 
 
@@ -101,7 +101,7 @@ def test_thirty_broken_files_of_different_kinds_are_quarantined_and_the_rest_goe
     reasons = [*(reason for _, reason in broken), "no-caption", "caption-not-text", "no-caption"]
     assert [q.reason for q in found.quarantined] == reasons
     assert all(q.detail for q in found.quarantined)
-    assert (found.version.n_kept, found.version.n_quarantined) == (270, 30)
+    assert (found.version.n_pictures, found.version.n_quarantined) == (270, 30)
 
 
 def test_a_fifth_broken_stops_with_one_sentence_and_no_version(home: Home, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_fifth_broken_stops_with_one_sentence_and_no_version(home: Home, tmp_p
     assert "mostly truncated (10, first in a.parquet row 0" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (home.layout.root / "datasets").exists()
-    assert home.ingest(source, max_quarantined=0.2).version.n_kept == 40
+    assert home.ingest(source, max_quarantined=0.2).version.n_pictures == 40
 
 
 def test_nothing_at_all_and_nothing_usable_are_refused(home: Home, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ except NarutoError as error:
 assert "torch" not in sys.modules
 status = Path("/proc/self/status")
 peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1] if status.exists() else ""
-print(found.version.id, found.version.n_kept, peak)
+print(found.version.id, found.version.n_pictures, peak)
 """
 
 
@@ -282,5 +282,5 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, kilobytes: int) -> None:
 def test_real_drawings_are_all_kept(home: Home) -> None:
     began = time.monotonic()
     version = home.ingest(os.environ["NARUTO_TOON_CAPTIONS"], hold_out=200).version
-    assert (version.n_kept, version.n_reference, version.n_quarantined) == (1221, 200, 0)
+    assert (version.n_pictures, version.n_reference, version.n_quarantined) == (1221, 200, 0)
     assert time.monotonic() - began < 20

@@ -10,24 +10,24 @@ from picture_bytes import png, rows, write_imagefolder, write_parquet, write_sav
 
 from naruto_core.dataset.records import Record
 from naruto_core.dataset.sources import open_source
-from naruto_core.domain import Quarantined
+from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
 from naruto_core.recipe import DatasetSection
 
 
-def _read(source: object, **options: str) -> list[Record | Quarantined]:
+def _read(source: object, **options: str) -> list[Record | QuarantinedRecord]:
     opened = open_source(DatasetSection(source=str(source), **options))
     found = list(opened.records())
     assert len(found) == opened.total
     return found
 
 
-def _content(found: list[Record | Quarantined]) -> list[tuple[bytes, object]]:
+def _content(found: list[Record | QuarantinedRecord]) -> list[tuple[bytes, object]]:
     return [(one.image, one.caption) for one in found if isinstance(one, Record)]
 
 
-def _reasons(found: list[Record | Quarantined]) -> dict[int, str]:
-    return {one.row: one.reason for one in found if isinstance(one, Quarantined)}
+def _reasons(found: list[Record | QuarantinedRecord]) -> dict[int, str]:
+    return {one.row: one.reason for one in found if isinstance(one, QuarantinedRecord)}
 
 
 def test_parquet_files_folders_imagefolders_and_saved_datasets_give_the_same_records(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import pytest
 from recorded import NOON, open_run, sample, score
 
 from naruto_core.domain import (
-    DRAWN,
+    GENERATED,
     Adapter,
     DatasetVersion,
     FusedModel,
     Prompt,
     PromptSuite,
-    Quarantined,
+    QuarantinedRecord,
     Run,
     RunState,
     StepRecord,
@@ -36,7 +36,10 @@ SUITE = PromptSuite(
 
 
 def test_a_dataset_recorded_twice_is_there_once_with_what_was_left_out(store: Store, dataset: DatasetVersion) -> None:
-    broken = [Quarantined("a.parquet", 4, "truncated", "ends after 12 bytes"), Quarantined("a.parquet", 9, "empty", "")]
+    broken = [
+        QuarantinedRecord("a.parquet", 4, "truncated", "ends after 12 bytes"),
+        QuarantinedRecord("a.parquet", 9, "empty", ""),
+    ]
     store.add_dataset(dataset, broken)
     store.add_dataset(dataset, [*broken, broken[0]])
     assert store.datasets() == [dataset]
@@ -106,11 +109,11 @@ def test_what_was_drawn_by_another_adapter_goes_with_it(store: Store, run: Run) 
 
     store.add_adapters([adapter])
     store.add_fused(fused)
-    store.add_samples([sample(run.id, 1, variant) for variant in DRAWN])
-    store.add_scores([replace(score(run.id, 3.0), variant=variant) for variant in DRAWN])
+    store.add_samples([sample(run.id, 1, variant) for variant in GENERATED])
+    store.add_scores([replace(score(run.id, 3.0), variant=variant) for variant in GENERATED])
     store.add_adapters([adapter])
     store.add_fused(fused)
-    assert drawn() == set(DRAWN)
+    assert drawn() == set(GENERATED)
     store.add_fused(replace(fused, sha256="2" * 64))
     assert drawn() == {Variant.BASE, Variant.ADAPTED}
     store.add_adapters([replace(adapter, sha256="2" * 64)])

@@ -1,4 +1,4 @@
-"""Encoded pictures, made once; a fresh pipeline for whoever trains."""
+"""Encoded pictures, made once per session; a new pipeline for every training."""
 
 from pathlib import Path
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from naruto_core.domain import StepRecord
 from naruto_core.mini.pretraining.evaluation import drawings
 from naruto_core.recipe_training import TrainingSection
-from naruto_core.training.batches import Style, TrainingData
-from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples
-from naruto_core.training.loop import Listeners, train_adapter
+from naruto_core.training.batches import StyleData, TrainingData
+from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, Examples, encode_examples
+from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.weights import Weights
 
 PROMPT = "a naruto anime character"
@@ -32,21 +32,21 @@ def section_of(**changes: object) -> TrainingSection:
     return TrainingSection.model_validate(values | changes)
 
 
-def captioned(name: str, view: int = 0) -> Captioned:
+def captioned(name: str, view: int = 0) -> CaptionedPicture:
     index = int(name.split("-")[1])
-    return Captioned(name, f"with {SCENES[index].characters[0].hair} hair", PICTURES[index], (64, 64), (0, 0))
+    return CaptionedPicture(name, f"with {SCENES[index].characters[0].hair} hair", PICTURES[index], (64, 64), (0, 0))
 
 
 def ignore(_: object) -> None: ...
 
 
 def encode(pipeline: object, folder: Path, prompt: str = PROMPT, **how: object) -> Examples:
-    return encode_examples(pipeline, [NAMES], captioned, Encoding(prompt, **how), folder, ignore)
+    return encode_examples(pipeline, [NAMES], captioned, EncodingOptions(prompt, **how), folder, ignore)
 
 
 def data_of(examples: Examples, section: TrainingSection, class_pictures: Examples | None = None) -> TrainingData:
     """One stage with one style; the same pictures for the prior and for validation unless there are others."""
-    return TrainingData(section.max_train_steps, (Style(examples),), class_pictures or examples, examples)
+    return TrainingData(section.max_train_steps, (StyleData(examples),), class_pictures or examples, examples)
 
 
 def train(
@@ -54,21 +54,21 @@ def train(
     examples: Examples,
     section: TrainingSection,
     checkpoint: Path,
-    heard: Callable[[list[StepRecord]], None] = ignore,
-    **more: object,
+    on_steps: Callable[[list[StepRecord]], None] = ignore,
+    **options: object,
 ) -> tuple[list[StepRecord], Weights]:
-    """All step records (as told to `heard` too), and the weights; saves at every step."""
+    """All step records (also passed to `on_steps`), and the weights; saves at every step."""
     steps: list[StepRecord] = []
 
-    def remember(new: list[StepRecord]) -> None:
+    def record(new: list[StepRecord]) -> None:
         steps.extend(new)
-        heard(steps)
+        on_steps(steps)
 
-    tokens = more.pop("tokens", {})
-    stages = more.pop("stages", None) or [data_of(examples, section)]
-    listeners = Listeners(ignore, remember, more.pop("on_checkpoint", None))
-    weights = train_adapter(pipeline, stages, section, tokens, checkpoint, 0.0, "recipe/data", listeners)
-    return steps, weights
+    tokens = options.pop("tokens", {})
+    stages = options.pop("stages", None) or [data_of(examples, section)]
+    callbacks = TrainingCallbacks(ignore, record, options.pop("on_preview", None))
+    job = TrainingJob(section, tokens, checkpoint, 0.0, "recipe/data", callbacks)
+    return steps, train_adapter(pipeline, stages, job)
 
 
 def numbers(steps: list[StepRecord]) -> list[tuple[object, ...]]:

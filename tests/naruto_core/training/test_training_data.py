@@ -1,4 +1,4 @@
-"""Conditioning, encoded pictures, and who is drawn when."""
+"""Conditioning, the latent cache, and which pictures a step draws."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +11,15 @@ from safetensors.torch import save_file
 
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import DatasetUnusable, RecordDamaged
-from naruto_core.training.batches import NoiseConfig, Stream, Style, draw_batch, rows_of
-from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, encode_texts, time_ids
+from naruto_core.training.batches import BatchStream, NoiseConfig, StyleData, draw_batch, shuffled_indices
+from naruto_core.training.latent_cache import (
+    CaptionedPicture,
+    EncodingOptions,
+    Examples,
+    encode_examples,
+    encode_texts,
+    time_ids,
+)
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode, ignore
 
@@ -57,20 +64,20 @@ def test_time_ids_equal_the_pipelines(load_miniature):
 def test_latents_captions_and_crops_of_a_picture_stay_together(load_miniature, examples: Examples):
     pipeline = load_miniature()
     for index in (0, 5, 11):
-        one = captioned(NAMES[index])
-        pixels = torch.from_numpy(one.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+        picture = captioned(NAMES[index])
+        pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
         expected = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
         assert torch.allclose(examples.mean.row(index), expected[0], atol=1e-6)
-        assert examples.texts[index] == f"{PROMPT}, {one.caption}"
+        assert examples.texts[index] == f"{PROMPT}, {picture.caption}"
         assert torch.equal(examples.hidden.row(index), encode_texts(pipeline, [examples.texts[index]]).hidden[0])
 
 
-def _coded(name: str, view: int) -> Captioned:
+def _coded(name: str, view: int) -> CaptionedPicture:
     """A picture whose colour, caption, size and crop all say its number."""
     number = int(name)
     shape = (64, 96) if number % 2 else (64, 64)
     pixels = np.full((*shape, 3), 4 * number + view, dtype=np.uint8)
-    return Captioned(name, f"number {number} view {view}", pixels, (1000 + number, 1000 + view), (number, view))
+    return CaptionedPicture(name, f"number {number} view {view}", pixels, (1000 + number, 1000 + view), (number, view))
 
 
 def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_shuffling_and_resume(
@@ -78,14 +85,14 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
 ):
     pipeline = load_miniature()
     groups = [[str(n) for n in range(0, 40, 2)], [str(n) for n in range(1, 40, 2)]]
-    how = Encoding(PROMPT, views=3)
+    how = EncodingOptions(PROMPT, views=3)
     colours: dict[tuple[int, int], float] = {}
     coded = encode_examples(pipeline, groups, _coded, how, tmp_path, ignore)
     for row, text in enumerate(coded.texts):
         number, view = (int(word) for word in text.split() if word.isdigit())
         colours[number, view] = float(coded.mean.row(row).mean())
     again = encode_examples(pipeline, groups, lambda *_: pytest.fail("encoded twice"), how, tmp_path, ignore)
-    stream = Stream([Style(coded), Style(again, 0.5, repeats=2)], 3, 4)
+    stream = BatchStream([StyleData(coded), StyleData(again, 0.5, repeats=2)], 3, 4)
     seen: set[tuple[int, int]] = set()
     for micro_step in [*range(60), 7, 3]:  # a resumed run draws old steps again
         batch = draw_batch(stream, NoiseConfig(3, 1000), micro_step, CPU)
@@ -98,39 +105,39 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
             assert torch.equal(batch.text.hidden[row], encode_texts(pipeline, [text]).hidden[0]) or row
             deviation = max(deviation, abs(float(batch.clean[row].mean()) - colours[number, view]))
             seen.add((number, view))
-        assert deviation < 0.2  # what chance adds to a mean over all of a picture
+        assert deviation < 0.2  # random part of a mean over all of a picture
     assert len(seen) > 60
     assert max(colours.values()) - min(colours.values()) > 0.5
 
 
-def test_an_epoch_shows_every_picture_once_and_repeats_as_often_as_asked(examples: Examples):
-    first, second = rows_of(7, 0, 12, 12), rows_of(7, 12, 12, 12)
+def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Examples):
+    first, second = shuffled_indices(7, 0, 12, 12), shuffled_indices(7, 12, 12, 12)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
-    assert rows_of(7, 10, 4, 12) == (*first[10:], *second[:2])
-    stream = Stream([Style(examples), Style(examples, repeats=3)], 7, 4)
-    epoch = [place for step in range(12) for place in stream.places(step)]
-    counts = {place: epoch.count(place) for place in epoch}
+    assert shuffled_indices(7, 10, 4, 12) == (*first[10:], *second[:2])
+    stream = BatchStream([StyleData(examples), StyleData(examples, repeats=3)], 7, 4)
+    epoch = [index for step in range(12) for index in stream.indices(step)]
+    counts = {index: epoch.count(index) for index in epoch}
     assert {counts[0, n] for n in range(12)} == {1}
     assert {counts[1, n] for n in range(12)} == {3}
 
 
 def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("naruto_core.training.latent_cache.SHARD", 4)
+    monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 4)
     pipeline, read = load_miniature(), []
 
-    def failing(name: str, view: int) -> Captioned:
+    def failing(name: str, view: int) -> CaptionedPicture:
         if name == "picture-9":
             raise KeyboardInterrupt
         return captioned(name, view)
 
-    def counting(name: str, view: int) -> Captioned:
+    def counting(name: str, view: int) -> CaptionedPicture:
         read.append(name)
         return captioned(name, view)
 
     with pytest.raises(KeyboardInterrupt):
-        encode_examples(pipeline, [NAMES], failing, Encoding(PROMPT), tmp_path, ignore)
-    resumed = encode_examples(pipeline, [NAMES], counting, Encoding(PROMPT), tmp_path, ignore)
+        encode_examples(pipeline, [NAMES], failing, EncodingOptions(PROMPT), tmp_path, ignore)
+    resumed = encode_examples(pipeline, [NAMES], counting, EncodingOptions(PROMPT), tmp_path, ignore)
     assert read == NAMES[8:]
     assert len(resumed) == 12
 
@@ -159,7 +166,7 @@ def _forget_digest(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_flip_low_bits, _cut, _swap, _forget_digest])
 def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_path: Path, monkeypatch, damage):
-    monkeypatch.setattr("naruto_core.training.latent_cache.SHARD", 6)
+    monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 6)
     pipeline, shard = load_miniature(), tmp_path / "shard-00000.safetensors"
     first = encode(pipeline, tmp_path)
     first_means, first_hidden = ([column.row(i).clone() for i in range(12)] for column in (first.mean, first.hidden))
@@ -174,7 +181,7 @@ def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_
     assert shard.with_name("shard-00001.safetensors").stat().st_mtime_ns == other
 
 
-def test_where_the_encoders_learn_their_old_answers_are_not_kept(load_miniature, tmp_path: Path):
+def test_where_the_encoders_learn_their_encodings_are_not_cached(load_miniature, tmp_path: Path):
     encoded = encode(load_miniature(), tmp_path, with_text=False)
     assert encoded.hidden is None
     with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:

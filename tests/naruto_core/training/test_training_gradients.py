@@ -7,11 +7,18 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
-from naruto_core.training.batches import CLASS_STREAM, NoiseConfig, Stream, Style, draw_batch
+from naruto_core.training.batches import CLASS_STREAM, BatchStream, NoiseConfig, StyleData, draw_batch
 from naruto_core.training.latent_cache import encode_texts
 from naruto_core.training.lora import add_adapters, trainable
-from naruto_core.training.loss import Weighting, add_noise, denoised, denoising_loss, noise_scheduler, target_of
-from naruto_core.training.step import Training
+from naruto_core.training.loss import (
+    LossWeighting,
+    add_noise,
+    denoising_loss,
+    noise_scheduler,
+    predict_clean,
+    prediction_target,
+)
+from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
 
@@ -31,17 +38,17 @@ def test_noise_target_weights_and_what_a_prediction_amounts_to_are_the_papers(lo
     sigma = (1 - alpha.square()).sqrt()
     noisy = add_noise(ours, clean, noise, t)
     assert torch.allclose(noisy, alpha * clean + sigma * noise, atol=1e-6)
-    target = target_of(ours, clean, noise, t)
+    target = prediction_target(ours, clean, noise, t)
     assert torch.allclose(target, noise if prediction == "epsilon" else alpha * noise - sigma * clean, atol=1e-6)
-    found = denoised(ours, noisy, predicted, t)
+    denoised = predict_clean(ours, noisy, predicted, t)
     for row, step in enumerate(t):
         expected = theirs.step(predicted[row], step, noisy[row]).pred_original_sample
-        assert torch.allclose(found[row], expected, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(denoised[row], expected, rtol=1e-4, atol=1e-4)
 
     snr = theirs.alphas_cumprod[t] / (1 - theirs.alphas_cumprod[t])
     weight = snr.clamp(max=5.0) / (snr if prediction == "epsilon" else snr + 1)
     expected = (F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
-    ours_weight = Weighting(snr_gamma=5.0).of(ours, t)
+    ours_weight = LossWeighting(snr_gamma=5.0).weights(ours, t)
     assert torch.allclose(denoising_loss(predicted, target, ours_weight), expected, rtol=1e-5)
 
 
@@ -50,7 +57,7 @@ def test_a_zero_terminal_snr_leaves_numbers_that_can_be_divided_by(load_miniatur
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
     scheduler = noise_scheduler(pipeline)
     assert float(scheduler.alphas_cumprod[-1]) < 1e-6
-    assert float(Weighting(snr_gamma=5.0).of(scheduler, torch.tensor([999]))) == 1.0
+    assert float(LossWeighting(snr_gamma=5.0).weights(scheduler, torch.tensor([999]))) == 1.0
 
 
 def _move(weights):
@@ -71,7 +78,7 @@ def _plain_gradients(pipeline, examples, class_examples, section, micro_steps):
     losses, total = [], 0.0
     for micro_step in micro_steps:
         for half, seed, size, weight in halves:
-            batch = draw_batch(Stream([Style(half)], seed, size), NoiseConfig(seed, 1000), micro_step, CPU)
+            batch = draw_batch(BatchStream([StyleData(half)], seed, size), NoiseConfig(seed, 1000), micro_step, CPU)
             text = encode_texts(pipeline, batch.texts)
             condition = {"text_embeds": text.pooled, "time_ids": batch.time_ids}
             scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -96,9 +103,9 @@ def test_loss_and_gradients_equal_plain_peft_and_autograd(
     class_examples = encode(load_miniature(), tmp_path / "class", "")
     assert class_examples.texts[0] == captioned(NAMES[0]).caption  # a class prompt stands alone
     section = section_of(prior=prior, text_encoder_lr=text_encoder_lr, train_batch_size=size, snr_gamma=snr_gamma)
-    run = Training(load_miniature(), [data_of(examples, section, class_examples)], section, {})
+    run = Trainer(load_miniature(), [data_of(examples, section, class_examples)], section, {})
     _move(run.weights.named)
-    losses = run.gradients[0].add(3, 1.0)
+    losses = run.gradients[0].backward(3, 1.0)
     ours = {name: p.grad for name, p in run.weights.named.items()}
     expected, theirs = _plain_gradients(load_miniature(), examples, class_examples, section, [3])
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
@@ -108,8 +115,8 @@ def test_loss_and_gradients_equal_plain_peft_and_autograd(
     assert reached == ({"unet"} if text_encoder_lr is None else {"unet", "text_encoder", "text_encoder_2"})
     largest = max(float(g.abs().max()) for g in theirs.values() if g is not None)
     for name, gradient in theirs.items():  # none: the last layer of encoder 1, whose output nobody reads
-        expected_one = torch.zeros_like(ours[name]) if gradient is None else gradient
-        assert torch.allclose(ours[name], expected_one, rtol=1e-5, atol=1e-5 * largest), name
+        expected_gradient = torch.zeros_like(ours[name]) if gradient is None else gradient
+        assert torch.allclose(ours[name], expected_gradient, rtol=1e-5, atol=1e-5 * largest), name
 
 
 def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, examples):
@@ -117,7 +124,7 @@ def test_batch_four_has_the_gradients_of_accumulation_four(load_miniature, examp
     for size, accumulation in ((4, 1), (1, 4)):
         prior = PRIOR | {"class_batch_size": size}
         section = section_of(train_batch_size=size, gradient_accumulation_steps=accumulation, prior=prior)
-        run = Training(load_miniature(), [data_of(examples, section)], section, {})
+        run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
         run.accumulate(0)
         gradients.append({name: p.grad for name, p in run.weights.named.items()})
     assert len(gradients[0]) == 96  # A and B of 48 modules
@@ -130,10 +137,10 @@ def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(
     """At first the adapter says nothing: its prediction is the base's, and the prior's loss is nought."""
     section = section_of(prior=BASE_PRIOR, train_batch_size=1)
     pipeline = load_miniature()
-    run = Training(pipeline, [data_of(examples, section)], section, {})
-    assert run.gradients[0].add(0, 1.0).tolist()[1] < 1e-12
+    run = Trainer(pipeline, [data_of(examples, section)], section, {})
+    assert run.gradients[0].backward(0, 1.0).tolist()[1] < 1e-12
     _move(run.weights.named)
-    found = float(run.gradients[0].add(0, 1.0)[1])
+    prior_loss = float(run.gradients[0].backward(0, 1.0)[1])
 
     batch = draw_batch(run.gradients[0].prior, NoiseConfig(section.seed + CLASS_STREAM, 1000), 0, CPU)
     run.weights.finish()
@@ -146,13 +153,13 @@ def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(
         base = pipeline.unet(noisy, batch.t, text.hidden, added_cond_kwargs=condition).sample
     snr = compute_snr(pipeline.scheduler, batch.t)
     expected = (F.mse_loss(adapted, base, reduction="none").mean(dim=(1, 2, 3)) * snr.clamp(max=5.0) / snr).mean()
-    assert found == pytest.approx(float(expected), rel=1e-4)
-    assert found > 1e-4
+    assert prior_loss == pytest.approx(float(expected), rel=1e-4)
+    assert prior_loss > 1e-4
 
 
 def test_half_precision_masters_do_not_learn_and_ours_are_full(load_miniature, examples):
     section = section_of(mixed_precision="bf16")
-    run = Training(load_miniature("bf16"), [data_of(examples, section)], section, {})
+    run = Trainer(load_miniature("bf16"), [data_of(examples, section)], section, {})
     record = run.optimizer_step(0)
     assert run.pipeline.unet.dtype is torch.bfloat16
     assert {p.dtype for p in run.weights.named.values()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""The loop: it learns, it can be stopped anywhere, and it goes on as if nothing had been."""
+"""The training loop: it learns, it can be stopped anywhere, and it resumes to the same result."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ import torch
 from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
-from naruto_core.training.batches import NoiseConfig, Style, TrainingData, draw_batch
-from naruto_core.training.checkpoint_selection import best_of_heads, best_step
+from naruto_core.training.batches import NoiseConfig, StyleData, TrainingData, draw_batch
+from naruto_core.training.checkpoint_selection import best_step, best_steps
 from naruto_core.training.latent_cache import Examples
-from naruto_core.training.loop import Listeners, Stop, train_adapter
+from naruto_core.training.loop import StopSignal, TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.loss import denoising_loss
-from naruto_core.training.step import Training
+from naruto_core.training.step import Trainer
 from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import (
@@ -41,17 +41,17 @@ class _Killed(Exception): ...
 
 
 def _die_after(steps: int):
-    def heard(told: list[StepRecord]) -> None:
-        if len(told) > steps:  # the step that is told is not yet in the checkpoint
+    def on_steps(records: list[StepRecord]) -> None:
+        if len(records) > steps:  # the step that is reported is not yet in the checkpoint
             raise _Killed
 
-    return heard
+    return on_steps
 
 
 def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Examples, tmp_path: Path):
     pipeline = load_miniature("bf16")
     section = section_of(max_train_steps=80, train_batch_size=3, mixed_precision="bf16")
-    probe = Training(load_miniature(), [data_of(examples, section)], section.model_copy(update={"seed": 99}), {})
+    probe = Trainer(load_miniature(), [data_of(examples, section)], section.model_copy(update={"seed": 99}), {})
 
     def loss_on_fixed_noise(unet: torch.nn.Module) -> float:
         losses = []
@@ -63,7 +63,7 @@ def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Exam
                 predicted = unet(
                     noisy.bfloat16(), batch.t, batch.text.hidden.bfloat16(), added_cond_kwargs=condition
                 ).sample
-            weights = probe.gradients[0].weighting.of(probe.gradients[0].scheduler, batch.t)
+            weights = probe.gradients[0].weighting.weights(probe.gradients[0].scheduler, batch.t)
             losses.append(float(denoising_loss(predicted, batch.noise, weights)))
         return float(np.mean(losses))
 
@@ -130,12 +130,16 @@ def test_no_step_is_missing_from_the_record_whenever_the_kill_comes(load_miniatu
 
     monkeypatch.setattr("naruto_core.training.loop.REPORT_SECONDS", 1e9)
     monkeypatch.setattr("naruto_core.training.step.write_checkpoint", save_and_die)
-    heard: list[StepRecord] = []
+    recorded: list[StepRecord] = []
     with pytest.raises(_Killed):
         train(
-            load_miniature(), examples, section_of(), tmp_path / "c.safetensors", lambda told: heard.extend(told[-1:])
+            load_miniature(),
+            examples,
+            section_of(),
+            tmp_path / "c.safetensors",
+            lambda records: recorded.extend(records[-1:]),
         )
-    assert [record.step for record in heard] == list(range(saves[-1]))
+    assert [record.step for record in recorded] == list(range(saves[-1]))
 
 
 @pytest.fixture(scope="module")
@@ -165,25 +169,17 @@ def test_a_checkpoint_of_another_recipe_dataset_or_code_is_refused_with_both_nam
     with pytest.raises(_Killed):
         train(load_miniature(), examples, section_of(), path, _die_after(2))
     section = section_of()
+    job = TrainingJob(section, {}, path, 0.0, "other/data", TrainingCallbacks(ignore, ignore))
     with pytest.raises(RecordDamaged, match=r"recipe/data.*not other/data"):
-        train_adapter(
-            load_miniature(),
-            [data_of(examples, section)],
-            section,
-            {},
-            path,
-            0.0,
-            "other/data",
-            Listeners(ignore, ignore),
-        )
+        train_adapter(load_miniature(), [data_of(examples, section)], job)
 
 
-def test_a_loss_that_has_ceased_to_be_a_number_ends_it_and_the_last_good_checkpoint_stays(
+def test_a_loss_that_stays_non_finite_ends_the_training_and_the_last_good_checkpoint_stays(
     load_miniature, examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("naruto_core.training.step.LOST_STEPS", 3)
+    monkeypatch.setattr("naruto_core.training.step.MAX_NON_FINITE_STEPS", 3)
     section = section_of(optimizer="adamw", learning_rate=1e30, max_train_steps=40)
-    with pytest.raises(TrainingDiverged, match=r"not been a number for 3 steps.*learning_rate") as stopped:
+    with pytest.raises(TrainingDiverged, match=r"not finite for 3 steps in a row.*learning_rate") as stopped:
         train(load_miniature(), examples, section, tmp_path / "c.safetensors")
     assert "\n" not in str(stopped.value)
 
@@ -220,23 +216,21 @@ def test_the_validation_loss_is_a_function_of_the_weights_alone_and_changes_noth
     assert total / len(examples) == pytest.approx(measured[4], rel=1e-4)
 
 
-def test_looking_at_a_checkpoint_changes_nothing_and_its_numbers_belong_to_its_step(
-    load_miniature, examples, tmp_path: Path
-):
-    """The look does what a painter does: it freezes and halves whatever it is given."""
+def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(load_miniature, examples, tmp_path: Path):
+    """The callback does what drawing does: it freezes the weights and converts them to half precision."""
     adapters: list[bytes] = []
-    for looks in (None, {"checkpointing_steps": 2}):
-        changes = {"mixed_precision": "bf16", "ema_decay": 0.5, "max_train_steps": 5, "checkpoints": looks}
+    for previews in (None, {"preview_steps": 2}):
+        changes = {"mixed_precision": "bf16", "ema_decay": 0.5, "max_train_steps": 5, "previews": previews}
         pipeline, section = load_miniature("bf16"), section_of(**changes)
 
-        def look(steps: int, _weights: object, pipeline: object = pipeline) -> dict[str, float]:
+        def on_preview(steps: int, _weights: object, pipeline: object = pipeline) -> dict[str, float]:
             pipeline.unet.requires_grad_(False)
             for layer in pipeline.unet.modules():
                 if isinstance(layer, torch.nn.Linear):
                     layer.bfloat16()
             return {"clip_score": float(steps)}
 
-        steps, weights = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors", on_checkpoint=look)
+        steps, weights = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors", on_preview=on_preview)
         (tmp_path / "checkpoint.safetensors").unlink()
         write_files(pipeline, weights, tmp_path / "a")
         adapters.append((tmp_path / "a" / ADAPTER).read_bytes())
@@ -262,9 +256,9 @@ def test_adapters_of_different_styles_are_not_compared_with_each_other():
         return StepRecord(number, 0.1, 1.0, {"validation_loss": loss})
 
     records = [step(9, 0.5), step(19, 0.6), step(29, 0.2), step(39, 0.1)]
-    best = best_of_heads(records, ["main", "gothic"], 20)
-    assert {head: found.steps for head, found in best.items()} == {"main": 10, "gothic": 20}
-    assert best_of_heads(records[:3], ["main", "gothic"], 20).keys() == {"main"}
+    best = best_steps(records, ["main", "gothic"], 20)
+    assert {name: step.steps for name, step in best.items()} == {"main": 10, "gothic": 20}
+    assert best_steps(records[:3], ["main", "gothic"], 20).keys() == {"main"}
 
 
 def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature, examples, tmp_path: Path):
@@ -281,7 +275,7 @@ def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature
 
     small = replace(examples, mean=Smaller(examples.mean), deviation=Smaller(examples.deviation))
     section = section_of(stages=[{"resolution": 32, "steps": 3}, {"resolution": 64, "steps": 3}])
-    stages = [TrainingData(3, (Style(small),)), TrainingData(3, (Style(examples),))]
+    stages = [TrainingData(3, (StyleData(small),)), TrainingData(3, (StyleData(examples),))]
     seen: list[tuple[int, ...]] = []
     pipeline = load_miniature()
     pipeline.unet.register_forward_pre_hook(lambda _module, inputs: seen.append(tuple(inputs[0].shape[2:])))
@@ -297,16 +291,16 @@ def test_start_up_and_steps_need_no_more_memory_for_more_pictures(load_miniature
     """Ten times the pictures: what the process keeps for itself (not mapped files) stays."""
     pipeline = load_miniature()
     few = encode(pipeline, tmp_path / "few")
-    kept = []
+    memory = []
     for copies in (1, 60):
-        many = [Style(few)] * copies
+        many = [StyleData(few)] * copies
         data = TrainingData(6, tuple(many))
-        run = Training(load_miniature(), [data], section_of(), {})
+        run = Trainer(load_miniature(), [data], section_of(), {})
         for step in range(3):
             run.optimizer_step(step)
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        kept.append(int(lines["RssAnon"].split()[0]) / 1024)
-    assert kept[1] - kept[0] < 100  # MiB: another pipeline, not sixty times the pictures
+        memory.append(int(lines["RssAnon"].split()[0]) / 1024)
+    assert memory[1] - memory[0] < 100  # MiB: another pipeline, not sixty times the pictures
 
 
 @pytest.fixture
@@ -317,21 +311,21 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_signal_is_heard_between_two_steps_and_then_does_what_it_always_did(interruptible: None):
-    with Stop() as stop:
+def test_a_signal_waits_until_the_step_is_done_and_then_has_its_usual_effect(interruptible: None):
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked == signal.SIGINT
+        assert stop.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            stop.obey()
+            stop.raise_received()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_that_is_ignored_stays_ignored(interruptible: None):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Stop() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked is None
-        stop.obey()
+        assert stop.received is None
+        stop.raise_received()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 

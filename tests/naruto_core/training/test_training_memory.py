@@ -10,8 +10,16 @@ import torch
 from flows.profiles import choose_recipe
 from naruto_core.errors import DeviceUnfit
 from naruto_core.sdxl import locate
-from naruto_core.training.memory import GIB, Saved, _Parts, plan_memory, recomputing, splits, unet_activations
-from naruto_core.training.step import Training
+from naruto_core.training.memory import (
+    GIB,
+    ActivationCounter,
+    _Parts,
+    plan_memory,
+    recompute_counter,
+    splits,
+    unet_activations,
+)
+from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, data_of, section_of
 
@@ -21,9 +29,9 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
     load_miniature, examples, checkpointing: bool
 ):
     section = section_of(gradient_checkpointing=checkpointing, mixed_precision="bf16", train_batch_size=3)
-    run = Training(load_miniature("bf16"), [data_of(examples, section)], section, {})
+    run = Trainer(load_miniature("bf16"), [data_of(examples, section)], section, {})
     unet = run.pipeline.unet
-    saved = Saved(unet)
+    saved = ActivationCounter(unet)
     for parameter in run.weights.named.values():
         saved.add(parameter)
     for copies in run.weights._copies:
@@ -31,7 +39,7 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
     saved.bytes = 0
     largest = lambda: 0  # noqa: E731
     if checkpointing:
-        again, largest = recomputing(saved)
+        again, largest = recompute_counter(saved)
         unet.enable_gradient_checkpointing(again)
     text = torch.zeros(3, 48, unet.config.cross_attention_dim, dtype=torch.bfloat16)
     condition = {"text_embeds": torch.zeros(3, 96, dtype=torch.bfloat16), "time_ids": torch.zeros(3, 6)}
@@ -44,20 +52,20 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
 
 def test_the_weights_that_learn_are_counted_as_they_are(load_miniature, examples):
     section = section_of(text_encoder_lr=1.0, rank=8)
-    run = Training(load_miniature(), [data_of(examples, section)], section, {})
-    assert _Parts(MINIATURE, section, CPU).learnt == sum(p.numel() for p in run.weights.named.values())
+    run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
+    assert _Parts(MINIATURE, section, CPU).trainable == sum(p.numel() for p in run.weights.named.values())
 
 
 def test_every_split_has_the_effective_batch_and_the_priors_share():
     section = section_of(
         train_batch_size=1, gradient_accumulation_steps=6, fit_memory=True, prior=PRIOR | {"class_batch_size": 2}
     )
-    found = [
+    options = [
         (s.train_batch_size, s.gradient_accumulation_steps, s.prior.class_batch_size, s.gradient_checkpointing)
         for s in splits(section)
     ]
-    assert found[:3] == [(6, 1, 12, False), (6, 1, 12, True), (3, 2, 6, False)]
-    assert len(found) == 8
+    assert options[:3] == [(6, 1, 12, False), (6, 1, 12, True), (3, 2, 6, False)]
+    assert len(options) == 8
     own = section.model_copy(update={"fit_memory": False})
     assert list(splits(own)) == [own]
 
@@ -88,11 +96,13 @@ def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures
     assert less.section.effective_batch_size == 32
     assert less.section.gradient_checkpointing or less.section.train_batch_size < 32
     assert max(less.needs.values()) < whole.needs["train"]
-    assert "train" in whole.words
-    assert "of 64.0 GiB; batch 32 x 1" in whole.words
-    with pytest.raises(DeviceUnfit, match=r"needs \d+\.\d GiB to \w+, and the device has 0.2 GiB: lower training.res"):
+    assert "train" in whole.summary
+    assert "of 64.0 GiB; batch 32 x 1" in whole.summary
+    with pytest.raises(
+        DeviceUnfit, match=r"needs \d+\.\d GiB in phase \w+, and the device has 0.2 GiB: lower training.res"
+    ):
         plan_memory(recipe.model, section, recipe.generation, CPU, int(0.2 * GIB))
-    with pytest.raises(DeviceUnfit, match="fit_memory=true looks for a smaller split"):
+    with pytest.raises(DeviceUnfit, match="fit_memory=true tries smaller batches"):
         plan_memory(recipe.model, recipe.training, recipe.generation, CPU, int(0.2 * GIB))
 
 
@@ -106,13 +116,13 @@ import sys
 from pathlib import Path
 from naruto_core import devices, sdxl
 from naruto_core.training.memory import _Parts
-from naruto_core.training.step import Training
+from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import data_of, encode, section_of
 section = section_of(train_batch_size=48, mixed_precision="bf16")
 pipeline = sdxl.load_pipeline(MINIATURE, "bf16", CPU)
 examples = encode(pipeline, Path(sys.argv[1]))
-run = Training(pipeline, [data_of(examples, section)], section, {})
+run = Trainer(pipeline, [data_of(examples, section)], section, {})
 run.gradients[0].stream.size = 1
 run.optimizer_step(0)
 before = devices.peak_memory(CPU)

@@ -1,4 +1,4 @@
-"""What is switched off while an adapter is looked at, and what a resumed fp16 run thinks of its first step."""
+"""Dropout is off in validation and previews; a resumed fp16 run does not report an overflow in its first step."""
 
 from pathlib import Path
 
@@ -6,33 +6,33 @@ import pytest
 import torch
 
 from naruto_core.training.lora import LoraLinear
-from naruto_core.training.step import Training
+from naruto_core.training.step import Trainer
 from tests.naruto_core.training.pictures import data_of, encode, section_of
 
 
-def test_dropout_has_no_say_in_the_validation_loss_nor_in_what_is_drawn(load_miniature, tmp_path: Path):
+def test_dropout_is_off_in_validation_and_previews(load_miniature, tmp_path: Path):
     learning: list[str] = []
     pipeline = load_miniature()
 
-    def look(_steps: int, _weights: object) -> dict[str, float]:
+    def on_preview(_steps: int, _weights: object) -> dict[str, float]:
         parts = (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
         learning.extend(name for part in parts for name, module in part.named_modules() if module.training)
         return {}
 
     examples = encode(load_miniature(), tmp_path, with_text=False)
-    options = {"validation": {"validation_steps": 1}, "checkpoints": {"checkpointing_steps": 1}}
+    options = {"validation": {"validation_steps": 1}, "previews": {"preview_steps": 1}}
     section = section_of(lora_dropout=0.5, text_encoder_lr=1.0, **options)
-    run = Training(pipeline, [data_of(examples, section)], section, {}, look)
+    run = Trainer(pipeline, [data_of(examples, section)], section, {}, on_preview)
     with torch.no_grad():
         for weight in run.weights.named.values():
             weight.add_(0.05)
     assert run._validation(1) == run._validation(1)
-    run._checkpoint(1)
+    run._preview(1)
     assert not learning
     parts = (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
-    lean = [module for part in parts for module in part.modules() if isinstance(module, LoraLinear)]
-    assert len(lean) == 76
-    assert all(layer.training for layer in lean)  # and the steps after it have it again
+    layers = [module for part in parts for module in part.modules() if isinstance(module, LoraLinear)]
+    assert len(layers) == 76
+    assert all(layer.training for layer in layers)  # and the steps after it have it again
 
 
 def test_a_resumed_fp16_run_does_not_take_the_saved_scale_for_an_overflow(
@@ -40,10 +40,10 @@ def test_a_resumed_fp16_run_does_not_take_the_saved_scale_for_an_overflow(
 ):
     monkeypatch.setattr("naruto_core.devices.check_precision", lambda *_: None)  # fp16 on a CPU: slow, but it is there
     section = section_of(mixed_precision="fp16", train_batch_size=1)
-    run = Training(load_miniature(), [data_of(examples, section)], section, {})
+    run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
     run.optimizer_step(0)
     run.scaler.update(2.0**14)  # as after two overflows
     run.save(tmp_path / "checkpoint.safetensors", "recipe", 1)
-    again = Training(load_miniature(), [data_of(examples, section)], section, {})
+    again = Trainer(load_miniature(), [data_of(examples, section)], section, {})
     again.resume(tmp_path / "checkpoint.safetensors", "recipe")
     assert "overflow" not in again.optimizer_step(1).gauges

@@ -1,4 +1,4 @@
-"""What our use of optimizers guarantees: the reference script's Prodigy over groups that start, stop and resume."""
+"""The reference script's Prodigy, over groups that start, stop and resume."""
 
 import json
 import math
@@ -11,8 +11,16 @@ import torch
 from torch import nn
 
 from naruto_core.checkpoint import pack_optimizer, unpack_optimizer
-from naruto_core.training.optimizer import Flat, Group, GroupProdigy, build_optimizer, flatten, gauges, prepare_step
-from naruto_core.training.step import Training
+from naruto_core.training.optimizer import (
+    FlatParameters,
+    GroupProdigy,
+    ParameterGroup,
+    build_optimizer,
+    flatten_parameters,
+    prepare_step,
+    step_size_estimates,
+)
+from naruto_core.training.step import Trainer
 from tests.naruto_core.training.pictures import data_of, section_of
 
 NAMES = ("first", "stops", "late")
@@ -30,10 +38,12 @@ class _Run:
         self.section = section_of(adam_weight_decay=1e-2, **section)
         rates = (1.0, 0.5 if self.section.prodigy_separate_d else 1.0, 1.0)
         spans = ((0, None), (0, STOP), (START, None))
-        self.groups: list[tuple[Group, Flat]] = []
+        self.groups: list[tuple[ParameterGroup, FlatParameters]] = []
         for name, layer, rate, (start, stop) in zip(NAMES, (0, 2, 4), rates, spans, strict=True):
             named = {f"{name}.{n}": p for n, p in self.net[layer].named_parameters()}
-            self.groups.append((Group(name, named, rate, start, stop), flatten(list(named.values()))))
+            self.groups.append(
+                (ParameterGroup(name, named, rate, start, stop), flatten_parameters(list(named.values())))
+            )
         self.optimizer = build_optimizer(self.section, self.groups)
 
     def backward(self, step: int) -> None:
@@ -68,7 +78,9 @@ def test_prodigy_over_flat_groups_equals_the_reference_scripts_over_single_tenso
 ):
     """In fp32 both differ by rounding: the way travelled is a small difference of large numbers at first."""
     ours, theirs = _Run(dtype), _Run(dtype)
-    ours.groups = [(Group(g.name, g.parameters, 1.0), flat) for g, flat in ours.groups]  # all learn all the time
+    ours.groups = [
+        (ParameterGroup(g.name, g.parameters, 1.0), flat) for g, flat in ours.groups
+    ]  # all learn all the time
     published = prodigyopt.Prodigy(
         theirs.net.parameters(), weight_decay=1e-2, decouple=True, use_bias_correction=True, safeguard_warmup=True
     )
@@ -77,13 +89,13 @@ def test_prodigy_over_flat_groups_equals_the_reference_scripts_over_single_tenso
         theirs.backward(step)
         published.step()
         published.zero_grad()
-        assert gauges(ours.optimizer)["d"] == pytest.approx(published.param_groups[0]["d"], rel=tolerance)
+        assert step_size_estimates(ours.optimizer)["d"] == pytest.approx(published.param_groups[0]["d"], rel=tolerance)
     assert published.param_groups[0]["d"] > 1e-3  # it has left its first guess far behind
     for mine, their in zip(ours.net.parameters(), theirs.net.parameters(), strict=True):
         assert torch.allclose(mine, their, rtol=tolerance, atol=tolerance)
 
 
-def test_the_librarys_word_on_weight_decay_does_not_reach_standard_output(capsys: pytest.CaptureFixture[str]):
+def test_the_library_prints_no_line_about_weight_decay(capsys: pytest.CaptureFixture[str]):
     run = _Run()
     assert {group["weight_decay"] for group in run.optimizer.param_groups} == {1e-2}
     assert capsys.readouterr().out == ""
@@ -99,10 +111,10 @@ def test_a_group_that_has_stopped_or_not_started_keeps_its_weights_and_its_state
     run.go(START, STOP)
     before, state = run.weights(), run.state(1)
     run.go(STOP, STOP + 10)
-    after, kept = run.weights(), run.state(1)
+    after, later_state = run.weights(), run.state(1)
     assert torch.equal(after[1], before[1])
-    assert state.keys() == kept.keys()
-    assert all(torch.equal(torch.as_tensor(state[name]), torch.as_tensor(kept[name])) for name in state)
+    assert state.keys() == later_state.keys()
+    assert all(torch.equal(torch.as_tensor(state[name]), torch.as_tensor(later_state[name])) for name in state)
     assert all(float((after[n] - before[n]).abs().max()) > 1e-6 for n in (0, 2))
 
 
@@ -156,18 +168,18 @@ def test_a_group_without_a_shared_d_learns_as_under_an_optimizer_of_its_own(opti
             flat.gradient.zero_()
     assert _equal(together.weights(), apart.weights())
     if together.section.prodigy_separate_d:
-        found = gauges(together.optimizer)
-        assert list(found) == ["d", "d_stops", "d_late"]
-        assert list(found.values()) == [gauges(optimizer)["d"] for optimizer in alone]
-        assert len(set(found.values())) > 1
+        estimates = step_size_estimates(together.optimizer)
+        assert list(estimates) == ["d", "d_stops", "d_late"]
+        assert list(estimates.values()) == [step_size_estimates(optimizer)["d"] for optimizer in alone]
+        assert len(set(estimates.values())) > 1
     else:
-        assert gauges(together.optimizer) == {}
+        assert step_size_estimates(together.optimizer) == {}
 
 
 def test_groups_that_share_d_have_one_estimate_and_must_have_one_rate():
     run = _Run()
     run.go(0, 10)
-    assert list(gauges(run.optimizer)) == ["d"]
+    assert list(step_size_estimates(run.optimizer)) == ["d"]
     assert len({group["d"] for group in run.optimizer.param_groups}) == 1
     run.optimizer.param_groups[1]["lr"] = 0.5
     with pytest.raises(RuntimeError, match="different lr"):
@@ -183,25 +195,25 @@ def test_a_state_put_back_goes_on_with_the_same_bits(kill: int, separate_d: bool
     whole.go(0, 45)
     stopped.go(0, kill)
     tensors, values = pack_optimizer(stopped.optimizer)
-    for flat, kept in zip((flat for _, flat in resumed.groups), stopped.weights(), strict=True):
-        flat.weights.copy_(kept)
+    for flat, weights in zip((flat for _, flat in resumed.groups), stopped.weights(), strict=True):
+        flat.weights.copy_(weights)
     unpack_optimizer(resumed.optimizer, {n: t.clone() for n, t in tensors.items()}, json.loads(json.dumps(values)))
     resumed.go(kill, 45)
     assert _equal(resumed.weights(), whole.weights())
-    assert gauges(resumed.optimizer) == gauges(whole.optimizer)
+    assert step_size_estimates(resumed.optimizer) == step_size_estimates(whole.optimizer)
     for number in range(3):
         mine, their = resumed.state(number), whole.state(number)
         assert all(torch.equal(torch.as_tensor(mine[name]), torch.as_tensor(their[name])) for name in their)
 
 
 @pytest.fixture
-def fp16(load_miniature, examples, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
+def fp16(load_miniature, examples, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """Makes trainings with fp16's scaler, on this CPU."""
     monkeypatch.setattr("naruto_core.devices.check_precision", lambda *_: None)
 
-    def make(**changes: object) -> Training:
+    def make(**changes: object) -> Trainer:
         section = section_of(mixed_precision="fp16", train_batch_size=1, **changes)
-        run = Training(load_miniature(), [data_of(examples, section)], section, {})
+        run = Trainer(load_miniature(), [data_of(examples, section)], section, {})
         monkeypatch.setattr(run, "accumulate", lambda _step: run.scaler.scale(torch.zeros(1)))
         for flat in run.weights.flats:
             flat.gradient.fill_(run.scaler.get_scale() * 1e-3)
@@ -211,7 +223,7 @@ def fp16(load_miniature, examples, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 @pytest.mark.parametrize("separate_d", [False, True])
-def test_an_overflow_in_one_group_leaves_out_the_step_of_all(fp16: Callable[..., Training], separate_d: bool):
+def test_an_overflow_in_one_group_leaves_out_the_step_of_all(fp16: Callable[..., Trainer], separate_d: bool):
     unfreeze = [{"modules": "unet.up_blocks", "step": 2}, {"modules": "unet.mid_block", "step": 1}]
     run = fp16(prodigy_separate_d=separate_d, unfreeze=unfreeze)
     _, frozen, middle = run.weights.flats
@@ -230,11 +242,11 @@ def test_an_overflow_in_one_group_leaves_out_the_step_of_all(fp16: Callable[...,
     gauged = run.optimizer_step(1).gauges
     assert "overflow" not in gauged
     assert math.isfinite(float(gauged["grad_norm"]))
-    moved = [not torch.equal(flat.weights, kept) for flat, kept in zip(run.weights.flats, before, strict=True)]
+    moved = [not torch.equal(flat.weights, weights) for flat, weights in zip(run.weights.flats, before, strict=True)]
     assert moved == [True, False, True]
 
 
-def test_gradients_are_clipped_to_a_common_norm_of_what_learns(fp16: Callable[..., Training]):
+def test_gradients_are_clipped_to_a_common_norm_of_what_learns(fp16: Callable[..., Trainer]):
     run = fp16(unfreeze=[{"modules": "unet.up_blocks", "step": 2}], max_grad_norm=0.25)
     learning, _ = run.weights.flats
     seen: list[torch.Tensor] = []
@@ -244,7 +256,7 @@ def test_gradients_are_clipped_to_a_common_norm_of_what_learns(fp16: Callable[..
     assert float(seen[0].norm()) == pytest.approx(min(norm, 0.25), rel=1e-4)
 
 
-def test_a_step_at_which_nothing_learns_yet_moves_nothing(fp16: Callable[..., Training]):
+def test_a_step_at_which_nothing_learns_yet_moves_nothing(fp16: Callable[..., Trainer]):
     run = fp16(unfreeze=[{"modules": "unet", "step": 1}])
     before = run.weights.flats[0].weights.clone()
     assert float(run.optimizer_step(0).gauges["grad_norm"]) == 0.0

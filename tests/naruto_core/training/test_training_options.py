@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from naruto_core.errors import DeviceUnfit, RecipeInvalid
-from naruto_core.fusion import Blend, fuse_adapters, load_adapters
+from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sdxl import load_pipeline
 from naruto_core.textual_inversion import add_tokens, load_tokens
-from naruto_core.training.batches import Batch, NoiseConfig, Stream, Style, draw_batch
+from naruto_core.training.batches import Batch, BatchStream, NoiseConfig, StyleData, draw_batch
 from naruto_core.training.latent_cache import Examples, encode_texts
-from naruto_core.training.loss import Weighting, gram, style_loss
-from naruto_core.training.optimizer import rate_factor
-from naruto_core.training.step import Training
+from naruto_core.training.loss import LossWeighting, gram, style_loss
+from naruto_core.training.optimizer import learning_rate_factor
+from naruto_core.training.step import Trainer
 from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.test_fusion import JOBS, SECTION
@@ -32,9 +32,9 @@ from tests.naruto_core.training.pictures import ADAPTER, data_of, section_of, tr
 TOKENS = {"TOK": "<s0><s1>"}
 
 
-def _training(load_miniature, examples: Examples, tokens: dict[str, str] | None = None, **changes: object) -> Training:
+def _training(load_miniature, examples: Examples, tokens: dict[str, str] | None = None, **changes: object) -> Trainer:
     section = section_of(**changes)
-    return Training(load_miniature(section.mixed_precision), [data_of(examples, section)], section, tokens or {})
+    return Trainer(load_miniature(section.mixed_precision), [data_of(examples, section)], section, tokens or {})
 
 
 def _with_tokens(examples: Examples) -> Examples:
@@ -42,9 +42,9 @@ def _with_tokens(examples: Examples) -> Examples:
     return Examples(examples.mean, examples.deviation, examples.time_ids, None, None, texts)
 
 
-def _batch(examples: Examples, micro_step: int = 0, size: int = 64, **chance: object) -> Batch:
-    stream = Stream([Style(examples)], 1, size)
-    return draw_batch(stream, NoiseConfig(1, 1000, **chance), micro_step, CPU)
+def _batch(examples: Examples, micro_step: int = 0, size: int = 64, **noise: object) -> Batch:
+    stream = BatchStream([StyleData(examples)], 1, size)
+    return draw_batch(stream, NoiseConfig(1, 1000, **noise), micro_step, CPU)
 
 
 def test_noise_offset_shifts_each_channel_by_a_number_of_its_own_and_nothing_else(examples: Examples):
@@ -72,35 +72,35 @@ def test_caption_dropout_takes_the_text_of_its_share_of_pictures_and_nothing_els
 def test_debiased_weights_are_one_over_the_root_of_the_signal_to_noise_ratio(prediction: str):
     scheduler = DDPMScheduler(prediction_type=prediction)
     scheduler.alphas_cumprod = torch.tensor([0.9, 0.5, 0.01, 0.99999])
-    found = Weighting(debiased=True).of(scheduler, torch.arange(4))
-    snr = [9.0, 1.0, 0.01 / 0.99, 1000.0]  # the last one held back, as kohya does
+    weights = LossWeighting(debiased=True).weights(scheduler, torch.arange(4))
+    snr = [9.0, 1.0, 0.01 / 0.99, 1000.0]  # the last one is limited, as kohya does
     expected = [1 / math.sqrt(r) if prediction == "epsilon" else 1 / (r + 1) for r in snr]
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert weights.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_styles_loss_weight_and_nothing_else_scales_its_gradients(load_miniature, examples: Examples):
     gradients = []
     for weight in (1.0, 3.0):
         run = _training(load_miniature, examples)
-        run.gradients[0].stream = Stream([Style(examples, weight)], 5, 2)
-        run.gradients[0].add(0, 1.0)
+        run.gradients[0].stream = BatchStream([StyleData(examples, weight)], 5, 2)
+        run.gradients[0].backward(0, 1.0)
         gradients.append(torch.cat([p.grad.flatten() for p in run.weights.named.values()]))
     assert torch.allclose(gradients[1], 3 * gradients[0], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
 
 
-def test_dropout_thins_what_the_adapter_reads_differently_at_every_step_and_not_at_validation(load_miniature, examples):
+def test_dropout_differs_from_step_to_step_and_is_off_in_evaluation_mode(load_miniature, examples):
     run = _training(load_miniature, examples, lora_dropout=0.5)
     with torch.no_grad():
         for weight in run.weights.named.values():
             weight.add_(0.1)
-    first = [float(run.gradients[0].add(0, 1.0)[0]) for _ in range(2)]
-    assert first[0] == first[1]  # the same step, the same chance
-    calm = _training(load_miniature, examples)
-    calm.weights.load_state(run.weights.state())
-    assert first[0] != float(calm.gradients[0].add(0, 1.0)[0])
+    first = [float(run.gradients[0].backward(0, 1.0)[0]) for _ in range(2)]
+    assert first[0] == first[1]  # the same step, the same noise
+    without_dropout = _training(load_miniature, examples)
+    without_dropout.weights.load_state_dict(run.weights.state_dict())
+    assert first[0] != float(without_dropout.gradients[0].backward(0, 1.0)[0])
     run.pipeline.unet.eval()
-    calm.pipeline.unet.eval()
-    assert float(run.gradients[0].add(0, 1.0)[0]) == float(calm.gradients[0].add(0, 1.0)[0])
+    without_dropout.pipeline.unet.eval()
+    assert float(run.gradients[0].backward(0, 1.0)[0]) == float(without_dropout.gradients[0].backward(0, 1.0)[0])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_what_variants_of_lora_learn_is_read_by_vanilla_diffusers(load_miniature
         assert torch.allclose(layer.get_delta_weight("default"), update, atol=1e-6)
 
 
-def test_the_running_average_is_diffusers_and_is_what_is_shipped(load_miniature, examples, tmp_path: Path):
+def test_the_running_average_is_diffusers_and_is_what_is_written(load_miniature, examples, tmp_path: Path):
     pipeline = load_miniature()
     run = _training(load_miniature, examples, ema_decay=0.6, optimizer="adamw", learning_rate=0.01)
     theirs = EMAModel([nn.Parameter(flat.weights.clone()) for flat in run.weights.flats], decay=0.6)
@@ -145,15 +145,15 @@ def test_the_running_average_is_diffusers_and_is_what_is_shipped(load_miniature,
         run.optimizer_step(step)
         theirs.step([nn.Parameter(flat.weights) for flat in run.weights.flats])
     live = [flat.weights.clone() for flat in run.weights.flats]
-    with run.weights.shipped():
+    with run.weights.exported():
         for flat, shadow in zip(run.weights.flats, theirs.shadow_params, strict=True):
             assert torch.allclose(flat.weights, shadow, atol=1e-6)
-    assert all(torch.equal(flat.weights, kept) for flat, kept in zip(run.weights.flats, live, strict=True))
+    assert all(torch.equal(flat.weights, weight) for flat, weight in zip(run.weights.flats, live, strict=True))
     section = section_of(ema_decay=0.6, optimizer="adamw", learning_rate=0.01)
     _, weights = train(pipeline, examples, section, tmp_path / "c.safetensors")
     write_files(pipeline, weights, tmp_path / "a")
-    shipped = torch.cat([t.flatten() for t in load_file(tmp_path / "a" / ADAPTER).values()])
-    assert float(shipped.double().sum()) == pytest.approx(float(theirs.shadow_params[0].double().sum()), rel=1e-5)
+    exported = torch.cat([t.flatten() for t in load_file(tmp_path / "a" / ADAPTER).values()])
+    assert float(exported.double().sum()) == pytest.approx(float(theirs.shadow_params[0].double().sum()), rel=1e-5)
 
 
 def test_gradual_unfreezing_and_stops_freeze_truly_and_only_what_they_name(load_miniature, examples: Examples):
@@ -184,8 +184,8 @@ def test_gradual_unfreezing_and_stops_freeze_truly_and_only_what_they_name(load_
     assert moved[4] == moved[5] == {"unet", "up"}
 
 
-def test_a_block_that_is_not_there_cannot_be_unfrozen(load_miniature, examples: Examples):
-    with pytest.raises(RecipeInvalid, match=r"no weights begin with 'unet.attic'; there are unet.down_blocks"):
+def test_a_block_that_does_not_exist_cannot_be_unfrozen(load_miniature, examples: Examples):
+    with pytest.raises(RecipeInvalid, match=r"no weight begins with 'unet.attic'; weights are unet.down_blocks"):
         _training(load_miniature, examples, unfreeze=[{"modules": "unet.attic", "step": 2}])
 
 
@@ -197,7 +197,7 @@ def test_schedules_are_diffusers(name: str, warm_up: int, theirs: str):
     section = section_of(lr_scheduler=name, lr_warmup_steps=warm_up, max_train_steps=10)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     schedule = get_scheduler(theirs, optimizer, num_warmup_steps=warm_up, num_training_steps=10)
-    factor = rate_factor(section)
+    factor = learning_rate_factor(section)
     for step in range(10):
         assert 0.5 * factor(step) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
@@ -220,17 +220,19 @@ def test_adamw_is_torchs(load_miniature, examples: Examples):
         assert torch.allclose(mine, their, atol=1e-7)
 
 
-def _grads(run: Training) -> list[torch.Tensor]:
+def _grads(run: Trainer) -> list[torch.Tensor]:
     return [p.grad.detach().clone() for p in run.weights.named.values()]
 
 
-def test_the_8_bit_optimizer_says_what_it_lacks(load_miniature, examples, monkeypatch: pytest.MonkeyPatch):
+def test_the_8_bit_optimizer_names_the_package_that_is_missing(
+    load_miniature, examples, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(DeviceUnfit, match="needs the package bitsandbytes"):
         _training(load_miniature, examples, optimizer="adamw8bit", learning_rate=1e-4)
 
 
-def test_gram_matrices_know_how_often_features_meet_and_not_where():
+def test_gram_matrices_depend_on_which_features_occur_together_and_not_on_where():
     features = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     by_hand = torch.einsum("bchw,bdhw->bcd", features, features) / 64
     assert torch.allclose(gram(features), by_hand, atol=1e-6)
@@ -239,22 +241,22 @@ def test_gram_matrices_know_how_often_features_meet_and_not_where():
 
 
 @pytest.mark.parametrize("features", ["latent", "decoder"])
-def test_the_style_objective_is_nought_for_the_picture_itself_and_pulls_towards_it(load_miniature, examples, features):
+def test_the_style_loss_is_zero_for_the_picture_itself_and_its_gradient_leads_there(load_miniature, examples, features):
     section, vae = StyleLossSection(features=features, weight=2.0), load_miniature().vae
     clean = examples.mean[[0, 1]]
-    trust = torch.tensor([1.0, 0.5])
-    assert float(style_loss(section, vae, clean, clean, trust)) == 0.0
+    weights = torch.tensor([1.0, 0.5])
+    assert float(style_loss(section, vae, clean, clean, weights)) == 0.0
     denoised = (0.5 * clean).requires_grad_()
-    loss = style_loss(section, vae, denoised, clean, trust)
+    loss = style_loss(section, vae, denoised, clean, weights)
     loss.backward()
     nearer = denoised.detach() - 1e-3 * denoised.grad / denoised.grad.norm()
-    assert 0 < float(style_loss(section, vae, nearer, clean, trust)) < float(loss.detach())
+    assert 0 < float(style_loss(section, vae, nearer, clean, weights)) < float(loss.detach())
 
     gradients = []
     for style in (None, {"features": features}):
         run = _training(load_miniature, examples, style_loss=style)
-        found = run.gradients[0].add(0, 1.0)
-        gradients.append((float(found[0]), _grads(run)))
+        losses = run.gradients[0].backward(0, 1.0)
+        gradients.append((float(losses[0]), _grads(run)))
     assert gradients[1][0] > gradients[0][0]
     assert any(not torch.equal(a, b) for a, b in zip(gradients[0][1], gradients[1][1], strict=True))
 
@@ -323,8 +325,8 @@ def test_pivotal_tuning_is_drawn_alike_by_adapter_fused_model_and_vanilla_diffus
     jobs = [Job("a <s0><s1> anime character with red hair", 3), Job("a pencil sketch of a person", 4)]
     trained = Painter(pipeline, SECTION).paint(jobs)
     adapted = load_miniature()
-    load_adapters(adapted, [Blend(tmp_path / "a")])
-    fuse_adapters(load_miniature(), [Blend(tmp_path / "a")], tmp_path / "fused")
+    load_adapters(adapted, [ScaledAdapter(tmp_path / "a")])
+    fuse_adapters(load_miniature(), [ScaledAdapter(tmp_path / "a")], tmp_path / "fused")
     fused = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU)
     vanilla = StableDiffusionXLPipeline.from_pretrained(tmp_path / "fused", add_watermarker=False)
     for other in (adapted, fused, vanilla):
@@ -338,7 +340,9 @@ def test_two_styles_adapters_blend_by_their_scales(load_miniature, examples, tmp
         section = section_of(optimizer="adamw", learning_rate=0.02, max_train_steps=3, seed=number)
         _, weights = train(pipeline, examples, section, tmp_path / f"{number}.safetensors")
         write_files(pipeline, weights, tmp_path / str(number))
-    fuse_adapters(load_miniature(), [Blend(tmp_path / "0", 0.7), Blend(tmp_path / "1", -0.4)], tmp_path / "fused")
+    fuse_adapters(
+        load_miniature(), [ScaledAdapter(tmp_path / "0", 0.7), ScaledAdapter(tmp_path / "1", -0.4)], tmp_path / "fused"
+    )
     fused = load_pipeline(ModelSection(base=str(tmp_path / "fused")), "fp32", CPU).unet.state_dict()
     base = load_pipeline(MINIATURE, "fp32", CPU).unet.state_dict()
     stem = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"

@@ -29,7 +29,7 @@ share(Path(sys.argv[1]), Path(sys.argv[2]), accumulation=1)
 
 def share(cache: Path, folder: Path, accumulation: int) -> None:
     """Do this process's share of a training of 4 steps and write the adapter to `folder`."""
-    with distributed.together(CPU):
+    with distributed.process_group(CPU):
         pipeline = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
         examples = encode(pipeline, cache)
         section = section_of(
@@ -42,14 +42,14 @@ def share(cache: Path, folder: Path, accumulation: int) -> None:
             prior=PRIOR,
         )
         steps, weights = train(pipeline, examples, section, folder / "checkpoint.safetensors")
-        assert distributed.count() == 2 // accumulation
-        if distributed.first():
+        assert distributed.world_size() == 2 // accumulation
+        if distributed.is_main_process():
             assert len(steps) == 4
             write_files(pipeline, weights, folder)
         else:
             assert not steps
-        if not distributed.first():
-            distributed.follow(lambda job: None)
+        if not distributed.is_main_process():
+            distributed.run_broadcast_jobs(lambda job: None)
 
 
 @pytest.mark.slow
