@@ -21,14 +21,14 @@ from naruto_core.report.tables import (
     anchored,
     comparison_figures,
     comparison_markdown,
-    digits,
+    discrimination_text,
     headline,
     interval_text,
     number_text,
-    tells_base_from_real,
 )
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
+from naruto_core.scoring.metrics import decimals
 from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
@@ -154,11 +154,11 @@ def write_scores(name: str, path: Path) -> Path:
 
 
 def _score_line(one: Score, placed: float | None) -> list[str]:
-    places = digits(one.metric)
+    places = decimals(one.metric)
     interval = interval_text(one.interval, f".{places}f")
     shown = "" if placed is None else f"{placed:.2f}"
     ruler = f"{one.extractor}, {one.version}"
-    value, tells = f"{one.value:.{places}f}", tells_base_from_real(one)[0]
+    value, tells = f"{one.value:.{places}f}", discrimination_text(one)[0]
     return [one.metric, one.variant, value, interval, shown, str(one.n), tells, ruler]
 
 

@@ -187,9 +187,6 @@ class Score:
         return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
-HEADLINE_METRICS = ("fid", "mmd", "vendi", "clip", "clip-content", "clip on base styles")  # where there is little room
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something people should know of a run before they trust its scores; `name` is e.g. "overfitting".

@@ -16,10 +16,9 @@ from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Run, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe import Recipe, ReferencePart
-from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
+from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.sample_metrics import Extra, cosines, is_blank, load_head
-from naruto_core.scoring.set_metric import Features
+from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
 from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import TaskContext
@@ -168,12 +167,14 @@ def gather(place: TaskContext, run: Run, recipe: Recipe, suite: PromptSuite, dat
         samples=samples,
         sets=of_sets,
         pairs=of_sets if same else material.evidence(pairs),
-        more=tuple(material.evidence(load_extractor(name, place.device)) for name in section.more_set_extractors),
+        further_sets=tuple(
+            material.evidence(load_extractor(name, place.device)) for name in section.more_set_extractors
+        ),
         texts=material.texts(pairs),
         contents=text_features(place, [prompt.content for prompt in material.asked], pairs),
         captions=material.captions(pairs),
         training=material.of_real(real.trained_on, sets),
-        new=material.of_real(real.new, sets) if real.new else None,
+        held_out=material.of_real(real.new, sets) if real.new else None,
         blank={variant: material.of_drawn(variant, sets).blank for variant in samples},
         extras=material.extras(pairs),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),

@@ -8,10 +8,11 @@ from prefect import task
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import HEADLINE_METRICS, DatasetVersion, PromptSuite, Run, Score, Variant
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
+from naruto_core.scoring.metrics import HEADLINE_METRICS, decimals
 from tasks.context import working_place
 from tasks.progress import duration, say
 
@@ -38,7 +39,7 @@ def table(scores: list[Score]) -> str:
     """Set scores and means as aligned text, one line each, with interval, n and ruler."""
     lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
     for one in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
-        digits = 1 if one.metric == "fid" else 3
+        digits = decimals(one.metric)
         interval = interval_text(one.interval, f".{digits}f")
         ruler = f"{one.extractor}, {one.version}"
         lines.append(f"{one.metric:<19} {one.variant:<8} {one.value:>8.{digits}f}   {interval:<18} {one.n:>4}  {ruler}")

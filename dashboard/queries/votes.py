@@ -14,9 +14,10 @@ from naruto_core.judging.ranking import Ranking, Vote, rank
 from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_qualities
 from naruto_core.judging.votes import answers_by_unit, comparisons, counted
 from naruto_core.ratings import Campaign, Mode, Rating
+from naruto_core.recipe import RESAMPLES
 from naruto_core.settings import read_settings
 
-_RESAMPLES, _SEED = 1000, 0
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _votes(url: str, campaign_id: str, latest: int) -> tuple[Vote, ...]:
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
 def _campaign_result(url: str, campaign_id: str, latest: int) -> CampaignResult:
     found = _votes(url, campaign_id, latest)
-    ranking = rank(found, _RESAMPLES, _SEED)
+    ranking = rank(found, RESAMPLES, _SEED)
     return CampaignResult(ranking, decisions(ranking, found), win_rates(found))
 
 
@@ -108,7 +109,7 @@ def _win_rates(url: str, campaign_id: str, latest: int) -> list[WinRate]:
 def _agreement(url: str, campaign_id: str, latest: int, question: str, level: Level) -> Agreement | str:
     table, _ = answers_by_unit(counted(_ratings(url, campaign_id, latest)), question)
     try:
-        return krippendorff_alpha(table, level, resamples=500, seed=0)
+        return krippendorff_alpha(table, level, RESAMPLES, _SEED)
     except NarutoError as error:
         return str(error)
 
