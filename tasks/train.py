@@ -16,7 +16,7 @@ from naruto_core.errors import TrainingDiverged
 from naruto_core.git_info import training_code
 from naruto_core.recipe import Recipe
 from naruto_core.store.verification import adapter_fault
-from naruto_core.telemetry.tracking import Tell, tracking
+from naruto_core.telemetry.tracking import LogSteps, tracking
 from naruto_core.training import distributed
 from naruto_core.training.checkpoint_selection import best_of_heads
 from naruto_core.training.loop import Listeners
@@ -75,7 +75,7 @@ def _tell_truncated_text(
         say(f"warning: {finding.sentence}")
 
 
-def _remember(place: TaskContext, run: Run, recipe: Recipe, head: int, tell: Tell, steps: list[StepRecord]) -> None:
+def _remember(place: TaskContext, run: Run, recipe: Recipe, head: int, tell: LogSteps, steps: list[StepRecord]) -> None:
     """Steps of several heads stand one after the other in the record."""
     placed = [replace(step, step=step.step + head * recipe.training.max_train_steps) for step in steps]
     place.store.add_steps(run.id, placed)
