@@ -19,9 +19,9 @@ def _find(kind: str, name: str) -> Path:
     folder = _HERE / kind
     path = folder / f"{name}.yaml"
     if path.parent != folder or not path.exists():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+        names = sorted(p.stem for p in folder.glob("*.yaml"))
+        matches = get_close_matches(name, names, 1)
+        hint = f"did you mean {matches[0]}?" if matches else f"there are {', '.join(names)}."
         raise RecipeInvalid(f"there is no {kind[:-1]} {name!r}: {hint}")
     return path
 
@@ -33,11 +33,11 @@ def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[s
     """
     from naruto_core.scoring.metrics import check_metric_names
 
-    changed = dict(overrides or {})
+    values = dict(overrides or {})
     if dataset is not None:
-        changed = {"dataset.source": dataset, **changed}
+        values = {"dataset.source": dataset, **values}
     path = _find("recipes", profile)
-    recipe = read_recipe(path, changed)
+    recipe = read_recipe(path, values)
     check_metric_names(recipe.scoring.primary, f"recipe {path.name}: scoring.primary")
     return recipe
 

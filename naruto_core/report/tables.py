@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from naruto_core.card.facts import escape, table
 from naruto_core.domain import Score, Variant
-from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.discrimination import ENOUGH
 from naruto_core.scoring.metrics import BY_NAME, decimals
 from naruto_core.store.queries import measurement_of
+
+if TYPE_CHECKING:
+    from naruto_core.scoring.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Compared:
 
     first: str
     second: str
-    metrics: Sequence[Comparison]
+    metrics: Sequence["Comparison"]
     pictures: int
     same: int
 
@@ -111,7 +114,7 @@ class Compared:
         return [comparison.metric for comparison in self.metrics if _is_worse(comparison)]
 
 
-def _is_worse(comparison: Comparison) -> bool:
+def _is_worse(comparison: "Comparison") -> bool:
     return comparison.primary and comparison.verdict.word == "worse"
 
 
@@ -145,14 +148,14 @@ def comparison_markdown(compared: Compared) -> str:
     return "\n\n".join([f"**{verdict}**: {escape(reason)}", f"{sides} {same}", rows, _NOTE])
 
 
-def _cells(comparison: Comparison) -> list[str]:
+def _cells(comparison: "Comparison") -> list[str]:
     name, verdict = escape(comparison.metric), escape(str(comparison.verdict))
     if comparison.primary:
         name, verdict = f"**{name}**", f"**{verdict}**"
     return [name, *comparison_figures(comparison), str(comparison.n), verdict]
 
 
-def comparison_figures(comparison: Comparison) -> list[str]:
+def comparison_figures(comparison: "Comparison") -> list[str]:
     """First, second, difference and its interval; "" and "none" where they were not measured."""
     places, difference = decimals(comparison.metric), comparison.difference
     change, bounds = (difference.value, (difference.low, difference.high)) if difference else (None, None)
