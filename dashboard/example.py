@@ -12,7 +12,7 @@ from math import exp
 from dashboard.queries.database import the_ratings, the_store
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.judging.campaign_plan import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Action, Assignment, Campaign, Mode, Outcome, RatingEvent, Role
 
 _NAME = "Example (votes made up by a program)"
@@ -65,7 +65,7 @@ def _campaign(now: datetime) -> tuple[Campaign, dict[str, float]]:
         raise NarutoError("there are no pictures to make an example of: type `make demo` first.")
     newest = [(run, variant) for run, variant, _ in drawn if run == drawn[0][0] and variant in _LIKED]
     samples = {contender(run, variant.value): store.samples(run, variant) for run, variant in newest}
-    units = plan(Mode.PAIR, samples, suite.prompts, overlap=40, raters=3, gold=0, seed=0)
+    units = plan_units(Mode.PAIR, samples, suite.prompts, overlap=40, raters=3, gold=0, seed=0)
     wish = Campaign(
         "", _NAME, "Which picture would you rather get for this text?", Mode.PAIR, now, example=True
     )  # fmt: skip

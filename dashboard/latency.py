@@ -8,11 +8,10 @@ from itertools import groupby
 
 import numpy as np
 
+from naruto_core.recipe import RESAMPLES
 from naruto_core.scoring.drift import LEAST_PROMPTS
 from naruto_core.scoring.resampling import bootstrap_mean
 from naruto_core.serving import JobState, JobTimes, ServedScore
-
-_RESAMPLES = 300
 
 
 class Period(StrEnum):
@@ -117,7 +116,7 @@ def _moment(at: datetime, jobs: Sequence[JobTimes]) -> Moment:
 
 def _level(at: datetime, scores: Sequence[ServedScore]) -> Level:
     first, asked = scores[0], [one.asked for one in scores]
-    found = bootstrap_mean([one.value for one in scores], asked, _RESAMPLES, 0)
+    found = bootstrap_mean([one.value for one in scores], asked, RESAMPLES, 0)
     told = len(set(asked)) >= LEAST_PROMPTS
     low, high = (found.low, found.high) if told else (None, None)
     return Level(first.run_id, first.metric, first.extractor, at, found.value, low, high, len(scores))

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from naruto_core.domain import Prompt, Sample, Score
+from naruto_core.recipe import RESAMPLES
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
 from naruto_core.scoring.verdict import Verdict, verdict
 
-_RESAMPLES, _SEED = 1000, 0
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,8 @@ def changes(all_rows: Sequence[Row], place: int, rulers: Sequence[Mapping[str, s
         if extractor is None or rulers[place].get(metric.name) != extractor or not both:
             continue
         one, two = (np.array([row.scores[at][metric.name] for row in both]) for at in (0, place))
-        seen = difference(
-            mean_measure(np.concatenate((one, two))), [row.prompt.slug for row in both], _RESAMPLES, _SEED
-        )
-        seen = seen.of_equals() if np.array_equal(one, two) else seen
+        seen = difference(mean_measure(np.concatenate((one, two))), [row.prompt.slug for row in both], RESAMPLES, _SEED)
+        seen = seen.between_equals() if np.array_equal(one, two) else seen
         means = float(one.mean()), float(two.mean())
         found.append(
             (Change(metric.name, extractor, *means, seen, Verdict("undecided"), len(both)), metric.better, seen.p)

@@ -17,7 +17,7 @@ from dashboard.access import COOKIE, read_session_token
 from dashboard.queries.database import the_ratings, the_store
 from dashboard.queries.thumbnails import SIZES, thumbnail
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
-from naruto_core.judging.ranking import Vote, most_telling
+from naruto_core.judging.ranking import Vote, most_informative_pair
 from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, RatingEvent
 from naruto_core.settings import read_settings
 
@@ -119,7 +119,9 @@ def _telling(campaign_id: str, turn: int) -> str:
     if len(names) < 3 or the_ratings().campaign(campaign_id).mode is not Mode.PAIR:
         return ""  # of two models there is one pairing only
     return " ".join(
-        most_telling(names, [Vote(prompt, *on, said, n) for prompt, on, said, n in the_ratings().tally(campaign_id)])
+        most_informative_pair(
+            names, [Vote(prompt, *on, said, n) for prompt, on, said, n in the_ratings().tally(campaign_id)]
+        )
     )
 
 

@@ -26,13 +26,13 @@ from naruto_core.report.tables import (
     anchored,
     comparison_figures,
     comparison_markdown,
-    digits,
+    discrimination_text,
     headline,
     interval_text,
     number_text,
-    tells_base_from_real,
 )
 from naruto_core.scoring.findings import NOT_MEASURED
+from naruto_core.scoring.metrics import decimals
 from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
@@ -171,11 +171,11 @@ def write_scores(name: str, path: Path) -> Path:
 
 
 def _score_line(score: Score, anchored_value: float | None) -> list[str]:
-    places = digits(score.metric)
+    places = decimals(score.metric)
     interval = interval_text(score.interval, f".{places}f")
     anchored_text = "" if anchored_value is None else f"{anchored_value:.2f}"
     measured_by = f"{score.extractor}, {score.version}"
-    value, tells = f"{score.value:.{places}f}", tells_base_from_real(score)[0]
+    value, tells = f"{score.value:.{places}f}", discrimination_text(score)[0]
     return [score.metric, score.variant, value, interval, anchored_text, str(score.n), tells, measured_by]
 
 

@@ -27,11 +27,19 @@ def _find(kind: str, name: str) -> Path:
 
 
 def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a profile name or .yaml path; `dataset` takes the place of its source, `overrides` are dotted."""
+    """The recipe of a profile name or .yaml path; `dataset` takes the place of its source, `overrides` are dotted.
+
+    Raises RecipeInvalid for a recipe that cannot be read, and for primary metrics that do not exist.
+    """
+    from naruto_core.scoring.metrics import check_metric_names
+
     values = dict(overrides or {})
     if dataset is not None:
         values = {"dataset.source": dataset, **values}
-    return read_recipe(_find("recipes", profile), values)
+    path = _find("recipes", profile)
+    recipe = read_recipe(path, values)
+    check_metric_names(recipe.scoring.primary, f"recipe {path.name}: scoring.primary")
+    return recipe
 
 
 def choose_suite(section: GenerationSection) -> PromptSuite:

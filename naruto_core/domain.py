@@ -188,9 +188,6 @@ class Score:
         return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
-HEADLINE_METRICS = ("fid", "mmd", "vendi", "clip", "clip-content", "clip on base styles")  # for narrow tables
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A problem that may make a run's scores misleading; `name` is e.g. "overfitting".

@@ -21,9 +21,9 @@ from naruto_core import picture_file
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.scoring.drift import Values, shift
+from naruto_core.scoring.feature_set import Features
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
-from naruto_core.scoring.set_metric import Features
 from naruto_core.serving import Drift, ServedScore, Steadiness
 from naruto_core.store.database import open_served_scores
 from tasks.context import TaskContext, recorded_run, task_context

@@ -16,10 +16,9 @@ from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe import ReferencePart
-from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
+from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.sample_metrics import Extra, cosines, is_blank, load_head
-from naruto_core.scoring.set_metric import Features
+from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
 from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import RunContext, TaskContext
@@ -162,12 +161,14 @@ def run_features(context: RunContext) -> RunFeatures:
         samples=samples,
         sets=of_sets,
         pairs=of_sets if same else inputs.feature_set(pairs),
-        more=tuple(inputs.feature_set(load_extractor(name, context.device)) for name in section.more_set_extractors),
+        further_sets=tuple(
+            inputs.feature_set(load_extractor(name, context.device)) for name in section.more_set_extractors
+        ),
         texts=inputs.texts(pairs),
         contents=text_features(context, [prompt.content for prompt in inputs.prompts], pairs),
         captions=inputs.captions(pairs),
         training=inputs.of_real(real.trained_on, sets),
-        new=inputs.of_real(real.new, sets) if real.new else None,
+        held_out=inputs.of_real(real.new, sets) if real.new else None,
         blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
         extras=inputs.extras(pairs),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),

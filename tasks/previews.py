@@ -94,7 +94,7 @@ class Preview:
         size, batch = self.recipe.generation.resolution, self.recipe.scoring.batch_size
         training = real_features(self.context, self.trained_on, extractor, size, batch)
         new = real_features(self.context, self.held_out, extractor, size, batch) if self.held_out else None
-        marks = sample_metrics.nearness_of_new(new, training)
+        marks = sample_metrics.nearness_of_held_out(new, training)
         return float(np.median(memorization.ranks(sample_metrics.nearness(rows, training), marks)))
 
 

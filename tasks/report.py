@@ -13,6 +13,7 @@ from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_
 from naruto_core.scoring import memorization
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.feature_set import RunFeatures
+from naruto_core.scoring.sample_metrics import nearness_of_held_out
 from tasks.context import TaskContext, recorded_run, with_run
 from tasks.features import real_pictures, run_features
 
@@ -52,7 +53,7 @@ def _neighbours(
     if Variant.ADAPTED not in features.samples:
         return []
     cosines, which = memorization.nearest(features.sets.drawn[Variant.ADAPTED], features.training)
-    ranks = memorization.ranks(cosines, features.nearness_of_new())
+    ranks = memorization.ranks(cosines, nearness_of_held_out(features.held_out, features.training))
     order = np.argsort(-cosines)[: max(NEIGHBOURS, min(copies, MOST_NEIGHBOURS))].tolist()
     rows = features.samples[Variant.ADAPTED]
     return [_pair(context, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]

@@ -8,10 +8,11 @@ from prefect import task
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import HEADLINE_METRICS, DatasetVersion, PromptSuite, Run, Score, Variant
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
+from naruto_core.scoring.metrics import HEADLINE_METRICS, decimals
 from tasks.context import OpenRun, task_context
 from tasks.progress import duration, say
 
@@ -68,7 +69,7 @@ def score_table(scores: Sequence[Score]) -> str:
     """Set scores and means as aligned text, one line each, with interval, n and what measured it."""
     lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
     for score in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
-        digits = 1 if score.metric == "fid" else 3
+        digits = decimals(score.metric)
         interval = interval_text(score.interval, f".{digits}f")
         value = f"{score.value:>8.{digits}f}   {interval:<18} {score.n:>4}"
         lines.append(f"{score.metric:<19} {score.variant:<8} {value}  {score.extractor}, {score.version}")

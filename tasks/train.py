@@ -16,7 +16,7 @@ from naruto_core.errors import TrainingDiverged
 from naruto_core.git_info import training_code_digest
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.store.verification import adapter_fault
-from naruto_core.telemetry.tracking import Tell, tracking
+from naruto_core.telemetry.tracking import LogSteps, tracking
 from naruto_core.training import distributed
 from naruto_core.training.checkpoint_selection import best_steps
 from naruto_core.training.loop import TrainingCallbacks
@@ -49,7 +49,7 @@ def train(opened: OpenRun) -> list[Adapter]:
         return context.store.adapters(context.run.id)
 
 
-def _trackers(context: RunContext) -> AbstractContextManager[Tell]:
+def _trackers(context: RunContext) -> AbstractContextManager[LogSteps]:
     settings, section = context.settings, context.recipe.training
     return tracking(settings.trackers, settings.mlflow_uri, context.layout, context.run, section, say)
 
@@ -74,7 +74,7 @@ def _warn_of_truncated_text(context: RunContext) -> None:
         say(f"warning: {finding.sentence}")
 
 
-def _record_steps(context: RunContext, head: int, track: Tell, steps: list[StepRecord]) -> None:
+def _record_steps(context: RunContext, head: int, track: LogSteps, steps: list[StepRecord]) -> None:
     """Steps of several heads follow each other in the database."""
     offset = head * context.recipe.training.max_train_steps
     records = [replace(step, step=step.step + offset) for step in steps]

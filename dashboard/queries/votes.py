@@ -9,14 +9,15 @@ from dashboard.queries.database import the_ratings
 from naruto_core.domain import Prompt
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
-from naruto_core.judging.decision import PairDecision, WinRate, decisions, win_rates
+from naruto_core.judging.decision import PairDecision, WinRate, decide_pairs, win_rates
 from naruto_core.judging.ranking import Ranking, Vote, rank
 from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_qualities
-from naruto_core.judging.votes import answers_by_unit, comparisons, counted
+from naruto_core.judging.votes import answers_by_unit, countable, to_votes
 from naruto_core.ratings import Campaign, Mode, Rating
+from naruto_core.recipe import RESAMPLES
 from naruto_core.settings import read_settings
 
-_RESAMPLES, _SEED = 1000, 0
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +90,14 @@ def _ratings(url: str, campaign_id: str, latest: int) -> tuple[Rating, ...]:
 def _votes(url: str, campaign_id: str, latest: int) -> tuple[Vote, ...]:
     if the_ratings().campaign(campaign_id).mode is Mode.PAIR:  # counted by the database: much quicker, and the same
         return tuple(Vote(prompt, *sides, said, n) for prompt, sides, said, n in the_ratings().tally(campaign_id))
-    return tuple(comparisons(counted(_ratings(url, campaign_id, latest))))
+    return tuple(to_votes(countable(_ratings(url, campaign_id, latest))))
 
 
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
 def _campaign_result(url: str, campaign_id: str, latest: int) -> CampaignResult:
     found = _votes(url, campaign_id, latest)
-    ranking = rank(found, _RESAMPLES, _SEED)
-    return CampaignResult(ranking, decisions(ranking, found), win_rates(found))
+    ranking = rank(found, RESAMPLES, _SEED)
+    return CampaignResult(ranking, decide_pairs(ranking, found), win_rates(found))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -106,9 +107,9 @@ def _win_rates(url: str, campaign_id: str, latest: int) -> list[WinRate]:
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def _agreement(url: str, campaign_id: str, latest: int, question: str, level: Level) -> Agreement | str:
-    table, _ = answers_by_unit(counted(_ratings(url, campaign_id, latest)), question)
+    table, _ = answers_by_unit(countable(_ratings(url, campaign_id, latest)), question)
     try:
-        return krippendorff_alpha(table, level, resamples=500, seed=0)
+        return krippendorff_alpha(table, level, RESAMPLES, _SEED)
     except NarutoError as error:
         return str(error)
 

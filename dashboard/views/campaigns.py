@@ -10,7 +10,7 @@ from dashboard.formatting import in_words
 from dashboard.queries import runs, votes
 from dashboard.queries.database import the_ratings, the_store
 from naruto_core.errors import NarutoError
-from naruto_core.judging.campaign_plan import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Campaign, Mode, Role
 
 
@@ -138,7 +138,7 @@ def _new_campaign() -> None:
             st.error("Give the campaign a name.")
             return
         samples = {model: runs.samples_of(*drawn[model]) for model in chosen}
-        units = plan(
+        units = plan_units(
             mode, samples, kept, overlap=int(overlap), raters=int(raters), gold=int(gold), seed=0
         )  # fmt: skip
         wish = Campaign("", name.strip(), question.strip() or _QUESTIONS[mode], mode, datetime.now(UTC))

@@ -9,8 +9,15 @@ from dashboard.queries.database import the_ratings
 from dashboard.views.campaigns import chosen_campaign
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.judging.metric_validation import ENOUGH_MODELS, Agreeing, ceiling, ordering, pairwise, pointwise
-from naruto_core.judging.votes import counted
+from naruto_core.judging.metric_validation import (
+    ENOUGH_MODELS,
+    MetricAgreement,
+    human_ceiling,
+    ordering_correlation,
+    pairwise_agreement,
+    pointwise_correlation,
+)
+from naruto_core.judging.votes import countable
 from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.settings import read_settings
@@ -50,14 +57,14 @@ def show() -> None:
 def _measured(url: str, campaign: Campaign, latest: int) -> tuple[str, list[Line], list[Line]]:
     """What one person reaches, each metric, and each metric by tag."""
     del url, latest
-    ratings = counted(votes.ratings(campaign.id))
+    ratings = countable(votes.ratings(campaign.id))
     scores = _scores(ratings)
     lines = [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores]
     return _ceiling(ratings), lines, _by_tag(ratings, scores)
 
 
 def _ceiling(ratings: Sequence[Rating]) -> str:
-    found = ceiling(ratings)
+    found = human_ceiling(ratings)
     if found is None or not found.enough:
         return "How well one person predicts the others: not enough units were judged by several people."
     return f"One person chooses as the others in {_said(found)}. No metric can be expected to do better."
@@ -86,8 +93,8 @@ def _line(
 ) -> dict[str, str]:
     return {
         "Metric": name,
-        "Chooses as people": _cell(pairwise(ratings, scores, better)),
-        "Orders pictures as people": _cell(pointwise(ratings, scores, better)),
+        "Chooses as people": _cell(pairwise_agreement(ratings, scores, better)),
+        "Orders pictures as people": _cell(pointwise_correlation(ratings, scores, better)),
         "Orders models as people": _models(campaign, name, better),
     }
 
@@ -105,7 +112,7 @@ def _models(campaign: Campaign, metric: str, better: int) -> str:
         values = [of[metric] for of in found if metric in of]
         if values:
             means[model] = sum(values) / len(values)
-    tau, n = ordering(strengths, means, better)
+    tau, n = ordering_correlation(strengths, means, better)
     if n < ENOUGH_MODELS:
         return f"not enough models ({n} of {ENOUGH_MODELS})"
     return f"{tau:+.2f} (n = {n} models)"
@@ -117,7 +124,7 @@ def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> l
     return [
         {"Tag": tag}
         | {
-            name: _cell(pairwise([r for r in ratings if tag in tags.get(r.prompt, ())], scores[name], better))
+            name: _cell(pairwise_agreement([r for r in ratings if tag in tags.get(r.prompt, ())], scores[name], better))
             for name, better in _metrics()
             if name in scores
         }
@@ -125,9 +132,9 @@ def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> l
     ]
 
 
-def _cell(found: Agreeing | None) -> str:
+def _cell(found: MetricAgreement | None) -> str:
     return _said(found) if found and found.enough else _NOT_ENOUGH
 
 
-def _said(found: Agreeing) -> str:
+def _said(found: MetricAgreement) -> str:
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}, n = {found.n}, {found.prompts} prompts)"

@@ -10,8 +10,8 @@ from dashboard.queries.database import the_ratings
 from dashboard.views.campaigns import chosen_campaign
 from naruto_core.errors import NarutoError
 from naruto_core.judging.decision import WinRate
-from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, leans
-from naruto_core.judging.votes import counted, defects, mean_grades
+from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, is_biased
+from naruto_core.judging.votes import countable, defect_shares, mean_grades
 from naruto_core.ratings import Campaign, Mode
 
 _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.BEST_WORST: ("best", "worst")}
@@ -94,7 +94,7 @@ def _rate(rate: WinRate) -> dict[str, str]:
 
 
 def _grades(campaign: Campaign) -> None:
-    ratings = counted(votes.ratings(campaign.id))
+    ratings = countable(votes.ratings(campaign.id))
     graded = mean_grades(ratings)
     for question, title in (("adherence", "Shows what was asked for"), ("style", "Is in the style")):
         st.header(title)
@@ -107,7 +107,7 @@ def _grades(campaign: Campaign) -> None:
     st.header("What was wrong")
     table = [
         {"Model": model} | {defect.value: _share(found) for defect, found in flags.items()}
-        for model, flags in defects(ratings).items()
+        for model, flags in defect_shares(ratings).items()
     ]
     st.table(table, hide_index=True, alt="How often each defect was flagged")
 
@@ -133,7 +133,7 @@ def _people(campaign: Campaign) -> None:
 
 
 def _line(name: str, one: ReviewerQuality) -> dict[str, str | float]:
-    side = ("left" if one.left.hits * 2 > one.left.n else "right") if leans(one.left) else "none seen"
+    side = ("left" if one.left.hits * 2 > one.left.n else "right") if is_biased(one.left) else "none seen"
     return {
         "Reviewer": name,
         "Votes": one.votes,

@@ -1,4 +1,4 @@
-"""What a model card is written from: public facts of a run, known licences, and Markdown that escapes text."""
+"""The content of a model card: public facts of a run, licences, and Markdown with escaped text."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,15 @@ _MARKUP = re.compile(r"[\\`*_\[\]|~$&<>]")
 
 
 def escape(text: str) -> str:
-    """`text` in one line, shown letter by letter by any Markdown renderer.
+    """`text` in one line, escaped so that every Markdown renderer shows it literally.
 
-    It must not begin a line: what is markup only there (`# `, `---`, `1.`) is left as it is.
+    It must not be the beginning of a line: markup of line beginnings (`# `, `---`, `1.`) is not escaped.
     """
-    return _MARKUP.sub(lambda found: _HTML.get(found[0], f"\\{found[0]}"), " ".join(text.split()))
+    return _MARKUP.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), " ".join(text.split()))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
+    """A Markdown table; the cells are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -31,40 +31,43 @@ _FAN_WIKI = ("lambdalabs/naruto-blip-captions", "lambda/naruto-blip-captions")
 
 
 def base_licence(model: ModelSection) -> tuple[str, str]:
-    """The hub's identifier of the base model's licence, `unknown` where it is not known here; and a sentence on it."""
+    """The hub's identifier of the base model's licence (`unknown` for other models than ours), and a sentence on it."""
     if model.base == _SDXL and is_hub_id(model.base, model.revision):
         terms = f"https://huggingface.co/{_SDXL}/blob/main/LICENSE.md"
         return "openrail++", (
-            f"The base model is given under the [CreativeML Open RAIL++-M licence]({terms}); its restrictions of use "
-            "go with everything that is made from it, this adapter included."
+            f"The base model has the [CreativeML Open RAIL++-M licence]({terms}); its restrictions of use apply to "
+            "everything that is made from it, this adapter included."
         )
     if model.base == _MINIATURE:
         return "apache-2.0", "The base model is part of the software that trained this adapter: Apache-2.0."
-    return "unknown", "The licence of the base model is not stated here; its terms hold for this adapter too."
+    return "unknown", "The licence of the base model is not stated here; its terms apply to this adapter too."
 
 
 def pictures_licence(dataset: DatasetSection) -> str:
     """A sentence on the terms of the training pictures."""
     if dataset.source.startswith("world:"):
         return (
-            "The training pictures were drawn by the software that trained this adapter; no artist's work is in them."
+            "The training pictures were drawn by the software that trained this adapter; they contain no artist's work."
         )
     if not is_hub_id(dataset.source, dataset.revision):
         return (
-            "The licence of the training pictures is not stated: whoever publishes this adapter must know that it "
-            "may be trained on them, and say so here."
+            "The licence of the training pictures is not stated: before you publish this adapter, make sure that "
+            "training on them is allowed, and state their licence here."
         )
     if dataset.source in _FAN_WIKI:
         return (
-            "The training pictures were collected from a fan wiki, and their dataset names no licence for them: the "
-            "rights lie with others. Ask before you publish or sell what this adapter draws."
+            "The training pictures were collected from a fan wiki, and their dataset names no licence for them: other "
+            "people own the rights. Ask them before you publish or sell pictures of this adapter."
         )
     return f"The licence of the training pictures is not stated here; see the dataset card of {escape(dataset.source)}."
 
 
 @dataclass(frozen=True, slots=True)
 class ShownPrompt:
-    """A prompt as what was trained read it, its seed, and one picture a variant: file names relative to the card."""
+    """A prompt as the trained model gets it, its seed, and a picture of each variant.
+
+    `pictures` are file names relative to the card.
+    """
 
     text: str
     seed: int
@@ -73,11 +76,13 @@ class ShownPrompt:
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The weight files beside a card, by their names relative to it.
+    """The weight files beside a card; names are relative to the card.
 
-    For diffusers: `loras` by style ("" for one that is for all styles), and `embeddings` of new tokens ("" without).
-    For ComfyUI: `kohya` by style, `words` with the embeddings of each word for new tokens, or in words why there
-    is no LoRA for it; all three empty when nothing for ComfyUI is handed out.
+    loras, embeddings: for diffusers: LoRA files by style ("" for all styles), and the embeddings of new tokens ("" when
+        there are none).
+    kohya, words: for ComfyUI: LoRA files by style, and embedding files by the word that stands for new tokens.
+    no_kohya: the reason why there is no LoRA file for ComfyUI.
+    The last three are empty when nothing for ComfyUI is exported.
     """
 
     loras: dict[str, str]
@@ -89,11 +94,12 @@ class WeightFiles:
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """One run as its card tells it.
+    """The facts of a run that its card states.
 
-    `base_digest` is a sha256 over the files of a base model that is a folder ("" when there is none
-    to read). `dataset` is the first style's. Only set scores belong in `scores`, and `shown` are
-    `len(shown)` of `n_prompts` prompts of the suite.
+    base_digest: sha256 over the files of a base model that is a folder; "" when it is not one, or is not readable.
+    dataset: that of the first style.
+    scores: set scores and means only.
+    shown: some of the `n_prompts` prompts of the suite `suite_name`.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""The model card of a run: what a user must know to use, judge and trust the adapter."""
+"""The model card of a run: what a user needs to use the adapter and to judge its quality."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from naruto_core.recipe import MAIN_STYLE, DatasetSection, ModelSection, Recipe
 
 
 def base_name(model: ModelSection) -> str:
-    """The base model in a sentence."""
+    """The name of the base model, for use in a sentence."""
     if is_hub_id(model.base, model.revision):
         return f"[{escape(model.base)}](https://huggingface.co/{model.base})"
     if model.base.startswith("package:"):
@@ -25,37 +25,37 @@ def base_name(model: ModelSection) -> str:
 
 
 def base_model(facts: CardFacts) -> str:
-    """Which base exactly, and whose VAE."""
+    """The section on the base model: name, revision or digest, VAE."""
     model = facts.recipe.model
-    told = [f"Trained on top of {base_name(model)}"]
+    sentences = [f"Trained on top of {base_name(model)}"]
     if is_hub_id(model.base, model.revision):
-        told[0] += f", revision {escape(model.revision or '')}"
+        sentences[0] += f", revision {escape(model.revision or '')}"
     elif facts.base_digest:
-        told[0] += f"; sha256 over its files when this card was written: `{facts.base_digest}`"
+        sentences[0] += f"; sha256 over its files when this card was written: `{facts.base_digest}`"
     if model.vae and is_hub_id(model.vae, model.vae_revision):
-        told.append(
+        sentences.append(
             f"VAE: [{escape(model.vae)}](https://huggingface.co/{model.vae}), "
             f"revision {escape(model.vae_revision or '')}"
         )
     elif model.vae:
-        told.append("VAE: another one than its own, a local one")
-    return "## Base model\n\n" + "\n\n".join(f"{sentence}." for sentence in told)
+        sentences.append("VAE: a local one, not that of the base model")
+    return "## Base model\n\n" + "\n\n".join(f"{sentence}." for sentence in sentences)
 
 
 def picture_sections(recipe: Recipe) -> list[DatasetSection]:
-    """Where the pictures of each style come from, the first style's first."""
+    """The dataset section of each style, the first style's first."""
     return [recipe.dataset, *(style.dataset for style in recipe.styles)]
 
 
 def training_data(facts: CardFacts) -> str:
-    """Which pictures exactly; of other styles than the first, the record holds no numbers."""
+    """The section on the training pictures. Numbers are those of the first style: other styles' are not recorded."""
     dataset = facts.dataset
     held_out = f"{dataset.n_reference} held out of training" if dataset.n_reference else "none held out of training"
-    more = "".join(f"\n\n{_source(s.dataset)}: for the style {s.name}." for s in facts.recipe.styles)
+    further_styles = "".join(f"\n\n{_source(s.dataset)}: for the style {s.name}." for s in facts.recipe.styles)
     return (
         f"## Training data\n\n{_source(facts.recipe.dataset)}: version `{dataset.id}`, {dataset.n_train} pictures to "
-        f"learn from, {held_out}, {dataset.n_quarantined} records left out as broken, "
-        f"{dataset.n_duplicates} duplicates found.{more}"
+        f"train on, {held_out}, {dataset.n_quarantined} broken records left out, "
+        f"{dataset.n_duplicates} duplicates.{further_styles}"
     )
 
 
@@ -69,9 +69,9 @@ def _source(section: DatasetSection) -> str:
 
 
 def licences(facts: CardFacts) -> str:
-    """The terms of base and pictures."""
-    told = [base_licence(facts.recipe.model)[1], *map(pictures_licence, picture_sections(facts.recipe))]
-    return "## Licences\n\n" + "\n".join(f"- {sentence}" for sentence in dict.fromkeys(told))
+    """The section on the licences of the base model and the pictures."""
+    sentences = [base_licence(facts.recipe.model)[1], *map(pictures_licence, picture_sections(facts.recipe))]
+    return "## Licences\n\n" + "\n".join(f"- {sentence}" for sentence in dict.fromkeys(sentences))
 
 
 _KEY_CHOICES = (
@@ -88,7 +88,7 @@ _KEY_CHOICES = (
     "mixed_precision",
     "seed",
 )
-_NONE = {"lora_alpha": "the rank", "text_encoder_lr": "text encoders frozen"}  # what leaving it out means
+_NONE = {"lora_alpha": "the rank", "text_encoder_lr": "text encoders frozen"}  # the meaning of null
 _HINT = {
     "fid": " (lower is nearer)",
     "clip": " (higher agrees more)",
@@ -97,22 +97,22 @@ _HINT = {
 
 
 def picture_table(shown: tuple[ShownPrompt, ...]) -> str:
-    """A row a prompt, a column a variant."""
+    """A table with a row for each prompt and a column for each variant."""
     variants = list(shown[0].pictures)
     rows = [
-        [escape(one.text), str(one.seed), *(f"![{variant}]({one.pictures[variant]})" for variant in variants)]
-        for one in shown
+        [escape(prompt.text), str(prompt.seed), *(f"![{variant}]({prompt.pictures[variant]})" for variant in variants)]
+        for prompt in shown
     ]
     return table(["prompt", "seed", *map(str, variants)], rows)
 
 
 def recipe_table(recipe: Recipe) -> str:
-    """The choices that every training has, then all others that are not at their defaults, under the recipe's names."""
+    """The most important training choices, then all others that differ from their defaults, by the recipe's keys."""
     section = recipe.training
     values = section.model_dump(mode="json")
     changed = section.model_dump(mode="json", exclude_defaults=True)
     chosen = {name: values[name] for name in _KEY_CHOICES} | changed
-    chosen.pop("instance_prompt")  # the trigger phrase, said above
+    chosen.pop("instance_prompt")  # the trigger phrase, which stands above
     rows = [[f"`training.{name}`", escape(str(value))] for name, value in _flat(chosen)]
     scales = {"lora_scale": recipe.fusion.lora_scale}
     scales |= {f"style_scales.{style}": scale for style, scale in recipe.fusion.style_scales.items()}
@@ -120,7 +120,7 @@ def recipe_table(recipe: Recipe) -> str:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as ("a.b", 1)."""
+    """`{"a": {"b": 1}}` as ("a.b", 1); lists as text, null by its meaning."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -130,14 +130,17 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def score_table(facts: CardFacts) -> str:
-    """A row for what was measured alike (same ruler, same n), a column a variant: value [95 % interval]."""
+    """A row for each measurement (metric, extractor, version, reference, method, n), a column for each variant.
+
+    A cell is: value [95 % interval].
+    """
     variants = [variant for variant in Variant if any(score.variant is variant for score in facts.scores)]
-    alike: dict[tuple[str, ...], dict[Variant, Score]] = {}
+    by_measurement: dict[tuple[str, ...], dict[Variant, Score]] = {}
     for score in facts.scores:
-        ruler = (score.metric, score.extractor, score.version, score.reference, score.method, str(score.n))
-        alike.setdefault(ruler, {})[score.variant] = score
+        measurement = (score.metric, score.extractor, score.version, score.reference, score.method, str(score.n))
+        by_measurement.setdefault(measurement, {})[score.variant] = score
     rows: list[list[str]] = []
-    for (metric, extractor, version, reference, method, n), scores in alike.items():
+    for (metric, extractor, version, reference, method, n), scores in by_measurement.items():
         cells = [_cell(scores[variant]) if variant in scores else "" for variant in variants]
         against = _reference(reference, facts.dataset)
         measured = escape(f"{extractor}, {version}; {method}")
@@ -156,7 +159,7 @@ def _number(value: float) -> str:
 
 
 def _reference(reference: str, dataset: DatasetVersion) -> str:
-    """Whom a score compares with; `reference` is a dataset's id and how many of its pictures."""
+    """The reference pictures of a score; `reference` is a dataset's id and the number of its pictures."""
     version, _, count = reference.rpartition(":")
     if not reference:
         return ""
@@ -191,18 +194,18 @@ def model_card(facts: CardFacts) -> ModelCard:
 def _front_matter(facts: CardFacts) -> ModelCardData:
     model, datasets = facts.recipe.model, picture_sections(facts.recipe)
     on_hub = is_hub_id(model.base, model.revision)
-    more: dict[str, Any] = {"base_model_relation": "adapter"} if on_hub else {}
+    optional: dict[str, Any] = {"base_model_relation": "adapter"} if on_hub else {}
     if facts.shown:
-        more["widget"] = _widget(facts)
+        optional["widget"] = _widget(facts)
     return ModelCardData(
         base_model=model.base if on_hub else None,
-        datasets=[one.source for one in datasets if is_hub_id(one.source, one.revision)] or None,
+        datasets=[section.source for section in datasets if is_hub_id(section.source, section.revision)] or None,
         library_name="diffusers",
         license=base_licence(model)[0],
         pipeline_tag="text-to-image",
         tags=[*_TAGS, *(_LORA_TAGS if facts.files.loras else []), *(_WORD_TAGS if facts.files.embeddings else [])],
         instance_prompt=trigger_phrases(facts.recipe)[MAIN_STYLE],
-        **more,
+        **optional,
     )
 
 
@@ -210,12 +213,12 @@ def _widget(facts: CardFacts) -> list[dict[str, Any]]:
     negative = facts.recipe.generation.negative_prompt
     return [
         {
-            "text": one.text,
+            "text": prompt.text,
             "parameters": {"negative_prompt": negative},
-            "output": {"url": one.pictures[Variant.ADAPTED]},
+            "output": {"url": prompt.pictures[Variant.ADAPTED]},
         }
-        for one in facts.shown
-        if Variant.ADAPTED in one.pictures
+        for prompt in facts.shown
+        if Variant.ADAPTED in prompt.pictures
     ]
 
 
@@ -228,44 +231,46 @@ def _head(facts: CardFacts) -> str:
         trigger = "Trigger phrases:\n\n" + "\n".join(f"- {style}: **{escape(p)}**" for style, p in phrases.items())
     return (
         f"# {facts.run.id}\n\n"
-        f"{_what(facts)} for {base_name(facts.recipe.model)}, trained by naruto-sdxl on {facts.dataset.n_train} "
-        f"captioned pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_words(facts)}"
+        f"{_description(facts)} for {base_name(facts.recipe.model)}, trained by naruto-sdxl on {facts.dataset.n_train} "
+        f"captioned pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_new_tokens(facts)}"
     )
 
 
-def _what(facts: CardFacts) -> str:
+def _description(facts: CardFacts) -> str:
     section, count = facts.recipe.training, len(facts.files.loras)
     kind = "DoRA" if section.use_dora else "LoRA"
     tokens = "new tokens" if facts.files.embeddings else ""
     if not count:
         return f"Embeddings of {tokens}"
-    told = f"A {kind} adapter of rank {section.rank}" if count == 1 else f"{count} {kind} adapters, one for each style,"
-    told += "" if count == 1 else f" of rank {section.rank}"
-    return f"{told} with {tokens}" if tokens else told
+    if count == 1:
+        adapters = f"A {kind} adapter of rank {section.rank}"
+    else:
+        adapters = f"{count} {kind} adapters, one for each style, of rank {section.rank}"
+    return f"{adapters} with {tokens}" if tokens else adapters
 
 
-def _words(facts: CardFacts) -> str:
-    """What stands for new tokens, in prompts for programs that know no such words."""
-    told = " and ".join(f"{escape(tokens)} for {escape(word)}" for word, tokens in facts.recipe.new_tokens.items())
-    return f"\n\nNew tokens: in prompts for diffusers write {told}." if told else ""
+def _new_tokens(facts: CardFacts) -> str:
+    """The tokens to write in prompts for programs that do not know the recipe's words for them."""
+    tokens = " and ".join(f"{escape(tokens)} for {escape(word)}" for word, tokens in facts.recipe.new_tokens.items())
+    return f"\n\nNew tokens: in prompts for diffusers write {tokens}." if tokens else ""
 
 
 def _pictures(facts: CardFacts) -> str:
     if not facts.shown:
         return ""
-    drawing = facts.recipe.generation
+    generation = facts.recipe.generation
     return (
         f"{picture_table(facts.shown)}\n\n"
         f"Same prompt and same seed in every row: {len(facts.shown)} of the {facts.n_prompts} prompts of the suite "
-        f"{escape(facts.suite_name)}, evenly spaced, the first seed of each; none was picked by its looks. "
-        f"{drawing.num_inference_steps} {drawing.scheduler} steps, guidance {drawing.guidance_scale}, "
-        f"{drawing.resolution} pixels.{_what_the_base_read(facts)}"
+        f"{escape(facts.suite_name)}, evenly spaced, the first seed of each; none was selected by its quality. "
+        f"{generation.num_inference_steps} {generation.scheduler} steps, guidance {generation.guidance_scale}, "
+        f"{generation.resolution} pixels.{_words_for_the_base(facts)}"
     )
 
 
-def _what_the_base_read(facts: CardFacts) -> str:
-    told = " and ".join(f"{escape(word)} for {escape(tokens)}" for word, tokens in facts.recipe.new_tokens.items())
-    return f" The base, which has no new tokens, read {told}." if told else ""
+def _words_for_the_base(facts: CardFacts) -> str:
+    words = " and ".join(f"{escape(word)} for {escape(tokens)}" for word, tokens in facts.recipe.new_tokens.items())
+    return f" The prompts of the base, which has no new tokens, have {words}." if words else ""
 
 
 def _diffusers(facts: CardFacts) -> str:
@@ -273,8 +278,8 @@ def _diffusers(facts: CardFacts) -> str:
     prompt, seed = (facts.shown[0].text, facts.shown[0].seed) if facts.shown else (trigger, 0)
     code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed)
     return (
-        f"## Use it in diffusers\n\nWith {needed_versions()}. Another device or precision than the run's rounds "
-        f"differently, and may draw small details otherwise.\n\n```python\n{code}\n```"
+        f"## Use it in diffusers\n\nWith {needed_versions()}. A device or precision other than the run's "
+        f"rounds differently, and small details of pictures may differ.\n\n```python\n{code}\n```"
     )
 
 
@@ -309,22 +314,22 @@ def _recipe(facts: CardFacts) -> str:
 def _scores(facts: CardFacts) -> str:
     if not facts.scores:
         return "## Scores\n\nNothing was measured."
-    told = "Value [95 % interval] of n pictures. Only numbers of one row are comparable."
+    notes = "Value [95 % interval] of n pictures. Only values in the same row are comparable."
     if any(score.metric == "fid" for score in facts.scores):
-        told += " An FID of so few pictures is biased upward; do not hold it against anybody else's."
+        notes += " An FID of so few pictures is biased upward; do not compare it with published values."
     if not facts.dataset.n_reference:
-        told += " Nothing was held out: what compares with pictures compares with those that were trained on."
-    return f"## Scores\n\n{score_table(facts)}\n\n{told}"
+        notes += " Nothing was held out: scores that compare with pictures compare with the training pictures."
+    return f"## Scores\n\n{score_table(facts)}\n\n{notes}"
 
 
 def _limits(facts: CardFacts) -> str:
-    trained, drawn = facts.recipe.training.resolution, facts.recipe.generation.resolution
+    trained, generated = facts.recipe.training.resolution, facts.recipe.generation.resolution
     limits = [
-        "It was trained on small picture sets, and draws their styles, with their gaps and habits."
+        "It was trained on small picture sets, and draws their styles, with the gaps and habits of these sets."
         if facts.recipe.styles
-        else "It was trained on one small picture set, and draws that set's style, with its gaps and habits.",
-        "What the base model cannot draw, or draws with prejudice, this adapter does not mend.",
-        "It may repeat training pictures: compare before you publish what it draws.",
-        f"It was trained at {trained} and tried at {drawn} pixels; nothing is known of other sizes.",
+        else "It was trained on one small picture set, and draws its style, with the gaps and habits of this set.",
+        "It does not correct what the base model cannot draw, or draws with prejudice.",
+        "It may repeat training pictures: compare with them before you publish pictures.",
+        f"It was trained at {trained} pixels and tested at {generated} pixels; other sizes were not tested.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)

@@ -1,4 +1,4 @@
-"""How the files are used: code for diffusers that runs as it stands, and steps for ComfyUI."""
+"""How to use the files: code for diffusers that runs unchanged, and steps for ComfyUI."""
 
 from pathlib import PurePosixPath
 
@@ -11,14 +11,14 @@ from naruto_core.textual_inversion import split_tokens
 
 
 def comfyui_steps(facts: CardFacts) -> str:
-    """A numbered list, after the reason where there is no LoRA for ComfyUI; "" when nothing of it was asked for."""
+    """A numbered list, below the reason where there is no LoRA for ComfyUI; "" when nothing was exported for it."""
     recipe, files = facts.recipe, facts.files
     reason = f"There is no LoRA file for ComfyUI: {escape(files.no_kohya)}." if files.no_kohya else ""
     if not files.kohya and not files.words:
         return reason
-    steps = [*_lora(recipe, files.kohya), *_words(files.words), *_prompt(recipe, files.words)]
+    steps = [*_lora(recipe, files.kohya), *_embeddings(files.words), *_prompt(recipe, files.words)]
     if recipe.model.base.startswith("package:"):
-        steps.append("This base model is a folder for diffusers only: ComfyUI has no checkpoint of it to load.")
+        steps.append("This base model is a folder for diffusers only: there is no checkpoint file of it for ComfyUI.")
     listed = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     return f"{reason}\n\n{listed}" if reason else listed
 
@@ -42,46 +42,47 @@ def _lora(recipe: Recipe, kohya: dict[str, str]) -> list[str]:
     ]
 
 
-def _words(words: dict[str, str]) -> list[str]:
+def _embeddings(words: dict[str, str]) -> list[str]:
     if not words:
         return []
     names = " and ".join(f"`{name}`" for name in words.values())
-    spoken = " and ".join(f"`{spoken}` for {escape(word)}" for word, spoken in _spoken(words).items())
+    prompt_words = " and ".join(f"`{name}` for {escape(word)}" for word, name in _prompt_words(words).items())
     return [
-        f"Put {names} into `ComfyUI/models/embeddings/` (A1111 and Forge: `embeddings/`; there the bare name is used).",
-        f"In the prompt write {spoken}, as a word of its own: all its new tokens are inserted at once.",
+        f"Put {names} into `ComfyUI/models/embeddings/` (A1111 and Forge: `embeddings/`; there write only the name).",
+        f"In the prompt write {prompt_words}, as a separate word: it stands for all its new tokens.",
     ]
 
 
-def _spoken(words: dict[str, str]) -> dict[str, str]:
+def _prompt_words(words: dict[str, str]) -> dict[str, str]:
+    """The text that ComfyUI replaces by the embeddings in a file, for each word."""
     return {word: f"embedding:{PurePosixPath(name).stem}" for word, name in words.items()}
 
 
 def _prompt(recipe: Recipe, words: dict[str, str]) -> list[str]:
     phrases = [recipe.training.instance_prompt, *(style.instance_prompt for style in recipe.styles)]
-    told = ", or ".join(escape(insert_tokens(phrase, _spoken(words))) for phrase in phrases)
-    steps = [f"Begin the prompt with the trigger phrase: {told}"]
+    triggers = ", or ".join(escape(insert_tokens(phrase, _prompt_words(words))) for phrase in phrases)
+    steps = [f"Begin the prompt with the trigger phrase: {triggers}"]
     if skip := recipe.generation.clip_skip:  # 0 would be SDXL's penultimate layer, ComfyUI's -2
         steps.append(f"*CLIP Set Last Layer* at {-skip - 2}.")
     return steps
 
 
-# The oldest versions that load what is exported, all of it; tests load it with exactly these.
+# The oldest versions that load every exported file; tests load the files with exactly these.
 LOWEST_VERSIONS = {"diffusers": "0.33", "transformers": "4.51", "accelerate": "1.6", "peft": "0.15"}
 
 _DTYPE = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
 
 
 def needed_versions() -> str:
-    """ "diffusers 0.33, transformers 4.51, ... or newer": what the files of an adapter load with."""
+    """The library versions that load the files of an adapter: "diffusers 0.33, ... and peft 0.15, or newer"."""
     *first, last = (f"{package} {version}" for package, version in LOWEST_VERSIONS.items())
     return f"{', '.join(first)} and {last}, or newer"
 
 
 def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int) -> str:
-    """A Python program that draws `prompt` from `seed` as the adapted pictures of this run were drawn.
+    """A Python program that generates `prompt` with `seed` exactly as the adapted pictures of this run.
 
-    What people wrote stands in it as Python literals: it can end neither a string nor the block of code.
+    All text from users is written as Python literals, so that it can end neither a string nor the block of code.
     """
     model = recipe.model
     classes = ["AutoencoderKL"] if model.vae else []
@@ -94,44 +95,44 @@ def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str,
         *(["from huggingface_hub import snapshot_download"] if recipe.publish.push_to_hub and files.embeddings else []),
         *(["from safetensors.torch import load_file"] if files.embeddings else []),
         "",
-        *_places(recipe, run_id, files),
+        *_sources(recipe, run_id, files),
         "",
         *_base(recipe),
         *(_new_tokens(recipe, files.embeddings) if files.embeddings else []),
         *_adapters(recipe, run_id, files),
         "",
-        *_drawing(recipe, prompt, seed),
+        *_generation(recipe, prompt, seed),
     ]
     return "\n".join(lines)
 
 
-def _places(recipe: Recipe, run_id: str, files: WeightFiles) -> list[str]:
+def _sources(recipe: Recipe, run_id: str, files: WeightFiles) -> list[str]:
     model, publish = recipe.model, recipe.publish
     pushed = f"{publish.hub_model_id!r}"
-    if files.embeddings:  # which diffusers does not fetch by tensor names
+    if files.embeddings:  # diffusers does not download these
         pushed = f"snapshot_download({pushed}, revision={run_id!r})"
     pushed += "  # or the folder this file is in"
     adapter = pushed if publish.push_to_hub else "'.'  # the folder this file is in"
     return [
-        f"base = {_place(model.base, model.revision)}",
-        *([f"vae = {_place(model.vae, model.vae_revision)}"] if model.vae else []),
+        f"base = {_source(model.base, model.revision)}",
+        *([f"vae = {_source(model.vae, model.vae_revision)}"] if model.vae else []),
         f"adapter = {adapter}",
         "device = 'cuda' if torch.cuda.is_available() else 'cpu'",
     ]
 
 
-def _place(name: str, revision: str | None) -> str:
+def _source(name: str, revision: str | None) -> str:
     if name.startswith("package:"):
         package, _, folder = name.removeprefix("package:").partition("/")
         return f"str(files({package!r}) / {folder!r})  # ships inside that Python package"
     if is_hub_id(name, revision):
         return repr(name)
-    return f"{'path/to/' + public_name(name, revision)!r}  # a folder: see below which one"
+    return f"{'path/to/' + public_name(name, revision)!r}  # a folder: see the section Base model"
 
 
 def _base(recipe: Recipe) -> list[str]:
     model = recipe.model
-    # not `dtype`, which diffusers before 0.40 does not heed
+    # not `dtype`, which diffusers before 0.40 ignores
     dtype = f"torch_dtype={_DTYPE[recipe.generation.mixed_precision]}"
     vae = ", ".join(["vae", *_pin(model.vae or "", model.vae_revision), dtype])
     options = [
@@ -150,7 +151,7 @@ def _base(recipe: Recipe) -> list[str]:
 
 
 def _new_tokens(recipe: Recipe, file: str) -> list[str]:
-    """Into both tokenizers and text encoders, as `naruto_core.textual_inversion.load_tokens` does."""
+    """Loads the new tokens into both tokenizers and text encoders, as `naruto_core.textual_inversion.load_tokens`."""
     count = sum(len(split_tokens(name)) for name in recipe.new_tokens.values())
     lines = [
         "",
@@ -162,8 +163,8 @@ def _new_tokens(recipe: Recipe, file: str) -> list[str]:
         lines += ["pipeline.load_textual_inversion(", f"    state[{key!r}], token=tokens, {encoder}", ")"]
     return [
         *lines,
-        "# SDXL's second text encoder says eos_token_id 2, and then takes the pooled text at the highest token id,",
-        "# which a new token has. These tokens were learnt with the text pooled at its end, as ComfyUI does it.",
+        "# SDXL's second text encoder has eos_token_id 2, and then pools the text at the highest token id, which is",
+        "# that of a new token. These tokens were trained with the text pooled at its end, as ComfyUI does it.",
         "pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id",
         "",
     ]
@@ -191,17 +192,17 @@ def _pin(name: str, revision: str | None) -> list[str]:
     return [f"revision={revision!r}"] if is_hub_id(name, revision) else []
 
 
-def _drawing(recipe: Recipe, prompt: str, seed: int) -> list[str]:
-    drawing = recipe.generation
+def _generation(recipe: Recipe, prompt: str, seed: int) -> list[str]:
+    generation = recipe.generation
     return [
         "picture = pipeline(",
         f"    prompt={prompt!r},",
-        f"    negative_prompt={drawing.negative_prompt!r},",
-        f"    height={drawing.resolution},",
-        f"    width={drawing.resolution},",
-        f"    num_inference_steps={drawing.num_inference_steps},",
-        f"    guidance_scale={drawing.guidance_scale},",
-        *([f"    clip_skip={drawing.clip_skip},"] if drawing.clip_skip else []),
+        f"    negative_prompt={generation.negative_prompt!r},",
+        f"    height={generation.resolution},",
+        f"    width={generation.resolution},",
+        f"    num_inference_steps={generation.num_inference_steps},",
+        f"    guidance_scale={generation.guidance_scale},",
+        *([f"    clip_skip={generation.clip_skip},"] if generation.clip_skip else []),
         f"    generator=torch.Generator().manual_seed({seed}),",
         ").images[0]",
         "picture.save('picture.png')",

@@ -1,4 +1,4 @@
-"""How far reviewers agree, with each other and with themselves; nothing here says who is right."""
+"""Agreement of reviewers: Krippendorff's alpha, and the bias towards the left side. Neither says who is right."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Level = Literal["nominal", "ordinal"]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Krippendorff's alpha, 1 for full agreement and 0 for chance, with its 95 % interval and the units behind it."""
+    """Krippendorff's alpha, 1 for full agreement and 0 for chance, with its 95 % interval and the number of units."""
 
     alpha: float
     low: float
@@ -28,47 +28,50 @@ def krippendorff_alpha(ratings: Array, level: Level, resamples: int, seed: int) 
     """Alpha of `ratings` (raters, units), NaN where a rater did not judge a unit (Krippendorff 2011).
 
     `level` is "nominal" for answers without an order and "ordinal" for a scale. The interval resamples units. Units
-    with one rating say nothing of agreement and are left out. Raises NarutoError where fewer than two units have two
-    ratings, or all ratings are the same: chance agreement is then not defined.
+    with a single rating are left out. Raises NarutoError where fewer than two units have two ratings, and where all
+    ratings are the same: chance agreement is then not defined.
     """
     counts, values = _counts(ratings)
     if len(counts) < 2 or len(values) < 2:
         raise NarutoError(
-            f"{len(counts)} units were judged by two people, with {len(values)} different answers: too little to tell "
+            f"{len(counts)} units were judged by two people, with {len(values)} different answers: too few to tell "
             "agreement from chance; let more people judge the same pictures."
         )
     distance = {"nominal": _nominal, "ordinal": _ordinal}[level]
     random, n = np.random.default_rng(seed), len(counts)
-    drawn = [_alpha(counts[random.integers(n, size=n)], distance) for _ in range(resamples)]
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    resampled = [_alpha(counts[random.integers(n, size=n)], distance) for _ in range(resamples)]
+    low, high = np.nanquantile(resampled, (0.025, 0.975))
     return Agreement(_alpha(counts, distance), float(low), float(high), n)
 
 
 def left_bias(left: int, right: int) -> tuple[float, float, float]:
-    """The share of decided votes that went to the left side, and its 95 % interval (Wilson 1927)."""
+    """The share, 0 to 1, of decided votes that went to the left side, and its 95 % interval (Wilson 1927).
+
+    Without any votes: one half, and the interval 0 to 1.
+    """
     if left + right == 0:
         return 0.5, 0.0, 1.0
-    found = stats.binomtest(left, left + right).proportion_ci(method="wilson")
-    return left / (left + right), float(found.low), float(found.high)
+    interval = stats.binomtest(left, left + right).proportion_ci(method="wilson")
+    return left / (left + right), float(interval.low), float(interval.high)
 
 
 def _counts(ratings: Array) -> tuple[Array, Array]:
-    """How often each value (v,) was given to each unit (u, v), for units with two ratings or more."""
+    """The number of ratings of each unit with each value (u, v), for units with at least two; and the values (v,)."""
     values = np.unique(ratings[~np.isnan(ratings)])
     counts = (ratings.T[:, :, None] == values).sum(axis=1).astype(np.float64)
-    kept = counts[counts.sum(axis=1) >= 2]
-    return kept[:, kept.any(axis=0)], values[kept.any(axis=0)]
+    counts = counts[counts.sum(axis=1) >= 2]
+    return counts[:, counts.any(axis=0)], values[counts.any(axis=0)]
 
 
 def _alpha(counts: Array, distance: Callable[[Array], Array]) -> float:
-    """1 - observed over expected disagreement, from the matrix of coincidences; NaN where nothing differs."""
-    within = counts.sum(axis=1, keepdims=True)
-    coincidences = (counts / (within - 1)).T @ counts - np.diag((counts / (within - 1)).sum(axis=0))
+    """1 - observed / expected disagreement, from the matrix of coincidences; NaN where all ratings are equal."""
+    ratings = counts.sum(axis=1, keepdims=True)
+    coincidences = (counts / (ratings - 1)).T @ counts - np.diag((counts / (ratings - 1)).sum(axis=0))
     totals = coincidences.sum(axis=0)
-    apart, n = distance(totals), totals.sum()
+    distances, n = distance(totals), totals.sum()
     expected = (np.outer(totals, totals) - np.diag(totals)) / (n - 1)
-    chance = float((expected * apart).sum())
-    return 1 - float((coincidences * apart).sum()) / chance if chance > 0 else float("nan")
+    chance = float((expected * distances).sum())
+    return 1 - float((coincidences * distances).sum()) / chance if chance > 0 else float("nan")
 
 
 def _nominal(totals: Array) -> Array:
@@ -76,6 +79,6 @@ def _nominal(totals: Array) -> Array:
 
 
 def _ordinal(totals: Array) -> Array:
-    """Squared numbers of ratings that lie between two values, half of each end."""
+    """The squared number of ratings between two values, with half of the ratings at either value."""
     upto = np.cumsum(totals) - totals / 2
     return (upto[:, None] - upto[None, :]) ** 2

@@ -1,4 +1,4 @@
-"""What a campaign asks: every prompt and seed that all contenders drew, some of them of several people."""
+"""The units of a campaign: every prompt and seed that all its models drew, some of them for several reviewers."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,18 @@ from itertools import combinations
 from naruto_core.domain import Prompt, Sample
 from naruto_core.ratings import Mode, Unit
 
-Place = tuple[str, int]  # prompt and seed
+PromptSeed = tuple[str, int]  # a prompt's slug and a seed
+
+
+_ALL_REVIEWERS = 1_000_000  # every reviewer judges every gold unit
 
 
 def contender(run_id: str, variant: str) -> str:
-    """The name of a model in a campaign: run and variant."""
+    """The name of a model in a campaign, from run and variant: "RUN/fused"."""
     return f"{run_id}/{variant}"
 
 
-def plan(
+def plan_units(
     mode: Mode,
     drawn: Mapping[str, Sequence[Sample]],
     prompts: Sequence[Prompt],
@@ -26,42 +29,39 @@ def plan(
     gold: int,
     seed: int,
 ) -> list[Unit]:
-    """Units over the samples `drawn` by each contender, of `prompts` alone.
+    """Units from the samples `drawn` by each contender, for `prompts` only.
 
-    `overlap` of them, drawn by `seed`, are judged by `raters` people and the others by one: agreement can be measured
-    on the former, and votes spread over prompts otherwise. Of pairs, `gold` more set a picture against one of another
-    prompt by the same contender, so that the right answer is known.
+    `overlap` units, drawn at random with `seed`, are judged by `raters` reviewers, to measure agreement; the other
+    units by one reviewer, to cover more prompts. In pair mode there are `gold` further units: the right picture against
+    one of another prompt by the same contender, so that the right answer is known.
     """
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     texts = {prompt.slug: prompt.text for prompt in prompts}
-    places = {
+    sample_ids = {
         name: {(sample.prompt, sample.seed): sample.id for sample in samples if sample.prompt in texts}
         for name, samples in drawn.items()
     }
     units = [
-        Unit(slug, texts[slug], number, tuple(places[name][slug, number] for name in names), names)
+        Unit(slug, texts[slug], number, tuple(sample_ids[name][slug, number] for name in names), names)
         for names in combinations(sorted(drawn), mode.pictures)
-        for slug, number in sorted(set[Place].intersection(*(set(places[name]) for name in names)))
+        for slug, number in sorted(set[PromptSeed].intersection(*(set(sample_ids[name]) for name in names)))
     ]
-    shuffled = draw.sample(units, len(units))
-    asked = [replace(unit, wanted=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
-    return asked + (_gold(places, prompts, gold, draw) if mode is Mode.PAIR else [])
+    shuffled = rng.sample(units, len(units))
+    planned = [replace(unit, wanted=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
+    return planned + (_gold(sample_ids, prompts, gold, rng) if mode is Mode.PAIR else [])
 
 
 def _gold(
-    places: Mapping[str, Mapping[Place, str]], prompts: Sequence[Prompt], count: int, draw: random.Random
+    sample_ids: Mapping[str, Mapping[PromptSeed, str]], prompts: Sequence[Prompt], count: int, rng: random.Random
 ) -> list[Unit]:
-    """Right against wrong prompt; only prompts without a common tag, whose pictures look different."""
+    """Pairs of the right and the wrong prompt; only of prompts without a common tag, so that the pictures differ."""
     tags = {prompt.slug: set(prompt.tags) for prompt in prompts}
     texts = {prompt.slug: prompt.text for prompt in prompts}
-    found = [
-        Unit(slug, texts[slug], number, (right, wrong), (name, name), wanted=_EVERYBODY, gold=right)
-        for name, pictures in sorted(places.items())
+    units = [
+        Unit(slug, texts[slug], number, (right, wrong), (name, name), wanted=_ALL_REVIEWERS, gold=right)
+        for name, pictures in sorted(sample_ids.items())
         for (slug, number), right in sorted(pictures.items())
-        for (other, again), wrong in sorted(pictures.items())
-        if number == again and other != slug and not tags[slug] & tags[other]
+        for (other_slug, other_number), wrong in sorted(pictures.items())
+        if number == other_number and other_slug != slug and not tags[slug] & tags[other_slug]
     ]
-    return draw.sample(found, min(count, len(found)))
-
-
-_EVERYBODY = 1_000_000  # gold is for each reviewer
+    return rng.sample(units, min(count, len(units)))

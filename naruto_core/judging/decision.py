@@ -1,4 +1,4 @@
-"""Whether more votes would change anything: how many more would tell two models apart, and what is said so far."""
+"""The decision between two models: which is better, how many more votes would decide it, and the win rates so far."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from scipy import stats
 from naruto_core.judging.ranking import Ranking, Vote
 from naruto_core.ratings import Outcome
 
-_HOPELESS = 20  # times the votes there are: nobody will look at so many
+_MOST_VOTES = 20  # times the votes so far: reviewers do not cast more
 
 
 class PairVerdict(StrEnum):
-    """What the votes say of the stronger of two models."""
+    """Whether the stronger of two models is better by the votes."""
 
     BETTER = "better"
     UNDECIDED = "undecided"
@@ -23,10 +23,11 @@ class PairVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PairDecision:
-    """Of two models, the stronger first: the chance that it is stronger, what may be said, and the votes still needed.
+    """The decision between two models that are neighbours in the ranking.
 
-    `needed` is 0 when it is decided, and None when it would take more than people have time for: the two are as good as
-    equal.
+    chance: the probability, 0 to 1, that `stronger` is stronger.
+    needed: the votes that are still needed; 0 when it is decided, None when it would take more than 20 times the votes
+        so far: the two are nearly equal.
     """
 
     stronger: str
@@ -38,7 +39,7 @@ class PairDecision:
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """How often a model won, ties as half a win, with a 95 % interval over prompts (Student's t), 0 to 1."""
+    """The share of votes that a model won, 0 to 1, ties as half, with a 95 % interval over prompts (Student's t)."""
 
     model: str
     value: float
@@ -48,30 +49,34 @@ class WinRate:
     prompts: int
 
 
-def decisions(ranking: Ranking, votes: Sequence[Vote]) -> list[PairDecision]:
-    """One for each two neighbours of `ranking`, top first.
+def decide_pairs(ranking: Ranking, votes: Sequence[Vote]) -> list[PairDecision]:
+    """The decision between each two neighbours of `ranking`, top first.
 
-    With `n` votes the difference is d deviations from zero, and deviations shrink with the root of votes: (z / d)^2 n
-    votes on as many more prompts would make it z, the 97.5 % point.
+    With n votes the difference is d standard errors from zero, and standard errors shrink with the root of the votes:
+    with (z / d)^2 n votes, on as many more prompts, it would be z, the 97.5 % point.
     """
     pairs = zip(ranking.models, ranking.models[1:], strict=False)
-    return [_decide(ranking, place, one.model, two.model, votes) for place, (one, two) in enumerate(pairs)]
+    return [
+        _decide(ranking, position, stronger.model, weaker.model, votes)
+        for position, (stronger, weaker) in enumerate(pairs)
+    ]
 
 
-def _decide(ranking: Ranking, place: int, one: str, two: str, votes: Sequence[Vote]) -> PairDecision:
-    chance = float(ranking.better[place, place + 1])
-    n = sum(vote.count for vote in votes if {vote.left, vote.right} & {one, two})
+def _decide(ranking: Ranking, position: int, stronger: str, weaker: str, votes: Sequence[Vote]) -> PairDecision:
+    chance = float(ranking.better[position, position + 1])
+    n = sum(vote.count for vote in votes if {vote.left, vote.right} & {stronger, weaker})
     z = float(stats.norm.ppf(0.975))
-    away = float(stats.norm.ppf(min(max(chance, 0.5), 1 - 1e-9)))
-    if away >= z:
-        return PairDecision(one, two, chance, PairVerdict.BETTER, 0)
-    if away <= z / math.sqrt(_HOPELESS):
-        return PairDecision(one, two, chance, PairVerdict.UNDECIDED, None)
-    return PairDecision(one, two, chance, PairVerdict.UNDECIDED, math.ceil(n * ((z / away) ** 2 - 1)))
+    deviations = float(stats.norm.ppf(min(max(chance, 0.5), 1 - 1e-9)))
+    if deviations >= z:
+        return PairDecision(stronger, weaker, chance, PairVerdict.BETTER, 0)
+    if deviations <= z / math.sqrt(_MOST_VOTES):
+        return PairDecision(stronger, weaker, chance, PairVerdict.UNDECIDED, None)
+    needed = math.ceil(n * ((z / deviations) ** 2 - 1))
+    return PairDecision(stronger, weaker, chance, PairVerdict.UNDECIDED, needed)
 
 
 def win_rates(votes: Sequence[Vote]) -> list[WinRate]:
-    """Of every model, the best first; a prompt counts as much as another, however many voted on it."""
+    """The win rate of every model, the best first; every prompt has the same weight, whatever its number of votes."""
     names = sorted({name for vote in votes for name in (vote.left, vote.right)})
     return sorted((_win_rate(name, votes) for name in names), key=lambda rate: -rate.value)
 
@@ -81,12 +86,12 @@ def _win_rate(name: str, votes: Sequence[Vote]) -> WinRate:
     for vote in votes:
         if name in (vote.left, vote.right):
             by_prompt.setdefault(vote.prompt, []).append((_won(name, vote), vote.count))
-    means = np.array([sum(won * n for won, n in found) / sum(n for _, n in found) for found in by_prompt.values()])
-    reach = math.inf
+    means = np.array([sum(won * n for won, n in wins) / sum(n for _, n in wins) for wins in by_prompt.values()])
+    margin = math.inf
     if len(means) > 1:
-        reach = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
-    value, count = float(means.mean()), sum(n for found in by_prompt.values() for _, n in found)
-    return WinRate(name, value, max(0.0, value - reach), min(1.0, value + reach), count, len(means))
+        margin = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+    value, count = float(means.mean()), sum(n for wins in by_prompt.values() for _, n in wins)
+    return WinRate(name, value, max(0.0, value - margin), min(1.0, value + margin), count, len(means))
 
 
 def _won(name: str, vote: Vote) -> float:

@@ -1,8 +1,10 @@
-"""Whom to believe: how far a metric says what people say, next to how far one person says what the others say.
+"""Validation of metrics against people's votes, beside the agreement of one person with the other people.
 
 Three questions, as in the meta-evaluation of machine translation (Mathur et al. 2020; Freitag et al. 2023): does the
 metric choose the picture that people choose (pairwise), does it order pictures as they do (pointwise), does it order
-models as they do (ordering)? Votes on one prompt move together, so intervals resample whole prompts.
+models as they do (ordering)? Votes on one prompt depend on each other, so that intervals resample whole prompts.
+
+Arguments: `scores` are a metric's values by sample id; `better` is 1 where more is better, -1 where less is better.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +15,18 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from naruto_core.ratings import Outcome, Rating
+from naruto_core.recipe import RESAMPLES
 
 Array = NDArray[np.float64]
 ENOUGH_VOTES, ENOUGH_PROMPTS, ENOUGH_MODELS = 30, 10, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Agreeing:
-    """A share (0 to 1, pairwise) or a rank correlation (-1 to 1), its 95 % interval, and the votes, pictures or models
-    (`n`) and prompts behind it."""
+class MetricAgreement:
+    """A share (0 to 1, pairwise) or a rank correlation (-1 to 1) with its 95 % interval.
+
+    `n` is the number of votes, pictures or models behind it; `prompts` that of prompts.
+    """
 
     value: float
     low: float
@@ -31,41 +36,52 @@ class Agreeing:
 
     @property
     def enough(self) -> bool:
+        """Whether there are enough votes and prompts to trust it."""
         return self.n >= ENOUGH_VOTES and self.prompts >= ENOUGH_PROMPTS
 
 
-def pairwise(ratings: Sequence[Rating], scores: Mapping[str, float], better: int) -> Agreeing | None:
-    """How often the metric chooses as people did, in votes that decided; half where it cannot choose. `better` is -1
-    where less is better. None without such votes."""
-    return _share([(one.prompt, _hit(one, scores, better)) for one in _decided(ratings) if _scored(one, scores)])
+def pairwise_agreement(ratings: Sequence[Rating], scores: Mapping[str, float], better: int) -> MetricAgreement | None:
+    """The share of decided votes in which the metric prefers the same picture; equal scores count half.
+
+    None without a decided vote on two scored pictures.
+    """
+    decided = [rating for rating in _decided(ratings) if _scored(rating, scores)]
+    return _share([(rating.prompt, _hit(rating, scores, better)) for rating in decided])
 
 
-def ceiling(ratings: Sequence[Rating]) -> Agreeing | None:
-    """How often one person chooses as most of the others did on the same unit; half where those are split."""
+def human_ceiling(ratings: Sequence[Rating]) -> MetricAgreement | None:
+    """The share of decided votes in which a person chose as most other people did on the same unit.
+
+    An even split of the other people counts half. None where no unit was decided by two people.
+    """
     units: dict[int, list[Rating]] = {}
-    for one in _decided(ratings):
-        units.setdefault(one.unit_id, []).append(one)
-    found: list[tuple[str, float]] = []
-    for together in units.values():
-        chosen = [_chosen(one) for one in together]
-        for place, one in enumerate(together):
-            others = chosen[:place] + chosen[place + 1 :]
-            if others:
-                share = others.count(chosen[place]) / len(others)
-                found.append((one.prompt, 0.5 if share == 0.5 else float(share > 0.5)))
-    return _share(found)
+    for rating in _decided(ratings):
+        units.setdefault(rating.unit_id, []).append(rating)
+    hits: list[tuple[str, float]] = []
+    for of_unit in units.values():
+        choices = [_choice(rating) for rating in of_unit]
+        for index, rating in enumerate(of_unit):
+            other_choices = choices[:index] + choices[index + 1 :]
+            if other_choices:
+                share = other_choices.count(choices[index]) / len(other_choices)
+                hits.append((rating.prompt, 0.5 if share == 0.5 else float(share > 0.5)))
+    return _share(hits)
 
 
-def pointwise(ratings: Sequence[Rating], scores: Mapping[str, float], better: int) -> Agreeing | None:
-    """Spearman's correlation of a picture's share of votes won (ties are half) with its score; None for fewer than
-    three pictures, or where one of the two is the same for all."""
+def pointwise_correlation(
+    ratings: Sequence[Rating], scores: Mapping[str, float], better: int
+) -> MetricAgreement | None:
+    """Spearman's correlation, -1 to 1, of a picture's share of votes won (ties count half) with its score.
+
+    None for fewer than three pictures, and where the shares or the scores are all equal.
+    """
     won: dict[str, list[float]] = {}
     prompts: dict[str, str] = {}
-    for one in ratings:
-        for place, sample in enumerate(one.samples):
-            if sample in scores and isinstance(one.answer, Outcome):
-                won.setdefault(sample, []).append(_won(one.answer, place))
-                prompts[sample] = one.prompt
+    for rating in ratings:
+        for side, sample in enumerate(rating.samples):
+            if sample in scores and isinstance(rating.answer, Outcome):
+                won.setdefault(sample, []).append(_won(rating.answer, side))
+                prompts[sample] = rating.prompt
     samples = sorted(won)
     people: Array = np.array([float(np.mean(won[sample])) for sample in samples], dtype=np.float64)
     metric = better * np.array([scores[sample] for sample in samples])
@@ -73,11 +89,14 @@ def pointwise(ratings: Sequence[Rating], scores: Mapping[str, float], better: in
         return None
     groups = [prompts[sample] for sample in samples]
     value, low, high = _resampled(groups, lambda rows: _spearman(people[rows], metric[rows]))
-    return Agreeing(value, low, high, len(samples), len(set(groups)))
+    return MetricAgreement(value, low, high, len(samples), len(set(groups)))
 
 
-def ordering(strengths: Mapping[str, float], means: Mapping[str, float], better: int) -> tuple[float, int]:
-    """Kendall's tau-b of models by people and by metric, -1 to 1, and how many models; NaN for fewer than two."""
+def ordering_correlation(strengths: Mapping[str, float], means: Mapping[str, float], better: int) -> tuple[float, int]:
+    """Kendall's tau-b, -1 to 1, of models ordered by people and by a metric, and the number of models.
+
+    `strengths` and `means` are by model. NaN for fewer than two models in both.
+    """
     names = sorted(set(strengths) & set(means))
     if len(names) < 2:
         return float("nan"), len(names)
@@ -86,57 +105,58 @@ def ordering(strengths: Mapping[str, float], means: Mapping[str, float], better:
 
 
 def _decided(ratings: Sequence[Rating]) -> list[Rating]:
-    return [one for one in ratings if one.answer in (Outcome.LEFT, Outcome.RIGHT)]
+    return [rating for rating in ratings if rating.answer in (Outcome.LEFT, Outcome.RIGHT)]
 
 
-def _scored(one: Rating, scores: Mapping[str, float]) -> bool:
-    return all(sample in scores for sample in one.samples)
+def _scored(rating: Rating, scores: Mapping[str, float]) -> bool:
+    return all(sample in scores for sample in rating.samples)
 
 
-def _chosen(one: Rating) -> str:
-    return one.samples[0 if one.answer is Outcome.LEFT else 1]
+def _choice(rating: Rating) -> str:
+    return rating.samples[0 if rating.answer is Outcome.LEFT else 1]
 
 
-def _hit(one: Rating, scores: Mapping[str, float], better: int) -> float:
-    left, right = (better * scores[sample] for sample in one.samples)
-    return 0.5 if left == right else float((left > right) == (one.answer is Outcome.LEFT))
+def _hit(rating: Rating, scores: Mapping[str, float], better: int) -> float:
+    left, right = (better * scores[sample] for sample in rating.samples)
+    return 0.5 if left == right else float((left > right) == (rating.answer is Outcome.LEFT))
 
 
-def _won(answer: Outcome, place: int) -> float:
+def _won(answer: Outcome, side: int) -> float:
+    """1 if the picture on `side` (0 left, 1 right) won, 0 if it lost, 0.5 for a tie."""
     if answer in (Outcome.TIE, Outcome.BOTH_BAD):
         return 0.5
-    return float((answer is Outcome.LEFT) == (place == 0))
+    return float((answer is Outcome.LEFT) == (side == 0))
 
 
-def _share(hits: Sequence[tuple[str, float]]) -> Agreeing | None:
+def _share(hits: Sequence[tuple[str, float]]) -> MetricAgreement | None:
     if not hits:
         return None
     groups, values = [prompt for prompt, _ in hits], np.array([hit for _, hit in hits])
     value, low, high = _resampled(groups, lambda rows: float(values[rows].mean()))
-    return Agreeing(value, low, high, len(hits), len(set(groups)))
+    return MetricAgreement(value, low, high, len(hits), len(set(groups)))
 
 
-def _spearman(one: Array, other: Array) -> float:
-    ranks = stats.rankdata(one), stats.rankdata(other)
+def _spearman(a: Array, b: Array) -> float:
+    ranks = stats.rankdata(a), stats.rankdata(b)
     if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _resampled(
-    groups: Sequence[str], measure: Callable[[NDArray[np.intp]], float], resamples: int = 500
+    groups: Sequence[str], measure: Callable[[NDArray[np.intp]], float], resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:
-    """`measure` of all rows, and its interval: the deviation over resampled prompts times Student's t."""
+    """`measure` of all rows, and its interval: the standard deviation over resampled prompts times Student's t."""
     names, member = np.unique(groups, return_inverse=True)
     members = [np.flatnonzero(member == i) for i in range(len(names))]
     value = measure(np.arange(len(groups)))
     if len(names) < 2:
         return value, -np.inf, np.inf
-    draw = np.random.default_rng(0)
-    found = [
-        measure(np.concatenate([members[i] for i in draw.integers(len(names), size=len(names))]))
+    random = np.random.default_rng(0)
+    resampled = [
+        measure(np.concatenate([members[i] for i in random.integers(len(names), size=len(names))]))
         for _ in range(resamples)
     ]
-    widened = np.nanstd(found, ddof=1) * np.sqrt(len(names) / (len(names) - 1))
-    reach = float(stats.t.ppf(0.975, len(names) - 1) * widened)
-    return value, value - reach, value + reach
+    error = np.nanstd(resampled, ddof=1) * np.sqrt(len(names) / (len(names) - 1))
+    margin = float(stats.t.ppf(0.975, len(names) - 1) * error)
+    return value, value - margin, value + margin

@@ -1,10 +1,10 @@
-"""Which model people prefer: Bradley-Terry strengths, with the pull of the left side taken out.
+"""The ranking of models by people's votes: Bradley-Terry strengths, corrected for the bias towards the left side.
 
-log-odds of "left is better" = strength of the left model - strength of the right one + pull of the left side (Bradley &
-Terry 1952; the term for order is Davidson & Beaver 1977's). A tie, or "both bad", is half a vote for either side: it
-moves strengths together and leaves the scale alone. Strengths have a normal prior of deviation `PRIOR`, so that a model
-that won every vote stays finite. Everything is summed by prompt first: votes on one prompt move together, so intervals
-resample whole prompts.
+log-odds of "left is better" = strength of the left model - strength of the right model + bias of the left side (Bradley
+& Terry 1952; the bias term is Davidson & Beaver 1977's). A tie, or "both bad", is half a vote for either side: it draws
+strengths together and leaves the scale as it is. Strengths have a normal prior of standard deviation `PRIOR`, so that a
+model that won every vote has a finite strength. Votes are summed by prompt first: votes on one prompt depend on each
+other, so that intervals resample whole prompts.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from naruto_core.ratings import Outcome
 Array = NDArray[np.float64]
 PRIOR = 3.0  # log-odds; 95 % of strengths within a factor of 350
 _FOR_LEFT = {Outcome.LEFT: 1.0, Outcome.RIGHT: 0.0, Outcome.TIE: 0.5, Outcome.BOTH_BAD: 0.5}
-_STEPS, _CLOSE = 50, 1e-10
+_NEWTON_STEPS, _TOLERANCE = 50, 1e-10
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One vote, or `count` alike: on which prompt, which models were on which side, what was said."""
+    """A vote, or `count` equal votes: the prompt, the models on either side, and the outcome."""
 
     prompt: str
     left: str
@@ -38,7 +38,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """A model's strength in log-odds (their mean is 0) with its 95 % interval, and the votes it is in."""
+    """A model's strength in log-odds (the mean of all is 0) with its 95 % interval, and the number of its votes."""
 
     model: str
     value: float
@@ -49,9 +49,10 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Models, strongest first. `left` is the pull of the left side in log-odds, its name "left".
+    """Models, strongest first. `left` is the bias of the left side in log-odds, with "left" as its model.
 
-    `better` (k, k) is the probability, 0 to 1, that the row's model is stronger than the column's, ordered as `models`.
+    `better` (k, k) is the probability, 0 to 1, that the row's model is stronger than the column's, in the order of
+    `models`.
     """
 
     models: tuple[Strength, ...]
@@ -60,37 +61,38 @@ class Ranking:
 
 
 def rank(votes: Sequence[Vote], resamples: int, seed: int) -> Ranking:
-    """Strengths of all models in `votes`; `resamples` of whole prompts, drawn by `seed`, make the intervals.
+    """Strengths of all models in `votes`; intervals from `resamples` of whole prompts, drawn with `seed`.
 
-    Raises NarutoError for no votes, a model against itself, and models that no chain of comparisons connects: nothing
-    can be said of which of those is stronger.
+    Raises NarutoError when there are no votes, when a model was shown against itself, and when no chain of comparisons
+    connects some models: it is then unknown which of them is stronger.
     """
     names = sorted({name for vote in votes for name in (vote.left, vote.right)})
-    won, seen = _tables(votes, names)
-    _refuse_unconnected(names, seen.sum(axis=0))
-    found = _fit(won.sum(axis=0), seen.sum(axis=0))
+    won, total = _tables(votes, names)
+    _check_connected(names, total.sum(axis=0))
+    fitted = _fit(won.sum(axis=0), total.sum(axis=0))
     random, prompts = np.random.default_rng(seed), len(won)
     picks = random.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float64)
-    drawn = np.array([_fit(*(np.einsum("p,pij->ij", counted, x) for x in (won, seen))) for counted in picks])
-    reach = _reach(drawn, prompts)
-    counts = seen.sum(axis=0).sum(axis=0) + seen.sum(axis=0).sum(axis=1)
-    order = np.argsort(-found[:-1], kind="stable")
-    models = tuple(_strength(names[i], found.item(i), reach.item(i), int(counts[i])) for i in order.tolist())
-    apart = drawn[:, order, None] - drawn[:, None, order]
-    better = (apart > 0).mean(axis=0) + (apart == 0).mean(axis=0) / 2
-    return Ranking(models, _strength("left", found.item(-1), reach.item(-1), sum(vote.count for vote in votes)), better)
+    resampled = np.array([_fit(*(np.einsum("p,pij->ij", counts, x) for x in (won, total))) for counts in picks])
+    margin = _margin(resampled, prompts)
+    counts = total.sum(axis=0).sum(axis=0) + total.sum(axis=0).sum(axis=1)
+    order = np.argsort(-fitted[:-1], kind="stable")
+    models = tuple(_strength(names[i], fitted.item(i), margin.item(i), int(counts[i])) for i in order.tolist())
+    difference = resampled[:, order, None] - resampled[:, None, order]
+    better = (difference > 0).mean(axis=0) + (difference == 0).mean(axis=0) / 2
+    left = _strength("left", fitted.item(-1), margin.item(-1), sum(vote.count for vote in votes))
+    return Ranking(models, left, better)
 
 
-def _reach(drawn: Array, prompts: int) -> Array:
-    """Half the width of 95 % intervals: the bootstrap's deviation times Student's t for so many prompts."""
+def _margin(resampled: Array, prompts: int) -> Array:
+    """Half the width of 95 % intervals: the bootstrap's standard deviation times Student's t for so many prompts."""
     if prompts < 2:
-        return np.full(drawn.shape[1], np.inf)
-    widened = np.sqrt(prompts / (prompts - 1)) * drawn.std(axis=0, ddof=1)
-    return float(stats.t.ppf(0.975, prompts - 1)) * widened
+        return np.full(resampled.shape[1], np.inf)
+    error = np.sqrt(prompts / (prompts - 1)) * resampled.std(axis=0, ddof=1)
+    return float(stats.t.ppf(0.975, prompts - 1)) * error
 
 
-def _strength(name: str, value: float, reach: float, votes: int) -> Strength:
-    return Strength(name, value, value - reach, value + reach, votes)
+def _strength(name: str, value: float, margin: float, votes: int) -> Strength:
+    return Strength(name, value, value - margin, value + margin, votes)
 
 
 def _tables(votes: Sequence[Vote], names: Sequence[str]) -> tuple[Array, Array]:
@@ -100,77 +102,78 @@ def _tables(votes: Sequence[Vote], names: Sequence[str]) -> tuple[Array, Array]:
     row = {name: i for i, name in enumerate(names)}
     prompts = {prompt: i for i, prompt in enumerate(sorted({vote.prompt for vote in votes}))}
     won = np.zeros((len(prompts), len(names), len(names)))
-    seen = np.zeros_like(won)
+    total = np.zeros_like(won)
     for vote in votes:
         if vote.left == vote.right:
-            raise NarutoError(f"{vote.left} was shown against itself on {vote.prompt}; such a vote says nothing.")
+            raise NarutoError(f"{vote.left} was shown against itself on {vote.prompt}; such a vote has no meaning.")
         cell = prompts[vote.prompt], row[vote.left], row[vote.right]
         won[cell] += _FOR_LEFT[vote.outcome] * vote.count
-        seen[cell] += vote.count
-    return won, seen
+        total[cell] += vote.count
+    return won, total
 
 
-def _refuse_unconnected(names: Sequence[str], seen: Array) -> None:
-    parts, member = connected_components(seen, directed=False)
+def _check_connected(names: Sequence[str], total: Array) -> None:
+    parts, member = connected_components(total, directed=False)
     if parts > 1:
         groups = [", ".join(name for name, part in zip(names, member, strict=True) if part == i) for i in range(parts)]
         raise NarutoError(
-            f"these were never compared with each other: {'; '.join(groups)}. Let a campaign connect them."
+            f"these were never compared with each other: {'; '.join(groups)}. Start a campaign that connects them."
         )
 
 
-def _fit(won: Array, seen: Array) -> Array:
-    """The k strengths (mean 0) and the pull of the left side, where the penalised likelihood is largest (Newton)."""
-    k = len(won)
-    at = np.zeros(k + 1)
-    for _ in range(_STEPS):
-        surplus = won - seen * _expected(at)
-        gradient = np.append(surplus.sum(axis=1) - surplus.sum(axis=0), surplus.sum()) - at / PRIOR**2
-        step = np.linalg.solve(_information(seen, at), gradient)
-        at = at + step / max(1.0, float(np.abs(step).max()))  # never further than one in log-odds at a time
-        if np.abs(step).max() < _CLOSE:
-            break
-    at[:k] -= at[:k].mean()
-    return at
+def _fit(won: Array, total: Array) -> Array:
+    """Strengths (mean 0) and bias of the left side, (k + 1,), that maximise the penalised likelihood (Newton).
 
-
-def _expected(at: Array) -> Array:
-    """How probable a vote for the left is, of every model on the left (k,) against every one on the right (k,)."""
-    return expit(at[:-1, None] - at[None, :-1] + at[-1])
-
-
-def _information(seen: Array, at: Array) -> Array:
-    """What the votes and the prior say of strengths and of the left side (k + 1, k + 1); its inverse is the posterior's
-    covariance near `at`."""
-    k, expected = len(seen), _expected(at)
-    weight = seen * expected * (1 - expected)
-    both = weight + weight.T
-    found = np.diag(np.full(k + 1, 1 / PRIOR**2))
-    found[:k, :k] += np.diag(both.sum(axis=1)) - both
-    found[:k, k] += weight.sum(axis=1) - weight.sum(axis=0)
-    found[k, :k] += weight.sum(axis=1) - weight.sum(axis=0)
-    found[k, k] += weight.sum()
-    return found
-
-
-def most_telling(names: Sequence[str], votes: Sequence[Vote]) -> tuple[str, str]:
-    """Which two of `names` the next vote says most about: where it takes most from the variance of their difference.
-
-    A vote of variance pq on a difference of variance v leaves v / (1 + v pq) of it (a step of Laplace's approximation;
-    the criterion is Chatbot Arena's, Chiang et al. 2024, section 4). Votes on other models are not looked at.
+    `won` (k, k) are the votes for the left model of all votes `total` (k, k), by left and right model.
     """
-    known = sorted(set(names))
-    ours = [vote for vote in votes if {vote.left, vote.right} <= set(known)]
-    won, seen = (table.sum(axis=0) for table in _tables(ours, known)) if ours else _nothing(len(known))
-    at = _fit(won, seen)
-    spread = np.linalg.inv(_information(seen, at))[:-1, :-1]
-    apart = np.diag(spread)[:, None] + np.diag(spread)[None, :] - 2 * spread
-    chance = expit(at[:-1, None] - at[None, :-1])
-    even = chance * (1 - chance)
-    gain = np.triu(apart**2 * even / (1 + apart * even), 1)
-    first, second = np.unravel_index(int(gain.argmax()), gain.shape)
-    return known[int(first)], known[int(second)]
+    k = len(won)
+    parameters = np.zeros(k + 1)
+    for _ in range(_NEWTON_STEPS):
+        surplus = won - total * _expected(parameters)
+        gradient = np.append(surplus.sum(axis=1) - surplus.sum(axis=0), surplus.sum()) - parameters / PRIOR**2
+        step = np.linalg.solve(_information(total, parameters), gradient)
+        parameters = parameters + step / max(1.0, float(np.abs(step).max()))  # at most 1 in log-odds at a time
+        if np.abs(step).max() < _TOLERANCE:
+            break
+    parameters[:k] -= parameters[:k].mean()
+    return parameters
 
 
-def _nothing(k: int) -> tuple[Array, Array]:
-    return np.zeros((k, k)), np.zeros((k, k))
+def _expected(parameters: Array) -> Array:
+    """The probability (k, k) of a vote for the left side, by left and right model."""
+    return expit(parameters[:-1, None] - parameters[None, :-1] + parameters[-1])
+
+
+def _information(total: Array, parameters: Array) -> Array:
+    """The information matrix (k + 1, k + 1) of votes and prior; its inverse is the posterior covariance near
+    `parameters`."""
+    k, expected = len(total), _expected(parameters)
+    weight = total * expected * (1 - expected)
+    both = weight + weight.T
+    matrix = np.diag(np.full(k + 1, 1 / PRIOR**2))
+    matrix[:k, :k] += np.diag(both.sum(axis=1)) - both
+    matrix[:k, k] += weight.sum(axis=1) - weight.sum(axis=0)
+    matrix[k, :k] += weight.sum(axis=1) - weight.sum(axis=0)
+    matrix[k, k] += weight.sum()
+    return matrix
+
+
+def most_informative_pair(names: Sequence[str], votes: Sequence[Vote]) -> tuple[str, str]:
+    """The two of `names` for which the next vote is expected to reduce the variance of their difference most.
+
+    A vote with outcome variance pq on a difference with variance v leaves the variance v / (1 + v pq): a step of
+    Laplace's approximation. The criterion is Chatbot Arena's (Chiang et al. 2024, section 4). Votes on other models are
+    not used.
+    """
+    models = sorted(set(names))
+    relevant = [vote for vote in votes if {vote.left, vote.right} <= set(models)]
+    no_votes = np.zeros((len(models), len(models)))
+    won, total = (table.sum(axis=0) for table in _tables(relevant, models)) if relevant else (no_votes, no_votes)
+    parameters = _fit(won, total)
+    covariance = np.linalg.inv(_information(total, parameters))[:-1, :-1]
+    variance = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
+    chance = expit(parameters[:-1, None] - parameters[None, :-1])
+    outcome_variance = chance * (1 - chance)
+    reduction = np.triu(variance**2 * outcome_variance / (1 + variance * outcome_variance), 1)
+    first, second = np.unravel_index(int(reduction.argmax()), reduction.shape)
+    return models[int(first)], models[int(second)]

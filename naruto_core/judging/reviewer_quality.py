@@ -1,4 +1,4 @@
-"""How each reviewer judges: pace, sides, agreement with themselves and with what is known. For the lead only."""
+"""The quality of each reviewer's votes: speed, side bias, consistency, gold pairs. Only admins see it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from naruto_core.ratings import Extremes, Grades, Outcome, Rating
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`hits` of `n`, as a share with its 95 % interval (Wilson 1927); 0 to 1 without any."""
+    """`hits` of `n`, with the 95 % interval of the share (Wilson 1927), which is 0 to 1 for n = 0."""
 
     hits: int
     n: int
@@ -20,8 +20,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class ReviewerQuality:
-    """Of one reviewer: votes, the middle of their seconds, the share of decided pairs that went to the left, repeats
-    answered as the first time, and gold pairs answered right."""
+    """The quality of one reviewer.
+
+    votes: the number of votes, repeats and gold units included.
+    seconds: the median time of a vote.
+    left: the share of decided pairs in which the left picture was chosen.
+    consistent: the share of repeated units with the same answer as the first time.
+    gold: the share of gold units with the right answer.
+    """
 
     reviewer_id: str
     votes: int
@@ -32,35 +38,36 @@ class ReviewerQuality:
 
 
 def reviewer_qualities(ratings: Sequence[Rating]) -> list[ReviewerQuality]:
-    """One for everybody who voted, in the order of their ids; `ratings` with repeats and gold units."""
+    """The quality of everybody who voted, in the order of their ids; `ratings` include repeats and gold units."""
     return [
-        _conduct(reviewer, [rating for rating in ratings if rating.reviewer_id == reviewer])
+        _quality(reviewer, [rating for rating in ratings if rating.reviewer_id == reviewer])
         for reviewer in sorted({rating.reviewer_id for rating in ratings})
     ]
 
 
 def share(hits: int, n: int) -> Share:
+    """`hits` of `n` as a share with its interval."""
     return Share(hits, n, *left_bias(hits, n - hits)[1:])
 
 
-def _conduct(reviewer: str, ratings: Sequence[Rating]) -> ReviewerQuality:
+def _quality(reviewer: str, ratings: Sequence[Rating]) -> ReviewerQuality:
     plain = [rating for rating in ratings if not rating.gold]
     decided = [rating.answer for rating in plain if rating.answer in (Outcome.LEFT, Outcome.RIGHT)]
     first = {rating.unit_id: rating for rating in plain if not rating.repeat}
-    again = [(first[rating.unit_id], rating) for rating in plain if rating.repeat and rating.unit_id in first]
+    repeats = [(first[rating.unit_id], rating) for rating in plain if rating.repeat and rating.unit_id in first]
     gold = [rating for rating in ratings if rating.gold]
     return ReviewerQuality(
         reviewer,
         len(ratings),
         float(median(rating.seconds for rating in ratings)),
         share(decided.count(Outcome.LEFT), len(decided)),
-        share(sum(_opinion(one) == _opinion(other) for one, other in again), len(again)),
-        share(sum(_opinion(rating) == (rating.gold,) for rating in gold), len(gold)),
+        share(sum(_choice(before) == _choice(after) for before, after in repeats), len(repeats)),
+        share(sum(_choice(rating) == (rating.gold,) for rating in gold), len(gold)),
     )
 
 
-def _opinion(rating: Rating) -> tuple[object, ...]:
-    """What was said, by picture and not by place."""
+def _choice(rating: Rating) -> tuple[object, ...]:
+    """The answer by sample and not by position, so that it is the same when the sides are swapped."""
     answer = rating.answer
     if isinstance(answer, Grades):
         return answer.adherence, answer.style
@@ -73,6 +80,6 @@ def _decided(answer: Outcome) -> bool:
     return answer in (Outcome.LEFT, Outcome.RIGHT)
 
 
-def leans(found: Share) -> bool:
-    """Whether a share is off one half by more than chance: the interval leaves 1/2 out."""
-    return not found.low <= 0.5 <= found.high
+def is_biased(share: Share) -> bool:
+    """Whether a share differs from one half by more than chance: its interval does not contain 1/2."""
+    return not share.low <= 0.5 <= share.high

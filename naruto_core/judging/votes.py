@@ -1,8 +1,8 @@
-"""From ratings to counts: comparisons of two models, answers by unit, mean grades and defects of each model."""
+"""From ratings to numbers: votes on two models, answers by unit, mean grades and defects of each model."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 
 import numpy as np
@@ -14,24 +14,26 @@ from naruto_core.judging.reviewer_quality import Share, share
 from naruto_core.ratings import Defect, Extremes, Grades, Outcome, Rating
 
 Array = NDArray[np.float64]
+GRADE_QUESTIONS = tuple(field.name for field in fields(Grades) if field.name != "defects")  # adherence, style
 _CODES = {Outcome.LEFT: 0.0, Outcome.RIGHT: 1.0, Outcome.TIE: 2.0, Outcome.BOTH_BAD: 3.0}
 
 
-def counted(ratings: Iterable[Rating]) -> list[Rating]:
-    """Without repeats (the same person said it before) and gold units (which are about the person)."""
+def countable(ratings: Iterable[Rating]) -> list[Rating]:
+    """The ratings without repeats (a second answer of the same person) and gold units (which test the person)."""
     return [rating for rating in ratings if not rating.repeat and not rating.gold]
 
 
-def comparisons(ratings: Iterable[Rating]) -> list[Vote]:
-    """What `counted` ratings say of two models at a time.
+def to_votes(ratings: Iterable[Rating]) -> list[Vote]:
+    """Votes on two models at a time, from `countable` ratings.
 
-    The best and the worst of four are five comparisons: the best beats the three others, and the worst loses to the two
-    in the middle (Louviere et al. 2015); what was shown first counts as the left one. Grades compare nothing.
+    The best and the worst of four are five votes: the best wins against the other three, and the worst loses to the two
+    in the middle (Louviere et al. 2015). The picture that was shown earlier counts as the left one. Grades give no
+    votes.
     """
-    return [vote for rating in ratings for vote in _of(rating)]
+    return [vote for rating in ratings for vote in _votes(rating)]
 
 
-def _of(rating: Rating) -> Iterator[Vote]:
+def _votes(rating: Rating) -> Iterator[Vote]:
     names, answer = rating.contenders, rating.answer
     if isinstance(answer, Outcome):
         yield Vote(rating.prompt, names[0], names[1], answer)
@@ -44,9 +46,10 @@ def _of(rating: Rating) -> Iterator[Vote]:
 
 
 def answers_by_unit(ratings: Sequence[Rating], question: str) -> tuple[Array, list[str]]:
-    """Who answered what, (raters, units) with NaN where nobody did, and the raters' ids; for Krippendorff's alpha.
+    """The answers as numbers (raters, units), NaN where a rater did not answer, and the raters' ids.
 
-    `question` is "better" (which of two pictures, whichever side it was on), "best", "worst", "adherence" or "style".
+    For Krippendorff's alpha. `question` is "better" (which of two pictures, on whichever side it was), "best", "worst",
+    or one of `GRADE_QUESTIONS`.
     """
     raters = sorted({rating.reviewer_id for rating in ratings})
     units = sorted({rating.unit_id for rating in ratings})
@@ -59,10 +62,10 @@ def answers_by_unit(ratings: Sequence[Rating], question: str) -> tuple[Array, li
 
 
 def _code(rating: Rating, question: str) -> float:
-    """The answer as a number that is the same for the same opinion, whatever was shown where."""
+    """The answer as a number, which does not depend on the order in which pictures were shown."""
     answer, order = rating.answer, sorted(rating.samples)
     if isinstance(answer, Grades):
-        return float({"adherence": answer.adherence, "style": answer.style}[question])
+        return float(getattr(answer, question))
     if isinstance(answer, Extremes):
         return float(order.index(rating.samples[{"best": answer.best, "worst": answer.worst}[question]]))
     if answer in (Outcome.TIE, Outcome.BOTH_BAD):
@@ -71,8 +74,8 @@ def _code(rating: Rating, question: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
-    """A model's mean of one question, 1 to 5, with a 95 % interval over prompts (Student's t)."""
+class MeanGrade:
+    """A model's mean grade for one question, 1 to 5, with a 95 % interval over prompts (Student's t)."""
 
     model: str
     question: str
@@ -83,29 +86,29 @@ class Graded:
     prompts: int
 
 
-def mean_grades(ratings: Sequence[Rating]) -> list[Graded]:
-    """Of every model and question; a prompt counts as much as another."""
+def mean_grades(ratings: Sequence[Rating]) -> list[MeanGrade]:
+    """The mean grade of every model for every question; every prompt has the same weight."""
     models = sorted({rating.contenders[0] for rating in ratings})
-    return [_graded(model, question, ratings) for model in models for question in ("adherence", "style")]
+    return [_mean_grade(model, question, ratings) for model in models for question in GRADE_QUESTIONS]
 
 
-def defects(ratings: Sequence[Rating]) -> dict[str, dict[Defect, Share]]:
-    """For every model, in which share of its ratings each defect was flagged."""
-    found: dict[str, dict[Defect, Share]] = {}
+def defect_shares(ratings: Sequence[Rating]) -> dict[str, dict[Defect, Share]]:
+    """For every model, the share of its ratings in which each defect was flagged."""
+    shares: dict[str, dict[Defect, Share]] = {}
     for model in sorted({rating.contenders[0] for rating in ratings}):
         flags = [r.answer.defects for r in ratings if r.contenders[0] == model and isinstance(r.answer, Grades)]
-        found[model] = {defect: share(sum(defect in seen for seen in flags), len(flags)) for defect in Defect}
-    return found
+        shares[model] = {defect: share(sum(defect in flagged for flagged in flags), len(flags)) for defect in Defect}
+    return shares
 
 
-def _graded(model: str, question: str, ratings: Sequence[Rating]) -> Graded:
+def _mean_grade(model: str, question: str, ratings: Sequence[Rating]) -> MeanGrade:
     by_prompt: dict[str, list[int]] = {}
     for rating in ratings:
         if rating.contenders[0] == model and isinstance(rating.answer, Grades):
             by_prompt.setdefault(rating.prompt, []).append(getattr(rating.answer, question))
-    means = np.array([np.mean(found) for found in by_prompt.values()])
-    mean, reach = float(means.mean()), math.inf
+    means = np.array([np.mean(grades) for grades in by_prompt.values()])
+    mean, margin = float(means.mean()), math.inf
     if len(means) > 1:
-        reach = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+        margin = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
     n = sum(map(len, by_prompt.values()))
-    return Graded(model, question, mean, max(1.0, mean - reach), min(5.0, mean + reach), n, len(means))
+    return MeanGrade(model, question, mean, max(1.0, mean - margin), min(5.0, mean + margin), n, len(means))

@@ -1,4 +1,4 @@
-"""A run's report: one self-contained HTML page, everything in it escaped, pictures and all."""
+"""A run's report: one HTML page that contains its pictures and needs no other file; all text in it is escaped."""
 
 import base64
 import io
@@ -14,16 +14,17 @@ from naruto_core.report.tables import score_lines
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.resampling import Difference
 
-WIDE, HIGH, EDGE = 320, 120, 256
+WIDTH, HEIGHT = 320, 120  # of a curve, in its own units
+THUMBNAIL = 256  # pixels
 NOT_DECIDED = ("undecided", "cannot be judged", "not measured")
 CURVES = ("loss", "validation_loss", "clip_score", "copying_rank")
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """A drawn picture and the training picture nearest to it, as data URLs; `rank` as of `copying.ranks`.
+    """A drawn picture and its nearest training picture, as data URLs.
 
-    `sample` is the drawn picture's id.
+    `sample` is the drawn picture's id; `cosine` is -1 to 1; `rank` is that of `memorization.ranks`, above 0 up to 1.
     """
 
     sample: str
@@ -37,7 +38,7 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One gauge of training; `points` in the picture's own units."""
+    """One gauge of training over its steps; `points` of an SVG polyline."""
 
     name: str
     points: str
@@ -50,7 +51,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """All that the page tells. `pictures` are files by prompt and variant."""
+    """What the page shows. `pictures` are files by prompt and variant."""
 
     run: Run
     suite: PromptSuite
@@ -63,7 +64,7 @@ class ReportFacts:
 
 
 def report_page(facts: ReportFacts) -> str:
-    """The page as HTML."""
+    """The page of a run, as HTML."""
     environment = Environment(
         loader=PackageLoader("naruto_core.report", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -81,7 +82,7 @@ def report_page(facts: ReportFacts) -> str:
         undecided=_undecided(facts.comparisons),
         variants=[variant.value for variant in Variant],
         scores=lines,
-        rulers=_rulers(facts.scores),
+        measurements=_measurements(facts.scores),
         methods=sorted({score.method for score in facts.scores if score.method}),
         libraries=_libraries(facts.scores),
         curves=[curve for name in CURVES if (curve := _curve(name, facts.steps))],
@@ -92,44 +93,41 @@ def report_page(facts: ReportFacts) -> str:
 
 
 def picture_url(path: Path) -> str:
-    """The picture as a data URL: WebP, at most 256 pixels wide and high, without any metadata."""
+    """The picture in the file `path` as a data URL: WebP, at most 256 pixels wide and high, without metadata."""
     with Image.open(path) as picture:
         return image_url(picture.convert("RGB"))
 
 
 def image_url(picture: Image.Image) -> str:
-    """The same of a picture that is open."""
+    """`picture_url` of a picture that is open."""
     small = picture.copy()
-    small.thumbnail((EDGE, EDGE))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _headline(comparisons: Sequence[Comparison]) -> str:
-    primary = [one for one in comparisons if one.primary]
+    primary = [comparison for comparison in comparisons if comparison.primary]
     if not primary:
         return "Base and adapted were not both drawn: there is nothing to compare."
-    return (
-        "The adapted model against its base, by the primary metrics: "
-        + "; ".join(f"{one.metric} {one.verdict}{_with_interval(one.difference)}" for one in primary)
-        + "."
-    )
+    verdicts = [f"{c.metric} {c.verdict}{_with_interval(c.difference)}" for c in primary]
+    return f"The adapted model against its base, by the primary metrics: {'; '.join(verdicts)}."
 
 
-def _with_interval(found: Difference | None) -> str:
-    if found is None or found.low is None or found.high is None:
+def _with_interval(difference: Difference | None) -> str:
+    if difference is None or difference.low is None or difference.high is None:
         return ""
-    return f" ({_number(found.value)} [{_number(found.low)}, {_number(found.high)}])"
+    return f" ({_number(difference.value)} [{_number(difference.low)}, {_number(difference.high)}])"
 
 
 def _undecided(comparisons: Sequence[Comparison]) -> str:
-    open_ones = [f"{one.metric}: {one.verdict}" for one in comparisons if one.verdict.word in NOT_DECIDED]
-    return f"Could not be decided: {'; '.join(open_ones)}." if open_ones else "Nothing was left undecided."
+    undecided = [f"{c.metric}: {c.verdict}" for c in comparisons if c.verdict.word in NOT_DECIDED]
+    return f"Could not be decided: {'; '.join(undecided)}." if undecided else "Nothing was left undecided."
 
 
-def _rulers(scores: Sequence[Score]) -> list[str]:
-    """Each extractor with the metrics it was used for."""
+def _measurements(scores: Sequence[Score]) -> list[str]:
+    """Each extractor with the metrics that were measured with it."""
     metrics: dict[str, list[str]] = {}
     for score in scores:
         metrics.setdefault(score.extractor, []).append(f"{score.metric} ({score.version})")
@@ -149,7 +147,7 @@ class Block:
 
 
 def _sheets(facts: ReportFacts, shown: Sequence[Variant]) -> list[tuple[str, list[Block]]]:
-    """Prompts with their pictures, by tag; a prompt of several tags stands under its first."""
+    """Prompts with their pictures, by tag; a prompt with several tags is listed under its first."""
     sheets: dict[str, list[Block]] = {}
     for prompt in facts.suite.prompts:
         paths = [facts.pictures[prompt.slug, v] for v in shown if (prompt.slug, v) in facts.pictures]
@@ -160,17 +158,18 @@ def _sheets(facts: ReportFacts, shown: Sequence[Variant]) -> list[tuple[str, lis
 
 
 def _curve(name: str, steps: Sequence[StepRecord]) -> Curve | None:
-    values = [(s.step, s.loss if name == "loss" else s.gauges.get(name, float("nan"))) for s in steps]
-    values = [(step, value) for step, value in values if abs(value) < float("inf")]
-    if len(values) < 2:
+    records = [(s.step, s.loss if name == "loss" else s.gauges.get(name, float("nan"))) for s in steps]
+    records = [(step, value) for step, value in records if abs(value) < float("inf")]
+    if len(records) < 2:
         return None
-    only = [value for _, value in values]
-    least, most, last = min(only), max(only), values[-1][0] or 1
-    reach = (most - least) or 1.0
+    values = [value for _, value in records]
+    least, most, last = min(values), max(values), records[-1][0] or 1
+    span = (most - least) or 1.0
     points = " ".join(
-        f"{WIDE * step / last:.1f},{HIGH - 6 - (HIGH - 12) * (value - least) / reach:.1f}" for step, value in values
+        f"{WIDTH * step / last:.1f},{HEIGHT - 6 - (HEIGHT - 12) * (value - least) / span:.1f}"
+        for step, value in records
     )
-    return Curve(name.replace("_", " "), points, last + 1, only[0], only[-1], least, most)
+    return Curve(name.replace("_", " "), points, last + 1, values[0], values[-1], least, most)
 
 
 def _number(value: float | None) -> str:

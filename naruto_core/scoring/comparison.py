@@ -1,4 +1,4 @@
-"""Two models side by side: every metric's difference over the same prompts and seeds, tested, and put in words."""
+"""Two models side by side: every metric's difference over the same prompts and seeds, tested, with a verdict."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,17 +8,18 @@ import numpy as np
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
-from naruto_core.scoring.evaluation import wanted
-from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, compared
-from naruto_core.scoring.metrics import SAMPLE_METRICS, SampleMetric
+from naruto_core.scoring.evaluation import set_difference, set_metrics_of
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
+from naruto_core.scoring.metrics import SAMPLE_METRICS
+from naruto_core.scoring.registry import Metric
 from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
-from naruto_core.scoring.set_metric import SetMetric, everything
+from naruto_core.scoring.sample_metrics import sample_values
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: a variant of a run."""
+    """One of the two models: a variant of a run. `name` is for messages."""
 
     name: str
     features: RunFeatures
@@ -27,9 +28,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric of both sides on `n` common pictures each. `p` is Holm's over its family (primary, or the rest).
+    """One metric of both models on `n` pictures each, of the same prompts and seeds.
 
-    What was not measured has no figures at all; of too few prompts there is no `p`.
+    `difference` is second minus first. `p` is Holm's over the metric's family: the primary metrics, or the other ones.
+    A metric that was not measured has no values; with too few prompts there is no `p`.
     """
 
     metric: str
@@ -44,103 +46,111 @@ class Comparison:
     n: int
 
 
+Rows = tuple[list[int], list[int]]  # of the first and of the second model: the same prompts and seeds in the same order
+
+
 def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparison]:
-    """All metrics that both can be measured by, primary ones first.
+    """Every metric that both were measured with, primary metrics first.
 
-    Raises NarutoError when there is nothing in common, or something that makes figures incomparable: other
-    extractors, another reference.
+    Raises NarutoError when the two have no prompt and seed in common, and when their scores cannot be compared, because
+    extractors or reference pictures differ.
     """
-    _check_rulers(first, second)
+    _check_comparable(first, second)
     rows = _common_rows(first, second)
-    found = [
-        *_of_sets(first, second, rows, section),
-        *_of_samples(first, second, rows, section),
+    comparisons = [
+        *_compare_sets(first, second, rows, section),
+        *_compare_samples(first, second, rows, section),
     ]
-    return [one for primary in (True, False) for one in _judged([x for x in found if x[0].primary is primary])]
+    families = ([pair for pair in comparisons if pair[0].primary is primary] for primary in (True, False))
+    return [comparison for family in families for comparison in _with_verdicts(family)]
 
 
-def _judged(family: Sequence[tuple[Comparison, int]]) -> Iterator[Comparison]:
-    """The family with its verdicts; p is adjusted over those that have one."""
-    adjusted = iter(holm([one.p for one, _ in family if one.p is not None]))
-    for one, better in family:
-        if one.difference is None or one.first is None:
-            yield one
+def _with_verdicts(family: Sequence[tuple[Comparison, int]]) -> Iterator[Comparison]:
+    """The family with its verdicts; p is adjusted over those that have one. Each comes with its metric's `better`."""
+    adjusted = iter(holm([comparison.p for comparison, _ in family if comparison.p is not None]))
+    for comparison, better in family:
+        if comparison.difference is None or comparison.first is None:
+            yield comparison
         else:
-            p = None if one.p is None else next(adjusted)
-            yield replace(one, p=p, verdict=verdict(one.difference, better, p, max(1.0, abs(one.first))))
+            p = None if comparison.p is None else next(adjusted)
+            size = max(1.0, abs(comparison.first))
+            yield replace(comparison, p=p, verdict=verdict(comparison.difference, better, p, size))
 
 
-def _check_rulers(first: Side, second: Side) -> None:
-    for kind in ("sets", "pairs"):
-        one, other = (getattr(side.features, kind) for side in (first, second))
-        if one.extractor != other.extractor:
+def _check_comparable(first: Side, second: Side) -> None:
+    pairs = (
+        (first.features.sets, second.features.sets),
+        (first.features.pairs, second.features.pairs),
+    )
+    for of_first, of_second in pairs:
+        if of_first.extractor != of_second.extractor:
             raise NarutoError(
                 f"{first.name} and {second.name} cannot be compared: they were measured by different extractors "
-                f"({one.extractor} and {other.extractor}); score both with the same one."
+                f"({of_first.extractor} and {of_second.extractor}); score both with the same one."
             )
-        if not np.array_equal(one.reference, other.reference):
+        if not np.array_equal(of_first.reference, of_second.reference):
             raise NarutoError(
                 f"{first.name} and {second.name} cannot be compared: their reference pictures differ; "
                 "train and score both on the same dataset version."
             )
 
 
-def _common_rows(first: Side, second: Side) -> tuple[list[int], list[int]]:
-    """Which rows of either are of the same prompt and seed."""
-    places = [
+def _common_rows(first: Side, second: Side) -> Rows:
+    """The rows of either model that have the same prompt and seed."""
+    first_rows, second_rows = (
         {(sample.prompt, sample.seed): row for row, sample in enumerate(side.features.samples.get(side.variant, ()))}
         for side in (first, second)
-    ]
-    common = [key for key in places[0] if key in places[1]]
+    )
+    common = [key for key in first_rows if key in second_rows]
     if not common:
         raise NarutoError(
             f"{first.name} and {second.name} have no pictures of the same prompt and seed: use the same suite."
         )
-    return [places[0][key] for key in common], [places[1][key] for key in common]
+    return [first_rows[key] for key in common], [second_rows[key] for key in common]
 
 
-Rows = tuple[list[int], list[int]]
-
-
-def _of_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
-    others = {(metric.name, evidence.extractor): evidence for metric, evidence in wanted(second.features)}
-    for metric, evidence in wanted(first.features):
-        other = others.get((metric.name, evidence.extractor))
-        if other is None:
+def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
+    second_sets = {(metric.name, features.extractor): features for metric, features in set_metrics_of(second.features)}
+    for metric, features in set_metrics_of(first.features):
+        second_features = second_sets.get((metric.name, features.extractor))
+        if second_features is None:
             continue
-        pair = evidence.drawn[first.variant][rows[0]], other.drawn[second.variant][rows[1]]
-        common = FeatureSet(
-            evidence.extractor, [evidence.prompts[row] for row in rows[0]], {}, evidence.reference, evidence.real
-        )
-        one = _not_measured(metric, evidence.extractor, common.n, section)
+        pair = features.drawn[first.variant][rows[0]], second_features.drawn[second.variant][rows[1]]
+        prompts = [features.prompts[row] for row in rows[0]]
+        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real)
+        comparison = _not_measured(metric, features.extractor, common.n, section)
         try:
-            found = compared(common, metric, *pair, section.resamples, section.seed)
-            opposite, all_of_them = common.opposite(metric), everything(common.n)
-            first_value, second_value = (metric.measure(side[: common.n], opposite)(all_of_them) for side in pair)
+            change = set_difference(common, metric, *pair, section)
+            reference, counts = metric.reference_of(common), each_once(common.n)
+            first_value, second_value = (metric.measure(side[: common.n], reference)(counts) for side in pair)
         except NarutoError as error:
-            yield replace(one, verdict=not_measured(str(error))), metric.better
+            yield replace(comparison, verdict=not_measured(str(error))), metric.better
         else:
             equal = np.array_equal(pair[0][: common.n], pair[1][: common.n])
-            found = found.of_equals() if equal else found
-            yield _measured(one, (first_value, second_value), found), metric.better
+            change = change.between_equals() if equal else change
+            yield _measured(comparison, (first_value, second_value), change), metric.better
 
 
-def _of_samples(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
-    values = [side.features.values()[side.variant] for side in (first, second)]
+def _compare_samples(
+    first: Side, second: Side, rows: Rows, section: ScoringSection
+) -> Iterator[tuple[Comparison, int]]:
+    first_values, second_values = (sample_values(side.features)[side.variant] for side in (first, second))
     prompts = [first.features.prompts()[row] for row in rows[0]]
     for metric in SAMPLE_METRICS:
-        extractor = first.features.measured_by(metric.name)
-        if any(metric.name not in of for of in values) or second.features.measured_by(metric.name) != extractor:
+        extractor = metric.extractor_id(first.features)
+        if metric.name not in first_values or metric.name not in second_values:
             continue
-        pair = [of[metric.name][part] for of, part in zip(values, rows, strict=True)]
-        found = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
-        found = found.of_equals() if np.array_equal(pair[0], pair[1]) else found
+        if metric.extractor_id(second.features) != extractor:
+            continue
+        pair = first_values[metric.name][rows[0]], second_values[metric.name][rows[1]]
+        change = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
+        change = change.between_equals() if np.array_equal(*pair) else change
         means = float(pair[0].mean()), float(pair[1].mean())
-        yield _measured(_not_measured(metric, extractor, len(prompts), section), means, found), metric.better
+        yield _measured(_not_measured(metric, extractor, len(prompts), section), means, change), metric.better
 
 
-def _not_measured(metric: SetMetric | SampleMetric, extractor: str, n: int, section: ScoringSection) -> Comparison:
-    """Without figures, and not judged yet: that needs the other ones of its family."""
+def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSection) -> Comparison:
+    """A comparison without values. Its verdict follows when the whole family is known."""
     return Comparison(
         metric=metric.name,
         version=metric.version,
@@ -155,7 +165,7 @@ def _not_measured(metric: SetMetric | SampleMetric, extractor: str, n: int, sect
     )
 
 
-def _measured(one: Comparison, values: tuple[float, float], found: Difference) -> Comparison:
-    if not np.isfinite([*values, found.value]).all():
-        return replace(one, verdict=not_measured("its value is not a number"))
-    return replace(one, first=values[0], second=values[1], difference=found, p=found.p)
+def _measured(comparison: Comparison, values: tuple[float, float], change: Difference) -> Comparison:
+    if not np.isfinite([*values, change.value]).all():
+        return replace(comparison, verdict=not_measured("its value is not a number"))
+    return replace(comparison, first=values[0], second=values[1], difference=change, p=change.p)

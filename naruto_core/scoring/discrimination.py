@@ -1,27 +1,24 @@
 """Whether a metric can tell the base model's pictures from real ones of this very style.
 
-One that cannot has nothing to say about what lies between them. (The idea of a discrimination gap is
-arXiv 2605.09030's: cosine scores of style are often blind within one style.)
+A metric that cannot tell them apart says nothing of models that lie between them. (The idea of a discrimination gap is
+that of arXiv 2605.09030: cosine scores of style are often blind within one style.)
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from naruto_core.scoring.set_metric import Measure
+from naruto_core.scoring.feature_set import Measure, Vector
 
-Vector = NDArray[np.float64]
-ENOUGH = 0.8  # area under the curve from which a metric is believed to discriminate
+ENOUGH = 0.8  # area under the curve from which on a metric counts as discriminating
 BLOCKS = 8
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Discrimination:
-    """`auc`: the chance, 0.5 to 1, that the metric puts base and real in the order it usually does; 95 % interval."""
+    """`auc`: the area under the ROC curve, 0.5 to 1, of telling base from real; with its 95 % interval."""
 
     auc: float
     low: float
@@ -29,31 +26,35 @@ class Discrimination:
 
     @property
     def enough(self) -> bool:
-        """Whether the metric may be believed on this set."""
+        """Whether the metric discriminates on this set."""
         return self.auc >= ENOUGH
 
 
-def discriminate(base: Sequence[float] | Vector, real: Sequence[float] | Vector, seed: int) -> Discrimination:
-    """How well one value a thing tells the base's things from real ones (area under the ROC curve, percentile
-    bootstrap of both sides)."""
+def discriminate(
+    base: Sequence[float] | Vector, real: Sequence[float] | Vector, resamples: int, seed: int
+) -> Discrimination:
+    """How well the values of `base` (n,) and `real` (m,) are told apart.
+
+    The interval is a percentile bootstrap of both sides. Where base has the larger values, 1 - auc is taken.
+    """
     first, second = np.asarray(base, dtype=np.float64), np.asarray(real, dtype=np.float64)
-    value = _auc(first, second)
+    auc = _auc(first, second)
     random = np.random.default_rng(seed)
-    found = [_auc(random.choice(first, len(first)), random.choice(second, len(second))) for _ in range(RESAMPLES)]
-    low, high = np.quantile(found, (0.025, 0.975))
-    if value < 0.5:
-        value, low, high = 1 - value, 1 - high, 1 - low
-    return Discrimination(value, float(low), float(high))
+    resampled = [_auc(random.choice(first, len(first)), random.choice(second, len(second))) for _ in range(resamples)]
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    if auc < 0.5:
+        auc, low, high = 1 - auc, 1 - high, 1 - low
+    return Discrimination(auc, float(low), float(high))
 
 
 def block_values(measure: Measure, groups: Sequence[str]) -> Vector:
-    """A set metric of each of eight blocks of whole groups: one value a thing, so that it can be discriminated by."""
+    """A set metric (8,) of each of eight blocks of whole groups, so that `discriminate` has several values."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     return np.array([measure((member % BLOCKS == block).astype(np.float64)) for block in range(BLOCKS)])
 
 
 def _auc(first: Vector, second: Vector) -> float:
-    """The chance that one of `second` exceeds one of `first`, ties half: Mann & Whitney's U over n m."""
+    """The chance that a value of `second` exceeds one of `first`, ties half: Mann & Whitney's U over n m."""
     ranked = stats.rankdata(np.concatenate([first, second]))
     n, m = len(first), len(second)
     return float((ranked[n:].sum() - m * (m + 1) / 2) / (n * m))

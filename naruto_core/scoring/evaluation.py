@@ -9,182 +9,264 @@ from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
-from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, discriminate
-from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, Values, Vector, compared, discrimination, estimate
-from naruto_core.scoring.findings import find_unusable
+from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
+from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
 from naruto_core.scoring.memorization import nearest
-from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS, SampleMetric
-from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share
-from naruto_core.scoring.set_metric import NOT_NUMBERS, SetMetric
-
-
-def find_risks(
-    run_id: str, features: RunFeatures, values: Values, suite: PromptSuite, section: ScoringSection
-) -> Iterator[Finding]:
-    """Blank pictures, overfitting, memorization, and against the base generalisation and collapse."""
-    yield findings.find_blanks(run_id, {str(v): of["blank"] for v, of in values.items() if "blank" in of})
-    if Variant.ADAPTED not in values:
-        return
-    adapted, prompts, seed = values[Variant.ADAPTED], features.prompts(), section.seed
-    who = "held-out pictures" if features.new is not None else "training pictures (to the other ones)"
-    if "copying" in adapted and "copying" in values[Variant.REAL]:
-        new = values[Variant.REAL]["copying"]
-        yield findings.find_overfitting(run_id, adapted["copying"], new, prompts, seed, who)
-        yield _memorization(run_id, features, new, who)
-    if Variant.BASE not in values:
-        return
-    base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
-    if "clip-content" in base and "clip-content" in adapted:
-        pair = base["clip-content"], adapted["clip-content"]
-        yield findings.find_generalisation(run_id, *pair, prompts, tags, seed)
-    yield _collapse(run_id, features, section)
-
-
-def _memorization(run_id: str, features: RunFeatures, new: Vector, who: str) -> Finding:
-    cosines, which = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
-    samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
-    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
-    return findings.find_memorization(run_id, cosines, new, samples, [names[i] for i in which.tolist()], who)
-
-
-def _collapse(run_id: str, features: RunFeatures, section: ScoringSection) -> Finding:
-    evidence, by_name = features.sets, {metric.name: metric for metric in SET_METRICS}
-    pair = evidence.drawn[Variant.BASE], evidence.drawn[Variant.ADAPTED]
-    try:
-        shift, spread = (
-            compared(evidence, by_name[name], *pair, section.resamples, section.seed) for name in ("mmd", "vendi")
-        )
-        kinds = (estimate(evidence, by_name["vendi"], variant) for variant in (Variant.ADAPTED, Variant.REAL))
-        return findings.find_collapse(run_id, shift, spread, *kinds)
-    except NarutoError as error:
-        return Finding(run_id, "collapse", True, f"collapse cannot be judged: {error}")
-
-
-CLIP_STYLE_METRIC, STYLE_TAG = "clip on base styles", "style"  # of prompts that belong to the base model
+from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
+from naruto_core.scoring.resampling import (
+    Difference,
+    Estimate,
+    bootstrap_mean,
+    bootstrap_share,
+    difference,
+    jackknife,
+)
+from naruto_core.scoring.sample_metrics import SampleMetric, Values, sample_values
+from naruto_core.scoring.set_metrics import SetMetric
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All scores of a run and what was found; a metric that could not be had is a finding with the reason."""
+    """All scores of a run and its findings. A metric that cannot be measured is a finding, with the reason."""
 
     scores: list[Score]
     findings: list[Finding]
 
 
-def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection, ruler: Score) -> Evaluation:
-    """Everything that can be said of a run.
+def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection, template: Score) -> Evaluation:
+    """Every score and every finding of a run.
 
-    `ruler` carries what all its scores have in common: run, reference, details.
+    `template` holds what all scores of the run have in common: run, id of the reference, details.
     """
     scores: list[Score] = []
     unmeasured: list[str] = []
-    for metric, evidence in wanted(features):
+    for metric, feature_set in set_metrics_of(features):
         try:
-            scores += _set_scores(ruler, metric, evidence, section.seed)
+            scores += _set_scores(template, metric, feature_set, section)
         except NarutoError as error:
             unmeasured.append(f"{metric.name}: {error}")
-    values = _numbers_only(features.values(), unmeasured)
-    alone = replace(ruler, reference="")
-    against = {"style": len(features.sets.reference), "copying": len(features.training)}
-    for metric in SAMPLE_METRICS:  # most judge a picture by itself
-        size = against.get(metric.name)
-        known = replace(ruler, reference=f"{ruler.reference}:{size}") if size else alone
-        scores += _sample_scores(known, metric, features, values, section)
-    scores += _own_styles(alone, suite, features, values, section)
+    values = _without_nan(sample_values(features), unmeasured)
+    for metric in SAMPLE_METRICS:
+        scores += _sample_scores(template, metric, features, values, section)
+    for metric in SAMPLE_METRICS:
+        scores += _scores_by_tag(template, metric, suite, features, values, section)
     blind = [s.metric for s in scores if s.variant is Variant.REAL and float(s.details.get("auc", 1)) < ENOUGH]
-    found = [
-        *find_risks(ruler.run_id, features, values, suite, section),
-        *find_unusable(ruler.run_id, blind, unmeasured),
-    ]
-    return Evaluation(scores, found)
+    return Evaluation(
+        scores,
+        [
+            *find_risks(template.run_id, features, values, suite, section),
+            *findings.find_unusable(template.run_id, blind, unmeasured),
+        ],
+    )
 
 
-def _numbers_only(values: Values, unmeasured: list[str]) -> Values:
-    """`values` without the metrics of a variant that are not numbers, which are named in `unmeasured`."""
-    for variant, of_variant in values.items():
-        for name in [name for name, found in of_variant.items() if not np.isfinite(found).all()]:
-            del of_variant[name]
+def set_metrics_of(features: RunFeatures) -> Iterator[tuple[SetMetric, FeatureSet]]:
+    """Each set metric with the features that it needs; those of further extractors under their further name."""
+    for metric in SET_METRICS:
+        yield metric, features.feature_set(metric.extractor)
+        if metric.further_name:
+            further = replace(metric, name=metric.further_name)
+            yield from ((further, feature_set) for feature_set in features.further_sets)
+
+
+# Set scores
+
+
+def estimate(features: FeatureSet, metric: SetMetric, variant: Variant) -> Estimate:
+    """A set score with its 95 % interval; NarutoError when `metric` cannot be measured with these features."""
+    measure = metric.measure(features.rows(variant), metric.reference_of(features))
+    # real pictures have no prompts in common: each is a group of its own
+    groups = [str(i) for i in range(features.n)] if variant is Variant.REAL else features.groups()
+    score, (least, most) = jackknife(measure, groups), metric.range
+    if not np.isfinite(score.value):
+        raise NarutoError(f"its value for {variant} is not a number.")
+    if not np.isfinite([score.low, score.high]).all():
+        return score
+    return replace(score, low=max(score.low, least), high=min(score.high, most))
+
+
+def set_difference(
+    features: FeatureSet, metric: SetMetric, first: Features, second: Features, section: ScoringSection
+) -> Difference:
+    """The set score of `second` (n, d) minus that of `first` (n, d), which have the same prompts and seeds row by row.
+
+    NarutoError when `metric` cannot be measured with these features.
+    """
+    for rows in (first, second):
+        check_features(rows[: features.n], metric.least, "the set of drawn pictures")
+    both = np.concatenate([first[: features.n], second[: features.n]])
+    measure = metric.measure(both, metric.reference_of(features))
+    return difference(measure, features.groups(), section.resamples, section.seed)
+
+
+def set_discrimination(features: FeatureSet, metric: SetMetric, section: ScoringSection) -> Discrimination | None:
+    """Whether `metric` tells blocks of the base's pictures from blocks of real ones.
+
+    None where the base drew nothing, or where the blocks are too small for the metric.
+    """
+    if Variant.BASE not in features.drawn:
+        return None
+    if features.n < BLOCKS * metric.least or len(set(features.groups())) < BLOCKS:
+        return None
+    single_pictures = [str(i) for i in range(features.n)]
+    try:
+        base, real = (
+            block_values(metric.measure(features.rows(variant), metric.reference_of(features)), groups)
+            for variant, groups in ((Variant.BASE, features.groups()), (Variant.REAL, single_pictures))
+        )
+    except NarutoError:  # prompts with very different numbers of pictures
+        return None
+    return discriminate(base, real, section.resamples, section.seed)
+
+
+def _set_scores(template: Score, metric: SetMetric, features: FeatureSet, section: ScoringSection) -> Iterator[Score]:
+    discrimination = set_discrimination(features, metric, section)
+    common = replace(
+        template,
+        metric=metric.name,
+        n=features.n,
+        extractor=features.extractor,
+        version=metric.version,
+        reference=f"{template.reference}:{len(metric.reference_of(features))}",
+    )
+    for variant in [*features.drawn, Variant.REAL]:
+        value = estimate(features, metric, variant)
+        score = replace(
+            common,
+            variant=variant,
+            value=value.value,
+            low=value.low,
+            high=value.high,
+            method="jackknife over prompts, 95 %",
+            details=template.details | (_auc_details(discrimination) if variant is Variant.REAL else {}),
+        )
+        if metric.name == "fid":  # the published figure is torchmetrics'; the interval has the same closed form
+            published = torchmetrics_fid.fid(features.rows(variant), features.reference)
+            score = replace(score, value=published, version=torchmetrics_fid.fid_version())
+        yield score
+
+
+def _auc_details(discrimination: Discrimination | None) -> dict[str, str | float]:
+    if discrimination is None:
+        return {}
+    return {"auc": discrimination.auc, "auc_low": discrimination.low, "auc_high": discrimination.high}
+
+
+# Sample scores
+
+
+def _without_nan(values: Values, unmeasured: list[str]) -> Values:
+    """`values` without those that are not numbers; their metrics are added to `unmeasured`."""
+    for variant, by_metric in values.items():
+        for name in [name for name, rows in by_metric.items() if not np.isfinite(rows).all()]:
+            del by_metric[name]
             unmeasured.append(f"{name} of {variant} is not a number: {NOT_NUMBERS}")
     return values
 
 
-def wanted(features: RunFeatures) -> Iterator[tuple[SetMetric, FeatureSet]]:
-    """Each set metric with the features it is meant for: CMMD is of CLIP's, fd is FID of another network's."""
-    for metric in SET_METRICS:
-        yield metric, features.pairs if metric.name == "cmmd" else features.sets
-        if metric.name == "fid":
-            yield from ((replace(metric, name="fd"), evidence) for evidence in features.more)
-
-
-def _set_scores(ruler: Score, metric: SetMetric, evidence: FeatureSet, seed: int) -> Iterator[Score]:
-    told = discrimination(evidence, metric, seed) if Variant.BASE in evidence.drawn else None
-    known = replace(ruler, metric=metric.name, n=evidence.n, extractor=evidence.extractor, version=metric.version)
-    known = replace(known, reference=f"{ruler.reference}:{len(evidence.opposite(metric))}")
-    for variant in [*evidence.drawn, Variant.REAL]:
-        real = variant is Variant.REAL
-        found = estimate(evidence, metric, variant)
-        this = replace(
-            known,
-            variant=variant,
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            method="jackknife over prompts, 95 %",
-            details=ruler.details | (_told(told) if real else {}),
-        )
-        if metric.name == "fid":  # the figure as everybody knows it; the interval is of the same closed form
-            value = torchmetrics_fid.fid(evidence.rows(variant), evidence.reference)
-            this = replace(this, value=value, version=torchmetrics_fid.fid_version())
-        yield this
-
-
-def _told(found: Discrimination | None) -> dict[str, str | float]:
-    return {"auc": found.auc, "auc_low": found.low, "auc_high": found.high} if found else {}
-
-
 def _sample_scores(
-    ruler: Score, metric: SampleMetric, features: RunFeatures, values: Values, section: ScoringSection
+    template: Score, metric: SampleMetric, features: RunFeatures, values: Values, section: ScoringSection
 ) -> Iterator[Score]:
-    """The mean of a metric for every variant, and one score a picture."""
-    told = _of_sample_metric(metric, values, section.seed)
-    known = replace(ruler, metric=metric.name, version=metric.version, extractor=features.measured_by(metric.name))
-    for variant, of_variant in values.items():
-        if (found := of_variant.get(metric.name)) is None:
+    """For every variant the mean of a metric, and a score for each picture."""
+    discrimination = _sample_discrimination(metric, values, section)
+    size = metric.reference_size(features)
+    common = replace(
+        template,
+        metric=metric.name,
+        version=metric.version,
+        extractor=metric.extractor_id(features),
+        reference=f"{template.reference}:{size}" if size else "",
+    )
+    for variant, by_metric in values.items():
+        if (rows := by_metric.get(metric.name)) is None:
             continue
-        rows = features.samples.get(variant, ())
-        groups = [row.prompt for row in rows] or [str(index) for index in range(len(found))]
-        details = ruler.details | (_told(told) if variant is Variant.REAL else {})
-        yield _mean(replace(known, variant=variant, details=details), found, groups, section)
-        for value, row in zip(found.tolist(), rows, strict=False):
-            alone = replace(known, variant=variant, value=value, low=value, high=value, n=1)
-            yield replace(alone, sample_id=row.id, details={})
+        samples = features.samples.get(variant, ())
+        groups = [sample.prompt for sample in samples] or [str(index) for index in range(len(rows))]
+        details = template.details | (_auc_details(discrimination) if variant is Variant.REAL else {})
+        yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups, section)
+        for value, sample in zip(rows.tolist(), samples, strict=False):
+            score = replace(common, variant=variant, value=value, low=value, high=value, n=1)
+            yield replace(score, sample_id=sample.id, details={})
 
 
-def _of_sample_metric(metric: SampleMetric, values: Values, seed: int) -> Discrimination | None:
+def _sample_discrimination(metric: SampleMetric, values: Values, section: ScoringSection) -> Discrimination | None:
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
     if base is None or real is None or min(len(base), len(real)) < BLOCKS:
         return None
-    return discriminate(base, real, seed)
+    return discriminate(base, real, section.resamples, section.seed)
 
 
-def _own_styles(
-    ruler: Score, suite: PromptSuite, features: RunFeatures, values: Values, section: ScoringSection
+def _scores_by_tag(
+    template: Score,
+    metric: SampleMetric,
+    suite: PromptSuite,
+    features: RunFeatures,
+    values: Values,
+    section: ScoringSection,
 ) -> Iterator[Score]:
-    """The CLIP score of prompts that ask for a style of the base: what the adapter cost."""
-    own = {prompt.slug for prompt in suite.prompts if STYLE_TAG in prompt.tags}
-    part = np.array([prompt in own for prompt in features.prompts()])
-    if not part.any():
-        return
-    groups = [prompt for prompt in features.prompts() if prompt in own]
-    known = replace(ruler, metric=CLIP_STYLE_METRIC, extractor=features.pairs.extractor, version="cosine 1")
-    for variant in features.samples:
-        if (found := values[variant].get("clip")) is not None:
-            yield _mean(replace(known, variant=variant), found[part], groups, section)
+    """The means of a metric over the prompts with one tag, for each tag that it names."""
+    for tag, name in metric.by_tag.items():
+        slugs = {prompt.slug for prompt in suite.prompts if tag in prompt.tags}
+        selected = np.array([prompt in slugs for prompt in features.prompts()])
+        if not selected.any():
+            continue
+        groups = [prompt for prompt in features.prompts() if prompt in slugs]
+        extractor = metric.extractor_id(features)
+        common = replace(template, metric=name, extractor=extractor, version=metric.version, reference="")
+        for variant in features.samples:
+            if (rows := values[variant].get(metric.name)) is not None:
+                yield _mean_score(replace(common, variant=variant), metric, rows[selected], groups, section)
 
 
-def _mean(known: Score, values: Vector, groups: Sequence[str], section: ScoringSection) -> Score:
-    shares = known.metric == "blank"
-    found = (bootstrap_share if shares else bootstrap_mean)(values, groups, section.resamples, section.seed)
+def _mean_score(
+    template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str], section: ScoringSection
+) -> Score:
+    bootstrap = bootstrap_share if metric.share else bootstrap_mean
+    mean = bootstrap(values, groups, section.resamples, section.seed)
     method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
-    method += " (Clopper-Pearson where all are alike)" if shares else ""
-    return replace(known, value=found.value, low=found.low, high=found.high, n=len(groups), method=method)
+    method += " (Clopper-Pearson where all are alike)" if metric.share else ""
+    return replace(template, value=mean.value, low=mean.low, high=mean.high, n=len(groups), method=method)
+
+
+# Risks
+
+
+def find_risks(
+    run_id: str, features: RunFeatures, values: Values, suite: PromptSuite, section: ScoringSection
+) -> Iterator[Finding]:
+    """Blank pictures, overfitting and memorization; and against the base, generalisation and collapse."""
+    yield findings.find_blanks(run_id, {str(v): of["blank"] for v, of in values.items() if "blank" in of})
+    if Variant.ADAPTED not in values:
+        return
+    adapted, prompts = values[Variant.ADAPTED], features.prompts()
+    calibration = "held-out pictures" if features.held_out is not None else "training pictures (to the other ones)"
+    if "copying" in adapted and "copying" in values[Variant.REAL]:
+        held_out = values[Variant.REAL]["copying"]
+        yield findings.find_overfitting(run_id, adapted["copying"], held_out, prompts, section, calibration)
+        yield _find_memorization(run_id, features, held_out, calibration)
+    if Variant.BASE not in values:
+        return
+    base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
+    if "clip-content" in base and "clip-content" in adapted:
+        pair = base["clip-content"], adapted["clip-content"]
+        yield findings.find_generalisation(run_id, *pair, prompts, tags, section)
+    yield _find_collapse(run_id, features.sets, section)
+
+
+def _find_memorization(run_id: str, features: RunFeatures, held_out: Vector, calibration: str) -> Finding:
+    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
+    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
+    nearest_names = [names[row] for row in rows.tolist()]
+    return findings.find_memorization(run_id, cosines, held_out, samples, nearest_names, calibration)
+
+
+def _find_collapse(run_id: str, features: FeatureSet, section: ScoringSection) -> Finding:
+    mmd, vendi = (next(metric for metric in SET_METRICS if metric.name == name) for name in ("mmd", "vendi"))
+    pair = features.drawn[Variant.BASE], features.drawn[Variant.ADAPTED]
+    try:
+        shift, spread = (set_difference(features, metric, *pair, section) for metric in (mmd, vendi))
+        adapted, real = (estimate(features, vendi, variant) for variant in (Variant.ADAPTED, Variant.REAL))
+        return findings.find_collapse(run_id, shift, spread, adapted, real)
+    except NarutoError as error:
+        return Finding(run_id, "collapse", True, f"collapse cannot be judged: {error}")

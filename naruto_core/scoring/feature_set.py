@@ -1,26 +1,65 @@
-"""Features that scores are computed from: one set an extractor, of drawn and of real pictures; all sets of a run."""
+"""Features of pictures: arrays and their arithmetic, the feature set of one extractor, all features of a run.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+A feature array is (n, d): one row a picture, in half precision as it is kept, or in single or double precision.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from naruto_core.domain import Sample, Variant
 from naruto_core.errors import NarutoError
-from naruto_core.scoring import sample_metrics as of_samples
-from naruto_core.scoring.discrimination import BLOCKS, Discrimination, block_values, discriminate
-from naruto_core.scoring.resampling import Difference, Estimate, difference, jackknife
-from naruto_core.scoring.sample_metrics import Extra, cosines
-from naruto_core.scoring.set_metric import MOST, Features, SetMetric, check_features
+from naruto_core.scoring.registry import ExtractorKind
+
+Features = NDArray[np.floating]
+Vector = NDArray[np.float64]
+Counts = NDArray[np.floating]  # (n,): how often each picture of a set is counted, at least 0
+Measure = Callable[[Counts], float]
+MOST = 3000  # pictures of a kind that are compared pair by pair; the work grows with their square
+_CHUNK = 1024  # rows
+NOT_NUMBERS = "check the extractor's weights, then delete cache/embeddings.db in the data root and score again."
+
+
+def check_features(features: Features, least: int, name: str) -> None:
+    """Raise NarutoError unless `features` (n, d) are finite and n >= `least`; `name` is for the message."""
+    if len(features) < least:
+        raise NarutoError(f"{name} holds {len(features)} pictures; this score needs at least {least}.")
+    if not all(np.isfinite(chunk).all() for chunk in chunks(features)):
+        raise NarutoError(f"{name} has features that are not numbers: {NOT_NUMBERS}")
+
+
+def unit_length(features: Features) -> Vector:
+    """Rows (n, d) divided by their length; a row of zeros stays zeros."""
+    rows = np.asarray(features, dtype=np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def squared_distances(a: Features, b: Features) -> Vector:
+    """Squared Euclidean distances (n, m) between the rows of `a` (n, d) and `b` (m, d), at least 0."""
+    distances = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2 * a @ b.T
+    return np.maximum(distances, 0)
+
+
+def chunks(features: Features) -> Iterator[Vector]:
+    """The rows in double precision, 1024 at a time: memory stays small however many there are."""
+    for start in range(0, len(features), _CHUNK):
+        yield np.asarray(features[start : start + _CHUNK], dtype=np.float64)
+
+
+def each_once(n: int) -> Counts:
+    """Counts (n,) of the set itself: every picture once."""
+    return np.ones(n)
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """Features (n, d) of each variant, row for row of the same `prompts` and seeds, and of real pictures.
+    """Features by one extractor: (n, d) of each variant, and of real pictures.
 
-    `reference` (m, d) is what is compared with; `real` (k, d) are real pictures that are not in it, which show
-    what a perfect model would get. Rows beyond the equal n are left out; put the rows in an order that can bear it.
+    Row i of every variant has the same prompt (`prompts[i]`) and the same seed. `reference` (m, d) is what set metrics
+    compare with. `real` (k, d) are real pictures that are not in it: their scores are what a perfect model would get.
+    Set metrics use the first rows only where there are more of one kind than of another: order the rows accordingly.
     """
 
     extractor: str
@@ -31,125 +70,61 @@ class FeatureSet:
 
     @property
     def n(self) -> int:
-        """As many pictures of each kind as there are of the rarest, and no more than `MOST`."""
+        """Pictures of each kind that set metrics use: as many as there are of the rarest, at most `MOST`."""
         return min(len(self.prompts), len(self.reference), len(self.real), MOST)
 
     def groups(self) -> list[str]:
+        """The prompt of each of the n pictures."""
         return list(self.prompts[: self.n])
 
+    def pictures(self, variant: Variant) -> Features:
+        """All pictures of a variant; of REAL, real ones."""
+        return self.real if variant is Variant.REAL else self.drawn[variant]
+
     def rows(self, variant: Variant) -> Features:
-        """The n pictures of a variant; of REAL, real ones."""
-        return (self.real if variant is Variant.REAL else self.drawn[variant])[: self.n]
-
-    def opposite(self, metric: SetMetric) -> Features:
-        """The reference as `metric` wants it: all, its first `MOST`, or for an overlap as many as were drawn."""
-        if metric.moments:
-            return self.reference
-        return self.reference[: self.n if metric.axis == "overlap" else MOST]
+        """The n pictures of a variant that set metrics use."""
+        return self.pictures(variant)[: self.n]
 
 
-def estimate(evidence: FeatureSet, metric: SetMetric, variant: Variant) -> Estimate:
-    """A set score with its interval; NarutoError when `metric` cannot be had of these features."""
-    measure = metric.measure(evidence.rows(variant), evidence.opposite(metric))
-    # real pictures have no prompts in common: each is a group of its own
-    groups = [str(i) for i in range(evidence.n)] if variant is Variant.REAL else evidence.groups()
-    found, (least, most) = jackknife(measure, groups), metric.range
-    if not np.isfinite(found.value):
-        raise NarutoError(f"its value for {variant} is not a number.")
-    if not np.isfinite([found.low, found.high]).all():
-        return found
-    return replace(found, low=max(found.low, least), high=min(found.high, most))
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Values (n,) of an optional metric by variant, row for row of its pictures, and the id of its network."""
 
-
-def discrimination(evidence: FeatureSet, metric: SetMetric, seed: int) -> Discrimination | None:
-    """Whether `metric` tells blocks of the base's pictures from blocks of real ones; None for blocks too small."""
-    if evidence.n < BLOCKS * metric.least or len(set(evidence.groups())) < BLOCKS:
-        return None
-    alone = [str(i) for i in range(evidence.n)]
-    try:
-        base, real = (
-            block_values(metric.measure(evidence.rows(variant), evidence.opposite(metric)), groups)
-            for variant, groups in ((Variant.BASE, evidence.groups()), (Variant.REAL, alone))
-        )
-    except NarutoError:  # prompts of very different numbers of pictures
-        return None
-    return discriminate(base, real, seed)
-
-
-def compared(
-    evidence: FeatureSet, metric: SetMetric, first: Features, second: Features, resamples: int, seed: int
-) -> Difference:
-    """How a set score of `second` (n, d) differs from that of `first` (n, d), drawn with the same prompts and seeds.
-
-    NarutoError when `metric` cannot be had of these features.
-    """
-    for rows in (first, second):
-        check_features(rows[: evidence.n], metric.least, "the set of drawn pictures")
-    both = np.concatenate([first[: evidence.n], second[: evidence.n]])
-    measure = metric.measure(both, evidence.opposite(metric))
-    return difference(measure, evidence.groups(), resamples, seed)
-
-
-Vector = NDArray[np.float64]
-Values = dict[Variant, dict[str, Vector]]  # of sample metrics, one number (n,) a picture
+    extractor: str
+    values: Mapping[Variant, Vector]
 
 
 @dataclass(frozen=True, slots=True)
 class RunFeatures:
-    """Samples by variant, row for row of the same prompt and seed, and features of them and of real pictures.
+    """Everything that the scores of a run are computed from.
 
-    `sets` are by the set extractor, `pairs` by the one that reads texts too, `more` by further ones. `texts` and
-    `contents` (n, d) belong to the samples' rows, `captions` to those of `pairs.real`. `training` are all pictures
-    trained on, by name `training_names`; `new` those kept out of it, None when there are none. `extras` are metrics of
-    the recipe's own choice.
+    samples: by variant; row i of every variant has the same prompt and seed.
+    sets, pairs: by `scoring.set_extractor` and by `scoring.pair_extractor`, which reads texts too.
+    further_sets: one for each of `scoring.more_set_extractors`.
+    texts, contents: (n, d) of each sample's prompt, and of its content part.
+    captions: (k, d) of the captions of `pairs.real`.
+    training: (t, d) of all pictures that were trained on, called `training_names`.
+    held_out: (h, d) of the pictures that were kept out of training; None where there are none.
+    blank: (n,) by variant.
+    extras: values of the optional metrics that the recipe asks for, by metric.
     """
 
     samples: Mapping[Variant, tuple[Sample, ...]]
     sets: FeatureSet
     pairs: FeatureSet
-    more: tuple[FeatureSet, ...]
+    further_sets: tuple[FeatureSet, ...]
     texts: Features
     contents: Features
     captions: Features
     training: Features
-    new: Features | None
+    held_out: Features | None
     blank: Mapping[Variant, NDArray[np.bool_]]
     extras: Mapping[str, Extra]
     training_names: tuple[str, ...] = ()
 
-    def values(self) -> Values:
-        """Every sample metric of every variant, and of real pictures what can be said of them."""
-        found = {variant: self._of_drawn(variant) for variant in self.samples}
-        real = {
-            "clip": cosines(self.pairs.real, self.captions),
-            "style": of_samples.style_closeness(self.sets.real, self.sets.reference),
-            "copying": self.nearness_of_new(),
-        }
-        found[Variant.REAL] = real
-        for name, extra in self.extras.items():
-            for variant, values in extra.values.items():
-                found[variant][name] = values
-        return found
-
-    def _of_drawn(self, variant: Variant) -> dict[str, Vector]:
-        sets, pairs = self.sets.drawn[variant], self.pairs.drawn[variant]
-        return {
-            "clip": cosines(pairs, self.texts),
-            "clip-content": cosines(pairs, self.contents),
-            "style": of_samples.style_closeness(sets, self.sets.reference),
-            "copying": of_samples.nearness(sets, self.training),
-            "blank": self.blank[variant].astype(np.float64),
-        }
-
-    def nearness_of_new(self) -> Vector:
-        """How near real pictures that were not trained on come to the training set."""
-        return of_samples.nearness_of_new(self.new, self.training)
-
-    def measured_by(self, metric: str) -> str:
-        """The extractor of a sample metric."""
-        if metric in self.extras:
-            return self.extras[metric].extractor
-        return (self.pairs if metric.startswith("clip") else self.sets).extractor
+    def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
+        """The features that a metric with this kind of extractor needs."""
+        return self.pairs if extractor == "pair" else self.sets
 
     def prompts(self) -> list[str]:
         """The prompt's slug of every row."""

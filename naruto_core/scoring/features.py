@@ -1,7 +1,7 @@
-"""Feature extractors: pictures and texts to vectors, by networks named in the recipe.
+"""Feature extractors: networks, named in the recipe, that embed pictures and texts as vectors.
 
-An extractor's id says which network, by the digest of its weights: features of different ids are
-never compared. Embeddings are kept in files, so a later score needs no new pictures.
+An extractor's id contains the digest of its weights: features with different ids are never compared. Features are kept
+in the embedding cache, so that a later score needs neither pictures nor network.
 """
 
 import hashlib
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Rows = NDArray[np.float32]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_IN_CACHE = 8  # pictures of 299 pixels
+_BATCH_IN_CACHE = 8  # pictures of 299 pixels whose activations stay in a CPU's cache
 _READERS = 4  # threads that read and prepare pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A loaded network: `prepare` one picture, `embed` a batch of prepared ones to (n, d)."""
+    """A loaded network: `prepare` is for one picture, `embed` maps a batch of prepared pictures to (n, d).
+
+    `tokenize` and `embed_text` do the same for texts; both are None where the network reads no texts.
+    """
 
     prepare: Callable[["Image"], torch.Tensor]
     embed: Embed
@@ -46,17 +49,17 @@ class Network:
 
 
 class Extractor:
-    """A network by its `id`; loaded when a picture needs it, and not at all when all features are kept already.
+    """A network by its `id`, which is made of the digests of its weights and of its preprocessing.
 
-    The id is made of the digests of its weights and of how it prepares pictures.
+    It is loaded when a picture needs it: not at all where the cache holds all features.
     """
 
-    def __init__(self, id: str, load: Callable[[], Network]) -> None:  # noqa: A002 (the word for it everywhere)
+    def __init__(self, id: str, load: Callable[[], Network]) -> None:  # noqa: A002 (it is called id everywhere)
         self.id, self._load = id, load
 
     @cached_property
     def network(self) -> Network:
-        """Raises ModelUnusable when it cannot be loaded."""
+        """The loaded network. Raises ModelUnusable when it cannot be loaded."""
         try:
             return self._load()
         except (OSError, RuntimeError, ValueError, AssertionError, UnpicklingError) as error:
@@ -64,12 +67,11 @@ class Extractor:
 
 
 def load_extractor(name: str, device: torch.device) -> Extractor:
-    """The extractor that a recipe calls `name`.
+    """The extractor with this `name` in a recipe.
 
-    `inception` is FID's own network (`inception:<file>` with weights that are there already), `timm:<folder>` or
-    `timm:<owner>/<name>@<commit>` one of timm's; anything else an open_clip model: `package:...`, a folder, or
-    `Arch/pretrained`. Raises ModelUnusable when its files cannot be had, e.g. without the network for a first
-    download.
+    `inception` is FID's own network (`inception:<file>`: with the weights in that file). `timm:<folder>` and
+    `timm:<owner>/<name>@<commit>` are timm models. Any other name is an open_clip model: `package:...`, a folder, or
+    `Arch/pretrained`. Raises ModelUnusable when its files are missing, e.g. offline before the first download.
     """
     kind, _, rest = name.partition(":")
     try:
@@ -85,22 +87,22 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
 
     if name.startswith("package:") or Path(name).is_dir():
         folder = Path(locate(name, None)[0])
-        where, tag = f"local-dir:{folder}", None
+        source, tag = f"local-dir:{folder}", None
         weights = sha256_file(folder / "open_clip_model.safetensors")
         settings = sha256_file(folder / "open_clip_config.json")
     else:
-        where, _, tag = name.partition("/")
-        known = open_clip.get_pretrained_cfg(where, tag)
+        source, _, tag = name.partition("/")
+        known = open_clip.get_pretrained_cfg(source, tag)
         if not known:
-            raise ModelUnusable(f"{name} is no model folder and no Arch/pretrained that open_clip knows.")
+            raise ModelUnusable(f"{name} is neither a model folder nor an Arch/pretrained that open_clip knows.")
         weights = sha256_file(check_hub_file(Path(open_clip.download_pretrained(known))))
         settings = hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
 
     def load() -> Network:
-        loaded: Any = open_clip.create_model_from_pretrained(where, pretrained=tag, device=device)
+        loaded: Any = open_clip.create_model_from_pretrained(source, pretrained=tag, device=device)
         model, prepare = loaded
         model.eval().requires_grad_(False)
-        return Network(prepare, model.encode_image, open_clip.get_tokenizer(where), model.encode_text, device)
+        return Network(prepare, model.encode_image, open_clip.get_tokenizer(source), model.encode_text, device)
 
     return Extractor(f"open_clip:{weights[:16]}-{settings[:6]}", load)
 
@@ -122,7 +124,7 @@ def _timm(name: str, device: torch.device) -> Extractor:
 
 
 def _timm_folder(name: str) -> Path:
-    """The folder `name`, or the one that a hub id is downloaded to at its pinned commit."""
+    """The folder `name`, or the folder to which a hub id is downloaded at its pinned commit."""
     if (folder := Path(name).expanduser()).is_dir():
         return folder
     hub_id, _, commit = name.partition("@")
@@ -153,17 +155,17 @@ def _inception(weights: str, device: torch.device) -> Extractor:
         torch.load(path, weights_only=True)  # refuses anything but tensors, which torch-fidelity would run
         network: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         network.eval().requires_grad_(False).to(device)
-        embed = _hastened(network) if device.type == "cpu" else network
+        embed = _for_cpu(network) if device.type == "cpu" else network
         return Network(_as_bytes, embed, None, None, device)
 
     return Extractor(f"inception:{sha256_file(path)[:16]}-torchmetrics", load)
 
 
-def _hastened(network: torch.nn.Module) -> Embed:
-    """The network with its batch norms folded into convolutions, and its weights laid out as a CPU's kernels want them.
+def _for_cpu(network: torch.nn.Module) -> Embed:
+    """The network with batch norms folded into convolutions, and with channels-last weights.
 
-    The same features up to rounding (5e-7 of the largest), in about half the time. So few pictures at a time that what
-    one layer writes is still in the cache when the next one reads it.
+    The same features up to rounding (5e-7 of the largest), in about half the time. A batch is small enough for the
+    output of a layer to be in the cache when the next layer reads it.
     """
     for block in list(network.modules()):
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
@@ -171,7 +173,7 @@ def _hastened(network: torch.nn.Module) -> Embed:
             block.conv, block.bn = fuse_conv_bn_eval(conv, norm), torch.nn.Identity()
     layout: Any = torch.channels_last
     network.to(memory_format=layout)
-    return lambda pixels: torch.cat([network(part) for part in pixels.split(_IN_CACHE)])
+    return lambda pixels: torch.cat([network(part) for part in pixels.split(_BATCH_IN_CACHE)])
 
 
 def _as_bytes(picture: "Image") -> torch.Tensor:
@@ -179,7 +181,7 @@ def _as_bytes(picture: "Image") -> torch.Tensor:
 
 
 def embed_pictures(extractor: Extractor, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[Rows]:
-    """Features (b, d) of one batch of pictures after the other; each is opened shortly before its turn."""
+    """Features (b, d) of one batch after the other; each picture is opened shortly before its batch."""
     network = extractor.network
     for batch in _prepared(network, pictures, batch_size):
         with torch.inference_mode():
@@ -187,21 +189,24 @@ def embed_pictures(extractor: Extractor, pictures: "Sequence[Callable[[], Image]
 
 
 def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[torch.Tensor]:
-    """Batches of prepared pictures, the next one read while the network looks at this one."""
+    """Batches of prepared pictures; the next batch is read while the network embeds this one."""
 
     def prepare(load: "Callable[[], Image]") -> torch.Tensor:
         return network.prepare(load().convert("RGB"))
 
     with ThreadPoolExecutor(_READERS) as readers:
-        ahead: list[Future[torch.Tensor]] = []
+        following: list[Future[torch.Tensor]] = []
         for start in range(0, len(pictures) + batch_size, batch_size):
-            now, ahead = ahead, [readers.submit(prepare, load) for load in pictures[start : start + batch_size]]
-            if now:
-                yield torch.stack([one.result() for one in now])
+            batch, following = (
+                following,
+                [readers.submit(prepare, load) for load in pictures[start : start + batch_size]],
+            )
+            if batch:
+                yield torch.stack([picture.result() for picture in batch])
 
 
 def embed_texts(extractor: Extractor, texts: Sequence[str]) -> Rows:
-    """Features (n, d) of `texts`, all at once; raises ModelUnusable for an extractor without a text tower."""
+    """Features (n, d) of `texts`, in one batch; raises ModelUnusable for an extractor without a text tower."""
     network = extractor.network
     if network.tokenize is None or network.embed_text is None:
         raise ModelUnusable(f"the extractor {extractor.id} has no text tower; a CLIP score needs an open_clip model.")

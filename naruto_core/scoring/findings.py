@@ -1,13 +1,19 @@
-"""The risks that scores alone do not show, each looked for and said in one sentence."""
+"""Findings: the risks that scores alone do not show, each checked in every run and reported in one sentence.
+
+Arguments: `run_id` is the run's; `drawn` (n,) and `held_out` (m,) are cosines to the nearest training picture, of drawn
+pictures and of pictures that were not trained on; `prompts` (n,) are the drawn pictures' prompts; `calibration` names
+the pictures of `held_out` in the sentence.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from naruto_core.domain import Finding
+from naruto_core.recipe import ScoringSection
 from naruto_core.scoring import memorization
+from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
     Difference,
@@ -18,27 +24,28 @@ from naruto_core.scoring.resampling import (
 )
 from naruto_core.scoring.verdict import LEVEL
 
-Vector = NDArray[np.float64]
-RESAMPLES = 1000
 NOT_MEASURED = "not measured"
-NO_SIGN = 0.05  # largest share of copies that may still hide behind "no sign of memorization"
-LEAST_HELD_OUT = round(1 / memorization.FLAGGED) - 1  # fewer cannot tell one in a hundred
+NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
+LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
 
 def find_overfitting(
-    run_id: str, drawn: Vector, of_held_out: Vector, prompts: Sequence[str], seed: int, calibration: str
+    run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], section: ScoringSection, calibration: str
 ) -> Finding:
-    """Whether drawn pictures lie nearer to training pictures than `calibration` do: cosines (n,) and (m,)."""
-    if len(of_held_out) < LEAST_HELD_OUT:
-        told = f"copying cannot be judged: {len(of_held_out)} {calibration} are too few to compare with."
-        return Finding(run_id, "overfitting", True, told, {"held_out": float(len(of_held_out))})
-    ranks = memorization.ranks(drawn, of_held_out)
-    flagged = bootstrap_share((ranks <= memorization.FLAGGED).astype(np.float64), prompts, RESAMPLES, seed)
+    """Whether drawn pictures lie nearer to training pictures than held-out pictures do."""
+    if len(held_out) < LEAST_FOR_RANKS:
+        sentence = f"copying cannot be judged: {len(held_out)} {calibration} are too few to compare with."
+        return Finding(run_id, "overfitting", True, sentence, {"held_out": float(len(held_out))})
+    ranks = memorization.ranks(drawn, held_out)
+    is_flagged = (ranks <= memorization.FLAGGED).astype(np.float64)
+    flagged = bootstrap_share(is_flagged, prompts, section.resamples, section.seed)
     if not math.isfinite(flagged.low):
-        told = f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
-        return Finding(run_id, "overfitting", True, told, {"flagged": flagged.value})
-    warning = flagged.low > memorization.most_by_chance(len(of_held_out))
-    told = (
+        sentence = (
+            f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
+        )
+        return Finding(run_id, "overfitting", True, sentence, {"flagged": flagged.value})
+    warning = flagged.low > memorization.most_by_chance(len(held_out))
+    sentence = (
         f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "
         f"picture than 99 % of {calibration} do, where 1 % is expected: "
         f"{'look at the nearest pairs, they may be copies' if warning else 'no more than chance explains'}."
@@ -49,109 +56,120 @@ def find_overfitting(
         "high": flagged.high,
         "median_rank": float(np.median(ranks)),
     }
-    return Finding(run_id, "overfitting", warning, told, figures)
+    return Finding(run_id, "overfitting", warning, sentence, figures)
 
 
 def find_memorization(
-    run_id: str, drawn: Vector, of_held_out: Vector, samples: Sequence[str], nearest: Sequence[str], calibration: str
+    run_id: str, drawn: Vector, held_out: Vector, samples: Sequence[str], nearest: Sequence[str], calibration: str
 ) -> Finding:
-    """Every picture that is a copy of a training picture, by name, and how many more there may be.
+    """Every drawn picture that is a copy of a training picture, by name, and how many more there may be.
 
-    `drawn` (n,) are cosines to the training picture that is `nearest` (n names), `of_held_out` (m,) those of pictures
-    that were not trained on, which are called `calibration`. Whole copies only: no crops, no mirrored ones.
+    `samples` and `nearest` (n names) are each drawn picture and its nearest training picture. Only copies of whole
+    pictures are seen: no crops, no mirrored copies.
     """
-    n, doubles = len(drawn), int((1 - of_held_out <= memorization.DOUBLE).sum())
-    new = len(of_held_out) - doubles
-    besides = f", {doubles} doubles of training pictures left out" if doubles else ""
-    if new < memorization.FEWEST_NEW:
+    n, doubles = len(drawn), int((1 - held_out <= memorization.DOUBLE).sum())
+    calibrating = len(held_out) - doubles
+    left_out = f", {doubles} doubles of training pictures left out" if doubles else ""
+    if calibrating < memorization.LEAST_HELD_OUT:
         sentence = (
-            f"memorization cannot be judged: {new} {calibration}{besides} are too few to calibrate with, at least "
-            f"{memorization.FEWEST_NEW} are needed."
+            f"memorization cannot be judged: {calibrating} {calibration}{left_out} are too few to calibrate with, at "
+            f"least {memorization.LEAST_HELD_OUT} are needed."
         )
-        return Finding(run_id, "memorization", True, sentence, {"held_out": float(new)})
-    margin = memorization.copy_margin(of_held_out, n)
-    named = [i for i in np.argsort(-drawn, kind="stable").tolist() if drawn[i] > margin]
-    low, high = memorization.share_interval(len(named), n)
-    counted = (
-        f"{len(named)} of {n} drawn pictures lie nearer to a training picture than all {new} {calibration}{besides} by "
-        f"the calibrated margin (cosine above {margin:.6f}, whole pictures only)"
+        return Finding(run_id, "memorization", True, sentence, {"held_out": float(calibrating)})
+    margin = memorization.copy_margin(held_out, n)
+    copies = [i for i in np.argsort(-drawn, kind="stable").tolist() if drawn[i] > margin]
+    low, high = memorization.share_interval(len(copies), n)
+    count = (
+        f"{len(copies)} of {n} drawn pictures lie nearer to a training picture than all {calibrating} "
+        f"{calibration}{left_out} by the calibrated margin (cosine above {margin:.6f}, whole pictures only)"
     )
-    if named:
-        pairs = "; ".join(f"{samples[i]} is {nearest[i]} (cosine {drawn[i]:.4f})" for i in named)
-        sentence = f"{counted}, {len(named) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {pairs}."
+    if copies:
+        pairs = "; ".join(f"{samples[i]} is {nearest[i]} (cosine {drawn[i]:.4f})" for i in copies)
+        sentence = f"{count}, {len(copies) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {pairs}."
     elif high <= NO_SIGN:
-        sentence = f"no sign of memorization: {counted}; at most {high:.1%} (95 %) do."
+        sentence = f"no sign of memorization: {count}; at most {high:.1%} (95 %) do."
     else:
-        sentence = f"memorization cannot be excluded: {counted}, but up to {high:.1%} (95 %) may: draw more pictures."
-    figures = {"copies": float(len(named)), "n": float(n), "low": low, "high": high, "margin": margin}
-    return Finding(run_id, "memorization", bool(named) or high > NO_SIGN, sentence, figures)
+        sentence = f"memorization cannot be excluded: {count}, but up to {high:.1%} (95 %) may: draw more pictures."
+    figures = {"copies": float(len(copies)), "n": float(n), "low": low, "high": high, "margin": margin}
+    return Finding(run_id, "memorization", bool(copies) or high > NO_SIGN, sentence, figures)
 
 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
-    """Whether the shift from the reference got smaller (`shift` below 0) while variety fell below real pictures'."""
+    """Whether the adapted set came nearer to the reference while its variety fell below that of real pictures.
+
+    `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
+    """
     if shift.high is None or spread.high is None:
-        told = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
-        return Finding(run_id, "collapse", True, told, {"vendi": adapted.value, "vendi_real": real.value})
+        sentence = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
+        return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
     warning = nearer and fewer and adapted.high < real.low
-    told = (
+    sentence = (
         f"the adapted set holds {adapted.value:.1f} different pictures (Vendi score), real ones {real.value:.1f} "
         f"and the base {adapted.value - spread.value:.1f} at the same n: "
     )
-    told += (
+    sentence += (
         "it comes nearer to the reference by drawing less variety; distances flatter such a model."
         if warning
         else "no sign of collapse."
     )
     figures = {"vendi": adapted.value, "vendi_real": real.value, "shift": shift.value, "spread": spread.value}
-    return Finding(run_id, "collapse", warning, told, figures)
+    return Finding(run_id, "collapse", warning, sentence, figures)
 
 
 def find_generalisation(
-    run_id: str, base: Vector, adapted: Vector, prompts: Sequence[str], tags: Mapping[str, Sequence[str]], seed: int
+    run_id: str,
+    base: Vector,
+    adapted: Vector,
+    prompts: Sequence[str],
+    tags: Mapping[str, Sequence[str]],
+    section: ScoringSection,
 ) -> Finding:
-    """For which tags of prompts the adapter made things worse: sample scores (n,) of both, pair by pair."""
+    """The kinds of prompts that the adapted model follows less well than the base.
+
+    `base` and `adapted` (n,) are sample scores, row by row of the same prompt and seed; `tags` are by prompt.
+    """
     worse: list[str] = []
     few: list[str] = []
     figures: dict[str, float] = {}
     names = np.asarray(prompts)
     for tag in sorted({tag for of_prompt in tags.values() for tag in of_prompt}):
-        part = np.isin(names, [prompt for prompt, of_prompt in tags.items() if tag in of_prompt])
-        if not part.any():
+        selected = np.isin(names, [prompt for prompt, of_prompt in tags.items() if tag in of_prompt])
+        if not selected.any():
             continue
-        values = np.concatenate([base[part], adapted[part]])
-        found = difference(mean_measure(values), names[part].tolist(), RESAMPLES, seed)
-        figures[tag] = found.value
-        if found.low is None or found.high is None or found.p is None:
-            few.append(f"{tag} (n = {found.prompts} prompts)")
-        elif found.high < 0 and found.p < LEVEL:
-            worse.append(f"{tag} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
-    told = (
+        values = np.concatenate([base[selected], adapted[selected]])
+        change = difference(mean_measure(values), names[selected].tolist(), section.resamples, section.seed)
+        figures[tag] = change.value
+        if change.low is None or change.high is None or change.p is None:
+            few.append(f"{tag} (n = {change.prompts} prompts)")
+        elif change.high < 0 and change.p < LEVEL:
+            worse.append(f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}])")
+    sentence = (
         f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
         if worse
         else "no kind of prompt (by tag), taken alone, is followed less well than by the base."
     )
     if few and len(few) == len(figures):
-        told = "generalisation cannot be judged by kind of prompt."
+        sentence = "generalisation cannot be judged by kind of prompt."
     if few:
-        told += f" Of fewer than {LEAST_PROMPTS} prompts, and not judged: {', '.join(few)}."
-    return Finding(run_id, "generalisation", bool(worse), told, figures)
+        sentence += f" Of fewer than {LEAST_PROMPTS} prompts, and not judged: {', '.join(few)}."
+    return Finding(run_id, "generalisation", bool(worse), sentence, figures)
 
 
 def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
-    """Pictures without content, by variant: 0 or 1 (n,) each."""
+    """The number of pictures without content; `blank` is 0 or 1 (n,) by variant."""
     counts = {variant: float(values.sum()) for variant, values in blank.items()}
-    some = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
-    told = f"pictures without content: {some}." if some else "no picture is without content."
-    return Finding(run_id, "blank pictures", bool(some), told, counts)
+    blank_counts = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
+    sentence = f"pictures without content: {blank_counts}." if blank_counts else "no picture is without content."
+    return Finding(run_id, "blank pictures", bool(blank_counts), sentence, counts)
 
 
 def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) -> list[Finding]:
-    """Metrics that cannot tell base from real here, and metrics that could not be had, with the reason."""
-    found: list[Finding] = []
+    """Metrics that cannot tell base from real pictures here, and metrics that were not measured, with the reason."""
+    unusable: list[Finding] = []
     if blind:
-        told = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
-        found.append(Finding(run_id, "blind metrics", True, told, {"count": float(len(blind))}))
+        sentence = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
+        unusable.append(Finding(run_id, "blind metrics", True, sentence, {"count": float(len(blind))}))
     if unmeasured:
-        found.append(Finding(run_id, NOT_MEASURED, True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))
-    return found
+        unusable.append(Finding(run_id, NOT_MEASURED, True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))
+    return unusable

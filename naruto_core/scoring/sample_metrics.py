@@ -1,58 +1,199 @@
-"""Sample metrics, one number a picture: agreement with the prompt, style, nearness to training, blank, preference."""
+"""Sample metrics: one number for each picture, e.g. its agreement with the prompt. Tables show the mean.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Each metric is a function of the run's features and a variant. It returns values (n,), row for row of the variant's
+pictures, or None where it cannot be measured, as a metric of prompts cannot for real pictures.
+
+To add a metric: write its function here and register it below the function. Nothing else needs a change, unless it
+needs a model of its own: then the recipe names the model, and `tasks/features.py` computes the values (`Extra`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Variant
 from naruto_core.errors import ModelUnusable
+from naruto_core.scoring.feature_set import MOST, Features, RunFeatures, Vector, chunks, unit_length
 from naruto_core.scoring.memorization import nearest
-from naruto_core.scoring.set_metric import MOST, Features, portions, unit_length
+from naruto_core.scoring.registry import Metric, register, registered
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Values = dict[Variant, dict[str, Vector]]  # of sample metrics by name: one number (n,) a picture
 
-def cosines(pictures: Features, texts: Features) -> NDArray[np.float64]:
-    """Row-wise cosine, -1..1, of (n, d) picture and (n, d) text embeddings."""
-    found = [
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleMetric(Metric):
+    """A metric of single pictures.
+
+    values: the function of a run's features and a variant.
+    compares_with: the real pictures that a picture is compared with; empty: none.
+    share: values are 0 or 1, and the mean is a share.
+    by_tag: further means, each over the prompts with one tag and under a name of its own: {tag: name}.
+    requires: the recipe's key that names the metric's own model; empty: it is always measured.
+    """
+
+    values: Callable[[RunFeatures, Variant], Vector | None]
+    compares_with: Literal["", "reference", "training"] = ""
+    share: bool = False
+    by_tag: Mapping[str, str] = field(default_factory=dict[str, str])
+    requires: str = ""
+
+    @property
+    def optional(self) -> bool:
+        """Whether it is measured only where the recipe names a model for it."""
+        return bool(self.requires)
+
+    def extractor_id(self, features: RunFeatures) -> str:
+        """The network that measures it; "" for an optional metric that was not measured."""
+        if self.extractor == "own":
+            return features.extras[self.name].extractor if self.name in features.extras else ""
+        return features.feature_set(self.extractor).extractor
+
+    def reference_size(self, features: RunFeatures) -> int:
+        """The number of real pictures that it compares with."""
+        return {"": 0, "reference": len(features.sets.reference), "training": len(features.training)}[
+            self.compares_with
+        ]
+
+
+def sample_values(features: RunFeatures) -> Values:
+    """Every sample metric of every variant, and of real pictures where it can be measured."""
+    return {
+        variant: {
+            metric.name: values
+            for metric in registered(SampleMetric)
+            if (values := metric.values(features, variant)) is not None
+        }
+        for variant in (*features.samples, Variant.REAL)
+    }
+
+
+# Agreement with the prompt
+
+
+def cosines(pictures: Features, texts: Features) -> Vector:
+    """Row-wise cosine (n,), -1 to 1, of picture and text embeddings (n, d)."""
+    values = [
         (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-        for a, b in zip(portions(pictures), portions(texts), strict=True)
+        for a, b in zip(chunks(pictures), chunks(texts), strict=True)
     ]
-    return np.concatenate(found) if found else np.zeros(0)
+    return np.concatenate(values) if values else np.zeros(0)
 
 
-FLAT = 2.0  # standard deviation of grey, of 255, below which a picture is one colour
-CUT_OFF = 0.99  # share of pixels that are black or white, from which nothing else is to be seen
+def prompt_agreement(features: RunFeatures, variant: Variant) -> Vector:
+    """CLIP score: cosine, -1 to 1, of each picture and its prompt; of real pictures and their captions."""
+    texts = features.captions if variant is Variant.REAL else features.texts
+    return cosines(features.pairs.pictures(variant), texts)
+
+
+def content_agreement(features: RunFeatures, variant: Variant) -> Vector | None:
+    """The same with the content part of the prompt; real pictures have none."""
+    return None if variant is Variant.REAL else cosines(features.pairs.drawn[variant], features.contents)
+
+
+register(SampleMetric(
+    name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair", headline=True,
+    by_tag={"style": "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
+    paper="Hessel et al. 2021, arXiv 2104.08718",
+    sees="Whether a picture agrees with its whole prompt (cosine of open_clip's embeddings).",
+    blind="Counting, order and relations of things; what the network was never taught.",
+))  # fmt: skip
+register(SampleMetric(
+    name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair", headline=True,
+    paper="Hessel et al. 2021, arXiv 2104.08718",
+    sees="Whether it shows what the prompt asks for, the words of style left out.",
+    blind="The style; and what clip is blind to.",
+))  # fmt: skip
+
+
+# Nearness to real pictures
+
+
+def style_closeness(pictures: Features, reference: Features) -> Vector:
+    """Cosine (n,), -1 to 1, of each picture to the centre of the reference (mean of features of length one)."""
+    centre = np.sum([unit_length(chunk).sum(axis=0) for chunk in chunks(reference)], axis=0)
+    direction = centre / np.maximum(np.linalg.norm(centre), 1e-12)
+    return np.concatenate([unit_length(chunk) @ direction for chunk in chunks(pictures)])
+
+
+def nearness(pictures: Features, training: Features) -> Vector:
+    """Cosine (n,), -1 to 1, of each picture to the nearest training picture."""
+    return nearest(pictures, training)[0]
+
+
+def nearness_of_held_out(held_out: Features | None, training: Features) -> Vector:
+    """`nearness` of pictures that were not trained on, the first `MOST` of them.
+
+    Where nothing was held out (None): of training pictures to the nearest other one.
+    """
+    if held_out is None:
+        return nearest(training[:MOST], training, same=True)[0]
+    return nearness(held_out[:MOST], training)
+
+
+def _style(features: RunFeatures, variant: Variant) -> Vector:
+    return style_closeness(features.sets.pictures(variant), features.sets.reference)
+
+
+def _copying(features: RunFeatures, variant: Variant) -> Vector:
+    if variant is Variant.REAL:
+        return nearness_of_held_out(features.held_out, features.training)
+    return nearness(features.sets.drawn[variant], features.training)
+
+
+register(SampleMetric(
+    name="style", version="cosine to the reference's centre 1", values=_style, better=1, compares_with="reference",
+    sees="How near a picture lies to the middle of the reference.",
+    blind="What it shows; and a picture that is a copy has it too.",
+))  # fmt: skip
+register(SampleMetric(
+    name="copying", version="nearest cosine 1", values=_copying, better=0, compares_with="training",
+    paper="Somepalli et al. 2023, arXiv 2212.03860",
+    sees="How near a picture comes to its nearest training picture.",
+    blind="Copies of a part; within one style everything is near: read it beside the held-out pictures'.",
+))  # fmt: skip
+
+
+# Pictures without content
+
+FLAT = 2.0  # standard deviation of grey values (0 to 255) below which a picture is one colour
+CLIPPED = 0.99  # share of pixels that are black or white, from which on a picture shows nothing else
 
 
 def is_blank(picture: "Image") -> bool:
-    """Whether a picture is of one colour, or nearly all black and white (a NaN is drawn as black)."""
+    """Whether a picture is of one colour, or nearly all black and white (NaN pixels are saved as black)."""
     grey = np.asarray(picture.convert("L"), dtype=np.float64)
-    return bool(grey.std() < FLAT or ((grey <= 1) | (grey >= 254)).mean() >= CUT_OFF)
+    return bool(grey.std() < FLAT or ((grey <= 1) | (grey >= 254)).mean() >= CLIPPED)
 
 
-Vector = NDArray[np.float64]
+def _blank(features: RunFeatures, variant: Variant) -> Vector | None:
+    return None if variant is Variant.REAL else features.blank[variant].astype(np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """One metric's values (n,) by variant, row for row of its pictures, and what measured them."""
+register(SampleMetric(
+    name="blank", version="flat or cut off 1", values=_blank, better=-1, share=True,
+    sees="Pictures without content: one colour, or nearly all pixels black or white.",
+    blind="Any picture that has some content, however bad.",
+))  # fmt: skip
 
-    extractor: str
-    values: Mapping[Variant, Vector]
+
+# Metrics with a model of their own, which the recipe names
 
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
-    """weight . x + bias of a picture's features x of length one (LAION's aesthetic predictor is of this form)."""
+    """weight . x + bias of a picture's features x of length one, as LAION's aesthetic predictor.
+
+    `id` begins with "head:" and names the file by its digest; `weight` is (d,).
+    """
 
     id: str
     weight: Vector
@@ -65,11 +206,14 @@ class LinearHead:
                 f"the aesthetic head reads {len(self.weight)} features and the pair extractor has {features.shape[1]}: "
                 "name the extractor it was trained on."
             )
-        return np.concatenate([unit_length(part) @ self.weight + self.bias for part in portions(features)])
+        return np.concatenate([unit_length(chunk) @ self.weight + self.bias for chunk in chunks(features)])
 
 
 def load_head(path: Path) -> LinearHead:
-    """The head in a safetensors file with `weight` (1, d) and `bias` (1); ModelUnusable when it is none."""
+    """The head in a safetensors file with `weight` (1, d) and `bias` (1).
+
+    Raises ModelUnusable for a file that is not one.
+    """
     try:
         tensors = load_file(path)
         weight, bias = tensors["weight"].astype(np.float64), tensors["bias"].astype(np.float64)
@@ -80,23 +224,24 @@ def load_head(path: Path) -> LinearHead:
     return LinearHead(f"head:{sha256_file(path)[:16]}", weight[0], float(bias[0]))
 
 
-def style_closeness(pictures: Features, reference: Features) -> Vector:
-    """Cosine (n,), -1 to 1, of each picture to the middle of the reference (mean of features of length one)."""
-    centre = np.sum([unit_length(part).sum(axis=0) for part in portions(reference)], axis=0)
-    direction = centre / np.maximum(np.linalg.norm(centre), 1e-12)
-    return np.concatenate([unit_length(part) @ direction for part in portions(pictures)])
+def _extra(name: str) -> Callable[[RunFeatures, Variant], Vector | None]:
+    """The values that were computed with the metric's own model, where the recipe names one."""
+
+    def values(features: RunFeatures, variant: Variant) -> Vector | None:
+        return features.extras[name].values.get(variant) if name in features.extras else None
+
+    return values
 
 
-def nearness(pictures: Features, training: Features) -> Vector:
-    """Cosine (n,) to the nearest training picture."""
-    return nearest(pictures, training)[0]
-
-
-def nearness_of_new(new: Features | None, training: Features) -> Vector:
-    """Cosine (n,) of pictures that were not trained on to the nearest training picture; of the first `MOST`.
-
-    Where nothing was held out (None), of training pictures to the nearest other one.
-    """
-    if new is None:
-        return nearest(training[:MOST], training, same=True)[0]
-    return nearness(new[:MOST], training)
+register(SampleMetric(
+    name="preference", version="cosine 1", values=_extra("preference"), better=1,
+    extractor="own", requires="scoring.preference_model", paper="Kirstain et al. 2023, arXiv 2305.01569",
+    sees="What a model trained on people's choices would choose.",
+    blind="Your style, if those people were shown photographs; what they liked is not what you ordered.",
+))  # fmt: skip
+register(SampleMetric(
+    name="aesthetic", version="linear head 1", values=_extra("aesthetic"), better=1,
+    extractor="own", requires="scoring.aesthetic_head", paper="Schuhmann et al. 2022, arXiv 2210.08402",
+    sees="What people rated beautiful, by a linear head on CLIP.",
+    blind="The prompt altogether, and flaws that CLIP does not see.",
+))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which metric fails which rung of a ladder of made-up generators; ends with a line of JSON."""
+"""The rungs of a ladder of made-up generators that each metric fails; the last line is JSON."""
 
 import json
 
@@ -6,19 +6,19 @@ import torch
 
 from naruto_core.scoring.features import load_extractor
 from naruto_core.scoring.metrics import BY_NAME
-from tests.naruto_core.scoring.ladder import RUNGS, build_ladder, climb, failed
+from tests.naruto_core.scoring.ladder import RUNGS, build_ladder, failed_rungs, ladder_values
 
 JUDGE = "package:naruto_core.mini/weights/judge"
 
 
 def main() -> None:
     """Print the table as Markdown."""
-    found = climb(build_ladder(load_extractor(JUDGE, torch.device("cpu"))))
+    table = ladder_values(build_ladder(load_extractor(JUDGE, torch.device("cpu"))))
     print(f"| metric | {' | '.join(RUNGS)} | not put below perfect |\n|{'---|' * (len(RUNGS) + 2)}")
     failures: dict[str, list[str]] = {}
-    for name, values in found.items():
+    for name, values in table.items():
         better = BY_NAME[name].better if name in BY_NAME else -1
-        failures[name] = failed(values, better)
+        failures[name] = failed_rungs(values, better)
         shown = " | ".join(f"{values[rung]:.3g}" for rung in RUNGS)
         print(f"| {name} | {shown} | {', '.join(failures[name]) or 'none'} |")
     print(json.dumps({"bench": "ladder", "failed": failures}))

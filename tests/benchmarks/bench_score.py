@@ -46,7 +46,7 @@ from PIL import Image
 from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.scoring.features import embed_pictures, load_extractor
 from naruto_core.scoring.torchmetrics_fid import fid
-from naruto_core.scoring.set_metric import everything
+from naruto_core.scoring.feature_set import each_once
 from naruto_core.store.embedding_cache import EmbeddingCache
 weights, *folders, path, wanted = sys.argv[1:]
 extractor = load_extractor(f"inception:{weights}", torch.device("cpu"))
@@ -64,7 +64,7 @@ drawn, reference = found
 for metric in SET_METRICS:
     if wanted not in (metric.name, "everything"):
         continue
-    metric.measure(drawn, reference[:400] if metric.axis == "overlap" else reference)(everything(400))
+    metric.measure(drawn, reference[:400] if metric.axis == "overlap" else reference)(each_once(400))
 if wanted == "everything":
     fid(drawn, reference)
 """

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Finding, Run, Score, StepRecord, Variant
-from naruto_core.judging.campaign_plan import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role
 from naruto_core.store.database import Ratings
 from naruto_core.store.writes import Store
@@ -45,7 +45,7 @@ def voted(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> s
     drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
     suite = store.prompts(run.id)
     assert suite
-    units = plan(mode, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    units = plan_units(mode, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
     campaign = ratings.open_campaign(Campaign("", "asked", "Which?", mode, NOW, repeats=0.0), units, 0)
     ratings.add_reviewer("lead", Role.LEAD)
     who, _ = ratings.add_reviewer("Ann", Role.REVIEWER)
@@ -137,7 +137,7 @@ def test_verdicts_say_who_is_better_and_how_people_judged(ratings: Ratings, stor
     assert f"{run.id}/fused" in shown
     assert "100%" in shown
     assert "Ann" in shown
-    assert "too little to tell agreement from chance" in shown
+    assert "too few to tell agreement from chance" in shown
 
 
 def test_metrics_are_held_against_votes_only_where_there_are_enough(ratings: Ratings, store: Store, run: Run) -> None:
@@ -277,7 +277,7 @@ def test_runs_show_what_people_said_and_never_an_example(ratings: Ratings, store
     drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
     suite = store.prompts(run.id)
     assert suite
-    units = plan(Mode.PAIR, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    units = plan_units(Mode.PAIR, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
     campaign = ratings.open_campaign(Campaign("", "real", "Which?", Mode.PAIR, NOW, repeats=0.0), units, 0)
     who, _ = ratings.add_reviewer("Ann", Role.REVIEWER)
     given = ratings.next_assignment(campaign.id, who.id, NOW)

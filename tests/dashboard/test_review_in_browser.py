@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Page, expect
 from served import Served
 
 from naruto_core.domain import GENERATED, Run, Variant
-from naruto_core.judging.campaign_plan import contender, plan
+from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Campaign, Extremes, Grades, Mode, Outcome, Role
 from naruto_core.store.database import Ratings
 from naruto_core.store.writes import Store
@@ -21,7 +21,7 @@ def campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -
         drawn["another/base"] = store.samples(run.id, Variant.BASE)
     suite = store.prompts(run.id)
     assert suite
-    units = plan(mode, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    units = plan_units(mode, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
     wish = Campaign("", mode.value, "Which one?", mode, NOW, repeats=0.0)
     return ratings.open_campaign(wish, units, seed=0).id
 

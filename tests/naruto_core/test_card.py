@@ -1,4 +1,4 @@
-"""The model card: what the hub and people read in it, whatever anybody wrote into recipe and prompts."""
+"""The model card: its front matter and text, whatever users write in recipe and prompts."""
 
 import ast
 import re
@@ -41,7 +41,7 @@ def _facts(profile: str = "t4", overrides: dict[str, object] | None = None, **ch
 
 
 def _read(facts: CardFacts, folder: Path) -> ModelCard:
-    """Written, and read again as the hub's own library reads it."""
+    """The card, written to a file and read with the hub's own library."""
     path = folder / "README.md"
     path.write_text(str(model_card(facts)), encoding="utf-8")
     return ModelCard.load(path)
@@ -65,31 +65,31 @@ def _cells(card: ModelCard, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:]]
 
 
-def test_the_front_matter_says_base_dataset_licence_and_trigger_as_the_hub_asks(tmp_path: Path):
-    told = _read(_facts(), tmp_path).data
-    assert told.base_model == "stabilityai/stable-diffusion-xl-base-1.0"
-    assert told.base_model_relation == "adapter"
-    assert told.datasets == ["lambdalabs/naruto-blip-captions"]
-    assert told.license == "openrail++"
-    assert told.library_name == "diffusers"
-    assert told.pipeline_tag == "text-to-image"
-    assert {"text-to-image", "stable-diffusion-xl", "lora", "diffusers"} <= set(told.tags)
-    assert told.instance_prompt == "a naruto anime character"
-    (shown,) = told.widget
+def test_the_front_matter_has_base_dataset_licence_and_trigger_in_the_hubs_fields(tmp_path: Path):
+    data = _read(_facts(), tmp_path).data
+    assert data.base_model == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert data.base_model_relation == "adapter"
+    assert data.datasets == ["lambdalabs/naruto-blip-captions"]
+    assert data.license == "openrail++"
+    assert data.library_name == "diffusers"
+    assert data.pipeline_tag == "text-to-image"
+    assert {"text-to-image", "stable-diffusion-xl", "lora", "diffusers"} <= set(data.tags)
+    assert data.instance_prompt == "a naruto anime character"
+    (shown,) = data.widget
     assert (shown["text"], shown["output"]) == ("Naruto in the rain", {"url": "samples/b2.png"})
 
 
-def test_the_body_pins_base_and_vae_and_says_what_the_pictures_licence_is_not(tmp_path: Path):
+def test_the_body_has_the_revisions_of_base_and_vae_and_states_that_the_pictures_have_no_licence(tmp_path: Path):
     text = _read(_facts(), tmp_path).text
     for pinned in ("462165984030d82259a11f4367a4eed129e94a7b", "207b116dae70ace3637169f1ddd2434b91b3a8cd", "1ed13e8"):
         assert f"revision {pinned}" in text
-    assert "version `ds-1`, 1221 pictures to learn from, none held out of training, 3 records left out" in text
+    assert "version `ds-1`, 1221 pictures to train on, none held out of training, 3 broken records left out" in text
     assert "their dataset names no licence for them" in text
     assert "| `training.optimizer` | prodigy |" in text
     assert f"`{RUN.fingerprint}`" in text
 
 
-def test_the_code_names_the_pushed_repository_at_this_runs_tag_and_the_right_file(tmp_path: Path):
+def test_the_code_loads_the_right_file_of_the_pushed_repository_at_this_runs_tag(tmp_path: Path):
     code = _code(_read(_facts(), tmp_path))
     ast.parse(code)
     assert "adapter = 'your-name/naruto-sdxl-lora'" in code
@@ -98,14 +98,14 @@ def test_the_code_names_the_pushed_repository_at_this_runs_tag_and_the_right_fil
     assert "torch_dtype=torch.float16" in code
 
 
-def test_an_adapter_that_is_used_at_another_strength_says_so_in_both_programs(tmp_path: Path):
+def test_the_scale_of_an_adapter_is_in_the_steps_for_both_programs(tmp_path: Path):
     card = _read(_facts(overrides={"fusion.lora_scale": 0.7}), tmp_path)
     assert "adapter_name='style')\npipeline.set_adapters(['style'], [0.7])" in _code(card)
     assert "`strength_model` and `strength_clip` at 0.7" in card.text
     assert f"Put `{RUN.id}.safetensors` into `ComfyUI/models/loras/`" in card.text
 
 
-def test_hostile_words_stay_words(tmp_path: Path):
+def test_hostile_text_stays_text(tmp_path: Path):
     def facts(words: str) -> CardFacts:
         changes = {"training.instance_prompt": words, "generation.negative_prompt": words}
         changes |= {"training.prior.class_prompts": [words], "dataset.source": words, "publish.hub_model_id": words}
@@ -117,7 +117,7 @@ def test_hostile_words_stay_words(tmp_path: Path):
     assert hostile.data.instance_prompt == HOSTILE
     assert hostile.data.widget[0]["text"] == HOSTILE
     assert set(hostile.data.to_dict()) == set(plain.data.to_dict())
-    # the same tree: no word has become markup
+    # the same tree: no text has become markup
     structure = [(token.type, token.tag) for token in _tokens(hostile.text)]
     assert structure == [(token.type, token.tag) for token in _tokens(plain.text)]
     assert not any(kind.startswith("html") for kind, _ in structure)
@@ -129,13 +129,13 @@ def test_hostile_words_stay_words(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["a\\", "|", "\\|", "`", "<b>", "&amp;", "**", "__", "[a]: b", "$$", "~~", "a  \n b"])
-def test_escaped_text_is_read_back_letter_by_letter(text: str):
+def test_escaped_text_is_shown_literally(text: str):
     for frame in (f"| a |\n| --- |\n| {escape(text)} |", f"It is {escape(text)}"):
         inline = [token for token in _tokens(frame) if token.type == "text"][-1]
         assert inline.content.removeprefix("It is ") == " ".join(text.split())
 
 
-def test_of_a_folder_on_this_machine_only_its_last_name_is_told(tmp_path: Path):
+def test_the_card_shows_only_the_last_name_of_a_local_folder(tmp_path: Path):
     base, pictures = tmp_path / "secret-place" / "my-sdxl", tmp_path / "secret-place" / "my-pictures"
     base.mkdir(parents=True)
     pictures.mkdir()
@@ -154,7 +154,7 @@ def test_of_a_folder_on_this_machine_only_its_last_name_is_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize("place", [".", "..", "~", "~somebody", "./", "/"])
-def test_a_folder_without_a_name_of_its_own_is_told_as_a_folder(tmp_path: Path, place: str):
+def test_a_folder_without_a_name_is_called_a_local_picture_set(tmp_path: Path, place: str):
     text = _read(_facts(overrides={"dataset.source": place, "dataset.revision": None}), tmp_path).text
     assert "A local picture set: version" in text
 
@@ -163,7 +163,7 @@ def _score(metric: str, variant: Variant, value: float, n: int = 176, reference:
     return Score(RUN.id, metric, variant, value, value - 0.1, value + 0.1, n, "judge:1", "1.9", reference, "jackknife")
 
 
-def test_scores_stand_side_by_side_only_with_the_same_ruler_and_n_and_never_without_it(tmp_path: Path):
+def test_scores_are_in_one_row_only_with_the_same_measurement_and_n_which_the_row_shows(tmp_path: Path):
     scores = (
         _score("fid", Variant.BASE, 1770.4, reference="ds-1:200"),
         _score("fid", Variant.ADAPTED, 505.3, reference="ds-1:200"),
@@ -186,14 +186,14 @@ def test_scores_stand_side_by_side_only_with_the_same_ruler_and_n_and_never_with
     ]
 
 
-def test_a_reference_that_was_trained_on_is_called_so(tmp_path: Path):
+def test_a_reference_of_training_pictures_is_called_so(tmp_path: Path):
     text = _read(_facts(scores=(_score("fid", Variant.BASE, 9.0, reference="ds-1:1221"),)), tmp_path).text
     assert "against 1221 training pictures" in text
     assert "Nothing was held out" in text
     assert "Nothing was measured." in _read(_facts(), tmp_path).text
 
 
-def test_without_pictures_or_a_file_for_comfyui_the_card_does_not_speak_of_them(tmp_path: Path):
+def test_without_pictures_or_a_file_for_comfyui_the_card_does_not_mention_them(tmp_path: Path):
     card = _read(_facts("mini", shown=(), files=WeightFiles({"": LORA})), tmp_path)
     assert "widget" not in card.data
     assert "samples/" not in card.text
@@ -217,16 +217,16 @@ WORDS = {
 }
 
 
-def test_each_word_for_new_tokens_is_told_as_its_tokens_in_diffusers_and_as_its_file_in_comfyui(tmp_path: Path):
+def test_a_word_for_new_tokens_is_its_tokens_in_diffusers_and_its_file_in_comfyui(tmp_path: Path):
     words = {"TOK": f"{RUN.id}-main_emb.safetensors", "INKY": f"{RUN.id}-ink_emb.safetensors"}
     files = WeightFiles({"": LORA}, "embeddings.safetensors", {"": f"{RUN.id}.safetensors"}, words)
     card = _read(_facts(overrides=WORDS, files=files, shown=()), tmp_path)
-    told = " ".join(token.content for token in _tokens(card.text) if token.type == "text")
+    text = " ".join(token.content for token in _tokens(card.text) if token.type == "text")
     assert card.data.instance_prompt == "a <s0><s1> character"
     assert "textual_inversion" in card.data.tags
-    assert "a <s0><s1> character" in told
-    assert "an <s2><s3> drawing" in told
-    assert f"trigger phrase: a embedding:{RUN.id}-main_emb character, or an embedding:{RUN.id}-ink_emb drawing" in told
+    assert "a <s0><s1> character" in text
+    assert "an <s2><s3> drawing" in text
+    assert f"trigger phrase: a embedding:{RUN.id}-main_emb character, or an embedding:{RUN.id}-ink_emb drawing" in text
     assert "`ComfyUI/models/embeddings/`" in card.text
     code = _code(card)
     ast.parse(code)
@@ -236,7 +236,7 @@ def test_each_word_for_new_tokens_is_told_as_its_tokens_in_diffusers_and_as_its_
     assert "load_lora_weights(adapter, weight_name='pytorch_lora_weights.safetensors')" in code
 
 
-def test_the_layers_that_clip_skip_leaves_out_are_told_in_both_programs(tmp_path: Path):
+def test_clip_skip_is_in_the_steps_for_both_programs(tmp_path: Path):
     card = _read(_facts(overrides={"training.clip_skip": 1, "generation.clip_skip": 1}), tmp_path)
     assert "    clip_skip=1," in _code(card)
     assert "*CLIP Set Last Layer* at -3" in card.text

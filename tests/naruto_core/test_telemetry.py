@@ -53,42 +53,42 @@ def run() -> Run:
 
 @pytest.fixture
 def follow(home: Path, run: Run) -> Follow:
-    """Tell batches of steps to trackers, end as told; what they complained of."""
+    """A function that logs batches of steps to trackers and ends with `end`; it returns their warnings."""
 
-    def told(names: str, *batches: list[StepRecord], uri: str = "", end: BaseException | None = None) -> list[str]:
-        complaints: list[str] = []
+    def follow(names: str, *batches: list[StepRecord], uri: str = "", end: BaseException | None = None) -> list[str]:
+        warnings: list[str] = []
         with (
             suppress(ValueError, KeyboardInterrupt),
-            tracking(names, uri, Layout(home), run, TRAINING, complaints.append) as tell,
+            tracking(names, uri, Layout(home), run, TRAINING, warnings.append) as log_steps,
         ):
             for batch in batches:
-                tell(batch)
+                log_steps(batch)
             if end:
                 raise end
-        return complaints
+        return warnings
 
-    return told
+    return follow
 
 
 def in_tensorboard(home: Path, run: Run, name: str = "loss") -> list[tuple[int, float]]:
-    """One of a run's curves as TensorBoard shows it."""
+    """A curve of a run, as TensorBoard shows it."""
     events = EventAccumulator(str(Layout(home).tensorboard(run.id)), {"scalars": 0})
     events.Reload()
     return [(point.step, point.value) for point in events.Scalars(f"train/{name}")]
 
 
 def mlflow_run(home: Path, run: Run) -> "MlflowRun":
-    """The one run that MLflow has for `run`."""
+    """The MLflow run of `run`."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{Layout(home).mlflow() / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("naruto")
-    (found,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run.id]
-    return found
+    (tracked,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run.id]
+    return tracked
 
 
 def in_mlflow(home: Path, run: Run, name: str = "loss") -> list[tuple[int, float]]:
-    """One of a run's curves with every point that MLflow has."""
+    """A curve of a run, with every point that MLflow has."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{Layout(home).mlflow() / 'mlflow.db'}")
@@ -116,11 +116,11 @@ def test_both_trackers_hold_every_number_of_every_step(follow: Follow, home: Pat
         assert read(home, run, "learning_rate") == [(n, 1.0) for n in range(140)]
 
 
-def test_an_mlflow_run_says_which_run_recipe_and_choices_it_is(follow: Follow, home: Path, run: Run):
+def test_an_mlflow_run_has_tags_and_parameters_of_its_run_and_recipe(follow: Follow, home: Path, run: Run):
     follow("mlflow", steps(0, 2))
     data = mlflow_run(home, run).data
-    told = {name: value for name, value in data.tags.items() if name.startswith("naruto.")}
-    assert told == {"naruto.run": run.id, "naruto.dataset": "ds-1", "naruto.recipe": "f" * 64}
+    tags = {name: value for name, value in data.tags.items() if name.startswith("naruto.")}
+    assert tags == {"naruto.run": run.id, "naruto.dataset": "ds-1", "naruto.recipe": "f" * 64}
     assert data.params["training.rank"] == str(TRAINING.rank)
     assert data.params["training.instance_prompt"] == TRAINING.instance_prompt
     assert data.params["training.prior.num_class_images"] == "64"
@@ -130,10 +130,10 @@ def test_an_mlflow_run_says_which_run_recipe_and_choices_it_is(follow: Follow, h
 
 
 def test_a_choice_longer_than_mlflow_takes_is_cut(home: Path, run: Run):
-    section, complaints = TRAINING.model_copy(update={"instance_prompt": "x" * 7000}), list[str]()
-    with tracking("mlflow", "", Layout(home), run, section, complaints.append):
+    section, warnings = TRAINING.model_copy(update={"instance_prompt": "x" * 7000}), list[str]()
+    with tracking("mlflow", "", Layout(home), run, section, warnings.append):
         pass
-    assert complaints == []
+    assert warnings == []
     assert mlflow_run(home, run).data.params["training.instance_prompt"] == "x" * 6000
 
 
@@ -145,7 +145,7 @@ def test_mlflow_knows_how_training_ended(follow: Follow, home: Path, run: Run, e
     assert mlflow_run(home, run).info.status == status
 
 
-# a training in a process of its own that tells 20 steps and is killed as soon as they are there
+# a training in a process of its own that logs 20 steps and is killed as soon as they are stored
 KILLED = """
 import os, signal, sys
 from dataclasses import replace
@@ -154,15 +154,15 @@ from naruto_core.artifacts import Layout
 from naruto_core.telemetry.tracking import tracking
 from tests.naruto_core.test_telemetry import BOTH, RUN, TRAINING, in_mlflow, steps, wait
 
-def note(event, told):
+def note(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
-        print(event, told, file=sys.stderr, flush=True)
+        print(event, arguments, file=sys.stderr, flush=True)
 
 sys.addaudithook(note)
 home, run = Path(sys.argv[1]), replace(RUN, id=sys.argv[2])
-with tracking(BOTH, "", Layout(home), run, TRAINING, print) as tell:
-    tell(steps(0, 10))
-    tell(steps(10, 20))
+with tracking(BOTH, "", Layout(home), run, TRAINING, print) as log_steps:
+    log_steps(steps(0, 10))
+    log_steps(steps(10, 20))
     wait(lambda: len(in_mlflow(home, run)) == 20)
     from mlflow.telemetry import get_telemetry_client
     print(get_telemetry_client(), "torch" in sys.modules, flush=True)
@@ -170,7 +170,7 @@ with tracking(BOTH, "", Layout(home), run, TRAINING, print) as tell:
 """
 
 
-def test_a_killed_training_goes_on_as_one_curve_and_nothing_called_home(follow: Follow, home: Path, run: Run):
+def test_a_killed_training_continues_as_one_curve_and_no_tracker_connects(follow: Follow, home: Path, run: Run):
     follow("mlflow")  # the database is there
     quiet = ("PYTEST_", "CI", "GITHUB_", "MLFLOW_", "DO_NOT_TRACK")  # where MLflow would be quiet by itself
     variables = {name: value for name, value in os.environ.items() if not name.startswith(quiet)}
@@ -188,7 +188,7 @@ def test_a_killed_training_goes_on_as_one_curve_and_nothing_called_home(follow: 
     assert mlflow_run(home, run).info.status == "FINISHED"
 
 
-def test_a_training_started_anew_takes_the_place_of_the_old_curve(follow: Follow, home: Path, run: Run):
+def test_a_restarted_training_replaces_the_old_curve(follow: Follow, home: Path, run: Run):
     follow("tensorboard", steps(0, 20))
     follow("tensorboard", steps(0, 5, shift=100.0))
     assert in_tensorboard(home, run) == [(n, n / 8 + 100) for n in range(5)]
@@ -201,7 +201,7 @@ def test_a_resume_with_nothing_left_to_train_only_ends_the_run(follow: Follow, h
     assert mlflow_run(home, run).info.status == "FINISHED"
 
 
-def test_numbers_that_are_not_finite_stop_neither(follow: Follow, home: Path, run: Run):
+def test_values_that_are_not_finite_stop_no_tracker(follow: Follow, home: Path, run: Run):
     odd = [StepRecord(n, value, 1.0, {}) for n, value in enumerate((1.0, math.nan, math.inf, -math.inf, 1e300, 2.0))]
     assert follow(BOTH, odd) == []
     # event files hold single precision; MLflow would show infinity as 1.8e308
@@ -211,34 +211,34 @@ def test_numbers_that_are_not_finite_stop_neither(follow: Follow, home: Path, ru
 
 @pytest.mark.parametrize("names", ["", " , "])
 def test_without_a_tracker_nothing_is_written(tmp_path: Path, names: str):
-    with tracking(names, "", Layout(tmp_path), RUN, TRAINING, pytest.fail) as tell:
-        tell(steps(0, 3))
+    with tracking(names, "", Layout(tmp_path), RUN, TRAINING, pytest.fail) as log_steps:
+        log_steps(steps(0, 3))
     assert list(tmp_path.iterdir()) == []
 
 
 MISTAKES = [
     ("tensorbord", "", "'tensorbord'.*did you mean tensorboard"),
     ("tensorboard, wandb", "", "'wandb'.*there are tensorboard and mlflow"),
-    ("mlflow", "./mlruns", "NARUTO_MLFLOW_URI is no place"),
+    ("mlflow", "./mlruns", "NARUTO_MLFLOW_URI is not an address"),
 ]
 
 
 @pytest.mark.parametrize(("names", "uri", "sentence"), MISTAKES, ids=[sentence for *_, sentence in MISTAKES])
-def test_a_misspelt_setting_is_told_before_training(
+def test_a_misspelt_setting_is_an_error_before_training(
     monkeypatch: pytest.MonkeyPatch, names: str, uri: str, sentence: str
 ):
-    _refused_by_preflight(monkeypatch, names, uri, RecipeInvalid, sentence)
+    _fails_preflight(monkeypatch, names, uri, RecipeInvalid, sentence)
 
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("mlflow", "mlflow-skinny")])
-def test_a_tracker_that_is_not_installed_is_told_before_training(
+def test_a_tracker_that_is_not_installed_is_an_error_before_training(
     monkeypatch: pytest.MonkeyPatch, name: str, package: str
 ):
-    monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that there is none
-    _refused_by_preflight(monkeypatch, BOTH, "", DeviceUnfit, f"names {name}, which is not .* package {package},")
+    monkeypatch.setitem(sys.modules, name, None)  # Python's own way to mark a module as missing
+    _fails_preflight(monkeypatch, BOTH, "", DeviceUnfit, f"names {name}, which is not .* package {package},")
 
 
-def _refused_by_preflight(
+def _fails_preflight(
     monkeypatch: pytest.MonkeyPatch, names: str, uri: str, kind: type[NarutoError], sentence: str
 ) -> None:
     from tasks.preflight import preflight
@@ -253,7 +253,7 @@ def test_names_may_be_spaced_repeated_and_in_capitals():
     assert choose_trackers(" MLflow,tensorboard ,mlflow", "https://host") == ["mlflow", "tensorboard"]
 
 
-# a disk that takes 4 kB and no more
+# a disk with space for 4 kB
 FULL = """
 import resource, sys, time
 from pathlib import Path
@@ -262,38 +262,38 @@ from naruto_core.telemetry.tracking import tracking
 from tests.naruto_core.test_telemetry import RUN, TRAINING, steps
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-with tracking("tensorboard", "", Layout(Path(sys.argv[1])), RUN, TRAINING, print) as tell:
+with tracking("tensorboard", "", Layout(Path(sys.argv[1])), RUN, TRAINING, print) as log_steps:
     for batch in range(10):
-        tell(steps(10 * batch, 10 * batch + 10))
+        log_steps(steps(10 * batch, 10 * batch + 10))
         time.sleep(0.02)
 print("trained")
 """
 
 
-def test_a_disk_that_fills_up_ends_the_tracker_with_one_line_and_not_the_training(tmp_path: Path):
+def test_a_full_disk_stops_the_tracker_with_one_line_and_not_the_training(tmp_path: Path):
     command = [sys.executable, "-c", FULL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     line, trained = done.stdout.splitlines()
     assert line.startswith("tensorboard is off for the rest of this training, which goes on without it: ")
     assert trained == "trained"
-    kept = in_tensorboard(tmp_path, RUN)
-    assert 10 <= len(kept) < 100
-    assert kept == [(n, n / 8) for n in range(len(kept))]
+    stored = in_tensorboard(tmp_path, RUN)
+    assert 10 <= len(stored) < 100
+    assert stored == [(n, n / 8) for n in range(len(stored))]
 
 
-def test_an_mlflow_run_that_somebody_deletes_ends_that_tracker_alone(home: Path, run: Run):
-    complaints: list[str] = []
-    with tracking(BOTH, "", Layout(home), run, TRAINING, complaints.append) as tell:
-        tell(steps(0, 3))
+def test_a_deleted_mlflow_run_stops_that_tracker_only(home: Path, run: Run):
+    warnings: list[str] = []
+    with tracking(BOTH, "", Layout(home), run, TRAINING, warnings.append) as log_steps:
+        log_steps(steps(0, 3))
         wait(lambda: in_mlflow(home, run) != [])
         _delete(home, mlflow_run(home, run).info.run_id)
-        tell(steps(3, 6))
-        wait(lambda: complaints != [])
-        tell(steps(6, 9))
-    assert len(complaints) == 1
-    assert complaints[0].startswith("mlflow is off for the rest of this training")
-    assert "\n" not in complaints[0]
+        log_steps(steps(3, 6))
+        wait(lambda: warnings != [])
+        log_steps(steps(6, 9))
+    assert len(warnings) == 1
+    assert warnings[0].startswith("mlflow is off for the rest of this training")
+    assert "\n" not in warnings[0]
     assert in_tensorboard(home, run) == [(n, n / 8) for n in range(9)]
 
 
@@ -303,12 +303,12 @@ def _delete(home: Path, run_id: str) -> None:
     MlflowClient(tracking_uri=f"sqlite:///{Layout(home).mlflow() / 'mlflow.db'}").delete_run(run_id)
 
 
-def test_a_server_that_does_not_answer_is_one_line_without_its_password(
+def test_a_server_that_does_not_answer_is_reported_in_one_line_without_its_password(
     follow: Follow, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    (complaint,) = follow("mlflow", steps(0, 3), uri="http://me:s3cr%40et@127.0.0.1:9")
-    assert complaint.startswith("mlflow is off for the rest of this training")
-    assert "127.0.0.1:9" in complaint
-    assert "s3cr" not in complaint
+    (warning,) = follow("mlflow", steps(0, 3), uri="http://me:s3cr%40et@127.0.0.1:9")
+    assert warning.startswith("mlflow is off for the rest of this training")
+    assert "127.0.0.1:9" in warning
+    assert "s3cr" not in warning
     assert capfd.readouterr() == ("", "")

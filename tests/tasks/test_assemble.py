@@ -133,7 +133,7 @@ def test_new_tokens_are_handed_out_whole_for_diffusers_and_by_word_for_comfyui(p
         assert len(parts[0][key]) == 2
     text = (folder / "README.md").read_text()
     assert f"`embedding:{name}-main_emb` for person and `embedding:{name}-ink_emb` for forest" in text
-    assert "The base, which has no new tokens, read person for &lt;s0&gt;&lt;s1&gt;" in text
+    assert "The prompts of the base, which has no new tokens, have person for &lt;s0&gt;&lt;s1&gt;" in text
     read = {variant: _read_of(folder / name) for variant, name in re.findall(r"!\[(\w+)\]\((.+?)\)", text)[:2]}
     assert "a person in the rain" in read["base"]
     assert "a <s0><s1> in the rain" in read["adapted"]

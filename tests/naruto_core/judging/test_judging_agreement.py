@@ -1,4 +1,4 @@
-"""Agreement against the krippendorff package and by hand."""
+"""Agreement against the krippendorff package and values computed by hand."""
 
 import krippendorff
 import numpy as np
@@ -12,9 +12,9 @@ def ratings(seed: int, noise: float) -> np.ndarray:
     """Four raters, sixty units, a third of the ratings missing."""
     random = np.random.default_rng(seed)
     truth = random.integers(1, 6, 60)
-    found = np.clip(np.round(truth + random.normal(0, noise, (4, 60))), 1, 5)
-    found[random.random((4, 60)) < 0.33] = np.nan
-    return found
+    grades = np.clip(np.round(truth + random.normal(0, noise, (4, 60))), 1, 5)
+    grades[random.random((4, 60)) < 0.33] = np.nan
+    return grades
 
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal"])
@@ -27,25 +27,25 @@ def test_alpha_is_the_packages(level: Level, noise: float):
 
 def test_the_interval_covers_the_alpha_of_many_units():
     truth = np.mean([krippendorff_alpha(ratings(seed, 1.0), "ordinal", 2, 0).alpha for seed in range(100, 160)])
-    found = [krippendorff_alpha(ratings(seed, 1.0), "ordinal", 100, seed) for seed in range(60)]
-    assert sum(one.low <= truth <= one.high for one in found) >= 52
-    assert all(one.low < one.alpha < one.high for one in found)
+    results = [krippendorff_alpha(ratings(seed, 1.0), "ordinal", 100, seed) for seed in range(60)]
+    assert sum(result.low <= truth <= result.high for result in results) >= 52
+    assert all(result.low < result.alpha < result.high for result in results)
 
 
-def test_full_agreement_is_one_and_chance_is_about_nothing():
+def test_full_agreement_is_1_and_chance_agreement_about_0():
     same = np.tile([1.0, 2.0, 3.0, 1.0], (3, 1))
     assert krippendorff_alpha(same, "nominal", 50, 0).alpha == 1
     chance = np.random.default_rng(0).integers(0, 2, (3, 400)).astype(np.float64)
     assert krippendorff_alpha(chance, "nominal", 50, 0).alpha == pytest.approx(0, abs=0.08)
 
 
-def test_too_little_to_tell_agreement_from_chance_is_said():
+def test_too_few_ratings_to_tell_agreement_from_chance_are_an_error():
     one_rater = np.array([[1.0, 2.0, 3.0], [np.nan] * 3])
     for data in (one_rater, np.ones((3, 10))):
-        with pytest.raises(NarutoError, match="too little to tell agreement from chance"):
+        with pytest.raises(NarutoError, match="too few to tell agreement from chance"):
             krippendorff_alpha(data, "nominal", 10, 0)
 
 
-def test_a_side_bias_has_wilsons_interval():
+def test_the_left_bias_has_wilsons_interval():
     assert left_bias(60, 40) == pytest.approx((0.6, 0.502003, 0.690599), abs=1e-6)
     assert left_bias(0, 0) == (0.5, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""From ratings to votes, to reviewer quality, decision and grades: known answers."""
+"""From ratings to votes, reviewer quality, decisions and grades: known answers."""
 
 import random
 from datetime import UTC, datetime
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from choix import ilsr_pairwise
 
-from naruto_core.judging.decision import PairVerdict, decisions, win_rates
-from naruto_core.judging.ranking import Vote, most_telling, rank
-from naruto_core.judging.reviewer_quality import leans, reviewer_qualities
-from naruto_core.judging.votes import answers_by_unit, comparisons, counted, defects, mean_grades
+from naruto_core.judging.decision import PairVerdict, decide_pairs, win_rates
+from naruto_core.judging.ranking import Vote, most_informative_pair, rank
+from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
+from naruto_core.judging.votes import answers_by_unit, countable, defect_shares, mean_grades, to_votes
 from naruto_core.ratings import Answer, Defect, Extremes, Grades, Outcome, Rating
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -31,52 +31,52 @@ def rating(
 
 
 def cast(strength: dict[str, float], count: int, seed: int) -> list[Vote]:
-    draw, votes = random.Random(seed), []
+    rng, votes = random.Random(seed), []
     for number in range(count):
-        left, right = draw.sample(sorted(strength), 2)
+        left, right = rng.sample(sorted(strength), 2)
         chance = 1 / (1 + np.exp(strength[right] - strength[left]))
-        votes.append(Vote(f"p{number % 40}", left, right, Outcome.LEFT if draw.random() < chance else Outcome.RIGHT))
+        votes.append(Vote(f"p{number % 40}", left, right, Outcome.LEFT if rng.random() < chance else Outcome.RIGHT))
     return votes
 
 
-def test_repeats_and_gold_units_are_not_counted() -> None:
-    kept = rating(1, Outcome.LEFT)
-    assert counted([kept, rating(1, Outcome.LEFT, repeat=True), rating(2, Outcome.LEFT, gold="a")]) == [kept]
+def test_repeats_and_gold_units_are_not_countable() -> None:
+    single = rating(1, Outcome.LEFT)
+    assert countable([single, rating(1, Outcome.LEFT, repeat=True), rating(2, Outcome.LEFT, gold="a")]) == [single]
 
 
-def test_the_best_and_the_worst_of_four_are_five_comparisons() -> None:
-    votes = comparisons([rating(1, Extremes(best=2, worst=0), ("a", "b", "c", "d"))])
-    said = {(v.left, v.right) if v.outcome is Outcome.LEFT else (v.right, v.left) for v in votes}
-    assert said == {("C", "A"), ("C", "B"), ("C", "D"), ("B", "A"), ("D", "A")}
+def test_the_best_and_the_worst_of_four_are_five_votes() -> None:
+    votes = to_votes([rating(1, Extremes(best=2, worst=0), ("a", "b", "c", "d"))])
+    winners = {(v.left, v.right) if v.outcome is Outcome.LEFT else (v.right, v.left) for v in votes}
+    assert winners == {("C", "A"), ("C", "B"), ("C", "D"), ("B", "A"), ("D", "A")}
     assert len(votes) == 5
 
 
-def test_the_same_opinion_with_the_sides_changed_is_the_same_answer() -> None:
-    one = rating(1, Outcome.LEFT, ("a", "b"), "r")
-    other = rating(1, Outcome.RIGHT, ("b", "a"), "s")
-    table, raters = answers_by_unit([one, other], "better")
+def test_the_same_choice_with_swapped_sides_is_the_same_answer() -> None:
+    first = rating(1, Outcome.LEFT, ("a", "b"), "r")
+    swapped = rating(1, Outcome.RIGHT, ("b", "a"), "s")
+    table, raters = answers_by_unit([first, swapped], "better")
     assert raters == ["r", "s"]
     assert table[0, 0] == table[1, 0]
-    table, _ = answers_by_unit([one, rating(1, Outcome.LEFT, ("b", "a"), "s")], "better")
+    table, _ = answers_by_unit([first, rating(1, Outcome.LEFT, ("b", "a"), "s")], "better")
     assert table[0, 0] != table[1, 0]
 
 
-def test_a_reviewer_who_always_takes_the_left_is_seen_to() -> None:
+def test_a_reviewer_who_always_chooses_the_left_is_biased() -> None:
     always = [rating(unit, Outcome.LEFT) for unit in range(20)]
     fair = [rating(unit, (Outcome.LEFT, Outcome.RIGHT)[unit % 2], who="s") for unit in range(20)]
     first, second = reviewer_qualities([*always, *fair])
-    assert (leans(first.left), leans(second.left)) == (True, False)
+    assert (is_biased(first.left), is_biased(second.left)) == (True, False)
 
 
-def test_consistency_is_of_the_picture_and_not_of_the_side() -> None:
+def test_consistency_is_about_the_picture_and_not_the_side() -> None:
     ratings = [
         rating(1, Outcome.LEFT, ("a", "b")),
         rating(1, Outcome.RIGHT, ("b", "a"), repeat=True),
         rating(2, Outcome.LEFT, ("a", "b")),
         rating(2, Outcome.LEFT, ("b", "a"), repeat=True),
     ]
-    (found,) = reviewer_qualities(ratings)
-    assert (found.consistent.hits, found.consistent.n) == (1, 2)
+    (quality,) = reviewer_qualities(ratings)
+    assert (quality.consistent.hits, quality.consistent.n) == (1, 2)
 
 
 def test_gold_answers_are_right_or_wrong_by_their_picture() -> None:
@@ -85,22 +85,22 @@ def test_gold_answers_are_right_or_wrong_by_their_picture() -> None:
         rating(2, Outcome.LEFT, ("b", "a"), gold="a"),
         rating(3, Outcome.TIE, ("b", "a"), gold="a"),
     ]
-    (found,) = reviewer_qualities(ratings)
-    assert (found.gold.hits, found.gold.n) == (1, 3)
+    (quality,) = reviewer_qualities(ratings)
+    assert (quality.gold.hits, quality.gold.n) == (1, 3)
 
 
 def test_a_clear_winner_needs_no_more_votes_and_equals_never_get_enough() -> None:
     clear = cast({"a": 1.5, "b": -1.5}, 200, 1)
-    (found,) = decisions(rank(clear, 200, 0), clear)
-    assert (found.stronger, found.verdict, found.needed) == ("a", PairVerdict.BETTER, 0)
+    (decision,) = decide_pairs(rank(clear, 200, 0), clear)
+    assert (decision.stronger, decision.verdict, decision.needed) == ("a", PairVerdict.BETTER, 0)
     even = [
         Vote(f"p{i % 20}", *sides, outcome)
         for i in range(40)
         for sides in (("a", "b"), ("b", "a"))
         for outcome in (Outcome.LEFT, Outcome.RIGHT)
     ]
-    (found,) = decisions(rank(even, 200, 0), even)
-    assert (found.verdict, found.needed) == (PairVerdict.UNDECIDED, None)
+    (decision,) = decide_pairs(rank(even, 200, 0), even)
+    assert (decision.verdict, decision.needed) == (PairVerdict.UNDECIDED, None)
 
 
 def test_the_votes_still_needed_would_have_been_about_enough() -> None:
@@ -108,29 +108,29 @@ def test_the_votes_still_needed_would_have_been_about_enough() -> None:
     answers = []
     for seed in range(12):
         votes = cast(strength, 60, seed)
-        (found,) = decisions(rank(votes, 200, 0), votes)
-        if found.needed and found.stronger == "a":
-            more = cast(strength, 60 + 2 * found.needed, seed + 100)
-            answers.append(decisions(rank(more, 200, 0), more)[0].verdict is PairVerdict.BETTER)
+        (decision,) = decide_pairs(rank(votes, 200, 0), votes)
+        if decision.needed and decision.stronger == "a":
+            enough = cast(strength, 60 + 2 * decision.needed, seed + 100)
+            answers.append(decide_pairs(rank(enough, 200, 0), enough)[0].verdict is PairVerdict.BETTER)
     assert len(answers) >= 4
     assert sum(answers) >= len(answers) / 2
 
 
-def test_win_rates_give_every_prompt_the_same_say() -> None:
+def test_win_rates_give_every_prompt_the_same_weight() -> None:
     votes = [Vote("crowded", "a", "b", Outcome.LEFT)] * 98 + [Vote("quiet", "a", "b", Outcome.RIGHT)] * 2
     assert [(rate.model, rate.value, rate.votes) for rate in win_rates(votes)] == [("a", 0.5, 100), ("b", 0.5, 100)]
 
 
-def test_the_next_pair_is_the_one_that_is_least_known() -> None:
+def test_the_next_pair_is_the_one_that_is_least_certain() -> None:
     known = cast({"a": 0.0, "b": 0.0}, 300, 3)
     once = [Vote("p", "c", "a", Outcome.LEFT)]
-    assert "c" in most_telling(["a", "b", "c"], known + once)
-    assert set(most_telling(["a", "b", "c"], [])) <= {"a", "b", "c"}
+    assert "c" in most_informative_pair(["a", "b", "c"], known + once)
+    assert set(most_informative_pair(["a", "b", "c"], [])) <= {"a", "b", "c"}
 
 
-def test_a_foregone_conclusion_is_not_asked_again() -> None:
+def test_a_decided_pair_is_not_chosen_again() -> None:
     strength = {"a": 4.0, "b": 0.1, "c": -0.1, "d": -4.0}
-    assert set(most_telling(list(strength), cast(strength, 600, 5))) != {"a", "d"}
+    assert set(most_informative_pair(list(strength), cast(strength, 600, 5))) != {"a", "d"}
 
 
 def test_strengths_agree_with_choix_on_the_same_votes() -> None:
@@ -151,21 +151,21 @@ def test_grades_are_means_over_prompts_and_defects_shares_of_ratings() -> None:
     adherence, style = mean_grades(ratings)
     assert (adherence.mean, adherence.ratings, adherence.prompts) == (3.5, 3, 2)
     assert (style.mean, style.low, style.high) == (3.0, 3.0, 3.0)
-    hands = defects(ratings)["A"][Defect.HANDS]
+    hands = defect_shares(ratings)["A"][Defect.HANDS]
     assert (hands.hits, hands.n) == (1, 3)
 
 
-def test_votes_that_are_alike_may_be_counted_up() -> None:
+def test_equal_votes_may_be_summed() -> None:
     votes = cast({"a": 0.5, "b": 0.0, "c": -0.5}, 300, 11)
     counts: dict[Vote, int] = {}
     for vote in votes:
         counts[vote] = counts.get(vote, 0) + 1
     together = [Vote(v.prompt, v.left, v.right, v.outcome, n) for v, n in counts.items()]
     assert len(together) < len(votes)
-    one, other = rank(votes, 100, 0), rank(together, 100, 0)
-    assert [m.value for m in one.models] == pytest.approx([m.value for m in other.models], abs=1e-9)
-    assert one.models[0].votes == other.models[0].votes
-    assert [m.needed for m in decisions(one, votes)] == [m.needed for m in decisions(other, together)]
+    single, summed = rank(votes, 100, 0), rank(together, 100, 0)
+    assert [m.value for m in single.models] == pytest.approx([m.value for m in summed.models], abs=1e-9)
+    assert single.models[0].votes == summed.models[0].votes
+    assert [m.needed for m in decide_pairs(single, votes)] == [m.needed for m in decide_pairs(summed, together)]
     assert [(r.model, r.value, r.votes) for r in win_rates(votes)] == [
         (r.model, pytest.approx(r.value), r.votes) for r in win_rates(together)
     ]

@@ -1,4 +1,4 @@
-"""A ladder of made-up generators whose order is known, and what every metric makes of it.
+"""A ladder of made-up generators whose order is known, and the value of every metric for each of them.
 
 The drawn world is the truth: 200 drawings of the held-out style to compare with, 300 others that were
 "trained on", and six generators of 176 pictures each, from perfect down to one that copies.
@@ -13,9 +13,9 @@ from PIL import Image
 from naruto_core.mini.pretraining.evaluation import drawings
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, Scene
 from naruto_core.scoring import memorization, sample_metrics
+from naruto_core.scoring.feature_set import each_once
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures
 from naruto_core.scoring.metrics import SET_METRICS
-from naruto_core.scoring.set_metric import everything
 
 N = 176
 Pixels = np.ndarray
@@ -33,21 +33,21 @@ class Ladder:
 
 
 def build_ladder(extractor: Extractor) -> Ladder:
-    """All six generators through `extractor`."""
+    """The features of all six generators by `extractor`."""
 
     def rows(pixels: Pixels) -> Rows:
         loads: list[Callable[[], Image.Image]] = [lambda p=picture: Image.fromarray(p) for picture in pixels]
         return np.concatenate(list(embed_pictures(extractor, loads, 64)))
 
     training = drawings(HELD_OUT_STYLE, 300, 101)[0]
-    fresh, scenes = drawings(HELD_OUT_STYLE, 6 * N, 102)
+    new, scenes = drawings(HELD_OUT_STYLE, 6 * N, 102)
     base = np.concatenate([drawings(style, N // 4, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])
     made = {
-        "perfect": fresh[:N],
-        "fewer hair colours": fresh[[i for i, scene in enumerate(scenes) if _two_colours(scene)][:N]],
+        "perfect": new[:N],
+        "fewer hair colours": new[[i for i, scene in enumerate(scenes) if _two_colours(scene)][:N]],
         "wrong style": drawings("flat", N, 107)[0],
         "base": base,
-        "collapsed": np.repeat(fresh[:8], N // 8, axis=0),
+        "collapsed": np.repeat(new[:8], N // 8, axis=0),
         "copies": training[:N],
     }
     assert all(len(pixels) == N for pixels in made.values())
@@ -59,33 +59,35 @@ def _two_colours(scene: Scene) -> bool:
     return all(character.hair in ("blond", "red") for character in scene.characters)
 
 
-def climb(ladder: Ladder) -> dict[str, dict[str, float]]:
+def ladder_values(ladder: Ladder) -> dict[str, dict[str, float]]:
     """Every set metric, style closeness and copying of every generator: {metric: {rung: value}}."""
-    found: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, float]] = {}
     for metric in SET_METRICS:
         reference = ladder.reference[:N] if metric.axis == "overlap" else ladder.reference
-        found[metric.name] = {
-            name: metric.measure(rows, reference)(everything(N)) for name, rows in ladder.drawn.items()
+        values[metric.name] = {
+            name: metric.measure(rows, reference)(each_once(N)) for name, rows in ladder.drawn.items()
         }
-    new = sample_metrics.nearness(ladder.reference, ladder.training)
-    found["style"] = {
+    held_out = sample_metrics.nearness(ladder.reference, ladder.training)
+    values["style"] = {
         n: float(sample_metrics.style_closeness(r, ladder.reference).mean()) for n, r in ladder.drawn.items()
     }
-    found["flagged as copies"] = {
+    values["flagged as copies"] = {
         name: float(
-            (memorization.ranks(sample_metrics.nearness(rows, ladder.training), new) <= memorization.FLAGGED).mean()
+            (
+                memorization.ranks(sample_metrics.nearness(rows, ladder.training), held_out) <= memorization.FLAGGED
+            ).mean()
         )
         for name, rows in ladder.drawn.items()
     }
-    margin = memorization.copy_margin(new, N)
-    found["named as copies"] = {
+    margin = memorization.copy_margin(held_out, N)
+    values["named as copies"] = {
         name: float((sample_metrics.nearness(rows, ladder.training) > margin).mean())
         for name, rows in ladder.drawn.items()
     }
-    return found
+    return values
 
 
-def failed(values: Mapping[str, float], better: int) -> list[str]:
-    """The rungs that a metric does not put below the perfect generator; for `better` 0, that it puts no lower."""
+def failed_rungs(values: Mapping[str, float], better: int) -> list[str]:
+    """The rungs that a metric does not rank below the perfect generator; for `better` 0, those with no lower value."""
     sign = better or 1
     return [rung for rung in WORSE if sign * values[rung] >= sign * values["perfect"]]

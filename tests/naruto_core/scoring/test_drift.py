@@ -1,4 +1,4 @@
-"""Served pictures held against a run's own: what has changed is said, what has not is not."""
+"""Served pictures compared with a run's own samples: drift is reported when it is there, and only then."""
 
 import math
 
@@ -15,22 +15,22 @@ def world(rng: np.random.Generator, prompts: int, mean: float = 0.0) -> Values:
     return Values(of_prompts + rng.normal(0, 1, 4 * prompts), [f"p{n}" for n in range(prompts) for _ in range(4)])
 
 
-def test_the_interval_holds_the_true_difference_in_95_of_100_worlds() -> None:
-    rng, held = np.random.default_rng(0), 0
+def test_the_interval_covers_the_true_difference_in_95_of_100_worlds() -> None:
+    rng, hits = np.random.default_rng(0), 0
     for _ in range(300):
-        found = shift(world(rng, 30, 0.4), world(rng, 44), share=False, seed=0)
-        held += found.low <= 0.4 <= found.high
-    assert 0.92 <= held / 300 <= 0.98
+        change = shift(world(rng, 30, 0.4), world(rng, 44), share=False, seed=0)
+        hits += change.low <= 0.4 <= change.high
+    assert 0.92 <= hits / 300 <= 0.98
 
 
-def test_of_runs_that_have_not_changed_hardly_one_has_drifted() -> None:
+def test_of_200_models_that_have_not_changed_at_most_two_are_called_drifted() -> None:
     rng = np.random.default_rng(1)
-    said = [shift(world(rng, 30), world(rng, 44), share=False, seed=0).verdict for _ in range(200)]
-    assert said.count(Steadiness.DRIFTED) <= 2
-    assert Steadiness.UNDECIDED in said
+    verdicts = [shift(world(rng, 30), world(rng, 44), share=False, seed=0).verdict for _ in range(200)]
+    assert verdicts.count(Steadiness.DRIFTED) <= 2
+    assert Steadiness.UNDECIDED in verdicts
 
 
-def test_a_model_that_has_changed_has_drifted_and_many_pictures_say_that_it_has_not() -> None:
+def test_a_changed_model_is_called_drifted_and_an_unchanged_one_steady_with_enough_pictures() -> None:
     rng = np.random.default_rng(2)
     worse = shift(world(rng, 100, -1.5), world(rng, 44), share=False, seed=0)
     assert worse.verdict is Steadiness.DRIFTED
@@ -42,15 +42,15 @@ def test_a_model_that_has_changed_has_drifted_and_many_pictures_say_that_it_has_
 @pytest.mark.parametrize(
     ("blank", "verdict"), [(0, Steadiness.STEADY), (3, Steadiness.UNDECIDED), (40, Steadiness.DRIFTED)]
 )
-def test_blank_pictures_are_a_share(blank: int, verdict: Steadiness) -> None:
+def test_the_share_of_blank_pictures_drifts_too(blank: int, verdict: Steadiness) -> None:
     served = Values(np.array([1.0] * blank + [0.0] * (300 - blank)), [f"s{n}" for n in range(300)])
     own = Values(np.zeros(400), [f"o{n}" for n in range(400)])
-    found = shift(served, own, share=True, seed=0)
-    assert (found.verdict, found.own) == (verdict, 0.0)
-    assert found.low <= found.difference < found.high
+    change = shift(served, own, share=True, seed=0)
+    assert (change.verdict, change.own) == (verdict, 0.0)
+    assert change.low <= change.difference < change.high
 
 
-def test_of_a_handful_of_prompts_nothing_is_said() -> None:
+def test_with_too_few_prompts_nothing_is_decided() -> None:
     rng = np.random.default_rng(4)
     few = shift(world(rng, LEAST_PROMPTS - 1, 9.0), world(rng, 44), share=False, seed=0)
     assert few.verdict is Steadiness.UNDECIDED

@@ -1,4 +1,4 @@
-"""Scores against closed forms and libraries that are not ours."""
+"""Extractors and scores against closed forms and other libraries."""
 
 import os
 import subprocess
@@ -18,11 +18,10 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable, NarutoError
+from naruto_core.scoring.feature_set import each_once
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.fid import frechet_measure
-from naruto_core.scoring.mmd import kid_measure
 from naruto_core.scoring.sample_metrics import cosines
-from naruto_core.scoring.set_metric import everything
+from naruto_core.scoring.set_metrics import frechet_measure, kid_measure
 from naruto_core.scoring.torchmetrics_fid import fid
 from naruto_core.sdxl import locate
 from tests.hub_downloads import downloads
@@ -42,7 +41,7 @@ def test_both_forms_of_fid_equal_the_textbook(n: int, m: int, d: int):
     rng = np.random.default_rng(n)
     a, b = rng.normal(0, 1, (n, d)), rng.normal(0.3, 1.4, (m, d))
     expected = _textbook_fid(a, b)
-    assert frechet_measure(a, b)(everything(len(a))) == pytest.approx(expected, rel=1e-6)
+    assert frechet_measure(a, b)(each_once(len(a))) == pytest.approx(expected, rel=1e-6)
     assert fid(a, b) == pytest.approx(expected, rel=1e-6)
 
 
@@ -55,10 +54,10 @@ def test_fid_of_gaussians_with_known_moments_is_their_known_distance():
 
 def test_fid_of_a_set_with_itself_is_zero():
     a = np.random.default_rng(1).normal(size=(50, 80))
-    assert frechet_measure(a, a)(everything(len(a))) == pytest.approx(0, abs=1e-6)
+    assert frechet_measure(a, a)(each_once(len(a))) == pytest.approx(0, abs=1e-6)
 
 
-def test_too_few_or_broken_features_are_refused_in_a_sentence():
+def test_too_few_or_broken_features_are_an_error_in_one_sentence():
     good = np.zeros((5, 3))
     with pytest.raises(NarutoError, match="holds 1 pictures; this score needs at least 2"):
         fid(good[:1], good)
@@ -68,23 +67,23 @@ def test_too_few_or_broken_features_are_refused_in_a_sentence():
         fid(good, broken)
 
 
-def test_clip_scores_equal_open_clips_own_path():
+def test_clip_scores_equal_open_clips_own():
     folder, _ = locate(JUDGE, None)
     model, prepare = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "navy", "white")]
     texts = ["a person with red hair", "a naruto anime character at night", "a pencil sketch"]
     with torch.inference_mode():
-        seen = model.eval().encode_image(torch.stack([prepare(p) for p in pictures]), normalize=True)
-        said = model.encode_text(tokenizer(texts), normalize=True)
-    expected = (seen * said).sum(-1).numpy()
+        images = model.eval().encode_image(torch.stack([prepare(p) for p in pictures]), normalize=True)
+        captions = model.encode_text(tokenizer(texts), normalize=True)
+    expected = (images * captions).sum(-1).numpy()
 
     judge = load_extractor(JUDGE, CPU)
     rows = np.concatenate(list(embed_pictures(judge, [lambda p=p: p for p in pictures], 2)))
     assert cosines(rows, embed_texts(judge, texts)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_extractor_that_is_not_there_is_named():
+def test_an_extractor_that_does_not_exist_is_named():
     with pytest.raises(NarutoError, match="no-such-folder"):
         load_extractor("package:naruto_core.mini/no-such-folder", CPU)
 
@@ -125,11 +124,11 @@ def test_inceptions_features_are_torchmetrics_own_and_so_are_fid_and_kid(incepti
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other.numpy(), rel=1e-3, abs=1e-4)
     assert fid(*ours) == pytest.approx(float(distance.compute()), rel=1e-3)
-    kid = kid_measure(*(rows.astype(np.float64) for rows in ours))(everything(6))
+    kid = kid_measure(*(rows.astype(np.float64) for rows in ours))(each_once(6))
     assert kid == pytest.approx(float(kernel_distance.compute()[0]), rel=1e-3, abs=1e-6)
 
 
-def test_a_weights_file_that_would_run_code_is_refused(tmp_path: Path):
+def test_a_weights_file_that_would_run_code_is_not_loaded(tmp_path: Path):
     class Evil:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
@@ -140,7 +139,7 @@ def test_a_weights_file_that_would_run_code_is_refused(tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_timm_folder_is_an_extractor_of_pictures_only(tmp_path: Path):
+def test_a_timm_folder_is_an_extractor_for_pictures_only(tmp_path: Path):
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
     save_for_hf(model, tmp_path, model_args={"img_size": 32}, safe_serialization=True)
@@ -149,12 +148,12 @@ def test_a_timm_folder_is_an_extractor_of_pictures_only(tmp_path: Path):
     assert rows.shape == (1, model.num_features)
     with pytest.raises(ModelUnusable, match="has no text tower"):
         embed_texts(extractor, ["a person"])
-    for loose in ("timm:vit_tiny", "timm:timm/vit_tiny", "timm:timm/vit_tiny@main"):
+    for unpinned in ("timm:vit_tiny", "timm:timm/vit_tiny", "timm:timm/vit_tiny@main"):
         with pytest.raises(ModelUnusable, match=r"timm's config\.json .* or a hub id with its commit"):
-            load_extractor(loose, CPU)
+            load_extractor(unpinned, CPU)
 
 
-def test_a_timm_model_is_had_from_a_hub_at_its_pinned_commit(tmp_path: Path):
+def test_a_timm_model_is_downloaded_from_a_hub_at_its_pinned_commit(tmp_path: Path):
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
     save_for_hf(model, tmp_path / "model", model_args={"img_size": 32}, safe_serialization=True)
     (tmp_path / "model" / "evil.py").write_text("raise SystemExit")

@@ -1,47 +1,50 @@
-"""Each risk found where it was planted, and not found where it was not."""
+"""Each risk is reported where it was planted, and not where it was not."""
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
+from flows.profiles import choose_recipe
 from naruto_core.domain import Finding
 from naruto_core.scoring import findings, memorization
+from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.memorization import nearest, ranks
 from naruto_core.scoring.resampling import Difference, Estimate
 from naruto_core.scoring.sample_metrics import is_blank
 
-Vector = NDArray[np.float64]
+SECTION = choose_recipe("mini").scoring
 PROMPTS = [str(i // 4) for i in range(80)]
 
 
-def test_copies_among_the_drawn_pictures_are_found_and_new_pictures_are_not():
+def test_copies_among_the_drawn_pictures_are_a_warning_and_new_pictures_are_not():
     rng = np.random.default_rng(0)
     held_out = rng.normal(0.7, 0.05, 200)
     new, copied = rng.normal(0.7, 0.05, 80), rng.normal(0.7, 0.05, 80)
     copied[::4] = 0.99
-    assert not findings.find_overfitting("r", new, held_out, PROMPTS, 0, "held-out pictures").warning
-    found = findings.find_overfitting("r", copied, held_out, PROMPTS, 0, "held-out pictures")
-    assert found.warning
-    assert found.figures["flagged"] == pytest.approx(0.25, abs=0.03)
-    assert "look at the nearest pairs" in found.sentence
+    assert not findings.find_overfitting("r", new, held_out, PROMPTS, SECTION, "held-out pictures").warning
+    finding = findings.find_overfitting("r", copied, held_out, PROMPTS, SECTION, "held-out pictures")
+    assert finding.warning
+    assert finding.figures["flagged"] == pytest.approx(0.25, abs=0.03)
+    assert "look at the nearest pairs" in finding.sentence
 
 
-def test_pictures_as_new_as_the_held_out_ones_are_called_copies_in_hardly_any_world():
+def test_new_pictures_are_called_copies_in_at_most_5_of_100_worlds():
     rng = np.random.default_rng(3)
     worlds = [rng.normal(0.7, 0.05, 280) for _ in range(100)]
-    alarms = [findings.find_overfitting("r", w[:80], w[80:], PROMPTS, 0, "held-out pictures").warning for w in worlds]
+    alarms = [
+        findings.find_overfitting("r", w[:80], w[80:], PROMPTS, SECTION, "held-out pictures").warning for w in worlds
+    ]
     assert np.mean(alarms) <= 0.05
 
 
-def test_too_few_held_out_pictures_cannot_tell_a_copy():
-    found = findings.find_overfitting("r", np.ones(80), np.ones(50), PROMPTS, 0, "held-out pictures")
-    assert found.warning
-    assert found.sentence == "copying cannot be judged: 50 held-out pictures are too few to compare with."
+def test_with_too_few_held_out_pictures_copying_cannot_be_judged():
+    finding = findings.find_overfitting("r", np.ones(80), np.ones(50), PROMPTS, SECTION, "held-out pictures")
+    assert finding.warning
+    assert finding.sentence == "copying cannot be judged: 50 held-out pictures are too few to compare with."
 
 
 def world(rng: np.random.Generator, held_out: int = 200, drawn: int = 176) -> tuple[Vector, Vector, Vector]:
-    """Cosines of (held-out, honestly drawn) pictures to the nearest of 300 training pictures, and features of these.
+    """Cosines of (held-out, drawn) pictures to the nearest of 300 training pictures, and features of these.
 
     Pictures of ten kinds, which vary in six directions; the mean of a picture's noise is a third of the kinds' spread.
     """
@@ -52,7 +55,7 @@ def world(rng: np.random.Generator, held_out: int = 200, drawn: int = 176) -> tu
     return cosines[:held_out], cosines[held_out:], rows[:300]
 
 
-def find(drawn: Vector, held_out: Vector) -> Finding:
+def memorization_of(drawn: Vector, held_out: Vector) -> Finding:
     names = [f"s{i}" for i in range(len(drawn))]
     return findings.find_memorization("r", drawn, held_out, names, [f"t{n}" for n in names], "held-out pictures")
 
@@ -62,44 +65,44 @@ def test_every_planted_copy_is_named_with_its_training_picture_however_few_there
     for copies in (1, 2, 4, 8, 16):
         held_out, drawn, training = world(rng)
         drawn[:copies] = nearest(training[:copies].astype(np.float16), training)[0]  # as features are kept
-        found = find(drawn, held_out)
-        assert found.warning
-        assert found.sentence.startswith(
+        finding = memorization_of(drawn, held_out)
+        assert finding.warning
+        assert finding.sentence.startswith(
             f"{copies} of 176 drawn pictures lie nearer to a training picture than all 200"
         )
-        assert all(f"s{i} is ts{i} (cosine 1.0000)" in found.sentence for i in range(copies))
-        assert found.figures["copies"] == copies
+        assert all(f"s{i} is ts{i} (cosine 1.0000)" in finding.sentence for i in range(copies))
+        assert finding.figures["copies"] == copies
         low, high = memorization.share_interval(copies, 176)
-        assert f"{copies / 176:.1%} [{low:.1%}, {high:.1%}] are copies" in found.sentence
-    assert "[5.3%, 14.3%]" in found.sentence
+        assert f"{copies / 176:.1%} [{low:.1%}, {high:.1%}] are copies" in finding.sentence
+    assert "[5.3%, 14.3%]" in finding.sentence
 
 
 @pytest.mark.parametrize("held_out", [200, 100, 20])
-def test_in_at_most_one_of_fifty_honest_runs_is_any_picture_called_a_copy(held_out: int):
+def test_a_picture_is_called_a_copy_in_at_most_one_of_fifty_runs_without_copies(held_out: int):
     rng = np.random.default_rng(5)
-    runs = [find(drawn, new) for new, drawn, _ in (world(rng, held_out) for _ in range(200))]
-    assert np.mean([found.warning for found in runs]) <= memorization.FALSE_ALARM
+    runs = [memorization_of(drawn, new) for new, drawn, _ in (world(rng, held_out) for _ in range(200))]
+    assert np.mean([run.warning for run in runs]) <= memorization.FALSE_ALARM
     assert "no sign of memorization: 0 of 176" in runs[0].sentence
     assert runs[0].sentence.endswith("at most 2.1% (95 %) do.")
 
 
-def test_no_sign_is_said_only_when_the_interval_allows_it():
+def test_no_sign_of_memorization_is_reported_only_when_the_interval_allows_it():
     held_out, drawn, _ = world(np.random.default_rng(6))
-    few = find(drawn[:40], held_out)
+    few = memorization_of(drawn[:40], held_out)
     assert few.warning
     assert few.sentence.startswith("memorization cannot be excluded: 0 of 40")
     assert "up to 8.8% (95 %) may" in few.sentence
-    none = find(drawn, held_out[:9])
-    assert none.warning
-    assert "9 held-out pictures are too few to calibrate with, at least 10 are needed" in none.sentence
+    uncalibrated = memorization_of(drawn, held_out[:9])
+    assert uncalibrated.warning
+    assert "9 held-out pictures are too few to calibrate with, at least 10 are needed" in uncalibrated.sentence
 
 
 def test_held_out_doubles_of_training_pictures_hide_no_copy():
     held_out, drawn, _ = world(np.random.default_rng(7))
     held_out[:30], drawn[3] = 1.0, 1.0
-    found = find(drawn, held_out)
-    assert "than all 170 held-out pictures, 30 doubles of training pictures left out" in found.sentence
-    assert "s3 is ts3 (cosine 1.0000)" in found.sentence
+    finding = memorization_of(drawn, held_out)
+    assert "than all 170 held-out pictures, 30 doubles of training pictures left out" in finding.sentence
+    assert "s3 is ts3 (cosine 1.0000)" in finding.sentence
 
 
 def test_a_rank_is_the_share_of_held_out_pictures_as_near():
@@ -108,8 +111,8 @@ def test_a_rank_is_the_share_of_held_out_pictures_as_near():
 
 def test_the_nearest_training_picture_is_the_one_with_the_largest_cosine():
     training = np.array([[1.0, 0.0], [0.0, 2.0]])
-    cosines, which = nearest(np.array([[3.0, 1.0], [0.0, 1.0]]), training)
-    assert which.tolist() == [0, 1]
+    cosines, rows = nearest(np.array([[3.0, 1.0], [0.0, 1.0]]), training)
+    assert rows.tolist() == [0, 1]
     assert cosines == pytest.approx([3 / np.sqrt(10), 1.0])
 
 
@@ -117,7 +120,7 @@ def _difference(low: float, high: float) -> Difference:
     return Difference((low + high) / 2, low, high, 0.01, 40)
 
 
-def test_coming_nearer_by_drawing_less_variety_than_real_pictures_is_a_collapse():
+def test_a_smaller_distance_with_less_variety_than_real_pictures_is_a_collapse():
     nearer, fewer = _difference(-9, -5), _difference(-6, -2)
     real = Estimate(11, 10, 12)
     assert findings.find_collapse("r", nearer, fewer, Estimate(6, 5, 7), real).warning
@@ -132,16 +135,16 @@ def test_the_kind_of_prompt_that_got_worse_is_named():
     adapted = base + rng.normal(0, 0.005, 80)
     adapted[40:] -= 0.1
     tags = {str(i): ("portrait",) if i < 10 else ("style",) for i in range(20)}
-    found = findings.find_generalisation("r", base, adapted, PROMPTS, tags, 0)
-    assert found.warning
-    assert "style (-0.1" in found.sentence
-    assert "portrait" not in found.sentence
-    assert not findings.find_generalisation("r", base, base, PROMPTS, tags, 0).warning
+    finding = findings.find_generalisation("r", base, adapted, PROMPTS, tags, SECTION)
+    assert finding.warning
+    assert "style (-0.1" in finding.sentence
+    assert "portrait" not in finding.sentence
+    assert not findings.find_generalisation("r", base, base, PROMPTS, tags, SECTION).warning
 
 
 def test_blank_pictures_are_counted_by_model():
-    found = findings.find_blanks("r", {"base": np.zeros(4), "adapted": np.array([0.0, 1.0, 1.0, 0.0])})
-    assert found.sentence == "pictures without content: 2 of adapted."
+    finding = findings.find_blanks("r", {"base": np.zeros(4), "adapted": np.array([0.0, 1.0, 1.0, 0.0])})
+    assert finding.sentence == "pictures without content: 2 of adapted."
     assert not findings.find_blanks("r", {"base": np.zeros(4)}).warning
 
 

@@ -1,4 +1,4 @@
-"""Intervals that cover what they say, tests that do not cry wolf."""
+"""Intervals cover the truth as often as they claim, and tests raise no more false alarms than they claim."""
 
 from functools import cache
 
@@ -7,10 +7,9 @@ import pytest
 from scipy import stats
 
 from naruto_core.scoring.discrimination import discriminate
-from naruto_core.scoring.fid import frechet_measure
-from naruto_core.scoring.mmd import median_mmd_measure
+from naruto_core.scoring.feature_set import each_once
 from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share, difference, holm, jackknife, mean_measure
-from naruto_core.scoring.set_metric import everything
+from naruto_core.scoring.set_metrics import frechet_measure, median_mmd_measure
 from naruto_core.scoring.verdict import verdict
 
 PROMPTS, SEEDS = 40, 4
@@ -29,15 +28,15 @@ def covered(hits: int, worlds: int) -> bool:
 
 def test_the_interval_of_a_mean_covers_the_truth_in_95_of_100_worlds():
     rng = np.random.default_rng(0)
-    found = [bootstrap_mean(scores_of(rng), GROUPS, 400, world) for world in range(500)]
-    assert 0.92 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.98
+    estimates = [bootstrap_mean(scores_of(rng), GROUPS, 400, world) for world in range(500)]
+    assert 0.92 <= np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) <= 0.98
 
 
-def test_an_interval_that_forgets_the_prompts_would_not():
+def test_an_interval_over_single_pictures_would_cover_it_in_less_than_80_of_100_worlds():
     rng = np.random.default_rng(0)
     alone = [str(i) for i in range(PROMPTS * SEEDS)]
-    found = [bootstrap_mean(scores_of(rng), alone, 400, world) for world in range(200)]
-    assert np.mean([one.low <= 0 <= one.high for one in found]) < 0.8
+    estimates = [bootstrap_mean(scores_of(rng), alone, 400, world) for world in range(200)]
+    assert np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) < 0.8
 
 
 @cache
@@ -48,12 +47,12 @@ def null_worlds() -> tuple[tuple[float, bool], ...]:
     for world in range(500):
         common = np.repeat(rng.normal(0, 1, PROMPTS), SEEDS)
         first, second = (common + 0.5 * scores_of(rng) for _ in range(2))
-        found = difference(mean_measure(np.concatenate([first, second])), GROUPS, 200, world)
-        rows.append((found.p, found.low <= 0 <= found.high))
+        change = difference(mean_measure(np.concatenate([first, second])), GROUPS, 200, world)
+        rows.append((change.p, change.low <= 0 <= change.high))
     return tuple(rows)
 
 
-def test_the_paired_test_cries_wolf_in_no_more_than_7_of_100_worlds():
+def test_the_paired_test_raises_a_false_alarm_in_at_most_7_of_100_worlds():
     assert np.mean([p <= 0.05 for p, _ in null_worlds()]) <= 0.07
 
 
@@ -69,9 +68,9 @@ def _drawn(rng: np.random.Generator, shift: float) -> np.ndarray:
 def test_the_interval_of_fid_covers_what_a_fresh_set_of_prompts_gives():
     rng = np.random.default_rng(4)
     reference = rng.normal(size=(400, 6))
-    expected = np.mean([frechet_measure(_drawn(rng, 0.4), reference)(everything(PROMPTS * SEEDS)) for _ in range(400)])
-    found = [jackknife(frechet_measure(_drawn(rng, 0.4), reference), GROUPS) for _ in range(120)]
-    assert covered(sum(one.low <= expected <= one.high for one in found), 120)
+    expected = np.mean([frechet_measure(_drawn(rng, 0.4), reference)(each_once(PROMPTS * SEEDS)) for _ in range(400)])
+    estimates = [jackknife(frechet_measure(_drawn(rng, 0.4), reference), GROUPS) for _ in range(120)]
+    assert covered(sum(estimate.low <= expected <= estimate.high for estimate in estimates), 120)
 
 
 @pytest.mark.parametrize("metric", [frechet_measure, median_mmd_measure])
@@ -81,26 +80,26 @@ def test_the_difference_of_two_sets_covers_the_truth_and_is_0_for_equal_models(m
     hits, alarms, worlds = 0, 0, 100
     for world in range(worlds):
         both = np.concatenate([_drawn(rng, 0.3), _drawn(rng, 0.3)])
-        found = difference(metric(both, reference), GROUPS, 100, world)
-        hits += found.low <= 0 <= found.high
-        alarms += found.p <= 0.05
+        change = difference(metric(both, reference), GROUPS, 100, world)
+        hits += change.low <= 0 <= change.high
+        alarms += change.p <= 0.05
     assert covered(hits, worlds)
     assert alarms <= stats.binom.ppf(0.999, worlds, 0.05)
 
 
-def test_none_of_44_prompts_is_not_none_for_sure():
+def test_a_share_of_0_or_1_has_clopper_and_pearsons_interval_over_prompts():
     groups = [f"p{i % 44}" for i in range(176)]
     bound = stats.binomtest(0, 44).proportion_ci().high
     for value, interval in ((0.0, (0, bound)), (1.0, (1 - bound, 1))):
-        found = bootstrap_share(np.full(176, value), groups, 200, 0)
-        assert (found.value, found.low, found.high) == pytest.approx((value, *interval))
-    some = np.arange(176) < 60
-    assert bootstrap_share(some, groups, 200, 0) == bootstrap_mean(some, groups, 200, 0)
+        estimate = bootstrap_share(np.full(176, value), groups, 200, 0)
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value, *interval))
+    mixed = np.arange(176) < 60
+    assert bootstrap_share(mixed, groups, 200, 0) == bootstrap_mean(mixed, groups, 200, 0)
 
 
-def test_one_group_tells_nothing_of_other_groups():
-    found = jackknife(mean_measure([1.0, 2.0]), ["a", "a"])
-    assert (found.value, found.low, found.high) == (1.5, -np.inf, np.inf)
+def test_a_jackknife_of_one_group_has_no_interval():
+    estimate = jackknife(mean_measure([1.0, 2.0]), ["a", "a"])
+    assert (estimate.value, estimate.low, estimate.high) == (1.5, -np.inf, np.inf)
 
 
 def test_holms_adjustment_is_the_textbooks():
@@ -113,14 +112,14 @@ def test_the_area_under_the_curve_is_mann_and_whitneys():
     rng = np.random.default_rng(6)
     base, real = rng.normal(0, 1, 80), rng.normal(1, 1, 60)
     expected = stats.mannwhitneyu(real, base).statistic / (80 * 60)
-    found = discriminate(base, real, 0)
-    assert found.auc == pytest.approx(expected)
-    assert found.low < found.auc < found.high
-    assert found.enough == (expected >= 0.8)
-    assert discriminate(real, base, 0).auc == pytest.approx(expected)  # either way round
+    discrimination = discriminate(base, real, 200, 0)
+    assert discrimination.auc == pytest.approx(expected)
+    assert discrimination.low < discrimination.auc < discrimination.high
+    assert discrimination.enough == (expected >= 0.8)
+    assert discriminate(real, base, 200, 0).auc == pytest.approx(expected)  # in either order
 
 
-def test_a_clear_difference_is_better_or_worse_and_a_small_one_says_what_would_decide_it():
+def test_a_clear_difference_is_better_or_worse_and_a_small_one_names_the_prompts_that_would_decide_it():
     rng = np.random.default_rng(7)
     first = scores_of(rng)
     clear = difference(mean_measure(np.concatenate([first, first + 1])), GROUPS, 500, 0)
@@ -128,14 +127,13 @@ def test_a_clear_difference_is_better_or_worse_and_a_small_one_says_what_would_d
     assert str(verdict(clear, -1, clear.p)) == "worse"
     second = first + 0.1 + np.repeat(rng.normal(0, 1, PROMPTS), SEEDS)
     small = difference(mean_measure(np.concatenate([first, second])), GROUPS, 500, 0)
-    told = verdict(small, 1, small.p)
-    assert told.word == "undecided"
-    assert told.more
-    assert f"about {told.more:,} more prompts would decide it" in str(told)
+    undecided = verdict(small, 1, small.p)
+    assert undecided.word == "undecided"
+    assert undecided.more
+    assert f"about {undecided.more:,} more prompts would decide it" in str(undecided)
 
 
-def test_the_prompts_said_to_be_needed_do_decide_it_most_of_the_time():
-    """With as many prompts as the verdict asks for, four worlds in five find the difference."""
+def test_with_the_prompts_that_a_verdict_asks_for_four_worlds_in_five_are_decided():
     rng = np.random.default_rng(8)
 
     def paired(prompts: int) -> tuple[np.ndarray, list[str]]:
@@ -144,8 +142,8 @@ def test_the_prompts_said_to_be_needed_do_decide_it_most_of_the_time():
 
     exact = difference(mean_measure(np.concatenate([np.zeros(4), [1.3, -0.7, 1.3, -0.7]])), list("abcd"), 500, 0)
     error = 1.0  # of one prompt; the normal approximation asks for ((1.96 + 0.84) / 0.3)^2 = 87
-    asked = verdict(type(exact)(0.3, 0.3 - 1.96 * error / 2, 0.3 + 1.96 * error / 2, 0.5, 4), 1, 0.5)
-    assert asked.more == pytest.approx(84, abs=2)
-    values = [paired(4 + (asked.more or 0)) for _ in range(200)]
+    forecast = verdict(type(exact)(0.3, 0.3 - 1.96 * error / 2, 0.3 + 1.96 * error / 2, 0.5, 4), 1, 0.5)
+    assert forecast.more == pytest.approx(84, abs=2)
+    values = [paired(4 + (forecast.more or 0)) for _ in range(200)]
     decided = [difference(mean_measure(v), groups, 200, 0).p < 0.05 for v, groups in values]
     assert 0.7 < np.mean(decided) < 0.9

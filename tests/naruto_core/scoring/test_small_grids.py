@@ -1,4 +1,4 @@
-"""However few prompts and seeds: figures, or a reason. Never a traceback, never a figure that is no number."""
+"""With very few prompts and seeds every metric has a value or a reason; never a traceback, never NaN."""
 
 import json
 from dataclasses import asdict
@@ -11,11 +11,10 @@ from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.report.tables import Compared, comparison_markdown, headline
 from naruto_core.scoring.comparison import Comparison, Side, compare
 from naruto_core.scoring.evaluation import evaluate
-from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.scoring.resampling import LEAST_PROMPTS
-from naruto_core.scoring.set_metric import everything
-from tests.naruto_core.scoring.test_assessment import RULER, SECTION
+from tests.naruto_core.scoring.test_evaluation import SECTION, TEMPLATE
 
 GRIDS = [(prompts, seeds) for prompts in range(1, 5) for seeds in range(1, 5)] + [(12, 1), (8, 1), (6, 2), (5, 8)]
 KINDS = {Variant.BASE: 0.8, Variant.ADAPTED: 0.3}
@@ -44,25 +43,26 @@ def compared(prompts: int, seeds: int) -> list[Comparison]:
 
 
 @pytest.mark.parametrize(("prompts", "seeds"), GRIDS)
-def test_every_metric_of_a_small_grid_has_figures_or_a_reason(prompts: int, seeds: int) -> None:
-    found = compared(prompts, seeds)
-    assert {metric.name for metric in SET_METRICS} <= {one.metric for one in found}
-    for one in found:
-        if one.difference is None:
-            assert one.verdict.word == "not measured"
-            assert "needs at least" in str(one.verdict)
-            assert (one.first, one.second, one.p) == (None, None, None)
+def test_every_metric_of_a_small_grid_has_values_or_a_reason(prompts: int, seeds: int) -> None:
+    comparisons = compared(prompts, seeds)
+    assert {metric.name for metric in SET_METRICS} <= {comparison.metric for comparison in comparisons}
+    for comparison in comparisons:
+        word, difference, values = comparison.verdict.word, comparison.difference, (comparison.first, comparison.second)
+        if difference is None:
+            assert word == "not measured"
+            assert "needs at least" in str(comparison.verdict)
+            assert (*values, comparison.p) == (None, None, None)
         elif prompts < LEAST_PROMPTS:
-            words = f"cannot be judged with n = {prompts} prompts: at least 6 are needed"
-            alike = one.metric == "blank"  # nothing differs at all: no picture is blank
-            assert str(one.verdict) == ("alike" if alike else words)
-            assert (one.difference.low, one.difference.high, one.p) == (None, None, 1 if alike else None)
+            not_judged = f"cannot be judged with n = {prompts} prompts: at least 6 are needed"
+            alike = comparison.metric == "blank"  # nothing differs at all: no picture is blank
+            assert str(comparison.verdict) == ("alike" if alike else not_judged)
+            assert (difference.low, difference.high, comparison.p) == (None, None, 1 if alike else None)
         else:
-            assert one.verdict.word in ("better", "worse", "undecided", "more", "less", "alike")
-            assert one.difference.low is not None
-            assert one.difference.low <= one.difference.value <= one.difference.high or one.verdict.word == "undecided"
-    json.dumps([asdict(one) for one in found], allow_nan=False)
-    page = Compared("first", "second", found, prompts * seeds, 0)
+            assert word in ("better", "worse", "undecided", "more", "less", "alike")
+            assert difference.low is not None
+            assert difference.low <= difference.value <= difference.high or word == "undecided"
+    json.dumps([asdict(comparison) for comparison in comparisons], allow_nan=False)
+    page = Compared("first", "second", comparisons, prompts * seeds, 0)
     shown = comparison_markdown(page) + " ".join(headline(page))
     assert "nan" not in shown.lower().replace("cannot", "")
     assert "inf" not in shown
@@ -71,28 +71,28 @@ def test_every_metric_of_a_small_grid_has_figures_or_a_reason(prompts: int, seed
 @pytest.mark.parametrize(("prompts", "seeds"), GRIDS)
 def test_every_score_of_a_small_grid_is_a_number_with_an_interval_or_none(prompts: int, seeds: int) -> None:
     slugs = tuple(Prompt(f"p{i}", f"text {i}", f"{i}", ("people",)) for i in range(prompts))
-    found = evaluate(drawn(prompts, seeds), PromptSuite("s", "f", slugs, tuple(range(seeds))), SECTION, RULER)
-    sets = [score for score in found.scores if score.sample_id is None]
+    evaluation = evaluate(drawn(prompts, seeds), PromptSuite("s", "f", slugs, tuple(range(seeds))), SECTION, TEMPLATE)
+    sets = [score for score in evaluation.scores if score.sample_id is None]
     assert {"clip", "style", "blank"} <= {score.metric for score in sets}
-    assert all(np.isfinite(score.value) for score in found.scores)
-    assert not any(np.isnan([score.low, score.high]).any() for score in found.scores)
+    assert all(np.isfinite(score.value) for score in evaluation.scores)
+    assert not any(np.isnan([score.low, score.high]).any() for score in evaluation.scores)
     for score in sets:
         few = prompts < LEAST_PROMPTS and score.variant is not Variant.REAL and score.metric != "blank"
         assert score.interval is None or not few
-    for finding in found.findings:
+    for finding in evaluation.findings:
         assert not {"nan", "inf", "-inf"} & set(finding.sentence.replace("[", " ").replace("%", " ").split())
         json.dumps(finding.figures, allow_nan=False)
-    told = {finding.name: finding.sentence for finding in found.findings}
+    sentences = {finding.name: finding.sentence for finding in evaluation.findings}
     if 1 < prompts < LEAST_PROMPTS and prompts * seeds > 1:
-        assert "cannot be judged" in told["collapse"]
-        assert "cannot be judged" in told["generalisation"]
+        assert "cannot be judged" in sentences["collapse"]
+        assert "cannot be judged" in sentences["generalisation"]
 
 
-def test_twelve_prompts_of_one_seed_leave_out_only_what_needs_more_pictures_in_every_resample() -> None:
-    found = {one.metric: one for one in compared(12, 1)}
-    assert [name for name, one in found.items() if one.difference is None] == ["recall"]
+def test_with_twelve_prompts_of_one_seed_only_recall_is_not_measured() -> None:
+    comparisons = {comparison.metric: comparison for comparison in compared(12, 1)}
+    assert [name for name, comparison in comparisons.items() if comparison.difference is None] == ["recall"]
     assert "resamples of the prompts count 5 different pictures; this score needs at least 6 in each" in str(
-        found["recall"].verdict
+        comparisons["recall"].verdict
     )
 
 
@@ -104,10 +104,10 @@ def test_each_metric_has_a_value_from_the_fewest_pictures_that_it_says_it_needs(
     counts[: metric.least_counted] = 1
     counts[0] = 12 - metric.least_counted + 1
     assert np.isfinite(measure(counts))
-    assert np.isfinite(measure(everything(12)))
+    assert np.isfinite(measure(each_once(12)))
 
 
-def test_what_has_no_number_is_null_in_json() -> None:
+def test_values_that_are_not_finite_are_null_in_json() -> None:
     score = Score("r", "fid", Variant.BASE, 1.0, -np.inf, np.inf, 2, "", "")
     assert _jsonable([score, float("nan"), {"a": (np.float64(2.5), True, None)}]) == [
         asdict(score) | {"low": None, "high": None}, None, {"a": [2.5, True, None]}

@@ -92,7 +92,8 @@ from pathlib import Path
 import numpy as np
 from naruto_core.scoring import sample_metrics
 from naruto_core.scoring.sample_metrics import cosines
-from naruto_core.scoring.feature_set import FeatureSet, estimate
+from naruto_core.scoring.evaluation import estimate
+from naruto_core.scoring.feature_set import FeatureSet
 from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.domain import Variant
 from naruto_core.store.embedding_cache import EmbeddingCache

@@ -1,0 +1,121 @@
+"""The evaluation of a run: a metric that cannot be measured is reported, and the other ones are measured."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flows.profiles import choose_recipe
+from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
+from naruto_core.errors import NarutoError
+from naruto_core.scoring.comparison import Side, compare
+from naruto_core.scoring.evaluation import Evaluation, evaluate
+from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
+from naruto_core.scoring.findings import NOT_MEASURED
+from naruto_core.scoring.metrics import BY_NAME
+
+SECTION = choose_recipe("mini").scoring.model_copy(update={"resamples": 100})
+SUITE = PromptSuite("s", "f", tuple(Prompt(f"p{i}", f"text {i}", f"{i}", ("people",)) for i in range(12)), (1, 2))
+TEMPLATE = Score("r", "", Variant.BASE, 0, 0, 0, 0, "", "", "ds-1")
+
+
+def features(reference: int = 120, seed: int = 0) -> RunFeatures:
+    """Random features of 24 pictures a variant; the adapted ones are nearer to the real ones."""
+    random = np.random.default_rng(seed)
+    prompts = [f"p{i % 12}" for i in range(24)]
+    kinds = {Variant.BASE: 0.8, Variant.ADAPTED: 0.3}
+    rows = {variant: random.normal(shift, 1, (24, 16)) for variant, shift in kinds.items()}
+    samples = {
+        variant: tuple(Sample(f"{variant}{i}", "r", variant, p, 1 + i // 12, "", "") for i, p in enumerate(prompts))
+        for variant in kinds
+    }
+    real = random.normal(0, 1, (reference, 16)), random.normal(0, 1, (40, 16))
+    texts = random.normal(0, 1, (24, 16))
+    return RunFeatures(
+        samples=samples,
+        sets=FeatureSet("sets", prompts, rows, *real),
+        pairs=FeatureSet("pairs", prompts, {v: x.copy() for v, x in rows.items()}, *real),
+        further_sets=(),
+        texts=texts,
+        contents=texts,
+        captions=random.normal(0, 1, (40, 16)),
+        training=real[1],
+        held_out=real[0],
+        blank={variant: np.zeros(24, dtype=np.bool_) for variant in kinds},
+        extras={},
+    )
+
+
+def not_measured(evaluation: Evaluation) -> str:
+    return next((finding.sentence for finding in evaluation.findings if finding.name == NOT_MEASURED), "")
+
+
+def measured(evaluation: Evaluation) -> set[str]:
+    assert all(np.isfinite([score.value]).all() for score in evaluation.scores)
+    return {score.metric for score in evaluation.scores if score.sample_id is None}
+
+
+def test_every_metric_is_measured_where_nothing_is_missing():
+    evaluation = evaluate(features(), SUITE, SECTION, TEMPLATE)
+    assert not_measured(evaluation) == ""
+    assert measured(evaluation) == set(BY_NAME) - {"fd", "preference", "aesthetic"}
+
+
+def test_a_reference_of_one_picture_is_reported_and_metrics_without_a_reference_are_measured():
+    evaluation = evaluate(features(reference=1), SUITE, SECTION, TEMPLATE)
+    assert "fid: the set of drawn pictures holds 1 pictures; this score needs at least 2." in not_measured(evaluation)
+    assert {"clip", "clip-content", "blank"} <= measured(evaluation)
+    assert "fid" not in measured(evaluation)
+
+
+def test_too_few_pictures_for_neighbours_leave_the_distances():
+    evaluation = evaluate(features(reference=5), SUITE, SECTION, TEMPLATE)
+    assert "precision: the set of drawn pictures holds 5 pictures; this score needs at least 8." in not_measured(
+        evaluation
+    )
+    assert {"fid", "kid", "mmd", "clip"} <= measured(evaluation)
+    assert "recall" not in measured(evaluation)
+
+
+def test_features_that_are_not_numbers_affect_only_the_metrics_that_use_them():
+    broken = features()
+    broken.sets.drawn[Variant.ADAPTED][3, 2] = np.nan
+    evaluation = evaluate(broken, SUITE, SECTION, TEMPLATE)
+    assert "fid: the set of drawn pictures has features that are not numbers: check the extractor's" in not_measured(
+        evaluation
+    )
+    assert "style of adapted is not a number" in not_measured(evaluation)
+    assert {"clip", "clip-content", "cmmd", "blank"} <= measured(evaluation)
+    assert {score.variant for score in evaluation.scores if score.metric == "style"} == {Variant.BASE, Variant.REAL}
+    assert "generalisation" in {finding.name for finding in evaluation.findings}
+
+
+def test_models_with_different_extractors_or_reference_pictures_are_not_compared():
+    first, second = features(), features()
+    sides = [Side("a", first, Variant.ADAPTED), Side("b", second, Variant.ADAPTED)]
+    assert {comparison.verdict.word for comparison in compare(*sides, SECTION)} == {"alike"}
+    foreign = replace(second, sets=replace(second.sets, extractor="another"))
+    with pytest.raises(NarutoError, match="measured by different extractors"):
+        compare(sides[0], replace(sides[1], features=foreign), SECTION)
+    moved = replace(second, sets=replace(second.sets, reference=second.sets.reference + 1))
+    with pytest.raises(NarutoError, match="their reference pictures differ"):
+        compare(sides[0], replace(sides[1], features=moved), SECTION)
+
+
+def test_set_metrics_use_as_many_pictures_as_there_are_of_the_rarest_kind_and_the_reference_gives_their_number():
+    evaluation = evaluate(features(reference=20), SUITE, SECTION, TEMPLATE)
+    sets = {score.metric: score for score in evaluation.scores if score.variant is Variant.ADAPTED}
+    assert (sets["fid"].n, sets["fid"].reference) == (20, "ds-1:20")
+    wide = evaluate(features(), SUITE, SECTION, TEMPLATE)
+    sets = {score.metric: score for score in wide.scores if score.variant is Variant.ADAPTED}
+    assert (sets["fid"].n, sets["fid"].reference, sets["recall"].reference) == (24, "ds-1:120", "ds-1:24")
+
+
+def test_a_drawn_picture_that_is_a_copy_is_named_with_its_training_picture():
+    copied = features()
+    copied.sets.drawn[Variant.ADAPTED][5] = copied.training[9]
+    evaluation = evaluate(replace(copied, training_names=tuple(f"t{i}" for i in range(40))), SUITE, SECTION, TEMPLATE)
+    (memorized,) = [finding for finding in evaluation.findings if finding.name == "memorization"]
+    assert memorized.warning
+    assert memorized.sentence.startswith("1 of 24 drawn pictures")
+    assert memorized.sentence.endswith("are copies: adapted5 (p5, seed 1) is t9 (cosine 1.0000).")
