@@ -77,7 +77,7 @@ def test_a_program_that_dies_while_starting_is_reported_with_its_last_line(daemo
 
 def test_a_program_that_is_never_ready_is_given_up(daemon: Daemon) -> None:
     start(daemon, SLEEPS)
-    with pytest.raises(ServiceFailed, match="not ready after 0 s; its log is "):
+    with pytest.raises(ServiceFailed, match="not ready after 0 s; log: "):
         daemon.wait_until(lambda: False, 0)
 
 
