@@ -6,6 +6,7 @@ summation by shape, so only equal shapes give equal bytes. The size is the recip
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch.utils.hooks import RemovableHandle
 
 from naruto_core import devices
-from naruto_core.artifacts import atomic_file
+from naruto_core.artifacts import write_atomically
 from naruto_core.errors import ModelUnusable
 from naruto_core.recipe import GenerationSection
 from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
@@ -131,9 +132,14 @@ def sample_id(run_id: str, variant: str, slug: str, seed: int) -> str:
     return hashlib.sha256(f"{run_id}\0{variant}\0{slug}\0{seed}".encode()).hexdigest()[:20]
 
 
-def save_picture(picture: "Image", path: Path, facts: dict[str, object]) -> None:
-    """Write a PNG that carries its own recipe (`naruto` text chunk, JSON), atomically and reproducibly."""
-    info = PngInfo()
+def encode_png(picture: "Image", facts: dict[str, object]) -> bytes:
+    """The picture as PNG, with `facts` (how it was drawn) as JSON in a text chunk called `naruto`; reproducible."""
+    info, buffer = PngInfo(), io.BytesIO()
     info.add_itxt("naruto", json.dumps(facts, sort_keys=True, ensure_ascii=False))
-    with atomic_file(path) as scratch:
-        picture.save(scratch, format="PNG", pnginfo=info)
+    picture.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def save_picture(picture: "Image", path: Path, facts: dict[str, object]) -> None:
+    """Write `encode_png(picture, facts)` to `path`, atomically."""
+    write_atomically(path, encode_png(picture, facts))
