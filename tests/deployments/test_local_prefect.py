@@ -117,7 +117,7 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
     assert {metric for (metric,) in rows(database, "select distinct metric from scores")} >= {"fid", "clip"}
 
 
-def test_up_again_changes_nothing_and_says_so(up: LocalPrefect) -> None:
+def test_up_a_second_time_changes_nothing_and_says_so(up: LocalPrefect) -> None:
     before = (up.server.pid(), up.worker.pid(), deployments_as_written(up))
     again = python_m("deployments.prefect.local", up, "up")
     assert again.returncode == 0, again.stderr
@@ -139,7 +139,7 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
     assert request(up, "GET", "/work_pools/gpu")["concurrency_limit"] == 1
 
 
-def test_what_is_nightly_is_planned_and_the_weekly_t4_waits_to_be_asked(up: LocalPrefect) -> None:
+def test_nightly_flows_are_scheduled_and_the_weekly_t4_is_switched_off(up: LocalPrefect) -> None:
     deployments = {d["name"]: d for d in post(up, "/deployments/filter", {})}
     assert [(s["slug"], s["active"]) for s in deployments["t4"]["schedules"]] == [("weekly", False)]
     nightly = [deployments[name] for name in ("rescore", "watch")]
@@ -154,7 +154,7 @@ def test_what_is_nightly_is_planned_and_the_weekly_t4_waits_to_be_asked(up: Loca
     assert scheduled == expected
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -175,7 +175,7 @@ def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: p
         read_local_prefect()
 
 
-def test_after_a_crash_up_starts_a_new_worker_and_frees_the_place_of_the_lost_run(up: LocalPrefect) -> None:
+def test_after_a_crash_up_starts_a_new_worker_and_marks_the_lost_run_as_crashed(up: LocalPrefect) -> None:
     mini = next(d["id"] for d in post(up, "/deployments/filter", {}) if d["name"] == "mini")
     lost = post(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": "RUNNING"}})
     worker = up.worker.pid()
@@ -190,7 +190,7 @@ def test_after_a_crash_up_starts_a_new_worker_and_frees_the_place_of_the_lost_ru
     assert request(up, "GET", f"/flow_runs/{lost['id']}")["state_type"] == "CRASHED"
 
 
-def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPrefect) -> None:
+def test_only_a_run_without_heartbeats_is_marked_as_crashed(up: LocalPrefect) -> None:
     mini = next(d["id"] for d in post(up, "/deployments/filter", {}) if d["name"] == "mini")
 
     def begin(state: str) -> str:
@@ -211,7 +211,7 @@ def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPref
         return {each["name"]: (each["id"], each["trigger"]["within"]) for each in automations}
 
     written = automations()
-    for automation in read_automations():  # as written, but not in ten minutes
+    for automation in read_automations():  # with 10 seconds in place of minutes
         sooner = automation.model_dump(mode="json", exclude_unset=True)
         sooner["trigger"]["within"] = 10.0
         request(up, "PUT", f"/automations/{written[automation.name][0]}", sooner)
@@ -251,13 +251,13 @@ def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_writ
     }
 
 
-def test_deployments_for_a_server_that_is_not_there_are_one_sentence(tmp_path: Path) -> None:
+def test_deploying_without_a_server_is_one_sentence(tmp_path: Path) -> None:
     refused = python_m("deployments.prefect.deploy", LocalPrefect(tmp_path, a_free_port()))
     assert (refused.returncode, refused.stdout) == (1, "")
     assert re.fullmatch(r"error: the Prefect server did not answer.*\n", refused.stderr)
 
 
-def test_silence_is_much_longer_than_a_pause_between_two_heartbeats() -> None:
+def test_the_time_without_heartbeats_is_much_longer_than_their_interval() -> None:
     frequency = Settings().flows.heartbeat_frequency
     assert frequency
     for automation in read_automations():

@@ -25,8 +25,8 @@ from tests.tasks.recorded_run import CPU
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with two_runs(tmp_path_factory.mktemp("served")) as made:
-        yield made
+    with two_runs(tmp_path_factory.mktemp("served")) as two:
+        yield two
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def client(service: Serving) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
 
 
-def pixels(answer: httpx2.Response, number: int = 0) -> bytes:
-    assert answer.status_code == 200, answer.text
-    return decoded(answer.json()["data"][number]["b64_json"])
+def pixels(response: httpx2.Response, number: int = 0) -> bytes:
+    assert response.status_code == 200, response.text
+    return decoded(response.json()["data"][number]["b64_json"])
 
 
 def decoded(text: str) -> bytes:
@@ -99,9 +99,9 @@ def test_a_promotion_takes_effect_at_once(service: Serving, runs: Runs):
     with open_ratings(f"sqlite:///{runs.home / 'naruto.db'}") as ratings:
         for name in (runs.first, runs.second):
             ratings.promote(CHAMPION, name, "Ada", "better", datetime.now(UTC), {}, Layout(runs.home))
-            answer = service.ask(prompt="x", model="champion", seed=1)
-            assert answer.json()["model"] == name
-            assert pixels(answer) == pixels(service.ask(prompt="x", model=name, seed=1))
+            response = service.ask(prompt="x", model="champion", seed=1)
+            assert response.json()["model"] == name
+            assert pixels(response) == pixels(service.ask(prompt="x", model=name, seed=1))
 
 
 def test_adapters_are_added_at_their_weights(service: Serving, runs: Runs):
@@ -176,9 +176,9 @@ def test_an_invalid_parameter_is_rejected_in_openais_form_and_named(
     service: Serving, fields: dict[str, object], status: int, param: str
 ):
     url = f"{service.url}/v1/images/generations"
-    answer = httpx2.post(url, content=json.dumps(fields), headers={"Content-Type": "application/json"})
-    error = answer.json()["error"]
-    assert (answer.status_code, error["param"]) == (status, param)
+    response = httpx2.post(url, content=json.dumps(fields), headers={"Content-Type": "application/json"})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (status, param)
     assert error["message"]
     assert error["type"] in ("invalid_request_error", "not_found_error")
 

@@ -28,8 +28,8 @@ from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_u
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with two_runs(tmp_path_factory.mktemp("ordered")) as made:
-        yield made
+    with two_runs(tmp_path_factory.mktemp("ordered")) as two:
+        yield two
 
 
 def test_keys_are_stored_as_hashes_and_can_be_removed(tmp_path: Path):
@@ -139,7 +139,7 @@ def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_
         assert "again" in lost["error"]
         before = steps(url)  # those of the warm-up
         with ThreadPoolExecutor(1) as other:
-            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json=body, timeout=60)
+            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json=body, timeout=200)
             while steps(url) == before:
                 assert not last.done()
                 time.sleep(0.02)

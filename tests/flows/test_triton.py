@@ -116,11 +116,11 @@ def server(repository: Path, overflowing: Path, tmp_path_factory: pytest.TempPat
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:  # all at once, or the same one might come twice
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    with ExitStack() as stack:  # all at the same time, else a port might come twice
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 def wait_until_ready(
