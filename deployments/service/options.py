@@ -12,7 +12,7 @@ class ServiceOptions(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NARUTO_SERVICE_", frozen=True, extra="ignore")
 
     host: str = Field(default="127.0.0.1", description="Address to listen at; other than this machine's need a key.")
-    port: int = Field(default=8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen at.")
     instance: str = Field(
         default_factory=socket.gethostname, description="Name of this process, the same after a restart."
     )
@@ -23,7 +23,7 @@ class ServiceOptions(BaseSettings):
     warm_bases: int = Field(default=1, ge=1, description="Base models kept loaded.")
     longest_queue: int = Field(default=64, ge=1, description="Pictures that may wait; more are rejected with 429.")
     most_pictures: int = Field(default=8, ge=1, le=100, description="Limit of n, the pictures of one request.")
-    most_steps: int = Field(default=150, ge=1, le=1000, description="Limit of steps.")
+    most_steps: int = Field(default=150, ge=1, le=1000, description="Limit of denoising steps of a picture.")
     longest_prompt: int = Field(default=4000, ge=1, description="Limit of a prompt, in characters.")
     pictures_per_minute: float = Field(default=600, gt=0, description="Rate limit of each API key.")
     url_minutes: float = Field(default=60, gt=0, description="How long the URL of a picture is valid.")
