@@ -76,10 +76,10 @@ dashboard: install  ## open the dashboard on the runs of this machine; EXAMPLE=1
 	.venv/bin/streamlit run dashboard/server.py --server.address 127.0.0.1 --server.showEmailPrompt false --browser.gatherUsageStats false
 
 up: install  ## start Prefect server, worker and deployments on this machine (again: nothing changes)
-	@.venv/bin/python -m deployments.prefect.up
+	@.venv/bin/python -m deployments.prefect.local up
 
 down: install  ## stop what `make up` started
-	@.venv/bin/python -m deployments.prefect.down
+	@.venv/bin/python -m deployments.prefect.local down
 
 mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
 	.venv/bin/python -m flows.pretrain_mini

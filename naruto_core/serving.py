@@ -1,4 +1,4 @@
-"""The domain model of serving: requests for pictures, scores of served pictures, drift. No prompts, no users."""
+"""The domain of serving: requests for pictures, scores of served pictures, drift. None of it holds a prompt."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +12,8 @@ class JobState(StrEnum):
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
-    REFUSED = "refused"  # the moderation blocked a picture
-    LOST = "lost"  # the service ended before the picture was drawn
+    REFUSED = "refused"  # by the moderator
+    LOST = "lost"  # the service died before the pictures were drawn
 
 
 OPEN = (JobState.QUEUED, JobState.RUNNING)
@@ -21,9 +21,10 @@ OPEN = (JobState.QUEUED, JobState.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class ServiceJob:
-    """One request for `n` pictures by `model` (a run's id, or "base"), with the API key named `key`.
+    """One request: `n` pictures by `model` (a run's id, or base), for the API key called `key`.
 
-    `pictures` are file names in the service's folder; empty when the response contained the pictures.
+    `width` and `height` are in pixels; `seeds` has one for each picture; `instance` is the process that took the
+    request. `pictures` are file names in the service's folder, empty if the pictures were sent in the reply.
     """
 
     id: str
@@ -44,7 +45,7 @@ class ServiceJob:
 
 
 class JobTimes(NamedTuple):
-    """When a request for `n` pictures arrived, started and finished, and its state."""
+    """When a request for `n` pictures came, was started and ended, and its state."""
 
     asked_at: datetime
     started_at: datetime | None
@@ -55,9 +56,9 @@ class JobTimes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServedScore:
-    """A metric of one served picture; the picture and its prompt are not stored.
+    """A score of one served picture, measured afterwards; the picture and its prompt are not kept.
 
-    `asked` is a keyed hash of the prompt: equal for equal prompts, and the prompt cannot be computed from it.
+    `asked` is a keyed hash of the prompt: equal for equal prompts, and it does not reveal the prompt.
     """
 
     picture: str
@@ -70,7 +71,7 @@ class ServedScore:
 
 
 class Steadiness(StrEnum):
-    """Whether served pictures score as the run's samples do."""
+    """Whether served pictures still score as the run's own samples do."""
 
     STEADY = "steady"
     DRIFTED = "drifted"
@@ -79,10 +80,11 @@ class Steadiness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Served pictures compared with the samples of the run that drew them, on one metric.
+    """A comparison of served pictures with the samples of the run that drew them, on one metric.
 
-    `difference` is served minus own, `low` and `high` its 95 % interval; a difference within `margin` is no drift.
-    `n_served` pictures of `prompts_served` prompts were drawn after `since`; `said_at` is the time of the comparison.
+    `served` and `own` are the means; `difference` is served minus own, with its 95 % interval from `low` to `high`;
+    differences within +-`margin` are irrelevant. `n_served` pictures of `prompts_served` prompts were drawn since
+    `since`, and compared with `n_own` samples at `said_at`.
     """
 
     run_id: str

@@ -1,8 +1,8 @@
 """Lets `prefect deployment run train-naruto` name a deployment without its flow.
 
-Prefect asks for FLOW/DEPLOYMENT and calls start-up hooks found under the entry point group
-`prefect.plugins`. The hook below wraps the one client method that resolves a name. That method is
-not public, so a Prefect that has moved it keeps its own behaviour and says so in its log.
+Prefect expects FLOW/DEPLOYMENT. It calls the start-up hooks of the entry point group `prefect.plugins`; the hook below
+wraps the client's method that resolves a name. That method is not public: if a later Prefect has moved it, bare names
+do not work and Prefect's log says so.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Resolve = Callable[..., "CoroutineType[Any, Any, DeploymentResponse]"]
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> None:
-    """Teach this process's Prefect client bare names; called by Prefect as it is imported."""
+    """Make this process's Prefect client accept bare names; called by Prefect when it is imported."""
     try:
         from prefect.client.orchestration._deployments.client import DeploymentAsyncClient as Client
 
@@ -33,19 +33,19 @@ def setup_environment(*, ctx: HookContext) -> None:
 
 
 def accept_bare_names(resolve: Resolve) -> Resolve:
-    """`resolve`, but a name without a slash that exactly one deployment bears means that deployment.
+    """`resolve`, but a name without a slash means the deployment of that name, if there is exactly one.
 
-    Raises ValueError, listing the full names, when several bear it.
+    Raises ValueError, listing the full names, if there are several.
     """
 
     @wraps(resolve)
     async def read_deployment_by_name(client: Any, name: str) -> "DeploymentResponse":
-        found = [] if "/" in name else await _deployments_called(client, name)
-        if len(found) > 1:
-            flows = [(await client.read_flow(deployment.flow_id)).name for deployment in found]
+        deployments = [] if "/" in name else await _deployments_called(client, name)
+        if len(deployments) > 1:
+            flows = [(await client.read_flow(deployment.flow_id)).name for deployment in deployments]
             choices = " or ".join(sorted(f"{flow}/{name}" for flow in flows))
-            raise ValueError(f"{len(found)} deployments are called {name}: say {choices}")
-        return found[0] if found else await resolve(client, name)
+            raise ValueError(f"{len(deployments)} deployments are called {name}: use {choices}")
+        return deployments[0] if deployments else await resolve(client, name)
 
     return read_deployment_by_name
 

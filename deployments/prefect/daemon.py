@@ -1,7 +1,8 @@
-"""A program kept in the background: started, found again by a later command, stopped.
+"""A background process: start it, find it again from a later command, stop it.
 
-It holds an OS lock on its pid file while it lives, and the kernel lets go of the lock however it
-dies. So neither a pid file left over from a crash nor a recycled process id looks like a running program.
+The process holds an OS lock on its pid file while it lives, and the kernel releases the lock however the process ends.
+A pid file that is left over from a crash or a reboot is therefore never mistaken for a running process, even if another
+process has that id now. (`prefect server stop` trusts the number in its file.)
 """
 
 import fcntl
@@ -9,8 +10,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from naruto_core.errors import ServiceFailed
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The background program called `name`, whose pid file and log lie below `folder`."""
+    """The background process called `name`; its pid file and its log are below `folder`."""
 
     name: str
     folder: Path
@@ -34,7 +35,7 @@ class Daemon:
         return self.folder / "logs" / f"{self.name}.log"
 
     def pid(self) -> int | None:
-        """Its process id while it runs, else None."""
+        """The process id while the process runs, else None."""
         with suppress(FileNotFoundError), self.pid_file.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,11 +44,14 @@ class Daemon:
         return None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:
-        """Run `command` in `directory`, apart from this terminal; its output is added to the log."""
+        """Run `command` in `directory`, detached from this terminal; append its output to the log.
+
+        Raises StorageFailed if the pid file or the log cannot be written.
+        """
         with storage_errors(self.folder):
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.pid_file.open("w") as held, self.log.open("ab") as log:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self.pid_file.open("w") as pid_file, self.log.open("ab") as log:
+                fcntl.flock(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 process = subprocess.Popen(  # noqa: S603 (the command is a list that our own code wrote)
                     command,
                     env=dict(environment),
@@ -55,30 +59,28 @@ class Daemon:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[held.fileno()],  # the lock outlives this process in the child
-                    start_new_session=True,  # Ctrl-C here is not meant for it
+                    pass_fds=[pid_file.fileno()],  # the child keeps the lock after this process has ended
+                    start_new_session=True,  # Ctrl-C in this terminal does not reach it
                 )
-                held.write(str(process.pid))
+                pid_file.write(str(process.pid))
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Return once `ready()`; ServiceFailed when the program ends first or `seconds` have passed."""
+        """Return when `ready()` is true; ServiceFailed if the process ends first or after `seconds`."""
         deadline = time.monotonic() + seconds
         while not ready():
             if self.pid() is None:
-                raise ServiceFailed(f"the Prefect {self.name} stopped while starting: {self.last_words()}")
+                raise ServiceFailed(f"the Prefect {self.name} stopped while starting: {self.last_log_line()}")
             if time.monotonic() > deadline:
-                raise ServiceFailed(
-                    f"the Prefect {self.name} was not ready after {seconds:.0f} s; its log is {self.log}."
-                )
+                raise ServiceFailed(f"the Prefect {self.name} was not ready after {seconds:.0f} s; log: {self.log}")
             time.sleep(0.2)
 
-    def last_words(self) -> str:
-        """The last line of its log, and where the rest is."""
+    def last_log_line(self) -> str:
+        """The last line of the log, and the path of the log."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1] if lines else 'it said nothing'} (log: {self.log})"
+        return f"{lines[-1] if lines else 'no output'} (log: {self.log})"
 
     def stop(self, seconds: float = 20.0) -> int | None:
-        """Ask it to end, after `seconds` force it; returns the process id it had, None if it did not run."""
+        """Send SIGTERM, and SIGKILL after `seconds`; return the process id, or None if no process ran."""
         pid = self.pid()
         if pid is None:
             return None
@@ -90,14 +92,3 @@ class Daemon:
             os.killpg(pid, signal.SIGKILL)
         self.pid_file.unlink(missing_ok=True)
         return pid
-
-
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` during the block; a second process waits for the first."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

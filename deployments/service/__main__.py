@@ -1,4 +1,4 @@
-"""`naruto-service`: start the HTTP service, and give out its keys."""
+"""`naruto-service`: start the HTTP service, and manage its API keys."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.service.keys import Keys, keys_needed
+from deployments.service.keys import Keys, keys_required
 from deployments.service.options import ServiceOptions
 from naruto_core.access_control import is_loopback
 from naruto_core.errors import NarutoError
@@ -17,16 +17,16 @@ app = typer.Typer(
     name="naruto-service",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Pictures over HTTP, for any client of OpenAI's images API. Limits: NARUTO_SERVICE_* variables.",
+    help="Serves pictures over HTTP, for any client of OpenAI's images API. Settings: NARUTO_SERVICE_* variables.",
 )
-Name = Annotated[str, typer.Argument(help="Whose key it is.")]
+Name = Annotated[str, typer.Argument(help="Name of the key.")]
 
 
 @app.command()
 def serve() -> None:
     """Serve the runs of NARUTO_HOME at NARUTO_SERVICE_HOST (127.0.0.1) and NARUTO_SERVICE_PORT (8000)."""
     options = ServiceOptions()
-    keys_needed(_keys(), options.host)  # refused here, before anything is loaded or opened
+    keys_required(_keys(), options.host)  # fails here, before anything is loaded or opened
     import uvicorn
 
     from deployments.service.app import create_app
@@ -42,30 +42,30 @@ def serve() -> None:
 
 @app.command("add-key")
 def add_key(name: Name) -> None:
-    """Make a key and show it, this once."""
-    had_none = not _keys().names()
+    """Make a key and print it; it cannot be shown again."""
+    first = not _keys().names()
     print(_keys().add(name))
-    if had_none:
-        print("A service that was started without keys stays open until it is started again.", file=sys.stderr)
+    if first:
+        print("A service that was started without keys requires none until it is restarted.", file=sys.stderr)
 
 
 @app.command("remove-key")
 def remove_key(name: Name) -> None:
-    """Make a key worthless."""
+    """Revoke a key."""
     _keys().remove(name)
     if not _keys().names():
-        print("That was the last key: a service that asks for keys lets nobody in now.", file=sys.stderr)
+        print("That was the last key: a service that requires keys rejects all requests now.", file=sys.stderr)
 
 
 @app.command("keys")
 def list_keys() -> None:
-    """Who has a key, and what it means when nobody has one."""
+    """List the names of the keys, or say what it means that there is none."""
     print("\n".join(_keys().names()) or _without_keys(ServiceOptions().host))
 
 
 def _without_keys(host: str) -> str:
-    start = "starts open to everybody on this machine" if is_loopback(host) else "does not start"
-    return f"nobody has a key: a service that asks for keys lets nobody in, and one at {host} {start}"
+    start = "starts without keys, for everybody on this machine" if is_loopback(host) else "does not start"
+    return f"there is no key: a running service that requires keys rejects all requests, and one at {host} {start}"
 
 
 def _keys() -> Keys:
@@ -73,22 +73,22 @@ def _keys() -> Keys:
 
 
 def _log_as_json() -> None:
-    from diffusers.utils import logging as of_diffusers
+    from diffusers.utils import logging as diffusers_logging
     from pythonjsonlogger.json import JsonFormatter
-    from transformers.utils import logging as of_transformers
+    from transformers.utils import logging as transformers_logging
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter("{asctime}{levelname}{name}{message}", style="{"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for library in (of_diffusers, of_transformers):  # they write to stderr themselves, as plain text
+    for library in (diffusers_logging, transformers_logging):  # they write to stderr themselves, as plain text
         library.disable_default_handler()
         library.enable_propagation()
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def main() -> None:
-    """The command; a mistake of the user's is one sentence."""
+    """The command line; a user's mistake is one sentence and exit status 1."""
     try:
         app()
     except NarutoError as error:

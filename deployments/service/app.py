@@ -1,4 +1,4 @@
-"""The HTTP service: any client of OpenAI's images API draws with the runs of this machine."""
+"""The FastAPI app: its routes, its health checks, and what runs beside them from start to shutdown."""
 
 import asyncio
 import logging
@@ -11,8 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deployments.service import routes
 from deployments.service.engine import QueueItem
-from deployments.service.errors import ApiError, answer_in_openais_shape, documented
+from deployments.service.errors import ApiError, add_error_handlers, error_responses
 from deployments.service.middleware import Middleware
+from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
 from deployments.service.state import ServiceState, service_state
 from deployments.service.tracing import TELEMETRY
@@ -24,94 +25,100 @@ _log = logging.getLogger("naruto.service")
 
 
 def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
-    """The app; the record is opened now, models are loaded when it starts."""
-    parts = service_state(settings, options)
+    """The app. Opens the database now, see `service_state`; models are loaded when the app starts."""
+    state = service_state(settings, options)
 
     @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncIterator[None]:
-        parts.engine.start()
-        tasks = [asyncio.create_task(work(parts)) for work in (_warm, _sweep, _watch)]
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.engine.start()
+        loops = (_warm_up, _delete_expired_images, _supervise_quality_worker)
+        tasks = [asyncio.create_task(loop(state)) for loop in loops]
         try:
             yield
         finally:
-            parts.ready = False
+            state.ready = False
             for task in tasks:
                 task.cancel()
-            if parts.watching:
-                await asyncio.to_thread(parts.watching.stop)
-            drained = await asyncio.to_thread(parts.engine.stop, options.drain_seconds)
-            await parts.jobs.close()
+            if state.quality_worker:
+                await asyncio.to_thread(state.quality_worker.stop)
+            drained = await asyncio.to_thread(state.engine.stop, options.drain_seconds)
+            await state.jobs.close()
             _log.info("stopped", extra={"drained": drained})
 
     app = FastAPI(
-        title="naruto-sdxl", version="1", lifespan=living, openapi_url="/openapi.json", redoc_url=None,
-        description="OpenAI's images API over the runs of this machine.", telemetry=TELEMETRY,
+        title="naruto-sdxl", version="1", lifespan=lifespan, openapi_url="/openapi.json", redoc_url=None,
+        description="OpenAI's images API for the runs of this machine.", telemetry=TELEMETRY,
     )  # fmt: skip
-    app.state.parts = parts
+    app.state.service = state
     app.include_router(routes.router)
-    _add_health(app, parts)
-    answer_in_openais_shape(app)
-    app.add_middleware(Middleware, metrics=parts.metrics)
+    _add_health_routes(app, state)
+    add_error_handlers(app)
+    app.add_middleware(Middleware, metrics=state.metrics)
     return app
 
 
-def _add_health(app: FastAPI, parts: ServiceState) -> None:
+def _add_health_routes(app: FastAPI, state: ServiceState) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses=documented(503))
+    @app.get("/readyz", responses=error_responses(503))
     async def readyz() -> dict[str, str]:
-        """The usual model is loaded and has drawn; pictures come without waiting for that."""
-        if not parts.ready:
+        """The default model is loaded and has drawn: a request does not wait for that any more."""
+        if not state.ready:
             raise ApiError(503, "The model is not loaded yet, or there is none.", code="not_ready", wait=2)
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """For Prometheus."""
-        return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Metrics for Prometheus."""
+        return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def root() -> JSONResponse:
         return JSONResponse({"service": "naruto-sdxl", "docs": "/docs", "models": "/v1/models"})
 
 
-async def _warm(parts: ServiceState) -> None:
-    """Draw one step with the usual model as soon as there is one, so that the first request need not load it."""
-    while not parts.ready:
+async def _warm_up(state: ServiceState) -> None:
+    """Load the default model as soon as there is one, so that the first request does not wait for it."""
+    while not state.ready:
         with suppress(ApiError):
-            look = await asyncio.to_thread(parts.catalogue.look, None)
-            loop, ended = asyncio.get_running_loop(), asyncio.Event()
-            trouble: list[str] = []
-
-            def done(_: object, loop: asyncio.AbstractEventLoop = loop, ended: asyncio.Event = ended) -> None:
-                loop.call_soon_threadsafe(ended.set)
-
-            def failed(why: str, trouble: list[str] = trouble, done: object = done) -> None:
-                trouble.append(why)
-                done(why)  # type: ignore[operator]
-
-            side = look.section.resolution
-            order = Order("", 0, "", 1, look.section.guidance_scale)
-            parts.engine.submit([QueueItem(look, side, side, order, lambda _: None, done, failed)])
-            await ended.wait()
-            parts.ready = not trouble
-            _log.info("ready" if parts.ready else "the usual model cannot be loaded", extra={"model": look.name})
+            spec = await asyncio.to_thread(state.registry.spec, None)
+            state.ready = await _draw_one_step(state, spec)
+            message = "ready" if state.ready else "the default model cannot be loaded"
+            _log.info(message, extra={"model": spec.name})
         await asyncio.sleep(2)
 
 
-async def _sweep(parts: ServiceState) -> None:
+async def _draw_one_step(state: ServiceState, spec: ModelSpec) -> bool:
+    """Whether a picture of one step can be drawn with the model."""
+    loop = asyncio.get_running_loop()
+    drawn: asyncio.Future[bool] = loop.create_future()
+
+    def report(result: bool) -> None:
+        loop.call_soon_threadsafe(lambda: drawn.done() or drawn.set_result(result))
+
+    side = spec.section.resolution
+    order = Order("", 0, "", 1, spec.section.guidance_scale)
+    item = QueueItem(
+        spec, side, side, order,
+        on_step=lambda _: None, on_picture=lambda _: report(True), on_failure=lambda _: report(False),
+    )  # fmt: skip
+    state.engine.submit([item])
+    return await drawn
+
+
+async def _delete_expired_images(state: ServiceState) -> None:
     while True:
-        await asyncio.to_thread(parts.files.sweep)
+        await asyncio.to_thread(state.image_files.delete_expired)
         await asyncio.sleep(60)
 
 
-async def _watch(parts: ServiceState) -> None:
-    """Keep the measuring process alive, and tell Prometheus what was last said of the pictures."""
-    while parts.watching:
-        await asyncio.to_thread(parts.watching.keep_going)
+async def _supervise_quality_worker(state: ServiceState) -> None:
+    """Keep the quality worker running, and export the results of its last drift check."""
+    while state.quality_worker:
+        await asyncio.to_thread(state.quality_worker.ensure_running)
         with suppress(NarutoError):
-            parts.metrics.tell_drifts(await asyncio.to_thread(parts.served.drifts))
+            state.metrics.set_drifts(await asyncio.to_thread(state.served_scores.drifts))
         await asyncio.sleep(30)

@@ -1,8 +1,8 @@
-"""The thread that draws. Everything waits in one line; those at the front that look alike share a batch.
+"""The engine: one thread that takes pictures from a queue and draws them in continuous batches.
 
-A batch takes in whoever waits for the same look and size, until somebody else has come to the front of the line: then
-it runs out, and the next batch is theirs. So a picture joins at the next step when it can, and is never overtaken by
-more than one batch.
+A batch draws pictures of one model and size. Waiting pictures join it between two steps, until a picture that does not
+fit is first in the queue: then nothing joins any more, and when the batch has ended that picture starts the next one.
+So a picture joins at the next step if it can, and waits for one batch of other pictures at most.
 """
 
 import logging
@@ -30,9 +30,13 @@ _log = logging.getLogger("naruto.service")
 
 @dataclass(eq=False)
 class QueueItem:
-    """One picture in line. The callbacks are called in the engine's thread and must return at once."""
+    """One picture in the queue; `height` and `width` in pixels.
 
-    look: ModelSpec
+    The callbacks run in the engine's thread and must return at once: `on_step` gets the number of steps done,
+    `on_failure` a sentence for the client.
+    """
+
+    spec: ModelSpec
     height: int
     width: int
     order: Order
@@ -40,133 +44,141 @@ class QueueItem:
     on_picture: "Callable[[Image], None]"
     on_failure: Callable[[str], None]
     cancelled: bool = False
-    asked: float = field(default_factory=time.monotonic)
+    queued_at: float = field(default_factory=time.monotonic)
 
-    def alike(self, other: "QueueItem") -> bool:
-        """Whether both can be in one batch."""
-        return (self.height, self.width, self.look) == (other.height, other.width, other.look)
+    def fits(self, other: "QueueItem") -> bool:
+        """Whether both can be in one batch: the same model and size."""
+        return (self.height, self.width, self.spec) == (other.height, other.width, other.spec)
 
 
 class Engine:
-    """One thread, one device; `start` it, `submit` tickets, `stop` it."""
+    """One thread for one device: `start` it, `submit` pictures, `stop` it."""
 
-    def __init__(self, shelf: ModelCache, longest_queue: int, metrics: Metrics) -> None:
-        self._shelf, self._longest, self._metrics = shelf, longest_queue, metrics
-        self._waiting: deque[QueueItem] = deque()
+    def __init__(self, cache: ModelCache, queue_limit: int, metrics: Metrics) -> None:
+        self._cache, self._queue_limit, self._metrics = cache, queue_limit, metrics
+        self._queue: deque[QueueItem] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._batch: ContinuousBatch | None = None
-        self._model: QueueItem | None = None  # the batch's look and size, as those of whoever opened it
-        self._places: dict[int, QueueItem] = {}
-        self._pace = 1.0  # seconds between finished pictures while there is work
-        self._finished = 0.0  # when the last one was
-        metrics.queue.set_function(lambda: len(self._waiting))
+        self._batch_opener: QueueItem | None = None  # the first picture of the batch: it has the batch's model and size
+        self._drawing: dict[int, QueueItem] = {}  # by their numbers in the batch
+        self._seconds_per_picture = 1.0  # moving average, while there is work
+        self._last_finished = 0.0
+        metrics.queue.set_function(lambda: len(self._queue))
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, tickets: list[QueueItem]) -> None:
-        """All of them or none: Refused with 429 when the line is too long or the service is going away."""
+    def submit(self, items: list[QueueItem]) -> None:
+        """Queue all pictures of a request, or none: ApiError 429 if the queue is full, 503 during shutdown."""
         with self._changed:
             if self._stopping:
-                raise ApiError(503, "The service is shutting down; ask again.", code="shutting_down", wait=5)
-            if len(self._waiting) + len(tickets) > self._longest:
-                wait = len(self._waiting) * self._pace
-                raise ApiError(429, "Too many pictures are waiting; ask again later.", code="queue_full", wait=wait)
-            self._waiting.extend(tickets)
+                raise ApiError(503, "The service is shutting down; try again.", code="shutting_down", wait=5)
+            if len(self._queue) + len(items) > self._queue_limit:
+                wait = len(self._queue) * self._seconds_per_picture
+                raise ApiError(429, "The queue is full; try again later.", code="queue_full", wait=wait)
+            self._queue.extend(items)
             self._changed.notify()
 
-    def cancel(self, tickets: list[QueueItem]) -> None:
-        """Take them out of the line, or out of the batch before its next step."""
+    def cancel(self, items: list[QueueItem]) -> None:
+        """Remove pictures from the queue, or from the batch before its next step."""
         with self._changed:
-            for ticket in tickets:
-                ticket.cancelled = True
-            self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
+            for item in items:
+                item.cancelled = True
+            self._queue = deque(item for item in self._queue if not item.cancelled)
 
     def stop(self, seconds: float) -> bool:
-        """Take nothing more, draw what was accepted for at most `seconds`; whether all of it was."""
+        """Accept nothing more and draw what was accepted, for at most `seconds`; whether all of it was drawn."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join(seconds)
         with self._changed:
-            left = [*self._waiting, *self._places.values()]
-        self.cancel(left)
-        return not left
+            unfinished = [*self._queue, *self._drawing.values()]
+        self.cancel(unfinished)
+        return not unfinished
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._places or self._stopping)
-                if self._stopping and not self._waiting and not self._places:
+                self._changed.wait_for(lambda: self._queue or self._drawing or self._stopping)
+                if self._stopping and not self._queue and not self._drawing:
                     return
-                fresh = self._admit()
+                joining = self._take_from_queue()
             try:
-                self._draw(fresh)
-            except Exception as error:  # noqa: BLE001 (whatever it is, those who wait must hear of it)
-                self._fail(fresh, error)
+                self._step(joining)
+            except Exception as error:  # noqa: BLE001 (the clients must get an answer, whatever the error is)
+                self._fail(joining, error)
 
-    def _admit(self) -> list[QueueItem]:
-        """Who joins now; called under the lock."""
-        for number in [number for number, ticket in self._places.items() if ticket.cancelled]:
-            del self._places[number]
+    def _take_from_queue(self) -> list[QueueItem]:
+        """Drop cancelled pictures from the batch, and take those that join it; called under the lock."""
+        for number in [number for number, item in self._drawing.items() if item.cancelled]:
+            del self._drawing[number]
             if self._batch:
                 self._batch.leave(number)
-        if not self._waiting:
+        if not self._queue:
             return []
-        front = self._waiting[0]
-        current = next(iter(self._places.values()), None)
-        if current and not front.alike(current):
-            return []  # it runs out, and the next batch is the front's
-        room = padded_batch_size(front.look.section.batch_size) - len(self._places)
-        chosen = [ticket for ticket in self._waiting if ticket.alike(front)][:room]
-        taken = set(map(id, chosen))
-        self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in taken)
-        return chosen
+        first = self._queue[0]
+        current = next(iter(self._drawing.values()), None)
+        if current and not first.fits(current):
+            return []  # this batch ends, and `first` starts the next one
+        free = padded_batch_size(first.spec.section.batch_size) - len(self._drawing)
+        joining = [item for item in self._queue if item.fits(first)][:free]
+        joining_ids = set(map(id, joining))
+        self._queue = deque(item for item in self._queue if id(item) not in joining_ids)
+        return joining
 
-    def _draw(self, fresh: list[QueueItem]) -> None:
-        if fresh and not self._places:
-            first = fresh[0]
-            if not (self._batch and self._model and first.alike(self._model)):
-                self._batch = self._model = None  # it holds its model, which the next one may need the memory of
-                self._batch = ContinuousBatch(self._shelf.painter(first.look), first.height, first.width)
-                self._model = first
+    def _step(self, joining: list[QueueItem]) -> None:
+        """One denoising step of the batch, which `joining` enter before it."""
+        if joining and not self._drawing:
+            self._open_batch(joining[0])
         if not self._batch:
             return
         now = time.monotonic()
-        for ticket in fresh:
-            self._metrics.waited.observe(now - ticket.asked)
-            self._places[self._batch.join(ticket.order)] = ticket
-        if not self._places:
+        for item in joining:
+            self._metrics.waited.observe(now - item.queued_at)
+            self._drawing[self._batch.join(item.order)] = item
+        if not self._drawing:
             return
-        self._metrics.batch.observe(len(self._places))
+        self._metrics.batch.observe(len(self._drawing))
         self._metrics.steps.inc()
-        self._metrics.device_memory.set(self._shelf.device_memory())
-        for number, told in self._batch.step().items():
-            ticket = self._places[number]
-            if isinstance(told, int):
-                ticket.on_step(told)
+        self._metrics.device_memory.set(self._cache.device_memory())
+        for number, result in self._batch.step().items():
+            if isinstance(result, int):
+                self._drawing[number].on_step(result)
             else:
-                with self._changed:
-                    del self._places[number]
-                now = time.monotonic()
-                self._pace += 0.1 * (now - max(self._finished, ticket.asked) - self._pace)
-                self._finished = now
-                ticket.on_step(ticket.order.num_inference_steps)
-                if isinstance(told, NotFinite):
-                    self._metrics.errors.labels("NotFinite").inc()
-                    ticket.on_failure(str(told))
-                else:
-                    ticket.on_picture(told)
+                self._finish(number, result)
 
-    def _fail(self, fresh: list[QueueItem], error: Exception) -> None:
-        """Whoever was in the batch, or about to be, hears why; the next batch starts afresh."""
+    def _open_batch(self, first: QueueItem) -> None:
+        """Make a batch for the model and size of `first`, unless the batch is of these already."""
+        if self._batch and self._batch_opener and first.fits(self._batch_opener):
+            return
+        self._batch = self._batch_opener = None  # it holds its model, whose memory the next model may need
+        self._batch = ContinuousBatch(self._cache.painter(first.spec), first.height, first.width)
+        self._batch_opener = first
+
+    def _finish(self, number: int, result: "Image | NotFinite") -> None:
+        with self._changed:
+            item = self._drawing.pop(number)
+        now = time.monotonic()
+        seconds = now - max(self._last_finished, item.queued_at)
+        self._seconds_per_picture += 0.1 * (seconds - self._seconds_per_picture)
+        self._last_finished = now
+        item.on_step(item.order.num_inference_steps)
+        if isinstance(result, NotFinite):
+            self._metrics.errors.labels("NotFinite").inc()
+            item.on_failure(str(result))
+        else:
+            item.on_picture(result)
+
+    def _fail(self, joining: list[QueueItem], error: Exception) -> None:
+        """Report `error` to all pictures of the batch; the next picture gets a new batch."""
         self._metrics.errors.labels(type(error).__name__).inc()
         _log.error("a batch failed", exc_info=error)
-        why = str(error) if isinstance(error, NarutoError) else "drawing failed; the service's log says why."
+        reason = str(error) if isinstance(error, NarutoError) else "drawing failed; see the service's log."
         with self._changed:
-            hit = list({id(ticket): ticket for ticket in [*self._places.values(), *fresh]}.values())
-            self._places, self._batch = {}, None
-        for ticket in hit:
-            ticket.on_failure(why)
+            failed = list({id(item): item for item in [*self._drawing.values(), *joining]}.values())
+            self._drawing, self._batch = {}, None
+        for item in failed:
+            item.on_failure(reason)

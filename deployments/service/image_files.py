@@ -1,4 +1,4 @@
-"""Pictures that are fetched by address: opaque names, addresses that are signed and expire, files that are swept."""
+"""Pictures that clients fetch by URL: files with random names, URLs that are signed and expire."""
 
 import hashlib
 import hmac
@@ -14,42 +14,37 @@ from naruto_core.artifacts import write_atomically
 _NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(picture_file.SUFFIX)}")
 
 
-class PictureFiles:
-    """Below `folder`; addresses are good for `seconds`, files live twice as long."""
+class ImageFiles:
+    """PNG files in `folder`/pictures. URLs are valid for `seconds`, files are kept twice as long."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
-        self._folder, self._seconds = folder, seconds
+        self._folder, self._seconds = folder / "pictures", seconds
         self.key = signing_key(folder / "signing-key")
 
-    def keep(self, data: bytes) -> str:
-        """The opaque name that `data` is kept by."""
+    def save(self, png: bytes) -> str:
+        """Write a picture; returns its name, which cannot be guessed."""
         name = f"{secrets.token_hex(16)}{picture_file.SUFFIX}"
-        write_atomically(self._folder / "pictures" / name, data)
+        write_atomically(self._folder / name, png)
         return name
 
-    def address(self, name: str) -> str:
-        """Path and query that open the picture for a while."""
-        until = int(time.time() + self._seconds)
-        return f"/v1/pictures/{name}?expires={until}&signature={self._sign(name, until)}"
+    def url(self, name: str) -> str:
+        """Path and query of the picture's URL."""
+        expires = int(time.time() + self._seconds)
+        return f"/v1/pictures/{name}?expires={expires}&signature={self._sign(name, expires)}"
 
     def path(self, name: str, expires: int, signature: str) -> Path | None:
-        """The file, when the address is ours, still good, and the file still there."""
-        good = hmac.compare_digest(self._sign(name, expires).encode(), signature.encode("utf-8", "replace"))
-        if not good or expires < time.time() or not _NAME.fullmatch(name):
+        """The file of a URL; None if the signature is wrong, the URL has expired, or the file was deleted."""
+        valid = hmac.compare_digest(self._sign(name, expires).encode(), signature.encode("utf-8", "replace"))
+        if not valid or expires < time.time() or not _NAME.fullmatch(name):
             return None
-        path = self._folder / "pictures" / name
+        path = self._folder / name
         return path if path.is_file() else None
 
-    def data(self, name: str) -> bytes | None:
-        """The picture itself, for its own job; None when it has been swept."""
-        path = self._folder / "pictures" / name
-        return path.read_bytes() if path.is_file() else None
-
-    def sweep(self) -> None:
-        """Remove what no address opens any more."""
-        for path in (self._folder / "pictures").glob(f"*{picture_file.SUFFIX}"):
+    def delete_expired(self) -> None:
+        """Delete the files whose URLs have all expired."""
+        for path in self._folder.glob(f"*{picture_file.SUFFIX}"):
             if path.stat().st_mtime < time.time() - 2 * self._seconds:
                 path.unlink(missing_ok=True)
 
-    def _sign(self, name: str, until: int) -> str:
-        return hmac.new(self.key, f"{name}\0{until}".encode(), hashlib.sha256).hexdigest()
+    def _sign(self, name: str, expires: int) -> str:
+        return hmac.new(self.key, f"{name}\0{expires}".encode(), hashlib.sha256).hexdigest()

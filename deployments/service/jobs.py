@@ -1,4 +1,4 @@
-"""Requests on their way: from tickets to a reply, and what is remembered of them."""
+"""Jobs: one request for pictures each, from the queue to the reply, and its record in the database."""
 
 import asyncio
 import logging
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from opentelemetry import context
 
 from deployments.service.engine import Engine, QueueItem
-from deployments.service.image_files import PictureFiles
+from deployments.service.image_files import ImageFiles
 from deployments.service.metrics import Metrics
 from deployments.service.model_registry import ModelSpec
 from deployments.service.moderation import Moderator
-from deployments.service.quality_worker import Sampler
+from deployments.service.quality_worker import QualitySampler
 from deployments.service.tracing import record_spans
 from naruto_core.continuous_batching import Order
 from naruto_core.picture_file import encode_picture
@@ -28,187 +28,217 @@ from naruto_core.store.service_jobs import ServiceJobs
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_REMEMBERED = 1000  # finished jobs in memory; the record has all of them
+_JOBS_IN_MEMORY = 1000  # finished ones; the database has all
 _log = logging.getLogger("naruto.service")
 
 
 class Job:
-    """One request under way. Lives in the event loop; the engine's thread reaches it through `call_soon_threadsafe`."""
+    """A request in progress: its `record` for the database, its pictures in the queue, and what is drawn of them.
+
+    Lives in the event loop; the engine's thread reaches it through `call_soon_threadsafe` only.
+    """
 
     def __init__(
-        self, noun: ServiceJob, look: ModelSpec, orders: list[Order], *, keep: bool, watch: str, warning: str
+        self,
+        record: ServiceJob,
+        spec: ModelSpec,
+        orders: list[Order],
+        *,
+        as_files: bool,
+        sample_prompt: str,
+        warning: str,
     ) -> None:
-        self.noun, self.keep, self.watch, self.warning = noun, keep, watch, warning
-        self.refused = False
-        self.asked_in = context.get_current()  # the trace it belongs to
-        self.steps_total = sum(order.num_inference_steps for order in orders)
-        self.files: list[bytes] = []
-        self.ended = asyncio.Event()
+        """See `Jobs.submit`."""
+        self.record, self.as_files, self.sample_prompt, self.warning = record, as_files, sample_prompt, warning
+        self.refused = False  # by the moderator
+        self.trace = context.get_current()  # that of the request
+        self.pngs: list[bytes] = []
+        self.drawn = asyncio.Event()  # every picture is drawn, or none will be
+        self.ended = asyncio.Event()  # `record` has its final state
         self._steps = [0] * len(orders)
-        self.drawn: dict[int, Image] = {}
+        self._pictures: dict[int, Image] = {}
         loop = asyncio.get_running_loop()
-        self.done_drawing = asyncio.Event()
 
-        def tell(number: int, order: Order) -> QueueItem:
+        def queue_item(number: int, order: Order) -> QueueItem:
             return QueueItem(
-                look, noun.height, noun.width, order,
-                on_step=lambda step: self._stepped(loop, number, step),
-                on_picture=lambda picture: _soon(loop, self._pictured, number, picture),
-                on_failure=lambda why: _soon(loop, self.fail, why),
+                spec, record.height, record.width, order,
+                on_step=lambda step: self._on_step(loop, number, step),
+                on_picture=lambda picture: _call_soon(loop, self._on_picture, number, picture),
+                on_failure=lambda reason: _call_soon(loop, self.fail, reason),
             )  # fmt: skip
 
-        self.tickets = [tell(number, order) for number, order in enumerate(orders)]
+        self.items = [queue_item(number, order) for number, order in enumerate(orders)]
 
     @property
     def steps_done(self) -> int:
         return sum(self._steps)
 
-    def fail(self, why: str) -> None:
-        """The first reason counts."""
-        if self.noun.state in OPEN and not self.noun.failure:
-            self.noun = replace(self.noun, failure=why)
-            self.done_drawing.set()
+    def fail(self, reason: str) -> None:
+        """End with `reason`; the first reason counts."""
+        if self.record.state in OPEN and not self.record.failure:
+            self.record = replace(self.record, failure=reason)
+            self.drawn.set()
 
-    def _stepped(self, loop: asyncio.AbstractEventLoop, number: int, step: int) -> None:
-        """In the engine's thread, which the loop's must not interrupt at every step: whoever watches looks here."""
+    def take_pictures(self) -> "list[tuple[Order, Image]]":
+        """The pictures with their orders, which this object does not hold any more."""
+        pictures, self._pictures = self._pictures, {}
+        return [(item.order, pictures[number]) for number, item in enumerate(self.items)]
+
+    def drop_pictures(self) -> None:
+        """Free the memory of pictures that will not be sent."""
+        self._pictures = {}
+
+    def _on_step(self, loop: asyncio.AbstractEventLoop, number: int, step: int) -> None:
+        """In the engine's thread. It does not wake the event loop at every step: `Jobs.progress` reads `steps_done`."""
         if not any(self._steps):
-            _soon(loop, self._started)
+            _call_soon(loop, self._on_start)
         self._steps[number] = step
 
-    def _started(self) -> None:
-        if self.noun.state is JobState.QUEUED:
-            self.noun = replace(self.noun, state=JobState.RUNNING, started_at=datetime.now(UTC))
+    def _on_start(self) -> None:
+        if self.record.state is JobState.QUEUED:
+            self.record = replace(self.record, state=JobState.RUNNING, started_at=datetime.now(UTC))
 
-    def _pictured(self, number: int, picture: "Image") -> None:
-        self.drawn[number] = picture
-        if len(self.drawn) == len(self.tickets):
-            self.done_drawing.set()
+    def _on_picture(self, number: int, picture: "Image") -> None:
+        self._pictures[number] = picture
+        if len(self._pictures) == len(self.items):
+            self.drawn.set()
 
 
-def _soon(loop: asyncio.AbstractEventLoop, *call: object) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, *call: object) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(*call)  # type: ignore[arg-type]
 
 
 class Jobs:
-    """All jobs of this process; the store has those of others and of earlier ones."""
+    """The jobs of this process; the database also has those of other processes and of earlier ones."""
 
     def __init__(
-        self, engine: Engine, record: ServiceJobs, files: PictureFiles, checker: Moderator, sampler: Sampler,
-        metrics: Metrics,
+        self, engine: Engine, store: ServiceJobs, image_files: ImageFiles, moderator: Moderator,
+        sampler: QualitySampler, metrics: Metrics,
     ) -> None:  # fmt: skip
-        self._engine, self._record, self._files = engine, record, files
-        self._checker, self._sampler, self._metrics = checker, sampler, metrics
-        self._known: OrderedDict[str, Job] = OrderedDict()
+        self._engine, self._store, self._image_files = engine, store, image_files
+        self._moderator, self._sampler, self._metrics = moderator, sampler, metrics
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writer = ThreadPoolExecutor(1, "record")  # one by one, so that a job's end is written after its begin
+        self._writer = ThreadPoolExecutor(1, "record")  # one thread, so that states are written in their order
 
-    async def take(
-        self, noun: ServiceJob, look: ModelSpec, orders: list[Order], *, keep: bool, watch: str = "", warning: str = ""
+    async def submit(
+        self,
+        record: ServiceJob,
+        spec: ModelSpec,
+        orders: list[Order],
+        *,
+        as_files: bool,
+        sample_prompt: str = "",
+        warning: str = "",
     ) -> Job:
-        """Put a request in line; Refused when that is too long. `keep`: the pictures become files.
+        """Queue a request; ApiError if the queue is full. `as_files`: store the pictures, to be fetched by URL.
 
-        `watch` is the prompt as it was asked, where some of the pictures may be measured afterwards; `warning` is told
-        with the job.
+        `sample_prompt` is the client's prompt if pictures of this request may be sampled for quality measurement, else
+        empty; `warning` is shown with the job.
         """
-        job = Job(noun, look, orders, keep=keep, watch=watch, warning=warning)
-        self._engine.submit(job.tickets)
-        self._known[noun.id] = job
-        while len(self._known) > _REMEMBERED and next(iter(self._known.values())).noun.state not in OPEN:
-            self._known.popitem(last=False)
+        job = Job(record, spec, orders, as_files=as_files, sample_prompt=sample_prompt, warning=warning)
+        self._engine.submit(job.items)
+        self._jobs[record.id] = job
+        while len(self._jobs) > _JOBS_IN_MEMORY and next(iter(self._jobs.values())).record.state not in OPEN:
+            self._jobs.popitem(last=False)
         written = self._write(job)
-        if keep:
+        if as_files:
             await written
-        task = asyncio.create_task(self._see_through(job))
+        task = asyncio.create_task(self._complete(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
 
-    def find(self, job_id: str) -> Job | None:
-        return self._known.get(job_id)
+    def get(self, job_id: str) -> Job | None:
+        """The job, if this process has it in memory."""
+        return self._jobs.get(job_id)
 
     def cancel(self, job: Job) -> None:
-        """Stop drawing at the next step; nothing for a job that has ended."""
-        if job.noun.state in OPEN:
-            self._engine.cancel(job.tickets)
-            job.noun = replace(job.noun, state=JobState.CANCELLED)
-            job.done_drawing.set()
+        """Stop drawing at the next step; a job that has ended stays as it is."""
+        if job.record.state in OPEN:
+            self._engine.cancel(job.items)
+            job.record = replace(job.record, state=JobState.CANCELLED)
+            job.drawn.set()
 
-    async def watch(self, job: Job) -> AsyncIterator[None]:
+    async def progress(self, job: Job) -> AsyncIterator[None]:
         """Yields at every change, at most ten times a second, and once at the end."""
-        told = -1
+        steps = -1
         while not job.ended.is_set():
-            if job.steps_done != told:
-                told = job.steps_done
+            if job.steps_done != steps:
+                steps = job.steps_done
                 yield
             with suppress(TimeoutError):
                 await asyncio.wait_for(job.ended.wait(), 0.1)
         yield
 
     async def close(self) -> None:
-        """Wait for what is being written."""
-        for job in self._known.values():
-            if job.noun.state in OPEN:
-                job.fail("the service was stopped before the pictures were drawn; ask again.")
+        """Fail the jobs that are still open, and wait until every state is written."""
+        for job in self._jobs.values():
+            if job.record.state in OPEN:
+                job.fail("the service was stopped before the pictures were drawn; try again.")
         await asyncio.gather(*self._tasks)
         await asyncio.to_thread(self._writer.shutdown)
 
-    async def _see_through(self, job: Job) -> None:
-        await job.done_drawing.wait()
+    async def _complete(self, job: Job) -> None:
+        """Wait for the pictures, prepare the reply, and write the final state."""
+        await job.drawn.wait()
         try:
-            if job.noun.state is not JobState.CANCELLED and not job.noun.failure:
-                await asyncio.to_thread(self._finish, job)
-        except Exception as error:  # noqa: BLE001 (whatever it is, whoever waits must hear of it)
+            if job.record.state is not JobState.CANCELLED and not job.record.failure:
+                await asyncio.to_thread(self._encode, job)
+        except Exception as error:  # noqa: BLE001 (the client must get an answer, whatever the error is)
             self._metrics.errors.labels(type(error).__name__).inc()
-            _log.exception("a reply could not be made")
-            job.noun = replace(job.noun, failure="the pictures could not be written; the service's log says why.")
-        if job.noun.failure:
-            self._engine.cancel(job.tickets)
-        state = JobState.DONE
-        if job.noun.failure:
-            state = JobState.REFUSED if job.refused else JobState.FAILED
-        if job.noun.state is JobState.CANCELLED:
-            state = JobState.CANCELLED
-        job.noun = replace(job.noun, state=state, finished_at=datetime.now(UTC))
-        job.drawn = {}
-        self._metrics.pictures.labels(state).inc(len(job.tickets))
+            _log.exception("the pictures of a job could not be encoded")
+            job.record = replace(job.record, failure="the pictures could not be written; see the service's log.")
+        if job.record.failure:
+            self._engine.cancel(job.items)
+        job.record = replace(job.record, state=_final_state(job), finished_at=datetime.now(UTC))
+        job.drop_pictures()
+        self._metrics.pictures.labels(job.record.state).inc(len(job.items))
         job.ended.set()
-        record_spans(job.noun, job.asked_in)
-        if not job.keep:  # the reply has the pictures; memory shall not, and the record knows the rest
-            self._known.pop(job.noun.id, None)
+        record_spans(job.record, job.trace)
+        if not job.as_files:  # the reply has the pictures: free their memory; the database has the rest
+            self._jobs.pop(job.record.id, None)
         self._write(job)
 
-    def _finish(self, job: Job) -> None:
-        """In a thread: check, encode, keep."""
-        for number, ticket in enumerate(job.tickets):
-            picture, order = job.drawn[number], ticket.order
-            if reason := self._checker.picture(picture):
-                job.noun, job.refused = replace(job.noun, failure=f"A picture was refused: {reason}."), True
+    def _encode(self, job: Job) -> None:
+        """Moderate the pictures, encode them as PNG with their settings, and sample some. Runs in a thread."""
+        for order, picture in job.take_pictures():
+            if reason := self._moderator.picture(picture):
+                job.record, job.refused = replace(job.record, failure=f"A picture was refused: {reason}."), True
                 return
-            facts: dict[str, object] = {
-                "model": job.noun.model, "prompt": order.text, "negative_prompt": order.negative_prompt,
+            settings: dict[str, object] = {
+                "model": job.record.model, "prompt": order.text, "negative_prompt": order.negative_prompt,
                 "seed": order.seed, "num_inference_steps": order.num_inference_steps,
                 "guidance_scale": order.guidance_scale,
             }  # fmt: skip
-            job.files.append(encode_picture(picture, facts))
-            if job.watch and self._sampler.chosen():
-                self._sampler.keep(picture, job.noun.model, job.watch)
-        if job.keep:
-            job.noun = replace(job.noun, pictures=[self._files.keep(data) for data in job.files])
-            job.files = []
+            job.pngs.append(encode_picture(picture, settings))
+            if job.sample_prompt and self._sampler.select():
+                self._sampler.save(picture, job.record.model, job.sample_prompt)
+        if job.as_files:
+            job.record = replace(job.record, pictures=[self._image_files.save(png) for png in job.pngs])
+            job.pngs = []
 
     def _write(self, job: Job) -> "asyncio.Future[None]":
-        noun = job.noun
-        future = asyncio.get_running_loop().run_in_executor(self._writer, self._record.put, noun)
-        future.add_done_callback(self._heard)
+        record = job.record
+        future = asyncio.get_running_loop().run_in_executor(self._writer, self._store.put, record)
+        future.add_done_callback(self._log_write_error)
         return future
 
-    def _heard(self, future: "asyncio.Future[None]") -> None:
+    def _log_write_error(self, future: "asyncio.Future[None]") -> None:
         if not future.cancelled() and (error := future.exception()):
             self._metrics.errors.labels(type(error).__name__).inc()
             _log.error("a job could not be recorded: %s", error)
 
 
+def _final_state(job: Job) -> JobState:
+    if job.record.state is JobState.CANCELLED:
+        return JobState.CANCELLED
+    if job.record.failure:
+        return JobState.REFUSED if job.refused else JobState.FAILED
+    return JobState.DONE
+
+
 def new_job_id() -> str:
-    """Opaque, and not to be guessed."""
+    """An id that cannot be guessed."""
     return f"job-{secrets.token_hex(16)}"

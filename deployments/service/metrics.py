@@ -1,4 +1,4 @@
-"""What is counted for Prometheus. No prompt, user or key is a label: those would be without number, and private."""
+"""Metrics for Prometheus. No label holds a prompt, user or key: their number has no limit, and they are private."""
 
 import resource
 from collections.abc import Sequence
@@ -12,45 +12,49 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 
 
 class Metrics:
-    """One registry for each app, so that two in one process do not add up."""
+    """A registry for each app, so that two apps in one process do not share their counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        mine = {"registry": self.registry}
-        self.requests = Counter("naruto_requests", "Requests answered.", ["route", "status"], **mine)
+        kwargs = {"registry": self.registry}
+        self.requests = Counter("naruto_requests", "HTTP requests.", ["route", "status"], **kwargs)
         self.seconds = Histogram(
-            "naruto_request_duration_seconds", "From the first byte in to the last out.", ["route"], buckets=_SECONDS,
-            **mine,
-        )  # fmt: skip
-        self.waited = Histogram(
-            "naruto_queue_seconds", "What a picture waited for its place.", buckets=_SECONDS, **mine
+            "naruto_request_duration_seconds", "Duration of a request.", ["route"], buckets=_SECONDS, **kwargs
         )
-        self.queue = Gauge("naruto_queue_depth", "Pictures that wait.", **mine)
-        self.batch = Histogram("naruto_batch_size", "Pictures in a step.", buckets=(1, 2, 3, 4, 6, 8, 16, 32), **mine)
-        self.steps = Counter("naruto_steps", "Denoising steps of batches.", **mine)
-        self.pictures = Counter("naruto_pictures", "Pictures, by what became of them.", ["end"], **mine)
-        self.errors = Counter("naruto_errors", "Failures inside the service, by class.", ["kind"], **mine)
-        self.load_seconds = Histogram("naruto_model_load_seconds", "", ["what"], buckets=_SECONDS, **mine)
+        self.waited = Histogram("naruto_queue_seconds", "Time of a picture in the queue.", buckets=_SECONDS, **kwargs)
+        self.queue = Gauge("naruto_queue_depth", "Pictures in the queue.", **kwargs)
+        self.batch = Histogram("naruto_batch_size", "Pictures in a step.", buckets=(1, 2, 3, 4, 6, 8, 16, 32), **kwargs)
+        self.steps = Counter("naruto_steps", "Denoising steps of batches.", **kwargs)
+        self.pictures = Counter("naruto_pictures", "Pictures, by the final state of their job.", ["end"], **kwargs)
+        self.errors = Counter("naruto_errors", "Errors in the service, by exception class.", ["kind"], **kwargs)
+        self.load_seconds = Histogram(
+            "naruto_model_load_seconds",
+            "Time to load a model.",
+            ["what"],
+            buckets=_SECONDS,
+            **kwargs,
+        )
         self.quality = Gauge(
-            "naruto_served_quality", "Mean of served pictures, as it was last compared.", ["metric"], **mine
+            "naruto_served_quality", "Mean of served pictures in the last drift check.", ["metric"], **kwargs
         )
         self.drifted = Gauge(
-            "naruto_drifted", "1 where served pictures score otherwise than the run's own samples.", ["metric"], **mine
-        )
-        self.device_memory = Gauge("naruto_device_memory_bytes", "In use on the GPU.", **mine)
-        self.memory = Gauge("naruto_memory_bytes", "Resident memory of the process.", **mine)
+            "naruto_drifted", "1 if served pictures differ from the run's own samples in the last drift check.",
+            ["metric"], **kwargs,
+        )  # fmt: skip
+        self.device_memory = Gauge("naruto_device_memory_bytes", "GPU memory reserved.", **kwargs)
+        self.memory = Gauge("naruto_memory_bytes", "Resident memory of the process.", **kwargs)
         self.memory.set_function(resident_bytes)
 
-    def tell_drifts(self, drifts: Sequence[Drift]) -> None:
-        """What was said last of each metric, of whichever run was compared last."""
+    def set_drifts(self, drifts: Sequence[Drift]) -> None:
+        """Export the latest drift check of each metric; `drifts` is sorted from new to old."""
         for drift in reversed(drifts):
             self.quality.labels(drift.metric).set(drift.served)
             self.drifted.labels(drift.metric).set(drift.verdict is Steadiness.DRIFTED)
 
 
 def resident_bytes() -> float:
-    """What this process holds in memory now."""
-    known = Path("/proc/self/statm")
-    if known.exists():
-        return float(known.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    """Memory that this process occupies now (where the system does not tell: its peak), in bytes."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return float(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -1,29 +1,23 @@
-"""What every request passes: size limit, request id, log line, metrics; and the name behind its API key."""
+"""What happens to every request: body size limit, request id, log line, metrics."""
 
 import logging
 import re
 import secrets
 import time
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.service.errors import ApiError
-from deployments.service.keys import ANYONE, KeysUnusable
 from deployments.service.metrics import Metrics
-from deployments.service.state import ServiceState
 
-MOST_BYTES = 256 * 1024
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_BODY_BYTES = 256 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("naruto.service")
 
 
 class Middleware:
-    """ASGI, because Starlette's own middleware would hide that a client has gone."""
+    """Plain ASGI: Starlette's BaseHTTPMiddleware would hide that a client has disconnected."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -32,21 +26,18 @@ class Middleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
-        taken = 0
+        started, status, body_bytes = time.perf_counter(), 0, 0
+        request_id = _request_id(scope)
 
-        async def counted() -> Message:
-            nonlocal taken
+        async def limited_receive() -> Message:
+            nonlocal body_bytes
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MOST_BYTES:
-                raise HTTPException(413, f"The body is larger than {MOST_BYTES} bytes.")
+            body_bytes += len(message.get("body", b""))
+            if body_bytes > MAX_BODY_BYTES:
+                raise HTTPException(413, f"The body is larger than {MAX_BODY_BYTES} bytes.")
             return message
 
-        async def answered(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -54,47 +45,26 @@ class Middleware:
             await send(message)
 
         try:
-            await self._app(scope, counted, answered)
+            await self._app(scope, limited_receive, send_with_id)
         finally:
-            self._told(scope, status, time.perf_counter() - began, request_id)
+            self._record(scope, status, time.perf_counter() - started, request_id)
 
-    def _told(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        """Count the request and log it."""
         route: Any = scope.get("route")
-        path = getattr(route, "path", "unknown")  # the pattern: an address may hold what nobody else should see
+        path = getattr(route, "path", "unknown")  # the pattern, because a picture's path is a secret
         self._metrics.requests.labels(path, status).inc()
         self._metrics.seconds.labels(path).observe(seconds)
-        facts = {"request_id": request_id, "method": scope["method"], "route": path, "status": status}
         level = logging.DEBUG if path in ("/healthz", "/readyz", "/metrics") else logging.INFO
-        _log.log(
-            level, "request", extra=facts | {"seconds": round(seconds, 4), **scope.get("state", {}).get("told", {})}
-        )
+        fields = {
+            "request_id": request_id, "method": scope["method"], "route": path, "status": status,
+            "seconds": round(seconds, 4),
+        }  # fmt: skip
+        _log.log(level, "request", extra=fields)
 
 
-_bearer = HTTPBearer(auto_error=False, description="A key from `naruto-service add-key NAME`.")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who a request is from."""
-
-    name: str
-
-
-def state_of(request: Request) -> ServiceState:
-    return request.app.state.parts
-
-
-def caller(
-    parts: Annotated[ServiceState, Depends(state_of)],
-    given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
-    """Anyone, if the service was started without keys on this machine alone; or else whose key was given."""
-    if not parts.keys_needed:
-        return Caller(ANYONE)
-    try:
-        name = parts.keys.who(given.credentials if given else "")
-    except KeysUnusable:  # the log says why; whoever has no key need not know which file it is
-        raise ApiError(503, "Keys cannot be checked now; the service's log says why.", code="keys_unusable") from None
-    if name is None:
-        raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-    return Caller(name)
+def _request_id(scope: Scope) -> str:
+    """The client's X-Request-Id if it is a valid one, else a random id."""
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    from_client = headers.get(b"x-request-id", b"").decode("latin-1")
+    return from_client if _REQUEST_ID.fullmatch(from_client) else secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""Loaded models. One base serves many adapters, which are put on and taken off without loading it again."""
+"""The models in memory: each base model with the adapters that were used last, switched without loading it again."""
 
 import hashlib
 import logging
@@ -26,67 +26,71 @@ _log = logging.getLogger("naruto.service")
 
 
 @dataclass
-class _Base:
+class _BaseModel:
     pipeline: "StableDiffusionXLPipeline"
     adapters: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])  # least recently used first
 
 
 class ModelCache:
-    """Used by one thread, the engine's."""
+    """Keeps `warm_bases` base models and, on each, `warm_adapters` adapters. Only the engine's thread may use it."""
 
     def __init__(self, device: torch.device, warm_bases: int, warm_adapters: int, metrics: Metrics) -> None:
         self._device, self._warm_bases, self._warm_adapters = device, warm_bases, warm_adapters
-        self._metrics, self._bases = metrics, OrderedDict[Hashable, _Base]()
+        self._metrics, self._bases = metrics, OrderedDict[Hashable, _BaseModel]()
 
-    def painter(self, look: ModelSpec) -> Painter:
-        """A Painter of `look`; those given before may be dressed otherwise from now on. Raises ModelUnusable."""
-        base = self._base(look)
-        self._dress(base, look)
-        return Painter(base.pipeline, look.section)
+    def painter(self, spec: ModelSpec) -> Painter:
+        """A Painter of `spec`. Painters of the same base model share it: only the newest one may be used.
+
+        Raises ModelUnusable if the model or an adapter cannot be loaded.
+        """
+        base = self._base_model(spec)
+        self._set_adapters(base, spec)
+        return Painter(base.pipeline, spec.section)
 
     def device_memory(self) -> int:
-        """Bytes that torch holds on the GPU; 0 on a CPU."""
+        """Bytes that torch has reserved on the GPU; 0 on a CPU."""
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
 
-    def _base(self, look: ModelSpec) -> _Base:
-        # new tokens change the text encoders, so their run has a base to itself
-        key = (look.model, look.section.mixed_precision, look.name if look.tokens else "")
+    def _base_model(self, spec: ModelSpec) -> _BaseModel:
+        # new tokens change the text encoders, so a run with tokens has a base model to itself
+        key = (spec.model, spec.section.mixed_precision, spec.name if spec.tokens else "")
         if key in self._bases:
             self._bases.move_to_end(key)
             return self._bases[key]
         while len(self._bases) >= self._warm_bases:
             self._bases.popitem(last=False)
-        began = time.perf_counter()
-        base = _Base(sdxl.load_pipeline(look.model, look.section.mixed_precision, self._device))
-        for blend in look.blends if look.tokens else ():
+        started = time.perf_counter()
+        base = _BaseModel(sdxl.load_pipeline(spec.model, spec.section.mixed_precision, self._device))
+        for blend in spec.blends if spec.tokens else ():
             if (blend.folder / textual_inversion.FILE).is_file():
                 textual_inversion.load_tokens(base.pipeline, blend.folder / textual_inversion.FILE)
         self._bases[key] = base
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         self._metrics.load_seconds.labels("base").observe(seconds)
-        _log.info("loaded a base model", extra={"model": look.model.base, "seconds": round(seconds, 3)})
+        _log.info("loaded a base model", extra={"model": spec.model.base, "seconds": round(seconds, 3)})
         return base
 
-    def _dress(self, base: _Base, look: ModelSpec) -> None:
-        wanted = {_name(blend.folder): blend for blend in look.blends if (blend.folder / LORA_FILE).is_file()}
-        for name, blend in wanted.items():
+    def _set_adapters(self, base: _BaseModel, spec: ModelSpec) -> None:
+        """Load the adapters of `spec` that are not loaded, unload the oldest others, and activate those of `spec`."""
+        active = {_peft_name(blend.folder): blend for blend in spec.blends if (blend.folder / LORA_FILE).is_file()}
+        for name, blend in active.items():
             if name not in base.adapters:
-                began = time.perf_counter()
+                started = time.perf_counter()
                 load_lora(base.pipeline, blend.folder / LORA_FILE, name)
-                self._metrics.load_seconds.labels("adapter").observe(time.perf_counter() - began)
+                self._metrics.load_seconds.labels("adapter").observe(time.perf_counter() - started)
             base.adapters[name] = None
             base.adapters.move_to_end(name)
-        spare = [name for name in base.adapters if name not in wanted]
-        for name in spare[: max(0, len(base.adapters) - self._warm_adapters)]:
+        inactive = [name for name in base.adapters if name not in active]
+        for name in inactive[: max(0, len(base.adapters) - self._warm_adapters)]:
             base.pipeline.delete_adapters(name)
             del base.adapters[name]
-        if wanted:
+        if active:
             base.pipeline.enable_lora()
-            base.pipeline.set_adapters(list(wanted), [blend.scale for blend in wanted.values()])
+            base.pipeline.set_adapters(list(active), [blend.scale for blend in active.values()])
         elif base.adapters:
             base.pipeline.disable_lora()
 
 
-def _name(folder: Path) -> str:
-    """PEFT makes a module's name of it: no dots."""
+def _peft_name(folder: Path) -> str:
+    """PEFT makes a module's name of it, so it has no dots."""
     return "a" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]

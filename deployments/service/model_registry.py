@@ -1,4 +1,4 @@
-"""Which models there are, and what each is made of: runs, aliases of runs, and the base."""
+"""The models that clients can name: finished runs, the alias `champion`, and `base`, the base model without adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,89 +19,95 @@ from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, load_token_limit
 
 BASE = "base"
-_USUAL_BATCH = 4  # see DECISIONS: what one picture pays for company that may come
+_BATCH_SIZE = 4  # a lone picture pays for the whole batch; measured in DECISIONS
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What pictures are drawn with; those of equal looks can share a batch. `name` is a run's id, or base."""
+    """A base model with adapters and generation settings; pictures of equal specs can share a batch.
+
+    `name` is a run's id, or base. `as_trained`: a run's own adapters at their own scales, and no others.
+    """
 
     name: str
     model: ModelSection
     section: GenerationSection
     blends: tuple[ScaledAdapter, ...] = ()
     tokens: tuple[tuple[str, str], ...] = ()
-    as_trained: bool = False  # a run's own adapters at their own scales
+    as_trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the list of models; `names` is the run behind an alias."""
+class ModelEntry:
+    """One entry of the list of models; `run_id` is the run behind an alias, else empty."""
 
     id: str
-    made_at: datetime
-    names: str = ""
+    created_at: datetime
+    run_id: str = ""
 
 
 class ModelRegistry:
-    """Reads the record at every request, so that a promotion counts at once; what a run is made of never changes."""
+    """Finds models in the database, at every request, so that a promotion takes effect at once.
+
+    The spec of a run never changes, so it is built and checked once.
+    """
 
     def __init__(self, store: Store, ratings: Ratings, root: Path, batch_size: int | None) -> None:
         self._store, self._ratings, self._root, self._batch_size = store, ratings, root, batch_size
-        self._looks: dict[str, ModelSpec] = {}
-        self._limits: dict[tuple[ModelSection, tuple[tuple[str, str], ...]], TokenLimit] = {}
+        self._specs: dict[str, ModelSpec] = {}
+        self._token_limits: dict[tuple[ModelSection, tuple[tuple[str, str], ...]], TokenLimit] = {}
 
-    def entries(self) -> list[Entry]:
-        """The champion first, then runs, the newest first, then the base."""
+    def entries(self) -> list[ModelEntry]:
+        """The champion, the finished runs (newest first), and the base model."""
         runs = [summary.run for summary in self._store.runs() if summary.run.state is RunState.DONE]
         if not runs:
             return []
         champion = self._champion()
-        first = [Entry(CHAMPION, run.started_at, run.id) for run in runs if run.id == champion]
-        return [*first, *[Entry(run.id, run.started_at) for run in runs], Entry(BASE, runs[-1].started_at)]
+        alias = [ModelEntry(CHAMPION, run.started_at, run.id) for run in runs if run.id == champion]
+        return [*alias, *[ModelEntry(run.id, run.started_at) for run in runs], ModelEntry(BASE, runs[-1].started_at)]
 
-    def look(self, name: str | None, more: Sequence[tuple[str, float]] = ()) -> ModelSpec:
-        """The look called `name` (None: the champion, or else the newest run), with further adapters at weights."""
-        usual = self._champion() or self._newest()
-        look = self._run_look(usual)
+    def spec(self, name: str | None, adapters: Sequence[tuple[str, float]] = ()) -> ModelSpec:
+        """The model called `name` (None: the champion, or the newest run), with further adapters (name, weight).
+
+        Raises ApiError 404 for an unknown model, 400 for adapters that do not fit, RecordDamaged for a damaged file.
+        """
+        spec = self._run_spec(self._champion() or self._newest_run())
         if name == BASE:
-            look = ModelSpec(BASE, look.model, look.section)
+            spec = ModelSpec(BASE, spec.model, spec.section)
         elif name not in (None, CHAMPION):
-            look = self._run_look(str(name), param="model")
+            spec = self._run_spec(str(name), param="model")
         elif name == CHAMPION and self._champion() is None:
             raise ApiError(404, "No run is the champion yet.", param="model", code="model_not_found")
-        for other, weight in more:
-            look = self._with(look, other, weight)
-        return look
+        for adapter, weight in adapters:
+            spec = self._with_adapter(spec, adapter, weight)
+        return spec
 
-    def token_limit(self, look: ModelSpec) -> TokenLimit:
+    def token_limit(self, spec: ModelSpec) -> TokenLimit:
         """How much of a prompt the model's text encoders read."""
-        key = look.model, look.tokens
-        if key not in self._limits:
-            self._limits[key] = load_token_limit(
-                look.model, [t for _, names in look.tokens for t in split_tokens(names)]
-            )
-        return self._limits[key]
+        key = spec.model, spec.tokens
+        if key not in self._token_limits:
+            tokens = [token for _, names in spec.tokens for token in split_tokens(names)]
+            self._token_limits[key] = load_token_limit(spec.model, tokens)
+        return self._token_limits[key]
 
-    def _with(self, look: ModelSpec, name: str, weight: float) -> ModelSpec:
-        other = self._run_look((self._champion() or name) if name == CHAMPION else name, param="adapters")
-        if other.model != look.model:
+    def _with_adapter(self, spec: ModelSpec, name: str, weight: float) -> ModelSpec:
+        other = self._run_spec((self._champion() or name) if name == CHAMPION else name, param="adapters")
+        if other.model != spec.model:
             raise ApiError(400, f"{name} was trained on another base model.", param="adapters", code="invalid_value")
         if other.tokens:
-            raise ApiError(
-                400, f"{name} has words of its own: ask for it as the model.", param="adapters", code="invalid_value"
-            )
-        worn = {blend.folder for blend in look.blends}
-        if any(blend.folder in worn for blend in other.blends):
-            raise ApiError(400, f"{name} stands twice.", param="adapters", code="invalid_value")
-        blends = (*look.blends, *(ScaledAdapter(blend.folder, blend.scale * weight) for blend in other.blends))
-        return ModelSpec(look.name, look.model, look.section, blends, look.tokens)
+            message = f"{name} has trained tokens, so it cannot be a further adapter: name it as the model."
+            raise ApiError(400, message, param="adapters", code="invalid_value")
+        folders = {blend.folder for blend in spec.blends}
+        if any(blend.folder in folders for blend in other.blends):
+            raise ApiError(400, f"{name} is named twice.", param="adapters", code="invalid_value")
+        blends = (*spec.blends, *(ScaledAdapter(blend.folder, blend.scale * weight) for blend in other.blends))
+        return ModelSpec(spec.name, spec.model, spec.section, blends, spec.tokens)
 
     def _champion(self) -> str | None:
         history = self._ratings.promotions(CHAMPION)
         return history[0].run_id if history else None
 
-    def _newest(self) -> str:
+    def _newest_run(self) -> str:
         for summary in self._store.runs():
             if summary.run.state is RunState.DONE:
                 return summary.run.id
@@ -109,9 +115,9 @@ class ModelRegistry:
             404, "There is no finished run yet: make one with `naruto run`.", param="model", code="model_not_found"
         )
 
-    def _run_look(self, run_id: str, param: str = "model") -> ModelSpec:
-        if run_id in self._looks:
-            return self._looks[run_id]
+    def _run_spec(self, run_id: str, param: str = "model") -> ModelSpec:
+        if run_id in self._specs:
+            return self._specs[run_id]
         try:
             run = self._store.run(run_id)
         except NotRecorded:
@@ -123,9 +129,9 @@ class ModelRegistry:
             if fault := adapter_fault(Layout(self._root), adapter):
                 raise RecordDamaged(f"{run_id} cannot be served: {fault}; see `naruto verify`.")
         recipe = Recipe.model_validate_json(self._store.recipe_json(run.id))
-        size = self._batch_size or min(recipe.generation.batch_size, _USUAL_BATCH)
-        section = recipe.generation.model_copy(update={"batch_size": size})
+        batch_size = self._batch_size or min(recipe.generation.batch_size, _BATCH_SIZE)
+        section = recipe.generation.model_copy(update={"batch_size": batch_size})
         blends = tuple(scaled_adapters(self._root, recipe.fusion, adapters))
         tokens = tuple(recipe.new_tokens.items())
-        self._looks[run_id] = ModelSpec(run.id, recipe.model, section, blends, tokens, as_trained=True)
-        return self._looks[run_id]
+        self._specs[run_id] = ModelSpec(run.id, recipe.model, section, blends, tokens, as_trained=True)
+        return self._specs[run_id]

@@ -1,4 +1,4 @@
-"""Who may refuse a prompt or a picture: a class that `NARUTO_SERVICE_CHECKER` names, or nobody."""
+"""Moderation: the class that `NARUTO_SERVICE_CHECKER` names may refuse prompts and pictures."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Moderator(Protocol):
-    """Each answers with the reason for a refusal, or with None. Called from threads."""
+    """Each method returns the reason for a refusal, or None. They are called from threads."""
 
     def prompt(self, text: str) -> str | None:
-        """Asked before anything is drawn."""
+        """Called before anything is drawn."""
         ...
 
     def picture(self, picture: "Image") -> str | None:
-        """Asked before a picture leaves."""
+        """Called before a picture is sent."""
         ...
 
 
@@ -34,7 +34,7 @@ class NoModerator:
 
 
 def make_moderator(name: str) -> Moderator:
-    """The class `package.module:name`, made without arguments; ServiceFailed when there is none."""
+    """An instance of the class `package.module:Class`; ServiceFailed if it cannot be imported or called."""
     if not name:
         return NoModerator()
     module, _, attribute = name.partition(":")

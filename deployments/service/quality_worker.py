@@ -1,4 +1,4 @@
-"""The quality of served pictures: a sample is kept with its prompt, and a process of low priority measures it."""
+"""Quality of served pictures: a sample of them is saved with its prompts, and a child process measures it."""
 
 import hashlib
 import hmac
@@ -24,64 +24,66 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("naruto.service")
-_MOST_WAITING = 500  # where nobody measures, no disk is filled
+_MAX_WAITING = 500  # pictures, so that the disk does not fill if no worker measures them
+_RESTART_SECONDS = 60.0
 
 
-class Sampler:
-    """Keeps a `share` of pictures in `folder`. `key` makes of a prompt what equals only that of an equal prompt."""
+class QualitySampler:
+    """Saves a random `share` of served pictures in `folder`, for the worker.
+
+    `key` signs prompts: equal prompts have equal signatures, and a prompt cannot be read from its signature.
+    """
 
     def __init__(self, folder: Path, share: float, key: bytes) -> None:
         self._folder, self._share, self._key = folder, share, key
 
-    def chosen(self) -> bool:
-        """Whether the next picture is one of those; asked before there is one."""
+    def select(self) -> bool:
+        """Whether to save the next picture."""
         return self._share > 0 and random.random() < self._share
 
-    def keep(self, picture: "Image", run_id: str, prompt: str) -> None:
-        """Lay a picture aside, unless too many wait already. A full disk is one line: whoever asked has the picture."""
-        if sum(1 for _ in self._folder.glob(f"*{picture_file.SUFFIX}")) >= _MOST_WAITING:
+    def save(self, picture: "Image", run_id: str, prompt: str) -> None:
+        """Save a picture, unless too many wait already. A full disk is logged only: the client has the picture."""
+        if sum(1 for _ in self._folder.glob(f"*{picture_file.SUFFIX}")) >= _MAX_WAITING:
             return
         facts: dict[str, object] = {
-            "run": run_id, "prompt": prompt, "asked": self._mark(prompt), "drawn_at": datetime.now(UTC).isoformat(),
+            "run": run_id, "prompt": prompt, "asked": self._sign(prompt), "drawn_at": datetime.now(UTC).isoformat(),
         }  # fmt: skip
         try:
             save_picture(picture, self._folder / f"{secrets.token_hex(16)}{picture_file.SUFFIX}", facts)
         except StorageFailed as error:
-            _log.warning("a picture could not be laid aside: %s", error)
+            _log.warning("a picture could not be saved for quality measurement: %s", error)
 
-    def _mark(self, prompt: str) -> str:
+    def _sign(self, prompt: str) -> str:
         return hmac.new(self._key, prompt.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-_PATIENCE = 60.0  # seconds before one that has ended is started again
-
-
 class QualityWorker:
-    """`naruto watch --follow` as a child, which ends when this process does, however that ends."""
+    """`naruto watch --follow` as a child process of low priority; it ends when this process ends, even by a kill."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._child: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._started = float("-inf")
 
-    def keep_going(self) -> None:
-        """Start it, or start it again when it has ended."""
-        if (self._child and self._child.poll() is None) or time.monotonic() - self._started < _PATIENCE:
+    def ensure_running(self) -> None:
+        """Start it if it does not run; after it has ended, at most once in 60 s."""
+        running = self._process and self._process.poll() is None
+        if running or time.monotonic() - self._started < _RESTART_SECONDS:
             return
-        if self._child:
-            _log.error("the process that measures served pictures has ended with %s", self._child.returncode)
+        if self._process:
+            _log.error("the quality worker ended with exit status %s; it is restarted", self._process.returncode)
         command = [sys.executable, "-m", "flows", "watch", "--follow", "--pid", str(os.getpid())]
-        theirs = {
+        variables = {
             "NARUTO_HOME": str(self._settings.root), "NARUTO_DATABASE": self._settings.database,
             "NARUTO_DEVICE": "cpu", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         if nice := shutil.which("nice"):
             command = [nice, "-n", "19", *command]
-        self._child = subprocess.Popen(command, env=os.environ | theirs, stdin=subprocess.DEVNULL)  # noqa: S603
+        self._process = subprocess.Popen(command, env=os.environ | variables, stdin=subprocess.DEVNULL)  # noqa: S603
         self._started = time.monotonic()
 
     def stop(self) -> None:
-        """End it; what it has not measured waits for the next one."""
-        if self._child:
-            self._child.terminate()
-            self._child.wait()
+        """Stop it; pictures that it has not measured wait for the next worker."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait()

@@ -1,4 +1,4 @@
-"""Requests and replies: OpenAI's images API, and what this service adds to it."""
+"""Requests and replies of the API: OpenAI's images API, and what this service adds to it."""
 
 import base64
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from deployments.service.state import ServiceState
 from naruto_core.serving import JobState, ServiceJob
 
 
-def _whole(text: str) -> str:
-    """Refuse half of a surrogate pair, which JSON can carry and UTF-8 cannot; and what is only spaces."""
+def _valid_unicode(text: str) -> str:
+    """Reject half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -21,18 +21,18 @@ def _whole(text: str) -> str:
     return text
 
 
-def _something(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty")
     return text
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[str, AfterValidator(_valid_unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class AdapterChoice(BaseModel):
-    """A further run's adapter, and its weight."""
+    """The adapter of a further run, and its weight."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -41,7 +41,7 @@ class AdapterChoice(BaseModel):
 
 
 class ImageRequest(BaseModel):
-    """OpenAI's request; from `seed` on the fields are ours. What is left out is as the run itself was drawn."""
+    """OpenAI's request; the fields from `seed` on are additions. Defaults are the run's own generation settings."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -49,26 +49,26 @@ class ImageRequest(BaseModel):
         json_schema_extra={"examples": [{"prompt": "a naruto anime character with red hair", "n": 2, "seed": 7}]},
     )
 
-    prompt: Annotated[Text, AfterValidator(_something)] = Field(min_length=1, description="What to draw.")
+    prompt: Annotated[Text, AfterValidator(_not_blank)] = Field(min_length=1, description="What to draw.")
     model: Text | None = Field(default=None, max_length=200, description="champion, a run's id, or base.")
-    n: int = Field(default=1, ge=1, description="Pictures; their seeds count on from the first.")
+    n: int = Field(default=1, ge=1, description="Number of pictures; their seeds are seed, seed + 1, ...")
     size: str = Field(default="auto", pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$", description="auto or WxH in pixels.")
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] = Field(
-        default="auto", description="low takes half of the run's steps, the others all of them."
+        default="auto", description="low: half of the run's steps; others: all of them."
     )
     response_format: Literal["b64_json", "url"] = Field(
-        default="b64_json", description="The picture itself, or an address that expires."
+        default="b64_json", description="The picture in base64, or a URL that expires."
     )
-    user: Text | None = Field(default=None, max_length=200, description="Taken for OpenAI's clients; not kept.")
-    seed: int | None = Field(default=None, ge=0, lt=2**53, description="Left out: a random one, which the reply names.")
-    negative_prompt: Text | None = Field(default=None, description="What guidance steers away from.")
+    user: Text | None = Field(default=None, max_length=200, description="Accepted for OpenAI's clients, and ignored.")
+    seed: int | None = Field(default=None, ge=0, lt=2**53, description="Default: a random seed, which is in the reply.")
+    negative_prompt: Text | None = Field(default=None, description="What the picture should not show.")
     steps: int | None = Field(default=None, ge=1, description="Denoising steps.")
-    guidance: Finite | None = Field(default=None, ge=0, le=30, description="Classifier-free guidance.")
-    adapters: list[AdapterChoice] = Field(default=[], max_length=4, description="Blended with the model's own.")
+    guidance: Finite | None = Field(default=None, ge=0, le=30, description="Scale of classifier-free guidance.")
+    adapters: list[AdapterChoice] = Field(default=[], max_length=4, description="Added to the model's own.")
 
 
 class ImageData(BaseModel):
-    """One picture, PNG: base64, or an address that expires."""
+    """One picture (PNG), in base64 or as a URL that expires."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -76,28 +76,28 @@ class ImageData(BaseModel):
 
 
 class ImageReply(BaseModel):
-    """OpenAI's reply; `model` and the seeds say how to have the same pictures again."""
+    """OpenAI's reply; with `model` and the seeds, the same pictures can be requested again."""
 
     created: int
     data: list[ImageData]
     model: str
     size: str
     output_format: Literal["png"] = "png"
-    warning: str | None = Field(default=None, description="What of the prompts the model does not read.")
+    warning: str | None = Field(default=None, description="The part of a prompt that is too long for the model.")
 
 
 class JobReply(BaseModel):
-    """Where a request stands; `result` when it is done."""
+    """The state of a request; `result` when it is done."""
 
     id: str
     object: Literal["job"] = "job"
     status: Literal["queued", "running", "done", "cancelled", "failed", "refused", "lost"]
     created: int
     model: str
-    steps_done: int = Field(description="Of steps_total, over all pictures of the request.")
+    steps_done: int = Field(description="Steps done, of steps_total, over all pictures.")
     steps_total: int
     error: str | None = None
-    warning: str | None = Field(default=None, description="As in the reply; of another process's jobs left out.")
+    warning: str | None = Field(default=None, description="As in ImageReply; missing for jobs of another process.")
     result: ImageReply | None = None
 
 
@@ -105,7 +105,7 @@ class ModelReply(BaseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
-    owned_by: str = Field(description="The run that an alias names now, or this project.")
+    owned_by: str = Field(description="The run behind an alias, else naruto.")
 
 
 class ModelsReply(BaseModel):
@@ -114,27 +114,27 @@ class ModelsReply(BaseModel):
 
 
 def image_reply(
-    parts: ServiceState, noun: ServiceJob, files: Sequence[bytes], request: Request, warning: str = ""
+    state: ServiceState, record: ServiceJob, pngs: Sequence[bytes], request: Request, warning: str = ""
 ) -> ImageReply:
-    """Pictures as base64 where the job has them in memory, else as addresses."""
-    if noun.pictures:
+    """The pictures of a job that is done: URLs if it stored them as files, else `pngs` in base64."""
+    if record.pictures:
         root = str(request.base_url).rstrip("/")
-        urls = [root + parts.files.address(name) for name in noun.pictures]
-        data = [ImageData(url=url, seed=seed) for url, seed in zip(urls, noun.seeds, strict=True)]
+        urls = [root + state.image_files.url(name) for name in record.pictures]
+        data = [ImageData(url=url, seed=seed) for url, seed in zip(urls, record.seeds, strict=True)]
     else:
-        texts = [base64.b64encode(one).decode() for one in files]
-        data = [ImageData(b64_json=text, seed=seed) for text, seed in zip(texts, noun.seeds, strict=True)]
-    created, size = int(noun.asked_at.timestamp()), f"{noun.width}x{noun.height}"
-    return ImageReply(created=created, data=data, model=noun.model, size=size, warning=warning or None)
+        texts = [base64.b64encode(png).decode() for png in pngs]
+        data = [ImageData(b64_json=text, seed=seed) for text, seed in zip(texts, record.seeds, strict=True)]
+    created, size = int(record.asked_at.timestamp()), f"{record.width}x{record.height}"
+    return ImageReply(created=created, data=data, model=record.model, size=size, warning=warning or None)
 
 
-def job_reply(parts: ServiceState, noun: ServiceJob, job: Job | None, request: Request) -> JobReply:
-    """`job` is None when another process, or an earlier one, has it."""
-    total = noun.n * noun.num_inference_steps
-    done = noun.state is JobState.DONE
-    result = image_reply(parts, noun, [], request) if done and noun.pictures else None
+def job_reply(state: ServiceState, record: ServiceJob, job: Job | None, request: Request) -> JobReply:
+    """The state of a job; `job` is None if this process does not have it in memory."""
+    total = record.n * record.num_inference_steps
+    done = record.state is JobState.DONE
+    result = image_reply(state, record, [], request) if done and record.pictures else None
     return JobReply(
-        id=noun.id, status=noun.state.value, created=int(noun.asked_at.timestamp()), model=noun.model,
+        id=record.id, status=record.state.value, created=int(record.asked_at.timestamp()), model=record.model,
         steps_done=total if done else job.steps_done if job else 0, steps_total=total,
-        error=noun.failure or None, warning=(job and job.warning) or None, result=result,
+        error=record.failure or None, warning=(job and job.warning) or None, result=result,
     )  # fmt: skip

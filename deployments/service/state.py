@@ -1,18 +1,18 @@
-"""What one running service is made of, put together and taken apart."""
+"""The state of a running service: all its components, built in one place."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from deployments.service.engine import Engine
-from deployments.service.image_files import PictureFiles
+from deployments.service.image_files import ImageFiles
 from deployments.service.jobs import Jobs
-from deployments.service.keys import Keys, RateLimiter, keys_needed
+from deployments.service.keys import Keys, RateLimiter, keys_required
 from deployments.service.metrics import Metrics
 from deployments.service.model_cache import ModelCache
 from deployments.service.model_registry import ModelRegistry
 from deployments.service.moderation import Moderator, make_moderator
 from deployments.service.options import ServiceOptions
-from deployments.service.quality_worker import QualityWorker, Sampler
+from deployments.service.quality_worker import QualitySampler, QualityWorker
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.settings import Settings
@@ -23,52 +23,55 @@ from naruto_core.store.service_jobs import ServiceJobs
 
 @dataclass
 class ServiceState:
-    """Everything the routes use."""
+    """What the routes and the background tasks use. `ready`: the default model is loaded and has drawn."""
 
     settings: Settings
     options: ServiceOptions
     keys: Keys
-    keys_needed: bool
-    allowance: RateLimiter
-    catalogue: ModelRegistry
+    keys_required: bool
+    rate_limiter: RateLimiter
+    registry: ModelRegistry
     engine: Engine
     jobs: Jobs
-    record: ServiceJobs
-    files: PictureFiles
-    checker: Moderator
+    job_store: ServiceJobs
+    image_files: ImageFiles
+    moderator: Moderator
     metrics: Metrics
-    sampler: Sampler
-    watching: QualityWorker | None
-    served: ServedScores
+    quality_worker: QualityWorker | None
+    served_scores: ServedScores
     ready: bool = False
 
 
 def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
-    """Opens the record and starts nothing; jobs that an earlier process of this name left open are given up."""
-    metrics, url, keys = Metrics(), settings.database_url, Keys(settings.root / "service" / "keys.json")
-    asks_for_keys = keys_needed(keys, options.host)
-    record = open_service_jobs(url)
-    record.give_up(options.instance, datetime.now(UTC))
-    folder = settings.root / "service"
-    files = PictureFiles(folder, options.url_minutes * 60)
-    shelf = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
-    engine = Engine(shelf, options.longest_queue, metrics)
-    checker = make_moderator(options.checker)
-    sampler = Sampler(Layout(settings.root).watched, options.watched_share, files.key)
+    """Open the database and build the components; nothing is started.
+
+    Jobs that an earlier process of the same instance name left open are marked as lost. Raises ServiceFailed if keys
+    are required and there is none, or if the moderator cannot be loaded; KeysUnusable and RecordDamaged for damaged
+    files.
+    """
+    folder, url, metrics = settings.root / "service", settings.database_url, Metrics()
+    keys = Keys(folder / "keys.json")
+    required = keys_required(keys, options.host)
+    job_store = open_service_jobs(url)
+    job_store.give_up(options.instance, datetime.now(UTC))
+    image_files = ImageFiles(folder, options.url_minutes * 60)
+    cache = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
+    engine = Engine(cache, options.longest_queue, metrics)
+    moderator = make_moderator(options.checker)
+    sampler = QualitySampler(Layout(settings.root).watched, options.watched_share, image_files.key)
     return ServiceState(
         settings=settings,
         options=options,
         keys=keys,
-        keys_needed=asks_for_keys,
-        allowance=RateLimiter(options.pictures_per_minute),
-        catalogue=ModelRegistry(open_store(url), open_ratings(url), settings.root, options.batch_size),
+        keys_required=required,
+        rate_limiter=RateLimiter(options.pictures_per_minute),
+        registry=ModelRegistry(open_store(url), open_ratings(url), settings.root, options.batch_size),
         engine=engine,
-        jobs=Jobs(engine, record, files, checker, sampler, metrics),
-        record=record,
-        files=files,
-        checker=checker,
+        jobs=Jobs(engine, job_store, image_files, moderator, sampler, metrics),
+        job_store=job_store,
+        image_files=image_files,
+        moderator=moderator,
         metrics=metrics,
-        sampler=sampler,
-        watching=QualityWorker(settings) if options.watched_share else None,
-        served=open_served_scores(url),
+        quality_worker=QualityWorker(settings) if options.watched_share else None,
+        served_scores=open_served_scores(url),
     )

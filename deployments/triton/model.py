@@ -1,9 +1,9 @@
-"""What NVIDIA Triton's python backend runs: pictures by the fused model in the folder `model` beside this file.
+"""The model for NVIDIA Triton's python backend: draws with the fused model in the folder `model` beside this file.
 
-Stands alone: it needs the packages of `requirements.txt`, the files `sampling.py` and `weight_check.py` beside it, and
-nothing else of the project that wrote it. Of the requests that Triton hands over together, pictures that agree in
-steps, guidance and size share their denoising. Every batch is filled up to the same size, because kernels choose their
-order of summation by shape: so a picture's bytes do not depend on its company.
+It needs the packages of `requirements.txt` and the files `sampling.py` and `weight_check.py` beside it, and no other
+file of the project that wrote it. Pictures of the requests that Triton passes together are drawn in one batch if they
+have the same steps, guidance and size. Every batch is padded to the same size, because kernels choose their order of
+summation by shape: so the bytes of a picture do not depend on the other pictures of its batch.
 """
 
 import json
@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # before any package of that nam
 from sampling import NotFinite, decode_picture, load_vae, make_scheduler
 from weight_check import check_pipeline
 
-# diffusers logs the end of a prompt that is too long for the text encoders: prompts are private
+# diffusers would log the end of a prompt that is too long for the text encoders, but prompts are private
 logging.getLogger("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl").setLevel(logging.ERROR)
 
-_LONGEST_PROMPT, _MOST_STEPS, _MOST_GUIDANCE = 2000, 150, 30.0
+_MAX_PROMPT, _MAX_STEPS, _MAX_GUIDANCE = 2000, 150, 30.0  # characters, steps, guidance scale
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What pictures of one batch have in common; `width` and `height` in pixels."""
+class BatchKey:
+    """The settings that all pictures of a batch share; `width` and `height` in pixels."""
 
     steps: int
     guidance: float
@@ -42,26 +42,27 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Order:
-    """One picture to draw; each is one of its own, even if two ask for the same."""
+class Picture:
+    """One picture to draw; two with the same settings are still two (compared by identity)."""
 
     prompt: str
     negative_prompt: str
     seed: int
-    look: Look
+    batch_key: BatchKey
 
 
 class TritonPythonModel:
-    """Loads once; each call draws what Triton hands over."""
+    """Loads the model once; each call draws the requests that Triton passes."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model onto the device that Triton gives this instance."""
         folder = Path(args["model_repository"]) / args["model_version"] / "model"
         self.settings: dict[str, Any] = json.loads((folder / "generation.json").read_text(encoding="utf-8"))
-        most = json.loads(args["model_config"])["max_batch_size"]
-        self.batch_size = 1 << (most - 1).bit_length()  # a power of two: MKL sums the last of 6 rows in another order
+        max_batch_size = json.loads(args["model_config"])["max_batch_size"]
+        # a power of two: of 6 rows, MKL sums the last in another order
+        self.batch_size = 1 << (max_batch_size - 1).bit_length()
         on_gpu = args["model_instance_kind"] == "GPU"
-        # fp16, not what torch supports: a T4 says yes to bf16 and emulates it
+        # fp16 even if torch reports bf16 as supported: a T4 emulates bf16
         dtype = torch.float16 if on_gpu else torch.float32
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(
             str(folder),
@@ -75,101 +76,101 @@ class TritonPythonModel:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One answer for each request: its pictures and their seeds, or a sentence that names what cannot be drawn."""
-        asked = [self._read(request) for request in requests]
-        orders = [order for one in asked if isinstance(one, list) for order in one]
-        drawn: dict[Order, np.ndarray | Exception] = {}
-        for look in dict.fromkeys(order.look for order in orders):
-            alike = [order for order in orders if order.look == look]
+        """A response for each request: its pictures and their seeds, or an error that names the wrong input."""
+        parsed = [self._parse(request) for request in requests]
+        pictures = [picture for item in parsed if isinstance(item, list) for picture in item]
+        drawn: dict[Picture, np.ndarray | Exception] = {}
+        for key in dict.fromkeys(picture.batch_key for picture in pictures):
+            batch = [picture for picture in pictures if picture.batch_key == key]
             try:
-                drawn |= zip(alike, self._draw(alike), strict=True)
-            except Exception as error:  # noqa: BLE001 (whatever it is, those of another look are served)
-                drawn |= dict.fromkeys(alike, error)
-        return [_answer(one, drawn) if isinstance(one, list) else one for one in asked]
+                drawn |= zip(batch, self._draw(batch), strict=True)
+            except Exception as error:  # noqa: BLE001 (whatever it is, the other batches are drawn)
+                drawn |= dict.fromkeys(batch, error)
+        return [_response(item, drawn) if isinstance(item, list) else item for item in parsed]
 
-    def _read(self, request: Any) -> Any:
-        """The pictures that a request asks for; or its answer, where it asks for what cannot be drawn."""
+    def _parse(self, request: Any) -> Any:
+        """The pictures (a list) that a request asks for; or its error response, if an input is not valid."""
         try:
             prompts = _column(request, "PROMPT", 0, None)
-            usual, many = self.settings, len(prompts)
-            resolution = usual["resolution"]
-            sizes = _column(request, "SIZE", many, [resolution, resolution])
+            defaults, n = self.settings, len(prompts)
+            resolution = defaults["resolution"]
+            sizes = _column(request, "SIZE", n, [resolution, resolution])
             if any(size != sizes[0] for size in sizes):
-                raise ValueError("SIZE: the pictures of one request have one size.")
-            orders = []
+                raise ValueError("SIZE: all pictures of a request must have the same size.")
+            pictures: list[Picture] = []
             for prompt, negative, seed, steps, guidance, size in zip(
                 prompts,
-                _column(request, "NEGATIVE_PROMPT", many, usual["negative_prompt"].encode()),
-                _column(request, "SEED", many, None),
-                _column(request, "STEPS", many, usual["num_inference_steps"]),
-                _column(request, "GUIDANCE", many, usual["guidance_scale"]),
+                _column(request, "NEGATIVE_PROMPT", n, defaults["negative_prompt"].encode()),
+                _column(request, "SEED", n, None),
+                _column(request, "STEPS", n, defaults["num_inference_steps"]),
+                _column(request, "GUIDANCE", n, defaults["guidance_scale"]),
                 sizes,
                 strict=True,
             ):
-                look = Look(
-                    _whole("STEPS", steps, 1, _MOST_STEPS),
+                key = BatchKey(
+                    _integer("STEPS", steps, 1, _MAX_STEPS),
                     _guidance(guidance),
                     *(_side(side, 2 * resolution) for side in size),
                 )
                 text = _text("PROMPT", prompt)
                 if not text.strip():
-                    raise ValueError("PROMPT: a text that is not empty is wanted.")
-                chosen = secrets.randbelow(2**31) if seed is None else _whole("SEED", seed, 0, 2**63 - 1)
-                orders.append(Order(self._with_tokens(text), _text("NEGATIVE_PROMPT", negative), chosen, look))
+                    raise ValueError("PROMPT: must not be empty.")
+                own_seed = secrets.randbelow(2**31) if seed is None else _integer("SEED", seed, 0, 2**63 - 1)
+                pictures.append(Picture(self._with_tokens(text), _text("NEGATIVE_PROMPT", negative), own_seed, key))
         except ValueError as error:
-            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
-        return orders
+            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        return pictures
 
     def _with_tokens(self, text: str) -> str:
-        """A prompt with the words that stand for trained tokens replaced by those."""
+        """The prompt, with each word that stands for trained tokens replaced by these tokens."""
         for word, tokens in self.settings["new_tokens"].items():
             text = re.sub(rf"\b{re.escape(word)}\b", tokens, text, flags=re.IGNORECASE)
         return text
 
-    def _draw(self, orders: list[Order]) -> list[np.ndarray | Exception]:
-        """Pictures of one look, in their order, each (height, width, 3), or why there is none."""
-        full = [*orders, *[orders[-1]] * (self.batch_size - len(orders))]
-        look = orders[0].look
-        # noise is made on the CPU: the same seed is the same picture on every device
+    def _draw(self, pictures: list[Picture]) -> list[np.ndarray | Exception]:
+        """Pictures of one batch, each (height, width, 3) with RGB in 0..255, or the error of a picture."""
+        padded = [*pictures, *[pictures[-1]] * (self.batch_size - len(pictures))]
+        key = pictures[0].batch_key
+        # noise is drawn on the CPU, so that a seed gives the same picture on every device
         latents = self.pipeline(
-            prompt=[order.prompt for order in full],
-            negative_prompt=[order.negative_prompt for order in full],
-            num_inference_steps=look.steps,
-            guidance_scale=look.guidance,
-            width=look.width,
-            height=look.height,
+            prompt=[picture.prompt for picture in padded],
+            negative_prompt=[picture.negative_prompt for picture in padded],
+            num_inference_steps=key.steps,
+            guidance_scale=key.guidance,
+            width=key.width,
+            height=key.height,
             clip_skip=self.settings["clip_skip"],
-            generator=[torch.Generator().manual_seed(order.seed) for order in full],
+            generator=[torch.Generator().manual_seed(picture.seed) for picture in padded],
             output_type="latent",
-        ).images[: len(orders)]
-        return [self._decode(one[None]) for one in latents]
+        ).images[: len(pictures)]
+        return [self._decode(latent[None]) for latent in latents]
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray | Exception:
-        """Latents (1, 4, height / 8, width / 8) as a picture, or why there is none; others of its batch are drawn."""
+        """Latents (1, 4, height / 8, width / 8) as a picture; or the error, so that the rest of the batch is drawn."""
         try:
             return np.asarray(decode_picture(self.pipeline, latents))
         except NotFinite as error:
             return error
 
 
-def _answer(orders: list[Order], drawn: dict[Order, np.ndarray | Exception]) -> Any:
-    """The pictures of one request with their seeds; or why they could not be drawn."""
-    pictures = [drawn[order] for order in orders]
-    if failure := next((one for one in pictures if isinstance(one, Exception)), None):
-        return _refusal(f"drawing failed: {failure}", pb_utils.TritonError.INTERNAL)
-    seeds = np.array([[order.seed] for order in orders], dtype=np.int64)
-    return pb_utils.InferenceResponse([pb_utils.Tensor("IMAGE", np.stack(pictures)), pb_utils.Tensor("SEED", seeds)])
+def _response(pictures: list[Picture], drawn: dict[Picture, np.ndarray | Exception]) -> Any:
+    """The pictures of a request with their seeds; or an error, if one of them could not be drawn."""
+    images = [drawn[picture] for picture in pictures]
+    if failure := next((image for image in images if isinstance(image, Exception)), None):
+        return _error(f"drawing failed: {failure}", pb_utils.TritonError.INTERNAL)
+    seeds = np.array([[picture.seed] for picture in pictures], dtype=np.int64)
+    return pb_utils.InferenceResponse([pb_utils.Tensor("IMAGE", np.stack(images)), pb_utils.Tensor("SEED", seeds)])
 
 
-def _refusal(sentence: str, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))
+def _error(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
-def _column(request: Any, name: str, many: int, usual: Any) -> list[Any]:
-    """One value of the input `name` for each picture (of SIZE two), `usual` where it was left out."""
+def _column(request: Any, name: str, n: int, default: Any) -> list[Any]:
+    """The input `name`: one value for each of `n` pictures (two for SIZE); `default` if the input is missing."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
-        return [usual] * many
+        return [default] * n
     rows = tensor.as_numpy().tolist()
     return [row[0] if len(row) == 1 else row for row in rows]
 
@@ -178,25 +179,25 @@ def _text(name: str, value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"{name}: a text in UTF-8 is wanted.") from None
-    if len(text) > _LONGEST_PROMPT:
-        raise ValueError(f"{name}: a text of at most {_LONGEST_PROMPT} characters is wanted.")
+        raise ValueError(f"{name}: must be UTF-8.") from None
+    if len(text) > _MAX_PROMPT:
+        raise ValueError(f"{name}: must have at most {_MAX_PROMPT} characters.")
     return text
 
 
-def _whole(name: str, value: int, least: int, most: int) -> int:
-    if not least <= value <= most:
-        raise ValueError(f"{name}: a whole number from {least} to {most} is wanted.")
+def _integer(name: str, value: int, minimum: int, maximum: int) -> int:
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name}: must be from {minimum} to {maximum}.")
     return value
 
 
-def _side(value: int, most: int) -> int:
-    if _whole("SIZE", value, 16, most) % 8:
-        raise ValueError(f"SIZE: {value} is not a multiple of 8, as the VAE needs it.")
+def _side(value: int, maximum: int) -> int:
+    if _integer("SIZE", value, 16, maximum) % 8:
+        raise ValueError(f"SIZE: {value} is not a multiple of 8, which the VAE needs.")
     return value
 
 
 def _guidance(value: float) -> float:
-    if not 0 <= value <= _MOST_GUIDANCE:  # nan is not either
-        raise ValueError(f"GUIDANCE: a number from 0 to {_MOST_GUIDANCE:g} is wanted.")
-    return float(str(np.float32(value)))  # 7.3 as it was meant, not 7.300000190734863
+    if not 0 <= value <= _MAX_GUIDANCE:  # also rejects nan
+        raise ValueError(f"GUIDANCE: must be a number from 0 to {_MAX_GUIDANCE:g}.")
+    return float(str(np.float32(value)))  # 7.3, not 7.300000190734863

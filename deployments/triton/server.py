@@ -1,7 +1,7 @@
-"""NVIDIA Triton's server without a container: PyPI's `nvidia-pytriton` carries it, `make triton` puts it into .triton.
+"""NVIDIA Triton's server without a container: `make triton` installs it in .triton from PyPI's `nvidia-pytriton`.
 
-Its python backend starts a stub that loads libpython and finds its packages through the first Python on PATH. So
-`.triton` is an environment of the same interpreter as the project's; it has its own numpy and sees the rest of .venv.
+Its python backend starts a stub that loads libpython and finds packages through the first Python on PATH. So `.triton`
+is an environment of the project's interpreter, with a numpy of its own and the other packages of .venv.
 """
 
 import os
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / ".triton"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where one server listens."""
+    """The ports of a server."""
 
     http: int = 8000
     grpc: int = 8001
@@ -28,38 +28,38 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An installed server: its program, the folder of its backends, and the environment that it needs."""
+    """An installed server: its program, the folder of its backends, and its environment variables."""
 
     program: Path
     backends: Path
     environment: dict[str, str]
 
     def command(self, repository: Path, address: str, ports: Ports) -> list[str]:
-        """What serves the model repository at `address`, on a numbered port each for HTTP, gRPC and metrics."""
-        listens = [
-            f"--{what}-{key}={value}"
-            for what, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics))
+        """The command that serves the model repository at `address`, with a port each for HTTP, gRPC and metrics."""
+        endpoints = [
+            f"--{protocol}-{key}={value}"
+            for protocol, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics))
             for key, value in (("address", address), ("port", port))
         ]
         return [
             str(self.program),
             f"--model-repository={repository}",
             f"--backend-directory={self.backends}",
-            "--disable-auto-complete-config",  # else a second process imports torch only to say nothing
-            *listens,
+            "--disable-auto-complete-config",  # else a second process imports torch for nothing
+            *endpoints,
         ]
 
 
 def find_server(folder: Path = FOLDER) -> Server:
-    """The server in `folder`, ready to be started.
+    """The server that is installed in `folder`.
 
-    Raises ServiceFailed when there is none, or this Python is not one that it can use.
+    Raises ServiceFailed if there is none, or if it cannot use this Python.
     """
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     home = packages / "pytriton" / "tritonserver"
     if not home.is_dir():
         raise ServiceFailed(
-            "NVIDIA Triton's server is not in .triton: `make triton` puts it there, on Linux (x86-64, glibc 2.35 or "
+            "NVIDIA Triton's server is not in .triton: `make triton` installs it, on Linux (x86-64, glibc 2.35 or "
             "newer) with Python 3.11 or 3.12."
         )
     libraries = [str(_folder_of_libpython()), str(packages / "nvidia_pytriton.libs")]
@@ -76,7 +76,7 @@ def find_server(folder: Path = FOLDER) -> Server:
 
 
 def _folder_of_libpython() -> Path:
-    """Where this interpreter's own libpython is: another one of the same version does not fit its standard library."""
+    """The folder of this interpreter's libpython; another build of the same version would not fit."""
     name = f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
     for folder in (Path(sysconfig.get_config_var("LIBDIR") or ""), Path(sys.base_prefix) / "lib"):
         if (folder / name).is_file():
@@ -88,9 +88,9 @@ def _folder_of_libpython() -> Path:
 
 
 def _place_stub(home: Path) -> None:
-    """Put the stub for this Python where the backend looks for it; copied, since it finds libraries by its place."""
+    """Copy the stub of this Python into the backend's folder; a link would not do: it finds libraries by its path."""
     stub = home / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}" / "triton_python_backend_stub"
-    place = home / "backends" / "python" / stub.name
-    if not place.exists():
-        with atomic_file(place) as scratch:
+    target = home / "backends" / "python" / stub.name
+    if not target.exists():
+        with atomic_file(target) as scratch:
             shutil.copy2(stub, scratch)

@@ -1,4 +1,4 @@
-"""What Dockerfile and settings say, for those who hold other files against them."""
+"""The Dockerfile and the settings, for tests that compare other files with them."""
 
 import re
 import sys
@@ -23,14 +23,14 @@ PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
 def stage(name: str) -> str:
     """The instructions of one stage, without comments, a line each."""
     text = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", DOCKERFILE))
-    (found,) = re.findall(rf"(?ms)^FROM (\S+ AS {name}\n.*?)(?=^FROM |\Z)", text)
-    return found
+    (instructions,) = re.findall(rf"(?ms)^FROM (\S+ AS {name}\n.*?)(?=^FROM |\Z)", text)
+    return instructions
 
 
 def instruction(name: str, of: str) -> str:
-    """What the only instruction `name` of stage `of` says."""
-    (found,) = re.findall(rf"(?m)^{name} (.+)$", stage(of))
-    return found
+    """The arguments of the only instruction `name` of stage `of`."""
+    (arguments,) = re.findall(rf"(?m)^{name} (.+)$", stage(of))
+    return arguments
 
 
 def command(of: str) -> list[str]:
@@ -38,9 +38,9 @@ def command(of: str) -> list[str]:
 
 
 def known_variables() -> set[str]:
-    """Every NARUTO_* variable that some program reads, and those that prefect.yaml asks for."""
-    asked = set(re.findall(r"\$(NARUTO_\w+)", (DEPLOYMENTS / "prefect" / "prefect.yaml").read_text()))
-    return asked | {
+    """Every NARUTO_* variable that a program or prefect.yaml reads."""
+    in_prefect_yaml = set(re.findall(r"\$(NARUTO_\w+)", (DEPLOYMENTS / "prefect" / "prefect.yaml").read_text()))
+    return in_prefect_yaml | {
         f"{kind.model_config['env_prefix']}{field}".upper()
         for kind in (Settings, LocalSettings, ServiceOptions)
         for field in kind.model_fields
@@ -52,10 +52,10 @@ def dependencies() -> set[str]:
 
 
 def ships(program: str) -> bool:
-    """Whether a package that the image installs by name brings this command."""
-    (found,) = entry_points(group="console_scripts", name=program)
-    assert found.dist is not None
-    return found.dist.name.lower() in dependencies()
+    """Whether this command belongs to a package that the image installs by name."""
+    (entry_point,) = entry_points(group="console_scripts", name=program)
+    assert entry_point.dist is not None
+    return entry_point.dist.name.lower() in dependencies()
 
 
 def tool(name: str) -> str:

@@ -15,7 +15,7 @@ Manifest = dict[str, Any]
 
 
 def render(folder: Path) -> list[Manifest]:
-    """What `kubectl kustomize` makes of the two things that ours use: resources and JSON patches."""
+    """The output of `kubectl kustomize`, for the two features that our files use: resources and JSON patches."""
     plan = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert set(plan) <= {"apiVersion", "kind", "resources", "patches"}
     manifests: list[Manifest] = []
@@ -51,5 +51,5 @@ def pod(program: str, variant: str = "base") -> Manifest:
 
 
 def container(program: str, variant: str = "base") -> Manifest:
-    (found,) = pod(program, variant)["containers"]
-    return found
+    (manifest,) = pod(program, variant)["containers"]
+    return manifest

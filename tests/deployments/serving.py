@@ -1,4 +1,4 @@
-"""A service in a thread, on a trained run of the miniature, asked over real HTTP."""
+"""A service in a thread, with two finished runs of the miniature, called over real HTTP."""
 
 import socket
 import threading
@@ -35,30 +35,31 @@ class Runs:
 @contextmanager
 def two_runs(home: Path) -> Iterator[Runs]:
     """The second run has the first one's adapter at half its scale."""
-    with recorded_run(home, CHANGES, drawn=False) as one:
-        store = one.store
-        weaker = one.recipe.model_copy(update={"fusion": one.recipe.fusion.model_copy(update={"lora_scale": 0.5})})
-        two = store.open_run(
+    with recorded_run(home, CHANGES, drawn=False) as recorded:
+        store, recipe = recorded.store, recorded.recipe
+        weaker = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"lora_scale": 0.5})})
+        second = store.open_run(
             profile="mini", recipe_json=weaker.model_dump_json(), fingerprint=weaker.fingerprint,
             dataset_id="ds-1", git_commit="", now=datetime(2026, 11, 22, tzinfo=UTC),
         )  # fmt: skip
-        (adapter,) = one.adapters
-        path = one.layout.adapter(two.id)
+        (adapter,) = recorded.adapters
+        path = recorded.layout.adapter(second.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((home / adapter.path).read_bytes())
-        store.add_adapters([Adapter(two.id, one.layout.relative(path), adapter.sha256, adapter.rank, adapter.steps)])
-        for run in (one.run, two):
+        relative = recorded.layout.relative(path)
+        store.add_adapters([Adapter(second.id, relative, adapter.sha256, adapter.rank, adapter.steps)])
+        for run in (recorded.run, second):
             store.add_scores([Score(run.id, "clip", Variant.ADAPTED, 0.7, 0.6, 0.8, 4, "judge:abc", "1", "")])
             store.finish_run(run.id, datetime.now(UTC))
-        yield Runs(home, one.run.id, two.id, one)
+        yield Runs(home, recorded.run.id, second.id, recorded)
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Where the service is, and its inside."""
+    """A running service: its URL and its state."""
 
     url: str
-    parts: ServiceState
+    state: ServiceState
 
     def ask(self, wait: float = 60, **fields: object) -> httpx2.Response:
         return httpx2.post(f"{self.url}/v1/images/generations", json=fields, timeout=wait)
@@ -66,15 +67,15 @@ class Serving:
 
 @contextmanager
 def serving(home: Path, **options: object) -> Iterator[Serving]:
-    """Run it until the block ends, then as SIGTERM would end it."""
+    """Run it until the block ends; then shut it down as SIGTERM does."""
     port = free_port()
-    quiet = {"watched_share": 0.0} | options
-    app = create_app(Settings(home=home, device="cpu"), ServiceOptions(port=port, **quiet))  # type: ignore[arg-type]
+    options = {"watched_share": 0.0} | options
+    app = create_app(Settings(home=home, device="cpu"), ServiceOptions(port=port, **options))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        running = Serving(f"http://127.0.0.1:{port}", app.state.parts)
+        running = Serving(f"http://127.0.0.1:{port}", app.state.service)
         wait_until_ready(running.url)
         yield running
     finally:

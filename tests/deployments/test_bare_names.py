@@ -1,4 +1,4 @@
-"""Deployments answer to their bare names, and everything else is left to Prefect."""
+"""A bare name resolves to its deployment; every other name is left to Prefect."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from deployments.prefect.bare_names import setup_environment
 
 
 async def create(*names: str) -> None:
-    """One deployment for each FLOW/DEPLOYMENT."""
+    """Create a deployment for each FLOW/DEPLOYMENT."""
     async with get_client() as client:
         for name in names:
             flow_name, deployment = name.split("/")
@@ -25,13 +25,13 @@ async def create(*names: str) -> None:
 async def resolve(name: str) -> str:
     """What Prefect's client finds under `name`, as FLOW/DEPLOYMENT."""
     async with get_client() as client:
-        found = await client.read_deployment_by_name(name)
-        return f"{(await client.read_flow(found.flow_id)).name}/{found.name}"
+        deployment = await client.read_deployment_by_name(name)
+        return f"{(await client.read_flow(deployment.flow_id)).name}/{deployment.name}"
 
 
 @pytest.fixture
 def bare(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hook applied to a client that does not have it yet, and taken back afterwards."""
+    """Applies the hook to a client without it, and removes it afterwards."""
     from prefect.client.orchestration._deployments.client import DeploymentAsyncClient as Client
 
     original = getattr(Client.read_deployment_by_name, "__wrapped__", Client.read_deployment_by_name)
@@ -44,22 +44,22 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_bare_name_means_the_one_deployment_that_bears_it() -> None:
+def test_a_bare_name_means_the_only_deployment_of_that_name() -> None:
     run(create("cook/ramen"))
     assert run(resolve("ramen")) == "cook/ramen"
     assert run(resolve("cook/ramen")) == "cook/ramen"
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_name_that_two_deployments_bear_is_refused_with_both_full_names() -> None:
+def test_a_name_of_two_deployments_is_an_error_with_both_full_names() -> None:
     run(create("sweep/daily", "mop/daily"))
-    with pytest.raises(ValueError, match="2 deployments are called daily: say mop/daily or sweep/daily"):
+    with pytest.raises(ValueError, match="2 deployments are called daily: use mop/daily or sweep/daily"):
         run(resolve("daily"))
     assert run(resolve("mop/daily")) == "mop/daily"
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_name_that_nobody_bears_gets_prefects_own_answer() -> None:
+def test_an_unknown_name_gets_prefects_own_error() -> None:
     with pytest.raises(ValueError, match="Expected format: <FLOW_NAME>/<DEPLOYMENT_NAME>"):
         run(resolve("nobody"))
     with pytest.raises(ObjectNotFound):

@@ -1,8 +1,9 @@
-"""The compose file, and what it mounts: held against its schema and the programs that it starts."""
+"""The compose file and what it mounts: valid by its schema, and fitting the programs that it starts."""
 
 import os
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from tests.deployments.image_file import (
 
 COMPOSE = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {name for name, service in SERVICES.items() if "build" in service}
+OWN_IMAGES = {name for name, service in SERVICES.items() if "build" in service}
 ONCE = {name for name, service in SERVICES.items() if service["restart"] == "no"}
 
 
-def test_our_images_bear_the_version_of_the_project():
-    for name in OURS:
+def test_our_images_have_the_version_of_the_project():
+    for name in OWN_IMAGES:
         service = SERVICES[name]
         assert service["image"] == f"naruto-{service['build']['target']}:{PROJECT['version']}"
         assert service["build"]["target"] in TARGETS
@@ -37,10 +38,15 @@ def test_our_images_bear_the_version_of_the_project():
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
-def test_a_compose_file_is_one(file: str):
-    asked = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(DEPLOYMENTS / "compose" / file)]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+def test_a_compose_file_follows_the_schema(file: str):
+    command_line = [
+        tool("check-jsonschema"),
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(DEPLOYMENTS / "compose" / file),
+    ]
+    process = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout
 
 
 def test_the_overlay_for_gpus_changes_services_that_exist():
@@ -51,7 +57,7 @@ def test_the_overlay_for_gpus_changes_services_that_exist():
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_container_may_do_little(name: str):
+def test_a_container_has_no_privileges(name: str):
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -61,16 +67,16 @@ def test_a_container_may_do_little(name: str):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_says_whether_it_is_well_or_ends(name: str):
+def test_a_service_has_a_health_check_or_ends(name: str):
     service = SERVICES[name]
     assert ("healthcheck" in service) or name in ONCE or service["build"]["target"] in TARGETS
     assert not (name in ONCE and "ports" in service)
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_waits_for_can_come_about(name: str):
-    for other, how in SERVICES[name].get("depends_on", {}).items():
-        assert how["condition"] == ("service_completed_successfully" if other in ONCE else "service_healthy")
+def test_a_service_waits_for_a_state_that_the_other_can_reach(name: str):
+    for other, dependency in SERVICES[name].get("depends_on", {}).items():
+        assert dependency["condition"] == ("service_completed_successfully" if other in ONCE else "service_healthy")
 
 
 def test_ports_are_published_on_this_machine_only_and_once():
@@ -81,7 +87,7 @@ def test_ports_are_published_on_this_machine_only_and_once():
     assert {f"127.0.0.1:{port}:{port}" for port in ("8000", "8501")} < set(ports)
 
 
-def test_no_secret_stands_in_a_file_and_none_is_forgotten_silently():
+def test_no_secret_is_in_a_file_and_a_missing_one_is_an_error():
     text = (DEPLOYMENTS / "compose" / "compose.yaml").read_text()
     settings = [item for service in SERVICES.values() for item in service.get("environment", {}).items()]
     secret = {name: value for name, value in settings if re.search("PASSWORD|TOKEN|SECRET|KEY", name)}
@@ -89,43 +95,46 @@ def test_no_secret_stands_in_a_file_and_none_is_forgotten_silently():
     assert [name for name, value in secret.items() if not value.startswith("${")] == []
     assert re.search(r"(?i)(password|token|key)=\S", DOCKERFILE) is None
     example = (DEPLOYMENTS / "compose" / "compose.env.example").read_text()
-    asked = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
-    assert asked == set(re.findall(r"(?m)^(\w+)=$", example))
-    careless = set(re.findall(r"(?<!\$)\$\{(\w+)(?!:\?|\w)", text))  # empty is as bad as missing: `:?` refuses both
-    assert careless == {"HF_TOKEN"}
+    variables = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    assert variables == set(re.findall(r"(?m)^(\w+)=$", example))
+    optional = set(re.findall(r"(?<!\$)\$\{(\w+)(?!:\?|\w)", text))  # `:?` rejects an empty value too
+    assert optional == {"HF_TOKEN"}
     ignored = subprocess.run(
         ["git", "check-ignore", "deployments/compose/.env"], cwd=HOUSE, capture_output=True, check=False
     )
     assert ignored.returncode == 0
 
 
-@pytest.mark.parametrize("name", sorted(OURS))
-def test_a_command_of_ours_starts_what_the_image_has(name: str):
+@pytest.mark.parametrize("name", sorted(OWN_IMAGES))
+def test_a_command_starts_a_program_that_the_image_has(name: str):
     words = SERVICES[name].get("command") or command(SERVICES[name]["build"]["target"])
+    if words[:2] == ["python", "-m"]:
+        assert find_spec(words[2])
+        return
     script = words[-1] if words[0] == "sh" else words[0]
-    started = re.findall(r"(?m)(?:^|exec |\|\| |&& |^! )\s*(prefect|naruto-service|naruto|streamlit)\b", script)
-    assert started
-    assert all(ships(program) for program in started)
+    programs = re.findall(r"(?m)(?:^|exec |\|\| |&& |^! )\s*(prefect|naruto-service|naruto|streamlit)\b", script)
+    assert programs
+    assert all(ships(program) for program in programs)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in OURS if SERVICES[name].get("command", [""])[0] == "sh"))
-def test_a_shell_command_is_shell(name: str):
+@pytest.mark.parametrize("name", sorted(name for name in OWN_IMAGES if SERVICES[name].get("command", [""])[0] == "sh"))
+def test_a_shell_command_has_valid_syntax(name: str):
     script = SERVICES[name]["command"][-1].replace("$$", "$")
     assert subprocess.run(["sh", "-n", "-c", script], capture_output=True, check=False).returncode == 0
     assert SERVICES[name]["command"][:2] == ["sh", "-euc"]
 
 
-@pytest.mark.parametrize("name", sorted(OURS - {"prefect", "deploy"}))
-def test_who_keeps_runs_has_the_volume_that_the_others_have(name: str):
+@pytest.mark.parametrize("name", sorted(OWN_IMAGES - {"prefect", "deploy"}))
+def test_programs_that_use_runs_share_one_volume(name: str):
     assert SERVICES[name]["volumes"] == ["data:/data"]
 
 
-def test_the_service_has_time_to_draw_what_it_accepted():
+def test_the_service_has_time_to_draw_accepted_pictures():
     drain = ServiceOptions.model_fields["drain_seconds"].default
     assert int(SERVICES["service"]["stop_grace_period"].removesuffix("s")) > 2 * drain + 1
 
 
-def test_what_is_mounted_exists_and_named_volumes_are_declared():
+def test_mounted_files_exist_and_named_volumes_are_declared():
     sources = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
     assert {source for source in sources if not source.startswith(".")} == set(COMPOSE["volumes"])
     files = [source for source in sources if source.startswith(".")]
@@ -136,14 +145,16 @@ def test_what_is_mounted_exists_and_named_volumes_are_declared():
     )
 
 
-def inside(service: str) -> dict[str, Path]:
-    """Where a service finds which of our files."""
+def mounted_files(service: str) -> dict[str, Path]:
+    """Paths in the container of a service, and our files that are mounted there."""
     volumes = (volume.split(":") for volume in SERVICES[service]["volumes"])
-    return {there: (DEPLOYMENTS / "compose" / ours).resolve() for ours, there, *_ in volumes if ours.startswith(".")}
+    return {
+        target: (DEPLOYMENTS / "compose" / source).resolve() for source, target, *_ in volumes if source.startswith(".")
+    }
 
 
 def test_prometheus_finds_its_rules_and_the_service():
-    mounted = inside("prometheus")
+    mounted = mounted_files("prometheus")
     config = yaml.safe_load(mounted["/etc/prometheus/prometheus.yml"].read_text())
     assert [f"/etc/prometheus/{name}" in mounted for name in config["rule_files"]] == [True]
     jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
@@ -153,7 +164,7 @@ def test_prometheus_finds_its_rules_and_the_service():
 
 
 def test_grafana_finds_its_dashboard_and_prometheus():
-    mounted = inside("grafana")
+    mounted = mounted_files("grafana")
     (source,) = yaml.safe_load((mounted["/etc/grafana/provisioning/datasources"] / "prometheus.yml").read_text())[
         "datasources"
     ]
@@ -161,12 +172,12 @@ def test_grafana_finds_its_dashboard_and_prometheus():
     (provider,) = yaml.safe_load((mounted["/etc/grafana/provisioning/dashboards"] / "naruto.yml").read_text())[
         "providers"
     ]
-    shown = [path for there, path in mounted.items() if Path(there).parent == Path(provider["options"]["path"])]
-    assert shown == [DEPLOYMENTS / "monitoring" / "grafana-service.json"]
+    dashboards = [path for target, path in mounted.items() if Path(target).parent == Path(provider["options"]["path"])]
+    assert dashboards == [DEPLOYMENTS / "monitoring" / "grafana-service.json"]
     assert set(SERVICES["grafana"]["networks"]) & set(SERVICES["prometheus"]["networks"])
 
 
-def test_prefect_keeps_leases_on_disk_and_clients_know_its_address():
+def test_prefect_stores_leases_on_disk_and_its_clients_have_its_address():
     server = SERVICES["prefect"]["environment"]
     assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
     assert {SERVICES[name]["environment"]["PREFECT_API_URL"] for name in ("worker", "deploy")} == {
@@ -175,7 +186,7 @@ def test_prefect_keeps_leases_on_disk_and_clients_know_its_address():
 
 
 def test_the_first_key_is_made_once(tmp_path: Path):
-    """The very script of the service `key`, with a `naruto-service` that only counts."""
+    """Runs the script of the service `key` with a `naruto-service` that counts its calls."""
     script = SERVICES["key"]["command"][-1].replace("$$", "$").replace("/data", str(tmp_path))
     stand_in = tmp_path / "naruto-service"
     stand_in.write_text(f"#!/bin/sh\n[ $1 = add-key ] || exit 1\necho x >>{tmp_path}/made\necho nk-1\n")

@@ -1,4 +1,4 @@
-"""The image: its Dockerfile held against a linter and the programs that it starts, and what may go into it."""
+"""The image: its Dockerfile passes a linter and fits its programs, and only the program is copied into it."""
 
 import os
 import re
@@ -24,16 +24,16 @@ from tests.deployments.image_file import (
 )
 
 
-@pytest.mark.skipif(not Path(tool("hadolint")).exists(), reason="hadolint is there for x86-64 only")
-def test_hadolint_has_nothing_to_say():
+@pytest.mark.skipif(not Path(tool("hadolint")).exists(), reason="hadolint exists for x86-64 only")
+def test_hadolint_finds_nothing():
     linted = [tool("hadolint"), DEPLOYMENTS / "images" / "Dockerfile"]
-    done = subprocess.run(linted, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
+    process = subprocess.run(linted, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (0, "")
     assert "hadolint ignore" not in DOCKERFILE
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_starts_a_program_that_the_image_has_and_looks_at_its_health(target: str):
+def test_a_target_starts_a_program_of_the_image_and_checks_its_health(target: str):
     assert ships(command(target)[0])
     assert instruction("EXPOSE", target) == LISTENS[target]
     health = yaml.safe_load(instruction("HEALTHCHECK", target).partition("CMD ")[2])
@@ -42,7 +42,7 @@ def test_a_target_starts_a_program_that_the_image_has_and_looks_at_its_health(ta
     compile(health[2], target, "exec")
 
 
-def test_programs_listen_where_the_image_says():
+def test_programs_listen_at_the_ports_of_the_image():
     from prefect.settings.models.worker import WorkerWebserverSettings
 
     assert str(ServiceOptions.model_fields["port"].default) == LISTENS["service"]
@@ -67,7 +67,7 @@ def test_nothing_runs_as_root_and_the_user_owns_its_data_only():
     assert "--chown" not in DOCKERFILE
 
 
-def test_what_is_installed_is_what_the_lock_names_and_packages_come_before_code():
+def test_packages_are_those_of_the_lock_and_come_before_the_code():
     synced = [line for line in DOCKERFILE.splitlines() if "uv sync" in line]
     assert len(synced) == 2
     assert all({"--locked", "--no-dev", "--all-extras"} <= set(line.split()) for line in synced)
@@ -77,7 +77,7 @@ def test_what_is_installed_is_what_the_lock_names_and_packages_come_before_code(
     assert runtime.index("COPY --from=build /app/.venv") < runtime.index("COPY . .") < runtime.index("uv sync")
 
 
-def test_every_image_is_named_by_its_full_version():
+def test_every_image_has_a_full_version():
     compose = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())["services"].values()
     images = [*re.findall(r"(?m)^FROM (\S+:\S+)", DOCKERFILE), *(service["image"] for service in compose)]
     assert len(images) > 10
@@ -85,7 +85,7 @@ def test_every_image_is_named_by_its_full_version():
     assert [image for image in images if not full.fullmatch(image)] == []
 
 
-def test_every_naruto_variable_is_one_that_is_read():
+def test_every_naruto_variable_is_read_by_a_program():
     named = {path: set(re.findall(r"\bNARUTO_[A-Z_]+\b", path.read_text())) for path in (
         DEPLOYMENTS / "images" / "Dockerfile",
         *sorted((DEPLOYMENTS / "compose").glob("*.yaml")),
@@ -120,12 +120,12 @@ def stays_outside(path: str) -> bool:
     "deployments/k8s/base/service.yaml", "deployments/images/Dockerfile", "deployments/compose/compose.yaml",
     "docs/demo.png", "my-pictures/1.png", ".local/x", "id_rsa",
 ])  # fmt: skip
-def test_what_is_nobody_elses_business_stays_outside_the_image(path: str):
+def test_private_files_stay_outside_the_image(path: str):
     assert stays_outside(path)
 
 
-def test_of_the_real_tree_only_the_program_goes_in():
-    """Also of what git does not know: a folder that somebody makes tomorrow stays outside without anybody's doing."""
+def test_of_the_real_tree_only_the_program_is_copied():
+    """This includes untracked files: a new folder stays outside without a change of .dockerignore."""
     entries = {entry.name for entry in HOUSE.iterdir()}
     assert {name for name in entries if not stays_outside(name)} == {
         "pyproject.toml", "uv.lock", "README.md", "LICENSE", ".streamlit",
@@ -146,10 +146,10 @@ def test_of_the_real_tree_only_the_program_goes_in():
     assert sum(path.stat().st_size for path in sent) < 40e6
 
 
-def test_everything_that_runs_goes_in():
+def test_everything_that_runs_is_copied():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, text=True, check=True).stdout
-    rooms = ("flows/", "tasks/", "naruto_core/", "dashboard/", "deployments/service/", ".streamlit/config")
-    needed = [name for name in listed.split("\0") if name.startswith(rooms)]
+    folders = ("flows/", "tasks/", "naruto_core/", "dashboard/", ".streamlit/config")
+    programs = tuple(f"deployments/{name}/" for name in ("service", "prefect", "triton", "endpoint"))
+    needed = [name for name in listed.split("\0") if name.startswith((*folders, *programs))]
     assert len(needed) > 150
     assert [name for name in needed if stays_outside(name)] == []
-    assert not stays_outside("deployments/prefect/prefect.yaml")

@@ -1,4 +1,4 @@
-"""A background program is found again while it lives, and only then."""
+"""A background process is found while it lives, and only then."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.stop(seconds=0)
 
 
-def test_a_started_program_is_found_by_another_command_and_stopped(daemon: Daemon) -> None:
+def test_a_started_process_is_found_by_another_command_and_stopped(daemon: Daemon) -> None:
     assert daemon.pid() is None
     pid = start(daemon, SLEEPS)
     assert Daemon("sleeper", daemon.folder).pid() == pid
@@ -42,7 +42,7 @@ def test_a_started_program_is_found_by_another_command_and_stopped(daemon: Daemo
     assert daemon.stop() is None
 
 
-def test_a_killed_program_leaves_nothing_that_looks_alive(daemon: Daemon) -> None:
+def test_a_killed_process_is_not_found_any_more(daemon: Daemon) -> None:
     os.kill(start(daemon, SLEEPS), signal.SIGKILL)
     deadline = time.monotonic() + 10
     while daemon.pid() is not None and time.monotonic() < deadline:
@@ -51,14 +51,14 @@ def test_a_killed_program_leaves_nothing_that_looks_alive(daemon: Daemon) -> Non
     assert daemon.pid() is None
 
 
-def test_a_pid_file_that_names_somebody_else_is_not_believed(daemon: Daemon) -> None:
+def test_the_pid_of_another_process_in_a_pid_file_is_ignored(daemon: Daemon) -> None:
     daemon.folder.mkdir()
     daemon.pid_file.write_text(str(os.getpid()))
     assert daemon.pid() is None
     assert daemon.stop() is None
 
 
-def test_a_program_that_ignores_the_request_is_ended_all_the_same(daemon: Daemon) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(daemon: Daemon) -> None:
     pid = start(daemon, STUBBORN)
     assert daemon.stop(seconds=0.3) == pid
     deadline = time.monotonic() + 10
@@ -67,7 +67,7 @@ def test_a_program_that_ignores_the_request_is_ended_all_the_same(daemon: Daemon
         time.sleep(0.02)
 
 
-def test_a_program_that_dies_while_starting_is_reported_with_its_last_line(daemon: Daemon) -> None:
+def test_a_process_that_dies_while_starting_is_reported_with_its_last_line(daemon: Daemon) -> None:
     daemon.start(
         [sys.executable, "-c", "print('one'); raise SystemExit('no room left')"], os.environ, daemon.folder.parent
     )
@@ -75,13 +75,13 @@ def test_a_program_that_dies_while_starting_is_reported_with_its_last_line(daemo
         daemon.wait_until(lambda: False, 20)
 
 
-def test_a_program_that_is_never_ready_is_given_up(daemon: Daemon) -> None:
+def test_a_process_that_is_never_ready_is_an_error(daemon: Daemon) -> None:
     start(daemon, SLEEPS)
-    with pytest.raises(ServiceFailed, match="not ready after 0 s; its log is "):
+    with pytest.raises(ServiceFailed, match="not ready after 0 s; log: "):
         daemon.wait_until(lambda: False, 0)
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed, match=r"cannot write .*file"):
         Daemon("sleeper", tmp_path / "file").start(["true"], os.environ, tmp_path)

@@ -1,4 +1,4 @@
-"""The engine's thread: one base model in memory at a time, and a reason for each picture that it could not draw."""
+"""The engine: one base model in memory at a time, and a reason for each picture that it could not draw."""
 
 import queue
 
@@ -18,8 +18,8 @@ from tests.loaded_models import counting_models
 MODEL = ModelSection(base="package:naruto_core.mini/weights/base")
 
 
-def look(precision: Precision) -> ModelSpec:
-    """Looks of different precision have a base model each."""
+def spec(precision: Precision) -> ModelSpec:
+    """Specs of different precision have a base model each."""
     section = GenerationSection(
         suite="-", resolution=64, num_inference_steps=2, batch_size=1, mixed_precision=precision
     )
@@ -32,31 +32,30 @@ def engine() -> Engine:
     return Engine(ModelCache(torch.device("cpu"), 1, 4, metrics), 64, metrics)
 
 
-def tickets(engine: Engine, *asked: tuple[Precision, float]) -> list[Image | str]:
-    """What becomes of a picture for each (precision, guidance), all asked for at once."""
-    ended: queue.Queue[Image | str] = queue.Queue()
-    engine.submit(
-        [
-            QueueItem(look(precision), 64, 64, Order("a cat", 1, "", 2, guidance), lambda _: None, ended.put, ended.put)
-            for precision, guidance in asked
-        ]
-    )
-    return [ended.get(timeout=60) for _ in asked]
+def draw(engine: Engine, *requests: tuple[Precision, float]) -> list[Image | str]:
+    """A picture or a reason for each (precision, guidance), all queued at the same time."""
+    results: queue.Queue[Image | str] = queue.Queue()
+    items: list[QueueItem] = []
+    for precision, guidance in requests:
+        order = Order("a cat", 1, "", 2, guidance)
+        items.append(QueueItem(spec(precision), 64, 64, order, lambda _: None, results.put, results.put))
+    engine.submit(items)
+    return [results.get(timeout=60) for _ in requests]
 
 
-def test_a_model_is_gone_before_the_next_is_loaded_in_its_place(engine: Engine):
+def test_a_model_is_freed_before_the_next_is_loaded(engine: Engine):
     engine.start()
     with counting_models() as alive:
-        drawn = tickets(engine, ("fp32", 4.0), ("bf16", 4.0), ("fp32", 3.0))
-        drawn += tickets(engine, ("bf16", 4.0))
+        drawn = draw(engine, ("fp32", 4.0), ("bf16", 4.0), ("fp32", 3.0))
+        drawn += draw(engine, ("bf16", 4.0))
     assert engine.stop(30)
     assert all(isinstance(picture, Image) for picture in drawn)
     assert alive == [0, 0, 0, 0]
 
 
-def test_whoever_asked_for_a_picture_whose_numbers_overflow_hears_why_and_the_next_is_drawn(engine: Engine):
+def test_a_picture_that_overflows_fails_with_a_reason_and_the_next_is_drawn(engine: Engine):
     engine.start()
-    reason, drawn = tickets(engine, ("fp32", 1e38), ("fp32", 4.0))
+    reason, drawn = draw(engine, ("fp32", 1e38), ("fp32", 4.0))
     assert engine.stop(30)
     assert "the UNet's latents are not finite numbers: lower the guidance scale" in str(reason)
     assert isinstance(drawn, Image)

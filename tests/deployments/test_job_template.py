@@ -1,4 +1,4 @@
-"""The template of Prefect's jobs on Kubernetes: complete, a job, and like the worker that it stands in for."""
+"""The template of Prefect's jobs on Kubernetes: complete, valid, and like the worker that it replaces."""
 
 import json
 import re
@@ -19,13 +19,13 @@ def placeholders(node: Any) -> set[str]:
     return set(re.findall(r"\{\{ *(\w+) *\}\}", node)) if isinstance(node, str) else set()
 
 
-def test_every_placeholder_of_the_job_template_has_a_variable_and_the_other_way_round():
+def test_every_placeholder_of_the_job_template_has_a_variable_and_every_variable_a_placeholder():
     assert set(TEMPLATE) == {"job_configuration", "variables"}
     assert placeholders(TEMPLATE["job_configuration"]) == set(TEMPLATE["variables"]["properties"])
 
 
 def job() -> Manifest:
-    """The job that the template makes of its defaults; what has none is left out, as Prefect does."""
+    """The job with the template's defaults; a field without a default is removed, as Prefect does."""
     known = {name: field.get("default") for name, field in TEMPLATE["variables"]["properties"].items()}
     known |= {"name": "run", "command": ["prefect", "flow-run", "execute"], "env": [], "labels": {}, "annotations": {}}
 
@@ -35,30 +35,32 @@ def job() -> Manifest:
             return {name: value for name, value in filled.items() if value is not None}
         if isinstance(node, list):
             return [fill(value) for value in node]
-        whole = re.fullmatch(r"\{\{ *(\w+) *\}\}", node) if isinstance(node, str) else None
-        if whole:
-            return known[whole[1]]
+        placeholder = re.fullmatch(r"\{\{ *(\w+) *\}\}", node) if isinstance(node, str) else None
+        if placeholder:
+            return known[placeholder[1]]
         return re.sub(r"\{\{ *(\w+) *\}\}", lambda m: str(known[m[1]]), node) if isinstance(node, str) else node
 
-    made = fill(TEMPLATE["job_configuration"]["job_manifest"])
-    made["metadata"]["name"] = made["metadata"].pop("generateName") + "1"
-    return made
+    manifest = fill(TEMPLATE["job_configuration"]["job_manifest"])
+    manifest["metadata"]["name"] = manifest["metadata"].pop("generateName") + "1"
+    return manifest
 
 
-def test_the_job_of_the_template_is_one_and_like_the_worker_of_the_overlay():
-    made = job()
-    kubernetes_validate.validate(made, kubernetes_validate.latest_version(), strict=True)
-    spec, theirs = made["spec"]["template"]["spec"], pod("worker", "gpu")
+def test_the_job_of_the_template_is_valid_and_like_the_worker_of_the_overlay():
+    manifest = job()
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    spec, worker = manifest["spec"]["template"]["spec"], pod("worker", "gpu")
     same = ("securityContext", "tolerations", "automountServiceAccountToken", "enableServiceLinks", "volumes")
-    assert {name: spec[name] for name in same} == {name: theirs[name] for name in same}
+    assert {name: spec[name] for name in same} == {name: worker[name] for name in same}
     grace = "terminationGracePeriodSeconds"
-    assert spec[grace] > theirs[grace], "a flow that is its own job is asked to stop, and saves; a worker ends its flow"
+    assert spec[grace] > worker[grace], (
+        "a flow in its own job gets SIGTERM and saves a checkpoint; a worker ends its flow at once"
+    )
     (each,) = spec["containers"]
     for name in ("image", "securityContext", "volumeMounts"):
         assert each[name] == container("worker", "gpu")[name]
     assert each["resources"]["limits"] == container("worker", "gpu")["resources"]["limits"]
-    assert made["spec"]["template"]["metadata"]["labels"].items() <= (
+    assert manifest["spec"]["template"]["metadata"]["labels"].items() <= (
         deployment("worker", "gpu")["spec"]["template"]["metadata"]["labels"].items()
-    ), "or else no policy lets it out"
+    ), "else no network policy allows its connections"
     assert {"secretRef": {"name": "naruto-database"}} in each["envFrom"]
     assert TEMPLATE["variables"]["properties"]["env"]["default"]["PREFECT_HOME"].startswith("/data/")

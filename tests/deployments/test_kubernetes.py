@@ -1,4 +1,4 @@
-"""Kubernetes' manifests, held against Kubernetes' schemas and against what the programs do."""
+"""Kubernetes' manifests: valid by Kubernetes' schemas, and fitting the programs that they run."""
 
 import json
 import re
@@ -30,18 +30,18 @@ PODS = [(program, variant) for program in TARGETS for variant in VARIANTS]
 
 
 @pytest.mark.parametrize(("variant", "manifest"), EVERY, ids=[f"{v}-{m['kind']}-{named(m)}" for v, m in EVERY])
-def test_a_manifest_is_what_kubernetes_knows(variant: str, manifest: Manifest):
+def test_a_manifest_follows_its_schema(variant: str, manifest: Manifest):
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
-    assert "namespace" not in manifest["metadata"], "the namespace is whoever applies it's to choose"
+    assert "namespace" not in manifest["metadata"], "the namespace is that of the current context"
     assert manifest["metadata"]["labels"]["app.kubernetes.io/part-of"] == "naruto"
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kubectl_renders_the_same(variant: str):
-    done = subprocess.run(["kubectl", "kustomize", VARIANTS[variant]], capture_output=True, text=True, check=True)
-    theirs = {(m["kind"], named(m)): m for m in yaml.safe_load_all(done.stdout)}
-    assert theirs == {(m["kind"], named(m)): m for m in RENDERED[variant]}
+    process = subprocess.run(["kubectl", "kustomize", VARIANTS[variant]], capture_output=True, text=True, check=True)
+    rendered = {(m["kind"], named(m)): m for m in yaml.safe_load_all(process.stdout)}
+    assert rendered == {(m["kind"], named(m)): m for m in RENDERED[variant]}
 
 
 def test_no_manifest_is_a_secret():
@@ -51,7 +51,7 @@ def test_no_manifest_is_a_secret():
 
 
 @pytest.mark.parametrize(("program", "variant"), PODS)
-def test_a_pod_may_do_little(program: str, variant: str):
+def test_a_pod_has_no_privileges(program: str, variant: str):
     spec = pod(program, variant)
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -68,7 +68,7 @@ def test_a_pod_may_do_little(program: str, variant: str):
 
 
 @pytest.mark.parametrize(("program", "variant"), PODS)
-def test_a_pod_writes_to_its_data_and_to_tmp(program: str, variant: str):
+def test_a_pod_can_write_to_its_data_and_to_tmp(program: str, variant: str):
     spec = pod(program, variant)
     (home,) = re.findall(r"NARUTO_HOME=(/\w+)", DOCKERFILE)
     mounted = {mount["mountPath"]: mount["name"] for mount in container(program, variant)["volumeMounts"]}
@@ -80,8 +80,8 @@ def test_a_pod_writes_to_its_data_and_to_tmp(program: str, variant: str):
 
 
 @pytest.mark.parametrize(("program", "variant"), PODS)
-def test_kubernetes_own_variables_do_not_pass_for_settings(program: str, variant: str):
-    """For a Service called naruto-service they would say NARUTO_SERVICE_PORT=tcp://...: no port, and no start."""
+def test_variables_of_kubernetes_are_not_read_as_settings(program: str, variant: str):
+    """For a Service called naruto-service, Kubernetes would set NARUTO_SERVICE_PORT=tcp://..., which is no port."""
     assert pod(program, variant)["enableServiceLinks"] is False
     assert "naruto-service" in of_kind("Service")
 
@@ -95,16 +95,16 @@ def test_images_are_targets_of_the_dockerfile(program: str, variant: str):
 
 
 @pytest.mark.parametrize(("program", "variant"), PODS)
-def test_probes_ask_the_port_and_the_path_that_the_program_has(program: str, variant: str):
+def test_probes_use_the_port_and_the_path_that_the_program_has(program: str, variant: str):
     each = container(program, variant)
     (port,) = each["ports"]
     stage = DOCKERFILE.partition(f" AS {program}\n")[2].partition("\nFROM ")[0]
     assert re.findall(r"(?m)^EXPOSE (\d+)$", stage) == [str(port["containerPort"])]
     (alive,) = re.findall(rf"http://127\.0\.0\.1:{port['containerPort']}(/[\w/]+)'", stage)
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        asked = each[probe]["httpGet"]
-        assert asked["port"] == port["name"]
-        assert asked["path"] == ("/readyz" if (program, probe) == ("service", "readinessProbe") else alive)
+        request = each[probe]["httpGet"]
+        assert request["port"] == port["name"]
+        assert request["path"] == ("/readyz" if (program, probe) == ("service", "readinessProbe") else alive)
     assert each["startupProbe"]["periodSeconds"] * each["startupProbe"]["failureThreshold"] >= 120
 
 
@@ -119,20 +119,20 @@ def test_the_probes_of_the_service_are_its_routes():
     assert scraped["prometheus.io/port"] == str(ServiceOptions.model_fields["port"].default)
 
 
-def test_a_prefect_server_that_is_away_does_not_end_a_training():
+def test_an_outage_of_the_prefect_server_does_not_end_a_training():
     probe = container("worker")["livenessProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 1800
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_service_has_time_to_draw_what_it_accepted(variant: str):
+def test_the_service_has_time_to_draw_accepted_pictures(variant: str):
     drain = ServiceOptions.model_fields["drain_seconds"].default
     before = int(container("service", variant)["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod("service", variant)["terminationGracePeriodSeconds"] > before + 2 * drain + 1
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_selector_finds_the_pods_it_means(variant: str):
+def test_every_selector_selects_its_own_pods(variant: str):
     labels = {name: d["spec"]["template"]["metadata"]["labels"] for name, d in of_kind("Deployment", variant).items()}
     for name, manifest in of_kind("Deployment", variant).items():
         assert manifest["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
@@ -141,11 +141,11 @@ def test_every_selector_finds_the_pods_it_means(variant: str):
     selectors += [(named(m), m["spec"]["selector"]["matchLabels"]) for m in budgets]
     assert len(selectors) == 3
     for name, selector in selectors:
-        assert [found for found, theirs in labels.items() if selector.items() <= theirs.items()] == [name]
+        assert [selected for selected, of_pod in labels.items() if selector.items() <= of_pod.items()] == [name]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_service_leads_to_a_port_that_its_pods_have(variant: str):
+def test_a_service_targets_a_port_that_its_pods_have(variant: str):
     services = of_kind("Service", variant)
     assert set(services) == {"naruto-service", "naruto-dashboard"}
     for name, manifest in services.items():
@@ -156,23 +156,23 @@ def test_a_service_leads_to_a_port_that_its_pods_have(variant: str):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_nobody_speaks_to_anybody_unless_it_is_named(variant: str):
+def test_only_named_connections_are_allowed(variant: str):
     policies = of_kind("NetworkPolicy", variant)
     closed = policies["naruto-nothing"]["spec"]
     assert set(closed["policyTypes"]) == {"Ingress", "Egress"}
     assert "ingress" not in closed
     assert "egress" not in closed
     for manifest in of_kind("Deployment", variant).values():
-        theirs = manifest["spec"]["template"]["metadata"]["labels"]
-        assert closed["podSelector"]["matchLabels"].items() <= theirs.items()
+        labels = manifest["spec"]["template"]["metadata"]["labels"]
+        assert closed["podSelector"]["matchLabels"].items() <= labels.items()
     for policy in policies.values():
         for rule in [*policy["spec"].get("ingress", []), *policy["spec"].get("egress", [])]:
-            assert rule["ports"], "a rule without ports opens all of them"
-            assert rule.get("from") or rule.get("to"), "a rule without peers lets everybody in"
+            assert rule["ports"], "a rule without ports opens all ports"
+            assert rule.get("from") or rule.get("to"), "a rule without peers allows everybody"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_let_in_are_ports_that_listen_and_the_way_out_leads_where_settings_say(variant: str):
+def test_policies_allow_the_ports_that_listen_and_the_addresses_of_the_settings(variant: str):
     policies = of_kind("NetworkPolicy", variant)
     for program in ("service", "dashboard"):
         (rule,) = policies[f"naruto-{program}"]["spec"]["ingress"]
@@ -186,28 +186,28 @@ def test_let_in_are_ports_that_listen_and_the_way_out_leads_where_settings_say(v
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_secrets_are_named_and_told_how_to_make(variant: str):
-    asked = {
+def test_every_secret_has_a_command_that_creates_it(variant: str):
+    secrets = {
         (ref["name"], ref["key"])
         for program in TARGETS
         for variable in container(program, variant).get("env", [])
         if (ref := variable.get("valueFrom", {}).get("secretKeyRef"))
     }
-    told = "\n".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
-    assert len(asked) == (3 if variant == "gpu" else 2)
-    for name, key in asked:
-        assert f"kubectl create secret generic {name} --from-literal={key}=" in told
+    text = "\n".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
+    assert len(secrets) == (3 if variant == "gpu" else 2)
+    for name, key in secrets:
+        assert f"kubectl create secret generic {name} --from-literal={key}=" in text
 
 
-def test_sqlite_stays_on_one_node_and_several_pods_have_a_server():
+def test_sqlite_is_on_one_node_and_pods_on_several_nodes_have_a_database_server():
     """Base: a volume of one node, all pods on it. Overlay: no SQLite, so they may be anywhere."""
     assert of_kind("PersistentVolumeClaim", "base")["naruto-data"]["spec"]["accessModes"] == ["ReadWriteOnce"]
     assert of_kind("HorizontalPodAutoscaler", "base") == {}
     for program in TARGETS:
         (near,) = pod(program)["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         assert near["topologyKey"] == "kubernetes.io/hostname"
-        theirs = deployment(program)["spec"]["template"]["metadata"]["labels"]
-        assert near["labelSelector"]["matchLabels"].items() <= theirs.items()
+        labels = deployment(program)["spec"]["template"]["metadata"]["labels"]
+        assert near["labelSelector"]["matchLabels"].items() <= labels.items()
         assert deployment(program)["spec"]["replicas"] == 1
         assert deployment(program)["spec"]["strategy"] == {"type": "Recreate"}
         database = [v for v in container(program, "gpu")["env"] if v["name"] == "NARUTO_DATABASE"]
@@ -216,9 +216,9 @@ def test_sqlite_stays_on_one_node_and_several_pods_have_a_server():
     assert of_kind("PersistentVolumeClaim", "gpu")["naruto-data"]["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_driver_that_the_secret_asks_for_is_in_the_image():
-    told = (VARIANTS["gpu"] / "kustomization.yaml").read_text()
-    (dialect,) = set(re.findall(r"postgresql\+(\w+)://", told))
+def test_the_database_driver_of_the_secret_is_in_the_image():
+    text = (VARIANTS["gpu"] / "kustomization.yaml").read_text()
+    (dialect,) = set(re.findall(r"postgresql\+(\w+)://", text))
     extras = PROJECT["optional-dependencies"]
     assert "--all-extras" in DOCKERFILE
     assert [line for lines in extras.values() for line in lines if line.startswith(dialect)]
@@ -237,7 +237,7 @@ def test_a_gpu_belongs_to_one_pod(program: str):
     assert of_kind("ConfigMap")["naruto-settings"]["data"]["NARUTO_LOCK_FOLDER"].startswith("/tmp/")
 
 
-def test_the_autoscaler_asks_for_a_metric_that_the_service_has_and_the_adapter_hands_on():
+def test_the_autoscaler_uses_a_metric_that_the_service_has_and_the_adapter_passes_on():
     (scaler,) = of_kind("HorizontalPodAutoscaler").values()
     (metric,) = scaler["spec"]["metrics"]
     name = metric["pods"]["metric"]["name"]

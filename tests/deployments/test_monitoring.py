@@ -1,4 +1,4 @@
-"""Alert rules and the Grafana dashboard speak of metrics that the service really has."""
+"""Alert rules and the Grafana dashboard use metrics that the service has."""
 
 import json
 import re
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "deployments" / "monitoring"
 
 
 def exported() -> set[str]:
-    """Every series name, those of metrics with labels included once they have been counted."""
+    """Every series name; a metric with labels has one after its first count."""
     metrics = Metrics()
     metrics.requests.labels("/", 200).inc()
     metrics.seconds.labels("/").observe(1)
@@ -27,7 +27,7 @@ def exported() -> set[str]:
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
-def spoken_of(expression: str) -> set[str]:
+def metric_names(expression: str) -> set[str]:
     return set(re.findall(r"\bnaruto_\w+", expression))
 
 
@@ -40,25 +40,25 @@ def panels() -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
-def test_an_alert_asks_for_metrics_that_exist_and_says_what_is_wrong(rule: dict[str, object]):
-    assert spoken_of(str(rule["expr"])) <= exported()
+def test_an_alert_uses_metrics_that_exist_and_has_a_summary(rule: dict[str, object]):
+    assert metric_names(str(rule["expr"])) <= exported()
     assert str(rule["annotations"]["summary"]).endswith(".")  # type: ignore[index]
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
 def test_a_panel_shows_metrics_that_exist(panel: dict[str, list[dict[str, str]]]):
-    asked = {name for target in panel["targets"] for name in spoken_of(target["expr"])}
-    assert asked
-    assert asked <= exported()
+    used = {name for target in panel["targets"] for name in metric_names(target["expr"])}
+    assert used
+    assert used <= exported()
 
 
 def test_every_metric_is_shown():
-    shown = {name for panel in panels() for target in panel["targets"] for name in spoken_of(target["expr"])}  # type: ignore[attr-defined]
+    shown = {name for panel in panels() for target in panel["targets"] for name in metric_names(target["expr"])}  # type: ignore[attr-defined]
     families = {re.sub(r"_(total|bucket|sum|count|created)$", "", name) for name in exported()}
     assert families == {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in shown}
 
 
-def test_prometheus_reads_those_rules():
+def test_prometheus_reads_the_rules():
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     assert [(FOLDER / name).is_file() for name in config["rule_files"]] == [True]
     assert config["scrape_configs"][0]["job_name"] == "naruto"

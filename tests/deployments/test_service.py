@@ -1,4 +1,4 @@
-"""The HTTP service draws what the Painter draws, for OpenAI's own client, in any company."""
+"""The HTTP service draws what the Painter draws, for OpenAI's own client, whatever else is in the batch."""
 
 import base64
 import io
@@ -25,8 +25,8 @@ from tests.tasks.recorded_run import CPU
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with two_runs(tmp_path_factory.mktemp("served")) as made:
-        yield made
+    with two_runs(tmp_path_factory.mktemp("served")) as two:
+        yield two
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def client(service: Serving) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
 
 
-def pixels(answer: httpx2.Response, number: int = 0) -> bytes:
-    assert answer.status_code == 200, answer.text
-    return decoded(answer.json()["data"][number]["b64_json"])
+def pixels(response: httpx2.Response, number: int = 0) -> bytes:
+    assert response.status_code == 200, response.text
+    return decoded(response.json()["data"][number]["b64_json"])
 
 
 def decoded(text: str) -> bytes:
@@ -54,7 +54,7 @@ def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: opena
     pipeline = sdxl.load_pipeline(recipe.model, "bf16", CPU)
     folder = (runs.home / runs.recorded.adapters[0].path).parent
     load_adapters(pipeline, [ScaledAdapter(folder, recipe.fusion.lora_scale)])
-    wanted = Painter(pipeline, recipe.generation).paint(
+    expected = Painter(pipeline, recipe.generation).paint(
         [Job("a person in the rain", 7), Job("a person in the rain", 8)]
     )
     reply = client.images.generate(
@@ -62,15 +62,15 @@ def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: opena
         response_format="b64_json", extra_body={"seed": 7},
     )  # fmt: skip
     assert reply.data
-    assert [decoded(one.b64_json or "") for one in reply.data] == [picture.tobytes() for picture in wanted]
-    assert [one.seed for one in reply.data] == [7, 8]  # type: ignore[attr-defined]
+    assert [decoded(image.b64_json or "") for image in reply.data] == [picture.tobytes() for picture in expected]
+    assert [image.seed for image in reply.data] == [7, 8]  # type: ignore[attr-defined]
     assert [model.id for model in client.models.list()] == [runs.first, runs.second, "base"]
     assert client.models.retrieve(runs.second).id == runs.second
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-image-1")
 
 
-def test_a_picture_is_the_same_alone_and_in_company(service: Serving, runs: Runs):
+def test_a_picture_is_the_same_alone_and_in_a_batch(service: Serving, runs: Runs):
     def ask(seed: int) -> bytes:
         model = (runs.first, "base", runs.second)[seed % 3]
         return pixels(service.ask(prompt=f"number {seed}", model=model, seed=seed, steps=3 + seed % 4))
@@ -82,36 +82,36 @@ def test_a_picture_is_the_same_alone_and_in_company(service: Serving, runs: Runs
     assert len(set(alone)) == 9
 
 
-def test_those_who_wait_together_share_a_batch_and_one_base_serves_all_adapters(service: Serving, runs: Runs):
-    def counted(name: str) -> float:
+def test_queued_pictures_share_a_batch_and_one_base_model_serves_all_adapters(service: Serving, runs: Runs):
+    def metric(name: str) -> float:
         lines = httpx2.get(f"{service.url}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
-    before = counted("naruto_steps_total")
+    before = metric("naruto_steps_total")
     with ThreadPoolExecutor(8) as crowd:
         list(crowd.map(lambda seed: pixels(service.ask(prompt="x", seed=seed, steps=20)), range(8)))
-    assert counted("naruto_steps_total") - before < 8 * 20 * 0.6
-    assert counted('naruto_model_load_seconds_count{what="base"}') == 1
+    assert metric("naruto_steps_total") - before < 8 * 20 * 0.6
+    assert metric('naruto_model_load_seconds_count{what="base"}') == 1
 
 
-def test_a_promotion_counts_at_once(service: Serving, runs: Runs):
+def test_a_promotion_takes_effect_at_once(service: Serving, runs: Runs):
     assert service.ask(prompt="x", model="champion").status_code == 404
     with open_ratings(f"sqlite:///{runs.home / 'naruto.db'}") as ratings:
         for name in (runs.first, runs.second):
             ratings.promote(CHAMPION, name, "Ada", "better", datetime.now(UTC), {}, Layout(runs.home))
-            answer = service.ask(prompt="x", model="champion", seed=1)
-            assert answer.json()["model"] == name
-            assert pixels(answer) == pixels(service.ask(prompt="x", model=name, seed=1))
+            response = service.ask(prompt="x", model="champion", seed=1)
+            assert response.json()["model"] == name
+            assert pixels(response) == pixels(service.ask(prompt="x", model=name, seed=1))
 
 
-def test_adapters_blend_at_their_weights(service: Serving, runs: Runs):
+def test_adapters_are_added_at_their_weights(service: Serving, runs: Runs):
     half = service.ask(prompt="a forest", seed=2, model="base", adapters=[{"name": runs.first, "weight": 0.5}])
     assert pixels(half) == pixels(service.ask(prompt="a forest", seed=2, model=runs.second))
     twice = service.ask(prompt="x", model=runs.first, adapters=[{"name": runs.first}])
     assert (twice.status_code, twice.json()["error"]["param"]) == (400, "adapters")
 
 
-def test_an_asynchronous_job_tells_its_steps_and_ends_with_addresses_that_open(service: Serving):
+def test_an_asynchronous_job_reports_its_steps_and_ends_with_urls_of_its_pictures(service: Serving):
     body = {"prompt": "a cat", "n": 2, "steps": 12, "response_format": "url"}
     url = f"{service.url}/v1/images/generations"
     first = httpx2.post(url, json=body, headers={"Prefer": "respond-async"})
@@ -119,29 +119,29 @@ def test_an_asynchronous_job_tells_its_steps_and_ends_with_addresses_that_open(s
     with httpx2.stream("GET", service.url + first.headers["Location"] + "/events", timeout=60) as stream:
         events = [line for line in stream.iter_lines() if line]
     assert events[-2] == "event: end"
-    told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data")]
-    assert len(told) > 2
-    assert [t["steps_done"] for t in told] == sorted(t["steps_done"] for t in told)
-    assert told[-1]["status"] == "done"
-    address = told[-1]["result"]["data"][1]["url"]
-    assert Image.open(io.BytesIO(httpx2.get(address).content)).size == (64, 64)
-    for forged in (address[:-1] + ("0" if address[-1] != "0" else "1"), address.replace("expires=", "expires=9")):
+    states = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data")]
+    assert len(states) > 2
+    assert [state["steps_done"] for state in states] == sorted(state["steps_done"] for state in states)
+    assert states[-1]["status"] == "done"
+    picture = states[-1]["result"]["data"][1]["url"]
+    assert Image.open(io.BytesIO(httpx2.get(picture).content)).size == (64, 64)
+    for forged in (picture[:-1] + ("0" if picture[-1] != "0" else "1"), picture.replace("expires=", "expires=9")):
         assert httpx2.get(forged).status_code == 403
     later = httpx2.get(service.url + first.headers["Location"]).json()
     assert later["result"]["data"][0]["seed"] + 1 == later["result"]["data"][1]["seed"]
 
 
-def test_a_cancelled_job_and_a_client_that_has_gone_free_their_places(service: Serving):
+def test_a_cancelled_job_and_a_disconnected_client_leave_the_batch(service: Serving):
     url = f"{service.url}/v1/images/generations"
-    asked = httpx2.post(url, json={"prompt": "a", "n": 4, "steps": 60}, headers={"Prefer": "respond-async"})
-    place = service.url + asked.headers["Location"]
-    assert httpx2.delete(place).json()["status"] == "cancelled"
+    reply = httpx2.post(url, json={"prompt": "a", "n": 4, "steps": 60}, headers={"Prefer": "respond-async"})
+    job = service.url + reply.headers["Location"]
+    assert httpx2.delete(job).json()["status"] == "cancelled"
     with pytest.raises(httpx2.TimeoutException):
         service.ask(wait=0.5, prompt="gone", n=4, steps=60)
-    began = time.monotonic()
+    started = time.monotonic()
     pixels(service.ask(prompt="x", seed=1, steps=2))
-    assert time.monotonic() - began < 5  # eight pictures of 60 steps would take longer
-    states = [job.state for job in service.parts.record.since(datetime(2026, 1, 1, tzinfo=UTC), 3)]
+    assert time.monotonic() - started < 5  # eight pictures of 60 steps would take longer
+    states = [job.state for job in service.state.job_store.since(datetime(2026, 1, 1, tzinfo=UTC), 3)]
     assert "cancelled" in states[1:]
 
 
@@ -172,18 +172,18 @@ def test_a_cancelled_job_and_a_client_that_has_gone_free_their_places(service: S
         ({"prompt": "x", "negative_prompt": "y" * 5000}, 400, "negative_prompt"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_openais_shape_and_named(
+def test_an_invalid_parameter_is_rejected_in_openais_form_and_named(
     service: Serving, fields: dict[str, object], status: int, param: str
 ):
     url = f"{service.url}/v1/images/generations"
-    answer = httpx2.post(url, content=json.dumps(fields), headers={"Content-Type": "application/json"})
-    error = answer.json()["error"]
-    assert (answer.status_code, error["param"]) == (status, param)
+    response = httpx2.post(url, content=json.dumps(fields), headers={"Content-Type": "application/json"})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (status, param)
     assert error["message"]
     assert error["type"] in ("invalid_request_error", "not_found_error")
 
 
-def test_bodies_that_are_no_request_are_refused(service: Serving, client: openai.OpenAI):
+def test_an_invalid_body_is_rejected(service: Serving, client: openai.OpenAI):
     url = f"{service.url}/v1/images/generations"
     assert httpx2.post(url, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
     assert httpx2.post(url, content=b"prompt=x", headers={"Content-Type": "text/plain"}).status_code == 415
@@ -193,29 +193,29 @@ def test_bodies_that_are_no_request_are_refused(service: Serving, client: openai
     assert refused.value.param == "n"
 
 
-def test_pictures_that_went_out_with_the_reply_stay_in_no_memory(service: Serving):
-    begun, deadline = datetime.now(UTC), time.monotonic() + 30
+def test_pictures_that_were_sent_in_the_reply_are_not_kept_in_memory(service: Serving):
+    start, deadline = datetime.now(UTC), time.monotonic() + 30
     pixels(service.ask(prompt="x", steps=1))
-    while not (jobs := service.parts.record.since(begun)) or jobs[0].finished_at is None:
+    while not (jobs := service.state.job_store.since(start)) or jobs[0].finished_at is None:
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # the reply does not wait until its end is recorded
+        time.sleep(0.01)  # the reply does not wait until the end of the job is recorded
     (last,) = jobs
-    assert service.parts.jobs.find(last.id) is None
-    told = httpx2.get(f"{service.url}/v1/jobs/{last.id}").json()
-    assert (told["status"], told["steps_done"], "result" in told) == ("done", 1, False)
+    assert service.state.jobs.get(last.id) is None
+    job = httpx2.get(f"{service.url}/v1/jobs/{last.id}").json()
+    assert (job["status"], job["steps_done"], "result" in job) == ("done", 1, False)
 
 
-def test_what_is_counted_names_no_prompt(service: Serving):
+def test_metrics_contain_no_prompt(service: Serving):
     service.ask(prompt="a very secret word", steps=1)
     text = httpx2.get(f"{service.url}/metrics").text
     assert "secret" not in text
     assert 'naruto_requests_total{route="/v1/images/generations",status="200"}' in text
 
 
-def test_what_of_a_prompt_is_not_read_is_said_in_numbers_beside_the_pictures(service: Serving):
+def test_a_reply_warns_of_a_prompt_that_is_too_long_for_the_model(service: Serving):
     words = "red " * 80
     first, second = (service.ask(prompt=f"{words}{colour}", seed=7, steps=1) for colour in ("hair", "eyes"))
-    assert pixels(first) == pixels(second)  # the very same: so it has to be said
+    assert pixels(first) == pixels(second)  # the end of the prompt has no effect
     warning = "prompt: 81 tokens, and the text encoders read 46: word 47 of 81 and what follows has no effect"
     assert first.json()["warning"] == first.headers["X-Naruto-Warning"] == warning
     both = service.ask(prompt="a cat", negative_prompt=words, steps=1)

@@ -1,4 +1,4 @@
-"""Spans reach a collector that speaks OTLP over HTTP, in the caller's trace; nothing is sent unasked."""
+"""Spans reach an OTLP collector over HTTP, in the client's trace."""
 
 import gzip
 import os
@@ -24,14 +24,14 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 class Collector(BaseHTTPRequestHandler):
     """An OTLP receiver."""
 
-    told: ClassVar[list[ExportTraceServiceRequest]] = []
+    requests: ClassVar[list[ExportTraceServiceRequest]] = []
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Content-Encoding") == "gzip":
             data = gzip.decompress(data)
         assert self.path == "/v1/traces"
-        self.told.append(ExportTraceServiceRequest.FromString(data))
+        self.requests.append(ExportTraceServiceRequest.FromString(data))
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -52,19 +52,19 @@ def collector() -> Iterator[str]:
 
 
 def spans() -> dict[str, Span]:
-    return {span.name: span for told in Collector.told for of in told.resource_spans for scope in of.scope_spans
-            for span in scope.spans}  # fmt: skip
+    resources = [resource for request in Collector.requests for resource in request.resource_spans]
+    return {span.name: span for resource in resources for scope in resource.scope_spans for span in scope.spans}
 
 
-def test_a_request_is_told_with_what_it_waited_for_and_nothing_private(tmp_path: Path, collector: str) -> None:
+def test_a_request_is_traced_with_its_waiting_and_drawing_and_nothing_private(tmp_path: Path, collector: str) -> None:
     port = free_port()
-    here = {
+    variables = {
         "NARUTO_SERVICE_PORT": str(port), "NARUTO_SERVICE_WATCHED_SHARE": "0", "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }  # fmt: skip
     with two_runs(tmp_path) as runs:
         command = [sys.executable, "-m", "deployments.service", "serve"]
-        environment = os.environ | here | {"NARUTO_HOME": str(runs.home)}
+        environment = os.environ | variables | {"NARUTO_HOME": str(runs.home)}
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
             try:
                 url = f"http://127.0.0.1:{port}"
@@ -77,14 +77,15 @@ def test_a_request_is_told_with_what_it_waited_for_and_nothing_private(tmp_path:
                     time.sleep(0.1)
             finally:
                 process.terminate()
-    found = spans()
-    request, wait, draw = (found[name] for name in ("POST /v1/images/generations", "wait", "draw"))
+    by_name = spans()
+    request, wait, draw = (by_name[name] for name in ("POST /v1/images/generations", "wait", "draw"))
     assert request.trace_id.hex() == draw.trace_id.hex() == TRACE
     assert wait.parent_span_id == draw.parent_span_id == request.span_id
     assert request.start_time_unix_nano <= wait.end_time_unix_nano <= draw.end_time_unix_nano
-    facts = {one.key: one.value for one in draw.attributes}
-    assert (facts["naruto.steps"].int_value, facts["naruto.model"].string_value) == (3, runs.first)
-    assert "secret" not in str(Collector.told)
-    assert not [name for name in found if "readyz" in name]
-    resource = {one.key: one.value.string_value for one in Collector.told[0].resource_spans[0].resource.attributes}
+    attributes = {attribute.key: attribute.value for attribute in draw.attributes}
+    assert (attributes["naruto.steps"].int_value, attributes["naruto.model"].string_value) == (3, runs.first)
+    assert "secret" not in str(Collector.requests)
+    assert not [name for name in by_name if "readyz" in name]
+    (resource_spans, *_) = Collector.requests[0].resource_spans
+    resource = {attribute.key: attribute.value.string_value for attribute in resource_spans.resource.attributes}
     assert resource["service.name"] == "naruto-service"

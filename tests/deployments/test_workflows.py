@@ -70,7 +70,7 @@ def test_a_job_may_read_the_code_and_hardly_anything_more(file: str, name: str, 
     workflow = _read(HOUSE / ".github" / "workflows" / file)
     assert workflow["permissions"] == {}
     assert job["timeout-minutes"] <= 60
-    granted = {what for what, how in job["permissions"].items() if how == "write"}
+    granted = {scope for scope, access in job["permissions"].items() if access == "write"}
     assert granted == ({MAY_WRITE[file, name]} if (file, name) in MAY_WRITE else set())
     assert set(job["permissions"]) <= granted | {"contents"}
     checkouts = [step for step in job["steps"] if "actions/checkout@" in step.get("uses", "")]
@@ -137,7 +137,7 @@ def test_every_naruto_command_and_option_that_a_workflow_or_the_makefile_calls_e
     called = [shlex.split(line) for line in lines if line.startswith(".venv/bin/naruto ")]
     assert {words[1] for words in called} >= {"run", "compare", "report", "scores"}
     for words in called:
-        options = {option for one in known[words[1]].params for option in one.opts}
+        options = {option for parameter in known[words[1]].params for option in parameter.opts}
         assert {word for word in words[2:] if re.match(r"--?[a-z]", word)} <= options
 
 
@@ -167,8 +167,8 @@ def _release(folder: Path, tag: str, version: str = "1.2.3") -> subprocess.Compl
 
 
 def test_the_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path):
-    told = _release(tmp_path, "v1.2.3")
-    assert (told.returncode, told.stdout) == (0, "### Added\n\n- A thing.\n")
+    process = _release(tmp_path, "v1.2.3")
+    assert (process.returncode, process.stdout) == (0, "### Added\n\n- A thing.\n")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a Hugging Face Inference Endpoint is given, loaded the way its toolkit loads it."""
+"""`naruto export endpoint`: its folder, loaded as the toolkit of Hugging Face's endpoints loads it."""
 
 import importlib.util
 import json
@@ -63,13 +63,13 @@ def test_it_draws_what_the_painter_draws_in_full_precision(
         recipe = Recipe.model_validate_json(store.recipe_json(run_id))
     section = recipe.generation.model_copy(update={"mixed_precision": "fp32", "batch_size": 1})
     pipeline = sdxl.load_pipeline(ModelSection(base=str(folder)), "fp32", torch.device("cpu"))
-    (wanted,) = Painter(pipeline, section).paint([Job("a person with red hair", 7)])
+    (expected,) = Painter(pipeline, section).paint([Job("a person with red hair", 7)])
     drawn = handler({"inputs": "a person with red hair", "parameters": {"seed": 7}})
-    assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
+    assert np.array_equal(np.asarray(drawn), np.asarray(expected))
     assert drawn.info["seed"] == "7"
 
 
-def test_a_picture_whose_numbers_overflow_is_a_sentence_and_not_black(folder: Path, tmp_path: Path):
+def test_a_picture_that_overflows_is_an_error_and_not_black(folder: Path, tmp_path: Path):
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     overflow_when_decoded(damaged)
@@ -77,13 +77,13 @@ def test_a_picture_whose_numbers_overflow_is_a_sentence_and_not_black(folder: Pa
         load_handler(damaged)({"inputs": "a cat", "parameters": {"num_inference_steps": 1}})
 
 
-def test_it_draws_by_the_projects_own_lines(folder: Path):
+def test_it_draws_with_the_projects_own_sampling_code(folder: Path):
     assert (folder / "sampling.py").read_bytes() == Path(sampling.__file__).read_bytes()
     code = (folder / "sampling.py").read_text() + (folder / "handler.py").read_text()
     assert not re.search(r"^\s*(from|import) (naruto_core|deployments)", code, re.MULTILINE)
 
 
-def test_parameters_are_heard_and_a_seed_is_made_and_told_when_there_is_none(handler: Handler):
+def test_parameters_have_an_effect_and_a_random_seed_is_returned(handler: Handler):
     drawn = handler({"inputs": "a cat", "parameters": {"width": 48, "height": 64, "num_inference_steps": 2}})
     assert drawn.size == (48, 64)
     again = {"width": 48, "height": 64, "num_inference_steps": 2, "seed": int(drawn.info["seed"])}
@@ -93,24 +93,27 @@ def test_parameters_are_heard_and_a_seed_is_made_and_told_when_there_is_none(han
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({}, "inputs: a prompt is wanted"),
-        ({"inputs": " "}, "inputs: a prompt is wanted"),
-        ({"inputs": "x" * 100_000}, "inputs: a text of at most 2000 characters"),
-        ({"inputs": "a", "parameters": [1]}, "parameters: an object"),
-        ({"inputs": "a", "parameters": {"steps": 3}}, "steps is not known; there are seed, "),
-        ({"inputs": "a", "parameters": {"seed": -1}}, "seed: a whole number from 0"),
+        ({}, "inputs: must be a prompt"),
+        ({"inputs": " "}, "inputs: must be a prompt"),
+        ({"inputs": "x" * 100_000}, "inputs: must be a text of at most 2000 characters"),
+        ({"inputs": "a", "parameters": [1]}, "parameters: must be an object"),
+        ({"inputs": "a", "parameters": {"steps": 3}}, "steps is unknown; known are seed, "),
+        ({"inputs": "a", "parameters": {"seed": -1}}, "seed: must be a whole number from 0"),
         ({"inputs": "a", "parameters": {"width": 60}}, "width: 60 is not a multiple of 8"),
-        ({"inputs": "a", "parameters": {"height": 8192}}, "height: a whole number from 16 to 128"),
-        ({"inputs": "a", "parameters": {"guidance_scale": float("nan")}}, "guidance_scale: a number from 0 to 30"),
-        ({"inputs": "a", "parameters": {"negative_prompt": 5}}, "negative_prompt: a text"),
+        ({"inputs": "a", "parameters": {"height": 8192}}, "height: must be a whole number from 16 to 128"),
+        (
+            {"inputs": "a", "parameters": {"guidance_scale": float("nan")}},
+            "guidance_scale: must be a number",
+        ),
+        ({"inputs": "a", "parameters": {"negative_prompt": 5}}, "negative_prompt: must be a text"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_sentence_that_names_it(handler: Handler, data: dict[str, Any], sentence: str):
+def test_an_invalid_parameter_is_named_in_one_sentence(handler: Handler, data: dict[str, Any], sentence: str):
     with pytest.raises(ValueError, match=sentence):
         handler(data)
 
 
-def test_the_command_says_where_it_wrote_and_a_damaged_model_is_not_handed_out(
+def test_the_command_prints_its_folder_and_does_not_export_a_damaged_model(
     small_run: tuple[Path, str], folder: Path, naruto: Naruto, tmp_path: Path
 ):
     home, run_id = small_run
@@ -129,22 +132,22 @@ def test_the_command_says_where_it_wrote_and_a_damaged_model_is_not_handed_out(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_needs_what_the_toolkit_already_has_and_holds_no_pickle(folder: Path):
+def test_the_folder_requires_only_packages_of_the_toolkit_and_holds_no_pickle(folder: Path):
     """tests/loaders starts the toolkit itself, where a variable names it; these are the versions that 0.5.6 pins."""
     pinned = {"diffusers": "0.33.1", "transformers": "4.51.3", "accelerate": "1.6.0"}
-    needs = [Requirement(line) for line in (folder / "requirements.txt").read_text().splitlines()]
-    assert {need.name for need in needs} == set(pinned)
-    assert all(need.specifier.contains(pinned[need.name]) for need in needs)
+    requirements = [Requirement(line) for line in (folder / "requirements.txt").read_text().splitlines()]
+    assert {requirement.name for requirement in requirements} == set(pinned)
+    assert all(requirement.specifier.contains(pinned[requirement.name]) for requirement in requirements)
     assert json.loads((folder / "generation.json").read_text())["new_tokens"] == {}
     assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".ckpt"}]
 
 
-def test_a_prompt_that_is_too_long_leaves_no_word_in_the_log(handler: Handler, caplog: pytest.LogCaptureFixture):
-    from diffusers.utils import logging as of_diffusers
+def test_a_prompt_that_is_too_long_is_not_logged(handler: Handler, caplog: pytest.LogCaptureFixture):
+    from diffusers.utils import logging as diffusers_logging
 
-    of_diffusers.enable_propagation()
+    diffusers_logging.enable_propagation()
     try:
         handler({"inputs": "red " * 60 + "xyzzy", "parameters": {"num_inference_steps": 1}})
     finally:
-        of_diffusers.disable_propagation()
+        diffusers_logging.disable_propagation()
     assert "xyzzy" not in caplog.text

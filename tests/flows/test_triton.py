@@ -1,4 +1,4 @@
-"""What NVIDIA Triton is given, served by its real server and asked by its real client."""
+"""`naruto export triton`: its model repository, served by the real server and called by the real client."""
 
 import base64
 import io
@@ -50,28 +50,28 @@ def repository(small_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFac
 
 @dataclass(frozen=True)
 class Client:
-    """Asks one server."""
+    """A client of one server."""
 
     grpc: triton.InferenceServerClient
     address: str
 
     def ask(self, model: str = "naruto", **inputs: Any) -> tuple[np.ndarray, list[int]]:
         """Pictures (N, height, width, 3) and their seeds; a list as input is one value for each of N pictures."""
-        given = []
+        tensors: list[triton.InferInput] = []
         for name, value in inputs.items():
             rows = value if isinstance(value, list) else [value]
             kind = TYPES.get(name, "INT32")
             array = np.array(rows, dtype=NUMPY[kind]).reshape(len(rows), -1)
-            given.append(triton.InferInput(name, list(array.shape), kind))
-            given[-1].set_data_from_numpy(array)
-        answer = self.grpc.infer(model, given, client_timeout=200)
+            tensors.append(triton.InferInput(name, list(array.shape), kind))
+            tensors[-1].set_data_from_numpy(array)
+        answer = self.grpc.infer(model, tensors, client_timeout=200)
         pictures, seeds = answer.as_numpy("IMAGE"), answer.as_numpy("SEED")
         assert pictures is not None
         assert seeds is not None
         return pictures, seeds[:, 0].tolist()
 
-    def counted(self) -> tuple[int, int]:
-        """(pictures that were drawn, batches in which they were) since the server started."""
+    def statistics(self) -> tuple[int, int]:
+        """(pictures, batches) drawn since the server started."""
         statistics: Any = self.grpc.get_inference_statistics("naruto", as_json=True)
         (model,) = statistics["model_stats"]
         return int(model.get("inference_count", 0)), int(model.get("execution_count", 0))
@@ -92,14 +92,14 @@ def overflowing(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def server(repository: Path, overflowing: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The real server on that repository; skipped, with the reason, where this machine has none."""
     try:
-        found = find_server()
+        installed = find_server()
     except ServiceFailed as reason:
         pytest.skip(str(reason))
     ports = Ports(*free_ports(3))
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    command = [*found.command(repository, "127.0.0.1", ports), f"--model-repository={overflowing}"]
+    command = [*installed.command(repository, "127.0.0.1", ports), f"--model-repository={overflowing}"]
     # on a busy machine, threads that spin while they wait for each other take ten times as long
-    environment = found.environment | {"OMP_WAIT_POLICY": "passive"}
+    environment = installed.environment | {"OMP_WAIT_POLICY": "passive"}
     address = f"127.0.0.1:{ports.grpc}"
     with log.open("wb") as file, triton.InferenceServerClient(address) as grpc:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
@@ -116,11 +116,11 @@ def server(repository: Path, overflowing: Path, tmp_path_factory: pytest.TempPat
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:  # all at once, or the same one might come twice
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    with ExitStack() as stack:  # all at the same time, else a port might come twice
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 def wait_until_ready(
@@ -176,7 +176,7 @@ def test_it_draws_what_the_painter_draws_in_full_precision(
     assert seed == 7
 
 
-def test_what_is_given_is_heard(small_run: tuple[Path, str], repository: Path, server: Client):
+def test_every_input_has_an_effect(small_run: tuple[Path, str], repository: Path, server: Client):
     (drawn,), _ = server.ask(PROMPT=RED, SEED=7, NEGATIVE_PROMPT="red", STEPS=2, GUIDANCE=3.3, SIZE=[[48, 48]])
     changes = {"negative_prompt": "red", "num_inference_steps": 2, "guidance_scale": 3.3, "resolution": 48}
     assert np.array_equal(drawn, paint(small_run, repository, Job(RED, 7), **changes))
@@ -184,23 +184,23 @@ def test_what_is_given_is_heard(small_run: tuple[Path, str], repository: Path, s
     assert wide.shape == (1, 48, 64, 3)
 
 
-def test_without_a_seed_each_picture_has_another_and_tells_it(server: Client):
+def test_without_a_seed_each_picture_has_a_random_one_that_is_returned(server: Client):
     (drawn,), (seed,) = server.ask(PROMPT=CAT)
     _, (other,) = server.ask(PROMPT=CAT)
     assert other != seed
     assert np.array_equal(server.ask(PROMPT=CAT, SEED=seed)[0][0], drawn)
 
 
-def test_a_picture_is_the_same_in_any_company_and_company_shares_its_batches(server: Client):
-    asked = [{"PROMPT": RED if seed % 3 else CAT, "SEED": seed, "STEPS": 2 + (seed == 5)} for seed in range(8)]
-    alone = [server.ask(**one)[0][0] for one in asked]
-    pictures, batches = server.counted()
+def test_a_picture_is_the_same_alone_and_in_a_batch_and_requests_share_batches(server: Client):
+    requests = [{"PROMPT": RED if seed % 3 else CAT, "SEED": seed, "STEPS": 2 + (seed == 5)} for seed in range(8)]
+    alone = [server.ask(**request)[0][0] for request in requests]
+    pictures, batches = server.statistics()
     with ThreadPoolExecutor(8) as clients:
-        together = [drawn[0] for drawn, _ in clients.map(lambda one: server.ask(**one), asked)]
-    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
-    more, further = server.counted()
-    assert more - pictures == len(asked)
-    assert further - batches < len(asked)
+        together = [drawn[0] for drawn, _ in clients.map(lambda request: server.ask(**request), requests)]
+    assert all(map(np.array_equal, alone, together))
+    pictures_after, batches_after = server.statistics()
+    assert pictures_after - pictures == len(requests)
+    assert batches_after - batches < len(requests)
 
 
 def test_one_request_may_ask_for_several_pictures(server: Client):
@@ -211,39 +211,39 @@ def test_one_request_may_ask_for_several_pictures(server: Client):
 
 
 BAD = [
-    ({"PROMPT": " "}, "PROMPT: a text that is not empty"),
-    ({"PROMPT": "x" * 100_000}, "PROMPT: a text of at most 2000 characters"),
-    ({"PROMPT": b"\xff"}, "PROMPT: a text in UTF-8"),
-    ({"NEGATIVE_PROMPT": "x" * 100_000}, "NEGATIVE_PROMPT: a text of at most 2000 characters"),
-    ({"SEED": -1}, "SEED: a whole number from 0"),
-    ({"STEPS": 0}, "STEPS: a whole number from 1 to 150"),
-    ({"STEPS": 151}, "STEPS: a whole number from 1 to 150"),
-    ({"GUIDANCE": float("nan")}, "GUIDANCE: a number from 0 to 30"),
-    ({"GUIDANCE": -0.5}, "GUIDANCE: a number from 0 to 30"),
+    ({"PROMPT": " "}, "PROMPT: must not be empty"),
+    ({"PROMPT": "x" * 100_000}, "PROMPT: must have at most 2000 characters"),
+    ({"PROMPT": b"\xff"}, "PROMPT: must be UTF-8"),
+    ({"NEGATIVE_PROMPT": "x" * 100_000}, "NEGATIVE_PROMPT: must have at most 2000 characters"),
+    ({"SEED": -1}, "SEED: must be from 0"),
+    ({"STEPS": 0}, "STEPS: must be from 1 to 150"),
+    ({"STEPS": 151}, "STEPS: must be from 1 to 150"),
+    ({"GUIDANCE": float("nan")}, "GUIDANCE: must be a number from 0 to 30"),
+    ({"GUIDANCE": -0.5}, "GUIDANCE: must be a number from 0 to 30"),
     ({"SIZE": [[64, 60]]}, "SIZE: 60 is not a multiple of 8"),
-    ({"SIZE": [[8192, 64]]}, "SIZE: a whole number from 16 to 128"),
-    ({"PROMPT": [RED, CAT], "SIZE": [[64, 64], [48, 48]]}, "SIZE: the pictures of one request have one size"),
+    ({"SIZE": [[8192, 64]]}, "SIZE: must be from 16 to 128"),
+    ({"PROMPT": [RED, CAT], "SIZE": [[64, 64], [48, 48]]}, "SIZE: all pictures of a request must have the same size"),
 ]
 
 
 @pytest.mark.parametrize(("inputs", "sentence"), BAD)
-def test_what_cannot_be_drawn_is_one_sentence_that_names_it(server: Client, inputs: dict[str, Any], sentence: str):
+def test_an_invalid_input_is_named_in_one_sentence(server: Client, inputs: dict[str, Any], sentence: str):
     with pytest.raises(InferenceServerException, match=sentence) as refused:
         server.ask(**{"PROMPT": CAT, **inputs})
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_picture_whose_numbers_overflow_is_a_sentence_and_not_black(server: Client):
+def test_a_picture_that_overflows_is_an_error_and_not_black(server: Client):
     with pytest.raises(InferenceServerException, match="the VAE's pixels are not finite numbers in float32"):
         server.ask(model="overflow", PROMPT=CAT, STEPS=1)
 
 
-def test_it_draws_by_the_projects_own_lines(repository: Path):
+def test_it_draws_with_the_projects_own_sampling_code(repository: Path):
     assert (repository / "naruto" / "1" / "sampling.py").read_bytes() == Path(sampling.__file__).read_bytes()
 
 
-def test_a_bad_request_spoils_nobody_elses_batch(server: Client):
-    wanted = server.ask(PROMPT=RED, SEED=7, STEPS=2)[0]
+def test_a_bad_request_does_not_affect_others_of_its_batch(server: Client):
+    expected = server.ask(PROMPT=RED, SEED=7, STEPS=2)[0]
 
     def ask(steps: int) -> np.ndarray | str:
         try:
@@ -251,27 +251,27 @@ def test_a_bad_request_spoils_nobody_elses_batch(server: Client):
         except InferenceServerException as error:
             return str(error.message())
 
-    pictures, batches = server.counted()
+    pictures, batches = server.statistics()
     with ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(ask, [2, 0] * 4))
-    assert all(np.array_equal(answer, wanted) for answer in answers[::2])
+    assert all(np.array_equal(answer, expected) for answer in answers[::2])
     assert all("STEPS" in answer for answer in answers[1::2])
-    more, further = server.counted()
-    assert further - batches < len(answers)  # they were in common batches
-    assert more > pictures
+    pictures_after, batches_after = server.statistics()
+    assert batches_after - batches < len(answers)  # they shared batches
+    assert pictures_after > pictures
 
 
 def test_the_code_in_its_readme_runs(repository: Path, server: Client):
     code = (repository / "README.md").read_text().partition("```python")[2].partition("```")[0]
     assert "127.0.0.1:8001" in code
-    known: dict[str, Any] = {}
-    exec(code.replace("127.0.0.1:8001", server.address), known)
-    wanted, _ = server.ask(PROMPT="a naruto anime character with red hair", SEED=7)
-    assert np.array_equal(known["picture"], wanted[0])
-    assert known["seed"] == 7
+    names: dict[str, Any] = {}
+    exec(code.replace("127.0.0.1:8001", server.address), names)
+    expected, _ = server.ask(PROMPT="a naruto anime character with red hair", SEED=7)
+    assert np.array_equal(names["picture"], expected[0])
+    assert names["seed"] == 7
 
 
-def test_the_command_says_where_it_wrote_and_a_damaged_model_is_not_handed_out(
+def test_the_command_prints_its_folder_and_does_not_export_a_damaged_model(
     small_run: tuple[Path, str], repository: Path, naruto: Naruto, tmp_path: Path
 ):
     home, run_id = small_run
@@ -292,10 +292,16 @@ def test_the_command_says_where_it_wrote_and_a_damaged_model_is_not_handed_out(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_repository_pins_what_it_needs_and_says_how_it_is_started(repository: Path):
-    needs = (repository / "requirements.txt").read_text().splitlines()
-    assert [n.partition("==")[0] for n in needs] == ["torch", "diffusers", "transformers", "accelerate", "safetensors"]
-    assert all(n.partition("==")[2] and "+" not in n for n in needs)
+def test_the_repository_pins_its_requirements_and_says_how_to_start(repository: Path):
+    requirements = (repository / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in requirements] == [
+        "torch",
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "safetensors",
+    ]
+    assert all(line.partition("==")[2] and "+" not in line for line in requirements)
     config = (repository / "naruto" / "config.pbtxt").read_text()
     assert "max_batch_size: 2\n" in config
     assert "tritonserver --model-repository=." in (repository / "README.md").read_text()
@@ -305,13 +311,13 @@ def test_the_repository_pins_what_it_needs_and_says_how_it_is_started(repository
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", ""])
-def test_beyond_this_machine_tritons_server_wants_to_hear_that_it_asks_for_no_key(address: str):
+def test_at_another_address_tritons_server_needs_without_keys(address: str):
     command = [sys.executable, "-m", "deployments.triton", "nowhere", "--address", address]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "add --without-keys if something else" in done.stderr
 
 
-def test_without_a_server_there_is_a_sentence_that_says_where_it_runs(tmp_path: Path):
+def test_without_an_installed_server_the_error_says_where_it_runs(tmp_path: Path):
     with pytest.raises(ServiceFailed, match=r"`make triton` .* Linux .* Python 3.11 or 3.12"):
         find_server(tmp_path)

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from deployments.service.quality_worker import Sampler
+from deployments.service.quality_worker import QualitySampler
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.serving import ServedScore, Steadiness
@@ -75,9 +75,9 @@ def test_what_cannot_be_measured_is_left_out_with_a_word_and_the_rest_is_measure
     home, run_id = served_run
     before, folder = len(measured(home)), Layout(home).watched
     picture = Image.new("RGB", (64, 64), "black")
-    sampler = Sampler(folder, 1.0, b"key")
-    sampler.keep(picture, "2026-01-01-mini-0000", "a cat")
-    sampler.keep(picture, run_id, "a cat")
+    sampler = QualitySampler(folder, 1.0, b"key")
+    sampler.save(picture, "2026-01-01-mini-0000", "a cat")
+    sampler.save(picture, run_id, "a cat")
     (folder / "broken.png").write_bytes(b"no picture")
     ended = naruto(home, "watch")
     assert ended.returncode == 0
@@ -98,9 +98,9 @@ def test_a_run_that_was_never_scored_keeps_no_other_from_being_measured(
             profile="aaa", recipe_json="{}", fingerprint="f", dataset_id=store.run(run_id).dataset_id, git_commit="",
             now=LONG_AGO,
         )  # fmt: skip
-    before, sampler = len(measured(home)), Sampler(Layout(home).watched, 1.0, b"key")
+    before, sampler = len(measured(home)), QualitySampler(Layout(home).watched, 1.0, b"key")
     for run in (bare.id, run_id):
-        sampler.keep(Image.new("RGB", (64, 64), "red"), run, "a dog")
+        sampler.save(Image.new("RGB", (64, 64), "red"), run, "a dog")
     ended = naruto(home, "watch")
     assert "has no samples yet" in ended.stderr
     assert {one.run_id for one in measured(home)[before:]} == {run_id}
@@ -119,7 +119,7 @@ def test_runs_that_were_measured_by_one_network_share_it(
 
 def test_a_full_disk_costs_nobody_their_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    Sampler(tmp_path / "file" / "watched", 1.0, b"key").keep(Image.new("RGB", (8, 8)), "run", "a cat")
+    QualitySampler(tmp_path / "file" / "watched", 1.0, b"key").save(Image.new("RGB", (8, 8)), "run", "a cat")
     assert "could not be laid aside" in caplog.text
 
 
@@ -220,10 +220,10 @@ def test_following_ends_with_the_process_it_follows(
 
 
 def test_no_more_pictures_wait_than_a_disk_can_bear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.service.quality_worker._MOST_WAITING", 3)
-    sampler = Sampler(tmp_path, 1.0, b"key")
+    monkeypatch.setattr("deployments.service.quality_worker._MAX_WAITING", 3)
+    sampler = QualitySampler(tmp_path, 1.0, b"key")
     for n in range(5):
-        sampler.keep(Image.new("RGB", (8, 8)), "run", f"prompt {n % 2}")
+        sampler.save(Image.new("RGB", (8, 8)), "run", f"prompt {n % 2}")
     marks = [json.loads(Image.open(path).info["naruto"])["asked"] for path in tmp_path.iterdir()]
     assert len(marks) == 3
     assert len(set(marks)) == 2

@@ -92,4 +92,4 @@ def test_it_answers_with_the_picture_that_the_painter_draws(exported: Exported, 
 def test_what_cannot_be_drawn_is_answered_with_the_handlers_sentence(toolkit: httpx2.Client):
     answer = toolkit.post("/", json={"inputs": PROMPT, "parameters": {"width": 60}})
     assert answer.status_code == 400
-    assert answer.json() == {"error": "width: 60 is not a multiple of 8, as the VAE needs it."}
+    assert answer.json() == {"error": "width: 60 is not a multiple of 8, which the VAE needs."}

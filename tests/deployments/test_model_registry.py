@@ -1,4 +1,4 @@
-"""Which runs the service draws with."""
+"""Which runs the service can serve."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,24 +18,25 @@ from tests.tasks.recorded_run import recorded_run
 
 def test_a_run_that_is_not_done_or_whose_weights_are_not_numbers_is_not_served(tmp_path: Path) -> None:
     with (
-        recorded_run(tmp_path, {}, drawn=False) as made,
+        recorded_run(tmp_path, {}, drawn=False) as recorded,
         open_ratings(f"sqlite:///{tmp_path / 'naruto.db'}") as ratings,
     ):
 
-        def look() -> str:
-            return ModelRegistry(made.store, ratings, tmp_path, None).look(made.run.id).name
+        def served() -> str:
+            return ModelRegistry(recorded.store, ratings, tmp_path, None).spec(recorded.run.id).name
 
-        made.store.fail_run(made.run.id, "fuse: not numbers", datetime.now(UTC))
+        recorded.store.fail_run(recorded.run.id, "fuse: not numbers", datetime.now(UTC))
         with pytest.raises(ApiError, match="no finished run"):
-            look()
-        made.store.finish_run(made.run.id, datetime.now(UTC))
-        assert look() == made.run.id
-        path = made.layout.adapter(made.run.id)
+            served()
+        recorded.store.finish_run(recorded.run.id, datetime.now(UTC))
+        assert served() == recorded.run.id
+        path = recorded.layout.adapter(recorded.run.id)
         tensors = load_file(path)
         next(iter(tensors.values()))[...] = np.nan
         save_file(tensors, path)
         with pytest.raises(RecordDamaged, match=r"cannot be served: its file .* is not the one that was recorded"):
-            look()
-        made.store.add_adapters([Adapter(made.run.id, made.layout.relative(path), sha256_file(path), 4, 10)])
+            served()
+        relative = recorded.layout.relative(path)
+        recorded.store.add_adapters([Adapter(recorded.run.id, relative, sha256_file(path), 4, 10)])
         with pytest.raises(RecordDamaged, match=r"cannot be served: its file .* has weights that are not numbers"):
-            look()
+            served()

@@ -8,22 +8,21 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.actions import VariableUpdate
 from prefect.events.schemas.automations import EventTrigger
-from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings import Settings
 
-from deployments.prefect.automations import main, read_automations
-from deployments.prefect.local import PROJECT, LocalPrefect
+from deployments.prefect.deploy import PROJECT, read_automations, write_automations
+from deployments.prefect.local import LocalPrefect
 
 pytestmark = pytest.mark.slow
 
@@ -46,21 +45,26 @@ def a_free_port() -> int:
 
 def python_m(module: str, local: LocalPrefect, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m module` as a person with nothing but these settings would run it."""
-    theirs = {name: value for name, value in os.environ.items() if not name.startswith(("NARUTO_", "PREFECT_"))}
-    ours = {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NARUTO_", "PREFECT_"))}
+    settings = {
         "NARUTO_HOME": str(local.home),
         "NARUTO_PREFECT_PORT": str(local.port),
         "PREFECT_API_URL": local.api,
         "PREFECT_HOME": str(local.home / "person"),
     }
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=theirs | ours, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=PROJECT, env=inherited | settings, capture_output=True, text=True, check=False)
 
 
-def ask(local: LocalPrefect, path: str, body: dict[str, Any]) -> Any:
-    status, answer = local.call("POST", path, body)
-    assert status in (200, 201), answer
-    return answer
+def request(local: LocalPrefect, method: str, path: str, body: Any = None) -> Any:
+    """The decoded answer of the server's API; ServiceFailed for an error status."""
+    with local.client() as client:
+        answer = client.request(method, path, json=body)  # type: ignore[arg-type]
+    return answer.json() if answer.content else None
+
+
+def post(local: LocalPrefect, path: str, body: dict[str, Any]) -> Any:
+    return request(local, "POST", path, body)
 
 
 def deployments_as_written(local: LocalPrefect) -> list[dict[str, Any]]:
@@ -68,7 +72,7 @@ def deployments_as_written(local: LocalPrefect) -> list[dict[str, Any]]:
     stamped = ("last_polled", "status")
     return [
         {key: value for key, value in deployment.items() if key not in stamped}
-        for deployment in ask(local, "/deployments/filter", {})
+        for deployment in post(local, "/deployments/filter", {})
     ]
 
 
@@ -82,13 +86,13 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
     """A Prefect that `make up` started in a home of its own, stopped by `make down`."""
     local = LocalPrefect(tmp_path_factory.mktemp("home"), a_free_port())
     try:
-        started = python_m("deployments.prefect.up", local)
+        started = python_m("deployments.prefect.local", local, "up")
         assert started.returncode == 0, started.stderr
         assert f"  export PREFECT_API_URL={local.api}\n" in started.stdout
         assert "prefect deployment run train-naruto\n" in started.stdout
         yield local
     finally:
-        stopped = python_m("deployments.prefect.down", local)
+        stopped = python_m("deployments.prefect.local", local, "down")
     assert stopped.returncode == 0, stopped.stderr
     assert (local.server.pid(), local.worker.pid()) == (None, None)
 
@@ -96,10 +100,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
 def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPrefect) -> None:
     started = python_m("prefect", up, "deployment", "run", "train-naruto", "--param", f"overrides={json.dumps(SMALL)}")
     assert started.returncode == 0, started.stderr
-    found = re.search(r"UUID: ([0-9a-f-]{36})", started.stdout)
-    assert found, started.stdout
+    run_id = re.search(r"UUID: ([0-9a-f-]{36})", started.stdout)
+    assert run_id, started.stdout
     deadline = time.monotonic() + 200
-    while (run := up.call("GET", f"/flow_runs/{found[1]}")[1])["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
+    while (run := request(up, "GET", f"/flow_runs/{run_id[1]}"))["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
         assert time.monotonic() < deadline, f"still {run['state_type']}: {up.worker.log.read_text()[-3000:]}"
         time.sleep(0.3)
     assert run["state_type"] == "COMPLETED", up.worker.log.read_text()[-5000:]
@@ -113,16 +117,16 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
     assert {metric for (metric,) in rows(database, "select distinct metric from scores")} >= {"fid", "clip"}
 
 
-def test_up_again_changes_nothing_and_says_so(up: LocalPrefect) -> None:
+def test_up_a_second_time_changes_nothing_and_says_so(up: LocalPrefect) -> None:
     before = (up.server.pid(), up.worker.pid(), deployments_as_written(up))
-    again = python_m("deployments.prefect.up", up)
+    again = python_m("deployments.prefect.local", up, "up")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("Prefect was already up; nothing changed.\n")
     assert (up.server.pid(), up.worker.pid(), deployments_as_written(up)) == before
 
 
 def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: LocalPrefect) -> None:
-    deployments = {d["name"]: d for d in ask(up, "/deployments/filter", {})}
+    deployments = {d["name"]: d for d in post(up, "/deployments/filter", {})}
     assert {name: d["parameters"] for name, d in deployments.items()} == {
         "train-naruto": {"profile": "mini"},
         "mini": {"profile": "mini"},
@@ -132,52 +136,34 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
         "watch": {},
     }
     assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}
-    assert up.call("GET", "/work_pools/gpu")[1]["concurrency_limit"] == 1
+    assert request(up, "GET", "/work_pools/gpu")["concurrency_limit"] == 1
 
 
-def test_what_is_nightly_is_planned_and_the_weekly_t4_waits_to_be_asked(up: LocalPrefect) -> None:
-    deployments = {d["name"]: d for d in ask(up, "/deployments/filter", {})}
+def test_nightly_flows_are_scheduled_and_the_weekly_t4_is_switched_off(up: LocalPrefect) -> None:
+    deployments = {d["name"]: d for d in post(up, "/deployments/filter", {})}
     assert [(s["slug"], s["active"]) for s in deployments["t4"]["schedules"]] == [("weekly", False)]
     nightly = [deployments[name] for name in ("rescore", "watch")]
     assert [(s["slug"], s["active"]) for d in nightly for s in d["schedules"]] == [("nightly", True)] * 2
     deadline = time.monotonic() + 30
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    wanted, found = {deployment["id"] for deployment in nightly}, set[str]()
-    while not wanted <= found:
-        found = {run["deployment_id"] for run in ask(up, "/flow_runs/filter", planned)}
+    expected, scheduled = {deployment["id"] for deployment in nightly}, set[str]()
+    while not expected <= scheduled:
+        scheduled = {run["deployment_id"] for run in post(up, "/flow_runs/filter", planned)}
         assert time.monotonic() < deadline, f"the scheduler planned nothing: {up.server.log.read_text()[-3000:]}"
         time.sleep(0.3)
-    assert found == wanted
+    assert scheduled == expected
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         local = LocalPrefect(tmp_path, other.getsockname()[1])
-        refused = python_m("deployments.prefect.up", local)
+        refused = python_m("deployments.prefect.local", local, "up")
     assert refused.returncode == 1
     assert re.fullmatch(
-        r"error: port \d+ is taken by another program, .* NARUTO_PREFECT_PORT=\d+ make up\.\n", refused.stderr
+        r"error: port \d+ is used by another program, .* NARUTO_PREFECT_PORT=\d+ make up\.\n", refused.stderr
     )
-
-
-def test_a_server_whose_database_is_busy_is_asked_again(tmp_path: Path) -> None:
-    class Busy(BaseHTTPRequestHandler):
-        statuses = iter((503, 503, 201))
-
-        def do_POST(self) -> None:
-            self.send_response(next(self.statuses))
-            self.end_headers()
-            self.wfile.write(b'{"id": 1}')
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Busy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert LocalPrefect(tmp_path, server.server_port).call("POST", "/flow_runs/", {}) == (201, {"id": 1})
-        server.shutdown()
 
 
 def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,72 +175,89 @@ def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: p
         read_local_prefect()
 
 
-def test_after_a_crash_up_starts_a_new_worker_and_frees_the_place_of_the_lost_run(up: LocalPrefect) -> None:
-    mini = next(d["id"] for d in ask(up, "/deployments/filter", {}) if d["name"] == "mini")
-    lost = ask(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": "RUNNING"}})
+def test_after_a_crash_up_starts_a_new_worker_and_marks_the_lost_run_as_crashed(up: LocalPrefect) -> None:
+    mini = next(d["id"] for d in post(up, "/deployments/filter", {}) if d["name"] == "mini")
+    lost = post(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": "RUNNING"}})
     worker = up.worker.pid()
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
     while up.worker.pid() is not None:
         time.sleep(0.05)
-    again = python_m("deployments.prefect.up", up)
+    again = python_m("deployments.prefect.local", up, "up")
     assert again.returncode == 0, again.stderr
     assert "starting a worker" in again.stdout
     assert up.worker.pid() not in (None, worker)
-    assert up.call("GET", f"/flow_runs/{lost['id']}")[1]["state_type"] == "CRASHED"
+    assert request(up, "GET", f"/flow_runs/{lost['id']}")["state_type"] == "CRASHED"
 
 
-def test_a_run_that_falls_silent_is_marked_as_crashed_and_no_other(up: LocalPrefect) -> None:
-    mini = next(d["id"] for d in ask(up, "/deployments/filter", {}) if d["name"] == "mini")
+def test_only_a_run_without_heartbeats_is_marked_as_crashed(up: LocalPrefect) -> None:
+    mini = next(d["id"] for d in post(up, "/deployments/filter", {}) if d["name"] == "mini")
 
     def begin(state: str) -> str:
-        return ask(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": state}})["id"]
+        return post(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": state}})["id"]
 
     def state(run: str) -> str:
-        return up.call("GET", f"/flow_runs/{run}")[1]["state_type"]
+        return request(up, "GET", f"/flow_runs/{run}")["state_type"]
 
     def beat(run: str) -> None:
         event = {
             "id": str(uuid.uuid4()), "event": "prefect.flow-run.heartbeat", "occurred": datetime.now(UTC).isoformat(),
             "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
         }  # fmt: skip
-        assert up.call("POST", "/events", [event])[0] == 204
+        request(up, "POST", "/events", [event])
 
     def automations() -> dict[str, tuple[str, float]]:
-        found = ask(up, "/automations/filter", {})
-        return {one["name"]: (one["id"], one["trigger"]["within"]) for one in found}
+        automations = post(up, "/automations/filter", {})
+        return {each["name"]: (each["id"], each["trigger"]["within"]) for each in automations}
 
     written = automations()
-    for automation in read_automations():  # as written, but not in ten minutes
+    for automation in read_automations():  # with 10 seconds in place of minutes
         sooner = automation.model_dump(mode="json", exclude_unset=True)
         sooner["trigger"]["within"] = 10.0
-        assert up.call("PUT", f"/automations/{written[automation.name][0]}", sooner)[0] == 204
+        request(up, "PUT", f"/automations/{written[automation.name][0]}", sooner)
     silent, stuck, alive, done = begin("RUNNING"), begin("PENDING"), begin("RUNNING"), begin("RUNNING")
-    ask(up, f"/flow_runs/{done}/set_state", {"state": {"type": "COMPLETED"}})
+    post(up, f"/flow_runs/{done}/set_state", {"state": {"type": "COMPLETED"}})
     deadline = time.monotonic() + 60
     while not state(silent) == state(stuck) == "CRASHED":
         assert time.monotonic() < deadline, (state(silent), state(stuck))
         beat(alive)
         time.sleep(1)
     assert (state(alive), state(done)) == ("RUNNING", "COMPLETED")
-    ask(up, f"/flow_runs/{alive}/set_state", {"state": {"type": "COMPLETED"}})
+    post(up, f"/flow_runs/{alive}/set_state", {"state": {"type": "COMPLETED"}})
 
-    with temporary_settings({PREFECT_API_URL: up.api}):
-        main()
+    with up.client() as client:
+        write_automations(client, read_automations())
     assert automations() == written
     assert {seconds for _, seconds in written.values()} == {600, 3600}
 
 
-def test_automations_for_a_server_that_is_not_there_are_one_sentence(tmp_path: Path) -> None:
-    nowhere = LocalPrefect(tmp_path, a_free_port())
-    with (
-        temporary_settings({PREFECT_API_URL: nowhere.api}),
-        pytest.raises(SystemExit, match=r"^error: the automations were not written: .*$"),
-    ):
-        main()
+def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_written_again(up: LocalPrefect) -> None:
+    def schedules() -> dict[str, tuple[str, str, bool]]:
+        deployments = post(up, "/deployments/filter", {})
+        return {d["name"]: (d["id"], s["id"], s["active"]) for d in deployments for s in d["schedules"]}
+
+    for name, active in (("t4", True), ("rescore", False)):
+        deployment, schedule, _ = schedules()[name]
+        request(up, "PATCH", f"/deployments/{deployment}/schedules/{schedule}", {"active": active})
+    with up.client() as client:
+        client.update_variable(VariableUpdate(name="naruto_deployed", value="of an older prefect.yaml"))
+    again = python_m("deployments.prefect.local", up, "up")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith("writing deployments ...\nPrefect is up.")
+    assert {name: active for name, (_, _, active) in schedules().items()} == {
+        "t4": True,
+        "rescore": False,
+        "watch": True,
+    }
 
 
-def test_silence_is_much_longer_than_a_pause_between_two_heartbeats() -> None:
+def test_deploying_without_a_server_is_one_sentence(tmp_path: Path) -> None:
+    refused = python_m("deployments.prefect.deploy", LocalPrefect(tmp_path, a_free_port()))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.fullmatch(r"error: the Prefect server did not answer.*\n", refused.stderr)
+
+
+def test_the_time_without_heartbeats_is_much_longer_than_their_interval() -> None:
     frequency = Settings().flows.heartbeat_frequency
     assert frequency
     for automation in read_automations():

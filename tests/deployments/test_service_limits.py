@@ -1,4 +1,4 @@
-"""Who may ask, how much, and what is left of it after a kill."""
+"""Keys, rate limits, the queue's limit, moderation, and what happens to jobs after a kill."""
 
 import os
 import signal
@@ -28,33 +28,33 @@ from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_u
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with two_runs(tmp_path_factory.mktemp("ordered")) as made:
-        yield made
+    with two_runs(tmp_path_factory.mktemp("ordered")) as two:
+        yield two
 
 
-def test_keys_are_kept_as_hashes_and_can_be_taken_away(tmp_path: Path):
+def test_keys_are_stored_as_hashes_and_can_be_removed(tmp_path: Path):
     keys = Keys(tmp_path / "keys.json")
     token = keys.add("ada")
     assert token not in (tmp_path / "keys.json").read_text()
     assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
-    assert Keys(tmp_path / "keys.json").who(token) == "ada"
-    assert keys.who(token[:-1]) is None
+    assert Keys(tmp_path / "keys.json").owner(token) == "ada"
+    assert keys.owner(token[:-1]) is None
     with pytest.raises(RatingRefused, match="ada has a key"):
         keys.add("ada")
     keys.remove("ada")
-    assert keys.who(token) is None
+    assert keys.owner(token) is None
 
 
-def test_an_allowance_is_spent_and_fills_again():
-    allowance = RateLimiter(per_minute=600)
-    assert allowance.take("ada", 600) == 0
-    assert 0 < allowance.take("ada", 5) <= 0.5
-    assert allowance.take("bob", 5) == 0
+def test_a_rate_limit_is_used_up_and_recovers():
+    limiter = RateLimiter(per_minute=600)
+    assert limiter.take("ada", 600) == 0
+    assert 0 < limiter.take("ada", 5) <= 0.5
+    assert limiter.take("bob", 5) == 0
     time.sleep(0.6)
-    assert allowance.take("ada", 5) == 0
+    assert limiter.take("ada", 5) == 0
 
 
-def test_a_wrong_key_a_spent_allowance_and_a_long_line_are_refused_as_openai_does(runs: Runs):
+def test_a_wrong_key_a_used_up_rate_limit_and_a_full_queue_are_rejected_as_openai_does(runs: Runs):
     token = Keys(runs.home / "service" / "keys.json").add("ada")
     other = Keys(runs.home / "service" / "keys.json").add("bob")
     try:
@@ -62,35 +62,35 @@ def test_a_wrong_key_a_spent_allowance_and_a_long_line_are_refused_as_openai_doe
             wrong = openai.OpenAI(base_url=f"{service.url}/v1", api_key="nk-wrong", max_retries=0)
             with pytest.raises(openai.AuthenticationError):
                 wrong.images.generate(prompt="x")
-            mine = {"Authorization": f"Bearer {token}"}
+            of_ada = {"Authorization": f"Bearer {token}"}
             url = f"{service.url}/v1/images/generations"
-            job = httpx2.post(url, json={"prompt": "x", "steps": 2}, headers=mine | {"Prefer": "respond-async"})
-            place = service.url + job.headers["Location"]
-            assert httpx2.get(place, headers=mine).status_code == 200
-            assert httpx2.get(place, headers={"Authorization": f"Bearer {other}"}).status_code == 404
+            job = httpx2.post(url, json={"prompt": "x", "steps": 2}, headers=of_ada | {"Prefer": "respond-async"})
+            job_url = service.url + job.headers["Location"]
+            assert httpx2.get(job_url, headers=of_ada).status_code == 200
+            assert httpx2.get(job_url, headers={"Authorization": f"Bearer {other}"}).status_code == 404
 
-            hers = {"Authorization": f"Bearer {other}"}
+            of_bob = {"Authorization": f"Bearer {other}"}
 
             def ask() -> httpx2.Response:
-                asked = {"prompt": "x", "steps": 40, "n": 3}
-                return httpx2.post(url, json=asked, headers=hers | {"Prefer": "respond-async"})
+                body = {"prompt": "x", "steps": 40, "n": 3}
+                return httpx2.post(url, json=body, headers=of_bob | {"Prefer": "respond-async"})
 
-            taken = [ask() for _ in range(2)]
-            assert [answer.status_code for answer in taken] == [202, 202]
-            spent = ask()
-            assert (spent.status_code, spent.json()["error"]["code"]) == (429, "rate_limit_exceeded")
-            assert int(spent.headers["Retry-After"]) >= 1
-            full = httpx2.post(url, json={"prompt": "x", "n": 5}, headers=mine)
+            accepted = [ask() for _ in range(2)]
+            assert [reply.status_code for reply in accepted] == [202, 202]
+            limited = ask()
+            assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            assert int(limited.headers["Retry-After"]) >= 1
+            full = httpx2.post(url, json={"prompt": "x", "n": 5}, headers=of_ada)
             assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
-            for answer in taken:  # or the service would draw them before it ends
-                httpx2.delete(service.url + answer.headers["Location"], headers=hers)
+            for reply in accepted:  # or the service would draw them before it ends
+                httpx2.delete(service.url + reply.headers["Location"], headers=of_bob)
     finally:
         Keys(runs.home / "service" / "keys.json").remove("ada")
         Keys(runs.home / "service" / "keys.json").remove("bob")
 
 
-class Prudish:
-    """A checker, as NARUTO_SERVICE_CHECKER names one."""
+class SwordModerator:
+    """A class that NARUTO_SERVICE_CHECKER names."""
 
     def prompt(self, text: str) -> str | None:
         return "no swords" if "sword" in text else None
@@ -99,8 +99,8 @@ class Prudish:
         return "too wide" if picture.width > 64 else None
 
 
-def test_a_checker_refuses_prompts_and_pictures_with_its_reason(runs: Runs):
-    with serving(runs.home, checker="tests.deployments.test_service_order:Prudish") as service:
+def test_a_moderator_refuses_prompts_and_pictures_with_its_reason(runs: Runs):
+    with serving(runs.home, checker="tests.deployments.test_service_limits:SwordModerator") as service:
         prompt = service.ask(prompt="a sword", steps=1)
         assert (prompt.status_code, prompt.json()["error"]["code"]) == (400, "content_policy_violation")
         assert "no swords" in prompt.json()["error"]["message"]
@@ -110,44 +110,46 @@ def test_a_checker_refuses_prompts_and_pictures_with_its_reason(runs: Runs):
         assert service.ask(prompt="a cat", steps=1).status_code == 200
 
 
-def test_a_checker_that_is_none_is_a_sentence(tmp_path: Path):
+def test_a_moderator_that_cannot_be_imported_is_one_sentence(tmp_path: Path):
     with pytest.raises(ServiceFailed, match=r"NARUTO_SERVICE_CHECKER='no\.such:thing'"):
         service_state(Settings(home=tmp_path, device="cpu"), ServiceOptions(checker="no.such:thing"))
 
 
 def steps(url: str) -> str:
-    """How many denoising steps it has done, as its metrics say."""
+    """The metric line of the denoising steps."""
     lines = httpx2.get(f"{url}/metrics").text.splitlines()
     return next(line for line in lines if line.startswith("naruto_steps_total"))
 
 
-def started(home: Path, port: int) -> subprocess.Popen[bytes]:
-    here = {
-        "NARUTO_HOME": str(home), "NARUTO_SERVICE_PORT": str(port), "NARUTO_SERVICE_INSTANCE": "one",
+def start(home: Path, port: int) -> subprocess.Popen[bytes]:
+    variables = {
+        "NARUTO_HOME": str(home),
+        "NARUTO_SERVICE_PORT": str(port),
+        "NARUTO_SERVICE_INSTANCE": "one",
         "NARUTO_SERVICE_WATCHED_SHARE": "0",
-    }  # fmt: skip
+    }
     command = [sys.executable, "-m", "deployments.service", "serve"]
-    return subprocess.Popen(command, env=os.environ | here, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.DEVNULL)
 
 
-def test_after_a_kill_it_serves_again_and_jobs_say_what_became_of_them(runs: Runs):
+def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_drawn(runs: Runs):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = started(runs.home, port)
+    process = start(runs.home, port)
     try:
         wait_until_ready(url)
-        asked = {"prompt": "x", "steps": 150, "n": 2}
-        job = httpx2.post(f"{url}/v1/images/generations", json=asked, headers={"Prefer": "respond-async"})
+        body = {"prompt": "x", "steps": 150, "n": 2}
+        job = httpx2.post(f"{url}/v1/images/generations", json=body, headers={"Prefer": "respond-async"})
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process = started(runs.home, port)
+        process = start(runs.home, port)
         wait_until_ready(url)
-        told = httpx2.get(url + job.headers["Location"]).json()
-        assert told["status"] == "lost"
-        assert "ask again" in told["error"]
-        before = steps(url)  # drawn to warm up
-        with ThreadPoolExecutor(1) as other:  # SIGTERM: what was accepted is drawn
-            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json=asked, timeout=200)
+        lost = httpx2.get(url + job.headers["Location"]).json()
+        assert lost["status"] == "lost"
+        assert "again" in lost["error"]
+        before = steps(url)  # those of the warm-up
+        with ThreadPoolExecutor(1) as other:
+            last = other.submit(httpx2.post, f"{url}/v1/images/generations", json=body, timeout=200)
             while steps(url) == before:
                 assert not last.done()
                 time.sleep(0.02)
@@ -159,11 +161,11 @@ def test_after_a_kill_it_serves_again_and_jobs_say_what_became_of_them(runs: Run
 
 
 def test_without_keys_it_listens_on_this_machine_only(tmp_path: Path):
-    here = {"NARUTO_HOME": str(tmp_path), "NARUTO_SERVICE_HOST": "0.0.0.0"}
+    variables = {"NARUTO_HOME": str(tmp_path), "NARUTO_SERVICE_HOST": "0.0.0.0"}
     command = [sys.executable, "-m", "deployments.service", "serve"]
-    done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert done.stderr.startswith("error: without keys")
+    process = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+    assert process.stderr.startswith("error: without keys")
 
 
 @pytest.fixture(scope="module")
@@ -178,18 +180,18 @@ SETTINGS = settings(
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
 
-def test_no_request_is_answered_with_what_the_schema_does_not_say(schema: schemathesis.schemas.BaseSchema):
-    asked = 0
-    for found in schema.get_all_operations():
+def test_every_response_conforms_to_the_schema(schema: schemathesis.schemas.BaseSchema):
+    requests = 0
+    for operation in schema.get_all_operations():
 
         @settings(
             max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
         )
-        @given(case=found.ok().as_strategy())
+        @given(case=operation.ok().as_strategy())
         def ask(case: schemathesis.Case) -> None:
-            nonlocal asked
-            asked += 1
+            nonlocal requests
+            requests += 1
             case.call_and_validate(checks=CHECKS, timeout=30)
 
         ask()
-    assert asked > 100
+    assert requests > 100
