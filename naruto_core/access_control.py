@@ -1,4 +1,4 @@
-"""What every server asks before it lets anybody in: does it listen beyond this machine, and is its key whole?"""
+"""Access rules shared by all servers: is an address local, and the key that signs links and tokens."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ KEY_BYTES = 32
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens at `host`; False for "", which is every address."""
+    """Whether a server that listens at `host` is reached from this machine only; False for "", which is any address."""
     if host == "localhost":
         return True
     try:
@@ -23,18 +23,19 @@ def is_loopback(host: str) -> bool:
 
 
 def signing_key(path: Path) -> bytes:
-    """The 32 random bytes in `path`; of several processes that make them at the same time, the first wins.
+    """Read the signing key (32 random bytes) in the file `path`, which is created when it is missing.
 
-    Raises RecordDamaged for a file that is not whole: with an empty key, anybody could sign.
+    Where several processes create it at the same time, all use the key of the first. Raises RecordDamaged for a
+    damaged file, because anybody could sign with an empty key; StorageFailed when it cannot be written.
     """
     try:
-        return _whole_key(path)
+        return _read_key(path)
     except FileNotFoundError:
-        _make_key(path)
-        return _whole_key(path)
+        _create_key(path)
+        return _read_key(path)
 
 
-def _whole_key(path: Path) -> bytes:
+def _read_key(path: Path) -> bytes:
     try:
         key = path.read_bytes()
     except FileNotFoundError:
@@ -43,14 +44,14 @@ def _whole_key(path: Path) -> bytes:
         raise RecordDamaged(f"the key in {path} cannot be read ({error.strerror}).") from error
     if len(key) != KEY_BYTES or not any(key):
         raise RecordDamaged(
-            f"{path} is not the key that was written: remove it, and a new one is made; links and pages that were "
-            "signed with the old one have to be opened again."
+            f"{path} is not the key that was written: remove it, and a new key is made; people then have to open "
+            "links and pages that were signed with the old key again."
         )
     return key
 
 
-def _make_key(path: Path) -> None:
-    """A file that is written and on the disk before it has its name."""
+def _create_key(path: Path) -> None:
+    """Write a new key: the file gets its name only after its content is on the disk."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -8,7 +8,9 @@
     ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
     ├── StorageFailed         no space, no permission (who owns the disk)
     ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
-    ├── RatingRefused         a vote that cannot be taken, a name in use (who judges, or asks for judgement)
+    ├── RatingRefused         a vote, reviewer or campaign that cannot be accepted (the reviewer or the admin)
+    ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
+    ├── ServiceKeyInvalid     an API key that cannot be made or removed (who runs the service)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
 
@@ -49,7 +51,15 @@ class ServiceFailed(NarutoError):
 
 
 class RatingRefused(NarutoError):
-    """A vote that cannot be taken (closed, answered already, given to somebody else), or a name that is in use."""
+    """A vote that cannot be accepted (campaign closed, answered already, not yours), or a name that is in use."""
+
+
+class PromotionRefused(NarutoError):
+    """A run that cannot be promoted, a promotion without a name or reason, or a rollback without an earlier run."""
+
+
+class ServiceKeyInvalid(NarutoError):
+    """An API key of the HTTP service with an invalid, used or unknown name."""
 
 
 class NotRecorded(NarutoError):

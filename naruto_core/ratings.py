@@ -1,7 +1,7 @@
-"""The nouns of human judgement. Frozen, standard library only.
+"""Types of human evaluation: campaigns, units, assignments, votes, promotions. Frozen, standard library only.
 
-A campaign puts units before reviewers: two pictures of the same prompt and seed, a single one, or four. What reviewers
-do is kept as events that are never changed; what counts is the last one of each assignment.
+A campaign asks reviewers about units: one, two or four pictures of the same prompt and seed. Every action of a reviewer
+is kept as an event that is never changed; the last event of each assignment counts.
 """
 
 from dataclasses import dataclass, field
@@ -10,19 +10,20 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """What a reviewer is shown, and asked."""
+    """The kind of question that a campaign asks."""
 
     PAIR = "pair"  # two pictures: which is better?
-    SCALE = "scale"  # one picture: how well does it fit the prompt and the style, and what is wrong with it?
+    SCALE = "scale"  # one picture: grades for prompt and style, and defects
     BEST_WORST = "best-worst"  # four pictures: which is the best, and which the worst?
 
     @property
     def pictures(self) -> int:
+        """How many pictures a reviewer sees at once."""
         return {Mode.PAIR: 2, Mode.SCALE: 1, Mode.BEST_WORST: 4}[self]
 
 
 class Outcome(StrEnum):
-    """What a reviewer says of two pictures that are shown side by side."""
+    """The answer about two pictures that are shown side by side."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -31,7 +32,7 @@ class Outcome(StrEnum):
 
 
 class Defect(StrEnum):
-    """What may be wrong with a drawn picture."""
+    """A visible defect of a generated picture."""
 
     HANDS = "hands"
     FACE = "face"
@@ -42,7 +43,7 @@ class Defect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """Of one picture: 1 (worst) to 5 for how well it fits the prompt and the style, and its defects."""
+    """The answer about one picture: 1 (worst) to 5 for agreement with the prompt and with the style, and defects."""
 
     adherence: int
     style: int
@@ -51,7 +52,7 @@ class Grades:
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """Of four pictures: the places (0 to 3, as they were shown) of the best and of the worst."""
+    """The answer about four pictures: the positions (0 to 3, as shown) of the best and of the worst."""
 
     best: int
     worst: int
@@ -65,17 +66,19 @@ class Action(StrEnum):
 
     VOTE = "vote"
     SKIP = "skip"
-    UNDO = "undo"  # of whatever was done last with it
+    UNDO = "undo"  # takes back the last vote or skip
 
 
 class Role(StrEnum):
-    REVIEWER = "reviewer"  # sees pictures, blind
-    LEAD = "lead"  # makes campaigns and sees what came of them
+    """What a registered person may do."""
+
+    REVIEWER = "reviewer"  # rates pictures, blind
+    ADMIN = "admin"  # opens campaigns, sees their results, promotes runs
 
 
 @dataclass(frozen=True, slots=True)
 class Reviewer:
-    """One person; `id` is opaque. `email` is what a single sign-on says of them, empty without one."""
+    """A registered person; `id` is opaque. `email` is the address of their single sign-on, or ""."""
 
     id: str
     name: str
@@ -85,11 +88,11 @@ class Reviewer:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A question put to reviewers over many units; closed ones take no votes.
+    """A question that reviewers answer for many units; a closed campaign takes no votes.
 
-    `informative` is the share of units that are chosen because they say most about who is better, the others are drawn
-    evenly; `repeats` the share of what one reviewer sees that they have seen before, with the sides changed. `example`
-    marks votes that a program made up.
+    `informative` (0 to 1) is the share of assignments that are chosen because they are most informative; the rest are
+    sampled uniformly. `repeats` (0 to 1) is the share of assignments that show a reviewer an earlier unit again with
+    sides swapped, to test consistency. `example` marks votes that a program made up.
     """
 
     id: str
@@ -105,11 +108,11 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is judged: samples (by id) of one prompt and seed, by `wanted` reviewers. The order they are shown in is not
-    said here.
+    """What is rated: samples (by id) of one prompt and seed, rated by `raters` reviewers.
 
-    `contenders` says which models drew them ("RUN/fused"), `text` is the prompt's. `gold` is the sample that everybody
-    who looks must prefer, or empty: such units show who looks, and count for no model.
+    `contenders` are the models that drew the samples ("RUN/fused"), in the same order; `text` is the text of the
+    prompt. `gold` is the id of the sample that every attentive reviewer prefers, or "": gold units test attention and
+    count for no model. The order on the screen is drawn for each assignment.
     """
 
     prompt: str
@@ -117,15 +120,15 @@ class Unit:
     seed: int
     samples: tuple[str, ...]
     contenders: tuple[str, ...]
-    wanted: int = 1
+    raters: int = 1
     gold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A unit as one reviewer sees it: the prompt's text and samples in the order shown, nothing that names a model.
+    """A unit as one reviewer sees it: the text of the prompt and the samples in the order shown; no model's name.
 
-    It is held for the reviewer until `leased_until`; a vote that comes later still counts unless the unit was given to
+    It is leased to the reviewer until `leased_until`. A later vote still counts, unless the unit was assigned to
     somebody else in the meantime.
     """
 
@@ -138,13 +141,13 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class RatingEvent:
-    """One event as a reviewer's page sends it. `nonce` is made by the page: sent twice, it counts once.
+    """A vote, skip or undo as the review page sends it. The page makes the `nonce`: an event sent twice counts once.
 
-    `seconds` from showing to deed, `viewport` in pixels ("390x844"); `answer` of a vote only.
+    `seconds` from showing the pictures to the action; `viewport` in pixels ("390x844"); only a vote has an `answer`.
     """
 
     assignment_id: str
-    act: Action
+    action: Action
     nonce: str
     seconds: float
     viewport: str
@@ -153,10 +156,10 @@ class RatingEvent:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A vote that counts: what was shown, in which order, and what was said.
+    """A vote that counts: samples and contenders in the order shown, and the answer.
 
-    `propensity` is the probability with which this unit was given when it was; `repeat` marks the second time that one
-    reviewer judged the unit.
+    `propensity` (0 to 1) is the probability that this unit was assigned at that moment; `repeat` marks the second
+    rating of the unit by the same reviewer.
     """
 
     unit_id: int
@@ -174,17 +177,22 @@ class Rating:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a campaign is: units, ratings wanted in all, ratings there are (repeats not counted)."""
+class CampaignProgress:
+    """Progress of a campaign: its units, the votes it needs, and the votes so far (without repeats)."""
 
     units: int
-    wanted: int
-    rated: int
+    votes_needed: int
+    votes: int
+
+    @property
+    def share(self) -> float:
+        """Votes so far as a share of the votes needed, 0 to 1."""
+        return min(1.0, self.votes / self.votes_needed) if self.votes_needed else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """An alias set to a run by a person, or taken back to what it was before (a rollback); the newest one counts."""
+    """A person set an alias to a run, or rolled it back to an earlier run; the newest promotion counts."""
 
     alias: str
     run_id: str

@@ -15,7 +15,7 @@ from naruto_core.domain import Run
 from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Store, open_store
-from naruto_core.store.read_only_home import RECORD, read_only_layout
+from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
 from naruto_core.training import distributed
 from tasks.progress import say
 
@@ -47,7 +47,7 @@ def place_elsewhere(place: TaskContext, home: Path, beside: Path | None) -> Iter
     """
     with read_only_layout(home, place.layout, beside) as layout:
         try:
-            with open_store(f"sqlite:///{layout.root / RECORD}") as store:
+            with open_store(f"sqlite:///{layout.root / DATABASE_FILE}") as store:
                 yield replace(place, layout=layout, store=store)
         except NarutoError as error:
             told = str(error).replace(str(layout.root), str(home))

@@ -26,7 +26,7 @@ from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts,
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
 from naruto_core.scoring.set_metric import Features
 from naruto_core.serving import Drift, ServedScore, Steadiness
-from naruto_core.store.database import open_served_scores
+from naruto_core.store.database import open_database
 from tasks.context import TaskContext, working_place
 from tasks.features import real_features, real_pictures
 from tasks.progress import say
@@ -59,7 +59,7 @@ class Ruler:
 def measure_served(rulers: dict[str, Ruler] | None = None) -> int:
     """Give every waiting picture its scores; how many there were. `rulers` are kept from one call to the next."""
     kept, count = {} if rulers is None else rulers, 0
-    with working_place() as place, open_served_scores(place.settings.database_url) as served:
+    with working_place() as place, open_database(place.settings.database_url).served_scores as served:
         for run_id, pictures in groupby(sorted(_waiting(place), key=lambda one: one.run_id), lambda one: one.run_id):
             waiting = list(pictures)
             try:
@@ -82,7 +82,7 @@ def compare_served(days: float) -> list[Drift]:
     """Hold what was served in the last `days` against each run's own samples, and keep what follows."""
     now = datetime.now(UTC)
     since = now - timedelta(days=days)
-    with working_place() as place, open_served_scores(place.settings.database_url) as served:
+    with working_place() as place, open_database(place.settings.database_url).served_scores as served:
         by_run = sorted(served.scores(since), key=lambda one: one.run_id)
         found = [
             drift

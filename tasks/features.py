@@ -20,7 +20,7 @@ from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import Extra, cosines, is_blank, load_head
 from naruto_core.scoring.set_metric import Features
-from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
+from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import TaskContext
 from tasks.progress import pace
@@ -33,7 +33,7 @@ _AGAIN = "`naruto run` with the choices of its run draws it again."
 
 def sample_features(
     place: TaskContext, samples: Sequence[Sample], extractor: Extractor, batch_size: int, stage: str
-) -> Embedded:
+) -> Embeddings:
     """Features of `samples`, in their order, and which of them are blank."""
     loads = {sample.sha256: partial(_open, place, sample) for sample in samples}
     return _embedded(place, [sample.sha256 for sample in samples], loads, extractor, batch_size, stage)
@@ -98,7 +98,7 @@ def _embedded(
     extractor: Extractor,
     batch_size: int,
     stage: str,
-) -> Embedded:
+) -> Embeddings:
     """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
     with EmbeddingCache(place.layout.embeddings) as kept:
         if missing := kept.missing(extractor.id, contents):
@@ -190,7 +190,7 @@ class _Material:
     asked: Sequence[Prompt]
     real: RealPictures
 
-    def of_drawn(self, variant: Variant, extractor: Extractor) -> Embedded:
+    def of_drawn(self, variant: Variant, extractor: Extractor) -> Embeddings:
         rows, size = self.samples[variant], self.recipe.scoring.batch_size
         return sample_features(self.place, rows, extractor, size, f"score {variant}")
 

@@ -8,12 +8,12 @@ from prefect import task
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import HEADLINE_METRICS, DatasetVersion, PromptSuite, Run, Score, Variant
+from naruto_core.domain import HEADLINE_METRICS, DatasetVersion, PromptSuite, Run, Score, Variant, format_duration
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
 from tasks.context import working_place
-from tasks.progress import duration, say
+from tasks.progress import say
 
 
 @task
@@ -70,7 +70,7 @@ def close_run(run: Run) -> Run:
         place.store.finish_run(run.id, datetime.now(UTC))
         done = place.store.run(run.id)
     if done.finished_at:
-        say(f"run {run.id} done in {duration((done.finished_at - done.started_at).total_seconds())}")
+        say(f"run {run.id} done in {format_duration((done.finished_at - done.started_at).total_seconds())}")
     return done
 
 

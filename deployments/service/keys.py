@@ -13,7 +13,7 @@ from pathlib import Path
 
 from naruto_core.access_control import is_loopback
 from naruto_core.artifacts import atomic_file, exclusive_lock
-from naruto_core.errors import RatingRefused, RecordDamaged, ServiceFailed
+from naruto_core.errors import RecordDamaged, ServiceFailed, ServiceKeyInvalid
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -39,11 +39,11 @@ class Keys:
     def add(self, name: str) -> str:
         """A new key for `name`, shown this once."""
         if not _NAME.fullmatch(name) or name == ANYONE:
-            raise RatingRefused(f"{name!r} is no name for a key: letters, digits, dots and dashes.")
+            raise ServiceKeyInvalid(f"{name!r} is no name for a key: letters, digits, dots and dashes.")
         token = f"nk-{secrets.token_urlsafe(32)}"
         with self._changing() as hashes:
             if name in hashes:
-                raise RatingRefused(f"{name} has a key; remove it first.")
+                raise ServiceKeyInvalid(f"{name} has a key; remove it first.")
             hashes[name] = _digest(token)
         return token
 
@@ -51,7 +51,7 @@ class Keys:
         """The key of `name` is good for nothing from now on."""
         with self._changing() as hashes:
             if name not in hashes:
-                raise RatingRefused(f"there is no key of {name}.")
+                raise ServiceKeyInvalid(f"there is no key of {name}.")
             del hashes[name]
 
     def who(self, token: str) -> str | None:

@@ -16,7 +16,7 @@ from deployments.service.quality_worker import QualityWorker, Sampler
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.settings import Settings
-from naruto_core.store.database import open_ratings, open_served_scores, open_service_jobs, open_store
+from naruto_core.store.database import open_database
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
 
@@ -47,8 +47,9 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
     """Opens the record and starts nothing; jobs that an earlier process of this name left open are given up."""
     metrics, url, keys = Metrics(), settings.database_url, Keys(settings.root / "service" / "keys.json")
     asks_for_keys = keys_needed(keys, options.host)
-    record = open_service_jobs(url)
-    record.give_up(options.instance, datetime.now(UTC))
+    database = open_database(url)
+    record = database.service_jobs
+    record.mark_lost(options.instance, datetime.now(UTC))
     folder = settings.root / "service"
     files = PictureFiles(folder, options.url_minutes * 60)
     shelf = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
@@ -61,7 +62,7 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
         keys=keys,
         keys_needed=asks_for_keys,
         allowance=RateLimiter(options.pictures_per_minute),
-        catalogue=ModelRegistry(open_store(url), open_ratings(url), settings.root, options.batch_size),
+        catalogue=ModelRegistry(database.runs, database.ratings, settings.root, options.batch_size),
         engine=engine,
         jobs=Jobs(engine, record, files, checker, sampler, metrics),
         record=record,
@@ -70,5 +71,5 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
         metrics=metrics,
         sampler=sampler,
         watching=QualityWorker(settings) if options.watched_share else None,
-        served=open_served_scores(url),
+        served=database.served_scores,
     )

@@ -44,7 +44,7 @@ def plan(
         for slug, number in sorted(set[Place].intersection(*(set(places[name]) for name in names)))
     ]
     shuffled = draw.sample(units, len(units))
-    asked = [replace(unit, wanted=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
+    asked = [replace(unit, raters=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
     return asked + (_gold(places, prompts, gold, draw) if mode is Mode.PAIR else [])
 
 
@@ -55,7 +55,7 @@ def _gold(
     tags = {prompt.slug: set(prompt.tags) for prompt in prompts}
     texts = {prompt.slug: prompt.text for prompt in prompts}
     found = [
-        Unit(slug, texts[slug], number, (right, wrong), (name, name), wanted=_EVERYBODY, gold=right)
+        Unit(slug, texts[slug], number, (right, wrong), (name, name), raters=_EVERYBODY, gold=right)
         for name, pictures in sorted(places.items())
         for (slug, number), right in sorted(pictures.items())
         for (other, again), wrong in sorted(pictures.items())

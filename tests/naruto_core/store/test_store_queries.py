@@ -1,4 +1,4 @@
-"""What can be asked of the store, and what it refuses to answer."""
+"""Queries of the store, and their errors."""
 
 import subprocess
 import sys
@@ -49,20 +49,20 @@ def test_an_empty_store_says_how_to_begin(store: Store, dataset: DatasetVersion)
         store.run("c26e")
 
 
-def test_scores_of_different_rulers_are_never_compared() -> None:
-    judged = score("one", 87.0)
-    assert comparable(judged, score("two", 60.0)) == (judged, score("two", 60.0))
+def test_scores_of_different_measurements_are_never_compared() -> None:
+    first = score("one", 87.0)
+    assert comparable(first, score("two", 60.0)) == (first, score("two", 60.0))
     with pytest.raises(NarutoError, match="extractor differs \\(judge and inception\\)"):
-        comparable(judged, score("two", 60.0, extractor="inception"))
+        comparable(first, score("two", 60.0, extractor="inception"))
     with pytest.raises(NarutoError, match="reference differs"):
-        comparable(judged, replace(judged, reference="elsewhere"))
+        comparable(first, replace(first, reference="elsewhere"))
 
 
 def test_store_and_dashboard_load_without_torch() -> None:
     program = """
 import pkgutil, sys
-import naruto_core.store as room
-names = [m.name for m in pkgutil.iter_modules(room.__path__) if not m.ispkg]
+import naruto_core.store
+names = [m.name for m in pkgutil.iter_modules(naruto_core.store.__path__) if not m.ispkg]
 assert len(names) >= 7, names
 for name in names:
     __import__(f"naruto_core.store.{name}")
