@@ -1,9 +1,11 @@
-"""Who is looking. A personal link, a single sign-on, or, while nobody is registered yet, whoever opens the dashboard on
-this machine. Beyond this machine the first person needs the link that the dashboard writes into its log, so that a
-record that was emptied or lost makes nobody the lead.
+"""Who opens the dashboard: by personal link, by single sign-on, or unregistered.
 
-The pages hand their parts in the browser a pass: the reviewer's id and an hour of expiry, signed with a key that lies
-beside the record. It outlives a restart of the server and says nothing that could be guessed.
+While nobody is registered, whoever opens the dashboard on this machine is an admin. Where the dashboard is reachable
+from other machines, the first person needs the link in its log, so that an emptied or lost database makes nobody an
+admin.
+
+The parts of pages that run in the browser send a session token: the reviewer's id and an expiry time, signed with a key
+beside the database. It stays valid when the server restarts.
 """
 
 import hashlib
@@ -25,15 +27,15 @@ _log = logging.getLogger("naruto.dashboard")
 VALID = timedelta(hours=12)
 COOKIE = "naruto_link"
 _KEY_FILE = "dashboard.key"
-_SHORTEST_COOKIE_SECRET = 16  # characters; Streamlit itself takes an empty one, with which anybody could sign a login
+_MIN_COOKIE_SECRET = 16  # characters; Streamlit accepts an empty secret, with which anybody could sign a login
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """`reviewer` is None for a stranger, and for the only person of a dashboard that nobody is registered on."""
+    """Who opens a page; `reviewer` is None for a person who is not registered."""
 
     reviewer: Reviewer | None
-    lead: bool
+    is_admin: bool
 
 
 def listens_locally() -> bool:
@@ -41,53 +43,54 @@ def listens_locally() -> bool:
     return is_loopback(st.get_option("server.address") or "")
 
 
-def first_token(root: Path) -> str:
-    """The token of the link that lets the first person in where the dashboard is reached from elsewhere."""
-    return _signed(root, "first person")
+def first_admin_token(root: Path) -> str:
+    """The token of the link for the first person, where the dashboard is reachable from other machines."""
+    return _sign(root, "first person")
 
 
-def visitor(ratings: Ratings, token: str, email: str, first: str = "") -> Visitor:
-    """Who has this link, or has signed on with this address.
+def visitor(ratings: Ratings, token: str, email: str, first_token: str = "") -> Visitor:
+    """The visitor with this link's token, or with this address of single sign-on.
 
-    While nobody is registered, the lead is whoever has the token `first`; anybody, where it is empty.
+    While nobody is registered, whoever has the token `first_token` is an admin; everybody, where it is "".
     """
-    found = ratings.reviewer(token) if token else None
-    found = found or (ratings.reviewer_called(email=email) if email else None)
-    if found is not None:
-        return Visitor(found, found.role is Role.LEAD)
-    return Visitor(None, (not first or hmac.compare_digest(first.encode(), token.encode())) and not ratings.reviewers())
+    reviewer = ratings.reviewer_by_token(token) if token else None
+    reviewer = reviewer or (ratings.find_reviewer(email=email) if email else None)
+    if reviewer is not None:
+        return Visitor(reviewer, reviewer.role is Role.ADMIN)
+    may_be_first = not first_token or hmac.compare_digest(first_token.encode(), token.encode())
+    return Visitor(None, may_be_first and not ratings.reviewers())
 
 
-def presented() -> tuple[str, str]:
-    """The token of the visitor's link, and the address that a single sign-on vouches for; empty without."""
+def credentials() -> tuple[str, str]:
+    """The token of the visitor's link and the address of their single sign-on; each "" when missing."""
     user = st.user.to_dict()
-    return st.context.cookies.get(COOKIE, ""), vouched_email(user, st.secrets) if user.get("is_logged_in") else ""
+    return st.context.cookies.get(COOKIE, ""), verified_email(user, st.secrets) if user.get("is_logged_in") else ""
 
 
-def vouched_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> str:
-    """The verified address of a `login`; empty without, and where `settings` let anybody sign a login of their own."""
+def verified_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> str:
+    """The verified address of a `login`; "" without one, and where the cookie secret in `settings` is too short."""
     if not login.get("is_logged_in") or login.get("email_verified", True) is False:
         return ""
-    if len(str(settings.get("auth", {}).get("cookie_secret", ""))) < _SHORTEST_COOKIE_SECRET:
-        _log.error("nobody can sign on: [auth] cookie_secret is shorter than %d characters", _SHORTEST_COOKIE_SECRET)
+    if len(str(settings.get("auth", {}).get("cookie_secret", ""))) < _MIN_COOKIE_SECRET:
+        _log.error("single sign-on is off: [auth] cookie_secret is shorter than %d characters", _MIN_COOKIE_SECRET)
         return ""
     return str(login.get("email", ""))
 
 
 def make_session_token(root: Path, reviewer: Reviewer, now: datetime) -> str:
-    """A pass for `VALID` from `now`."""
+    """A session token of `reviewer`, valid for `VALID` from `now`."""
     claim = f"{reviewer.id}.{int((now + VALID).timestamp())}"
-    return f"{claim}.{_signed(root, claim)}"
+    return f"{claim}.{_sign(root, claim)}"
 
 
-def read_session_token(root: Path, text: str, now: datetime) -> str | None:
-    """The reviewer's id, when the pass is ours and still valid."""
-    claim, _, signature = text.rpartition(".")
-    if not text.isascii() or not hmac.compare_digest(_signed(root, claim), signature):
+def read_session_token(root: Path, token: str, now: datetime) -> str | None:
+    """The reviewer's id in a session token; None for a token that is expired or was not signed here."""
+    claim, _, signature = token.rpartition(".")
+    if not token.isascii() or not hmac.compare_digest(_sign(root, claim), signature):
         return None
-    reviewer_id, _, expiry = claim.partition(".")  # what we signed, we wrote
+    reviewer_id, _, expiry = claim.partition(".")  # well-formed, because it was signed here
     return reviewer_id if now.timestamp() < int(expiry) else None
 
 
-def _signed(root: Path, claim: str) -> str:
+def _sign(root: Path, claim: str) -> str:
     return hmac.new(signing_key(root / _KEY_FILE), claim.encode(), hashlib.sha256).hexdigest()

@@ -1,11 +1,11 @@
-"""The pages, and who may see which: reviewers judge, everything else is the lead's. `server.py` serves it."""
+"""The pages, and who may open them: reviewers see the page Review, admins see all pages. `server.py` serves it."""
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
 from dashboard.queries import votes
-from dashboard.queries.database import the_ratings
+from dashboard.queries.database import database
 from dashboard.views import (
     campaigns,
     compare,
@@ -31,14 +31,14 @@ def main() -> None:
             st.sidebar.text(f"You are {visitor.reviewer.name}.")
         page.run()
     except NarutoError as error:
-        st.error("That did not work:")
+        st.error("Error:")
         st.text(str(error))
 
 
 def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
-    judge = st.Page(review.show, title="Review", url_path="review", default=not visitor.lead)
-    if not visitor.lead:
-        return {"": [judge if visitor.reviewer else st.Page(_stranger, title="Welcome", url_path="welcome")]}
+    review_page = st.Page(review.show, title="Review", url_path="review", default=not visitor.is_admin)
+    if not visitor.is_admin:
+        return {"": [review_page if visitor.reviewer else st.Page(_welcome, title="Welcome", url_path="welcome")]}
     return {
         "Models": [
             st.Page(runs.show, title="Runs", url_path="runs", default=True),
@@ -50,21 +50,21 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
             st.Page(pictures.show, title="Pictures", url_path="pictures-of-a-run"),
         ],
         "People": [
-            judge,
-            st.Page(campaigns.show, title="Assignments", url_path="assignments"),
+            review_page,
+            st.Page(campaigns.show, title="Campaigns", url_path="assignments"),
             st.Page(verdicts.show, title="Verdicts", url_path="verdicts"),
-            st.Page(metric_validation.show, title="Metric trust", url_path="metric-trust"),
+            st.Page(metric_validation.show, title="Metric validation", url_path="metric-trust"),
         ],
     }
 
 
-def _stranger() -> None:
+def _welcome() -> None:
     st.title("Welcome")
-    if the_ratings().reviewers():
-        st.info("This dashboard asks for a personal link. Open the one you were sent, or ask whoever runs it for one.")
+    if database().ratings.reviewers():
+        st.info("You need a personal link to open this dashboard. Open the link that you were sent, or ask an admin.")
     else:
-        st.info("Nobody is registered here. The link for the first person stands at the start of this dashboard's log.")
-    if "auth" in st.secrets and st.button("Sign on"):
+        st.info("Nobody is registered yet. The link for the first person is at the start of this dashboard's log.")
+    if "auth" in st.secrets and st.button("Sign in"):
         st.login()
 
 

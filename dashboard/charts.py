@@ -1,4 +1,4 @@
-"""Plots: always the value as a dot with its interval as a line, so that nobody reads a dot alone."""
+"""Plots of values with their intervals."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ import altair as alt
 Row = dict[str, str | float | None]
 
 
-def with_intervals(rows: Sequence[Row], title: str, *, zero: float | None = None) -> alt.LayerChart:
-    """`rows` of name, value, low and high, one below the other; a dashed line at `zero`, where that means something."""
+def interval_plot(rows: Sequence[Row], title: str, *, zero: float | None = None) -> alt.LayerChart:
+    """A dot and an interval for each row (name, value, low, high), one below the other; a dashed line at `zero`."""
     data = alt.Data(values=list(rows))
     order = [str(row["name"]) for row in rows]
     y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=400))
     scale = alt.Scale(zero=False)
     base = alt.Chart(data).encode(y=y)
     lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
-    tips = [alt.Tooltip(f"{field}:{kind}", format=form) for field, kind, form in _TIPS]
-    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("value:Q", scale=scale), tooltip=tips)
+    tooltips = [alt.Tooltip(f"{field}:{kind}", format=number_format) for field, kind, number_format in _TOOLTIPS]
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("value:Q", scale=scale), tooltip=tooltips)
     layers: list[alt.Chart] = [lines, dots]
     if zero is not None:
         line = alt.Chart(alt.Data(values=[{"at": zero}])).mark_rule(strokeDash=[4, 4], opacity=0.6)
@@ -24,24 +24,24 @@ def with_intervals(rows: Sequence[Row], title: str, *, zero: float | None = None
     return alt.layer(*layers).properties(height=alt.Step(34))
 
 
-_TIPS = (("name", "N", ""), ("value", "Q", ".3f"), ("low", "Q", ".3f"), ("high", "Q", ".3f"))
+_TOOLTIPS = (("name", "N", ""), ("value", "Q", ".3f"), ("low", "Q", ".3f"), ("high", "Q", ".3f"))
 
 
-def curves(rows: Sequence[Row], x: str, y: str) -> alt.Chart:
-    """One line for each `run` of `rows`."""
+def line_plot(rows: Sequence[Row], x: str, y: str) -> alt.Chart:
+    """A line for each `run` of `rows`, over the fields `x` and `y`."""
     data = alt.Data(values=list(rows))
     chart = alt.Chart(data).mark_line(interpolate="monotone")
     return chart.encode(x=alt.X(f"{x}:Q"), y=alt.Y(f"{y}:Q", scale=alt.Scale(zero=False)), color=alt.Color("run:N"))
 
 
-def over_time(rows: Sequence[Row], title: str, *, zero: bool = True) -> alt.LayerChart:
-    """A line with points for each `name` of `rows`, which have `at` (ISO, UTC) and value; low and high where known."""
+def time_series(rows: Sequence[Row], title: str, *, zero: bool = True) -> alt.LayerChart:
+    """A line with points for each `name` of `rows`, which have at (ISO, UTC), value, and possibly n, low and high."""
     data = alt.Data(values=list(rows))
     x = alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(labelOverlap=True))
     scale = alt.Scale(zero=zero)
-    tips = [alt.Tooltip("at:T", title="UTC", format="%Y-%m-%d %H:%M", timeUnit="utcyearmonthdatehoursminutes")]
-    tips += [alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q")]
+    tooltips = [alt.Tooltip("at:T", title="UTC", format="%Y-%m-%d %H:%M", timeUnit="utcyearmonthdatehoursminutes")]
+    tooltips += [alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q")]
     base = alt.Chart(data).encode(x=x, color=alt.Color("name:N", title=None, legend=alt.Legend(orient="bottom")))
-    line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=scale), tooltip=tips)
-    reach = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6)
-    return alt.layer(reach.encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"), line).properties(height=220)
+    line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=scale), tooltip=tooltips)
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6)
+    return alt.layer(bars.encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"), line).properties(height=220)

@@ -1,4 +1,4 @@
-"""The parts of pages that run in the browser: plain JavaScript and CSS, no build."""
+"""Parts of pages that run in the browser: plain JavaScript and CSS, without a build step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ _FOLDER = Path(__file__).parent / "components"
 
 
 def component(name: str) -> Callable[..., Any]:
-    """The component of `NAME.css` and `NAME.js`, with zoom and elements at hand; it draws into `<div class="NAME">`."""
+    """The component of `NAME.css` and `NAME.js`, with `element.js` and `zoom.js`; it fills `<div class="NAME">`."""
     scripts = ("element.js", "zoom.js", f"{name}.js")
     return st.components.v2.component(
         f"naruto_{name}",

@@ -1,4 +1,4 @@
-"""How fast the service was, how much it drew, and how good that was, in steps of time."""
+"""Latency, throughput and quality of the HTTP service over time."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from naruto_core.serving import JobState, JobTimes, ServedScore
 
 
 class Period(StrEnum):
-    """How far back is looked."""
+    """The period that the page shows."""
 
     HOUR = "hour"
     DAY = "24 hours"
@@ -38,31 +38,34 @@ _STEP = {
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """One step of time: pictures by what became of them, and seconds that half (95 of 100) of its requests took."""
+class TimeBucket:
+    """The requests of a step of time: pictures drawn, pictures failed or lost, quantiles of the latency in seconds."""
 
     at: datetime
     pictures: int
     lost: int
-    median: float | None
+    p50: float | None
     p95: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """A period: requests by what became of them, pictures drawn, seconds from asking to the end and to the begin."""
+class ServiceLoad:
+    """The requests of a period: number by state, pictures drawn, quantiles in seconds (None without done requests).
+
+    `p50` and `p95` are of the latency from request to end, `queue_p50` is of the time from request to start.
+    """
 
     requests: dict[JobState, int]
     pictures: int
-    median: float | None
+    p50: float | None
     p95: float | None
-    waited: float | None
-    moments: list[Moment]
+    queue_p50: float | None
+    buckets: list[TimeBucket]
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """The mean of one metric of what one run drew in a step of time; its 95 % interval where prompts are enough."""
+class QualityBucket:
+    """The mean of a metric over the pictures of a run in a step of time, and a 95 % interval where prompts suffice."""
 
     run_id: str
     metric: str
@@ -74,55 +77,55 @@ class Level:
     n: int
 
 
-def since(period: Period, now: datetime) -> datetime:
-    """When a period began."""
+def period_start(period: Period, now: datetime) -> datetime:
+    """When a period that ends `now` began."""
     return now - _LENGTH[period]
 
 
-def count(jobs: Sequence[JobTimes], period: Period) -> Load:
-    """`jobs` in any order."""
+def service_load(jobs: Sequence[JobTimes], period: Period) -> ServiceLoad:
+    """Count the jobs of a period, in any order, in steps of time."""
     states: dict[JobState, int] = {}
     for job in jobs:
         states[job.state] = states.get(job.state, 0) + 1
     done = [job for job in jobs if job.state is JobState.DONE]
     waits = [(job.started_at - job.asked_at).total_seconds() for job in done if job.started_at]
     step = _STEP[period]
-    by_moment = groupby(sorted(jobs, key=lambda job: job.asked_at), lambda job: _floor(job.asked_at, step))
-    return Load(
+    by_step = groupby(sorted(jobs, key=lambda job: job.asked_at), lambda job: _floor(job.asked_at, step))
+    return ServiceLoad(
         requests=states,
         pictures=sum(job.n for job in done),
-        median=_quantile(_seconds(done), 0.5),
-        p95=_quantile(_seconds(done), 0.95),
-        waited=_quantile(waits, 0.5),
-        moments=[_moment(at, list(some)) for at, some in by_moment],
+        p50=_quantile(_latencies(done), 0.5),
+        p95=_quantile(_latencies(done), 0.95),
+        queue_p50=_quantile(waits, 0.5),
+        buckets=[_time_bucket(at, list(group)) for at, group in by_step],
     )
 
 
-def levels(scores: Iterable[ServedScore], period: Period) -> list[Level]:
-    """`scores` in any order; of one run, metric, extractor and step at a time."""
+def quality(scores: Iterable[ServedScore], period: Period) -> list[QualityBucket]:
+    """Average `scores`, in any order, for each run, metric, extractor and step of time."""
     step = _STEP[period]
 
-    def key(one: ServedScore) -> tuple[str, str, str, datetime]:
-        return one.run_id, one.metric, one.extractor, _floor(one.drawn_at, step)
+    def key(score: ServedScore) -> tuple[str, str, str, datetime]:
+        return score.run_id, score.metric, score.extractor, _floor(score.drawn_at, step)
 
-    return [_level(at, list(some)) for (*_, at), some in groupby(sorted(scores, key=key), key)]
+    return [_quality_bucket(at, list(group)) for (*_, at), group in groupby(sorted(scores, key=key), key)]
 
 
-def _moment(at: datetime, jobs: Sequence[JobTimes]) -> Moment:
+def _time_bucket(at: datetime, jobs: Sequence[JobTimes]) -> TimeBucket:
     done = [job for job in jobs if job.state is JobState.DONE]
     lost = sum(job.n for job in jobs if job.state in (JobState.FAILED, JobState.LOST))
-    return Moment(at, sum(job.n for job in done), lost, *(_quantile(_seconds(done), q) for q in (0.5, 0.95)))
+    return TimeBucket(at, sum(job.n for job in done), lost, *(_quantile(_latencies(done), q) for q in (0.5, 0.95)))
 
 
-def _level(at: datetime, scores: Sequence[ServedScore]) -> Level:
-    first, asked = scores[0], [one.asked for one in scores]
-    found = bootstrap_mean([one.value for one in scores], asked, RESAMPLES, 0)
-    told = len(set(asked)) >= LEAST_PROMPTS
-    low, high = (found.low, found.high) if told else (None, None)
-    return Level(first.run_id, first.metric, first.extractor, at, found.value, low, high, len(scores))
+def _quality_bucket(at: datetime, scores: Sequence[ServedScore]) -> QualityBucket:
+    first, prompts = scores[0], [score.asked for score in scores]
+    mean = bootstrap_mean([score.value for score in scores], prompts, RESAMPLES, 0)
+    enough = len(set(prompts)) >= LEAST_PROMPTS
+    low, high = (mean.low, mean.high) if enough else (None, None)
+    return QualityBucket(first.run_id, first.metric, first.extractor, at, mean.value, low, high, len(scores))
 
 
-def _seconds(jobs: Iterable[JobTimes]) -> list[float]:
+def _latencies(jobs: Iterable[JobTimes]) -> list[float]:
     return [(job.finished_at - job.asked_at).total_seconds() for job in jobs if job.finished_at]
 
 

@@ -1,4 +1,4 @@
-"""Models beside each other: the same prompt and seed of each, their scores, and what tells them apart."""
+"""Compare models on the same prompts and seeds: pictures, scores, differences, recipes; export as CSV or HTML."""
 
 import csv
 import html
@@ -21,23 +21,23 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt and seed: the sample of each model (None where it has none), and each one's scores by metric."""
+    """A prompt and seed: the sample of each model (None where it has none), and the sample's scores by metric."""
 
     prompt: Prompt
     seed: int
     samples: tuple[Sample | None, ...]
     scores: tuple[Mapping[str, float], ...]
 
-    def apart(self, metric: str) -> float:
-        """How far the models disagree by `metric`; -1 where it was not measured on all."""
+    def disagreement(self, metric: str) -> float:
+        """The range of the models' scores of `metric`; -1 where a model has none."""
         values = [scores[metric] for scores in self.scores if metric in scores]
         return max(values) - min(values) if len(values) == len(self.scores) else -1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One metric of two models over the pictures both have: means, the second less the first with a 95 % interval, and
-    what may be said of it (Holm over the metrics)."""
+class MetricComparison:
+    """A metric of two models over the pictures that both have: both means, their difference (second minus first) with
+    a 95 % interval, and the verdict (p adjusted by Holm over the metrics)."""
 
     metric: str
     extractor: str
@@ -48,79 +48,92 @@ class Change:
     n: int
 
 
-def rows(
+def pair_rows(
     models: Sequence[Sequence[Sample]], scores: Sequence[Mapping[str, Mapping[str, float]]], prompts: Sequence[Prompt]
 ) -> list[Row]:
-    """One for each prompt and seed that any model drew, in the order of the suite; `scores` by sample, then metric."""
-    placed = [{(sample.prompt, sample.seed): sample for sample in samples} for samples in models]
-    seeds = sorted({seed for places in placed for _, seed in places})
-    found: list[Row] = []
+    """A row for each prompt and seed that any model drew, in the order of `prompts`.
+
+    `scores` has a mapping for each model: by sample id, then by metric.
+    """
+    by_place = [{(sample.prompt, sample.seed): sample for sample in samples} for samples in models]
+    seeds = sorted({seed for places in by_place for _, seed in places})
+    rows: list[Row] = []
     for prompt in prompts:
         for seed in seeds:
-            samples = tuple(places.get((prompt.slug, seed)) for places in placed)
+            samples = tuple(places.get((prompt.slug, seed)) for places in by_place)
             if any(samples):
-                given = (of.get(one.id, {}) if one else {} for one, of in zip(samples, scores, strict=True))
-                found.append(Row(prompt, seed, samples, tuple(given)))
-    return found
+                row_scores = tuple(
+                    model_scores.get(sample.id, {}) if sample else {}
+                    for sample, model_scores in zip(samples, scores, strict=True)
+                )
+                rows.append(Row(prompt, seed, samples, row_scores))
+    return rows
 
 
-def by_sample(scores: Iterable[Score]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """The scores of single pictures, by sample and metric, and with what each metric was measured."""
-    found: dict[str, dict[str, float]] = {}
-    rulers: dict[str, str] = {}
+def sample_scores(scores: Iterable[Score]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """The sample scores among `scores`, by sample id and metric; and the measurement of each metric, for people."""
+    by_sample: dict[str, dict[str, float]] = {}
+    measurements: dict[str, str] = {}
     for score in scores:
         if score.sample_id:
-            found.setdefault(score.sample_id, {})[score.metric] = score.value
-            rulers[score.metric] = f"{score.extractor} (version {score.version})"
-    return found, rulers
+            by_sample.setdefault(score.sample_id, {})[score.metric] = score.value
+            measurements[score.metric] = f"{score.extractor} (version {score.version})"
+    return by_sample, measurements
 
 
-def changes(all_rows: Sequence[Row], place: int, rulers: Sequence[Mapping[str, str]]) -> list[Change]:
-    """Every metric of pictures that the first model and the one at `place` were measured by in the same way."""
-    found: list[tuple[Change, int, float | None]] = []
+def compare_metrics(
+    rows: Sequence[Row], index: int, measurements: Sequence[Mapping[str, str]]
+) -> list[MetricComparison]:
+    """Compare the first model with the model at `index`, by every sample metric that was measured alike on both."""
+    comparisons: list[tuple[MetricComparison, int]] = []
     for metric in SAMPLE_METRICS:
-        extractor = rulers[0].get(metric.name)
-        both = [row for row in all_rows if metric.name in row.scores[0] and metric.name in row.scores[place]]
-        if extractor is None or rulers[place].get(metric.name) != extractor or not both:
+        extractor = measurements[0].get(metric.name)
+        common = [row for row in rows if metric.name in row.scores[0] and metric.name in row.scores[index]]
+        if extractor is None or measurements[index].get(metric.name) != extractor or not common:
             continue
-        one, two = (np.array([row.scores[at][metric.name] for row in both]) for at in (0, place))
-        seen = difference(mean_measure(np.concatenate((one, two))), [row.prompt.slug for row in both], RESAMPLES, _SEED)
-        seen = seen.between_equals() if np.array_equal(one, two) else seen
-        means = float(one.mean()), float(two.mean())
-        found.append(
-            (Change(metric.name, extractor, *means, seen, Verdict("undecided"), len(both)), metric.better, seen.p)
+        first, second = (np.array([row.scores[i][metric.name] for row in common]) for i in (0, index))
+        change = difference(
+            mean_measure(np.concatenate((first, second))), [row.prompt.slug for row in common], RESAMPLES, _SEED
         )
-    adjusted = iter(holm([p for _, _, p in found if p is not None]))
-    judged: list[Change] = []
-    for one, better, p in found:
-        adjusted_p = None if p is None else next(adjusted)
-        judged.append(replace(one, verdict=verdict(one.difference, better, adjusted_p, max(1.0, abs(one.first)))))
-    return judged
+        change = change.between_equals() if np.array_equal(first, second) else change
+        comparison = MetricComparison(
+            metric.name, extractor, float(first.mean()), float(second.mean()), change, Verdict("undecided"), len(common)
+        )
+        comparisons.append((comparison, metric.better))
+    adjusted = iter(holm([pair.difference.p for pair, _ in comparisons if pair.difference.p is not None]))
+    result: list[MetricComparison] = []
+    for comparison, better in comparisons:
+        p = None if comparison.difference.p is None else next(adjusted)
+        final = verdict(comparison.difference, better, p, max(1.0, abs(comparison.first)))
+        result.append(replace(comparison, verdict=final))
+    return result
 
 
 def recipe_differences(recipes: Sequence[str]) -> dict[str, list[str]]:
-    """The keys in which recipes (JSON) differ, as `section.key`, with the value of each; "" where one has none."""
-    flat = [_flat(json.loads(text)) for text in recipes]
-    keys = sorted({key for one in flat for key in one})
-    values = {key: [one.get(key, "") for one in flat] for key in keys}
-    return {key: found for key, found in values.items() if len(set(found)) > 1}
+    """The keys in which recipes (JSON) differ, as `section.key`, with the value in each; "" where it is missing."""
+    flat_recipes = [_flatten(json.loads(text)) for text in recipes]
+    keys = sorted({key for recipe in flat_recipes for key in recipe})
+    values = {key: [recipe.get(key, "") for recipe in flat_recipes] for key in keys}
+    return {key: of_key for key, of_key in values.items() if len(set(of_key)) > 1}
 
 
-def _flat(value: object, path: str = "") -> dict[str, str]:
+def _flatten(value: object, path: str = "") -> dict[str, str]:
     if not isinstance(value, dict):
         return {path: json.dumps(value)}
     return {
-        key: text for name, inner in value.items() for key, text in _flat(inner, f"{path}.{name}".lstrip(".")).items()
+        key: text
+        for name, inner in value.items()
+        for key, text in _flatten(inner, f"{path}.{name}".lstrip(".")).items()
     }
 
 
-def as_csv(names: Sequence[str], all_rows: Sequence[Row]) -> str:
-    """One line for each picture: prompt, seed, model, the picture's sha256 and its scores."""
-    metrics = sorted({metric for row in all_rows for scores in row.scores for metric in scores})
+def as_csv(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """CSV with a line for each picture: prompt, text, seed, model, the picture's sha256 and its scores."""
+    metrics = sorted({metric for row in rows for scores in row.scores for metric in scores})
     memory = io.StringIO()
     writer = csv.writer(memory, lineterminator="\n")
     writer.writerow(["prompt", "text", "seed", "model", "sha256", *metrics])
-    for row in all_rows:
+    for row in rows:
         for name, sample, scores in zip(names, row.samples, row.scores, strict=True):
             if sample:
                 values = [_finite(scores.get(metric)) for metric in metrics]
@@ -129,19 +142,19 @@ def as_csv(names: Sequence[str], all_rows: Sequence[Row]) -> str:
 
 
 def _finite(value: float | None) -> float | str:
-    """A cell without a number is empty: other programs do not read "nan"."""
+    """A missing or infinite value is an empty cell, because other programs do not read "nan"."""
     return value if value is not None and math.isfinite(value) else ""
 
 
 def _cell(text: str) -> str:
-    """A spreadsheet must not take a prompt for a formula."""
+    """Escape a text that a spreadsheet would read as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def as_html(names: Sequence[str], all_rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
-    """A page that needs nothing else: `pictures` are data URLs by sha256."""
+def as_html(names: Sequence[str], rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
+    """A self-contained HTML page; `pictures` are data URLs by sha256."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(_html_row(row, pictures) for row in all_rows)
+    body = "".join(_html_row(row, pictures) for row in rows)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(' / '.join(names))}</title><style>body{{font:16px system-ui;margin:2rem}}"

@@ -1,4 +1,4 @@
-"""HTTP routes beside the pages: personal links, pictures by hash, and every vote of the review page."""
+"""HTTP routes beside the pages: personal links, pictures by sha256, and assignments and votes of the review page."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -14,166 +14,169 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from dashboard.access import COOKIE, read_session_token
-from dashboard.queries.database import the_ratings, the_store
+from dashboard.queries.database import database
 from dashboard.queries.thumbnails import SIZES, thumbnail
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_informative_pair
 from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, RatingEvent
 from naruto_core.settings import read_settings
 
-_LONG = 60 * 60 * 24 * 180
+_COOKIE_SECONDS = 60 * 60 * 24 * 180
 
 
 def enter(request: Request) -> RedirectResponse:
-    """Come in; whether the token opens anything is found out on the page."""
-    answer = RedirectResponse("../", 303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+    """Store the token of a personal link in a cookie; the page checks whether it is valid."""
+    response = RedirectResponse("../", 303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
     secure = request.url.scheme == "https"
     token = request.path_params["token"][:100]
     if token.isascii():
-        answer.set_cookie(COOKIE, token, max_age=_LONG, httponly=True, samesite="lax", secure=secure)
-    return answer
+        response.set_cookie(COOKIE, token, max_age=_COOKIE_SECONDS, httponly=True, samesite="lax", secure=secure)
+    return response
 
 
 def leave(_: Request) -> RedirectResponse:
-    """Forget the link on this device."""
-    answer = RedirectResponse("./", 303, headers={"Cache-Control": "no-store"})
-    answer.delete_cookie(COOKIE)
-    return answer
+    """Delete the cookie of the personal link on this device."""
+    response = RedirectResponse("./", 303, headers={"Cache-Control": "no-store"})
+    response.delete_cookie(COOKIE)
+    return response
 
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FOREVER = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+_IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
 def picture(request: Request) -> Response:
-    """The picture, or 404 when there is none, or when its file is not what was recorded."""
+    """The picture as WebP; 404 when there is none, or when its file was changed."""
     digest, size = request.path_params["digest"], request.path_params["size"]
     if not _DIGEST.fullmatch(digest) or size not in SIZES:
         return PlainTextResponse("There is no such picture.", 404)
     path = thumbnail(digest, size)
     if path is None:
         return PlainTextResponse("There is no such picture.", 404)
-    return FileResponse(path, media_type="image/webp", headers=_FOREVER)
+    return FileResponse(path, media_type="image/webp", headers=_IMMUTABLE)
 
 
-_LONGEST_BODY = 4096
-_FRESH = 30.0  # seconds for which what is known of the contenders is new enough to choose by
-Word = Annotated[str, Field(min_length=1, max_length=64)]
+_MAX_BODY = 4096  # bytes
+_PAIRING_SECONDS = 30.0  # how long the most informative pairing of a campaign is cached
+ShortText = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class _Strict(BaseModel):
+class _StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class GradesSent(_Strict):
+class GradesBody(_StrictBody):
     adherence: int
     style: int
     defects: list[Defect] = Field(max_length=len(Defect))
 
 
-class ExtremesSent(_Strict):
+class ExtremesBody(_StrictBody):
     best: int
     worst: int
 
 
-class DeedSent(_Strict):
-    """A deed as the browser sends it."""
+class RatingEventBody(_StrictBody):
+    """A rating event as the browser sends it."""
 
-    assignment: Word
+    assignment: ShortText
     act: Action
-    nonce: Word
+    nonce: ShortText
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
     viewport: Annotated[str, Field(max_length=20, pattern=r"^\d*x?\d*$")]
-    answer: Outcome | GradesSent | ExtremesSent | None = None
+    answer: Outcome | GradesBody | ExtremesBody | None = None
 
-    def noun(self) -> RatingEvent:
+    def to_domain(self) -> RatingEvent:
         answer = self.answer
-        if isinstance(answer, GradesSent):
+        if isinstance(answer, GradesBody):
             answer = Grades(answer.adherence, answer.style, frozenset(answer.defects))
-        elif isinstance(answer, ExtremesSent):
+        elif isinstance(answer, ExtremesBody):
             answer = Extremes(answer.best, answer.worst)
         return RatingEvent(self.assignment, self.act, self.nonce, self.seconds, self.viewport, answer)
 
 
-def _next(reviewer_id: str, campaign_id: str, besides: list[str]) -> dict[str, object]:
-    ratings = the_ratings()
-    prefer = _telling(campaign_id, int(monotonic() / _FRESH))
-    given = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), prefer, besides=besides)
-    return {"assignment": _sent(given), "judged": ratings.judged(campaign_id, reviewer_id)}
+def _next(reviewer_id: str, campaign_id: str, exclude: list[str]) -> dict[str, object]:
+    ratings = database().ratings
+    pairing = _informative_pairing(campaign_id, int(monotonic() / _PAIRING_SECONDS))
+    assignment = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), pairing, exclude=exclude)
+    return {"assignment": _assignment_json(assignment), "judged": ratings.done_count(campaign_id, reviewer_id)}
 
 
 def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
-    given = the_ratings().last_done(campaign_id, reviewer_id)
-    return {"assignment": _sent(given)}
+    return {"assignment": _assignment_json(database().ratings.last_done(campaign_id, reviewer_id))}
 
 
-def _record(reviewer_id: str, deed: RatingEvent) -> dict[str, object]:
-    return {"new": the_ratings().record(reviewer_id, deed, datetime.now(UTC))}
+def _record(reviewer_id: str, event: RatingEvent) -> dict[str, object]:
+    return {"new": database().ratings.record(reviewer_id, event, datetime.now(UTC))}
 
 
 @lru_cache(maxsize=64)
-def _telling(campaign_id: str, turn: int) -> str:
-    """The pairing that a vote says most about; thought over again when `turn` is another."""
-    del turn
-    names = the_ratings().models(campaign_id)
-    if len(names) < 3 or the_ratings().campaign(campaign_id).mode is not Mode.PAIR:
-        return ""  # of two models there is one pairing only
-    return " ".join(
-        most_informative_pair(
-            names, [Vote(prompt, *on, said, n) for prompt, on, said, n in the_ratings().tally(campaign_id)]
-        )
-    )
+def _informative_pairing(campaign_id: str, cache_period: int) -> str:
+    """The pairing that is most uncertain, so that a vote on it is most informative; "" where there is no choice."""
+    del cache_period
+    ratings = database().ratings
+    models = ratings.models(campaign_id)
+    if len(models) < 3 or ratings.campaign(campaign_id).mode is not Mode.PAIR:
+        return ""
+    votes = [Vote(prompt, *sides, outcome, n) for prompt, sides, outcome, n in ratings.tally(campaign_id)]
+    return " ".join(most_informative_pair(models, votes))
 
 
-def _sent(given: Assignment | None) -> dict[str, object] | None:
-    """What a blind person may know; a picture that is gone is sent as an empty word."""
-    if given is None:
+def _assignment_json(assignment: Assignment | None) -> dict[str, object] | None:
+    """What a blind reviewer may see; a missing picture is sent as ""."""
+    if assignment is None:
         return None
-    digests = the_store().digests(given.samples)
-    return {"id": given.id, "text": given.text, "pictures": [digests.get(sample, "") for sample in given.samples]}
+    digests = database().runs.digests(assignment.samples)
+    pictures = [digests.get(sample, "") for sample in assignment.samples]
+    return {"id": assignment.id, "text": assignment.text, "pictures": pictures}
 
 
 async def next_assignment(request: Request) -> JSONResponse:
-    besides = request.query_params.getlist("besides")
-    return await _answered(request, lambda me: run_in_threadpool(_next, me, request.path_params["campaign"], besides))
+    """The reviewer's next assignment; `besides` in the query are assignments that the page shows already."""
+    campaign_id, exclude = request.path_params["campaign"], request.query_params.getlist("besides")
+    return await _respond(request, lambda reviewer_id: run_in_threadpool(_next, reviewer_id, campaign_id, exclude))
 
 
 async def last_assignment(request: Request) -> JSONResponse:
-    return await _answered(request, lambda me: run_in_threadpool(_last, me, request.path_params["campaign"]))
+    """The assignment that the reviewer answered or skipped last, to undo it."""
+    campaign_id = request.path_params["campaign"]
+    return await _respond(request, lambda reviewer_id: run_in_threadpool(_last, reviewer_id, campaign_id))
 
 
 async def record(request: Request) -> JSONResponse:
+    """Record a vote, a skip or an undo."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _LONGEST_BODY:
-            return _refused(413, "that is too long for a vote.")
+        if len(body) > _MAX_BODY:
+            return _error(413, f"a vote has at most {_MAX_BODY} bytes.")
     try:
-        deed = DeedSent.model_validate_json(body).noun()
+        event = RatingEventBody.model_validate_json(body).to_domain()
     except ValidationError as error:
         first = error.errors()[0]
-        return _refused(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
-    return await _answered(request, lambda me: run_in_threadpool(_record, me, deed))
+        return _error(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
+    return await _respond(request, lambda reviewer_id: run_in_threadpool(_record, reviewer_id, event))
 
 
-async def _answered(request: Request, ask: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+async def _respond(request: Request, handle: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
+    """Call `handle` with the id of the reviewer of the session token; errors become a status and a sentence."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
-        me = read_session_token(read_settings().root, text, datetime.now(UTC)) if scheme == "Bearer" else None
-        if me is None:
-            return _refused(401, "your link has to be opened again.")
-        return JSONResponse(await ask(me), headers={"Cache-Control": "no-store"})
+        reviewer_id = read_session_token(read_settings().root, token, datetime.now(UTC)) if scheme == "Bearer" else None
+        if reviewer_id is None:
+            return _error(401, "your session has expired: open your personal link again.")
+        return JSONResponse(await handle(reviewer_id), headers={"Cache-Control": "no-store"})
     except RatingRefused as error:
-        return _refused(409, str(error))
+        return _error(409, str(error))
     except NotRecorded as error:
-        return _refused(404, str(error))
+        return _error(404, str(error))
     except StorageFailed as error:
-        return _refused(503, str(error))
+        return _error(503, str(error))
     except NarutoError as error:
-        return _refused(500, str(error))
+        return _error(500, str(error))
 
 
-def _refused(status: int, sentence: str) -> JSONResponse:
+def _error(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"error": sentence}, status, headers={"Cache-Control": "no-store"})
 
 

@@ -192,7 +192,7 @@ def verify_all() -> Listing:
         findings = verify(store, layout, pictures.values())
     if not findings:
         return Listing([], "every recorded file is there and is what was recorded.")
-    rows = [{"trouble": str(f.trouble), "what": f.what, "path": f.path} for f in findings]
+    rows = [{"trouble": str(f.kind), "what": f.what, "path": f.path} for f in findings]
     return Listing(rows, columns([list(row.values()) for row in rows], head=False))
 
 

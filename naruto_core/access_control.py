@@ -1,4 +1,4 @@
-"""Access control that all servers share: whether a host is loopback, and keys for signatures."""
+"""Access rules shared by all servers: is an address local, and the key that signs links and tokens."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ KEY_BYTES = 32
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server that listens at `host` is reachable from this machine only; False for "" (all addresses)."""
+    """Whether a server that listens at `host` is reached from this machine only; False for "", which is any address."""
     if host == "localhost":
         return True
     try:
@@ -23,9 +23,10 @@ def is_loopback(host: str) -> bool:
 
 
 def signing_key(path: Path) -> bytes:
-    """The 32 random bytes in `path`, created if missing; if several processes create them at once, the first wins.
+    """Read the signing key (32 random bytes) in the file `path`, which is created when it is missing.
 
-    Raises RecordDamaged for a file of another size or of zeros: with an empty key, anybody could sign.
+    Where several processes create it at the same time, all use the key of the first. Raises RecordDamaged for a
+    damaged file, because anybody could sign with an empty key; StorageFailed when it cannot be written.
     """
     try:
         return _read_key(path)
@@ -43,14 +44,14 @@ def _read_key(path: Path) -> bytes:
         raise RecordDamaged(f"the key in {path} cannot be read ({error.strerror}).") from error
     if len(key) != KEY_BYTES or not any(key):
         raise RecordDamaged(
-            f"{path} is damaged: remove it, and a new key is created; links and pages that were "
-            "signed with the old key must be opened again."
+            f"{path} is not the key that was written: remove it, and a new key is made; people then have to open "
+            "links and pages that were signed with the old key again."
         )
     return key
 
 
 def _create_key(path: Path) -> None:
-    """Write and sync the key to the disk before the file gets its name."""
+    """Write a new key: the file gets its name only after its content is on the disk."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

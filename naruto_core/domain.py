@@ -227,3 +227,12 @@ class Progress:
     seconds: float
     seconds_left: float | None
     note: str = ""
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds for people: "48 s", "4 min 05 s", "2 h 10 min"; never negative."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

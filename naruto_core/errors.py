@@ -1,16 +1,18 @@
 """The errors that users can cause, and who can fix them.
 
-    NarutoError               every error that a user can cause; shown as one sentence, exit status 1
-    ├── RecipeInvalid         a recipe, prompt suite or parameter that cannot work (its author)
-    ├── DatasetUnusable       a dataset that is missing, empty, or has too many broken records (its owner)
-    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded or used (its owner)
-    ├── DeviceUnfit           this machine cannot do what the recipe needs (who runs it)
-    ├── TrainingDiverged      a loss or weights that are not finite (the recipe's author)
-    ├── StorageFailed         no disk space, no permission (the disk's owner)
-    ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (its operator)
-    ├── RatingRefused         a vote that cannot be accepted, a name in use (reviewer or admin)
-    ├── NotRecorded           a run, dataset or sample that is not in the database (who typed it)
-    └── RecordDamaged         files and database disagree (who keeps the data root)
+    NarutoError               every mistake a user can make; shown as one sentence, exit status 1
+    ├── RecipeInvalid         a recipe, prompt suite or parameter that cannot work (who wrote it)
+    ├── DatasetUnusable       a dataset that is missing, empty or too broken (who brought it)
+    ├── ModelUnusable         a base model, adapter or extractor that cannot be loaded or used (who named it)
+    ├── DeviceUnfit           this machine cannot do what the recipe asks (who runs it)
+    ├── TrainingDiverged      a loss that has ceased to be a number (who wrote the recipe)
+    ├── StorageFailed         no space, no permission (who owns the disk)
+    ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
+    ├── RatingRefused         a vote, reviewer or campaign that cannot be accepted (the reviewer or the admin)
+    ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
+    ├── ServiceKeyInvalid     an API key that cannot be made or removed (who runs the service)
+    ├── NotRecorded           asked for something the store does not know (who typed it)
+    └── RecordDamaged         files and store disagree (who keeps the archive)
 
 A message says what happened, where, and what to do. Any other exception is a bug.
 """
@@ -49,7 +51,15 @@ class ServiceFailed(NarutoError):
 
 
 class RatingRefused(NarutoError):
-    """A vote that cannot be accepted (closed, answered already, reassigned), or a name that is in use."""
+    """A vote that cannot be accepted (campaign closed, answered already, not yours), or a name that is in use."""
+
+
+class PromotionRefused(NarutoError):
+    """A run that cannot be promoted, a promotion without a name or reason, or a rollback without an earlier run."""
+
+
+class ServiceKeyInvalid(NarutoError):
+    """An API key of the HTTP service with an invalid, used or unknown name."""
 
 
 class NotRecorded(NarutoError):

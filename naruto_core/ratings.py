@@ -1,7 +1,7 @@
-"""The domain model of human evaluation: campaigns, units, assignments, votes. Standard library only.
+"""Types of human evaluation: campaigns, units, assignments, votes, promotions. Frozen, standard library only.
 
-A campaign shows units to reviewers: two pictures of the same prompt and seed, a single picture, or four. Reviewers'
-actions are stored as events that are never changed; the last event of an assignment counts.
+A campaign asks reviewers about units: one, two or four pictures of the same prompt and seed. Every action of a reviewer
+is kept as an event that is never changed; the last event of each assignment counts.
 """
 
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """What a reviewer sees, and the question."""
+    """The kind of question that a campaign asks."""
 
     PAIR = "pair"  # two pictures: which is better?
-    SCALE = "scale"  # one picture: how well does it fit the prompt and the style, and what is wrong with it?
+    SCALE = "scale"  # one picture: grades for prompt and style, and defects
     BEST_WORST = "best-worst"  # four pictures: which is the best, and which the worst?
 
     @property
     def pictures(self) -> int:
-        """The number of pictures of a unit."""
+        """How many pictures a reviewer sees at once."""
         return {Mode.PAIR: 2, Mode.SCALE: 1, Mode.BEST_WORST: 4}[self]
 
 
 class Outcome(StrEnum):
-    """The answer to a pair of pictures."""
+    """The answer about two pictures that are shown side by side."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 
 class Defect(StrEnum):
-    """A defect of a generated picture."""
+    """A visible defect of a generated picture."""
 
     HANDS = "hands"
     FACE = "face"
@@ -43,7 +43,7 @@ class Defect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """Grades of one picture: 1 (worst) to 5 for how well it fits the prompt and the style, and its defects."""
+    """The answer about one picture: 1 (worst) to 5 for agreement with the prompt and with the style, and defects."""
 
     adherence: int
     style: int
@@ -52,7 +52,7 @@ class Grades:
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """Of four pictures: the positions (0 to 3, in the order shown) of the best and of the worst."""
+    """The answer about four pictures: the positions (0 to 3, as shown) of the best and of the worst."""
 
     best: int
     worst: int
@@ -66,17 +66,19 @@ class Action(StrEnum):
 
     VOTE = "vote"
     SKIP = "skip"
-    UNDO = "undo"  # of the last action on the assignment
+    UNDO = "undo"  # takes back the last vote or skip
 
 
 class Role(StrEnum):
-    REVIEWER = "reviewer"  # votes without knowing which model drew a picture
-    LEAD = "lead"  # an admin: creates campaigns and sees their results
+    """What a registered person may do."""
+
+    REVIEWER = "reviewer"  # rates pictures, blind
+    ADMIN = "admin"  # opens campaigns, sees their results, promotes runs
 
 
 @dataclass(frozen=True, slots=True)
 class Reviewer:
-    """A person who votes; `id` is opaque. `email` comes from a single sign-on, "" without one."""
+    """A registered person; `id` is opaque. `email` is the address of their single sign-on, or ""."""
 
     id: str
     name: str
@@ -86,11 +88,11 @@ class Reviewer:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A question to reviewers about many units; a closed campaign accepts no votes.
+    """A question that reviewers answer for many units; a closed campaign takes no votes.
 
-    `informative` is the share of units that are chosen for the most information on which model is better, the others
-    are drawn evenly; `repeats` is the share of a reviewer's units that are repeated with sides swapped. `example`
-    marks votes that a program generated.
+    `informative` (0 to 1) is the share of assignments that are chosen because they are most informative; the rest are
+    sampled uniformly. `repeats` (0 to 1) is the share of assignments that show a reviewer an earlier unit again with
+    sides swapped, to test consistency. `example` marks votes that a program made up.
     """
 
     id: str
@@ -106,10 +108,11 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The samples (by id) of one prompt and seed that `wanted` reviewers compare; the order of display is not set here.
+    """What is rated: samples (by id) of one prompt and seed, rated by `raters` reviewers.
 
-    `contenders` are the models that drew them ("RUN/fused"), `text` is the prompt's. `gold` is the sample that every
-    attentive reviewer prefers, or "": such units test attention, and do not count for a model.
+    `contenders` are the models that drew the samples ("RUN/fused"), in the same order; `text` is the text of the
+    prompt. `gold` is the id of the sample that every attentive reviewer prefers, or "": gold units test attention and
+    count for no model. The order on the screen is drawn for each assignment.
     """
 
     prompt: str
@@ -117,16 +120,16 @@ class Unit:
     seed: int
     samples: tuple[str, ...]
     contenders: tuple[str, ...]
-    wanted: int = 1
+    raters: int = 1
     gold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A unit as one reviewer sees it: the prompt's text, and samples in the order shown, without model names.
+    """A unit as one reviewer sees it: the text of the prompt and the samples in the order shown; no model's name.
 
-    It is reserved for the reviewer until `leased_until`; a later vote still counts unless the unit was assigned to
-    another reviewer meanwhile.
+    It is leased to the reviewer until `leased_until`. A later vote still counts, unless the unit was assigned to
+    somebody else in the meantime.
     """
 
     id: str
@@ -138,13 +141,13 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class RatingEvent:
-    """An event that a reviewer's page sends. The page creates `nonce`: an event that is sent twice counts once.
+    """A vote, skip or undo as the review page sends it. The page makes the `nonce`: an event sent twice counts once.
 
-    `seconds` from display to action, `viewport` in pixels ("390x844"); `answer` is set for a vote only.
+    `seconds` from showing the pictures to the action; `viewport` in pixels ("390x844"); only a vote has an `answer`.
     """
 
     assignment_id: str
-    act: Action
+    action: Action
     nonce: str
     seconds: float
     viewport: str
@@ -153,10 +156,10 @@ class RatingEvent:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A vote that counts: the pictures in the order shown, and the answer.
+    """A vote that counts: samples and contenders in the order shown, and the answer.
 
-    `propensity` is the probability with which this unit was chosen at that time; `repeat` marks the second vote of a
-    reviewer on the unit.
+    `propensity` (0 to 1) is the probability that this unit was assigned at that moment; `repeat` marks the second
+    rating of the unit by the same reviewer.
     """
 
     unit_id: int
@@ -174,17 +177,22 @@ class Rating:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The progress of a campaign: number of units, ratings wanted, ratings received (without repeats)."""
+class CampaignProgress:
+    """Progress of a campaign: its units, the votes it needs, and the votes so far (without repeats)."""
 
     units: int
-    wanted: int
-    rated: int
+    votes_needed: int
+    votes: int
+
+    @property
+    def share(self) -> float:
+        """Votes so far as a share of the votes needed, 0 to 1."""
+        return min(1.0, self.votes / self.votes_needed) if self.votes_needed else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """An alias set to a run by a person, or set back to the run before (a rollback); the newest promotion counts."""
+    """A person set an alias to a run, or rolled it back to an earlier run; the newest promotion counts."""
 
     alias: str
     run_id: str

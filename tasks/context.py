@@ -16,7 +16,7 @@ from naruto_core.errors import NarutoError, NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Store, open_store
-from naruto_core.store.read_only_home import RECORD, read_only_layout
+from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
 from naruto_core.training import distributed
 from tasks.progress import say
 
@@ -129,7 +129,7 @@ def read_only_context(context: TaskContext, home: Path, beside: Path | None) -> 
     """
     with read_only_layout(home, context.layout, beside) as layout:
         try:
-            with open_store(f"sqlite:///{layout.root / RECORD}") as store:
+            with open_store(f"sqlite:///{layout.root / DATABASE_FILE}") as store:
                 yield replace(context, layout=layout, store=store)
         except NarutoError as error:
             sentence = str(error).replace(str(layout.root), str(home))

@@ -25,7 +25,7 @@ from naruto_core.scoring.feature_set import Features
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
 from naruto_core.serving import Drift, ServedScore, Steadiness
-from naruto_core.store.database import open_served_scores
+from naruto_core.store.database import open_database
 from tasks.context import TaskContext, recorded_run, task_context
 from tasks.features import real_features, real_pictures
 from tasks.progress import say
@@ -58,7 +58,7 @@ class RunExtractors:
 def measure_served(loaded: dict[str, RunExtractors] | None = None) -> int:
     """Score every served picture in the folder; how many there were. `loaded` keeps extractors between calls."""
     extractors, count = {} if loaded is None else loaded, 0
-    with task_context() as context, open_served_scores(context.settings.database_url) as served_scores:
+    with task_context() as context, open_database(context.settings.database_url).served_scores as served_scores:
         by_run = sorted(_served_pictures(context), key=lambda served: served.run_id)
         for run_id, group in groupby(by_run, lambda served: served.run_id):
             pictures = list(group)
@@ -83,7 +83,7 @@ def compare_served(days: float) -> list[Drift]:
     """Compare what was served in the last `days` with each run's own samples, and record the result."""
     now = datetime.now(UTC)
     since = now - timedelta(days=days)
-    with task_context() as context, open_served_scores(context.settings.database_url) as served:
+    with task_context() as context, open_database(context.settings.database_url).served_scores as served:
         by_run = sorted(served.scores(since), key=lambda score: score.run_id)
         drifts = [
             drift

@@ -19,7 +19,7 @@ from naruto_core.recipe import ReferencePart
 from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
-from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
+from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import RunContext, TaskContext
 from tasks.progress import unit_reporter
@@ -32,7 +32,7 @@ _AGAIN = "`naruto run` with the choices of its run draws it again."
 
 def sample_features(
     context: TaskContext, samples: Sequence[Sample], extractor: Extractor, batch_size: int, stage: str
-) -> Embedded:
+) -> Embeddings:
     """Features of `samples`, in their order, and which of them are blank."""
     loads = {sample.sha256: partial(_open, context, sample) for sample in samples}
     return _embed(context, [sample.sha256 for sample in samples], loads, extractor, batch_size, stage)
@@ -97,7 +97,7 @@ def _embed(
     extractor: Extractor,
     batch_size: int,
     stage: str,
-) -> Embedded:
+) -> Embeddings:
     """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
     with EmbeddingCache(context.layout.embeddings) as cache:
         if missing := cache.missing(extractor.id, contents):
@@ -184,7 +184,7 @@ class _Inputs:
     prompts: Sequence[Prompt]
     real: RealPictures
 
-    def of_drawn(self, variant: Variant, extractor: Extractor) -> Embedded:
+    def of_drawn(self, variant: Variant, extractor: Extractor) -> Embeddings:
         rows, size = self.samples[variant], self.context.recipe.scoring.batch_size
         return sample_features(self.context, rows, extractor, size, f"score {variant}")
 

@@ -12,28 +12,17 @@ from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from naruto_core.domain import Progress
+from naruto_core.domain import Progress, format_duration
 
 TERMINAL_SECONDS, PREFECT_SECONDS = 0.5, 5.0
 BAR_WIDTH = 24
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "8 s", "3 min 05 s", "2 h 10 min"."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def describe(progress: Progress) -> str:
     """One line: "train      120/500 steps  24 %  loss 0.081  1 min 10 s left"."""
     counted = f"{progress.done}/{progress.total} {progress.unit}s"
     share = f"{progress.done / progress.total:4.0%}" if progress.total else "    "
-    left = f"{duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    left = f"{format_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return f"{progress.stage:<10} {counted:<20} {share}  {progress.note}{'  ' if progress.note else ''}{left}".rstrip()
 
 

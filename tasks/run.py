@@ -8,13 +8,13 @@ from prefect import task
 
 from naruto_core.artifacts import write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant, format_duration
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
 from naruto_core.scoring.metrics import HEADLINE_METRICS, decimals
 from tasks.context import OpenRun, task_context
-from tasks.progress import duration, say
+from tasks.progress import say
 
 
 @task
@@ -42,7 +42,7 @@ def close_run(opened: OpenRun) -> Run:
         context.store.finish_run(opened.id, datetime.now(UTC))
         run = context.store.run(opened.id)
     if run.finished_at:
-        say(f"run {run.id} done in {duration((run.finished_at - run.started_at).total_seconds())}")
+        say(f"run {run.id} done in {format_duration((run.finished_at - run.started_at).total_seconds())}")
     return run
 
 

@@ -1,4 +1,4 @@
-// Pictures of several models in rows, zoomed and panned together; two of them over each other with a slider, or flipped.
+// Rows with the pictures of several models, zoomed and panned together; or two of them in one place, with slider or flip.
 const address = (digest) => new URL(`pictures/${digest}/full.webp`, document.baseURI).href;
 
 function picture(digest, alt) {
@@ -12,34 +12,34 @@ function side(data, row) {
     element("figcaption", {}, `${data.names[i]}${row.notes[i] ? ": " + row.notes[i] : ""}`)));
 }
 
-// Slider and flip are one state for all rows: what is seen in one is seen in the others.
-function paintAll(at) { for (const paint of at.paint) paint(); }
-function turn(at) { at.flipped = !at.flipped; paintAll(at); }
+// Slider and flip are one state for all rows.
+function paintAll(state) { for (const paint of state.paint) paint(); }
+function flipAll(state) { state.flipped = !state.flipped; paintAll(state); }
 
-function over(data, row, at, flip) {
+function over(data, row, state, flip) {
   const pane = element("div", { class: "pane", tabindex: "0" }, picture(row.pictures[0], `${row.text} (${data.names[0]})`));
   const top = element("div", { class: "over" }, picture(row.pictures[1], `${row.text} (${data.names[1]})`));
   pane.append(top);
-  const bar = element("input", { type: "range", min: 0, max: 100, value: at.share, "aria-label": "Where one picture ends and the other begins",
-    oninput: (event) => { at.share = Number(event.target.value); paintAll(at); } });
-  const button = element("button", { type: "button", onclick: () => turn(at) }, "Flip (key f)");
+  const bar = element("input", { type: "range", min: 0, max: 100, value: state.share, "aria-label": "Where one picture ends and the other begins",
+    oninput: (event) => { state.share = Number(event.target.value); paintAll(state); } });
+  const button = element("button", { type: "button", onclick: () => flipAll(state) }, "Flip (key f)");
   const caption = element("figcaption", { "aria-live": "polite" });
-  at.paint.push(() => {
-    top.style.clipPath = `inset(0 0 0 ${flip ? (at.flipped ? 0 : 100) : at.share}%)`;
-    bar.value = at.share;
-    caption.textContent = flip ? data.names[at.flipped ? 1 : 0] : `${data.names[0]} | ${data.names[1]}`;
+  state.paint.push(() => {
+    top.style.clipPath = `inset(0 0 0 ${flip ? (state.flipped ? 0 : 100) : state.share}%)`;
+    bar.value = state.share;
+    caption.textContent = flip ? data.names[state.flipped ? 1 : 0] : `${data.names[0]} | ${data.names[1]}`;
   });
   return element("figure", { class: "wide" }, pane, flip ? button : bar, caption);
 }
 
 function draw(host, data) {
-  host.at = { share: 50, flipped: false, ...host.at, paint: [] };
+  host.state = { share: 50, flipped: false, ...host.state, paint: [] };
   host.replaceChildren(...data.rows.map((row) => element("section", {},
     element("p", { class: "prompt", dir: "auto" }, row.text),
     element("p", { class: "seed" }, row.about),
     element("div", { class: `panes of-${data.layout === "side" ? row.pictures.length : 1}` },
-      ...(data.layout === "side" ? side(data, row) : [over(data, row, host.at, data.layout === "flip")])))));
-  paintAll(host.at);
+      ...(data.layout === "side" ? side(data, row) : [over(data, row, host.state, data.layout === "flip")])))));
+  paintAll(host.state);
   host.zoom();
 }
 
@@ -51,7 +51,7 @@ export default function (component) {
     host.keys = (event) => {
       const field = event.composedPath().some((node) => node.matches && node.matches("input:not([type=range]), textarea, select"));
       if (event.key !== "f" || field || event.ctrlKey || event.metaKey || event.repeat) return;
-      turn(host.at);
+      flipAll(host.state);
     };
     document.addEventListener("keydown", host.keys);
   }

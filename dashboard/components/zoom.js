@@ -1,21 +1,21 @@
-// Zoom and pan of several pictures in step: wheel or pinch zooms, dragging pans, a double click zooms in and back.
-// `root` holds elements with the class "pane", each around one picture; returns a function that applies the view again.
+// Zoom and pan several pictures together: wheel or pinch zooms, dragging pans, a double click zooms in and back out.
+// `root` contains elements with the class "pane", each with its picture; returns a function that applies the view again.
 function zoomTogether(root) {
-  const view = { scale: 1, x: 0, y: 0 };  // x and y in shares of the pane, so that panes of any size agree
+  const view = { scale: 1, x: 0, y: 0 };  // x and y are fractions of a pane's size, so that panes of any size agree
   const pointers = new Map();
-  let apart = 0;
+  let lastDistance = 0;
 
   const apply = () => {
     for (const pane of root.querySelectorAll(".pane")) {
-      for (const picture of pane.querySelectorAll("img"))  // in percent: a picture that is not loaded yet has no height
+      for (const picture of pane.querySelectorAll("img"))  // in percent, because a picture that is not loaded yet has no height
         picture.style.transform = `translate(${100 * view.x}%, ${100 * view.y}%) scale(${view.scale})`;
       pane.classList.toggle("zoomed", view.scale > 1);
     }
   };
   const clamp = () => {
-    const most = (view.scale - 1) / 2;
-    view.x = Math.max(-most, Math.min(most, view.x));
-    view.y = Math.max(-most, Math.min(most, view.y));
+    const limit = (view.scale - 1) / 2;
+    view.x = Math.max(-limit, Math.min(limit, view.x));
+    view.y = Math.max(-limit, Math.min(limit, view.y));
   };
   const zoom = (factor, pane, clientX, clientY) => {
     const box = pane.getBoundingClientRect();
@@ -50,10 +50,10 @@ function zoomTogether(root) {
     if (!before || !pane) return;
     pointers.set(event.pointerId, event);
     if (pointers.size === 2) {
-      const [one, two] = [...pointers.values()];
-      const now = Math.hypot(one.clientX - two.clientX, one.clientY - two.clientY);
-      if (apart) zoom(now / apart, pane, (one.clientX + two.clientX) / 2, (one.clientY + two.clientY) / 2);
-      apart = now;
+      const [first, second] = [...pointers.values()];
+      const distance = Math.hypot(first.clientX - second.clientX, first.clientY - second.clientY);
+      if (lastDistance) zoom(distance / lastDistance, pane, (first.clientX + second.clientX) / 2, (first.clientY + second.clientY) / 2);
+      lastDistance = distance;
     } else if (view.scale > 1) {
       const box = pane.getBoundingClientRect();
       view.x += (event.clientX - before.clientX) / box.width;
@@ -63,7 +63,7 @@ function zoomTogether(root) {
     }
   });
   for (const end of ["pointerup", "pointercancel", "pointerleave"])
-    root.addEventListener(end, (event) => { pointers.delete(event.pointerId); apart = 0; });
+    root.addEventListener(end, (event) => { pointers.delete(event.pointerId); lastDistance = 0; });
   apply.by = (factor) => {
     const pane = root.querySelector(".pane");
     if (!pane) return;

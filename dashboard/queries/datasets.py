@@ -1,11 +1,11 @@
-"""What is in dataset versions. A version never changes, so what was read once is kept."""
+"""Read dataset versions. A version never changes, so its content is cached."""
 
 from collections.abc import Sequence
 from itertools import islice
 
 import streamlit as st
 
-from dashboard.queries.database import the_store
+from dashboard.queries.database import database
 from dashboard.queries.thumbnails import webp
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.dataset.caption_audit import CaptionFinding, audit_captions
@@ -17,39 +17,39 @@ from naruto_core.settings import read_settings
 
 def versions() -> list[DatasetVersion]:
     """Every version, by source."""
-    return the_store().datasets()
+    return database().runs.datasets()
 
 
 def pictures(version: DatasetVersion) -> tuple[Picture, ...]:
-    """What a version holds; RecordDamaged when its table is gone."""
+    """The pictures of a version. Raises RecordDamaged when its table is missing."""
     return _pictures(str(read_settings().root), version)
 
 
 def caption_findings(version: DatasetVersion) -> list[CaptionFinding]:
-    """What can be seen of captions without a model; `naruto captions` looks at the pictures too."""
+    """Findings about captions that need no model; `naruto captions` also compares them with the pictures."""
     return _caption_findings(str(read_settings().root), version)
 
 
 def style_references(run_ids: Sequence[str], count: int = 3) -> list[tuple[str, bytes]]:
-    """Captions and thumbnails of pictures that the first of these runs learned from: always the same ones, drawn by
-    digest. Fewer when files are gone."""
+    """Captions and thumbnails of `count` training pictures of the first of these runs: the first by sha256, so always
+    the same. Fewer when files are missing."""
     for run_id in run_ids:
-        version = the_store().find_dataset(the_store().run(run_id).dataset_id)
+        version = database().runs.find_dataset(database().runs.run(run_id).dataset_id)
         if version is None:
             continue
         try:
-            drawn = sorted(pictures(version), key=lambda one: one.sha256)
+            by_digest = sorted(pictures(version), key=lambda picture: picture.sha256)
         except RecordDamaged:
             continue
-        seen = ((one.caption, thumbnail(one)) for one in drawn)
-        if found := list(islice(((text, data) for text, data in seen if data), count)):
-            return found
+        thumbnails = ((picture.caption, thumbnail(picture)) for picture in by_digest)
+        if references := list(islice(((text, data) for text, data in thumbnails if data), count)):
+            return references
     return []
 
 
 @st.cache_data(max_entries=600, show_spinner=False)
 def thumbnail(picture: Picture) -> bytes | None:
-    """256 pixels of a picture; None when its file is gone or was changed."""
+    """A WebP of at most 256 pixels; None when the file is missing or was changed."""
     try:
         data = Layout(read_settings().root).picture(picture.sha256, picture.suffix).read_bytes()
     except OSError:
@@ -63,6 +63,6 @@ def _pictures(root: str, version: DatasetVersion) -> tuple[Picture, ...]:
     return tuple(read_pictures(Layout(read_settings().root), version))
 
 
-@st.cache_data(max_entries=4, show_spinner="Looking at the captions …")
+@st.cache_data(max_entries=4, show_spinner="Checking the captions …")
 def _caption_findings(root: str, version: DatasetVersion) -> list[CaptionFinding]:
     return audit_captions(_pictures(root, version), None)

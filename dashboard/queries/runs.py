@@ -1,10 +1,9 @@
-"""What was recorded of runs. Only this folder and the doors open the store; reads are kept for a few seconds, so that a
-click costs no query."""
+"""Read runs, pictures and scores. Results are cached for a few seconds, so that a click needs no query."""
 
 import streamlit as st
 
-from dashboard.model_comparison import by_sample
-from dashboard.queries.database import the_store
+from dashboard import model_comparison
+from dashboard.queries.database import database
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import PromptSuite, Sample, Variant
 from naruto_core.errors import RecordDamaged
@@ -15,7 +14,7 @@ _SECONDS = 5
 
 
 def home() -> str:
-    """The data root, for people to read."""
+    """The path of NARUTO_HOME, for people."""
     return str(read_settings().root)
 
 
@@ -35,17 +34,17 @@ def samples_of(run_id: str, variant: Variant) -> list[Sample]:
 
 
 def sample_scores(run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """The scores of a run's single pictures; see `pairing.by_sample`."""
+    """The scores of a run's single pictures; see `model_comparison.sample_scores`."""
     return _sample_scores(read_settings().database_url, run_id)
 
 
 def prompts(run_id: str) -> PromptSuite | None:
-    """The prompts one run was drawn with."""
+    """The prompt suite of a run's pictures; None before they are generated."""
     return _prompts(read_settings().database_url, run_id)
 
 
 def picture(sample: Sample) -> bytes | None:
-    """The file of a sample; None when it is missing or is not what was recorded."""
+    """The bytes of a sample's file; None when it is missing or was changed."""
     try:
         data = Layout(read_settings().root).absolute(sample.path).read_bytes()
     except (OSError, RecordDamaged):
@@ -55,23 +54,23 @@ def picture(sample: Sample) -> bytes | None:
 
 @st.cache_data(ttl=_SECONDS, show_spinner=False)
 def _runs(url: str) -> list[RunSummary]:
-    del url  # it only tells one record from another
-    return the_store().runs()
+    del url  # it is the cache's key only
+    return database().runs.runs()
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
 def _samples(url: str, run_id: str) -> list[Sample]:
     del url
-    return the_store().samples(run_id)
+    return database().runs.samples(run_id)
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
 def _sample_scores(url: str, run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     del url
-    return by_sample(the_store().scores(run_id))
+    return model_comparison.sample_scores(database().runs.scores(run_id))
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
 def _prompts(url: str, run_id: str) -> PromptSuite | None:
     del url
-    return the_store().prompts(run_id)
+    return database().runs.prompts(run_id)

@@ -1,40 +1,42 @@
-"""What the HTTP service did, and how good its pictures were. Read anew every half minute."""
+"""Read the jobs of the HTTP service and the quality of its pictures. Results are cached for half a minute."""
 
 from datetime import UTC, datetime
 
 import streamlit as st
 
 from dashboard import latency
-from dashboard.queries.database import the_jobs, the_served_scores
+from dashboard.queries.database import database
 from naruto_core.serving import Drift
 from naruto_core.settings import read_settings
 
-MOST = 20_000  # requests looked at; of more, the newest
+MAX_REQUESTS = 20_000  # of more, the newest are counted
 _SECONDS = 30
 
 
-def jobs(period: latency.Period) -> latency.Load:
-    """Requests of a period, counted."""
-    return _jobs(read_settings().database_url, period)
+def load(period: latency.Period) -> latency.ServiceLoad:
+    """The load of a period: requests, latencies, pictures."""
+    return _load(read_settings().database_url, period)
 
 
-def quality(period: latency.Period) -> list[latency.Level]:
-    """Served pictures of a period, by run, metric and moment."""
+def quality(period: latency.Period) -> list[latency.QualityBucket]:
+    """The quality of pictures served in a period, by run, metric and step of time."""
     return _quality(read_settings().database_url, period)
 
 
 def drifts() -> list[Drift]:
-    """What was said last of each run and metric."""
-    return the_served_scores().drifts()
+    """The newest drift report of each run and metric."""
+    return database().served_scores.drifts()
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
-def _jobs(url: str, period: latency.Period) -> latency.Load:
+def _load(url: str, period: latency.Period) -> latency.ServiceLoad:
     del url
-    return latency.count(the_jobs().times(latency.since(period, datetime.now(UTC)), MOST), period)
+    return latency.service_load(
+        database().service_jobs.times(latency.period_start(period, datetime.now(UTC)), MAX_REQUESTS), period
+    )
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=8, show_spinner=False)
-def _quality(url: str, period: latency.Period) -> list[latency.Level]:
+def _quality(url: str, period: latency.Period) -> list[latency.QualityBucket]:
     del url
-    return latency.levels(the_served_scores().scores(latency.since(period, datetime.now(UTC))), period)
+    return latency.quality(database().served_scores.scores(latency.period_start(period, datetime.now(UTC))), period)

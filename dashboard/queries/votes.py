@@ -1,11 +1,11 @@
-"""What was recorded of people's judgement, and what follows from it. Kept for as long as no vote is added."""
+"""Read campaigns and votes, and compute their results. Results are cached until a vote is added."""
 
 from dataclasses import dataclass
 
 import streamlit as st
 
 from dashboard import access
-from dashboard.queries.database import the_ratings
+from dashboard.queries.database import database
 from naruto_core.domain import Prompt
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
@@ -22,7 +22,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class CampaignResult:
-    """What a campaign of comparisons says."""
+    """The result of a campaign of comparisons."""
 
     ranking: Ranking
     decisions: list[PairDecision]
@@ -30,84 +30,91 @@ class CampaignResult:
 
 
 def visitor() -> access.Visitor:
-    """Who is looking."""
-    first = "" if access.listens_locally() else access.first_token(read_settings().root)
-    return access.visitor(the_ratings(), *access.presented(), first)
+    """Who opens the page."""
+    first_token = "" if access.listens_locally() else access.first_admin_token(read_settings().root)
+    return access.visitor(database().ratings, *access.credentials(), first_token)
 
 
-def campaigns(*, opened: bool = False) -> list[Campaign]:
+def campaigns(*, open_only: bool = False) -> list[Campaign]:
     """All campaigns, or those that take votes; newest first."""
-    return [one for one in the_ratings().campaigns() if not opened or one.closed_at is None]
+    campaigns = database().ratings.campaigns()
+    return [campaign for campaign in campaigns if not open_only or campaign.closed_at is None]
 
 
 def ratings(campaign_id: str) -> tuple[Rating, ...]:
-    """All votes that count, with repeats and gold units."""
-    return _ratings(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+    """All votes that count, including repeats and gold units."""
+    return _ratings(*_cache_key(campaign_id))
 
 
 def votes(campaign_id: str) -> tuple[Vote, ...]:
-    """Two models at a time; of a campaign of grades, none."""
-    return _votes(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+    """The votes as comparisons of two models; empty for a campaign of grades."""
+    return _votes(*_cache_key(campaign_id))
 
 
 def campaign_result(campaign_id: str) -> CampaignResult:
-    """NarutoError when the votes cannot say anything yet."""
-    return _campaign_result(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+    """Ranking, decisions and win rates. Raises NarutoError when there are not enough votes."""
+    return _campaign_result(*_cache_key(campaign_id))
 
 
 def win_rates_of(campaign_id: str) -> list[WinRate]:
-    """How often each model won; quick, because nothing is resampled."""
-    return _win_rates(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+    """The win rate of each model; fast, because nothing is resampled."""
+    return _win_rates(*_cache_key(campaign_id))
 
 
-def conduct(campaign_id: str) -> list[ReviewerQuality]:
-    """How each reviewer of a campaign judges."""
-    return _conduct(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id))
+def reviewer_quality(campaign_id: str) -> list[ReviewerQuality]:
+    """The quality of each reviewer of a campaign."""
+    return _reviewer_quality(*_cache_key(campaign_id))
 
 
 def agreement(campaign_id: str, question: str, level: Level) -> Agreement | str:
-    """Krippendorff's alpha of one question, or why there is none."""
-    return _agreement(read_settings().database_url, campaign_id, the_ratings().latest(campaign_id), question, level)
+    """Krippendorff's alpha of one question, or a sentence why it cannot be computed."""
+    return _agreement(*_cache_key(campaign_id), question, level)
 
 
 def wins_by_tag(campaign_id: str, prompts: tuple[Prompt, ...]) -> dict[str, list[WinRate]]:
-    """Win rates over the prompts of each tag that was voted on."""
+    """Win rates over the prompts of each tag that has votes."""
     tags = {prompt.slug: prompt.tags for prompt in prompts}
-    found: dict[str, list[Vote]] = {}
+    by_tag: dict[str, list[Vote]] = {}
     for vote in votes(campaign_id):
         for tag in tags.get(vote.prompt, ()):
-            found.setdefault(tag, []).append(vote)
-    return {tag: win_rates(of_tag) for tag, of_tag in sorted(found.items())}
+            by_tag.setdefault(tag, []).append(vote)
+    return {tag: win_rates(of_tag) for tag, of_tag in sorted(by_tag.items())}
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)  # nothing here is ever changed, and copies take long
-def _ratings(url: str, campaign_id: str, latest: int) -> tuple[Rating, ...]:
-    del url, latest
-    return tuple(the_ratings().ratings(campaign_id))
+def _cache_key(campaign_id: str) -> tuple[str, str, int]:
+    """The database, the campaign and its last event: results change only with these."""
+    return read_settings().database_url, campaign_id, database().ratings.last_event_id(campaign_id)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)  # a resource is not copied: the ratings are immutable and many
+def _ratings(url: str, campaign_id: str, last_event_id: int) -> tuple[Rating, ...]:
+    del url, last_event_id
+    return tuple(database().ratings.ratings(campaign_id))
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
-def _votes(url: str, campaign_id: str, latest: int) -> tuple[Vote, ...]:
-    if the_ratings().campaign(campaign_id).mode is Mode.PAIR:  # counted by the database: much quicker, and the same
-        return tuple(Vote(prompt, *sides, said, n) for prompt, sides, said, n in the_ratings().tally(campaign_id))
-    return tuple(to_votes(countable(_ratings(url, campaign_id, latest))))
+def _votes(url: str, campaign_id: str, last_event_id: int) -> tuple[Vote, ...]:
+    if database().ratings.campaign(campaign_id).mode is Mode.PAIR:  # the database counts faster, with the same result
+        tally = database().ratings.tally(campaign_id)
+        return tuple(Vote(prompt, *sides, outcome, n) for prompt, sides, outcome, n in tally)
+    return tuple(to_votes(countable(_ratings(url, campaign_id, last_event_id))))
 
 
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
-def _campaign_result(url: str, campaign_id: str, latest: int) -> CampaignResult:
-    found = _votes(url, campaign_id, latest)
-    ranking = rank(found, RESAMPLES, _SEED)
-    return CampaignResult(ranking, decide_pairs(ranking, found), win_rates(found))
+def _campaign_result(url: str, campaign_id: str, last_event_id: int) -> CampaignResult:
+    votes = _votes(url, campaign_id, last_event_id)
+    ranking = rank(votes, RESAMPLES, _SEED)
+    return CampaignResult(ranking, decide_pairs(ranking, votes), win_rates(votes))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _win_rates(url: str, campaign_id: str, latest: int) -> list[WinRate]:
-    return win_rates(_votes(url, campaign_id, latest))
+def _win_rates(url: str, campaign_id: str, last_event_id: int) -> list[WinRate]:
+    return win_rates(_votes(url, campaign_id, last_event_id))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _agreement(url: str, campaign_id: str, latest: int, question: str, level: Level) -> Agreement | str:
-    table, _ = answers_by_unit(countable(_ratings(url, campaign_id, latest)), question)
+def _agreement(url: str, campaign_id: str, last_event_id: int, question: str, level: Level) -> Agreement | str:
+    table, _ = answers_by_unit(countable(_ratings(url, campaign_id, last_event_id)), question)
     try:
         return krippendorff_alpha(table, level, RESAMPLES, _SEED)
     except NarutoError as error:
@@ -115,5 +122,5 @@ def _agreement(url: str, campaign_id: str, latest: int, question: str, level: Le
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _conduct(url: str, campaign_id: str, latest: int) -> list[ReviewerQuality]:
-    return reviewer_qualities(_ratings(url, campaign_id, latest))
+def _reviewer_quality(url: str, campaign_id: str, last_event_id: int) -> list[ReviewerQuality]:
+    return reviewer_qualities(_ratings(url, campaign_id, last_event_id))

@@ -1,12 +1,12 @@
-"""Metric trust: does a metric say what people say? Next to how well one person predicts the others."""
+"""The page Metric validation: how well each metric agrees with people's votes, beside how well people agree."""
 
 from collections.abc import Sequence
 
 import streamlit as st
 
 from dashboard.queries import runs, votes
-from dashboard.queries.database import the_ratings
-from dashboard.views.campaigns import chosen_campaign
+from dashboard.queries.database import database
+from dashboard.views.campaigns import select_campaign
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.metric_validation import (
@@ -27,36 +27,36 @@ _NOT_ENOUGH = "not enough votes"
 
 
 def show() -> None:
-    st.title("Metric trust")
-    campaigns = [one for one in votes.campaigns() if one.mode is Mode.PAIR]
+    st.title("Metric validation")
+    campaigns = [campaign for campaign in votes.campaigns() if campaign.mode is Mode.PAIR]
     if not campaigns:
-        st.info("Nobody was asked to choose between two pictures yet. Open such a campaign on the page Assignments.")
+        st.info("There is no campaign of pairs yet. Open one on the page Campaigns.")
         return
-    campaign = chosen_campaign(campaigns, "metrics")
-    latest = the_ratings().latest(campaign.id)
-    if not latest:
-        st.info("There are no votes yet. Send the reviewers their links from the page Assignments.")
+    campaign = select_campaign(campaigns, "metrics")
+    last_event_id = database().ratings.last_event_id(campaign.id)
+    if not last_event_id:
+        st.info("There are no votes yet. Send the reviewers their links from the page Campaigns.")
         return
-    best, lines, by_tag = _measured(read_settings().database_url, campaign, latest)
-    st.text(best)
+    human, lines, by_tag = _results(read_settings().database_url, campaign, last_event_id)
+    st.text(human)
     if not lines:
-        st.info("No metric was measured on these pictures, so there is nothing to hold against the votes.")
+        st.info("No metric was measured on these pictures, so there is nothing to compare with the votes.")
         return
-    st.table(lines, hide_index=True, alt="Each metric against people's votes")
+    st.table(lines, hide_index=True, alt="Agreement of each metric with people's votes")
     st.caption(
-        "Chooses as people: share of decided votes in which the metric prefers the same picture (0.5 is a coin). "
-        "Orders pictures: Spearman's correlation with the share of votes won. Orders models: Kendall's tau. "
-        "95 % intervals over whole prompts."
+        "Pairwise agreement: share of decided votes in which the metric prefers the same picture (0.5 is chance). "
+        "Picture correlation: Spearman's rho with the win rates of pictures. Model correlation: Kendall's tau with the "
+        "strengths of models. 95 % intervals over whole prompts."
     )
     if by_tag:
-        with st.expander("By tag: chooses as people"):
-            st.dataframe(by_tag, hide_index=True, alt="Each metric against people's votes, by tag")
+        with st.expander("Pairwise agreement by tag"):
+            st.dataframe(by_tag, hide_index=True, alt="Agreement of each metric with people's votes, by tag")
 
 
-@st.cache_data(max_entries=8, show_spinner="Holding the metrics against the votes …")
-def _measured(url: str, campaign: Campaign, latest: int) -> tuple[str, list[Line], list[Line]]:
-    """What one person reaches, each metric, and each metric by tag."""
-    del url, latest
+@st.cache_data(max_entries=8, show_spinner="Comparing metrics with votes …")
+def _results(url: str, campaign: Campaign, last_event_id: int) -> tuple[str, list[Line], list[Line]]:
+    """The agreement between people as a sentence, a line for each metric, and lines by tag."""
+    del url, last_event_id
     ratings = countable(votes.ratings(campaign.id))
     scores = _scores(ratings)
     lines = [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores]
@@ -64,10 +64,10 @@ def _measured(url: str, campaign: Campaign, latest: int) -> tuple[str, list[Line
 
 
 def _ceiling(ratings: Sequence[Rating]) -> str:
-    found = human_ceiling(ratings)
-    if found is None or not found.enough:
-        return "How well one person predicts the others: not enough units were judged by several people."
-    return f"One person chooses as the others in {_said(found)}. No metric can be expected to do better."
+    agreement = human_ceiling(ratings)
+    if agreement is None or not agreement.enough:
+        return "Agreement between people: not enough units were rated by several people."
+    return f"A person agrees with the others in {_agreement(agreement)}. No metric can be expected to agree more."
 
 
 def _metrics() -> list[tuple[str, int]]:
@@ -75,17 +75,17 @@ def _metrics() -> list[tuple[str, int]]:
 
 
 def _scores(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:
-    """By metric and sample, of the runs in the campaign; a metric that was measured in two ways is left out."""
-    found: dict[str, dict[str, float]] = {}
-    rulers: dict[str, set[str]] = {}
+    """Scores by metric and sample, of the runs in the campaign; metrics with two measurements are left out."""
+    scores: dict[str, dict[str, float]] = {}
+    measurements: dict[str, set[str]] = {}
     for run_id in sorted({name.split("/", 1)[0] for rating in ratings for name in rating.contenders}):
-        by_sample, measured = runs.sample_scores(run_id)
-        for sample, of in by_sample.items():
-            for metric, value in of.items():
-                found.setdefault(metric, {})[sample] = value
-        for metric, one in measured.items():
-            rulers.setdefault(metric, set()).add(one)
-    return {metric: values for metric, values in found.items() if len(rulers[metric]) == 1}
+        by_sample, run_measurements = runs.sample_scores(run_id)
+        for sample, values in by_sample.items():
+            for metric, value in values.items():
+                scores.setdefault(metric, {})[sample] = value
+        for metric, measurement in run_measurements.items():
+            measurements.setdefault(metric, set()).add(measurement)
+    return {metric: values for metric, values in scores.items() if len(measurements[metric]) == 1}
 
 
 def _line(
@@ -93,23 +93,23 @@ def _line(
 ) -> dict[str, str]:
     return {
         "Metric": name,
-        "Chooses as people": _cell(pairwise_agreement(ratings, scores, better)),
-        "Orders pictures as people": _cell(pointwise_correlation(ratings, scores, better)),
-        "Orders models as people": _models(campaign, name, better),
+        "Pairwise agreement": _cell(pairwise_agreement(ratings, scores, better)),
+        "Picture correlation": _cell(pointwise_correlation(ratings, scores, better)),
+        "Model correlation": _models(campaign, name, better),
     }
 
 
 def _models(campaign: Campaign, metric: str, better: int) -> str:
     try:
-        strengths = {one.model: one.value for one in votes.campaign_result(campaign.id).ranking.models}
+        strengths = {model.model: model.value for model in votes.campaign_result(campaign.id).ranking.models}
     except NarutoError:
         return _NOT_ENOUGH
     means: dict[str, float] = {}
     for model in strengths:
         run_id, _, variant = model.partition("/")
         scores, _ = runs.sample_scores(run_id)
-        found = [scores.get(sample.id, {}) for sample in runs.samples_of(run_id, Variant(variant))]
-        values = [of[metric] for of in found if metric in of]
+        by_sample = [scores.get(sample.id, {}) for sample in runs.samples_of(run_id, Variant(variant))]
+        values = [sample_scores[metric] for sample_scores in by_sample if metric in sample_scores]
         if values:
             means[model] = sum(values) / len(values)
     tau, n = ordering_correlation(strengths, means, better)
@@ -128,13 +128,14 @@ def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> l
             for name, better in _metrics()
             if name in scores
         }
-        for tag in sorted({tag for of in tags.values() for tag in of})
+        for tag in sorted({tag for prompt_tags in tags.values() for tag in prompt_tags})
     ]
 
 
-def _cell(found: MetricAgreement | None) -> str:
-    return _said(found) if found and found.enough else _NOT_ENOUGH
+def _cell(agreement: MetricAgreement | None) -> str:
+    return _agreement(agreement) if agreement and agreement.enough else _NOT_ENOUGH
 
 
-def _said(found: MetricAgreement) -> str:
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}, n = {found.n}, {found.prompts} prompts)"
+def _agreement(agreement: MetricAgreement) -> str:
+    interval = f"{agreement.low:.2f} to {agreement.high:.2f}"
+    return f"{agreement.value:.2f} ({interval}, n = {agreement.n}, {agreement.prompts} prompts)"

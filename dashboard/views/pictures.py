@@ -1,6 +1,6 @@
-"""What one run drew: a row for each prompt, with the base, the adapted and the fused model side by side.
+"""The page Pictures: a row for each prompt of a run, with the base, adapted and fused model side by side.
 
-A prompt is somebody else's text: it is shown as plain text and never as Markdown.
+Prompts are untrusted text: they are shown as plain text, never as Markdown.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.queries import runs
 from naruto_core.domain import Prompt, Sample, Variant
 
-_EVERY_TAG = "all"
+_ALL_TAGS = "all"
 _ROWS = 12  # prompts on one page: at 1024 pixels that is 36 pictures of 1.5 MB
 
 Place = tuple[str, Variant]
@@ -21,22 +21,22 @@ def show() -> None:
     st.title("Pictures")
     run_ids = [summary.run.id for summary in runs.runs()]
     if not run_ids:
-        st.info("There are no pictures yet. Type `make demo` in a terminal and come back: it takes a few minutes.")
+        st.info("There are no pictures yet. Type `make demo` in a terminal, wait some minutes, then reload this page.")
         return
     run_id = st.selectbox("Run", run_ids, key="run")
     samples = runs.samples(run_id)
     suite = runs.prompts(run_id)
     if not samples or suite is None:
-        st.info("This run has drawn nothing yet. `naruto runs` shows how far it is.")
+        st.info("This run has no pictures yet. `naruto runs` shows its progress.")
         return
-    drawn = {sample.prompt for sample in samples}
-    prompts = [prompt for prompt in suite.prompts if prompt.slug in drawn]
+    slugs = {sample.prompt for sample in samples}
+    prompts = [prompt for prompt in suite.prompts if prompt.slug in slugs]
     left, right = st.columns(2)
     tags = sorted({tag for prompt in prompts for tag in prompt.tags})
-    tag = left.selectbox("Tag", [_EVERY_TAG, *tags], key="tag")
+    tag = left.selectbox("Tag", [_ALL_TAGS, *tags], key="tag")
     seed = right.selectbox("Seed", sorted({sample.seed for sample in samples}), key="seed")
-    chosen = [prompt for prompt in prompts if tag in (_EVERY_TAG, *prompt.tags)]
-    _rows(_page(chosen), {(sample.prompt, sample.variant): sample for sample in samples if sample.seed == seed})
+    tagged = [prompt for prompt in prompts if tag in (_ALL_TAGS, *prompt.tags)]
+    _rows(_page(tagged), {(sample.prompt, sample.variant): sample for sample in samples if sample.seed == seed})
 
 
 def _page(prompts: list[Prompt]) -> list[Prompt]:
@@ -62,4 +62,4 @@ def _cell(prompt: Prompt, variant: Variant, sample: Sample | None) -> None:
     elif sample is None:
         st.caption(f"{variant.value}: not drawn yet")
     else:
-        st.warning(f"{variant.value}: the picture is missing or was changed. `naruto verify` names every such file.")
+        st.warning(f"{variant.value}: the picture is missing or was changed. `naruto verify` lists all such files.")

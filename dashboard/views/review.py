@@ -1,6 +1,6 @@
-"""Blind judging: pictures of one prompt and seed, nothing else. What happens in the browser is `components/review.js`.
+"""The page Review: reviewers rate pictures blind. The browser's part is `components/review.js`.
 
-Neither this page nor the addresses of its pictures name a run, a variant, a score or a file.
+Neither this page nor the addresses of its pictures contain a run, a variant, a score or a file name.
 """
 
 import base64
@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import access
 from dashboard.component import component
 from dashboard.queries import datasets, votes
-from dashboard.queries.database import the_ratings
+from dashboard.queries.database import database
 from naruto_core.ratings import Campaign, Mode, Reviewer
 from naruto_core.settings import read_settings
 
@@ -20,32 +20,32 @@ _COMPONENT = component("review")
 _ANCHORS = {
     "adherence": {
         "ask": "Does the picture show what the text asks for? (keys 1 to 5)",
-        "words": ["nothing of it", "a little", "half of it", "nearly all", "all of it"],
+        "words": ["not at all", "a little", "half", "mostly", "fully"],
     },
     "style": {
         "ask": "Is it drawn in the style of the examples? (keys 1 to 5)",
-        "words": ["not at all", "hardly", "partly", "nearly", "fully"],
+        "words": ["not at all", "a little", "partly", "mostly", "fully"],
     },
 }
 _GUIDELINES = {
     Mode.PAIR: (
         "Which of the two pictures would you rather get for this text?",
-        "Look at what the text asks for first: everything in it should be there, and nothing that contradicts it.",
-        "Then look at how it is drawn: whole hands and faces, clean lines, one style.",
-        "Example: the text asks for two people. A pretty picture shows one, a plain one shows two: take the plain one.",
-        "Example: both show what was asked for, one has a melted hand. The other one is better.",
-        "If you cannot choose in ten seconds, they are equally good. If you would throw both away, say both are bad.",
-        "It is the same text, but you do not know who drew what. The sides are shuffled each time.",
+        "First check the text: everything in it should be in the picture, and nothing that contradicts it.",
+        "Then check the drawing: complete hands and faces, clean lines, one style.",
+        "Example: the text asks for two. A pretty picture shows one, a plain picture two: the plain one is better.",
+        "Example: both show what the text asks for, and one has a deformed hand. The other picture is better.",
+        "If you cannot choose within ten seconds, they are equally good. If you would use neither, both are bad.",
+        "You do not see which model drew which picture. The sides are random each time.",
     ),
     Mode.SCALE: (
-        "Judge one picture by itself: first whether it shows what the text asks for, then whether it is in the style.",
-        "Example: everything that was asked for is there, but as a photograph: 5 for the text, 1 for the style.",
-        "Flag what is wrong even when you like the picture.",
+        "Rate one picture: first whether it shows what the text asks for, then whether it has the style.",
+        "Example: it shows everything that the text asks for, but as a photograph: 5 for the text, 1 for the style.",
+        "Mark defects even when you like the picture.",
     ),
     Mode.BEST_WORST: (
-        "Choose the best of the four pictures, then the worst. The other two need no order.",
-        "Look at what the text asks for first, then at how it is drawn.",
-        "Example: three are fine and one shows something else: that one is the worst, the best is the best drawn one.",
+        "Choose the best of the four pictures, then the worst. The other two have no order.",
+        "First check what the text asks for, then how it is drawn.",
+        "Example: three are good and one shows something else: that is the worst; the best drawn one is the best.",
     ),
 }
 
@@ -55,59 +55,59 @@ def show() -> None:
     reviewer = votes.visitor().reviewer
     if reviewer is None:
         st.info(
-            "You are not registered as a reviewer. Open Assignments, add yourself as the lead, and open the link that "
-            "you get: your votes are kept under your name."
+            "You are not registered, and votes need a name. Open the page Campaigns, add yourself as an admin, and "
+            "open the link that you get."
         )
         return
-    open_ones = votes.campaigns(opened=True)
-    if not open_ones:
-        st.info("There is nothing to judge now. The lead opens a campaign on the page Assignments.")
+    campaigns = votes.campaigns(open_only=True)
+    if not campaigns:
+        st.info("There is nothing to rate now. An admin opens a campaign on the page Campaigns.")
         return
-    campaign = _chosen(open_ones)
+    campaign = _select_campaign(campaigns)
     st.text(campaign.question)
-    _judge(campaign, reviewer)
-    with st.expander("How to judge, with examples"):
+    _review(campaign, reviewer)
+    with st.expander("Guidelines with examples"):
         for line in _GUIDELINES[campaign.mode]:
             st.text(line)
-    standing = the_ratings().standing(campaign.id)
-    share = min(1.0, standing.rated / standing.wanted) if standing.wanted else 1.0
-    st.progress(share, text=f"{standing.rated} of {standing.wanted} votes by everybody when this page was opened")
+    progress = database().ratings.progress(campaign.id)
+    votes_text = f"{progress.votes} of {progress.votes_needed} votes by all reviewers when this page was opened"
+    st.progress(progress.share, text=votes_text)
     if campaign.example:
-        st.warning("This is an example. Its other votes were made up by a program.")
+        st.warning("This is an example: a program made the other votes up.")
 
 
-def _chosen(open_ones: list[Campaign]) -> Campaign:
-    if len(open_ones) == 1:
-        return open_ones[0]
-    names = {one.id: one.name for one in open_ones}
-    chosen = st.selectbox("What to judge", list(names), format_func=names.__getitem__, key="review_campaign")
-    return next(one for one in open_ones if one.id == chosen)
+def _select_campaign(campaigns: list[Campaign]) -> Campaign:
+    if len(campaigns) == 1:
+        return campaigns[0]
+    by_id = {campaign.id: campaign for campaign in campaigns}
+    chosen = st.selectbox("Campaign", list(by_id), format_func=lambda key: by_id[key].name, key="review_campaign")
+    return by_id[chosen]
 
 
-def _judge(campaign: Campaign, reviewer: Reviewer) -> None:
+def _review(campaign: Campaign, reviewer: Reviewer) -> None:
     _COMPONENT(
         key=f"review-{campaign.id}",
         data={
             "campaign": campaign.id,
             "mode": campaign.mode.value,
-            "me": reviewer.id,
-            "pass": access.make_session_token(read_settings().root, reviewer, datetime.now(UTC)),
+            "reviewer": reviewer.id,
+            "token": access.make_session_token(read_settings().root, reviewer, datetime.now(UTC)),
             "size": "full",
             "anchors": _ANCHORS,
             "references": _references(campaign),
         },
     )
     st.caption(
-        "Every vote is saved at once, and you can stop at any time: you go on where you were. Double-click a picture, "
-        "pinch it or press + to look closer; all pictures move together."
+        "Every vote is saved immediately; you can stop at any time and continue later. To zoom, double-click a "
+        "picture, pinch it or press +. All pictures zoom together."
     )
 
 
 def _references(campaign: Campaign) -> list[dict[str, str]]:
-    """Three pictures of the style that was to be learned, where grades are asked for."""
+    """Three training pictures as examples of the style, for campaigns of grades."""
     if campaign.mode is not Mode.SCALE:
         return []
-    run_ids = [name.partition("/")[0] for name in the_ratings().models(campaign.id)]
+    run_ids = [name.partition("/")[0] for name in database().ratings.models(campaign.id)]
     return [
         {"text": text, "picture": f"data:image/webp;base64,{base64.b64encode(data).decode()}"}
         for text, data in datasets.style_references(run_ids)

@@ -1,4 +1,4 @@
-"""Serving: how fast pictures were, how many, and whether they are still as good as those that the run was chosen by."""
+"""The page Serving: latency, requests and pictures of the HTTP service; quality and drift of served pictures."""
 
 import math
 from collections.abc import Iterable
@@ -6,130 +6,130 @@ from collections.abc import Iterable
 import streamlit as st
 
 from dashboard import charts
-from dashboard.formatting import duration
-from dashboard.latency import Level, Load, Period
+from dashboard.latency import Period, QualityBucket, ServiceLoad
 from dashboard.queries import serving
+from naruto_core.domain import format_duration
 from naruto_core.serving import OPEN, Drift, JobState, Steadiness
 
-_ENDS = [JobState.CANCELLED, JobState.REFUSED, JobState.FAILED, JobState.LOST]
+_FAILED_STATES = [JobState.CANCELLED, JobState.REFUSED, JobState.FAILED, JobState.LOST]
 _TITLES = {
     "clip": "Agreement with the prompt (CLIP score)",
-    "style": "Closeness to the style",
+    "style": "Similarity to the style",
     "blank": "Share of blank pictures",
 }
 
 
 def show() -> None:
     st.title("Serving")
-    chosen = st.segmented_control("Look back", list(Period), default=Period.DAY, key="period")
+    chosen = st.segmented_control("Period", list(Period), default=Period.DAY, key="period")
     period = Period(chosen or Period.DAY)
-    pace = serving.jobs(period)
-    if not pace.requests:
-        st.info(f"Nothing was asked for in the last {period}. `make service` starts the service.")
+    load = serving.load(period)
+    if not load.requests:
+        st.info(f"There were no requests in the last {period}. `make service` starts the service.")
     else:
-        _show_pace(pace)
+        _load(load)
     st.header("Quality")
-    said = serving.drifts()
-    _show_drifts(said)
-    _show_levels(serving.quality(period), said)
+    drifts = serving.drifts()
+    _drifts(drifts)
+    _quality(serving.quality(period), drifts)
 
 
-def _show_pace(pace: Load) -> None:
+def _load(load: ServiceLoad) -> None:
     columns = st.columns(4)
-    columns[0].metric("Pictures", f"{pace.pictures:,}")
-    columns[1].metric("Half of requests within", _seconds(pace.median))
-    columns[2].metric("95 of 100 within", _seconds(pace.p95))
-    columns[3].metric("Half waited at most", _seconds(pace.waited))
-    st.text("Requests: " + ", ".join(_ends(pace)))
-    if sum(pace.requests.values()) >= serving.MOST:
-        st.caption(f"The newest {serving.MOST:,} requests of this time.")
-    st.subheader("Time of a request")
-    times: list[charts.Row] = [
-        {"at": moment.at.isoformat(), "name": name, "value": value, "n": moment.pictures}
-        for moment in pace.moments
-        for name, value in (("half within", moment.median), ("95 of 100 within", moment.p95))
+    columns[0].metric("Pictures", f"{load.pictures:,}")
+    columns[1].metric("Latency p50", _seconds(load.p50))
+    columns[2].metric("Latency p95", _seconds(load.p95))
+    columns[3].metric("Time in queue p50", _seconds(load.queue_p50))
+    st.text("Requests: " + ", ".join(_request_counts(load)))
+    if sum(load.requests.values()) >= serving.MAX_REQUESTS:
+        st.caption(f"The newest {serving.MAX_REQUESTS:,} requests of this period.")
+    st.subheader("Latency")
+    latencies: list[charts.Row] = [
+        {"at": bucket.at.isoformat(), "name": name, "value": value, "n": bucket.pictures}
+        for bucket in load.buckets
+        for name, value in (("p50", bucket.p50), ("p95", bucket.p95))
         if value is not None
     ]
-    st.altair_chart(charts.over_time(times, "seconds"), width="stretch")
+    st.altair_chart(charts.time_series(latencies, "seconds"), width="stretch")
     st.subheader("Pictures")
-    drawn: list[charts.Row] = [
-        {"at": moment.at.isoformat(), "name": name, "value": value, "n": value}
-        for moment in pace.moments
-        for name, value in (("drawn", moment.pictures), ("failed or lost", moment.lost))
+    pictures: list[charts.Row] = [
+        {"at": bucket.at.isoformat(), "name": name, "value": value, "n": value}
+        for bucket in load.buckets
+        for name, value in (("drawn", bucket.pictures), ("failed or lost", bucket.lost))
     ]
-    st.altair_chart(charts.over_time(drawn, "pictures"), width="stretch")
+    st.altair_chart(charts.time_series(pictures, "pictures"), width="stretch")
 
 
-def _ends(pace: Load) -> Iterable[str]:
-    waiting = sum(pace.requests.get(state, 0) for state in OPEN)
-    yield f"{pace.requests.get(JobState.DONE, 0):,} drawn"
-    for state in _ENDS:
-        if n := pace.requests.get(state, 0):
+def _request_counts(load: ServiceLoad) -> Iterable[str]:
+    in_progress = sum(load.requests.get(state, 0) for state in OPEN)
+    yield f"{load.requests.get(JobState.DONE, 0):,} done"
+    for state in _FAILED_STATES:
+        if n := load.requests.get(state, 0):
             yield f"{n:,} {state}"
-    if waiting:
-        yield f"{waiting:,} under way"
+    if in_progress:
+        yield f"{in_progress:,} in progress"
 
 
-def _show_drifts(found: list[Drift]) -> None:
-    if not found:
-        st.info("Served pictures have not been compared yet. `naruto watch` does it, and the flow `watch` every night.")
+def _drifts(drifts: list[Drift]) -> None:
+    if not drifts:
+        st.info("There is no drift report yet. `naruto watch` makes one, and the flow `watch` makes one every night.")
         return
-    for one in found:
-        if one.verdict is Steadiness.DRIFTED:
-            st.warning(f"{one.run_id} has drifted on {one.metric}: the model draws otherwise, or people ask otherwise.")
-    st.table([_line(one) for one in found], hide_index=True, alt="Served pictures against the runs' own samples")
+    for drift in drifts:
+        if drift.verdict is Steadiness.DRIFTED:
+            st.warning(f"Drift of {drift.run_id} on {drift.metric}: the model's pictures or the prompts have changed.")
+    st.table([_line(drift) for drift in drifts], hide_index=True, alt="Served pictures against the runs' own samples")
     st.caption(
-        "A sample of what was served, drawn as the run's own samples were, against those samples; 95 % intervals over "
-        "whole prompts. Drifted: the interval lies beyond a quarter of a standard deviation (2 % of blank pictures). "
-        "The prompts differ, so a drift may also mean that people ask for other things."
+        "Served pictures with the same settings as the run's own samples are compared with those samples; 95 % "
+        "intervals over whole prompts. Drifted: the whole interval is beyond a quarter of a standard deviation (2 % "
+        "for blank pictures). The prompts differ, so drift can also mean that people write other prompts."
     )
 
 
-def _line(one: Drift) -> dict[str, str]:
+def _line(drift: Drift) -> dict[str, str]:
     return {
-        "Run": one.run_id,
-        "Metric": one.metric,
-        "Served": f"{one.served:.3f} (n = {one.n_served}, {one.prompts_served} prompts)",
-        "Its own samples": f"{one.own:.3f} (n = {one.n_own})",
-        "Difference": f"{one.difference:+.3f} ({_interval(one)})",
-        "Verdict": str(one.verdict),
-        "Said (UTC)": f"{one.said_at:%Y-%m-%d %H:%M}",
+        "Run": drift.run_id,
+        "Metric": drift.metric,
+        "Served": f"{drift.served:.3f} (n = {drift.n_served}, {drift.prompts_served} prompts)",
+        "Own samples": f"{drift.own:.3f} (n = {drift.n_own})",
+        "Difference": f"{drift.difference:+.3f} ({_interval(drift)})",
+        "Verdict": str(drift.verdict),
+        "Time (UTC)": f"{drift.said_at:%Y-%m-%d %H:%M}",
     }
 
 
-def _interval(one: Drift) -> str:
-    known = math.isfinite(one.low) and math.isfinite(one.high)
-    return f"{one.low:+.3f} to {one.high:+.3f}" if known else "no interval: too few prompts"
+def _interval(drift: Drift) -> str:
+    finite = math.isfinite(drift.low) and math.isfinite(drift.high)
+    return f"{drift.low:+.3f} to {drift.high:+.3f}" if finite else "no interval: too few prompts"
 
 
-def _show_levels(found: list[Level], said: list[Drift]) -> None:
-    own = {(one.run_id, one.metric): one.own for one in said}
+def _quality(buckets: list[QualityBucket], drifts: list[Drift]) -> None:
+    own_means = {(drift.run_id, drift.metric): drift.own for drift in drifts}
     for metric, title in _TITLES.items():
-        levels = [one for one in found if one.metric == metric]
-        if not levels:
+        of_metric = [bucket for bucket in buckets if bucket.metric == metric]
+        if not of_metric:
             continue
         st.subheader(title)
-        mixed = len({one.extractor for one in levels}) > 1  # figures of two rulers are no one line
+        mixed = len({bucket.extractor for bucket in of_metric}) > 1  # scores of two extractors need two lines
         rows: list[charts.Row] = [
             {
-                "at": one.at.isoformat(),
-                "name": f"{one.run_id}, {one.extractor}" if mixed else one.run_id,
-                "value": one.value,
-                "low": one.low,
-                "high": one.high,
-                "n": one.n,
+                "at": bucket.at.isoformat(),
+                "name": f"{bucket.run_id}, {bucket.extractor}" if mixed else bucket.run_id,
+                "value": bucket.value,
+                "low": bucket.low,
+                "high": bucket.high,
+                "n": bucket.n,
             }
-            for one in levels
+            for bucket in of_metric
         ]
-        moments = sorted({one.at for one in levels})
-        for run_id in sorted({one.run_id for one in levels}):
-            if (value := own.get((run_id, metric))) is not None:
-                name = f"{run_id}, its own samples"
-                rows += [{"at": at.isoformat(), "name": name, "value": value} for at in (moments[0], moments[-1])]
-        st.altair_chart(charts.over_time(rows, metric, zero=metric == "blank"), width="stretch")
+        times = sorted({bucket.at for bucket in of_metric})
+        for run_id in sorted({bucket.run_id for bucket in of_metric}):
+            if (value := own_means.get((run_id, metric))) is not None:
+                name = f"{run_id}, own samples"
+                rows += [{"at": at.isoformat(), "name": name, "value": value} for at in (times[0], times[-1])]
+        st.altair_chart(charts.time_series(rows, metric, zero=metric == "blank"), width="stretch")
 
 
 def _seconds(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f} s" if value < 10 else duration(value)
+    return f"{value:.2f} s" if value < 10 else format_duration(value)

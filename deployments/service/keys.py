@@ -19,7 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from deployments.service.errors import ApiError
 from naruto_core.access_control import is_loopback
 from naruto_core.artifacts import atomic_file, exclusive_lock
-from naruto_core.errors import RatingRefused, RecordDamaged, ServiceFailed
+from naruto_core.errors import RecordDamaged, ServiceFailed, ServiceKeyInvalid
 
 if TYPE_CHECKING:
     from deployments.service.state import ServiceState
@@ -47,21 +47,21 @@ class Keys:
         return sorted(self._current()) if self._path.exists() else []
 
     def add(self, name: str) -> str:
-        """Make a key for `name` and return it; it cannot be read again. RatingRefused for a bad or existing name."""
+        """Make and return a key for `name`; it cannot be read again. ServiceKeyInvalid for a bad or existing name."""
         if not _NAME.fullmatch(name) or name == ANYONE:
-            raise RatingRefused(f"{name!r} cannot be the name of a key: use letters, digits, dots and dashes.")
+            raise ServiceKeyInvalid(f"{name!r} cannot be the name of a key: use letters, digits, dots and dashes.")
         token = f"nk-{secrets.token_urlsafe(32)}"
         with self._changing() as hashes:
             if name in hashes:
-                raise RatingRefused(f"{name} has a key; remove it first.")
+                raise ServiceKeyInvalid(f"{name} has a key; remove it first.")
             hashes[name] = _digest(token)
         return token
 
     def remove(self, name: str) -> None:
-        """Revoke the key of `name`; RatingRefused if it has none."""
+        """Revoke the key of `name`; ServiceKeyInvalid if it has none."""
         with self._changing() as hashes:
             if name not in hashes:
-                raise RatingRefused(f"{name} has no key.")
+                raise ServiceKeyInvalid(f"{name} has no key.")
             del hashes[name]
 
     def owner(self, token: str) -> str | None:

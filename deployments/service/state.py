@@ -16,7 +16,7 @@ from deployments.service.quality_worker import QualitySampler, QualityWorker
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.settings import Settings
-from naruto_core.store.database import open_ratings, open_served_scores, open_service_jobs, open_store
+from naruto_core.store.database import open_database
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
 
@@ -49,11 +49,12 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
     are required and there is none, or if the moderator cannot be loaded; KeysUnusable and RecordDamaged for damaged
     files.
     """
-    folder, url, metrics = settings.root / "service", settings.database_url, Metrics()
+    folder, metrics = settings.root / "service", Metrics()
     keys = Keys(folder / "keys.json")
     required = keys_required(keys, options.host)
-    job_store = open_service_jobs(url)
-    job_store.give_up(options.instance, datetime.now(UTC))
+    database = open_database(settings.database_url)
+    job_store = database.service_jobs
+    job_store.mark_lost(options.instance, datetime.now(UTC))
     image_files = ImageFiles(folder, options.url_minutes * 60)
     cache = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
     engine = Engine(cache, options.longest_queue, metrics)
@@ -65,7 +66,7 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
         keys=keys,
         keys_required=required,
         rate_limiter=RateLimiter(options.pictures_per_minute),
-        registry=ModelRegistry(open_store(url), open_ratings(url), settings.root, options.batch_size),
+        registry=ModelRegistry(database.runs, database.ratings, settings.root, options.batch_size),
         engine=engine,
         jobs=Jobs(engine, job_store, image_files, moderator, sampler, metrics),
         job_store=job_store,
@@ -73,5 +74,5 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
         moderator=moderator,
         metrics=metrics,
         quality_worker=QualityWorker(settings) if options.watched_share else None,
-        served_scores=open_served_scores(url),
+        served_scores=database.served_scores,
     )

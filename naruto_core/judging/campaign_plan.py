@@ -47,7 +47,7 @@ def plan_units(
         for slug, number in sorted(set[PromptSeed].intersection(*(set(sample_ids[name]) for name in names)))
     ]
     shuffled = rng.sample(units, len(units))
-    planned = [replace(unit, wanted=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
+    planned = [replace(unit, raters=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
     return planned + (_gold(sample_ids, prompts, gold, rng) if mode is Mode.PAIR else [])
 
 
@@ -58,7 +58,7 @@ def _gold(
     tags = {prompt.slug: set(prompt.tags) for prompt in prompts}
     texts = {prompt.slug: prompt.text for prompt in prompts}
     units = [
-        Unit(slug, texts[slug], number, (right, wrong), (name, name), wanted=_ALL_REVIEWERS, gold=right)
+        Unit(slug, texts[slug], number, (right, wrong), (name, name), raters=_ALL_REVIEWERS, gold=right)
         for name, pictures in sorted(sample_ids.items())
         for (slug, number), right in sorted(pictures.items())
         for (other_slug, other_number), wrong in sorted(pictures.items())

@@ -1,8 +1,8 @@
-"""Who is asked what, and what they said. Every method is one transaction.
+"""Assign units to reviewers and record their votes. Every method is one transaction.
 
-A unit is given to a reviewer under a lease, and never twice to the same one, except to see whether they agree with
-themselves. Events are appended: a vote that is undone stays in the record and no longer counts. The page makes a nonce
-for each deed, so that a double click, a reload or a reply that got lost counts once.
+A unit is leased to a reviewer. A reviewer gets the same unit once, or twice where the second time tests consistency.
+Events are append-only: an undone vote stays in the database and no longer counts. The page makes a nonce for each
+event, so that a double click, a reload or a lost reply counts once.
 """
 
 import random
@@ -14,200 +14,220 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import RatingRefused
-from naruto_core.ratings import Action, Assignment, RatingEvent
-from naruto_core.store.campaigns import check, find_campaign, in_order_shown, to_text
-from naruto_core.store.connection import Database
+from naruto_core.ratings import Action, Answer, Assignment, Extremes, Grades, Mode, Outcome, RatingEvent
+from naruto_core.store.campaigns import find_campaign, in_shown_order
+from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
 
 LEASE = timedelta(minutes=10)
-_BEFORE_A_REPEAT = 8  # units judged in between, so that nobody answers from memory
-_DRAWS = 30
+GRADES = range(1, 6)
+_REPEAT_DISTANCE = 8  # units rated between a unit and its repeat, so that nobody answers from memory
+_UNIFORM_TRIES = 30
 
 
-class Assignments(Database):
-    """What each reviewer is asked, and every deed of theirs."""
+class Assignments(Repository):
+    """The units assigned to each reviewer, and every event of theirs."""
 
     def next_assignment(
         self,
         campaign_id: str,
         reviewer_id: str,
         now: datetime,
-        prefer: str = "",
-        draw: random.Random | None = None,
-        besides: Sequence[str] = (),
+        pairing: str = "",
+        rng: random.Random | None = None,
+        exclude: Sequence[str] = (),
     ) -> Assignment | None:
-        """What the reviewer judges next; None when there is nothing left for them.
+        """The next assignment of a reviewer; None when nothing is left for them.
 
-        What they hold already comes first. Else, with the campaign's share of informative units, the least rated one
-        of the pairing `prefer` ("" for any), otherwise an even draw from all that are open; now and then one they have
-        judged, with the sides changed. Leases that ran out make room for others. `besides` are the assignments (one at
-        most counts) that the page shows already while it loads the next.
+        An open assignment of theirs comes first. Otherwise it is, with the campaign's share of informative units, the
+        least assigned unit of `pairing` ("" for any), or else a uniform sample of all open units; sometimes a repeat
+        with sides swapped. Expired leases of all reviewers are released first. `exclude` are ids of assignments that
+        the page shows already while it loads the next (at most one counts). NotRecorded for an unknown campaign.
         """
-        draw = draw or random.SystemRandom()
+        rng = rng or random.SystemRandom()
         with self._writing() as session:
             campaign = find_campaign(session, campaign_id)
             if campaign.closed_at is not None:
                 return None
-            holding = _own(campaign_id, reviewer_id).where(~AssignmentRow.done)
-            shown_already = AssignmentRow.id.in_(tuple(besides)[:1])
-            held = session.scalar(holding.where(~shown_already).order_by(AssignmentRow.leased_until).limit(1))
-            if held is None:
-                _release(session, now)
-                held = _repeat(session, campaign, reviewer_id, draw) or _fresh(
-                    session, campaign, reviewer_id, prefer, draw
-                )
-            if held is None:
+            excluded = AssignmentRow.id.in_(tuple(exclude)[:1])
+            open_rows = _own(campaign_id, reviewer_id).where(~AssignmentRow.done, ~excluded)
+            row = session.scalar(open_rows.order_by(AssignmentRow.leased_until).limit(1))
+            if row is None:
+                _release_expired(session, now)
+                row = _repeat(session, campaign, reviewer_id, rng)
+                row = row or _new(session, campaign, reviewer_id, pairing, rng)
+            if row is None:
                 return None
-            held.leased_until = now + LEASE
-            session.add(held)
+            row.leased_until = now + LEASE
+            session.add(row)
             session.flush()
-            return _shown(session, held)
+            return _to_assignment(session, row)
 
-    def record(self, reviewer_id: str, deed: RatingEvent, now: datetime) -> bool:
-        """Append `deed`; whether it is new: the same nonce a second time changes nothing.
+    def record(self, reviewer_id: str, event: RatingEvent, now: datetime) -> bool:
+        """Append `event` and return whether it is new: the same nonce a second time changes nothing.
 
-        RatingRefused for somebody else's assignment, one whose lease ran out and that was given to another, a closed
-        campaign, an answer to another question, or something that was already done with it.
+        Raises RatingRefused for somebody else's assignment, an expired lease of a unit that was assigned to another
+        reviewer, a closed campaign, an answer of another mode, and a second answer or undo.
         """
-        if (deed.act is Action.VOTE) != (deed.answer is not None):
-            raise RatingRefused("a vote, and nothing else, has an answer.")
+        if (event.action is Action.VOTE) != (event.answer is not None):
+            raise RatingRefused("a vote needs an answer, and only a vote has one.")
         with self._writing() as session:
-            if session.scalar(select(RatingEventRow.id).where(RatingEventRow.nonce == deed.nonce)):
+            if session.scalar(select(RatingEventRow.id).where(RatingEventRow.nonce == event.nonce)):
                 return False
-            row = session.get(AssignmentRow, deed.assignment_id)
+            row = session.get(AssignmentRow, event.assignment_id)
             if row is None or row.reviewer_id != reviewer_id:
-                raise RatingRefused("this one is no longer yours; the next one is shown.")
+                raise RatingRefused("these pictures are no longer assigned to you; the next ones are shown.")
             campaign = find_campaign(session, row.campaign_id)
-            if campaign.closed_at is not None:
-                raise RatingRefused("this campaign is closed: thank you, nothing more is needed.")
-            if row.done is (deed.act is not Action.UNDO):
-                raise RatingRefused(
-                    "there is nothing to undo." if deed.act is Action.UNDO else "this one was answered already."
-                )
-            if deed.answer is not None:
-                check(deed.answer, campaign.mode)
-            if not row.repeat:
-                change = _freed(session, row) if deed.act is Action.UNDO else -(deed.act is Action.SKIP)
-                session.get_one(UnitRow, row.unit_id).given += change
-            event = RatingEventRow(
-                assignment_id=row.id, act=deed.act, answer=None if deed.answer is None else to_text(deed.answer),
-                nonce=deed.nonce, seconds=deed.seconds, viewport=deed.viewport[:20], at=now,
+            _check_event(event, campaign, done=row.done)
+            _update_unit(session, row, event.action)
+            event_row = RatingEventRow(
+                assignment_id=row.id, action=event.action, answer=event.answer, nonce=event.nonce,
+                seconds=event.seconds, viewport=event.viewport[:20], at=now,
             )  # fmt: skip
-            session.add(event)
+            session.add(event_row)
             session.flush()
-            row.done = deed.act is not Action.UNDO
-            row.leased_until, row.last_event = now + LEASE, event.id
+            row.done = event.action is not Action.UNDO
+            row.leased_until, row.last_event = now + LEASE, event_row.id
             return True
 
     def last_done(self, campaign_id: str, reviewer_id: str) -> Assignment | None:
-        """What the reviewer answered last, to be undone and shown again."""
-        asked = _own(campaign_id, reviewer_id).where(AssignmentRow.done, AssignmentRow.last_event.is_not(None))
+        """The assignment that the reviewer answered or skipped last, to undo it and show it again."""
+        done = _own(campaign_id, reviewer_id).where(AssignmentRow.done, AssignmentRow.last_event.is_not(None))
         with self._reading() as session:
-            row = session.scalar(asked.order_by(AssignmentRow.last_event.desc()).limit(1))
-            return _shown(session, row) if row else None
+            row = session.scalar(done.order_by(AssignmentRow.last_event.desc()).limit(1))
+            return _to_assignment(session, row) if row else None
 
-    def judged(self, campaign_id: str, reviewer_id: str) -> int:
+    def done_count(self, campaign_id: str, reviewer_id: str) -> int:
         """How many assignments the reviewer has answered or skipped."""
-        asked = select(func.count()).select_from(AssignmentRow).where(*_of(campaign_id, reviewer_id))
+        query = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
         with self._reading() as session:
-            return session.scalar(asked.where(AssignmentRow.done)) or 0
+            return session.scalar(query.where(AssignmentRow.done)) or 0
+
+
+def _check_event(event: RatingEvent, campaign: CampaignRow, *, done: bool) -> None:
+    if campaign.closed_at is not None:
+        raise RatingRefused("this campaign is closed: thank you, no more votes are needed.")
+    undo = event.action is Action.UNDO
+    if done is not undo:
+        raise RatingRefused("there is nothing to undo." if undo else "these pictures were answered already.")
+    if event.answer is not None:
+        _check_answer(event.answer, campaign.mode)
+
+
+def _check_answer(answer: Answer, mode: Mode) -> None:
+    answer_type = {Mode.PAIR: Outcome, Mode.SCALE: Grades, Mode.BEST_WORST: Extremes}[mode]
+    if type(answer) is not answer_type:
+        raise RatingRefused(f"this campaign asks another question: it needs an answer of mode {mode.value}.")
+    if isinstance(answer, Grades) and not (answer.adherence in GRADES and answer.style in GRADES):
+        raise RatingRefused("grades go from 1 to 5.")
+    if isinstance(answer, Extremes) and (
+        answer.best == answer.worst or not {answer.best, answer.worst} <= set(range(mode.pictures))
+    ):
+        raise RatingRefused("the best and the worst must be two different pictures of the four.")
+
+
+def _update_unit(session: Session, row: AssignmentRow, action: Action) -> None:
+    """Keep the count of assignments of a unit: a skip frees a place for another reviewer, undoing it takes it back."""
+    if row.repeat:
+        return
+    unit = session.get_one(UnitRow, row.unit_id)
+    if action is Action.SKIP:
+        unit.n_assigned -= 1
+    elif action is Action.UNDO and row.last_event is not None:
+        undone = session.get_one(RatingEventRow, row.last_event)
+        unit.n_assigned += undone.action is Action.SKIP
 
 
 def next_unit(campaign_id: str, reviewer_id: str, pairing: str) -> Select[tuple[UnitRow]]:
-    """The least rated unit that the reviewer has not seen, in the order of the draw; of one pairing, or "" of any."""
-    asked = select(UnitRow).where(UnitRow.campaign_id == campaign_id, *_open_to(reviewer_id))
+    """Select the least assigned unit that the reviewer has not seen, then by position; of a pairing, or "" for any."""
+    query = select(UnitRow).where(UnitRow.campaign_id == campaign_id, *_open_to(reviewer_id))
     if pairing:
-        asked = asked.where(UnitRow.pairing == pairing)
-    return asked.order_by(UnitRow.given, UnitRow.position).limit(1)
+        query = query.where(UnitRow.pairing == pairing)
+    return query.order_by(UnitRow.n_assigned, UnitRow.position).limit(1)
 
 
 def _open_to(reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
-    seen = select(AssignmentRow.id).where(AssignmentRow.reviewer_id == reviewer_id, AssignmentRow.unit_id == UnitRow.id)
-    return UnitRow.given < UnitRow.wanted, ~seen.exists()
+    own = select(AssignmentRow.id).where(AssignmentRow.reviewer_id == reviewer_id, AssignmentRow.unit_id == UnitRow.id)
+    return UnitRow.n_assigned < UnitRow.raters, ~own.exists()
 
 
-def _of(campaign_id: str, reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
+def _of_reviewer(campaign_id: str, reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
     return AssignmentRow.reviewer_id == reviewer_id, AssignmentRow.campaign_id == campaign_id
 
 
 def _own(campaign_id: str, reviewer_id: str) -> Select[tuple[AssignmentRow]]:
-    return select(AssignmentRow).where(*_of(campaign_id, reviewer_id))
+    return select(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
 
 
-def _fresh(
-    session: Session, campaign: CampaignRow, reviewer_id: str, prefer: str, draw: random.Random
+def _new(
+    session: Session, campaign: CampaignRow, reviewer_id: str, pairing: str, rng: random.Random
 ) -> AssignmentRow | None:
-    """A unit the reviewer has not seen, with the probability that it was this one."""
-    best = session.scalar(next_unit(campaign.id, reviewer_id, prefer)) if prefer else None
+    """Assign a unit that the reviewer has not seen, and record the probability of this choice."""
+    best = session.scalar(next_unit(campaign.id, reviewer_id, pairing)) if pairing else None
     best = best or session.scalar(next_unit(campaign.id, reviewer_id, ""))
     if best is None:
         return None
-    unit = best if draw.random() < campaign.informative else _even(session, campaign, reviewer_id, draw)
-    even = (1 - campaign.informative) / _open(session, campaign.id, reviewer_id)
-    unit.given += 1
-    shown = "".join(map(str, draw.sample(range(len(unit.samples)), len(unit.samples))))
-    return _row(unit, reviewer_id, shown, even + campaign.informative * (unit is best), repeat=False)
+    unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, rng)
+    uniform = (1 - campaign.informative) / _count_open(session, campaign.id, reviewer_id)
+    unit.n_assigned += 1
+    order = "".join(map(str, rng.sample(range(len(unit.samples)), len(unit.samples))))
+    return _assignment_row(unit, reviewer_id, order, uniform + campaign.informative * (unit is best), repeat=False)
 
 
-def _even(session: Session, campaign: CampaignRow, reviewer_id: str, draw: random.Random) -> UnitRow:
-    """Any open unit with the same probability: places are drawn until an open one is hit, or counted off."""
-    asked = select(UnitRow).where(UnitRow.campaign_id == campaign.id, *_open_to(reviewer_id))
-    for _ in range(_DRAWS):
-        hit = session.scalar(asked.where(UnitRow.position == draw.randrange(campaign.units)))
-        if hit is not None:
-            return hit
-    place = draw.randrange(_open(session, campaign.id, reviewer_id))
-    return session.scalars(asked.order_by(UnitRow.position).offset(place).limit(1)).one()
+def _uniform(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> UnitRow:
+    """A uniform sample of the open units: random positions are tried first, because counting to one is slower."""
+    query = select(UnitRow).where(UnitRow.campaign_id == campaign.id, *_open_to(reviewer_id))
+    for _ in range(_UNIFORM_TRIES):
+        unit = session.scalar(query.where(UnitRow.position == rng.randrange(campaign.units)))
+        if unit is not None:
+            return unit
+    offset = rng.randrange(_count_open(session, campaign.id, reviewer_id))
+    return session.scalars(query.order_by(UnitRow.position).offset(offset).limit(1)).one()
 
 
-def _open(session: Session, campaign_id: str, reviewer_id: str) -> int:
-    """How many units are open to the reviewer: all open ones, less those of them that they have seen."""
-    room = select(func.count()).select_from(UnitRow).where(
-        UnitRow.campaign_id == campaign_id, UnitRow.given < UnitRow.wanted
+def _count_open(session: Session, campaign_id: str, reviewer_id: str) -> int:
+    """How many units are open to the reviewer: all open units, less those that they have seen."""
+    units = select(func.count()).select_from(UnitRow).where(
+        UnitRow.campaign_id == campaign_id, UnitRow.n_assigned < UnitRow.raters
     )  # fmt: skip
-    seen = room.join(AssignmentRow, AssignmentRow.unit_id == UnitRow.id).where(
-        *_of(campaign_id, reviewer_id), ~AssignmentRow.repeat
+    own = units.join(AssignmentRow, AssignmentRow.unit_id == UnitRow.id).where(
+        *_of_reviewer(campaign_id, reviewer_id), ~AssignmentRow.repeat
     )
-    return (session.scalar(room) or 0) - (session.scalar(seen) or 0)
+    return (session.scalar(units) or 0) - (session.scalar(own) or 0)
 
 
-def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, draw: random.Random) -> AssignmentRow | None:
-    """Of what the reviewer judged longest ago, the other way round; None when it is not the time for it."""
-    if draw.random() >= campaign.repeats:
+def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> AssignmentRow | None:
+    """Assign again, sides swapped, the unit that the reviewer rated longest ago; None when no repeat is due."""
+    if rng.random() >= campaign.repeats:
         return None
-    repeated = select(AssignmentRow.unit_id).where(*_of(campaign.id, reviewer_id), AssignmentRow.repeat)
+    repeated = select(AssignmentRow.unit_id).where(*_of_reviewer(campaign.id, reviewer_id), AssignmentRow.repeat)
     own = _own(campaign.id, reviewer_id).where(AssignmentRow.done)
-    recent = session.scalars(own.order_by(AssignmentRow.last_event.desc()).limit(_BEFORE_A_REPEAT)).all()
+    recent = session.scalars(own.order_by(AssignmentRow.last_event.desc()).limit(_REPEAT_DISTANCE)).all()
     voted = own.join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event).where(
-        RatingEventRow.act == Action.VOTE, ~AssignmentRow.repeat, AssignmentRow.unit_id.not_in(repeated)
+        RatingEventRow.action == Action.VOTE, ~AssignmentRow.repeat, AssignmentRow.unit_id.not_in(repeated)
     )
     first = session.scalar(voted.order_by(AssignmentRow.last_event).limit(1))
-    if first is None or len(recent) < _BEFORE_A_REPEAT or first in recent:
+    if first is None or len(recent) < _REPEAT_DISTANCE or first in recent:
         return None
     unit = session.get_one(UnitRow, first.unit_id)
-    return _row(unit, reviewer_id, first.shown[::-1], campaign.repeats, repeat=True)
+    return _assignment_row(unit, reviewer_id, first.order[::-1], campaign.repeats, repeat=True)
 
 
-def _row(unit: UnitRow, reviewer_id: str, shown: str, propensity: float, *, repeat: bool) -> AssignmentRow:
+def _assignment_row(unit: UnitRow, reviewer_id: str, order: str, propensity: float, *, repeat: bool) -> AssignmentRow:
     return AssignmentRow(
-        id=secrets.token_hex(16), campaign_id=unit.campaign_id, unit_id=unit.id, reviewer_id=reviewer_id, shown=shown,
+        id=secrets.token_hex(16), campaign_id=unit.campaign_id, unit_id=unit.id, reviewer_id=reviewer_id, order=order,
         repeat=repeat, propensity=propensity, done=False, last_event=None,
     )  # fmt: skip
 
 
-def _freed(session: Session, row: AssignmentRow) -> int:
-    """1 when what is undone was a skip, which had made room for somebody else."""
-    return int(row.last_event is not None and session.get_one(RatingEventRow, row.last_event).act is Action.SKIP)
+def _release_expired(session: Session, now: datetime) -> None:
+    """Release assignments whose lease has expired.
 
-
-def _release(session: Session, now: datetime) -> None:
-    """Take back what was given out and not answered in time.
-
-    An assignment with events stays, as if it were skipped: the person has seen the unit.
+    An assignment with events stays, as if it were skipped, because the reviewer has seen the unit.
     """
     for row in session.scalars(select(AssignmentRow).where(~AssignmentRow.done, AssignmentRow.leased_until < now)):
         if not row.repeat:
-            session.get_one(UnitRow, row.unit_id).given -= 1
+            session.get_one(UnitRow, row.unit_id).n_assigned -= 1
         if row.last_event is None:
             session.delete(row)
         else:
@@ -215,6 +235,6 @@ def _release(session: Session, now: datetime) -> None:
     session.flush()
 
 
-def _shown(session: Session, row: AssignmentRow) -> Assignment:
+def _to_assignment(session: Session, row: AssignmentRow) -> Assignment:
     unit = session.get_one(UnitRow, row.unit_id)
-    return Assignment(row.id, row.campaign_id, unit.text, in_order_shown(unit.samples, row.shown), row.leased_until)
+    return Assignment(row.id, row.campaign_id, unit.text, in_shown_order(unit.samples, row.order), row.leased_until)

@@ -1,76 +1,39 @@
-"""What was said, as the text of an event's column: `"left"`, or JSON of grades or of the best and the worst."""
+"""Campaigns of human evaluation: their units, their progress and the votes that count."""
 
-import json
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, column, func, insert, select, table
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import NotRecorded, RatingRefused, RecordDamaged
-from naruto_core.ratings import Answer, Campaign, Defect, Extremes, Grades, Mode, Outcome, Rating, Standing, Unit
-from naruto_core.store.connection import Database
+from naruto_core.errors import NotRecorded, RatingRefused
+from naruto_core.ratings import Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
+from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
 
-ANCHORS = range(1, 6)
+_BATCH = 500
+_RATINGS_VIEW = table("ratings", column("campaign_id"), column("repeat"))  # made by migration 0005
 
 
-def to_text(answer: Answer) -> str:
-    """The text of `answer`, which `from_text` turns back."""
-    if isinstance(answer, Outcome):
-        return json.dumps(answer.value)
-    if isinstance(answer, Grades):
-        return json.dumps(asdict(answer) | {"defects": sorted(answer.defects)})
-    return json.dumps(asdict(answer))
-
-
-def from_text(text: str) -> Answer:
-    """RecordDamaged when it is not what `to_text` writes."""
-    try:
-        value = json.loads(text)
-        if isinstance(value, str):
-            return Outcome(value)
-        if "best" in value:
-            return Extremes(value["best"], value["worst"])
-        return Grades(value["adherence"], value["style"], frozenset(map(Defect, value["defects"])))
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordDamaged(f"a vote in the record cannot be read ({text[:80]!r}): put back a copy of it.") from error
-
-
-def check(answer: Answer, mode: Mode) -> None:
-    """RatingRefused when `answer` is not one to a question of `mode`, or out of its range."""
-    kind = {Mode.PAIR: Outcome, Mode.SCALE: Grades, Mode.BEST_WORST: Extremes}[mode]
-    if type(answer) is not kind:
-        raise RatingRefused(f"this campaign asks another question: an answer of mode {mode.value} is needed.")
-    if isinstance(answer, Grades) and not (answer.adherence in ANCHORS and answer.style in ANCHORS):
-        raise RatingRefused("grades go from 1 to 5.")
-    if isinstance(answer, Extremes) and (
-        answer.best == answer.worst or not {answer.best, answer.worst} <= set(range(mode.pictures))
-    ):
-        raise RatingRefused("the best and the worst are two different ones of the four pictures.")
-
-
-_AT_ONCE = 500
-_COUNTED = table("ratings", column("campaign_id"), column("repeat"))  # the view of migration 0005
-
-
-class Campaigns(Database):
+class Campaigns(Repository):
     """Campaigns and their units."""
 
     def open_campaign(self, campaign: Campaign, units: Sequence[Unit], seed: int) -> Campaign:
-        """Record `campaign`, its id made anew, over `units`, given in an order drawn by `seed`: every prompt once, then
-        every prompt again, so that votes spread over prompts. RatingRefused for a name in use or no units."""
+        """Record `campaign` with a new id, and its `units` in an order shuffled by `seed`.
+
+        Every prompt comes once, then every prompt again, so that votes spread over prompts. Raises RatingRefused for a
+        name in use, without units, and for units that do not fit the campaign's mode.
+        """
         if not units:
-            raise RatingRefused("these runs, prompts and seeds have no pictures in common: nothing could be judged.")
+            raise RatingRefused("these runs, prompts and seeds have no pictures in common: there is nothing to rate.")
         if any(len(unit.samples) != campaign.mode.pictures for unit in units):
             raise RatingRefused(f"a unit of mode {campaign.mode.value} has {campaign.mode.pictures} pictures.")
         with self._writing() as session:
             if session.scalar(select(CampaignRow.id).where(CampaignRow.name == campaign.name)):
-                raise RatingRefused(f"there is a campaign called {campaign.name!r} already: choose another name.")
+                raise RatingRefused(f"the name {campaign.name!r} is used by another campaign: choose another name.")
             row = CampaignRow(
                 id=secrets.token_hex(8), name=campaign.name, question=campaign.question, mode=campaign.mode,
                 opened_at=campaign.opened_at, closed_at=campaign.closed_at, informative=campaign.informative,
@@ -78,33 +41,33 @@ class Campaigns(Database):
             )  # fmt: skip
             session.add(row)
             session.flush()
-            values = [_values(row.id, place, unit) for place, unit in enumerate(_ordered(units, seed))]
-            for start in range(0, len(values), _AT_ONCE):
-                session.execute(insert(UnitRow), values[start : start + _AT_ONCE])
-            return row.noun()
+            values = [_values(row.id, position, unit) for position, unit in enumerate(_shuffled(units, seed))]
+            for start in range(0, len(values), _BATCH):
+                session.execute(insert(UnitRow), values[start : start + _BATCH])
+            return row.to_domain()
 
     def campaigns(self) -> list[Campaign]:
         """Every campaign, newest first."""
         with self._reading() as session:
             rows = session.scalars(select(CampaignRow).order_by(CampaignRow.opened_at.desc(), CampaignRow.id))
-            return [row.noun() for row in rows]
+            return [row.to_domain() for row in rows]
 
     def campaign(self, campaign_id: str) -> Campaign:
-        """NotRecorded when there is none of this id."""
+        """The campaign with this id. Raises NotRecorded when there is none."""
         with self._reading() as session:
-            return find_campaign(session, campaign_id).noun()
+            return find_campaign(session, campaign_id).to_domain()
 
     def close_campaign(self, campaign_id: str, now: datetime) -> None:
-        """No more votes; what is there stays."""
+        """Close a campaign: it takes no more votes, and keeps those it has."""
         with self._writing() as session:
             find_campaign(session, campaign_id).closed_at = now
 
     def ratings(self, campaign_id: str) -> list[Rating]:
-        """The votes that count: of each assignment the last event, where that is a vote."""
-        wanted = (
+        """The votes that count: the last event of each assignment, where that is a vote; in order of time."""
+        query = (
             select(
                 UnitRow.id, AssignmentRow.reviewer_id, UnitRow.prompt, UnitRow.seed, UnitRow.samples,
-                UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer, RatingEventRow.seconds,
+                UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer, RatingEventRow.seconds,
                 RatingEventRow.at, AssignmentRow.propensity, AssignmentRow.repeat, UnitRow.gold,
             )
             .select_from(AssignmentRow)
@@ -114,19 +77,21 @@ class Campaigns(Database):
             .order_by(RatingEventRow.id)
         )  # fmt: skip
         with self._reading() as session:
-            return [_rating(row) for row in session.execute(wanted)]
+            return [_rating(row) for row in session.execute(query)]
 
     def models(self, campaign_id: str) -> list[str]:
-        """The contenders, by name."""
-        asked = select(UnitRow.pairing).where(UnitRow.campaign_id == campaign_id).distinct()
+        """The contenders ("RUN/VARIANT") in alphabetical order."""
+        query = select(UnitRow.pairing).where(UnitRow.campaign_id == campaign_id).distinct()
         with self._reading() as session:
-            return sorted({name for pairing in session.scalars(asked) for name in pairing.split(" ")})
+            return sorted({name for pairing in session.scalars(query) for name in pairing.split(" ")})
 
     def tally(self, campaign_id: str) -> list[tuple[str, tuple[str, str], Outcome, int]]:
-        """Of a campaign of pairs: prompt, contenders in the order shown, outcome, and how often it was said; without
-        repeats and gold."""
-        said = (
-            select(UnitRow.prompt, UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer, func.count())
+        """Count the votes of a campaign of pairs: prompt, contenders in the order shown, outcome, number of votes.
+
+        Repeats and gold units are left out. Empty for a campaign of another mode.
+        """
+        query = (
+            select(UnitRow.prompt, UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer, func.count())
             .select_from(AssignmentRow)
             .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
             .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
@@ -134,66 +99,71 @@ class Campaigns(Database):
                 AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
                 UnitRow.gold == "",
             )
-            .group_by(UnitRow.prompt, UnitRow.contenders, AssignmentRow.shown, RatingEventRow.answer)
+            .group_by(UnitRow.prompt, UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer)
         )  # fmt: skip
         with self._reading() as session:
             if find_campaign(session, campaign_id).mode is not Mode.PAIR:
                 return []
-            found = [
-                (prompt, in_order_shown(names, shown), from_text(answer or ""), count)
-                for prompt, names, shown, answer, count in session.execute(said).tuples()
-            ]
-        return [(prompt, (one[0], one[1]), said, n) for prompt, one, said, n in found if isinstance(said, Outcome)]
+            counts = session.execute(query).tuples().all()
+        result: list[tuple[str, tuple[str, str], Outcome, int]] = []
+        for prompt, contenders, order, answer, count in counts:
+            left, right = in_shown_order(contenders, order)
+            if isinstance(answer, Outcome):
+                result.append((prompt, (left, right), answer, count))
+        return result
 
-    def latest(self, campaign_id: str) -> int:
-        """The number of the last event that counts, 0 before the first: it grows with every deed."""
-        asked = select(func.max(AssignmentRow.last_event)).where(AssignmentRow.campaign_id == campaign_id)
+    def last_event_id(self, campaign_id: str) -> int:
+        """The id of the last event that counts, 0 before the first; it grows with every event."""
+        query = select(func.max(AssignmentRow.last_event)).where(AssignmentRow.campaign_id == campaign_id)
         with self._reading() as session:
-            return session.scalar(asked) or 0
+            return session.scalar(query) or 0
 
-    def standing(self, campaign_id: str) -> Standing:
-        """How far a campaign is."""
-        units = select(func.count(), func.coalesce(func.sum(UnitRow.wanted), 0))
-        rated = select(func.count()).select_from(_COUNTED).where(_COUNTED.c.campaign_id == campaign_id)
+    def progress(self, campaign_id: str) -> CampaignProgress:
+        """How many votes a campaign needs and how many it has."""
+        query = select(func.count(), func.coalesce(func.sum(UnitRow.raters), 0))
+        view = _RATINGS_VIEW.c
+        votes = select(func.count()).select_from(_RATINGS_VIEW).where(view.campaign_id == campaign_id, ~view.repeat)
         with self._reading() as session:
-            number, wanted = session.execute(units.where(UnitRow.campaign_id == campaign_id)).one()
-            return Standing(number, wanted, session.scalar(rated.where(~_COUNTED.c.repeat)) or 0)
+            units, votes_needed = session.execute(query.where(UnitRow.campaign_id == campaign_id)).one()
+            return CampaignProgress(units, votes_needed, session.scalar(votes) or 0)
 
 
 def find_campaign(session: Session, campaign_id: str) -> CampaignRow:
+    """The row of a campaign. Raises NotRecorded when there is none."""
     row = session.get(CampaignRow, campaign_id)
     if row is None:
         raise NotRecorded("there is no such campaign.")
     return row
 
 
-def in_order_shown(things: Sequence[str], shown: str) -> tuple[str, ...]:
-    return tuple(things[int(place)] for place in shown)
+def in_shown_order(items: Sequence[str], order: str) -> tuple[str, ...]:
+    """`items` in the order they are shown: "10" swaps two."""
+    return tuple(items[int(index)] for index in order)
 
 
-def _ordered(units: Sequence[Unit], seed: int) -> list[Unit]:
-    """Shuffled; then the first of each prompt, the second of each prompt, and so on."""
-    draw = random.Random(seed)
-    shuffled = draw.sample(units, len(units))
+def _shuffled(units: Sequence[Unit], seed: int) -> list[Unit]:
+    """Shuffled; then the first unit of each prompt, the second unit of each prompt, and so on."""
+    rng = random.Random(seed)
+    shuffled = rng.sample(units, len(units))
     rounds: dict[str, int] = {}
     keyed: list[tuple[int, float, Unit]] = []
     for unit in shuffled:
         rounds[unit.prompt] = rounds.get(unit.prompt, -1) + 1
-        keyed.append((rounds[unit.prompt], draw.random(), unit))
+        keyed.append((rounds[unit.prompt], rng.random(), unit))
     return [unit for _, _, unit in sorted(keyed, key=lambda key: key[:2])]
 
 
-def _values(campaign_id: str, place: int, unit: Unit) -> dict[str, object]:
+def _values(campaign_id: str, position: int, unit: Unit) -> dict[str, object]:
     return {
-        "campaign_id": campaign_id, "position": place, "prompt": unit.prompt, "text": unit.text, "seed": unit.seed,
-        "samples": list(unit.samples), "contenders": list(unit.contenders), "wanted": unit.wanted, "given": 0,
+        "campaign_id": campaign_id, "position": position, "prompt": unit.prompt, "text": unit.text, "seed": unit.seed,
+        "samples": list(unit.samples), "contenders": list(unit.contenders), "raters": unit.raters, "n_assigned": 0,
         "pairing": " ".join(sorted(unit.contenders)), "gold": unit.gold,
     }  # fmt: skip
 
 
 def _rating(row: Row[Any]) -> Rating:
-    unit_id, reviewer, prompt, seed, samples, contenders, shown, answer, seconds, at, propensity, repeat, gold = row
+    unit_id, reviewer, prompt, seed, samples, contenders, order, answer, seconds, at, propensity, repeat, gold = row
     return Rating(
-        unit_id, reviewer, prompt, seed, in_order_shown(samples, shown), in_order_shown(contenders, shown),
-        from_text(answer), seconds, at, propensity, repeat, gold,
+        unit_id, reviewer, prompt, seed, in_shown_order(samples, order), in_shown_order(contenders, order), answer,
+        seconds, at, propensity, repeat, gold,
     )  # fmt: skip

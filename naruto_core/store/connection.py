@@ -1,4 +1,4 @@
-"""The connection to SQLite or Postgres: pragmas, short transactions, errors as sentences, migrations."""
+"""Connections to SQLite or Postgres: pragmas, short transactions, readable errors, migrations."""
 
 import sqlite3
 import time
@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
-from sqlalchemy.exc import DatabaseError as AnyDatabaseError
+from sqlalchemy.exc import DatabaseError as SqlalchemyDatabaseError
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NarutoError, RecordDamaged, StorageFailed
@@ -21,8 +21,8 @@ BUSY_SECONDS = 30
 _POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
 
 _BUSY = "another process has been writing to it for too long; try again when it is done"
-_OWNER = "this user may not write there; change its owner or set NARUTO_HOME elsewhere"
-_SQLITE_TROUBLE: dict[int, tuple[type[NarutoError], str]] = {
+_OWNER = "this user may not write there; change its owner, or set NARUTO_HOME to another folder"
+_SQLITE_ERRORS: dict[int, tuple[type[NarutoError], str]] = {
     sqlite3.SQLITE_BUSY: (StorageFailed, _BUSY),
     sqlite3.SQLITE_LOCKED: (StorageFailed, _BUSY),
     sqlite3.SQLITE_CANTOPEN: (StorageFailed, _OWNER),
@@ -34,8 +34,8 @@ _SQLITE_TROUBLE: dict[int, tuple[type[NarutoError], str]] = {
 }
 
 
-def parse(url: str) -> URL:
-    """`url` taken apart; StorageFailed, without repeating a password, when it is no SQLAlchemy URL."""
+def parse_url(url: str) -> URL:
+    """Parse an SQLAlchemy URL. Raises StorageFailed for an invalid one, without repeating a password."""
     try:
         return make_url(url)
     except ArgumentError:
@@ -45,13 +45,16 @@ def parse(url: str) -> URL:
 
 
 def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
-    """An engine on `url`; nothing is opened yet."""
+    """Create an engine for `url`; nothing is opened yet. Raises StorageFailed for an unknown kind of database."""
     try:
         engine = create_engine(url)
     except NoSuchModuleError:
         raise StorageFailed(f"no database of the kind {url.drivername!r} is known; check NARUTO_DATABASE.") from None
     except ModuleNotFoundError as error:
-        raise StorageFailed(f"the database {shown(url)} needs the Python package {error.name}: install it.") from None
+        package = error.name
+        raise StorageFailed(
+            f"the database {display_url(url)} needs the Python package {package}: install it."
+        ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _tune_sqlite(foreign_keys))
     event.listen(engine, "begin", _begin)
@@ -61,7 +64,7 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
 def _tune_sqlite(foreign_keys: bool) -> Callable[[Any, object], None]:
     def tune(connection: Any, record: object) -> None:
         del record
-        # sqlite3 would begin a transaction only at the first write and end it at DDL; `_begin` does neither
+        # sqlite3 itself begins a transaction only at the first write and ends it at DDL; `_begin` replaces that
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
@@ -71,23 +74,23 @@ def _tune_sqlite(foreign_keys: bool) -> Callable[[Any, object], None]:
 
 
 def _write_ahead(connection: Any) -> None:
-    """Keep the database readable while one writes, also when several programs make it at the same moment.
+    """Switch to write-ahead logging, so that readers work while another process writes.
 
-    Changing the journal needs the whole file; where two ask at once, SQLite refuses one of them at once, without
-    waiting for the busy timeout, lest both wait for ever.
+    Changing the journal mode locks the whole file. Where two processes do it at the same time, SQLite refuses one of
+    them immediately, without the busy timeout, to avoid a deadlock; so it is tried again here.
     """
-    until = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
 
 def _begin(connection: Connection) -> None:
-    """One writer at a time: it takes the lock before it reads, so that what it read still holds when it writes."""
+    """Allow one writer at a time: it takes the lock before it reads, so what it read is still true when it writes."""
     writing = connection.get_execution_options().get("writing", False)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
@@ -95,8 +98,11 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
 
 
-class Database:
-    """One database, in short transactions."""
+class Repository:
+    """Base class of everything that reads and writes tables: one engine, short transactions.
+
+    As a context manager, or by `close`, it closes the engine, which the repositories of a `Database` share.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -109,49 +115,52 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database's files."""
+        """Close all connections to the database."""
         self._engine.dispose()
 
     @contextmanager
     def _reading(self) -> Generator[Session]:
-        """One consistent look; what another process writes meanwhile is not seen."""
-        with sentences(self._engine.url), Session(self._engine) as session:
+        """A read transaction: a consistent snapshot, without what other processes write meanwhile."""
+        with database_errors(self._engine.url), Session(self._engine) as session:
             yield session
 
     @contextmanager
     def _writing(self) -> Generator[Session]:
-        """All of the block is recorded, or nothing of it."""
-        with sentences(self._engine.url), Session(self._writer) as session, session.begin():
+        """A write transaction: all of the block is recorded, or nothing."""
+        with database_errors(self._engine.url), Session(self._writer) as session, session.begin():
             yield session
 
 
 @contextmanager
-def sentences(url: URL) -> Generator[None]:
-    """Turn what the database complains of into one sentence; a broken constraint is a bug and stays as it is."""
+def database_errors(url: URL) -> Generator[None]:
+    """Turn errors of the database into StorageFailed or RecordDamaged, with one sentence for people.
+
+    A violated constraint or an invalid statement is a bug: it is raised unchanged.
+    """
     try:
         yield
     except (IntegrityError, ProgrammingError):
         raise
-    except AnyDatabaseError as error:
+    except SqlalchemyDatabaseError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in _SQLITE_TROUBLE:
-            kind, why = _SQLITE_TROUBLE[code & 0xFF]
-            raise kind(f"cannot use the database {shown(url)}: {why}.") from error
+        if code is not None and code & 0xFF in _SQLITE_ERRORS:
+            error_class, reason = _SQLITE_ERRORS[code & 0xFF]
+            raise error_class(f"cannot use the database {display_url(url)}: {reason}.") from error
         if not isinstance(error, OperationalError):
             raise
-        why = " ".join(str(error.orig).split())
-        raise StorageFailed(f"cannot use the database {shown(url)}: {why}.") from error
+        reason = " ".join(str(error.orig).split())
+        raise StorageFailed(f"cannot use the database {display_url(url)}: {reason}.") from error
 
 
-def shown(url: URL) -> str:
-    """`url` as a person may see it: SQLite's file, or the URL without its password."""
+def display_url(url: URL) -> str:
+    """`url` for messages: the file of SQLite, or the URL without its password."""
     if url.get_backend_name() == "sqlite" and url.database:
         return url.database
     return url.render_as_string(hide_password=True)
 
 
-def migrations(connection: Connection | None = None) -> Config:
-    """What Alembic needs to know: the scripts of this package and the connection they run on."""
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration: the migration scripts of this package, and the connection they run on."""
     config = Config()
     config.set_main_option("script_location", "naruto_core.store:migrations")
     config.attributes["connection"] = connection
@@ -159,26 +168,26 @@ def migrations(connection: Connection | None = None) -> Config:
 
 
 def migrate(url: URL, target: str = "head") -> None:
-    """Bring the database at `url` to revision `target`, in one transaction, one process at a time.
+    """Migrate the database at `url` to revision `target`, in one transaction, one process at a time.
 
-    Raises RecordDamaged when a newer version of this program has made it.
+    Raises RecordDamaged for a database that a newer version of this program has migrated.
     """
-    scripts = ScriptDirectory.from_config(migrations())
-    # SQLite changes a column by copying its table and dropping the old one: a foreign key would then cascade
+    scripts = ScriptDirectory.from_config(alembic_config())
+    # SQLite changes a column by copying its table and dropping the old one; foreign keys would cascade then
     engine = make_engine(url, foreign_keys=False)
     try:
-        with sentences(url):
+        with database_errors(url):
             with engine.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
-            known = {script.revision for script in scripts.walk_revisions()}
-            if current is not None and current not in known:
+            revisions = {script.revision for script in scripts.walk_revisions()}
+            if current is not None and current not in revisions:
                 raise RecordDamaged(
-                    f"the database {shown(url)} has schema {current}, which only a newer version of this program "
-                    "knows: install that one, or set NARUTO_HOME elsewhere."
+                    f"the database {display_url(url)} has schema {current}, which only a newer version of this program "
+                    "knows: install that version, or set NARUTO_HOME to another folder."
                 )
             if current == scripts.get_current_head():
                 return
             with engine.execution_options(writing=True).begin() as connection:
-                command.upgrade(migrations(connection), target)
+                command.upgrade(alembic_config(connection), target)
     finally:
         engine.dispose()

@@ -1,13 +1,13 @@
-"""The database of this machine, opened: runs, ratings, jobs of the service and scores of served pictures."""
+"""Open the database: runs, ratings, service jobs and scores of served pictures, with one connection pool."""
 
+from dataclasses import dataclass
 from pathlib import Path
-
-from sqlalchemy import Engine
+from typing import Self
 
 from naruto_core.artifacts import storage_errors
 from naruto_core.store.assignments import Assignments
 from naruto_core.store.campaigns import Campaigns
-from naruto_core.store.connection import make_engine, migrate, parse
+from naruto_core.store.connection import make_engine, migrate, parse_url
 from naruto_core.store.promotions import Promotions
 from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
@@ -16,38 +16,45 @@ from naruto_core.store.writes import Store
 
 
 class Ratings(Reviewers, Campaigns, Assignments, Promotions):
-    """Reviewers, campaigns, who was asked what and what they said, and what was promoted on the strength of it."""
+    """Reviewers, campaigns, assignments with their votes, and promotions."""
 
 
-def open_store(url: str) -> Store:
-    """The store at an SQLAlchemy `url`, made or brought up to date first; close it, or use it in a `with`.
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database: four repositories that share one connection pool. Close it, or use it in a `with`."""
 
-    Raises StorageFailed when the place cannot be written or holds something else, RecordDamaged
-    when a newer version of this program made it.
+    runs: Store
+    ratings: Ratings
+    service_jobs: ServiceJobs
+    served_scores: ServedScores
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection pool that the four share."""
+        self.runs.close()
+
+
+def open_database(url: str) -> Database:
+    """Open the database at an SQLAlchemy `url`; it is created, or migrated to the newest schema, first.
+
+    Raises StorageFailed when the place cannot be written or holds something else, RecordDamaged when a newer version
+    of this program has migrated it.
     """
-    return Store(_prepared(url))
-
-
-def open_ratings(url: str) -> Ratings:
-    """The record of human judgement in the same database, under the same conditions."""
-    return Ratings(_prepared(url))
-
-
-def _prepared(url: str) -> Engine:
-    parsed = parse(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         folder = Path(parsed.database).parent
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
     migrate(parsed)
-    return make_engine(parsed)
+    engine = make_engine(parsed)
+    return Database(Store(engine), Ratings(engine), ServiceJobs(engine), ServedScores(engine))
 
 
-def open_service_jobs(url: str) -> ServiceJobs:
-    """What the HTTP service was asked for, in the same database, under the same conditions."""
-    return ServiceJobs(_prepared(url))
-
-
-def open_served_scores(url: str) -> ServedScores:
-    """How good served pictures were, in the same database, under the same conditions."""
-    return ServedScores(_prepared(url))
+def open_store(url: str) -> Store:
+    """`open_database(url).runs`, for programs that need runs only. Close it, or use it in a `with`."""
+    return open_database(url).runs

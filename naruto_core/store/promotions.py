@@ -1,7 +1,7 @@
-"""Aliases such as `champion`: which run each names, and everything it ever named.
+"""Promotions: which run an alias such as `champion` names, and its history.
 
-This is the gate: whoever promotes, by whichever page or program, a run is refused here that is not done, not scored or
-cannot be loaded, and one with warnings unless they are accepted.
+The rules hold for every page and program: a run is refused that is not done, not scored or cannot be loaded, and a run
+with warnings unless they are accepted.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from naruto_core.artifacts import Layout
 from naruto_core.domain import RunState, Variant
-from naruto_core.errors import NotRecorded, RatingRefused, RecordDamaged
+from naruto_core.errors import NotRecorded, PromotionRefused, RecordDamaged
 from naruto_core.ratings import Promotion
-from naruto_core.store.connection import Database
+from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import PromotionRow
 from naruto_core.store.schema import AdapterRow, FindingRow, RunRow, ScoreRow
 from naruto_core.store.verification import adapter_fault
@@ -22,11 +22,10 @@ from naruto_core.store.verification import adapter_fault
 CHAMPION = "champion"
 
 
-class Promotions(Database):
-    """Promotions are appended; the newest of an alias counts, and a rollback is one more.
+class Promotions(Repository):
+    """Promotions are append-only; the newest of an alias counts, and a rollback is one more promotion.
 
-    `layout` says where the adapter files lie. Every change is one transaction: what it was decided on still holds when
-    it is written.
+    `layout` locates the adapter files. Every change is one transaction, so its checks still hold when it is written.
     """
 
     def promote(
@@ -41,16 +40,19 @@ class Promotions(Database):
         *,
         accept_warnings: str = "",
     ) -> Promotion:
-        """Set `alias` to a run. NotRecorded for an unknown run; RatingRefused without a name or a reason, for a run
-        that `promotion_fault` has something against, and for one with warnings unless `accept_warnings` is its id."""
+        """Set `alias` to a run. `by` is who decides, `why` the reason, `checks` what was known (question: answer).
+
+        Raises NotRecorded for an unknown run; PromotionRefused without a name or a reason, for a run with a
+        `promotion_fault`, and for a run with warnings unless `accept_warnings` is its id.
+        """
         if not by.strip() or not why.strip():
-            raise RatingRefused("a promotion is signed: say who decides, and why.")
+            raise PromotionRefused("a promotion needs a name and a reason: say who decides, and why.")
         with self._writing() as session:
             _refuse_faulty(session, run_id, layout)
             warnings = _warnings(session, run_id)
             if warnings and accept_warnings.strip() != run_id:
-                raise RatingRefused(
-                    f"{run_id} has warnings ({', '.join(warnings)}): type its id to promote it all the same."
+                raise PromotionRefused(
+                    f"{run_id} has warnings ({', '.join(warnings)}): type its id to promote it anyway."
                 )
             accepted = {"Warnings accepted": ", ".join(warnings)} if warnings else {}
             row = PromotionRow(
@@ -58,7 +60,7 @@ class Promotions(Database):
                 rollback=False,
             )  # fmt: skip
             session.add(row)
-            return row.noun()
+            return row.to_domain()
 
     def promotion_fault(self, run_id: str, layout: Layout) -> str:
         """Why a run cannot be promoted, as the end of a sentence; "" when it can. NotRecorded for an unknown run."""
@@ -66,38 +68,36 @@ class Promotions(Database):
             return _fault(session, run_id, layout)
 
     def roll_back(self, alias: str, by: str, now: datetime, layout: Layout) -> Promotion:
-        """Set `alias` to what it named before. Promotions are a stack: a second rollback goes one further back, and
-        none goes to a run that was rolled back from and not promoted since.
+        """Set `alias` to the run that it named before. Promotions are a stack: a second rollback goes one step further
+        back, and none goes to a run that was rolled back from and not promoted since.
 
-        RatingRefused without a name, where there is nothing to go back to, and when that run cannot be loaded any more.
+        Raises PromotionRefused without a name, without an earlier run, and when that run cannot be loaded any more.
         """
         if not by.strip():
-            raise RatingRefused("a promotion is signed: say who decides, and why.")
+            raise PromotionRefused("a rollback needs a name: say who decides.")
         with self._writing() as session:
             history = session.scalars(select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id))
-            current, target = _rolled_back([row.noun() for row in history])
+            current, target = _rolled_back([row.to_domain() for row in history])
             if target is None:
-                raise RatingRefused(f"{alias} has never named another run: there is nothing to go back to.")
+                raise PromotionRefused(f"{alias} has no earlier run: there is nothing to roll back to.")
             _refuse_faulty(session, target, layout)
             row = PromotionRow(
                 alias=alias, run_id=target, by=by.strip(), why=f"rolled back from {current}", at=now, checks={},
                 rollback=True,
             )  # fmt: skip
             session.add(row)
-            return row.noun()
+            return row.to_domain()
 
     def promotions(self, alias: str) -> list[Promotion]:
-        """Everything the alias ever named, newest first; the first is what it names now."""
-        asked = select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id.desc())
+        """The history of an alias, newest first; the first is the current one."""
+        query = select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id.desc())
         with self._reading() as session:
-            return [row.noun() for row in session.scalars(asked)]
+            return [row.to_domain() for row in session.scalars(query)]
 
 
 def _refuse_faulty(session: Session, run_id: str, layout: Layout) -> None:
     if fault := _fault(session, run_id, layout):
-        raise RatingRefused(
-            f"{run_id} cannot be promoted: {fault}. Type its `naruto run` again, or choose another run."
-        )
+        raise PromotionRefused(f"{run_id} cannot be promoted: {fault}. Repeat its `naruto run`, or choose another run.")
 
 
 def _fault(session: Session, run_id: str, layout: Layout) -> str:
@@ -107,10 +107,10 @@ def _fault(session: Session, run_id: str, layout: Layout) -> str:
     if run.state is not RunState.DONE:
         return f"it is not done ({run.state.value})"
     trained = ScoreRow.variant.in_((Variant.ADAPTED, Variant.FUSED))
-    of_sets = select(ScoreRow.id).where(ScoreRow.run_id == run_id, ScoreRow.sample_id.is_(None), trained)
-    if session.scalar(of_sets.limit(1)) is None:
-        return "what it learned is not scored"
-    adapters = [row.noun() for row in session.scalars(select(AdapterRow).where(AdapterRow.run_id == run_id))]
+    set_scores = select(ScoreRow.id).where(ScoreRow.run_id == run_id, ScoreRow.sample_id.is_(None), trained)
+    if session.scalar(set_scores.limit(1)) is None:
+        return "its adapted or fused model is not scored"
+    adapters = [row.to_domain() for row in session.scalars(select(AdapterRow).where(AdapterRow.run_id == run_id))]
     if not adapters:
         return "it has no adapter"
     try:
@@ -120,14 +120,14 @@ def _fault(session: Session, run_id: str, layout: Layout) -> str:
 
 
 def _warnings(session: Session, run_id: str) -> list[str]:
-    asked = select(FindingRow.name).where(FindingRow.run_id == run_id, FindingRow.warning)
-    return list(session.scalars(asked.order_by(FindingRow.name)))
+    query = select(FindingRow.name).where(FindingRow.run_id == run_id, FindingRow.warning)
+    return list(session.scalars(query.order_by(FindingRow.name)))
 
 
 def _rolled_back(history: Sequence[Promotion]) -> tuple[str, str | None]:
-    """What a `history`, the oldest first, names now, and what a rollback would set it to.
+    """The current run of a `history` (oldest first), and the run that a rollback would set.
 
-    Replayed, because versions before 0008 could roll back to a run that was rolled back from.
+    The history is replayed, because versions before 0008 could roll back to a run that was rolled back from.
     """
     stack: list[str] = []
     rejected: set[str] = set()

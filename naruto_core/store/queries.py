@@ -1,4 +1,4 @@
-"""The reading half of the store: nouns and frozen rows out, never a session or a row of the database."""
+"""Read runs, datasets, pictures and scores: domain objects, never a session or a row of the database."""
 
 import difflib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from naruto_core.domain import (
     Variant,
 )
 from naruto_core.errors import NarutoError, NotRecorded
-from naruto_core.store.connection import Database
+from naruto_core.store.connection import Repository
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
@@ -39,7 +39,7 @@ from naruto_core.store.schema import (
 
 @dataclass(frozen=True, slots=True, order=True)
 class Measurement:
-    """What a number was measured with; only numbers of one ruler may stand side by side."""
+    """How a score was measured; only scores of the same measurement are comparable."""
 
     metric: str
     extractor: str
@@ -49,9 +49,9 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run as a list shows it: with its dataset's source and its set scores, not those of single pictures.
+    """A run in a list: with the source of its dataset and its set scores, without scores of single pictures.
 
-    `seconds` is the time from the first start to the end, pauses included; None until it ended.
+    `seconds` from the first start to the end, pauses included; None for a run that has not ended.
     """
 
     run: Run
@@ -62,67 +62,70 @@ class RunSummary:
 
 
 def measurement_of(score: Score) -> Measurement:
+    """The measurement of a score."""
     return Measurement(score.metric, score.extractor, score.version, score.reference)
 
 
 def comparable(first: Score, second: Score) -> tuple[Score, Score]:
-    """The two as a pair; NarutoError when they were measured with different rulers."""
-    one, other = measurement_of(first), measurement_of(second)
+    """The two scores as a pair. Raises NarutoError when their measurements differ."""
     for field in ("metric", "extractor", "version", "reference"):
-        a, b = getattr(one, field), getattr(other, field)
+        a, b = getattr(measurement_of(first), field), getattr(measurement_of(second), field)
         if a != b:
             raise NarutoError(
                 f"the {first.metric} of {first.run_id} and the {second.metric} of {second.run_id} cannot be compared: "
-                f"their {field} differs ({a or 'none'} and {b or 'none'}); score both with the same one."
+                f"their {field} differs ({a or 'none'} and {b or 'none'}); score both with the same {field}."
             )
     return first, second
 
 
-class Queries(Database):
-    """What the store remembers. Run ids are exact here, except for `run`, which completes one that was typed."""
+class Queries(Repository):
+    """Read-only queries. Run ids are exact, except in `run` and `recipe_json`, which also accept a part of an id."""
 
     def find_dataset(self, dataset_id: str) -> DatasetVersion | None:
+        """The dataset version with this id, or None."""
         with self._reading() as session:
             row = session.get(DatasetRow, dataset_id)
-            return row.noun() if row else None
+            return row.to_domain() if row else None
 
     def datasets(self) -> list[DatasetVersion]:
         """Every dataset version, by source."""
         with self._reading() as session:
             return [
-                row.noun() for row in session.scalars(select(DatasetRow).order_by(DatasetRow.source, DatasetRow.id))
+                row.to_domain()
+                for row in session.scalars(select(DatasetRow).order_by(DatasetRow.source, DatasetRow.id))
             ]
 
     def quarantined(self, dataset_id: str) -> list[QuarantinedRecord]:
         """The records that were left out of a dataset version, in the order of their source."""
-        asked = select(QuarantinedRow).where(QuarantinedRow.dataset_id == dataset_id)
+        query = select(QuarantinedRow).where(QuarantinedRow.dataset_id == dataset_id)
         with self._reading() as session:
-            rows = session.scalars(asked.order_by(QuarantinedRow.source, QuarantinedRow.row))
+            rows = session.scalars(query.order_by(QuarantinedRow.source, QuarantinedRow.row))
             return [QuarantinedRecord(row.source, row.row, row.reason, row.detail) for row in rows]
 
     def run(self, run_id: str) -> Run:
-        """The run with this id, or the only one whose id begins or ends so; NotRecorded names the nearest."""
+        """The run with this id, or the only run whose id begins or ends with it. NotRecorded names the nearest."""
         with self._reading() as session:
-            return _find_run(session, run_id).noun()
+            return _find_run(session, run_id).to_domain()
 
     def recipe_json(self, run_id: str) -> str:
-        """The resolved recipe of a run; NotRecorded when there is no such run."""
+        """The resolved recipe of a run as JSON. Raises NotRecorded when there is no such run."""
         with self._reading() as session:
             return _find_run(session, run_id).recipe_json
 
     def adapters(self, run_id: str) -> list[Adapter]:
-        """The adapter files of a run, by path; none before it is trained."""
-        asked = select(AdapterRow).where(AdapterRow.run_id == run_id).order_by(AdapterRow.path)
+        """The adapter files of a run, by path; empty before it is trained."""
+        query = select(AdapterRow).where(AdapterRow.run_id == run_id).order_by(AdapterRow.path)
         with self._reading() as session:
-            return [row.noun() for row in session.scalars(asked)]
+            return [row.to_domain() for row in session.scalars(query)]
 
     def find_fused(self, run_id: str) -> FusedModel | None:
+        """The fused model of a run, or None."""
         with self._reading() as session:
             row = session.get(FusedRow, run_id)
-            return row.noun() if row else None
+            return row.to_domain() if row else None
 
     def prompts(self, run_id: str) -> PromptSuite | None:
-        """The suite a run was drawn with; None before it was drawn."""
+        """The prompt suite of a run's pictures; None before they are generated."""
         with self._reading() as session:
             suite = session.scalar(select(SuiteRow).join(RunRow).where(RunRow.id == run_id))
             if suite is None:
@@ -130,101 +133,103 @@ class Queries(Database):
             rows = session.scalars(
                 select(PromptRow).where(PromptRow.suite == suite.fingerprint).order_by(PromptRow.position)
             )
-            return PromptSuite(suite.name, suite.fingerprint, tuple(row.noun() for row in rows), tuple(suite.seeds))
+            return PromptSuite(
+                suite.name, suite.fingerprint, tuple(row.to_domain() for row in rows), tuple(suite.seeds)
+            )
 
     def samples(self, run_id: str, variant: Variant | None = None) -> list[Sample]:
-        """The pictures of a run, or of one of its variants, by variant, prompt and seed."""
-        asked = select(SampleRow).where(SampleRow.run_id == run_id)
+        """The pictures of a run, or of one variant, ordered by variant, prompt and seed."""
+        query = select(SampleRow).where(SampleRow.run_id == run_id)
         if variant is not None:
-            asked = asked.where(SampleRow.variant == variant)
+            query = query.where(SampleRow.variant == variant)
         with self._reading() as session:
-            rows = session.scalars(asked.order_by(SampleRow.variant, SampleRow.prompt, SampleRow.seed))
-            return [row.noun() for row in rows]
+            rows = session.scalars(query.order_by(SampleRow.variant, SampleRow.prompt, SampleRow.seed))
+            return [row.to_domain() for row in rows]
 
-    def drawn(self) -> list[tuple[str, Variant, int]]:
-        """Which variants of which runs have pictures, and how many; newest runs first."""
-        asked = (
+    def sample_counts(self) -> list[tuple[str, Variant, int]]:
+        """How many pictures each variant of each run has (run id, variant, count); newest runs first."""
+        query = (
             select(SampleRow.run_id, SampleRow.variant, func.count())
             .group_by(SampleRow.run_id, SampleRow.variant)
             .order_by(SampleRow.run_id.desc(), SampleRow.variant)
         )
         with self._reading() as session:
-            return list(session.execute(asked).tuples())
+            return list(session.execute(query).tuples())
 
     def picture_path(self, sha256: str) -> str | None:
-        """Where a picture with this content lies, relative to the data root."""
+        """The path of a picture with this sha256, relative to the data root; None when there is none."""
         with self._reading() as session:
             return session.scalar(select(SampleRow.path).where(SampleRow.sha256 == sha256).limit(1))
 
     def digests(self, sample_ids: Sequence[str]) -> dict[str, str]:
-        """The content's sha256 of each sample that there is."""
-        asked = select(SampleRow.id, SampleRow.sha256).where(SampleRow.id.in_(sample_ids))
+        """The sha256 of the picture of each sample, by sample id; unknown ids are left out."""
+        query = select(SampleRow.id, SampleRow.sha256).where(SampleRow.id.in_(sample_ids))
         with self._reading() as session:
-            return dict(session.execute(asked).tuples().all())
+            return dict(session.execute(query).tuples().all())
 
     def scores(self, run_id: str) -> list[Score]:
-        """Every score of a run: of sets first, then of single pictures."""
-        asked = select(ScoreRow).where(ScoreRow.run_id == run_id)
+        """Every score of a run: set scores first, then sample scores."""
+        query = select(ScoreRow).where(ScoreRow.run_id == run_id)
         with self._reading() as session:
-            rows = session.scalars(asked.order_by(ScoreRow.subject, ScoreRow.metric, ScoreRow.variant, ScoreRow.id))
-            return [row.noun() for row in rows]
+            rows = session.scalars(query.order_by(ScoreRow.subject, ScoreRow.metric, ScoreRow.variant, ScoreRow.id))
+            return [row.to_domain() for row in rows]
 
     def findings(self, run_id: str) -> list[Finding]:
-        """What people should know of a run, warnings first."""
-        asked = select(FindingRow).where(FindingRow.run_id == run_id)
+        """The findings of a run, warnings first."""
+        query = select(FindingRow).where(FindingRow.run_id == run_id)
         with self._reading() as session:
-            rows = session.scalars(asked.order_by(FindingRow.warning.desc(), FindingRow.name))
-            return [row.noun() for row in rows]
+            rows = session.scalars(query.order_by(FindingRow.warning.desc(), FindingRow.name))
+            return [row.to_domain() for row in rows]
 
     def steps(self, run_id: str) -> list[StepRecord]:
-        """What training looked like, step by step."""
+        """The training steps of a run, in order."""
         with self._reading() as session:
             rows = session.scalars(select(StepRow).where(StepRow.run_id == run_id).order_by(StepRow.step))
-            return [row.noun() for row in rows]
+            return [row.to_domain() for row in rows]
 
     def last_step(self, run_id: str) -> int:
-        """The newest recorded optimizer step, 0 before the first."""
+        """The newest recorded optimizer step; 0 before the first."""
         with self._reading() as session:
             return session.scalar(select(func.max(StepRow.step)).where(StepRow.run_id == run_id)) or 0
 
     def runs(self) -> list[RunSummary]:
         """Every run with its set scores, newest first."""
         with self._reading() as session:
-            found = session.execute(
+            rows = session.execute(
                 select(RunRow, DatasetRow.source).join(DatasetRow).order_by(RunRow.started_at.desc(), RunRow.id.desc())
             ).all()
             scores: dict[str, list[Score]] = {}
-            of_sets = select(ScoreRow).where(ScoreRow.sample_id.is_(None))
-            for score in session.scalars(of_sets.order_by(ScoreRow.metric, ScoreRow.variant, ScoreRow.id)):
-                scores.setdefault(score.run_id, []).append(score.noun())
-            return [_summary(row, source, scores.get(row.id, ())) for row, source in found]
+            set_scores = select(ScoreRow).where(ScoreRow.sample_id.is_(None))
+            for score in session.scalars(set_scores.order_by(ScoreRow.metric, ScoreRow.variant, ScoreRow.id)):
+                scores.setdefault(score.run_id, []).append(score.to_domain())
+            return [_summary(row, source, scores.get(row.id, ())) for row, source in rows]
 
-    def stray_samples(self) -> list[Sample]:
-        """Pictures whose run is gone: nothing here can remove one, so the file was changed by other means."""
+    def orphan_samples(self) -> list[Sample]:
+        """Pictures whose run is missing: no method here removes runs, so another program changed the database."""
         with self._reading() as session:
-            asked = select(SampleRow).outerjoin(RunRow, RunRow.id == SampleRow.run_id).where(RunRow.id.is_(None))
-            return [row.noun() for row in session.scalars(asked.order_by(SampleRow.id))]
+            query = select(SampleRow).outerjoin(RunRow, RunRow.id == SampleRow.run_id).where(RunRow.id.is_(None))
+            return [row.to_domain() for row in session.scalars(query.order_by(SampleRow.id))]
 
 
 def _summary(row: RunRow, source: str, scores: Sequence[Score]) -> RunSummary:
     seconds = None if row.finished_at is None else (row.finished_at - row.started_at).total_seconds()
-    return RunSummary(row.noun(), source, row.git_commit, seconds, tuple(scores))
+    return RunSummary(row.to_domain(), source, row.git_commit, seconds, tuple(scores))
 
 
 def _find_run(session: Session, run_id: str) -> RunRow:
-    """See `Reports.run`."""
+    """See `Queries.run`."""
     exact = session.get(RunRow, run_id)
     if exact is not None:
         return exact
-    known = list(session.scalars(select(RunRow.id).order_by(RunRow.started_at.desc())))
-    if not known:
+    ids = list(session.scalars(select(RunRow.id).order_by(RunRow.started_at.desc())))
+    if not ids:
         raise NotRecorded(f"there is no run {run_id!r}: nothing has been run yet; type `make demo` to begin.")
-    alike = RunRow.id.startswith(run_id, autoescape=True), RunRow.id.endswith(run_id, autoescape=True)
-    found = list(session.scalars(select(RunRow).where(or_(*alike)).order_by(RunRow.id))) if run_id else []
-    if len(found) == 1:
-        return found[0]
-    if found:
-        shown = ", ".join(row.id for row in found[:5])
-        raise NotRecorded(f"{run_id!r} could be any of {len(found)} runs ({shown}); type more of the id.")
-    nearest = difflib.get_close_matches(run_id, known, n=1, cutoff=0.0)[0]
+    has_part = or_(RunRow.id.startswith(run_id, autoescape=True), RunRow.id.endswith(run_id, autoescape=True))
+    matches = list(session.scalars(select(RunRow).where(has_part).order_by(RunRow.id))) if run_id else []
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        examples = ", ".join(row.id for row in matches[:5])
+        raise NotRecorded(f"{run_id!r} could be any of {len(matches)} runs ({examples}); type more of the id.")
+    nearest = difflib.get_close_matches(run_id, ids, n=1, cutoff=0.0)[0]
     raise NotRecorded(f"there is no run {run_id!r}; the nearest is {nearest}. `naruto runs` lists them all.")

@@ -1,12 +1,67 @@
-"""The tables of human judgement; see `schema`. Events and promotions are only ever added."""
+"""The tables of human evaluation. Rating events and promotions are append-only.
 
+An answer is stored as JSON: `"left"`, grades or extremes.
+"""
+
+import json
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
 
-from naruto_core.ratings import Action, Campaign, Mode, Promotion, Reviewer, Role
-from naruto_core.store.schema import Base, words
+from naruto_core.errors import RecordDamaged
+from naruto_core.ratings import (
+    Action,
+    Answer,
+    Campaign,
+    Defect,
+    Extremes,
+    Grades,
+    Mode,
+    Outcome,
+    Promotion,
+    Reviewer,
+    Role,
+)
+from naruto_core.store.schema import Base, enum_as_text
+
+
+class AnswerJson(TypeDecorator[Answer]):
+    """An answer as JSON text. Reading raises RecordDamaged for text that this type did not write."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Answer | None, dialect: Dialect) -> str | None:
+        del dialect
+        if value is None:
+            return None
+        if isinstance(value, Outcome):
+            return json.dumps(value.value)
+        if isinstance(value, Grades):
+            return json.dumps(asdict(value) | {"defects": sorted(value.defects)})
+        return json.dumps(asdict(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Answer | None:
+        del dialect
+        return None if value is None else _parse_answer(value)
+
+
+def _parse_answer(text: str) -> Answer:
+    try:
+        value = json.loads(text)
+        if isinstance(value, str):
+            return Outcome(value)
+        if "best" in value:
+            return Extremes(value["best"], value["worst"])
+        return Grades(value["adherence"], value["style"], frozenset(map(Defect, value["defects"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordDamaged(
+            f"a vote in the database cannot be read ({text[:80]!r}): restore the database from a backup."
+        ) from error
 
 
 class ReviewerRow(Base):
@@ -14,11 +69,11 @@ class ReviewerRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
-    role: Mapped[Role] = mapped_column(words(Role))
+    role: Mapped[Role] = mapped_column(enum_as_text(Role))
     email: Mapped[str | None] = mapped_column(unique=True)
     token_sha256: Mapped[str] = mapped_column(unique=True)
 
-    def noun(self) -> Reviewer:
+    def to_domain(self) -> Reviewer:
         return Reviewer(id=self.id, name=self.name, role=self.role, email=self.email or "")
 
 
@@ -28,15 +83,15 @@ class CampaignRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     question: Mapped[str] = mapped_column(Text)
-    mode: Mapped[Mode] = mapped_column(words(Mode))
+    mode: Mapped[Mode] = mapped_column(enum_as_text(Mode))
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     informative: Mapped[float]
     repeats: Mapped[float]
     example: Mapped[bool]
-    units: Mapped[int]  # counted once, so that a draw needs no count
+    units: Mapped[int]  # their number, stored so that an assignment needs no count
 
-    def noun(self) -> Campaign:
+    def to_domain(self) -> Campaign:
         return Campaign(
             self.id, self.name, self.question, self.mode, self.opened_at, self.closed_at, self.informative,
             self.repeats, self.example,
@@ -46,8 +101,8 @@ class CampaignRow(Base):
 class UnitRow(Base):
     __tablename__ = "units"
     __table_args__ = (
-        UniqueConstraint("campaign_id", "position"),  # a uniform draw takes a position
-        # what a reviewer gets next: the least rated unit, of a pairing or of all, in the order of the draw
+        UniqueConstraint("campaign_id", "position"),  # uniform sampling draws a position
+        # the next unit of a reviewer: the least assigned one, of a pairing or of all, then by position
         Index(None, "campaign_id", "pairing", "given", "position"),
         Index(None, "campaign_id", "given", "position", "wanted"),
     )
@@ -58,19 +113,19 @@ class UnitRow(Base):
     prompt: Mapped[str]
     text: Mapped[str] = mapped_column(Text)
     seed: Mapped[int] = mapped_column(BigInteger)
-    # ids of samples; no foreign keys, because a vote outlives a picture that has to be drawn again
+    # ids of samples; no foreign keys, because votes stay when a picture is drawn again
     samples: Mapped[list[str]] = mapped_column(JSON)
     contenders: Mapped[list[str]] = mapped_column(JSON)
-    pairing: Mapped[str]  # the contenders in alphabetical order, as one word
-    wanted: Mapped[int]
-    given: Mapped[int]  # assignments there are, counted here so that finding the next one needs no count
+    pairing: Mapped[str]  # the contenders in alphabetical order, separated by a space
+    raters: Mapped[int] = mapped_column("wanted")
+    n_assigned: Mapped[int] = mapped_column("given")  # stored so that finding the next unit needs no count
     gold: Mapped[str]
 
 
 class AssignmentRow(Base):
     __tablename__ = "assignments"
     __table_args__ = (
-        UniqueConstraint("unit_id", "reviewer_id", "repeat"),  # never the same unit twice to one person, but to repeat
+        UniqueConstraint("unit_id", "reviewer_id", "repeat"),  # a reviewer gets a unit once, and once as a repeat
         Index(None, "reviewer_id", "campaign_id", "done"),
         Index(None, "done", "leased_until"),
         Index(None, "campaign_id", "done"),
@@ -80,7 +135,7 @@ class AssignmentRow(Base):
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     unit_id: Mapped[int] = mapped_column(ForeignKey("units.id"))
     reviewer_id: Mapped[str] = mapped_column(ForeignKey("reviewers.id"))
-    shown: Mapped[str]  # the order: "10" is the unit's second sample on the left
+    order: Mapped[str] = mapped_column("shown")  # on the screen: "10" has the unit's second sample on the left
     repeat: Mapped[bool]
     propensity: Mapped[float]
     done: Mapped[bool]  # voted on or skipped, and not undone
@@ -94,8 +149,8 @@ class RatingEventRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"))
-    act: Mapped[Action] = mapped_column(words(Action))
-    answer: Mapped[str | None] = mapped_column(Text)  # JSON, see `answers`
+    action: Mapped[Action] = mapped_column("act", enum_as_text(Action))
+    answer: Mapped[Answer | None] = mapped_column(AnswerJson)
     nonce: Mapped[str] = mapped_column(unique=True)
     seconds: Mapped[float]
     viewport: Mapped[str]
@@ -115,5 +170,5 @@ class PromotionRow(Base):
     checks: Mapped[dict[str, str]] = mapped_column(JSON)
     rollback: Mapped[bool] = mapped_column(server_default=false())
 
-    def noun(self) -> Promotion:
+    def to_domain(self) -> Promotion:
         return Promotion(self.alias, self.run_id, self.by, self.why, self.at, self.checks, self.rollback)

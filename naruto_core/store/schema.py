@@ -1,4 +1,4 @@
-"""How Python's types become columns; see `schema` for the tables."""
+"""The tables of runs, datasets, pictures and scores, and how Python's types become columns."""
 
 import math
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from naruto_core.domain import (
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Stored without a zone, as UTC, because SQLite knows none; a time without a zone is refused."""
+    """A time, stored as UTC without a zone because SQLite has no zones. A time without a zone raises ValueError."""
 
     impl = DateTime
     cache_ok = True
@@ -44,13 +44,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-def words(kind: type[StrEnum]) -> Enum:
-    """An enumeration as plain text, so that a new member needs no migration."""
-    return Enum(kind, native_enum=False, length=16, values_callable=_values)
+def enum_as_text(enum: type[StrEnum]) -> Enum:
+    """A column type that stores an enumeration as plain text, so that a new member needs no migration."""
+    return Enum(enum, native_enum=False, length=16, values_callable=_values)
 
 
-def _values(kind: type[StrEnum]) -> list[str]:
-    return [member.value for member in kind]
+def _values(enum: type[StrEnum]) -> list[str]:
+    return [member.value for member in enum]
 
 
 class Base(DeclarativeBase):
@@ -64,9 +64,9 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar = {
         datetime: UtcDateTime,
-        float: Double(),  # a bare float would be FLOAT, which is 4 bytes on some servers
-        Variant: words(Variant),
-        RunState: words(RunState),
+        float: Double(),  # SQLAlchemy's default, FLOAT, has 4 bytes on some servers
+        Variant: enum_as_text(Variant),
+        RunState: enum_as_text(RunState),
         list[int]: JSON,
         list[str]: JSON,
         dict[str, float | None]: JSON,
@@ -87,7 +87,7 @@ class DatasetRow(Base):
     n_quarantined: Mapped[int]
     n_duplicates: Mapped[int]
 
-    def noun(self) -> DatasetVersion:
+    def to_domain(self) -> DatasetVersion:
         return DatasetVersion(
             id=self.id,
             source=self.source,
@@ -131,13 +131,13 @@ class PromptRow(Base):
     content: Mapped[str] = mapped_column(Text)
     tags: Mapped[list[str]]
 
-    def noun(self) -> Prompt:
+    def to_domain(self) -> Prompt:
         return Prompt(slug=self.slug, text=self.text, content=self.content, tags=tuple(self.tags))
 
 
 class RunRow(Base):
     __tablename__ = "runs"
-    # one recipe on one dataset version is one run, however often it was started
+    # a recipe on a dataset version is one run, even when it is started several times
     __table_args__ = (UniqueConstraint("fingerprint", "dataset_id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -152,7 +152,7 @@ class RunRow(Base):
     recipe_json: Mapped[str] = mapped_column(Text)
     git_commit: Mapped[str]
 
-    def noun(self) -> Run:
+    def to_domain(self) -> Run:
         return Run(
             id=self.id,
             profile=self.profile,
@@ -175,7 +175,7 @@ class AdapterRow(Base):
     rank: Mapped[int]
     steps: Mapped[int]
 
-    def noun(self) -> Adapter:
+    def to_domain(self) -> Adapter:
         return Adapter(
             run_id=self.run_id,
             path=self.path,
@@ -194,7 +194,7 @@ class FusedRow(Base):
     sha256: Mapped[str]
     scale: Mapped[float]
 
-    def noun(self) -> FusedModel:
+    def to_domain(self) -> FusedModel:
         return FusedModel(run_id=self.run_id, path=self.path, sha256=self.sha256, scale=self.scale)
 
 
@@ -202,7 +202,7 @@ class SampleRow(Base):
     __tablename__ = "samples"
     __table_args__ = (
         UniqueConstraint("run_id", "variant", "prompt", "seed"),
-        Index(None, "sha256"),  # the dashboard asks for pictures by their content
+        Index(None, "sha256"),  # the dashboard finds pictures by their content
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -213,7 +213,7 @@ class SampleRow(Base):
     path: Mapped[str]
     sha256: Mapped[str]
 
-    def noun(self) -> Sample:
+    def to_domain(self) -> Sample:
         return Sample(
             id=self.id,
             run_id=self.run_id,
@@ -247,11 +247,11 @@ class ScoreRow(Base):
     reference: Mapped[str]
     method: Mapped[str]
     details: Mapped[dict[str, str | float]] = mapped_column(server_default="{}")
-    # sample_id again, but "" for a set score: two NULLs are never equal, so they could not be kept unique
+    # the sample_id, or "" for a set score: NULLs are never equal, so a unique constraint would not hold for them
     subject: Mapped[str]
     sample_id: Mapped[str | None] = mapped_column(ForeignKey("samples.id", ondelete="CASCADE"))
 
-    def noun(self) -> Score:
+    def to_domain(self) -> Score:
         return Score(
             run_id=self.run_id,
             metric=self.metric,
@@ -278,7 +278,7 @@ class FindingRow(Base):
     sentence: Mapped[str] = mapped_column(Text)
     figures: Mapped[dict[str, float]]
 
-    def noun(self) -> Finding:
+    def to_domain(self) -> Finding:
         return Finding(
             run_id=self.run_id, name=self.name, warning=self.warning, sentence=self.sentence, figures=self.figures
         )
@@ -289,12 +289,12 @@ class StepRow(Base):
 
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    # a diverged loss is not a number, and SQLite and JSON keep that as NULL
+    # NULL stands for NaN, which SQLite and JSON cannot store
     loss: Mapped[float | None]
     learning_rate: Mapped[float]
     gauges: Mapped[dict[str, float | None]]
 
-    def noun(self) -> StepRecord:
+    def to_domain(self) -> StepRecord:
         gauges = {name: math.nan if value is None else value for name, value in self.gauges.items()}
         loss = math.nan if self.loss is None else self.loss
         return StepRecord(step=self.step, loss=loss, learning_rate=self.learning_rate, gauges=gauges)

@@ -1,4 +1,4 @@
-"""How good the pictures were that the HTTP service gave out, and whether that has changed."""
+"""Scores of pictures that the HTTP service has served, and drift reports about them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,8 +8,8 @@ from sqlalchemy import Index, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.serving import Drift, ServedScore, Steadiness
-from naruto_core.store.connection import Database
-from naruto_core.store.schema import Base, words
+from naruto_core.store.connection import Repository
+from naruto_core.store.schema import Base, enum_as_text
 
 
 class ServedScoreRow(Base):
@@ -24,7 +24,7 @@ class ServedScoreRow(Base):
     value: Mapped[float]
     extractor: Mapped[str]
 
-    def noun(self) -> ServedScore:
+    def to_domain(self) -> ServedScore:
         return ServedScore(**{name: getattr(self, name) for name in ServedScore.__slots__})
 
 
@@ -47,37 +47,37 @@ class DriftRow(Base):
     prompts_served: Mapped[int]
     n_own: Mapped[int]
     extractor: Mapped[str]
-    verdict: Mapped[Steadiness] = mapped_column(words(Steadiness))
+    verdict: Mapped[Steadiness] = mapped_column(enum_as_text(Steadiness))
 
-    def noun(self) -> Drift:
+    def to_domain(self) -> Drift:
         return Drift(**{name: getattr(self, name) for name in Drift.__slots__})
 
 
-class ServedScores(Database):
-    """Scores of served pictures, and what was said of them; both are only added."""
+class ServedScores(Repository):
+    """Scores of served pictures, and drift reports; both are append-only."""
 
     def add_scores(self, scores: Sequence[ServedScore]) -> None:
-        """Keep scores; one that is there already (a killed watch measures a picture twice) stays one."""
+        """Add scores. A score of the same picture and metric is replaced: a killed `watch` measures pictures twice."""
         with self._writing() as session:
             for score in scores:
                 session.merge(ServedScoreRow(**asdict(score)))
 
     def scores(self, since: datetime, run_id: str | None = None) -> list[ServedScore]:
-        """Those of pictures drawn since then, by one run or by all, the oldest first."""
-        asked = select(ServedScoreRow).where(ServedScoreRow.drawn_at >= since)
+        """Scores of pictures drawn since `since`, of one run or of all, oldest first."""
+        query = select(ServedScoreRow).where(ServedScoreRow.drawn_at >= since)
         if run_id is not None:
-            asked = asked.where(ServedScoreRow.run_id == run_id)
+            query = query.where(ServedScoreRow.run_id == run_id)
         with self._reading() as session:
-            return [row.noun() for row in session.scalars(asked.order_by(ServedScoreRow.drawn_at))]
+            return [row.to_domain() for row in session.scalars(query.order_by(ServedScoreRow.drawn_at))]
 
     def add_drifts(self, drifts: Sequence[Drift]) -> None:
-        """Keep what was said."""
+        """Add drift reports."""
         with self._writing() as session:
             session.add_all([DriftRow(**asdict(drift)) for drift in drifts])
 
     def drifts(self) -> list[Drift]:
-        """What was said last of each run and metric, the newest first."""
+        """The newest drift report of each run and metric, newest first."""
         latest = select(func.max(DriftRow.id)).group_by(DriftRow.run_id, DriftRow.metric)
-        asked = select(DriftRow).where(DriftRow.id.in_(latest)).order_by(DriftRow.id.desc())
+        query = select(DriftRow).where(DriftRow.id.in_(latest)).order_by(DriftRow.id.desc())
         with self._reading() as session:
-            return [row.noun() for row in session.scalars(asked)]
+            return [row.to_domain() for row in session.scalars(query)]

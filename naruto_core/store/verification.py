@@ -1,4 +1,4 @@
-"""Does the store still tell the truth? Every recorded file is hashed again, and files nobody recorded are named."""
+"""Compare the files with the database: every recorded file is hashed again, and unrecorded files are listed."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,24 +12,26 @@ from naruto_core.errors import RecordDamaged
 from naruto_core.store.queries import Queries
 
 
-class Trouble(StrEnum):
-    MISSING = "missing"  # recorded, but not there
-    ALTERED = "altered"  # there, but with other bytes than were recorded
-    UNRECORDED = "unrecorded"  # there, or referred to, but the store does not know it
+class ProblemKind(StrEnum):
+    """How a file and the database disagree."""
+
+    MISSING = "missing"  # recorded, but the file does not exist
+    ALTERED = "altered"  # the file has other bytes than recorded
+    UNRECORDED = "unrecorded"  # the file exists, or is referred to, but is not recorded
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as recorded; `path` is relative to the data root."""
+class FileProblem:
+    """A file that is not as recorded; `path` is relative to the data root, `what` describes it."""
 
-    trouble: Trouble
+    kind: ProblemKind
     what: str
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """A file or folder that should have this digest."""
+    """A file or folder and the sha256 that it should have."""
 
     what: str
     path: str
@@ -37,92 +39,92 @@ class _Expected:
 
 
 def verify(
-    reports: Queries,
+    queries: Queries,
     layout: Layout,
     pictures: Iterable[Picture] = (),
     on_progress: Callable[[Progress], None] | None = None,
-) -> list[Finding]:
-    """Everything below `layout` that is missing, altered or unrecorded.
+) -> list[FileProblem]:
+    """Every file below `layout` that is missing, altered or unrecorded.
 
-    Dataset pictures are named by their hash, so every one on disk is checked; which ones should be there
-    is in the Delta tables, so a missing one is found only among the `pictures` that are handed in.
+    Dataset pictures are named by their sha256, so each of them on disk is checked. Which should exist is in the Delta
+    tables, so a missing one is noticed only among the `pictures` that the caller passes.
     """
-    wanted = {layout.relative(layout.picture(picture.sha256, picture.suffix)) for picture in pictures}
-    expected = [*_recorded(reports), *_pictures(layout, wanted)]
-    findings: list[Finding] = []
+    paths = {layout.relative(layout.picture(picture.sha256, picture.suffix)) for picture in pictures}
+    expected = [*_recorded(queries), *_pictures(layout, paths)]
+    problems: list[FileProblem] = []
     started = time.monotonic()
-    for done, one in enumerate(expected, 1):
-        if (trouble := _trouble(layout, one)) is not None:
-            findings.append(Finding(trouble, one.what, one.path))
+    for done, expected_file in enumerate(expected, 1):
+        if (kind := _problem_kind(layout, expected_file)) is not None:
+            problems.append(FileProblem(kind, expected_file.what, expected_file.path))
         if on_progress is not None:
             seconds = time.monotonic() - started
             left = seconds / done * (len(expected) - done)
-            on_progress(Progress("verify", done, len(expected), "file", seconds, left, f"{len(findings)} findings"))
-    findings += _missing_tables(reports, layout)
-    findings += _strays(reports, layout, {one.path for one in expected})
-    return findings
+            on_progress(Progress("verify", done, len(expected), "file", seconds, left, f"{len(problems)} problems"))
+    problems += _missing_tables(queries, layout)
+    problems += _unrecorded(queries, layout, {expected_file.path for expected_file in expected})
+    return problems
 
 
 def adapter_fault(layout: Layout, adapter: Adapter) -> str:
-    """What is wrong with a recorded adapter file, as the end of a sentence; "" when it can be loaded as recorded."""
-    trouble = _trouble(layout, _Expected("adapter", adapter.path, adapter.sha256))
-    if trouble is Trouble.MISSING:
+    """What is wrong with a recorded adapter file, as the end of a sentence; "" when it is as recorded and loadable."""
+    kind = _problem_kind(layout, _Expected("adapter", adapter.path, adapter.sha256))
+    if kind is ProblemKind.MISSING:
         return f"its file {adapter.path} is missing"
-    if trouble is not None:
+    if kind is not None:
         return f"its file {adapter.path} is not the one that was recorded"
     if tensor := find_non_finite(layout.absolute(adapter.path)):
         return f"its file {adapter.path} has weights that are not numbers ({tensor})"
     return ""
 
 
-def _recorded(reports: Queries) -> Iterator[_Expected]:
-    for summary in reports.runs():
+def _recorded(queries: Queries) -> Iterator[_Expected]:
+    for summary in queries.runs():
         run_id = summary.run.id
-        yield from (_Expected("adapter", one.path, one.sha256) for one in reports.adapters(run_id))
-        if (fused := reports.find_fused(run_id)) is not None:
+        yield from (_Expected("adapter", adapter.path, adapter.sha256) for adapter in queries.adapters(run_id))
+        if (fused := queries.find_fused(run_id)) is not None:
             yield _Expected("fused model", fused.path, fused.sha256)
-        yield from (_expected(sample) for sample in reports.samples(run_id))
+        yield from (_expected(sample) for sample in queries.samples(run_id))
 
 
 def _expected(sample: Sample) -> _Expected:
     return _Expected(f"{sample.variant} picture of {sample.prompt}, seed {sample.seed}", sample.path, sample.sha256)
 
 
-def _pictures(layout: Layout, wanted: set[str]) -> Iterator[_Expected]:
-    found = {layout.relative(path) for path in (layout.root / "pictures").glob("*/[!.]*")}
-    for path in sorted(found | wanted):
+def _pictures(layout: Layout, paths: set[str]) -> Iterator[_Expected]:
+    on_disk = {layout.relative(path) for path in (layout.root / "pictures").glob("*/[!.]*")}
+    for path in sorted(on_disk | paths):
         yield _Expected("dataset picture", path, Path(path).stem)
 
 
-def _trouble(layout: Layout, expected: _Expected) -> Trouble | None:
+def _problem_kind(layout: Layout, expected: _Expected) -> ProblemKind | None:
     try:
         path = layout.absolute(expected.path)
         digest = sha256_folder(path) if path.is_dir() else sha256_file(path)
     except FileNotFoundError:
-        return Trouble.MISSING
+        return ProblemKind.MISSING
     except (RecordDamaged, OSError):
-        return Trouble.ALTERED
-    return None if digest == expected.sha256 else Trouble.ALTERED
+        return ProblemKind.ALTERED
+    return None if digest == expected.sha256 else ProblemKind.ALTERED
 
 
-def _missing_tables(reports: Queries, layout: Layout) -> Iterator[Finding]:
-    for version in reports.datasets():
+def _missing_tables(queries: Queries, layout: Layout) -> Iterator[FileProblem]:
+    for version in queries.datasets():
         if not (layout.root / version.table).is_dir():
-            yield Finding(Trouble.MISSING, f"table of dataset {version.source}", version.table)
+            yield FileProblem(ProblemKind.MISSING, f"table of dataset {version.source}", version.table)
 
 
-def _strays(reports: Queries, layout: Layout, expected: set[str]) -> Iterator[Finding]:
-    """What the store does not know: rows without a run, folders without a run, files without a row."""
-    for sample in reports.stray_samples():
-        yield Finding(Trouble.UNRECORDED, f"run {sample.run_id} of a recorded picture", sample.path)
-    states = {summary.run.id: summary.run.state for summary in reports.runs()}
+def _unrecorded(queries: Queries, layout: Layout, expected: set[str]) -> Iterator[FileProblem]:
+    """Rows without a run, folders without a run, files without a row."""
+    for sample in queries.orphan_samples():
+        yield FileProblem(ProblemKind.UNRECORDED, f"run {sample.run_id} of a recorded picture", sample.path)
+    states = {summary.run.id: summary.run.state for summary in queries.runs()}
     for folder in sorted((layout.root / "runs").glob("[!.]*")):
         state = states.get(folder.name)
         if state is None:
-            yield Finding(Trouble.UNRECORDED, "run", layout.relative(folder))
-        elif state is not RunState.RUNNING:  # a run under way records its files a little after they are written
+            yield FileProblem(ProblemKind.UNRECORDED, "run", layout.relative(folder))
+        elif state is not RunState.RUNNING:  # a running run records its files shortly after writing them
             adapters = layout.adapter(folder.name).parent.glob("**/*.safetensors")
             files = [*adapters, layout.fused(folder.name), *folder.glob("samples/[!.]*")]
             for path in sorted(path for path in files if path.exists()):
                 if layout.relative(path) not in expected:
-                    yield Finding(Trouble.UNRECORDED, "file of a run", layout.relative(path))
+                    yield FileProblem(ProblemKind.UNRECORDED, "file of a run", layout.relative(path))

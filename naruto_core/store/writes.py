@@ -1,4 +1,4 @@
-"""The writing half of the store. Every method is one transaction, and doing it twice records it once."""
+"""Write runs, datasets, pictures and scores. Every method is one transaction and idempotent."""
 
 import hashlib
 import math
@@ -40,35 +40,35 @@ from naruto_core.store.schema import (
     SuiteRow,
 )
 
-_AT_ONCE = 500  # values in one statement: every database allows that many
+_BATCH = 500  # values in one statement, which every database accepts
 T = TypeVar("T")
 
 
 class Store(Queries):
-    """The record of everything that was run; `Reports` is what it can be asked."""
+    """The database of runs: the methods here write, those of `Queries` read."""
 
     def add_dataset(
         self, version: DatasetVersion, quarantined: Sequence[QuarantinedRecord], *, replace: bool = False
     ) -> None:
-        """Record a version as it was first seen, and what was left out of it, from whichever source.
+        """Record a dataset version, unless it exists, and the records that were left out of it.
 
-        With `replace`, `version` says where its rows lie from now on: those of the recorded place are damaged.
+        With `replace`, the recorded version is replaced: its table was damaged and written to another place.
         """
         with self._writing() as session:
             if replace or session.get(DatasetRow, version.id) is None:
                 session.merge(DatasetRow(**asdict(version)))
                 session.flush()
             rows = session.scalars(select(QuarantinedRow).where(QuarantinedRow.dataset_id == version.id))
-            known = {(row.source, row.row, row.reason) for row in rows}
-            fresh = {(q.source, q.row, q.reason): q for q in quarantined if (q.source, q.row, q.reason) not in known}
+            existing = {(row.source, row.row, row.reason) for row in rows}
+            fresh = {(q.source, q.row, q.reason): q for q in quarantined if (q.source, q.row, q.reason) not in existing}
             session.add_all(QuarantinedRow(dataset_id=version.id, **asdict(record)) for record in fresh.values())
 
     def open_run(
         self, *, profile: str, recipe_json: str, fingerprint: str, dataset_id: str, git_commit: str, now: datetime
     ) -> Run:
-        """The run of this recipe on this dataset version: a new one, an unfinished one continued, a done one as it is.
+        """The run of this recipe on this dataset version: new, or continued when unfinished, or unchanged when done.
 
-        Raises NotRecorded when the dataset version was not recorded before.
+        Raises NotRecorded when the dataset version is not recorded.
         """
         with self._writing() as session:
             if session.get(DatasetRow, dataset_id) is None:
@@ -90,52 +90,52 @@ class Store(Queries):
                 session.add(row)
             elif row.state is not RunState.DONE:
                 row.state, row.finished_at, row.failure = RunState.RUNNING, None, ""
-            return row.noun()
+            return row.to_domain()
 
     def finish_run(self, run_id: str, now: datetime) -> None:
-        """The run is done; one that is done already stays as it was."""
+        """Mark the run as done; a run that is done already stays unchanged. NotRecorded for an unknown run."""
         self._end_run(run_id, RunState.DONE, "", now)
 
     def fail_run(self, run_id: str, failure: str, now: datetime) -> None:
-        """The run stopped because of `failure`, one sentence; a run that is done stays done."""
+        """Mark the run as failed because of `failure`, a sentence; a run that is done stays done."""
         self._end_run(run_id, RunState.FAILED, failure, now)
 
     def _end_run(self, run_id: str, state: RunState, failure: str, now: datetime) -> None:
         with self._writing() as session:
-            row = _exact(session, run_id)
+            row = _run_row(session, run_id)
             if row.state is not RunState.DONE:
                 row.state, row.finished_at, row.failure = state, now, failure
 
     def add_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Record a run's adapter files, all at once, in place of earlier ones of the same path.
+        """Record a run's adapter files, and replace those of the same path.
 
-        Where an earlier one had another content, what was made with it goes: the fused model, pictures, their scores.
+        Where the replaced file had another content, the run's fused model, its pictures and their scores are deleted.
         """
         with self._writing() as session:
             for adapter in adapters:
-                known = session.get(AdapterRow, (adapter.run_id, adapter.path))
-                if known is not None and known.sha256 != adapter.sha256:
+                existing = session.get(AdapterRow, (adapter.run_id, adapter.path))
+                if existing is not None and existing.sha256 != adapter.sha256:
                     session.execute(delete(FusedRow).where(FusedRow.run_id == adapter.run_id))
-                    _forget_pictures(session, adapter.run_id, (Variant.ADAPTED, Variant.FUSED))
+                    _delete_pictures(session, adapter.run_id, (Variant.ADAPTED, Variant.FUSED))
                 session.merge(AdapterRow(**asdict(adapter)))
 
     def add_fused(self, fused: FusedModel) -> None:
-        """Record a run's fused model, in place of an earlier one; where that had another content, its pictures go."""
+        """Record or replace a run's fused model; pictures of a fused model with another content are deleted."""
         with self._writing() as session:
-            known = session.get(FusedRow, fused.run_id)
-            if known is not None and known.sha256 != fused.sha256:
-                _forget_pictures(session, fused.run_id, (Variant.FUSED,))
+            existing = session.get(FusedRow, fused.run_id)
+            if existing is not None and existing.sha256 != fused.sha256:
+                _delete_pictures(session, fused.run_id, (Variant.FUSED,))
             session.merge(FusedRow(**asdict(fused)))
 
     def add_prompts(self, run_id: str, suite: PromptSuite) -> None:
-        """Record the suite a run is drawn with; RecipeInvalid when pictures of another one are recorded."""
+        """Record the prompt suite of a run. Raises RecipeInvalid when the run has pictures of another suite."""
         with self._writing() as session:
-            run = _exact(session, run_id)
+            run = _run_row(session, run_id)
             drawn = session.scalar(select(SampleRow.id).where(SampleRow.run_id == run_id).limit(1))
             if drawn is not None and run.suite != suite.fingerprint:
                 raise RecipeInvalid(
-                    f"run {run_id} has pictures of other prompts than prompt suite {suite.name} now holds; a suite is "
-                    "never edited: put its old text back, and save the new one under a new name."
+                    f"run {run_id} has pictures of other prompts than prompt suite {suite.name} contains now; a suite "
+                    "is never edited: restore its old text, and save the new text under a new name."
                 )
             if session.get(SuiteRow, suite.fingerprint) is None:
                 session.add(SuiteRow(fingerprint=suite.fingerprint, name=suite.name, seeds=list(suite.seeds)))
@@ -144,58 +144,61 @@ class Store(Queries):
             run.suite = suite.fingerprint
 
     def add_samples(self, samples: Sequence[Sample]) -> None:
-        """Record pictures; one that was drawn anew replaces the recorded one, whose scores go with it."""
+        """Record pictures; a picture that was drawn again replaces the recorded one, and its scores are deleted."""
         with self._writing() as session:
             recorded: dict[tuple[str, Variant, str, int], Sample] = {}
             for run_id in {sample.run_id for sample in samples}:
                 rows = session.scalars(select(SampleRow).where(SampleRow.run_id == run_id))
-                recorded |= {_place(sample): sample for sample in (row.noun() for row in rows)}
-            fresh = {_place(sample): sample for sample in samples if recorded.get(_place(sample)) != sample}
-            stale = [recorded[place].id for place in fresh if place in recorded]
-            for some in _portions(stale):
-                session.execute(delete(SampleRow).where(SampleRow.id.in_(some)))
+                recorded |= {_sample_key(sample): sample for sample in (row.to_domain() for row in rows)}
+            fresh = {_sample_key(sample): sample for sample in samples if recorded.get(_sample_key(sample)) != sample}
+            stale = [recorded[key].id for key in fresh if key in recorded]
+            for batch in _batches(stale):
+                session.execute(delete(SampleRow).where(SampleRow.id.in_(batch)))
             _insert(session, SampleRow, [asdict(sample) for sample in fresh.values()])
 
     def add_scores(self, scores: Sequence[Score]) -> None:
-        """Record scores, in place of earlier ones of the same run, variant, ruler and picture."""
-        fresh = {_measured(score): score for score in scores}
+        """Record scores, and replace those of the same run, variant, measurement and picture.
+
+        Raises ValueError for a value that is not finite.
+        """
+        fresh = {_score_key(score): score for score in scores}
         for score in scores:
             if not math.isfinite(score.value):
-                raise ValueError(f"{score.metric} of {score.run_id} is {score.value}, which is no score")
+                raise ValueError(f"{score.metric} of {score.run_id} is {score.value}, which is not a score")
         with self._writing() as session:
             stale: list[int] = []
             for run_id in {score.run_id for score in scores}:
                 rows = session.scalars(select(ScoreRow).where(ScoreRow.run_id == run_id))
-                stale += [row.id for row in rows if _measured(row.noun()) in fresh]
-            for some in _portions(stale):
-                session.execute(delete(ScoreRow).where(ScoreRow.id.in_(some)))
+                stale += [row.id for row in rows if _score_key(row.to_domain()) in fresh]
+            for batch in _batches(stale):
+                session.execute(delete(ScoreRow).where(ScoreRow.id.in_(batch)))
             rows = [asdict(score) | {"subject": score.sample_id or ""} for score in fresh.values()]
             _insert(session, ScoreRow, rows)
 
     def add_findings(self, run_id: str, findings: Sequence[Finding]) -> None:
-        """Record what was found of a run, in place of everything found before."""
+        """Record the findings of a run, and replace all earlier ones."""
         with self._writing() as session:
-            _exact(session, run_id)
+            _run_row(session, run_id)
             session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
             session.add_all(FindingRow(**asdict(finding)) for finding in findings)
 
     def add_steps(self, run_id: str, steps: Sequence[StepRecord]) -> None:
-        """Record training steps, in place of earlier ones of the same number (a resumed run repeats a few)."""
+        """Record training steps, and replace those of the same number (a resumed run repeats a few)."""
         fresh = {record.step: record for record in steps}
         with self._writing() as session:
-            for some in _portions(list(fresh)):
-                session.execute(delete(StepRow).where(StepRow.run_id == run_id, StepRow.step.in_(some)))
+            for batch in _batches(list(fresh)):
+                session.execute(delete(StepRow).where(StepRow.run_id == run_id, StepRow.step.in_(batch)))
             _insert(session, StepRow, [_step_values(run_id, record) for record in fresh.values()])
 
 
-def _forget_pictures(session: Session, run_id: str, variants: Sequence[Variant]) -> None:
-    """Pictures of another model than the recorded one, and what was measured of them (of single ones by cascade)."""
+def _delete_pictures(session: Session, run_id: str, variants: Sequence[Variant]) -> None:
+    """Delete pictures of an earlier model and their scores (sample scores by cascade), and the run's findings."""
     session.execute(delete(ScoreRow).where(ScoreRow.run_id == run_id, ScoreRow.variant.in_(variants)))
     session.execute(delete(SampleRow).where(SampleRow.run_id == run_id, SampleRow.variant.in_(variants)))
     session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
 
 
-def _exact(session: Session, run_id: str) -> RunRow:
+def _run_row(session: Session, run_id: str) -> RunRow:
     row = session.get(RunRow, run_id)
     if row is None:
         raise NotRecorded(f"there is no run {run_id!r}; `naruto runs` lists them all.")
@@ -203,7 +206,7 @@ def _exact(session: Session, run_id: str) -> RunRow:
 
 
 def _new_id(session: Session, stem: str, content: str) -> str:
-    """`stem` and as much of the hash of `content` as makes it new: four digits, more when they are taken."""
+    """`stem` and a hash of `content`: four hex digits, or more when that id is used already."""
     digest = hashlib.sha256(content.encode()).hexdigest()
     taken = set(session.scalars(select(RunRow.id).where(RunRow.id.startswith(stem, autoescape=True))))
     ids = (f"{stem}-{digest[:length]}" for length in range(4, len(digest) + 1))
@@ -216,15 +219,15 @@ def _prompt_rows(suite: PromptSuite) -> Iterator[PromptRow]:
         yield PromptRow(suite=suite.fingerprint, position=position, **values)
 
 
-def _place(sample: Sample) -> tuple[str, Variant, str, int]:
-    """What there is only one picture of."""
+def _sample_key(sample: Sample) -> tuple[str, Variant, str, int]:
+    """What identifies a picture."""
     return sample.run_id, sample.variant, sample.prompt, sample.seed
 
 
-def _measured(score: Score) -> tuple[str, str, Variant, str, str, str, str | None]:
-    """What there is only one number for."""
-    ruler = score.extractor, score.version, score.reference
-    return score.run_id, score.metric, score.variant, *ruler, score.sample_id
+def _score_key(score: Score) -> tuple[str, str, Variant, str, str, str, str | None]:
+    """What identifies a score."""
+    measurement = score.extractor, score.version, score.reference
+    return score.run_id, score.metric, score.variant, *measurement, score.sample_id
 
 
 def _step_values(run_id: str, record: StepRecord) -> dict[str, Any]:
@@ -236,9 +239,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), _AT_ONCE):
-        yield values[start : start + _AT_ONCE]
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), _BATCH):
+        yield values[start : start + _BATCH]
 
 
 def _insert(session: Session, table: type[SampleRow | ScoreRow | StepRow], rows: Sequence[dict[str, Any]]) -> None:

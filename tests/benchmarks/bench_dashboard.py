@@ -21,11 +21,11 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from naruto_core.ratings import Reviewer, Role
-from naruto_core.store.database import open_ratings
+from naruto_core.store.database import open_database
 from tests.benchmarks.judged_store import fill
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
-from served import Served, dashboards, free_port
+from served import Served, free_port
 
 PAGES = (
     "runs",
@@ -34,9 +34,9 @@ PAGES = (
     "dataset",
     "playground",
     "review",
-    "assignments",
+    "campaigns",
     "verdicts",
-    "trust",
+    "metric_validation",
     "promote",
     "serving",
 )
@@ -74,7 +74,7 @@ def page_times(view: str) -> dict[str, float]:
 
         from dashboard import access
 
-        access.presented = lambda: ("", "")
+        access.credentials = lambda: ("", "")
         import_module(f"dashboard.views.{name}").show()
 
     st.cache_data.clear()
@@ -91,10 +91,10 @@ def page_times(view: str) -> dict[str, float]:
 
 def over_http(root: Path, people: list[str]) -> dict[str, float]:
     """50 people at once judge 100 pairs each of the newest campaign: next and vote, one after the other."""
-    with open_ratings(f"sqlite:///{root / 'naruto.db'}") as ratings, dashboards() as programs:
+    with open_database(f"sqlite:///{root / 'naruto.db'}").ratings as ratings:
         campaign = ratings.campaigns()[0].id
-        before = ratings.standing(campaign).rated
-        server = Served(programs, root, free_port())
+        before = ratings.progress(campaign).votes
+        server = Served(root, free_port())
         server.start()
         try:
             with ThreadPoolExecutor(PEOPLE) as pool:

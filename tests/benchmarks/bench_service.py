@@ -24,7 +24,7 @@ from naruto_core import sdxl
 from naruto_core.fusion import load_adapters, scaled_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.serving import OPEN
-from naruto_core.store.database import open_service_jobs
+from naruto_core.store.database import open_database
 from tests.benchmarks.bench_generate import _plain_loop
 from tests.deployments.serving import free_port, wait_until_ready
 from tests.tasks.recorded_run import CPU, Recorded, recorded_run
@@ -111,7 +111,7 @@ def _load(url: str, home: Path) -> dict[str, object]:
     before = _memory(url)
     ends += part(REQUESTS // 2, REQUESTS)
     time.sleep(2)
-    with open_service_jobs(f"sqlite:///{home / 'naruto.db'}") as record:
+    with open_database(f"sqlite:///{home / 'naruto.db'}").service_jobs as record:
         stuck = sum(job.state in OPEN for job in record.since(datetime(2026, 1, 1, tzinfo=UTC)))
     return {"ends": dict(sorted(ends.items())), "stuck_jobs": stuck, "grown_mib": round(_memory(url) - before, 1)}
 

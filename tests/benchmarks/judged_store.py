@@ -9,7 +9,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import write_version
 from naruto_core.domain import Picture, Split
 from naruto_core.ratings import Role
-from naruto_core.store.database import Store, open_ratings, open_store
+from naruto_core.store.database import Store, open_database, open_store
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - as the tables keep times: UTC, without a zone
 PROMPTS, SEEDS, CAMPAIGNS, REVIEWERS = 25, 2, 20, 50
@@ -20,8 +20,8 @@ def fill(root: Path, runs: int, votes: int) -> dict[str, str]:
     url = f"sqlite:///{root / 'naruto.db'}"
     with open_store(url) as store:
         _dataset(root, store)
-    with open_ratings(url) as ratings:
-        ratings.add_reviewer("lead", Role.LEAD)
+    with open_database(url).ratings as ratings:
+        ratings.add_reviewer("admin", Role.ADMIN)
         people = dict(ratings.add_reviewer(f"r{i}", Role.REVIEWER) for i in range(REVIEWERS))
     with sqlite3.connect(root / "naruto.db") as db:
         _runs(db, runs)

@@ -1,4 +1,4 @@
-"""A real browser, driven by Playwright: Debian's chromium, fetched where it is missing and may be."""
+"""A real browser, driven by Playwright: Debian's chromium, which is installed where it is missing."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def chromium() -> str:
-    """Where the browser is; the test is skipped, with the reason, where there is none and none can be installed."""
-    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
-    if found:
-        return found
+    """The path of the browser; skips the test, with the reason, where it is missing and cannot be installed."""
+    installed = next((path for name in _NAMES if (path := shutil.which(name))), None)
+    if installed:
+        return installed
     if not (shutil.which("apt-get") and os.geteuid() == 0):
         pytest.skip("no Chromium here, and this user cannot install Debian's: apt-get install chromium")
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
@@ -30,6 +30,6 @@ def chromium() -> str:
 def browser() -> Iterator[Browser]:
     path = chromium()
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
+        chrome = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield chrome
+        chrome.close()

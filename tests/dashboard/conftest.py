@@ -20,7 +20,7 @@ from dashboard import access
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.domain import GENERATED, Adapter, DatasetVersion, Prompt, PromptSuite, Run, Sample, Score, Variant
 from naruto_core.settings import read_settings
-from naruto_core.store.database import Ratings, open_ratings, open_store
+from naruto_core.store.database import Ratings, open_database, open_store
 from naruto_core.store.writes import Store
 from tests.preloaded import Preloaded
 
@@ -34,13 +34,13 @@ START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppTest makes its script `__main__` and leaves it so; process pools of later tests would look for it."""
+    """Restore `__main__`, which AppTest replaces by its script and process pools of later tests need."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(autouse=True)
 def on_this_machine() -> Iterator[None]:
-    """As `make dashboard` starts it; Streamlit's own default is every address."""
+    """Listen on this machine only, as `make dashboard` does; Streamlit's default is every address."""
     config.set_option("server.address", "127.0.0.1")
     yield
     config.set_option("server.address", None)
@@ -48,13 +48,13 @@ def on_this_machine() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def link(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Come as whoever has this link's token: AppTest has no cookies. Nobody's, to begin with."""
+    """Open the dashboard with the token of a personal link ("" at first); AppTest has no cookies."""
 
-    def come_with(token: str) -> None:
-        monkeypatch.setattr(access, "presented", lambda: (token, ""))
+    def open_link(token: str) -> None:
+        monkeypatch.setattr(access, "credentials", lambda: (token, ""))
 
-    come_with("")
-    return come_with
+    open_link("")
+    return open_link
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> Iterator[Store]:
-    with open_store(read_settings().database_url) as opened:
-        yield opened
+    with open_store(read_settings().database_url) as store:
+        yield store
 
 
 @pytest.fixture
@@ -88,41 +88,33 @@ def train(store: Store, home: Path) -> Callable[..., None]:
 def run(store: Store, home: Path, train: Callable[..., None]) -> Run:
     """Two prompts, seeds 7 and 8, three variants, and FID by two extractors."""
     store.add_dataset(DatasetVersion("d1", "world:ninja", "datasets/world", 0, 80, 20, 0, 0), [])
-    opened = store.open_run(
-        profile="mini", recipe_json="{}", fingerprint="f1", dataset_id="d1", git_commit="", now=START
-    )
-    store.add_prompts(opened.id, PromptSuite("tiny-v1", "s1", PROMPTS, (7, 8)))
-    store.add_samples(
-        [_draw(Layout(home), opened.id, v, p, seed) for v in GENERATED for p in PROMPTS for seed in (7, 8)]
-    )
+    run = store.open_run(profile="mini", recipe_json="{}", fingerprint="f1", dataset_id="d1", git_commit="", now=START)
+    store.add_prompts(run.id, PromptSuite("tiny-v1", "s1", PROMPTS, (7, 8)))
+    store.add_samples([_draw(Layout(home), run.id, v, p, seed) for v in GENERATED for p in PROMPTS for seed in (7, 8)])
     store.add_scores(
         [
             Score(
-                opened.id, "fid", Variant.BASE, 272.4, 260.0, 281.0, 40, "judge:abc", "1.9", "d1:reference", "jackknife"
+                run.id, "fid", Variant.BASE, 272.4, 260.0, 281.0, 40, "judge:abc", "1.9", "d1:reference", "jackknife"
             ),
-            Score(
-                opened.id, "fid", Variant.FUSED, 87.25, 80.0, 95.5, 40, "judge:abc", "1.9", "d1:reference", "jackknife"
-            ),
-            Score(
-                opened.id, "fid", Variant.BASE, 11.0, 10.0, 12.0, 40, "inception", "1.9", "d1:reference", "jackknife"
-            ),
+            Score(run.id, "fid", Variant.FUSED, 87.25, 80.0, 95.5, 40, "judge:abc", "1.9", "d1:reference", "jackknife"),
+            Score(run.id, "fid", Variant.BASE, 11.0, 10.0, 12.0, 40, "inception", "1.9", "d1:reference", "jackknife"),
         ]
     )
-    train(opened.id)
-    store.finish_run(opened.id, START.replace(minute=4, second=5))
-    return store.run(opened.id)
+    train(run.id)
+    store.finish_run(run.id, START.replace(minute=4, second=5))
+    return store.run(run.id)
 
 
 @pytest.fixture
 def ratings(home: Path) -> Iterator[Ratings]:
-    with open_ratings(read_settings().database_url) as opened:
-        yield opened
+    with open_database(read_settings().database_url) as database:
+        yield database.ratings
 
 
 @pytest.fixture(scope="module")  # no longer: its event loop runs in this thread, and other tests start their own
 def running_chrome() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
+    with browser() as chrome:
+        yield chrome
 
 
 @pytest.fixture

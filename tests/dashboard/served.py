@@ -1,4 +1,4 @@
-"""The dashboard as users run it: a process of its own, spoken to over HTTP."""
+"""The dashboard as users run it: a process, reached over HTTP."""
 
 import os
 import pkgutil
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Served:
-    """A dashboard at `address`, on the data root `home`; `stop` and `start` it as a machine would."""
+    """A dashboard at `address`, on the NARUTO_HOME `home`; `stop` kills it."""
 
     programs: Preloaded
     home: Path
@@ -62,6 +62,6 @@ def dashboards() -> Iterator[Preloaded]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

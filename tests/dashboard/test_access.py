@@ -1,4 +1,4 @@
-"""Who leads a dashboard that is reached from elsewhere, when its secrets or its record are missing or damaged."""
+"""Who is an admin of a dashboard that other machines reach, when its secrets or its database are missing or damaged."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from naruto_core.domain import Run
 from naruto_core.errors import RecordDamaged
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.database import Ratings
-from tests.preloaded import Preloaded
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -26,39 +25,40 @@ def test_beyond_this_machine_the_first_person_needs_the_link_of_the_log(
     address: str | None, home: Path, run: Run, link: Callable[[str], None]
 ) -> None:
     config.set_option("server.address", address)
-    for shown, title in (("", "Welcome"), ("guessed", "Welcome"), ("ä", "Welcome"), (access.first_token(home), "Runs")):
-        link(shown)
+    first_token = access.first_admin_token(home)
+    for token, title in (("", "Welcome"), ("guessed", "Welcome"), ("ä", "Welcome"), (first_token, "Runs")):
+        link(token)
         app = AppTest.from_file(str(APP), default_timeout=60).run()
-        assert [one.value for one in app.title] == [title]
+        assert [element.value for element in app.title] == [title]
 
 
-def test_a_record_that_was_lost_or_emptied_makes_nobody_the_lead_beyond_this_machine(
+def test_a_lost_or_emptied_database_makes_nobody_an_admin_beyond_this_machine(
     home: Path, ratings: Ratings, run: Run, link: Callable[[str], None]
 ) -> None:
     config.set_option("server.address", "0.0.0.0")
-    _, token = ratings.add_reviewer("lead", Role.LEAD)
+    _, token = ratings.add_reviewer("admin", Role.ADMIN)
     for path in home.glob("naruto.db*"):
         path.unlink()
-    for shown in ("", token):
-        link(shown)
+    for text in ("", token):
+        link(text)
         app = AppTest.from_file(str(APP), default_timeout=60).run()
-        assert [one.value for one in app.title] == ["Welcome"]
+        assert [title.value for title in app.title] == ["Welcome"]
         assert "this dashboard's log" in app.info[0].value
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 32, b"short"])
 def test_a_damaged_key_signs_nothing_and_lets_nobody_in(home: Path, damage: bytes, link: Callable[[str], None]) -> None:
-    who = Reviewer("r1", "Ann", Role.LEAD)
+    reviewer = Reviewer("r1", "Ann", Role.ADMIN)
     (home / "dashboard.key").write_bytes(damage)
     with pytest.raises(RecordDamaged, match=r"dashboard\.key is not the key that was written: remove it"):
-        access.make_session_token(home, who, START)
+        access.make_session_token(home, reviewer, START)
     with pytest.raises(RecordDamaged):
         access.read_session_token(home, f"r1.9999999999.{'0' * 64}", START)
     config.set_option("server.address", "0.0.0.0")
     app = AppTest.from_file(str(APP), default_timeout=60).run()
     assert not app.title
     (home / "dashboard.key").unlink()  # what the sentence says: a new one is made
-    assert access.read_session_token(home, access.make_session_token(home, who, START), START) == "r1"
+    assert access.read_session_token(home, access.make_session_token(home, reviewer, START), START) == "r1"
 
 
 @pytest.mark.parametrize(
@@ -74,20 +74,18 @@ def test_a_damaged_key_signs_nothing_and_lets_nobody_in(home: Path, damage: byte
 def test_a_login_counts_only_where_it_is_signed_and_its_address_verified(
     secret: str, login: dict[str, object], email: str
 ) -> None:
-    assert access.vouched_email(login, {"auth": {"cookie_secret": secret}}) == email
+    assert access.verified_email(login, {"auth": {"cookie_secret": secret}}) == email
 
 
-def test_the_server_writes_the_first_persons_link_into_its_log_and_a_damaged_key_is_a_refusal(
-    programs: Preloaded, home: Path
-) -> None:
-    server = Served(programs, home, free_port(), "0.0.0.0")
+def test_the_server_writes_the_first_persons_link_into_its_log_and_a_damaged_key_is_an_error(home: Path) -> None:
+    server = Served(home, free_port(), "0.0.0.0")
     server.start()
     try:
-        assert f"/enter/{access.first_token(home)}" in (home / "dashboard.log").read_text()
+        assert f"/enter/{access.first_admin_token(home)}" in (home / "dashboard.log").read_text()
         (home / "dashboard.key").write_bytes(b"")
-        answer = httpx2.get(
+        response = httpx2.get(
             f"{server.address}/judging/c/next", headers={"Authorization": f"Bearer r1.9999999999.{'0' * 64}"}
         )
-        assert (answer.status_code, "remove it" in answer.json()["error"]) == (500, True)
+        assert (response.status_code, "remove it" in response.json()["error"]) == (500, True)
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The page Compare in a real browser: the address is the view, slider and flip, zoom kept from page to page, dark."""
+"""The page Compare in a real browser: the address holds the view; slider, flip, zoom; dark mode."""
 
 import re
 from urllib.parse import parse_qs, urlsplit
@@ -9,7 +9,7 @@ from served import Served
 from naruto_core.domain import Run
 
 
-def opened(chrome: Browser, address: str, **context: object) -> Page:
+def open_page(chrome: Browser, address: str, **context: object) -> Page:
     page = chrome.new_context(viewport={"width": 1280, "height": 900}, **context).new_page()  # type: ignore[arg-type]
     page.goto(address)
     expect(page.locator(".compare .pane").first).to_be_visible(timeout=30_000)
@@ -17,37 +17,37 @@ def opened(chrome: Browser, address: str, **context: object) -> Page:
 
 
 def test_the_address_gives_exactly_this_view_to_somebody_else(chrome: Browser, served: Served, run: Run) -> None:
-    page = opened(chrome, f"{served.address}/compare")
+    page = open_page(chrome, f"{served.address}/compare")
     expect(page.locator(".compare section")).to_have_count(4)
     page.get_by_role("combobox", name="Seed").click()
     page.get_by_role("option", name="8", exact=True).click()
     expect(page.locator(".compare section")).to_have_count(2, timeout=15_000)
     expect(page).to_have_url(re.compile("seed=8"))
-    asked = parse_qs(urlsplit(page.url).query)
-    assert asked == {"model": [f"{run.id}/base", f"{run.id}/fused"], "seed": ["8"], "page": ["1"]}
-    other = opened(chrome, page.url)
+    query = parse_qs(urlsplit(page.url).query)
+    assert query == {"model": [f"{run.id}/base", f"{run.id}/fused"], "seed": ["8"], "page": ["1"]}
+    other = open_page(chrome, page.url)
     expect(other.locator(".compare section")).to_have_count(2)
     pictures = ".compare img"
-    assert [one.get_attribute("src") for one in other.locator(pictures).all()] == [
-        one.get_attribute("src") for one in page.locator(pictures).all()
+    assert [image.get_attribute("src") for image in other.locator(pictures).all()] == [
+        image.get_attribute("src") for image in page.locator(pictures).all()
     ]
 
 
 def test_the_slider_uncovers_the_second_picture_and_both_zoom_together(
     chrome: Browser, served: Served, run: Run
 ) -> None:
-    page = opened(chrome, f"{served.address}/compare?layout=Slider+over+the+first+two")
+    page = open_page(chrome, f"{served.address}/compare?layout=Slider+over+the+first+two")
     slider = page.get_by_label("Where one picture ends").first
     slider.fill("20")
-    assert "20%" in page.locator(".over").first.evaluate("one => one.style.clipPath")
+    assert "20%" in page.locator(".over").first.evaluate("node => node.style.clipPath")
     page.locator(".pane").first.dblclick()
-    views = page.locator(".pane img").evaluate_all("all => [...new Set(all.map(one => one.style.transform))]")
+    views = page.locator(".pane img").evaluate_all("all => [...new Set(all.map(node => node.style.transform))]")
     assert len(views) == 1
     assert "scale(3)" in views[0]
 
 
-def test_key_and_button_flip_every_row_and_say_which_is_seen(chrome: Browser, served: Served, run: Run) -> None:
-    page = opened(chrome, f"{served.address}/compare?layout=Flip+the+first+two+in+place")
+def test_key_and_button_flip_every_row_and_its_caption(chrome: Browser, served: Served, run: Run) -> None:
+    page = open_page(chrome, f"{served.address}/compare?layout=Flip+the+first+two+in+place")
     captions = page.locator("figcaption")
     expect(captions).to_have_text([f"{run.id}/base"] * 4)
     page.keyboard.press("f")
@@ -57,16 +57,16 @@ def test_key_and_button_flip_every_row_and_say_which_is_seen(chrome: Browser, se
 
 
 def test_dark_is_dark_and_its_text_is_light(chrome: Browser, served: Served, run: Run) -> None:
-    page = opened(chrome, f"{served.address}/compare", color_scheme="dark")
-    back = page.locator(".stApp").evaluate("one => getComputedStyle(one).backgroundColor")
-    text = page.locator(".compare .prompt").first.evaluate("one => getComputedStyle(one).color")
+    page = open_page(chrome, f"{served.address}/compare", color_scheme="dark")
+    back = page.locator(".stApp").evaluate("node => getComputedStyle(node).backgroundColor")
+    text = page.locator(".compare .prompt").first.evaluate("node => getComputedStyle(node).color")
     assert contrast(text, back) > 7
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG 2's ratio of two colours as a browser writes them."""
-    first, second = sorted((luminance(one), luminance(other)), reverse=True)
-    return (first + 0.05) / (second + 0.05)
+def contrast(text: str, background: str) -> float:
+    """The contrast ratio of WCAG 2; colours as a browser writes them."""
+    lighter, darker = sorted((luminance(text), luminance(background)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def luminance(colour: str) -> float:

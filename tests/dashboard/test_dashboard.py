@@ -1,4 +1,4 @@
-"""Both views, run as Streamlit runs them, on a real store."""
+"""The pages Runs and Pictures, run as Streamlit runs them, on a real database."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.formatting import duration
 from naruto_core.artifacts import Layout
-from naruto_core.domain import Run
+from naruto_core.domain import Run, format_duration
 from naruto_core.store.writes import Store
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
@@ -28,12 +27,12 @@ def pictures_view() -> AppTest:
     return AppTest.from_function(page, default_timeout=60).run()
 
 
-def everything(app: AppTest) -> list[str]:
-    """Every element that reads Markdown, to see what must not be in it."""
+def markdown_texts(app: AppTest) -> list[str]:
+    """The text of every element that renders Markdown."""
     return [element.value for element in (*app.markdown, *app.caption, *app.info, *app.warning, *app.error)]
 
 
-def alternatives(app: AppTest) -> list[str]:
+def alt_texts(app: AppTest) -> list[str]:
     return [image.alt for element in app.image for image in element.proto.imgs]
 
 
@@ -48,30 +47,30 @@ def test_a_run_is_listed_with_its_state_and_duration(run: Run) -> None:
     app = runs_view()
     assert not app.exception
     (line,) = app.dataframe[0].value.to_dict("records")
-    assert (line["Run"], line["State"], line["Took"]) == (run.id, "done", "4 min 05 s")
+    assert (line["Run"], line["State"], line["Duration"]) == (run.id, "done", "4 min 05 s")
     assert line["Dataset"] == "world:ninja"
 
 
 def test_scores_of_two_extractors_stand_in_two_tables_that_name_them(run: Run) -> None:
     app = runs_view()
     assert [text.value for text in app.text if "measured by" in text.value] == [
-        "fid, measured by inception (version 1.9), against d1:reference",
-        "fid, measured by judge:abc (version 1.9), against d1:reference",
+        "fid, measured by inception (version 1.9), compared with d1:reference",
+        "fid, measured by judge:abc (version 1.9), compared with d1:reference",
     ]
-    inception, judge = (table.value.to_dict("records") for table in app.table)
+    inception, clip_judge = (table.value.to_dict("records") for table in app.table)
     assert inception == [{"Run": run.id, "base": "11 (10 to 12, n = 40)", "adapted": "", "fused": "", "real": ""}]
-    assert judge[0]["base"] == "272.4 (260 to 281, n = 40)"
-    assert judge[0]["fused"] == "87.25 (80 to 95.5, n = 40)"
+    assert clip_judge[0]["base"] == "272.4 (260 to 281, n = 40)"
+    assert clip_judge[0]["fused"] == "87.25 (80 to 95.5, n = 40)"
 
 
-def test_a_run_that_failed_says_why_and_one_without_scores_is_no_trouble(store: Store, run: Run) -> None:
+def test_a_failed_run_shows_its_failure_and_may_have_no_scores(store: Store, run: Run) -> None:
     other = store.open_run(
         profile="mini", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=run.started_at
     )
     store.fail_run(other.id, "the disk is full.", run.started_at + timedelta(seconds=9))
     lines = {line["Run"]: line for line in runs_view().dataframe[0].value.to_dict("records")}
-    assert lines[other.id]["What went wrong"] == "the disk is full."
-    assert lines[other.id]["Took"] == "9 s"
+    assert lines[other.id]["Failure"] == "the disk is full."
+    assert lines[other.id]["Duration"] == "9 s"
 
 
 def test_a_database_that_cannot_be_read_is_one_sentence(home: Path) -> None:
@@ -85,8 +84,8 @@ def test_pictures_stand_side_by_side_under_their_prompt(run: Run) -> None:
     app = pictures_view()
     assert not app.exception
     assert [text.value for text in app.text] == ["a ninja in orange", HOSTILE]
-    assert alternatives(app)[:3] == [f"a ninja in orange ({variant})" for variant in ("base", "adapted", "fused")]
-    assert len(alternatives(app)) == 6
+    assert alt_texts(app)[:3] == [f"a ninja in orange ({variant})" for variant in ("base", "adapted", "fused")]
+    assert len(alt_texts(app)) == 6
 
 
 def test_a_tag_and_a_seed_choose_what_is_shown(run: Run) -> None:
@@ -104,7 +103,7 @@ def test_a_tag_and_a_seed_choose_what_is_shown(run: Run) -> None:
 def test_a_hostile_prompt_is_shown_as_text_and_as_nothing_else(run: Run) -> None:
     app = pictures_view()
     assert HOSTILE in [text.value for text in app.text]
-    shown = everything(app) + [caption for image in app.image for caption in image.captions]
+    shown = markdown_texts(app) + [caption for image in app.image for caption in image.captions]
     assert not [text for text in shown if "script" in text or "![" in text]
 
 
@@ -116,7 +115,7 @@ def test_a_picture_that_is_not_there_as_recorded_is_named_and_the_others_are_sho
     victim.unlink() if damage == "deleted" else victim.write_bytes(b"no picture")
     app = pictures_view()
     assert not app.exception
-    assert len(alternatives(app)) == 5
+    assert len(alt_texts(app)) == 5
     assert "naruto verify" in app.warning[0].value
 
 
@@ -125,11 +124,11 @@ def test_a_run_that_has_drawn_nothing_says_so(store: Store, run: Run) -> None:
     store.open_run(profile="mini", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=later)
     app = pictures_view()
     assert not app.exception
-    assert "drawn nothing yet" in app.info[0].value
+    assert "no pictures yet" in app.info[0].value
 
 
-def test_durations_are_written_as_a_person_says_them() -> None:
-    assert [duration(seconds) for seconds in (0.4, 59.6, 245, 7800)] == [
+def test_durations_are_written_for_people() -> None:
+    assert [format_duration(seconds) for seconds in (0.4, 59.6, 245, 7800)] == [
         "0 s",
         "1 min 00 s",
         "4 min 05 s",

@@ -1,4 +1,4 @@
-"""The page of dataset versions, on tables that the ingest wrote."""
+"""The page Dataset, on tables as ingest writes them."""
 
 import io
 from datetime import UTC, datetime
@@ -36,9 +36,9 @@ def picture(home: Path, number: int, caption: str, duplicate_of: str = "") -> Pi
 
 def version(store: Store, home: Path, rows: list[Picture], left_out: list[QuarantinedRecord]) -> DatasetVersion:
     counts = {"n_quarantined": len(left_out), "n_duplicates": 0}
-    found = write_version(Layout(home), "set", "folder", rows, **counts)
-    store.add_dataset(found, left_out)
-    return found
+    version = write_version(Layout(home), "set", "folder", rows, **counts)
+    store.add_dataset(version, left_out)
+    return version
 
 
 def test_without_a_dataset_it_says_how_to_get_one(home: Path) -> None:
@@ -57,18 +57,18 @@ def test_it_shows_what_was_left_out_and_why_and_hostile_captions_as_text(store: 
     assert "not a picture: 1" in texts
     assert HOSTILE in texts
     assert not any("<script>" in element.value for element in (*app.markdown, *app.caption))
-    assert any("1 pictures look like an earlier one" in text for text in texts)
+    assert any("1 pictures look like an earlier picture" in text for text in texts)
     assert HOSTILE in [image.alt for element in app.image for image in element.proto.imgs]
 
 
 def test_two_versions_differ_in_pictures_and_captions(store: Store, home: Path) -> None:
-    kept, gone = picture(home, 1, "a ninja"), picture(home, 2, "a cat")
-    old = version(store, home, [kept, gone], [])
+    same, removed = picture(home, 1, "a ninja"), picture(home, 2, "a cat")
+    old = version(store, home, [same, removed], [])
     new = version(store, home, [picture(home, 1, "a ninja in orange"), picture(home, 3, "a dog")], [])
     app = page()
     app.selectbox(key="version").set_value(new.id).run()
     app.selectbox(key="before").set_value(old.id).run()
-    assert "1 pictures are new, 1 are gone, 1 have another caption." in [text.value for text in app.text]
+    assert "1 pictures are new, 1 were removed, 1 have another caption." in [text.value for text in app.text]
 
 
 def test_pictures_are_found_by_the_words_of_their_captions(store: Store, home: Path) -> None:
@@ -80,21 +80,20 @@ def test_pictures_are_found_by_the_words_of_their_captions(store: Store, home: P
     assert "No caption" in app.info[0].value
 
 
-def test_a_missing_picture_and_a_missing_table_are_said_in_words(store: Store, home: Path) -> None:
+def test_a_missing_picture_is_a_warning(store: Store, home: Path) -> None:
     rows = [picture(home, 1, "a ninja")]
-    found = version(store, home, rows, [])
+    version(store, home, rows, [])
     Layout(home).picture(rows[0].sha256, ".png").unlink()
     app = page()
     assert not app.exception
     assert "missing" in app.warning[0].value
-    assert found.id
 
 
-def test_three_pictures_of_what_was_learned_from_stand_beside_the_question_of_style(store: Store, home: Path) -> None:
+def test_three_training_pictures_are_the_examples_of_the_style(store: Store, home: Path) -> None:
     rows = [picture(home, number, f"ninja {number}") for number in range(1, 6)]
-    found = version(store, home, rows, [])
+    dataset = version(store, home, rows, [])
     run = store.open_run(
-        profile="mini", recipe_json="{}", fingerprint="f", dataset_id=found.id, git_commit="",
+        profile="mini", recipe_json="{}", fingerprint="f", dataset_id=dataset.id, git_commit="",
         now=datetime(2026, 11, 24, tzinfo=UTC),
     )  # fmt: skip
     first = datasets.style_references([run.id])

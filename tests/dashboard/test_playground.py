@@ -15,23 +15,23 @@ from streamlit.testing.v1 import AppTest
 
 
 class Service(BaseHTTPRequestHandler):
-    asked: ClassVar[list[dict[str, object]]] = []
+    requests: ClassVar[list[dict[str, object]]] = []
 
     def do_GET(self) -> None:
-        self._say(200, {"object": "list", "data": [{"id": "base"}, {"id": "champion"}]})
+        self._send(200, {"object": "list", "data": [{"id": "base"}, {"id": "champion"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body | {"authorization": self.headers["Authorization"]})
+        self.requests.append(body | {"authorization": self.headers["Authorization"]})
         if "forbidden" in body["prompt"]:
-            self._say(400, {"error": {"message": "prompt: <b>not this one</b>", "param": "prompt"}})
+            self._send(400, {"error": {"message": "prompt: <b>not this one</b>", "param": "prompt"}})
             return
         memory = io.BytesIO()
         Image.new("RGB", (8, 8), "orange").save(memory, "PNG")
-        self._say(200, {"data": [{"b64_json": base64.b64encode(memory.getvalue()).decode()}] * body["n"]})
+        self._send(200, {"data": [{"b64_json": base64.b64encode(memory.getvalue()).decode()}] * body["n"]})
 
-    def _say(self, status: int, answer: dict[str, object]) -> None:
-        data = json.dumps(answer).encode()
+    def _send(self, status: int, response: dict[str, object]) -> None:
+        data = json.dumps(response).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -46,8 +46,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("NARUTO_SERVICE", f"http://127.0.0.1:{server.server_port}")
-    Service.asked.clear()
-    yield Service.asked
+    Service.requests.clear()
+    yield Service.requests
     server.shutdown()
 
 
@@ -67,11 +67,11 @@ def draw(prompt: str) -> AppTest:
     return app.button[0].click().run()
 
 
-def test_without_a_service_it_says_how_to_name_one(home: Path) -> None:
+def test_without_a_service_it_says_how_to_configure_one(home: Path) -> None:
     assert "NARUTO_SERVICE" in page().info[0].value
 
 
-def test_a_service_that_is_away_is_said_in_words(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_does_not_answer_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NARUTO_SERVICE", "http://127.0.0.1:9")
     app = page()
     assert not app.exception
@@ -82,9 +82,10 @@ def test_a_prompt_becomes_a_picture_with_the_prompt_as_its_words(home: Path, ser
     app = draw("a ninja")
     assert not app.exception
     assert [image.alt for element in app.image for image in element.proto.imgs] == ["a ninja"]
-    (asked,) = service
-    assert (asked["model"], asked["seed"], asked["n"], asked["response_format"]) == ("champion", 7, 1, "b64_json")
-    assert asked["authorization"] is None
+    (request,) = service
+    assert (request["model"], request["seed"], request["n"]) == ("champion", 7, 1)
+    assert request["response_format"] == "b64_json"
+    assert request["authorization"] is None
 
 
 def test_the_key_of_the_service_is_sent_along(
@@ -95,7 +96,7 @@ def test_the_key_of_the_service_is_sent_along(
     assert service[0]["authorization"] == "Bearer nk-1"
 
 
-def test_what_the_service_refuses_is_told_as_text(home: Path, service: list[dict[str, object]]) -> None:
+def test_a_refusal_of_the_service_is_shown_as_text(home: Path, service: list[dict[str, object]]) -> None:
     app = draw("forbidden")
     assert [text.value for text in app.text] == ["prompt: <b>not this one</b>"]
-    assert draw("").error[0].value == "Write a prompt first."
+    assert draw("").error[0].value == "Enter a prompt first."

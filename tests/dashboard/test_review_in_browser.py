@@ -15,19 +15,19 @@ from naruto_core.store.writes import Store
 NOW = datetime.now(UTC)
 
 
-def campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
-    drawn = {contender(run.id, v.value): store.samples(run.id, v) for v in GENERATED}
+def open_campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
+    samples = {contender(run.id, v.value): store.samples(run.id, v) for v in GENERATED}
     if mode is Mode.BEST_WORST:
-        drawn["another/base"] = store.samples(run.id, Variant.BASE)
+        samples["another/base"] = store.samples(run.id, Variant.BASE)
     suite = store.prompts(run.id)
     assert suite
-    units = plan_units(mode, drawn, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
-    wish = Campaign("", mode.value, "Which one?", mode, NOW, repeats=0.0)
-    return ratings.open_campaign(wish, units, seed=0).id
+    units = plan_units(mode, samples, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    campaign = Campaign("", mode.value, "Which one?", mode, NOW, repeats=0.0)
+    return ratings.open_campaign(campaign, units, seed=0).id
 
 
 def reviewer(ratings: Ratings) -> str:
-    ratings.add_reviewer("lead", Role.LEAD)
+    ratings.add_reviewer("admin", Role.ADMIN)
     return ratings.add_reviewer("Ann <b>bold</b>", Role.REVIEWER)[1]
 
 
@@ -40,36 +40,36 @@ def enter(chrome: Browser, served: Served, token: str, width: int = 1280, height
 
 
 def ready(page: Page) -> None:
-    """The next one is loaded."""
+    """Wait until the next assignment is loaded."""
     expect(page.locator(".review")).to_have_attribute("data-ready", "true", timeout=15_000)
-    long_enough(page)
+    wait_min_view_time(page)
 
 
-def long_enough(page: Page) -> None:
-    """To have judged: what comes sooner is taken for the second half of a double click."""
+def wait_min_view_time(page: Page) -> None:
+    """Sooner, an answer would be ignored as the second half of a double click."""
     page.wait_for_timeout(300)
 
 
-def judged(page: Page, count: int, words: str = "Saved.") -> None:
-    expect(page.locator(".status")).to_have_text(f"{count} judged by you. {words}", timeout=15_000)
+def expect_rated(page: Page, count: int, text: str = "Saved.") -> None:
+    expect(page.locator(".status")).to_have_text(f"You rated {count}. {text}", timeout=15_000)
 
 
 def test_a_whole_session_by_keyboard(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
-    campaign_id = campaign(ratings, store, run)
+    campaign_id = open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings))
     for number, key in enumerate(("ArrowLeft", "ArrowRight", "ArrowDown", "x"), start=1):
         page.keyboard.press(key)
-        judged(page, number)
+        expect_rated(page, number)
         ready(page)
-    said = [rating.answer for rating in ratings.ratings(campaign_id)]
-    assert said == [Outcome.LEFT, Outcome.RIGHT, Outcome.TIE, Outcome.BOTH_BAD]
+    answers = [rating.answer for rating in ratings.ratings(campaign_id)]
+    assert answers == [Outcome.LEFT, Outcome.RIGHT, Outcome.TIE, Outcome.BOTH_BAD]
     page.keyboard.press("s")
-    judged(page, 5)
+    expect_rated(page, 5)
     assert len(ratings.ratings(campaign_id)) == 4
     page.keyboard.press("u")
-    judged(page, 4, "Taken back.")
+    expect_rated(page, 4, "Undone.")
     page.keyboard.press("u")
-    judged(page, 3, "Taken back.")
+    expect_rated(page, 3, "Undone.")
     assert len(ratings.ratings(campaign_id)) == 3
     assert all(rating.seconds > 0 for rating in ratings.ratings(campaign_id))
 
@@ -77,58 +77,58 @@ def test_a_whole_session_by_keyboard(chrome: Browser, served: Served, ratings: R
 def test_to_the_end_and_nothing_is_asked_twice(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign_id = campaign(ratings, store, run)
+    campaign_id = open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings))
     for number in range(12):
-        judged_before = page.locator(".stage").get_attribute("data-shown")
-        long_enough(page)
+        previous = page.locator(".stage").get_attribute("data-shown")
+        wait_min_view_time(page)
         page.keyboard.press("ArrowLeft")
-        expect(page.locator(".status")).to_contain_text(f"{number + 1} judged", timeout=15_000)
+        expect(page.locator(".status")).to_contain_text(f"You rated {number + 1}.", timeout=15_000)
         if number < 11:
-            expect(page.locator(".stage")).not_to_have_attribute("data-shown", judged_before or "", timeout=15_000)
+            expect(page.locator(".stage")).not_to_have_attribute("data-shown", previous or "", timeout=15_000)
     expect(page.locator(".done")).to_contain_text("nothing left")
-    found = ratings.ratings(campaign_id)
-    assert len(found) == len({rating.unit_id for rating in found}) == 12
+    votes = ratings.ratings(campaign_id)
+    assert len(votes) == len({rating.unit_id for rating in votes}) == 12
 
 
 def test_nothing_on_the_page_or_in_its_addresses_names_a_model(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign(ratings, store, run)
-    asked: list[str] = []
+    open_campaign(ratings, store, run)
+    urls: list[str] = []
     context = chrome.new_context()
     page = context.new_page()
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(f"{served.address}/enter/{reviewer(ratings)}")
     expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
     ready(page)
     page.keyboard.press("ArrowLeft")
-    judged(page, 1)
-    seen = page.content() + " ".join(asked) + page.locator(".review").inner_html()
-    assert any("/pictures/" in address for address in asked)
+    expect_rated(page, 1)
+    html = page.content() + " ".join(urls) + page.locator(".review").inner_html()
+    assert any("/pictures/" in address for address in urls)
     for word in (run.id, "fused", "adapted", "base-", "seed", "hostile"):
-        assert word not in seen.replace("baseline", ""), word
-    for path in ("assignments", "verdicts", "runs"):
+        assert word not in html.replace("baseline", ""), word
+    for path, title in (("assignments", "Campaigns"), ("verdicts", "Verdicts"), ("runs", "Runs")):
         page.goto(f"{served.address}/{path}")
         expect(page.get_by_text("You are Ann <b>bold</b>.")).to_be_visible(timeout=30_000)
         expect(page.get_by_role("heading", name="Review")).to_be_visible(timeout=30_000)
-        assert page.get_by_role("heading", name=path.title(), exact=True).count() == 0
+        assert page.get_by_role("heading", name=title, exact=True).count() == 0
 
 
 def test_a_reload_a_second_tab_and_a_double_click_count_once(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign_id, token = campaign(ratings, store, run), reviewer(ratings)
+    campaign_id, token = open_campaign(ratings, store, run), reviewer(ratings)
     page = enter(chrome, served, token)
     other = page.context.new_page()
     other.goto(served.address)
     expect(other.locator(".review .pane").first).to_be_visible(timeout=30_000)
     page.get_by_role("button", name="Left is better").dblclick()
-    expect(page.locator(".status")).to_contain_text("1 judged", timeout=15_000)
+    expect(page.locator(".status")).to_contain_text("You rated 1.", timeout=15_000)
     page.wait_for_timeout(500)
     assert len(ratings.ratings(campaign_id)) == 1
     other.keyboard.press("ArrowLeft")
-    expect(other.locator(".trouble")).to_contain_text("Not counted: this one was answered already", timeout=15_000)
+    expect(other.locator(".warning")).to_contain_text("Not counted: these pictures were", timeout=15_000)
     page.reload()
     expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
     assert len(ratings.ratings(campaign_id)) == 1
@@ -137,32 +137,32 @@ def test_a_reload_a_second_tab_and_a_double_click_count_once(
 def test_votes_given_while_the_server_is_away_arrive_when_it_is_back(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign_id = campaign(ratings, store, run)
+    campaign_id = open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings))
     served.stop()
     page.keyboard.press("ArrowLeft")
-    expect(page.locator(".trouble")).to_contain_text("No connection", timeout=15_000)
+    expect(page.locator(".warning")).to_contain_text("No connection", timeout=15_000)
     served.start()
-    judged(page, 1)
+    expect_rated(page, 1)
     assert [rating.answer for rating in ratings.ratings(campaign_id)] == [Outcome.LEFT]
 
 
 def test_pictures_zoom_in_step(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
-    campaign(ratings, store, run)
+    open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings))
     page.locator(".pane").first.dblclick()
-    views = page.locator(".pane img").evaluate_all("all => all.map(one => one.style.transform)")
+    views = page.locator(".pane img").evaluate_all("all => all.map(node => node.style.transform)")
     assert views[0] == views[1]
     assert "scale(3)" in views[0]
     page.keyboard.press("ArrowLeft")
-    judged(page, 1)
-    assert "scale(3)" in page.locator(".pane img").first.evaluate("one => one.style.transform")
+    expect_rated(page, 1)
+    assert "scale(3)" in page.locator(".pane img").first.evaluate("node => node.style.transform")
 
 
 def test_a_hostile_prompt_is_text_and_the_picture_says_it_to_those_who_cannot_see(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign(ratings, store, run)
+    open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings))
     page.on("dialog", lambda dialog: pytest.fail("a script in a prompt ran"))
     for _ in range(3):
@@ -174,7 +174,7 @@ def test_a_hostile_prompt_is_text_and_the_picture_says_it_to_those_who_cannot_se
 
 
 def test_it_fits_a_phone(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
-    campaign_id = campaign(ratings, store, run)
+    campaign_id = open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings), 390, 844)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     button = page.get_by_role("button", name="Lower is better")
@@ -182,7 +182,7 @@ def test_it_fits_a_phone(chrome: Browser, served: Served, ratings: Ratings, stor
     assert box
     assert box["height"] >= 44
     button.click()
-    judged(page, 1)
+    expect_rated(page, 1)
     (rating,) = ratings.ratings(campaign_id)
     assert rating.answer is Outcome.RIGHT
 
@@ -190,16 +190,16 @@ def test_it_fits_a_phone(chrome: Browser, served: Served, ratings: Ratings, stor
 def test_single_pictures_are_graded_by_keyboard(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign_id = campaign(ratings, store, run, Mode.SCALE)
+    campaign_id = open_campaign(ratings, store, run, Mode.SCALE)
     page = enter(chrome, served, reviewer(ratings))
-    assert page.locator(".references").count() == 0  # the table of this dataset is gone: judging goes on without
+    assert page.locator(".references").count() == 0  # the table of this dataset is missing; the page works without
     page.keyboard.press("Enter")
     expect(page.locator(".status")).to_contain_text("Answer both questions first.")
     page.keyboard.press("4")
     page.keyboard.press("2")
     page.get_by_role("button", name="Hands").click()
     page.keyboard.press("Enter")
-    judged(page, 1)
+    expect_rated(page, 1)
     (rating,) = ratings.ratings(campaign_id)
     assert rating.answer == Grades(4, 2, frozenset({"hands"}))
 
@@ -207,11 +207,11 @@ def test_single_pictures_are_graded_by_keyboard(
 def test_the_best_and_the_worst_of_four_are_chosen_by_keyboard(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    campaign_id = campaign(ratings, store, run, Mode.BEST_WORST)
+    campaign_id = open_campaign(ratings, store, run, Mode.BEST_WORST)
     page = enter(chrome, served, reviewer(ratings))
     page.keyboard.press("3")
     expect(page.locator(".ask")).to_contain_text("worst")
     page.keyboard.press("1")
-    judged(page, 1)
+    expect_rated(page, 1)
     (rating,) = ratings.ratings(campaign_id)
     assert rating.answer == Extremes(best=2, worst=0)

@@ -1,4 +1,4 @@
-"""The page of the HTTP service: speed, amount and quality over time, and what has drifted."""
+"""The page Serving: latency, requests, quality over time, and drift."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from dashboard.latency import Period
 from naruto_core.domain import Run
 from naruto_core.serving import Drift, JobState, JobTimes, ServedScore, ServiceJob, Steadiness
 from naruto_core.settings import read_settings
-from naruto_core.store.database import open_served_scores, open_service_jobs
+from naruto_core.store.database import open_database
 
 NOW = datetime.now(UTC)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -26,10 +26,12 @@ def page() -> AppTest:
 
 
 def job(number: int, minutes_ago: int, seconds: float, state: JobState) -> ServiceJob:
-    asked = NOW - timedelta(minutes=minutes_ago)
-    ended = None if state is JobState.RUNNING else asked + timedelta(seconds=seconds)
-    begun = asked + timedelta(seconds=1)
-    return ServiceJob(f"job-{number}", "one", "ada", "r", 2, 64, 64, 30, [1, 2], asked, state, begun, ended)
+    requested = NOW - timedelta(minutes=minutes_ago)
+    finished = None if state is JobState.RUNNING else requested + timedelta(seconds=seconds)
+    started = requested + timedelta(seconds=1)
+    return ServiceJob(
+        f"job-{number}", "one", "ada", "r", 2, 64, 64, 30, [1, 2], requested, state, started, finished
+    )  # fmt: skip
 
 
 def test_nothing_served_is_a_sentence(home: object) -> None:
@@ -42,25 +44,26 @@ def test_nothing_served_is_a_sentence(home: object) -> None:
 def test_it_counts_requests_and_says_what_has_drifted(home: object, run: Run) -> None:
     url = read_settings().database_url
     ends = [JobState.DONE] * 8 + [JobState.FAILED, JobState.LOST, JobState.CANCELLED, JobState.RUNNING]
-    with open_service_jobs(url) as jobs, open_served_scores(url) as served:
+    with open_database(url) as database:
         for n, state in enumerate(ends):
-            jobs.put(job(n, n * 20, 4.0, state))
-        jobs.put(job(99, 60 * 24 * 3, 4.0, JobState.DONE))  # before the period
+            database.service_jobs.put(job(n, n * 20, 4.0, state))
+        database.service_jobs.put(job(99, 60 * 24 * 3, 4.0, JobState.DONE))  # before the period
+        served = database.served_scores
         served.add_scores([ServedScore(f"{n}", run.id, f"a{n % 5}", NOW, "clip", n / 10, "judge") for n in range(10)])
-        said = Drift(
+        drift = Drift(
             run.id, "clip", NOON, NOON, 0.45, 0.7, -0.25, -0.3, -0.2, 0.02, 10, 5, 176, "judge", Steadiness.DRIFTED
         )
-        served.add_drifts([said])
+        served.add_drifts([drift])
     app = page()
     assert not app.exception
-    assert [(one.label, one.value) for one in app.metric] == [
+    assert [(metric.label, metric.value) for metric in app.metric] == [
         ("Pictures", "16"),
-        ("Half of requests within", "4.00 s"),
-        ("95 of 100 within", "4.00 s"),
-        ("Half waited at most", "1.00 s"),
+        ("Latency p50", "4.00 s"),
+        ("Latency p95", "4.00 s"),
+        ("Time in queue p50", "1.00 s"),
     ]
-    assert "Requests: 8 drawn, 1 cancelled, 1 failed, 1 lost, 1 under way" in [one.value for one in app.text]
-    assert f"{run.id} has drifted on clip" in app.warning[0].value
+    assert "Requests: 8 done, 1 cancelled, 1 failed, 1 lost, 1 in progress" in [text.value for text in app.text]
+    assert f"Drift of {run.id} on clip" in app.warning[0].value
     assert app.table[0].value["Difference"][0] == "-0.250 (-0.300 to -0.200)"
     assert len(app.get("vega_lite_chart")) + len(app.get("arrow_vega_lite_chart")) == 3
 
@@ -70,19 +73,19 @@ def test_a_period_is_cut_into_steps_and_nothing_is_counted_twice() -> None:
         JobTimes(NOON + timedelta(minutes=10 * n), None, NOON + timedelta(minutes=10 * n, seconds=n), 1, JobState.DONE)
         for n in range(12)
     ]
-    found = latency.count(jobs[::-1], Period.DAY)
-    assert [(one.at.hour, one.pictures, one.median) for one in found.moments] == [(12, 6, 2.5), (13, 6, 8.5)]
-    assert (found.pictures, found.median, found.waited) == (12, 5.5, None)
+    load = latency.service_load(jobs[::-1], Period.DAY)
+    assert [(bucket.at.hour, bucket.pictures, bucket.p50) for bucket in load.buckets] == [(12, 6, 2.5), (13, 6, 8.5)]
+    assert (load.pictures, load.p50, load.queue_p50) == (12, 5.5, None)
 
 
 @pytest.mark.parametrize("prompts", [9, 10])
 def test_a_mean_of_few_prompts_has_no_interval_and_two_extractors_do_not_mix(prompts: int) -> None:
     scores = [
-        ServedScore(f"{judge}{n}", "r", f"a{n % prompts}", NOON, "clip", n + (judge == "b") * 100, judge)
+        ServedScore(f"{extractor}{n}", "r", f"a{n % prompts}", NOON, "clip", n + (extractor == "b") * 100, extractor)
         for n in range(12)
-        for judge in "ab"
+        for extractor in "ab"
     ]
-    one, other = latency.levels(scores, Period.DAY)
-    assert (one.value, other.value, one.n) == (5.5, 105.5, 12)
-    assert (one.extractor, other.extractor) == ("a", "b")
-    assert (one.low is None) is (prompts == 9)
+    first, second = latency.quality(scores, Period.DAY)
+    assert (first.value, second.value, first.n) == (5.5, 105.5, 12)
+    assert (first.extractor, second.extractor) == ("a", "b")
+    assert (first.low is None) is (prompts == 9)

@@ -12,14 +12,14 @@ from deployments.service.model_registry import ModelRegistry
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter
 from naruto_core.errors import RecordDamaged
-from naruto_core.store.database import open_ratings
+from naruto_core.store.database import open_database
 from tests.tasks.recorded_run import recorded_run
 
 
 def test_a_run_that_is_not_done_or_whose_weights_are_not_numbers_is_not_served(tmp_path: Path) -> None:
     with (
         recorded_run(tmp_path, {}, drawn=False) as recorded,
-        open_ratings(f"sqlite:///{tmp_path / 'naruto.db'}") as ratings,
+        open_database(f"sqlite:///{tmp_path / 'naruto.db'}").ratings as ratings,
     ):
 
         def served() -> str:

@@ -17,7 +17,7 @@ from naruto_core import sdxl
 from naruto_core.artifacts import Layout
 from naruto_core.fusion import ScaledAdapter, load_adapters
 from naruto_core.generation import Job, Painter
-from naruto_core.store.database import open_ratings
+from naruto_core.store.database import open_database
 from naruto_core.store.promotions import CHAMPION
 from tests.deployments.serving import Runs, Serving, serving, two_runs
 from tests.tasks.recorded_run import CPU
@@ -96,7 +96,7 @@ def test_queued_pictures_share_a_batch_and_one_base_model_serves_all_adapters(se
 
 def test_a_promotion_takes_effect_at_once(service: Serving, runs: Runs):
     assert service.ask(prompt="x", model="champion").status_code == 404
-    with open_ratings(f"sqlite:///{runs.home / 'naruto.db'}") as ratings:
+    with open_database(f"sqlite:///{runs.home / 'naruto.db'}").ratings as ratings:
         for name in (runs.first, runs.second):
             ratings.promote(CHAMPION, name, "Ada", "better", datetime.now(UTC), {}, Layout(runs.home))
             response = service.ask(prompt="x", model="champion", seed=1)

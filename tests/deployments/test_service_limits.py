@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from deployments.service.keys import Keys, RateLimiter
 from deployments.service.options import ServiceOptions
 from deployments.service.state import service_state
-from naruto_core.errors import RatingRefused, ServiceFailed
+from naruto_core.errors import ServiceFailed, ServiceKeyInvalid
 from naruto_core.settings import Settings
 from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
 
@@ -39,7 +39,7 @@ def test_keys_are_stored_as_hashes_and_can_be_removed(tmp_path: Path):
     assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
     assert Keys(tmp_path / "keys.json").owner(token) == "ada"
     assert keys.owner(token[:-1]) is None
-    with pytest.raises(RatingRefused, match="ada has a key"):
+    with pytest.raises(ServiceKeyInvalid, match="ada has a key"):
         keys.add("ada")
     keys.remove("ada")
     assert keys.owner(token) is None

@@ -128,7 +128,7 @@ def test_what_was_measured_against_another_reference_is_refused_on_the_terminal_
 
 
 MISTAKES = [
-    ("nowhere//RUN", "there is no record in nowhere: it has no naruto.db"),
+    ("nowhere//RUN", "nowhere is not a NARUTO_HOME: it has no naruto.db"),
     ("//RUN", "//RUN: a run of another NARUTO_HOME is HOME//"),
     ("kept//", "kept//: a run of another NARUTO_HOME is HOME//"),
     ("kept/RUN", "kept/RUN: a run of another NARUTO_HOME is HOME//"),

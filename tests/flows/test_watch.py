@@ -18,7 +18,7 @@ from deployments.service.quality_worker import QualitySampler
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.serving import ServedScore, Steadiness
-from naruto_core.store.database import open_served_scores, open_store
+from naruto_core.store.database import open_database, open_store
 from tasks.context import task_context
 from tasks.drift import _run_extractors
 from tests.deployments.serving import serving
@@ -40,7 +40,7 @@ def url(home: Path) -> str:
 
 
 def measured(home: Path) -> list[ServedScore]:
-    with open_served_scores(url(home)) as served:
+    with open_database(url(home)).served_scores as served:
         return served.scores(LONG_AGO)
 
 
@@ -157,7 +157,7 @@ def scored(tmp_path: Path) -> Iterator[tuple[Path, str]]:
             ]
         )
         an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-        with open_served_scores(url(tmp_path)) as served:
+        with open_database(url(tmp_path)).served_scores as served:
             served.add_scores(
                 [
                     ServedScore(f"{n}", run.id, f"asked{n}", an_hour_ago, metric, value + n % 4 / 100, "judge")
@@ -172,7 +172,7 @@ def test_a_fallen_score_has_drifted_and_the_same_score_is_steady(scored: tuple[P
     home, run_id = scored
     ended = naruto(home, "watch")
     assert ended.returncode == 0, ended.stderr
-    with open_served_scores(url(home)) as served:
+    with open_database(url(home)).served_scores as served:
         said = {one.metric: one for one in served.drifts()}
     assert said["clip"].verdict is Steadiness.DRIFTED
     assert said["clip"].difference == pytest.approx(-0.2, abs=0.01)
@@ -184,10 +184,10 @@ def test_a_fallen_score_has_drifted_and_the_same_score_is_steady(scored: tuple[P
 
 def test_pictures_by_another_extractor_are_not_compared(scored: tuple[Path, str], naruto: Naruto) -> None:
     home, run_id = scored
-    with open_served_scores(url(home)) as served:
+    with open_database(url(home)).served_scores as served:
         served.add_scores([ServedScore("x", run_id, "x", datetime.now(UTC), "clip", -100.0, "another judge")])
     naruto(home, "watch")
-    with open_served_scores(url(home)) as served:
+    with open_database(url(home)).served_scores as served:
         said = next(one for one in served.drifts() if one.metric == "clip")
     assert (said.n_served, said.extractor) == (400, "judge")
 

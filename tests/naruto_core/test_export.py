@@ -152,7 +152,7 @@ def test_a_pause_may_be_given_as_a_date():
     for seconds, least in ((90, 80), (-90, 0)):
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
         response = httpx2.Response(503, headers={"Retry-After": date}, request=httpx2.Request("GET", "http://hub"))
-        pause = explain_error(HfHubHTTPError("no", response=response)).pause
+        pause = explain_error(HfHubHTTPError("no", response=response)).retry_after
         assert pause is not None
         assert least <= pause <= max(0, seconds)
 

@@ -7,7 +7,7 @@ import pytest
 from recorded import open_run
 
 from naruto_core.domain import DatasetVersion, Run
-from naruto_core.store.database import Ratings, open_ratings, open_store
+from naruto_core.store.database import Ratings, open_database, open_store
 from naruto_core.store.writes import Store
 
 
@@ -18,8 +18,8 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
-    with open_store(url) as opened:
-        yield opened
+    with open_store(url) as store:
+        yield store
 
 
 @pytest.fixture
@@ -36,5 +36,5 @@ def run(store: Store, dataset: DatasetVersion) -> Run:
 
 @pytest.fixture
 def ratings(url: str) -> Iterator[Ratings]:
-    with open_ratings(url) as opened:
-        yield opened
+    with open_database(url) as database:
+        yield database.ratings

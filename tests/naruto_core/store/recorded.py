@@ -1,4 +1,4 @@
-"""Nouns for the tests of the store: a run, a sample, a score."""
+"""A run, a sample and a score for the tests of the store."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Opening makes a database, brings an old one up to date, and says in one sentence why it cannot."""
+"""Opening creates a database or migrates an old one; errors are one sentence."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from naruto_core.errors import RecordDamaged, StorageFailed
-from naruto_core.store.connection import make_engine, migrate, parse
-from naruto_core.store.database import open_store
+from naruto_core.ratings import Role
+from naruto_core.store.connection import make_engine, migrate, parse_url
+from naruto_core.store.database import open_database, open_store
 from naruto_core.store.rating_schema import Base
 from naruto_core.store.writes import Store
 
@@ -29,35 +30,53 @@ INSERT INTO scores
 
 
 def test_migrations_and_models_agree(store: Store, url: str) -> None:
-    engine = make_engine(parse(url))
+    engine = make_engine(parse_url(url))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     engine.dispose()
 
 
 def test_a_database_made_by_the_first_migration_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
-    migrate(parse(url), "0001")
+    migrate(parse_url(url), "0001")
     with sqlite3.connect(tmp_path / "naruto.db") as old:
         old.executescript(ROWS_OF_THE_FIRST_SCHEMA)
     with open_store(url) as store:
         (summary,) = store.runs()
         assert summary.run.started_at == datetime(2026, 11, 1, 8, tzinfo=UTC)
-        assert [found.id for found in store.samples(summary.run.id)] == ["s1"]
+        assert [sample.id for sample in store.samples(summary.run.id)] == ["s1"]
         (adapter,) = store.adapters(summary.run.id)
         assert (adapter.path, adapter.style, adapter.steps) == ("runs/a.safetensors", "", 500)
-        assert [found.sample_id for found in store.scores(summary.run.id)] == ["s1"]
+        assert [score.sample_id for score in store.scores(summary.run.id)] == ["s1"]
 
 
-def test_programs_that_make_the_database_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+def test_a_lead_of_an_older_version_is_an_admin(url: str, tmp_path: Path) -> None:
+    migrate(parse_url(url), "0008")
+    with sqlite3.connect(tmp_path / "naruto.db") as old:
+        old.execute("INSERT INTO reviewers VALUES ('r1', 'Lea', 'lead', NULL, '00')")
+        old.execute("INSERT INTO reviewers VALUES ('r2', 'Max', 'reviewer', NULL, '01')")
+    with open_database(url) as database:
+        assert [person.role for person in database.ratings.reviewers()] == [Role.ADMIN, Role.REVIEWER]
+
+
+def test_the_repositories_of_a_database_share_its_connections(url: str) -> None:
+    with open_database(url) as database:
+        engines = {
+            repository._engine
+            for repository in (database.runs, database.ratings, database.service_jobs, database.served_scores)
+        }
+    assert len(engines) == 1
+
+
+def test_programs_that_create_the_database_at_the_same_moment_all_open_it(tmp_path: Path) -> None:
     start = Barrier(8)
 
-    def opened(url: str) -> None:
+    def open_and_close(url: str) -> None:
         start.wait()
         open_store(url).close()
 
     with ThreadPoolExecutor(8) as programs:
         for n in range(10):
-            list(programs.map(opened, [f"sqlite:///{tmp_path}/{n}.db"] * 8))
+            list(programs.map(open_and_close, [f"sqlite:///{tmp_path}/{n}.db"] * 8))
 
 
 def test_a_database_of_a_newer_version_is_left_alone(store: Store, url: str, tmp_path: Path) -> None:

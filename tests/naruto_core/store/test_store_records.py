@@ -1,4 +1,4 @@
-"""What is written is read back once, however often and by however many it was written."""
+"""Rows are read back as they were written, and once, even when several processes write them several times."""
 
 import math
 import signal
@@ -100,12 +100,12 @@ def test_adapter_and_fused_model_are_replaced_by_newer_ones(store: Store, run: R
         assert store.find_fused(run.id) == fused
 
 
-def test_what_was_drawn_by_another_adapter_goes_with_it(store: Store, run: Run) -> None:
+def test_pictures_of_a_replaced_adapter_are_deleted(store: Store, run: Run) -> None:
     adapter = Adapter(run.id, "runs/x/adapter.safetensors", "1" * 64, 4, 500)
     fused = FusedModel(run.id, "runs/x/fused", "1" * 64, 1.0)
 
     def drawn() -> set[Variant]:
-        return {one.variant for one in store.samples(run.id)}
+        return {sample.variant for sample in store.samples(run.id)}
 
     store.add_adapters([adapter])
     store.add_fused(fused)
@@ -118,7 +118,7 @@ def test_what_was_drawn_by_another_adapter_goes_with_it(store: Store, run: Run) 
     assert drawn() == {Variant.BASE, Variant.ADAPTED}
     store.add_adapters([replace(adapter, sha256="2" * 64)])
     assert drawn() == {Variant.BASE}
-    assert [one.variant for one in store.scores(run.id)] == [Variant.BASE]
+    assert [score.variant for score in store.scores(run.id)] == [Variant.BASE]
     assert store.find_fused(run.id) is None
 
 
@@ -131,14 +131,14 @@ def test_samples_recorded_twice_are_there_once(store: Store, run: Run) -> None:
     assert store.samples(run.id, Variant.BASE) == drawn[3:]
 
 
-def test_a_picture_drawn_anew_takes_its_place_and_its_old_score_goes(store: Store, run: Run) -> None:
-    old, kept = sample(run.id, 0), sample(run.id, 1)
-    store.add_samples([old, kept])
-    store.add_scores([score(run.id, 0.3, sample_id=old.id), score(run.id, 0.4, sample_id=kept.id)])
+def test_a_picture_that_is_drawn_again_replaces_the_old_one_and_its_scores(store: Store, run: Run) -> None:
+    old, other = sample(run.id, 0), sample(run.id, 1)
+    store.add_samples([old, other])
+    store.add_scores([score(run.id, 0.3, sample_id=old.id), score(run.id, 0.4, sample_id=other.id)])
     new = replace(old, id="new", path="runs/x/samples/new.png", sha256="9" * 64)
-    store.add_samples([new, kept])
-    assert store.samples(run.id) == [new, kept]
-    assert [found.sample_id for found in store.scores(run.id)] == [kept.id]
+    store.add_samples([new, other])
+    assert store.samples(run.id) == [new, other]
+    assert [score.sample_id for score in store.scores(run.id)] == [other.id]
 
 
 def test_a_score_measured_again_replaces_the_old_one_and_no_other(store: Store, run: Run) -> None:

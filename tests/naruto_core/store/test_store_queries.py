@@ -1,5 +1,7 @@
-"""What can be asked of the store, and what it refuses to answer."""
+"""Queries of the store, and their errors."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 
@@ -47,10 +49,25 @@ def test_an_empty_store_says_how_to_begin(store: Store, dataset: DatasetVersion)
         store.run("c26e")
 
 
-def test_scores_of_different_rulers_are_never_compared() -> None:
-    judged = score("one", 87.0)
-    assert comparable(judged, score("two", 60.0)) == (judged, score("two", 60.0))
+def test_scores_of_different_measurements_are_never_compared() -> None:
+    first = score("one", 87.0)
+    assert comparable(first, score("two", 60.0)) == (first, score("two", 60.0))
     with pytest.raises(NarutoError, match="extractor differs \\(judge and inception\\)"):
-        comparable(judged, score("two", 60.0, extractor="inception"))
+        comparable(first, score("two", 60.0, extractor="inception"))
     with pytest.raises(NarutoError, match="reference differs"):
-        comparable(judged, replace(judged, reference="elsewhere"))
+        comparable(first, replace(first, reference="elsewhere"))
+
+
+def test_store_and_dashboard_load_without_torch() -> None:
+    program = """
+import pkgutil, sys
+import naruto_core.store
+names = [m.name for m in pkgutil.iter_modules(naruto_core.store.__path__) if not m.ispkg]
+assert len(names) >= 7, names
+for name in names:
+    __import__(f"naruto_core.store.{name}")
+import dashboard.queries, dashboard.app, dashboard.views.runs, dashboard.views.pictures
+print("torch" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert answer.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Embeddings: kept once, read as arrays that lie on the disk."""
+"""The embedding cache: each embedding is computed once, and read as an array mapped from a file."""
 
 import sqlite3
 import subprocess
@@ -15,19 +15,19 @@ ROWS = np.random.default_rng(0).normal(size=(1203, 7)).astype(np.float16)
 NAMES = [f"picture-{i}" for i in range(len(ROWS))]
 
 
-def test_what_was_kept_is_read_in_the_order_asked_for_and_a_content_asked_twice_is_there_twice(tmp_path: Path):
-    with EmbeddingCache(tmp_path / "e.db") as kept:
-        kept.add("one", NAMES, ROWS, [i % 2 == 0 for i in range(len(NAMES))])
+def test_embeddings_are_read_in_the_order_of_the_contents_and_twice_for_a_repeated_content(tmp_path: Path):
+    with EmbeddingCache(tmp_path / "e.db") as cache:
+        cache.add("one", NAMES, ROWS, [i % 2 == 0 for i in range(len(NAMES))])
         order = np.random.default_rng(1).integers(len(NAMES), size=2000)
-        found = kept.read("one", [NAMES[i] for i in order])
-    assert np.array_equal(found.features, ROWS[order])
-    assert np.array_equal(found.blank, order % 2 == 0)
+        embeddings = cache.read("one", [NAMES[i] for i in order])
+    assert np.array_equal(embeddings.features, ROWS[order])
+    assert np.array_equal(embeddings.blank, order % 2 == 0)
 
 
-def test_each_extractor_has_its_own_and_only_what_is_missing_is_asked_for(tmp_path: Path):
+def test_each_extractor_has_its_own_embeddings_and_only_missing_ones_are_listed(tmp_path: Path):
     path = tmp_path / "e.db"
-    with EmbeddingCache(path) as kept:
-        kept.add("one", NAMES[:600], ROWS[:600], [False] * 600)
+    with EmbeddingCache(path) as cache:
+        cache.add("one", NAMES[:600], ROWS[:600], [False] * 600)
     with EmbeddingCache(path) as again:
         assert again.missing("one", [*NAMES, *NAMES]) == NAMES[600:]
         assert again.missing("two", NAMES[:3]) == NAMES[:3]
@@ -35,23 +35,23 @@ def test_each_extractor_has_its_own_and_only_what_is_missing_is_asked_for(tmp_pa
         assert np.array_equal(again.read("one", NAMES[:2]).features, ROWS[:2])
 
 
-def test_a_row_that_is_not_what_was_written_is_asked_for_again(tmp_path: Path):
-    with EmbeddingCache(tmp_path / "e.db") as kept:
-        kept.add("one", NAMES, ROWS, [False] * len(NAMES))
-        kept.add("two", NAMES[:2], ROWS[:2], [False] * 2)
+def test_a_damaged_row_counts_as_missing(tmp_path: Path):
+    with EmbeddingCache(tmp_path / "e.db") as cache:
+        cache.add("one", NAMES, ROWS, [False] * len(NAMES))
+        cache.add("two", NAMES[:2], ROWS[:2], [False] * 2)
         with sqlite3.connect(tmp_path / "e.db") as database:
             damaged = (ROWS[700].tobytes()[:-1] + b"x", "one", NAMES[700])
             database.execute("update embeddings set features = ? where extractor = ? and content = ?", damaged)
             database.execute("update embeddings set blank = 1 where extractor = 'one' and content = ?", (NAMES[3],))
             database.execute("update embeddings set digest = null where extractor = 'two' and content = ?", (NAMES[1],))
-        assert kept.missing("one", NAMES) == [NAMES[3], NAMES[700]]
-        assert kept.missing("two", NAMES[:2]) == NAMES[1:2]
-        kept.add("one", [NAMES[3], NAMES[700]], ROWS[[3, 700]], [False, False])
-        assert kept.missing("one", NAMES) == []
-        assert np.array_equal(kept.read("one", NAMES).features, ROWS)
+        assert cache.missing("one", NAMES) == [NAMES[3], NAMES[700]]
+        assert cache.missing("two", NAMES[:2]) == NAMES[1:2]
+        cache.add("one", [NAMES[3], NAMES[700]], ROWS[[3, 700]], [False, False])
+        assert cache.missing("one", NAMES) == []
+        assert np.array_equal(cache.read("one", NAMES).features, ROWS)
 
 
-def test_a_file_of_an_older_version_is_kept_and_gets_its_digests(tmp_path: Path):
+def test_a_file_of_an_older_version_gets_digests(tmp_path: Path):
     with sqlite3.connect(tmp_path / "e.db") as old:
         old.execute(
             "create table embeddings (extractor varchar not null, content varchar not null, blank boolean not null,"
@@ -60,30 +60,30 @@ def test_a_file_of_an_older_version_is_kept_and_gets_its_digests(tmp_path: Path)
         rows = [(who, name, 0, row.tobytes()) for who in ("a", "b") for name, row in zip(NAMES, ROWS, strict=True)]
         old.executemany("insert into embeddings values (?, ?, ?, ?)", rows)
     for _ in range(2):
-        with EmbeddingCache(tmp_path / "e.db") as kept:
-            assert kept.missing("a", NAMES) == kept.missing("b", NAMES) == []
-            assert np.array_equal(kept.read("b", NAMES).features, ROWS)
+        with EmbeddingCache(tmp_path / "e.db") as cache:
+            assert cache.missing("a", NAMES) == cache.missing("b", NAMES) == []
+            assert np.array_equal(cache.read("b", NAMES).features, ROWS)
 
 
-def test_what_is_missing_or_of_another_length_or_no_database_is_a_sentence(tmp_path: Path):
-    with EmbeddingCache(tmp_path / "e.db") as kept:
-        kept.add("one", NAMES[:2], ROWS[:2], [False, False])
+def test_missing_embeddings_other_lengths_and_a_damaged_file_are_errors_with_a_sentence(tmp_path: Path):
+    with EmbeddingCache(tmp_path / "e.db") as cache:
+        cache.add("one", NAMES[:2], ROWS[:2], [False, False])
         with pytest.raises(RecordDamaged, match="1 embeddings by one are missing; score the run again"):
-            kept.read("one", NAMES[:3])
-        kept.add("one", NAMES[2:3], ROWS[2:3, :4], [False])
+            cache.read("one", NAMES[:3])
+        cache.add("one", NAMES[2:3], ROWS[2:3, :4], [False])
         with pytest.raises(RecordDamaged, match="several lengths"):
-            kept.read("one", NAMES[:3])
+            cache.read("one", NAMES[:3])
     (tmp_path / "other.db").write_text("not a database, whatever its name says" * 100)
     with pytest.raises(NarutoError, match="not a SQLite database"):
         EmbeddingCache(tmp_path / "other.db")
 
 
 def test_nothing_but_the_database_is_left_on_the_disk(tmp_path: Path):
-    with EmbeddingCache(tmp_path / "e.db") as kept:
-        kept.add("one", NAMES, ROWS, [False] * len(NAMES))
-        found = kept.read("one", NAMES)
+    with EmbeddingCache(tmp_path / "e.db") as cache:
+        cache.add("one", NAMES, ROWS, [False] * len(NAMES))
+        embeddings = cache.read("one", NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["e.db"]
-    assert found.features.sum(dtype=np.float64) == pytest.approx(ROWS.sum(dtype=np.float64))  # still there to be read
+    assert embeddings.features.sum(dtype=np.float64) == pytest.approx(ROWS.sum(dtype=np.float64))
 
 
 GROWING = """
@@ -98,12 +98,12 @@ from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.domain import Variant
 from naruto_core.store.embedding_cache import EmbeddingCache
 count, d, random = int(sys.argv[2]), 64, np.random.default_rng(0)
-with EmbeddingCache(Path(sys.argv[1])) as kept:
+with EmbeddingCache(Path(sys.argv[1])) as cache:
     for start in range(0, count, 1000):
         names = [f"p{i}" for i in range(start, start + 1000)]
-        kept.add("x", names, random.normal(size=(1000, d)), [False] * 1000)
+        cache.add("x", names, random.normal(size=(1000, d)), [False] * 1000)
     tracemalloc.start()
-    rows = kept.read("x", [f"p{i}" for i in range(count)]).features
+    rows = cache.read("x", [f"p{i}" for i in range(count)]).features
 drawn = rows[:64]
 evidence = FeatureSet("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
 for metric in SET_METRICS:
