@@ -21,7 +21,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Store, open_store
 from tasks.adapter_files import find_trained, write_kohya_files, write_word_files
-from tasks.publish import assemble
+from tasks.publish import write_bundle
 
 _LOADING_NEEDS = ("diffusers", "transformers", "accelerate")
 _SHARED_CODE = ("sampling.py", "weight_check.py")  # of naruto_core: how every program draws and checks; stand alone
@@ -65,7 +65,7 @@ def _export(name: str, folder: Path, *, for_comfyui: bool) -> Path:
     with _record() as (store, layout):
         run = store.run(name)
         path = folder / run.id
-        assemble(store, layout, run, _adapters(store, run.id), path, for_comfyui=for_comfyui)
+        write_bundle(store, layout, run, _adapters(store, run.id), path, for_comfyui=for_comfyui)
     return path
 
 
@@ -115,9 +115,9 @@ def export_triton(name: str, folder: Path) -> Path:
         _write_model(version_1 / "model", source, recipe)
         _copy_code(version_1, "deployments.triton", "model.py")
         _copy_code(version_1, "naruto_core", *_SHARED_CODE)
-        for file, place in (("config.pbtxt", version_1.parent), ("README.md", scratch)):
+        for file, target in (("config.pbtxt", version_1.parent), ("README.md", scratch)):
             text = (files("deployments.triton") / file).read_text(encoding="utf-8")
-            (place / file).write_text(Template(text).substitute(filled_in), encoding="utf-8")
+            (target / file).write_text(Template(text).substitute(filled_in), encoding="utf-8")
         _write_requirements(scratch, _installed_here())
     return path
 

@@ -33,22 +33,21 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
     preflight(recipe, suite)
 
     # Data: checked, stored by content; a version is its pictures, captions and split.
-    pictures = ingest(recipe.dataset)
-    more = [ingest(style.dataset) for style in recipe.styles]
-    run = open_run(recipe, [pictures, *more])
+    datasets = [ingest(section) for section in recipe.datasets]
+    run = open_run(recipe, suite, datasets)
 
     # Adaptation: low-rank updates of the attention layers, then merged into the base weights.
-    adapters = train(run, recipe, [pictures, *more], suite)
-    fused = fuse(run, recipe.model, recipe.fusion, recipe.training.mixed_precision, adapters)
+    adapters = train(run)
+    fused = fuse(run, adapters)
 
     # Samples: every prompt, every seed, drawn by base, adapted and fused model.
-    generate(run, recipe.model, recipe.fusion, recipe.generation, suite, recipe.new_tokens, adapters, fused)
+    generate(run, adapters, fused)
 
     # Evaluation: distance to the reference, agreement with the prompts, variety, copying; base and real as anchors.
-    score(run, recipe, suite, pictures)
+    score(run)
 
-    publish(run, recipe.publish, adapters)
-    present(run, suite)
+    publish(run, adapters)
+    present(run)
     return close_run(run).id
 
 

@@ -33,7 +33,7 @@ class ModelSection(Section):
     base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder>.")
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
     vae: str | None = Field(None, description="Another VAE than the base model's own.")
-    vae_revision: str | None = None
+    vae_revision: str | None = Field(None, description="Commit hash of a hub id in `vae`.")
     variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
 
 
@@ -44,8 +44,8 @@ class DatasetSection(Section):
         min_length=1, description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
     )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
-    image_column: str = Field("image", min_length=1)
-    caption_column: str = Field("text", min_length=1)
+    image_column: str = Field("image", min_length=1, description="Column with the pictures.")
+    caption_column: str = Field("text", min_length=1, description="Column with the captions.")
     hold_out: int = Field(
         0, ge=0, description="Pictures kept out of training as the reference set; 0: all train, all are reference."
     )
@@ -55,20 +55,20 @@ class DatasetSection(Section):
 class StyleSection(Section):
     """One more style, learnt in the same run from a dataset of its own."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the style.")]
     dataset: DatasetSection
-    instance_prompt: str = Field(min_length=1)
+    instance_prompt: str = Field(min_length=1, description="Fixed prompt that is put before each of its captions.")
     token_abstraction: str | None = Field(
         None, pattern=r"^\w[\w -]*$", description="The word for this style's own new tokens; needs textual_inversion."
     )
-    loss_weight: float = Field(1.0, gt=0, le=100)
+    loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of this style's loss.")
     repeats: int = Field(1, ge=1, le=1000, description="How often each of its pictures is shown in an epoch.")
 
 
 class FusionSection(Section):
     """W + scale * alpha/rank * B A, once, into the weights."""
 
-    lora_scale: float = Field(1.0, ge=-4, le=4)
+    lora_scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter is applied; 1: as trained.")
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
         {}, description="With an adapter per style: the scale of each by name; not named: lora_scale."
     )
@@ -78,16 +78,18 @@ class GenerationSection(Section):
     """Batch generation over the fixed test prompts."""
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
-    variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(("base", "adapted", "fused"), min_length=1)
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
-    num_inference_steps: int = Field(30, ge=1, le=1000)
-    guidance_scale: float = Field(7.5, ge=0, le=100)
-    negative_prompt: str = ""
-    scheduler: Literal["ddim", "euler"] = "ddim"
+    variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
+        ("base", "adapted", "fused"), min_length=1, description="Which models draw."
+    )
+    resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
+    num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")
+    guidance_scale: float = Field(7.5, ge=0, le=100, description="Classifier-free guidance; 1 or less: none.")
+    negative_prompt: str = Field("", description="What guidance steers away from.")
+    scheduler: Literal["ddim", "euler"] = Field("ddim", description="The sampler.")
     batch_size: int = Field(
         1, ge=1, le=256, description="Pictures drawn together; part of what makes a picture reproducible."
     )
-    mixed_precision: Precision = "fp16"
+    mixed_precision: Precision = Field("fp16", description="Number format of weights and activations.")
     clip_skip: int | None = Field(None, ge=1, le=11, description="Text layers left out at the end; as in training.")
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
@@ -125,11 +127,11 @@ class ScoringSection(Section):
     primary: tuple[str, ...] = Field(
         ("mmd", "clip-content"), description="Metrics that verdicts rest on, named beforehand; the rest is exploratory."
     )
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="Pictures that a network reads at once.")
     resamples: int = Field(
         1000, ge=100, le=1_000_000, description="Resamples behind intervals of means, and behind differences."
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Seed of the resamples.")
 
     @model_validator(mode="after")
     def _primary_metrics_exist(self) -> "ScoringSection":
@@ -141,9 +143,9 @@ class ScoringSection(Section):
 class PublishSection(Section):
     """Pushing the adapter to a model hub after training."""
 
-    push_to_hub: bool = False
-    hub_model_id: str | None = None
-    private: bool = True
+    push_to_hub: bool = Field(False, description="Push at the end of the run; needs HF_TOKEN.")
+    hub_model_id: str | None = Field(None, description="Repository, e.g. your-name/naruto-lora.")
+    private: bool = Field(True, description="Make the repository private; a public one is refused.")
 
     @model_validator(mode="after")
     def _push_needs_a_name(self) -> "PublishSection":
@@ -155,7 +157,9 @@ class PublishSection(Section):
 class Recipe(Section):
     """Every choice of a run."""
 
-    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    profile: Annotated[
+        str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the recipe; part of run ids.")
+    ]
     model: ModelSection
     dataset: DatasetSection
     styles: tuple[StyleSection, ...] = Field((), description="More styles, beside the one of `dataset`.")
@@ -192,6 +196,11 @@ class Recipe(Section):
         if self.training.clip_skip != self.generation.clip_skip:
             raise ValueError("training.clip_skip and generation.clip_skip must be the same")
         return self
+
+    @property
+    def datasets(self) -> tuple[DatasetSection, ...]:
+        """The dataset of the recipe's own style, and of each other style, in this order."""
+        return (self.dataset, *(style.dataset for style in self.styles))
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -38,14 +38,14 @@ class PriorSection(Section):
     )
     num_class_images: int = Field(100, ge=1, le=100_000, description="How many are drawn, for class_images.")
     class_batch_size: int = Field(1, ge=1, le=256, description="Pictures of the prior beside each batch.")
-    prior_loss_weight: float = Field(1.0, gt=0, le=100)
+    prior_loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of the prior's loss.")
 
 
 class ValidationSection(Section):
     """A validation loss on held-out pictures, at fixed timesteps and noises."""
 
     validation_steps: int = Field(100, ge=1, description="Optimizer steps between two measurements.")
-    num_validation_images: int = Field(16, ge=1, le=10_000)
+    num_validation_images: int = Field(16, ge=1, le=10_000, description="How many held-out pictures.")
 
 
 class CheckpointSection(Section):
@@ -57,16 +57,16 @@ class CheckpointSection(Section):
 
 
 class StageSection(Section):
-    """So many steps at this resolution."""
+    """Some training steps at one resolution."""
 
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
-    steps: int = Field(ge=1)
+    resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of the square crops, in pixels.")
+    steps: int = Field(ge=1, description="Optimizer steps at this resolution.")
 
 
 class AugmentationSection(Section):
     """Several views of every picture, encoded once; each use of a picture draws one of them."""
 
-    views: int = Field(4, ge=2, le=64)
+    views: int = Field(4, ge=2, le=64, description="How many views of each picture.")
     random_flip: bool = Field(False, description="Mirror half of the views: the style's own left and right are lost.")
     random_crop: bool = Field(False, description="Crop anywhere along the longer side instead of at the centre.")
     color_jitter: float = Field(
@@ -87,9 +87,9 @@ class TextualInversionSection(Section):
     token_abstraction: str = Field(
         "TOK", pattern=r"^\w[\w -]*$", description="The word that stands for the new tokens in prompts and captions."
     )
-    num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64)
+    num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64, description="How many tokens the word stands for.")
     initializer_concept: str | None = Field(None, min_length=1, description="Words to start from; null: random.")
-    learning_rate: float = Field(1.0, gt=0)
+    learning_rate: float = Field(1.0, gt=0, description="Of the new embeddings.")
     pivot_step: int | None = Field(None, ge=1, description="The tokens stand still from this step on; null: never.")
     train_lora: bool = Field(True, description="False: the tokens alone are learnt.")
 
@@ -100,21 +100,21 @@ class StyleLossSection(Section):
     features: Literal["latent", "decoder"] = Field(
         "latent", description="Latents, or the VAE decoder's first features."
     )
-    weight: float = Field(0.1, gt=0, le=1000)
+    weight: float = Field(0.1, gt=0, le=1000, description="Weight beside the loss of the noise.")
 
 
 class UnfreezeSection(Section):
-    """Adapter weights that stand still until `step`."""
+    """Adapter weights that stay frozen until `step`."""
 
     modules: str = Field(min_length=1, description="How their names begin, e.g. unet.up_blocks.1 or text_encoder_2.")
-    step: int = Field(ge=1)
+    step: int = Field(ge=1, description="The optimizer step from which they learn.")
 
 
 class TrainingSection(Section):
     """LoRA fine-tuning (Hu et al. 2021) of the attention layers."""
 
     instance_prompt: str = Field(min_length=1, description="Fixed prompt that every caption is appended to.")
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
+    resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of the square crops, in pixels.")
     stages: tuple[StageSection, ...] | None = Field(
         None, min_length=1, description="Several resolutions one after the other; null: all steps at `resolution`."
     )
@@ -124,28 +124,28 @@ class TrainingSection(Section):
         multiple_of=8,
         description="Aspect buckets with sides of multiples of it; null: square centre crops.",
     )
-    train_batch_size: int = Field(1, ge=1, le=256)
-    gradient_accumulation_steps: int = Field(1, ge=1, le=256)
+    train_batch_size: int = Field(1, ge=1, le=256, description="Pictures of one forward and backward pass.")
+    gradient_accumulation_steps: int = Field(1, ge=1, le=256, description="Passes behind one optimizer step.")
     fit_memory: bool = Field(
         False, description="Split the effective batch, and recompute activations, as the device's memory demands."
     )
-    gradient_checkpointing: bool = False
-    max_train_steps: int = Field(500, ge=1, le=10_000_000)
-    mixed_precision: Precision = "fp16"
-    seed: int = Field(0, ge=0, lt=2**31)
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
+    max_train_steps: int = Field(500, ge=1, le=10_000_000, description="Optimizer steps.")
+    mixed_precision: Precision = Field("fp16", description="Number format of frozen weights and activations.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers of the training.")
 
-    optimizer: Literal["prodigy", "adamw", "adamw8bit"] = "prodigy"
-    learning_rate: float = Field(1.0, gt=0)
+    optimizer: Literal["prodigy", "adamw", "adamw8bit"] = Field("prodigy", description="Prodigy chooses its step size.")
+    learning_rate: float = Field(1.0, gt=0, description="With Prodigy a factor on its own step size, usually 1.")
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Trains LoRA on both text encoders too; null: they stay frozen."
     )
-    text_encoder_stop_step: int | None = Field(None, ge=1, description="The encoders stand still from this step on.")
+    text_encoder_stop_step: int | None = Field(None, ge=1, description="The encoders are frozen from this step on.")
     prodigy_separate_d: bool = Field(False, description="Prodigy estimates a step size for every group of weights.")
-    adam_weight_decay: float = Field(1.0e-4, ge=0)
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = Field(1.0, gt=0)
-    lr_scheduler: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: int = Field(0, ge=0)
+    adam_weight_decay: float = Field(1.0e-4, ge=0, description="Weight decay, for every optimizer.")
+    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="Betas, for every optimizer.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="Course of the learning rate.")
+    lr_warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0.")
     unfreeze: tuple[UnfreezeSection, ...] = Field(
         (), description="Gradual unfreezing; what is not named learns at once."
     )
@@ -155,10 +155,10 @@ class TrainingSection(Section):
     noise_offset: float = Field(0.0, ge=0, le=1, description="A shift of each channel's noise (0.05: deeper blacks).")
     style_loss: StyleLossSection | None = None
 
-    rank: int = Field(4, ge=1, le=512)
+    rank: int = Field(4, ge=1, le=512, description="Rank of the low-rank update.")
     lora_alpha: int | None = Field(None, ge=1, description="Scale is alpha / rank; null: alpha = rank.")
     lora_layers: tuple[LoraLayer, ...] = Field(ATTENTION, min_length=1, description="Which layers of the UNet.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a LoRA layer's inputs that is set to 0.")
     use_dora: bool = Field(False, description="Learn magnitude and direction apart (Liu et al. 2024).")
     use_rslora: bool = Field(False, description="Scale is alpha / sqrt(rank) (Kalajdzievski 2023).")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Keep a running average of the weights, and ship it.")

@@ -8,10 +8,9 @@ from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import Compared
 from naruto_core.scoring.comparison import Side, compare
-from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.store.read_only_home import has_database
-from tasks.context import TaskContext, place_elsewhere
-from tasks.features import gather
+from tasks.context import TaskContext, read_only_context, recorded_run, with_run
+from tasks.features import run_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,59 +39,51 @@ def missing_home(name: str) -> Path | None:
     return None if home is None or has_database(home) else home
 
 
-def recorded_run(place: TaskContext, name: str) -> tuple[RunFeatures, Recipe]:
-    """What a run that was drawn and scored is judged by; NotRecorded for one that was not."""
-    run, suite = place.store.run(name), place.store.prompts(name)
-    dataset = place.store.find_dataset(run.dataset_id)
-    if suite is None or dataset is None or not place.store.samples(run.id):
-        raise NotRecorded(f"run {run.id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
-    recipe = Recipe.model_validate_json(place.store.recipe_json(run.id))
-    return gather(place, run, recipe, suite, dataset), recipe
-
-
-def compare_models(place: TaskContext, first: str, second: str) -> Compared:
+def compare_models(context: TaskContext, first: str, second: str) -> Compared:
     """How the model `second` differs from `first`: each `[HOME//]RUN[:VARIANT]`.
 
     Primary metrics are those of the second's recipe. Raises NarutoError for what cannot be compared.
     """
-    asked = parse_model(first), parse_model(second)
-    one = _opened(place, asked[0], None)
-    other = _opened(place, asked[1], asked[0].home)
-    found = compare(one.side, other.side, other.recipe.scoring)
-    return Compared(one.told, other.told, found, *_same_pictures(one.side, other.side))
+    names = parse_model(first), parse_model(second)
+    left = _read_model(context, names[0], None)
+    right = _read_model(context, names[1], names[0].home)
+    comparisons = compare(left.side, right.side, right.recipe.scoring)
+    return Compared(left.label, right.label, comparisons, *_same_pictures(left.side, right.side))
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """A model with its recipe; `told` is which one it is, in full."""
+class _Model:
+    """A model with its recipe; `label` says in full which model it is."""
 
     side: Side
     recipe: Recipe
-    told: str
+    label: str
 
 
-def _opened(place: TaskContext, asked: ModelName, beside: Path | None) -> _Opened:
-    if asked.home is None:
-        return _opened_at(place, asked)
-    with place_elsewhere(place, asked.home, beside) as there:
-        return _opened_at(there, asked)
+def _read_model(context: TaskContext, name: ModelName, beside: Path | None) -> _Model:
+    if name.home is None:
+        return _read_model_at(context, name)
+    with read_only_context(context, name.home, beside) as other:
+        return _read_model_at(other, name)
 
 
-def _opened_at(place: TaskContext, asked: ModelName) -> _Opened:
-    run = place.store.run(asked.run)
-    name = f"{f'{asked.home}//' if asked.home else ''}{run.id}:{asked.variant}"
-    features, recipe = recorded_run(place, run.id)
-    if asked.variant not in features.samples:
-        raise NotRecorded(f"{name}: this run drew no pictures with {asked.variant}.")
-    commit = next((one.git_commit for one in place.store.runs() if one.run.id == run.id), "")
-    return _Opened(Side(name, features, asked.variant), recipe, f"{name}, commit {commit[:10] or 'unknown'}")
+def _read_model_at(context: TaskContext, name: ModelName) -> _Model:
+    run = context.store.run(name.run)
+    label = f"{f'{name.home}//' if name.home else ''}{run.id}:{name.variant}"
+    opened = recorded_run(context, run.id)
+    features = run_features(with_run(context, opened))
+    if name.variant not in features.samples:
+        raise NotRecorded(f"{label}: this run drew no pictures with {name.variant}.")
+    commit = next((summary.git_commit for summary in context.store.runs() if summary.run.id == run.id), "")
+    side = Side(label, features, name.variant)
+    return _Model(side, opened.recipe, f"{label}, commit {commit[:10] or 'unknown'}")
 
 
 def _same_pictures(first: Side, second: Side) -> tuple[int, int]:
-    """How many pictures are of the same prompt and seed, and how many of them are the same bytes."""
-    one, other = (
+    """How many pictures have the same prompt and seed, and how many of them have the same bytes."""
+    left, right = (
         {(sample.prompt, sample.seed): sample.sha256 for sample in side.features.samples[side.variant]}
         for side in (first, second)
     )
-    common = one.keys() & other.keys()
-    return len(common), sum(one[key] == other[key] for key in common)
+    common = left.keys() & right.keys()
+    return len(common), sum(left[key] == right[key] for key in common)

@@ -1,7 +1,7 @@
-"""Where a task works: the store, the folders, the device of this machine, and whose turn it is."""
+"""What a task works with: the settings, folders, database and device of this machine, and the run it works on."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +11,9 @@ import torch
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.devices import hold_device
-from naruto_core.domain import Run
-from naruto_core.errors import NarutoError
+from naruto_core.domain import DatasetVersion, PromptSuite, Run
+from naruto_core.errors import NarutoError, NotRecorded
+from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
@@ -21,8 +22,32 @@ from tasks.progress import say
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run with everything that it depends on; the flow passes it from task to task.
+
+    `datasets` are those of the recipe's own style and of its other styles, in the recipe's order; of a finished run
+    that was read from the database, the first one alone.
+    """
+
+    run: Run
+    recipe: Recipe
+    suite: PromptSuite
+    datasets: tuple[DatasetVersion, ...]
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.run.id
+
+    @property
+    def dataset(self) -> DatasetVersion:
+        """The dataset version of the recipe's own style: the run's scores compare with its pictures."""
+        return self.datasets[0]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskContext:
-    """Everything a task needs to know about this machine."""
+    """This machine: settings, folders, the open database, and the device."""
 
     settings: Settings
     layout: Layout
@@ -30,9 +55,24 @@ class TaskContext:
     device: torch.device
 
 
+@dataclass(frozen=True, slots=True)
+class RunContext(TaskContext):
+    """This machine, and the run that a task works on."""
+
+    run: Run
+    recipe: Recipe
+    suite: PromptSuite
+    datasets: tuple[DatasetVersion, ...]
+
+    @property
+    def dataset(self) -> DatasetVersion:
+        """See `OpenRun.dataset`."""
+        return self.datasets[0]
+
+
 @contextmanager
-def working_place() -> Iterator[TaskContext]:
-    """This machine's place, its store open for the length of the block."""
+def task_context() -> Generator[TaskContext]:
+    """This machine's context; its database is open for the length of the block."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
         device = distributed.local_device(devices.pick_device(settings.device))
@@ -40,41 +80,67 @@ def working_place() -> Iterator[TaskContext]:
 
 
 @contextmanager
-def place_elsewhere(place: TaskContext, home: Path, beside: Path | None) -> Iterator[TaskContext]:
-    """What is recorded in another NARUTO_HOME, on this machine's device; see `looked_at`. Nothing is written there.
+def run_context(opened: OpenRun, step: str, *, needs_device: bool = True) -> Generator[RunContext]:
+    """The context of one step of a run, alone on the device if it `needs_device`.
 
-    Its errors are told as that folder's, not as its copy's.
+    An error is written on the run as the step's failure, and raised on.
     """
-    with read_only_layout(home, place.layout, beside) as layout:
+    with task_context() as machine:
+        context = with_run(machine, opened)
+        alone = exclusive_device(context, f"{step} {opened.id}") if needs_device else nullcontext()
         try:
-            with open_store(f"sqlite:///{layout.root / DATABASE_FILE}") as store:
-                yield replace(place, layout=layout, store=store)
-        except NarutoError as error:
-            told = str(error).replace(str(layout.root), str(home))
-            raise type(error)(told if told != str(error) else f"in {home}: {told}") from error
-
-
-@contextmanager
-def recording(run: Run, verb: str) -> Iterator[TaskContext]:
-    """The place; an error is written on the run before it goes on."""
-    with working_place() as place:
-        try:
-            yield place
+            with alone:
+                yield context
         except BaseException as error:
             reason = str(error) or type(error).__name__
-            place.store.fail_run(run.id, f"{verb}: {reason}", datetime.now(UTC))
+            context.store.fail_run(opened.id, f"{step}: {reason}", datetime.now(UTC))
             raise
 
 
+def with_run(context: TaskContext, opened: OpenRun) -> RunContext:
+    """`context` with the run that is worked on."""
+    return RunContext(
+        settings=context.settings,
+        layout=context.layout,
+        store=context.store,
+        device=context.device,
+        run=opened.run,
+        recipe=opened.recipe,
+        suite=opened.suite,
+        datasets=opened.datasets,
+    )
+
+
+def recorded_run(context: TaskContext, name: str) -> OpenRun:
+    """The run called `name`, from the database; NotRecorded when it does not exist, or has no samples."""
+    run, store = context.store.run(name), context.store
+    suite, dataset = store.prompts(run.id), store.find_dataset(run.dataset_id)
+    if suite is None or dataset is None or not store.samples(run.id):
+        raise NotRecorded(f"run {run.id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
+    recipe = Recipe.model_validate_json(store.recipe_json(run.id))
+    return OpenRun(run, recipe, suite, (dataset,))
+
+
 @contextmanager
-def working_on(run: Run, verb: str) -> Iterator[TaskContext]:
-    """The same, with the device to ourselves."""
-    with recording(run, verb) as place, to_ourselves(place, f"{verb} {run.id}"):
-        yield place
+def read_only_context(context: TaskContext, home: Path, beside: Path | None) -> Generator[TaskContext]:
+    """The context of another NARUTO_HOME, on this machine's device; see `read_only_layout`. Nothing is written there.
+
+    Its errors name that folder, not its copy.
+    """
+    with read_only_layout(home, context.layout, beside) as layout:
+        try:
+            with open_store(f"sqlite:///{layout.root / DATABASE_FILE}") as store:
+                yield replace(context, layout=layout, store=store)
+        except NarutoError as error:
+            sentence = str(error).replace(str(layout.root), str(home))
+            raise type(error)(sentence if sentence != str(error) else f"in {home}: {sentence}") from error
 
 
-def to_ourselves(place: TaskContext, what: str) -> AbstractContextManager[None]:
-    """The device for `what` alone; says whom it waits for."""
+def exclusive_device(context: TaskContext, job: str) -> AbstractContextManager[None]:
+    """The device for `job` alone; says which job it waits for."""
     return hold_device(
-        place.settings.locks, str(place.device), what, lambda holder: say(f"waiting: the device is busy with {holder}")
+        context.settings.locks,
+        str(context.device),
+        job,
+        lambda holder: say(f"waiting: the device is busy with {holder}"),
     )

@@ -12,8 +12,8 @@ from naruto_core.training import distributed
 from naruto_core.training.batches import TrainingData
 from naruto_core.training.loop import Listeners, train_adapter
 from naruto_core.training.weights import Weights
-from tasks.context import working_place
-from tasks.training_data import ClassPictures, Material, StyleSource
+from tasks.context import task_context
+from tasks.training_data import ClassPictures, StyleSource, TrainingPictures
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -46,12 +46,12 @@ class TrainingCall:
 
 def follow() -> None:
     """Join in every training that the first process calls for; the pictures are encoded by then."""
-    with working_place() as place, distributed.together(place.device):
+    with task_context() as context, distributed.together(context.device):
 
         def join(call: TrainingCall) -> None:
-            pipeline = sdxl.load_pipeline(call.recipe.model, call.section.mixed_precision, place.device)
-            stages = Material(place, pipeline, call.recipe).stages(call.styles, call.drawn)
-            call.train(pipeline, stages, place.settings.checkpoint_seconds, Listeners(_ignore, _ignore))
+            pipeline = sdxl.load_pipeline(call.recipe.model, call.section.mixed_precision, context.device)
+            stages = TrainingPictures(context, pipeline, call.recipe).stages(call.styles, call.drawn)
+            call.train(pipeline, stages, context.settings.checkpoint_seconds, Listeners(_ignore, _ignore))
 
         distributed.follow(join)
 

@@ -13,17 +13,17 @@ from PIL import Image
 from naruto_core.artifacts import sha256_file
 from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
-from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Run, Sample, Split, Variant
+from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
-from naruto_core.recipe import Recipe, ReferencePart
+from naruto_core.recipe import ReferencePart
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import Extra, cosines, is_blank, load_head
 from naruto_core.scoring.set_metric import Features
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from naruto_core.training.latent_cache import join_caption
-from tasks.context import TaskContext
-from tasks.progress import pace
+from tasks.context import RunContext, TaskContext
+from tasks.progress import unit_reporter
 
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
@@ -32,41 +32,41 @@ _AGAIN = "`naruto run` with the choices of its run draws it again."
 
 
 def sample_features(
-    place: TaskContext, samples: Sequence[Sample], extractor: Extractor, batch_size: int, stage: str
+    context: TaskContext, samples: Sequence[Sample], extractor: Extractor, batch_size: int, stage: str
 ) -> Embeddings:
     """Features of `samples`, in their order, and which of them are blank."""
-    loads = {sample.sha256: partial(_open, place, sample) for sample in samples}
-    return _embedded(place, [sample.sha256 for sample in samples], loads, extractor, batch_size, stage)
+    loads = {sample.sha256: partial(_open, context, sample) for sample in samples}
+    return _embed(context, [sample.sha256 for sample in samples], loads, extractor, batch_size, stage)
 
 
 def real_features(
-    place: TaskContext, pictures: Sequence[Picture], extractor: Extractor, resolution: int, batch_size: int
+    context: TaskContext, pictures: Sequence[Picture], extractor: Extractor, resolution: int, batch_size: int
 ) -> Rows:
     """Features of `pictures` of a dataset version, prepared as training saw them."""
     contents = [f"{picture.sha256}@{resolution}" for picture in pictures]
     loads = {
-        content: partial(_open_real, place, picture, resolution)
+        content: partial(_open_real, context, picture, resolution)
         for content, picture in zip(contents, pictures, strict=True)
     }
-    return _embedded(place, contents, loads, extractor, batch_size, "score real").features
+    return _embed(context, contents, loads, extractor, batch_size, "score real").features
 
 
-def text_features(place: TaskContext, texts: Sequence[str], extractor: Extractor) -> Rows:
+def text_features(context: TaskContext, texts: Sequence[str], extractor: Extractor) -> Rows:
     """Features (n, d) of `texts`; ModelUnusable for an extractor without a text tower."""
     contents = [f"text:{hashlib.sha256(text.encode()).hexdigest()}" for text in texts]
     by_content = dict(zip(contents, texts, strict=True))
-    with EmbeddingCache(place.layout.embeddings) as kept:
-        missing = kept.missing(extractor.id, contents)
+    with EmbeddingCache(context.layout.embeddings) as cache:
+        missing = cache.missing(extractor.id, contents)
         for start in range(0, len(missing), _TEXTS_AT_ONCE):
-            part = missing[start : start + _TEXTS_AT_ONCE]
-            rows = embed_texts(extractor, [by_content[content] for content in part])
-            kept.add(extractor.id, part, rows, [False] * len(part))
-        return kept.read(extractor.id, contents).features
+            batch = missing[start : start + _TEXTS_AT_ONCE]
+            rows = embed_texts(extractor, [by_content[content] for content in batch])
+            cache.add(extractor.id, batch, rows, [False] * len(batch))
+        return cache.read(extractor.id, contents).features
 
 
-def _open(place: TaskContext, sample: Sample) -> Image.Image:
+def _open(context: TaskContext, sample: Sample) -> Image.Image:
     """The sample's picture, if it is still the one that was recorded."""
-    path = place.layout.root / sample.path
+    path = context.layout.root / sample.path
     if not path.exists():
         raise RecordDamaged(f"the picture {sample.path} is gone; {_AGAIN}")
     if sha256_file(path) != sample.sha256:
@@ -74,12 +74,12 @@ def _open(place: TaskContext, sample: Sample) -> Image.Image:
     return Image.open(path)
 
 
-def _open_real(place: TaskContext, picture: Picture, resolution: int) -> Image.Image:
-    return Image.fromarray(prepare(read_picture(place.layout, picture), (resolution, resolution)).pixels)
+def _open_real(context: TaskContext, picture: Picture, resolution: int) -> Image.Image:
+    return Image.fromarray(prepare(read_picture(context.layout, picture), (resolution, resolution)).pixels)
 
 
 @dataclass(slots=True)
-class _Look:
+class _PictureReader:
     """Opens pictures and notes, by content, which are blank."""
 
     loads: Mapping[str, Load]
@@ -91,8 +91,8 @@ class _Look:
         return picture
 
 
-def _embedded(
-    place: TaskContext,
+def _embed(
+    context: TaskContext,
     contents: Sequence[str],
     loads: Mapping[str, Load],
     extractor: Extractor,
@@ -100,15 +100,15 @@ def _embedded(
     stage: str,
 ) -> Embeddings:
     """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
-    with EmbeddingCache(place.layout.embeddings) as kept:
-        if missing := kept.missing(extractor.id, contents):
-            look, done, report = _Look(loads, {}), 0, pace(stage, len(missing), "picture")
-            for rows in embed_pictures(extractor, [partial(look, content) for content in missing], batch_size):
-                part = missing[done : done + len(rows)]
-                kept.add(extractor.id, part, rows, [look.blank.pop(content) for content in part])
+    with EmbeddingCache(context.layout.embeddings) as cache:
+        if missing := cache.missing(extractor.id, contents):
+            reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
+            for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
+                batch = missing[done : done + len(rows)]
+                cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
                 done += len(rows)
                 report(done)
-        return kept.read(extractor.id, contents)
+        return cache.read(extractor.id, contents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,97 +131,90 @@ def in_order(samples: Sequence[Sample], suite: PromptSuite) -> tuple[Sample, ...
     return tuple(sorted(samples, key=lambda s: (seeds.index(s.seed), prompts.index(s.prompt))))
 
 
-def real_pictures(place: TaskContext, dataset: DatasetVersion, wanted: ReferencePart, drawn: int) -> RealPictures:
+def real_pictures(context: TaskContext, dataset: DatasetVersion, part: ReferencePart, drawn: int) -> RealPictures:
     """The held-out or the training part is the reference, and the other one what a perfect model would draw.
 
     Where nothing is held out, as many pictures as were `drawn`, at most half of all, are left out of the reference.
     """
-    pictures = tuple(sorted(read_pictures(place.layout, dataset), key=lambda picture: picture.sha256))
+    pictures = tuple(sorted(read_pictures(context.layout, dataset), key=lambda picture: picture.sha256))
     new, trained_on = (tuple(p for p in pictures if p.split is split) for split in (Split.REFERENCE, Split.TRAIN))
     if not new:
         aside = min(drawn, len(pictures) // 2)
         return RealPictures(pictures[aside:], pictures[:aside], pictures, ())
-    reference, perfect = (new, trained_on) if wanted == "held-out" else (trained_on, new)
+    reference, perfect = (new, trained_on) if part == "held-out" else (trained_on, new)
     return RealPictures(reference, perfect, trained_on, new)
 
 
-def gather(place: TaskContext, run: Run, recipe: Recipe, suite: PromptSuite, dataset: DatasetVersion) -> RunFeatures:
+def run_features(context: RunContext) -> RunFeatures:
     """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe."""
-    section, recorded = recipe.scoring, place.store.samples(run.id)
-    samples = {v: in_order([s for s in recorded if s.variant is v], suite) for v in Variant}
+    section, recorded = context.recipe.scoring, context.store.samples(context.run.id)
+    samples = {v: in_order([s for s in recorded if s.variant is v], context.suite) for v in Variant}
     samples = {variant: rows for variant, rows in samples.items() if rows}
     slugs = [sample.prompt for sample in next(iter(samples.values()))]
-    by_slug = {prompt.slug: prompt for prompt in suite.prompts}
-    real = real_pictures(place, dataset, section.reference, len(slugs))
-    material = _Material(
-        place=place,
-        recipe=recipe,
-        samples=samples,
-        asked=[by_slug[slug] for slug in slugs],
-        real=real,
-    )
-    sets = load_extractor(section.set_extractor, place.device)
+    by_slug = {prompt.slug: prompt for prompt in context.suite.prompts}
+    real = real_pictures(context, context.dataset, section.reference, len(slugs))
+    inputs = _Inputs(context, samples, [by_slug[slug] for slug in slugs], real)
+    sets = load_extractor(section.set_extractor, context.device)
     same = section.pair_extractor == section.set_extractor
-    pairs = sets if same else load_extractor(section.pair_extractor, place.device)
-    of_sets = material.evidence(sets)
+    pairs = sets if same else load_extractor(section.pair_extractor, context.device)
+    of_sets = inputs.feature_set(sets)
     return RunFeatures(
         samples=samples,
         sets=of_sets,
-        pairs=of_sets if same else material.evidence(pairs),
-        more=tuple(material.evidence(load_extractor(name, place.device)) for name in section.more_set_extractors),
-        texts=material.texts(pairs),
-        contents=text_features(place, [prompt.content for prompt in material.asked], pairs),
-        captions=material.captions(pairs),
-        training=material.of_real(real.trained_on, sets),
-        new=material.of_real(real.new, sets) if real.new else None,
-        blank={variant: material.of_drawn(variant, sets).blank for variant in samples},
-        extras=material.extras(pairs),
+        pairs=of_sets if same else inputs.feature_set(pairs),
+        more=tuple(inputs.feature_set(load_extractor(name, context.device)) for name in section.more_set_extractors),
+        texts=inputs.texts(pairs),
+        contents=text_features(context, [prompt.content for prompt in inputs.prompts], pairs),
+        captions=inputs.captions(pairs),
+        training=inputs.of_real(real.trained_on, sets),
+        new=inputs.of_real(real.new, sets) if real.new else None,
+        blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
+        extras=inputs.extras(pairs),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Material:
-    """What there is to embed: samples by variant, the prompts asked for row by row, real pictures."""
+class _Inputs:
+    """What is embedded: samples by variant, their prompts row by row, real pictures."""
 
-    place: TaskContext
-    recipe: Recipe
+    context: RunContext
     samples: Mapping[Variant, tuple[Sample, ...]]
-    asked: Sequence[Prompt]
+    prompts: Sequence[Prompt]
     real: RealPictures
 
     def of_drawn(self, variant: Variant, extractor: Extractor) -> Embeddings:
-        rows, size = self.samples[variant], self.recipe.scoring.batch_size
-        return sample_features(self.place, rows, extractor, size, f"score {variant}")
+        rows, size = self.samples[variant], self.context.recipe.scoring.batch_size
+        return sample_features(self.context, rows, extractor, size, f"score {variant}")
 
     def of_real(self, pictures: Sequence[Picture], extractor: Extractor) -> Features:
-        resolution, size = self.recipe.generation.resolution, self.recipe.scoring.batch_size
-        return real_features(self.place, pictures, extractor, resolution, size)
+        resolution, size = self.context.recipe.generation.resolution, self.context.recipe.scoring.batch_size
+        return real_features(self.context, pictures, extractor, resolution, size)
 
-    def evidence(self, extractor: Extractor) -> FeatureSet:
+    def feature_set(self, extractor: Extractor) -> FeatureSet:
         drawn = {variant: self.of_drawn(variant, extractor).features for variant in self.samples}
         kinds = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
-        return FeatureSet(extractor.id, [prompt.slug for prompt in self.asked], drawn, *kinds)
+        return FeatureSet(extractor.id, [prompt.slug for prompt in self.prompts], drawn, *kinds)
 
     def texts(self, extractor: Extractor) -> Features:
-        return text_features(self.place, [prompt.text for prompt in self.asked], extractor)
+        return text_features(self.context, [prompt.text for prompt in self.prompts], extractor)
 
     def captions(self, extractor: Extractor) -> Features:
-        phrase = self.recipe.training.instance_prompt
-        return text_features(self.place, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
+        phrase = self.context.recipe.training.instance_prompt
+        return text_features(self.context, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
 
     def extras(self, pairs: Extractor) -> dict[str, Extra]:
         """Metrics of the recipe's own choice."""
-        section, found = self.recipe.scoring, dict[str, Extra]()
+        section, extras = self.context.recipe.scoring, dict[str, Extra]()
         if section.preference_model:
-            judge = load_extractor(section.preference_model, self.place.device)
+            judge = load_extractor(section.preference_model, self.context.device)
             texts = self.texts(judge)
             values = {variant: cosines(self.of_drawn(variant, judge).features, texts) for variant in self.samples}
             values[Variant.REAL] = cosines(self.of_real(self.real.perfect, judge), self.captions(judge))
-            found["preference"] = Extra(judge.id, values)
+            extras["preference"] = Extra(judge.id, values)
         if section.aesthetic_head:
             head = load_head(Path(section.aesthetic_head))
             values = {variant: head(self.of_drawn(variant, pairs).features) for variant in self.samples}
             values[Variant.REAL] = head(self.of_real(self.real.perfect, pairs))
-            found["aesthetic"] = Extra(f"{pairs.id}+{head.id}", values)
-        return found
+            extras["aesthetic"] = Extra(f"{pairs.id}+{head.id}", values)
+        return extras

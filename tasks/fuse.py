@@ -6,33 +6,26 @@ from prefect import task
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
-from naruto_core.domain import Adapter, FusedModel, Run
-from naruto_core.fusion import Blend, blends_of, fuse_adapters
-from naruto_core.recipe import FusionSection, ModelSection
-from naruto_core.recipe_training import Precision
-from tasks.context import TaskContext, working_on
+from naruto_core.domain import Adapter, FusedModel
+from naruto_core.fusion import blends_of, fuse_adapters
+from tasks.context import OpenRun, run_context
 from tasks.progress import say
 
 
 @task
-def fuse(
-    run: Run, model: ModelSection, section: FusionSection, precision: Precision, adapters: Sequence[Adapter]
-) -> FusedModel:
-    """Merge the adapters, each at the recipe's scale, into a model for plain diffusers; found if already there
-    as recorded.
+def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
+    """Merge the adapters, each at the recipe's scale, into a model for plain diffusers.
+
+    A fused model that is already there, as it was recorded, is not made again.
     """
-    with working_on(run, "fuse") as place:
-        known, folder = place.store.find_fused(run.id), place.layout.fused(run.id)
-        if known and sha256_folder(folder) == known.sha256:
-            return known
-        pipeline = sdxl.load_pipeline(model, precision, place.device)
-        fuse_adapters(pipeline, blends(place, section, adapters), folder)
-        fused = FusedModel(run.id, place.layout.relative(folder), sha256_folder(folder), section.lora_scale)
-        place.store.add_fused(fused)
+    with run_context(opened, "fuse") as context:
+        run, recipe = context.run, context.recipe
+        recorded, folder = context.store.find_fused(run.id), context.layout.fused(run.id)
+        if recorded and sha256_folder(folder) == recorded.sha256:
+            return recorded
+        pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, context.device)
+        fuse_adapters(pipeline, blends_of(context.layout.root, recipe.fusion, adapters), folder)
+        fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
+        context.store.add_fused(fused)
         say(f"fused model at {folder}")
         return fused
-
-
-def blends(place: TaskContext, section: FusionSection, adapters: Sequence[Adapter]) -> list[Blend]:
-    """Every adapter's folder with its scale: its style's own, or the one of all."""
-    return blends_of(place.layout.root, section, adapters)

@@ -6,7 +6,7 @@ from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import is_whole
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe import DatasetSection
-from tasks.context import working_place
+from tasks.context import task_context
 from tasks.progress import reporter, say
 
 SHOWN = 10
@@ -15,18 +15,18 @@ SHOWN = 10
 @task
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
-    with working_place() as place:
-        found = read_and_check(section, place.layout, reporter())
-        known = place.store.find_dataset(found.version.id)
-        damaged = known is not None and not is_whole(place.layout, known)
-        place.store.add_dataset(found.version, found.quarantined, replace=damaged)
-    version = found.version
+    with task_context() as context:
+        result = read_and_check(section, context.layout, reporter())
+        recorded = context.store.find_dataset(result.version.id)
+        damaged = recorded is not None and not is_whole(context.layout, recorded)
+        context.store.add_dataset(result.version, result.quarantined, replace=damaged)
+    version = result.version
     say(
         f"dataset {version.id}: {version.n_kept} kept ({version.n_train} train, {version.n_reference} reference), "
         f"{version.n_quarantined} quarantined, {version.n_duplicates} duplicates flagged"
     )
-    for broken in found.quarantined[:SHOWN]:
+    for broken in result.quarantined[:SHOWN]:
         say(f"  left out: {broken.source} row {broken.row}: {broken.reason} ({broken.detail})")
-    if len(found.quarantined) > SHOWN:
-        say(f"  ... and {len(found.quarantined) - SHOWN} more; all of them are recorded with their reasons")
+    if len(result.quarantined) > SHOWN:
+        say(f"  ... and {len(result.quarantined) - SHOWN} more; all of them are recorded with their reasons")
     return version

@@ -1,4 +1,4 @@
-"""How a training fits into the memory of this machine."""
+"""Preflight: check what can fail before hours are spent; and how a training fits into the memory of this machine."""
 
 import torch
 from prefect import task
@@ -16,7 +16,7 @@ from tasks.publish import hub_token
 from tasks.truncation import check_suite
 
 
-def planned(recipe: Recipe, settings: Settings, device: torch.device) -> Plan:
+def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Plan:
     """What each phase needs, and the split to train with; DeviceUnfit when nothing fits."""
     available = int(settings.memory_gib * GIB) if settings.memory_gib else devices.available_memory(device)
     return plan_memory(recipe.model, recipe.training, recipe.generation, device, available)
@@ -35,7 +35,7 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     device = devices.pick_device(settings.device)
     for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
-    say(planned(recipe, settings, device).words)
+    say(memory_plan(recipe, settings, device).words)
     if suite:
         check_suite(recipe, suite)
 

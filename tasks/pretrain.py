@@ -61,9 +61,9 @@ def learn_to_read_pictures(workspace: str, plan: stages.PretrainPlan) -> None:
 @task
 def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]:
     """The bars of the base, as figures (report.json) and as a page with pictures (report.html)."""
-    place = Path(workspace)
-    reader = stages.learn_to_read_pictures(place, plan, _fit_reporter())
-    pipeline = stages.assemble(place)
+    folder = Path(workspace)
+    reader = stages.learn_to_read_pictures(folder, plan, _fit_reporter())
+    pipeline = stages.assemble(folder)
     guidance, candidates = evaluation.choose_guidance(pipeline, reader)
     prompts = evaluation.held_out_prompts(400, seed=2)
     tell, began = reporter(), time.monotonic()
@@ -81,8 +81,8 @@ def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]
         "prompts": len(prompts),
         "base_accuracy": evaluation.accuracy(reader, pictures, [p.scene for p in prompts]),
     }
-    write_atomically(place / "report.json", (json.dumps(figures, indent=2) + "\n").encode())
-    package.write_report(place, figures, [p.text for p in prompts], pictures)
+    write_atomically(folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode())
+    package.write_report(folder, figures, [p.text for p in prompts], pictures)
     say(json.dumps(figures, indent=2))
     return figures
 

@@ -1,4 +1,4 @@
-"""Look at an adapter while it learns: its files, a sample sheet beside the base's pictures, a score."""
+"""Previews: an adapter while it trains, as files, as a sheet of pictures beside the base's, and as scores."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,55 +10,49 @@ import numpy as np
 from naruto_core import sdxl
 from naruto_core.artifacts import Manifest
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import Picture, PromptSuite, Split
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import Split
 from naruto_core.generation import Job, Painter, save_picture
 from naruto_core.prompts import put_tokens
-from naruto_core.recipe import Recipe
-from naruto_core.recipe_training import CheckpointSection
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
 from naruto_core.training.weights import Weights, write_files
-from tasks.context import TaskContext
+from tasks.context import RunContext
 from tasks.features import real_features
+from tasks.training_data import StyleSource
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from PIL.Image import Image
 
 
-class CheckpointLook:
-    """Called with a step: writes the adapter as it is, draws the same prompts with the same seed, measures them.
+class Preview:
+    """Called with a step: writes the adapter as it is, draws the first prompts with one seed, and measures them.
 
-    The base draws its control pictures once, before the first of them. Scores are for comparing checkpoints of
-    one run: a handful of pictures, far too few to compare runs by. Drawn in the precision that the model is trained in,
-    which its weights are kept in.
+    The base model draws its pictures of these prompts once, before the first step. Scores compare the previews of one
+    run: a few pictures, far too few to compare runs. Pictures are drawn in the precision of the training, because the
+    weights are kept in it. Each step has a folder below `folder`.
     """
 
-    def __init__(
-        self,
-        place: TaskContext,
-        recipe: Recipe,
-        section: CheckpointSection,
-        suite: PromptSuite,
-        pictures: Sequence[Picture],
-        folder: Path,
-    ) -> None:
-        self.place, self.recipe, self.section = place, recipe, section
+    def __init__(self, context: RunContext, styles: Sequence[StyleSource], folder: Path) -> None:
+        section, recipe = context.recipe.training.checkpoints, context.recipe
+        assert section is not None  # previews are made when the recipe asks for them
+        self.context, self.recipe, self.section, self.folder = context, recipe, section, folder
         precision = recipe.training.mixed_precision
         self.drawing = recipe.generation.model_copy(update={"mixed_precision": precision})
-        self.new, self.trained_on = (
+        pictures = [picture for style in styles for picture in read_pictures(context.layout, style.dataset)]
+        self.held_out, self.trained_on = (
             [p for p in pictures if p.split is split] for split in (Split.REFERENCE, Split.TRAIN)
         )
-        self.folder = folder  # of all checkpoints of this adapter; each step has one below it
-        self.prompts, self.seed = suite.prompts[: section.prompts], suite.seeds[0]
-        self.control = self._paths(folder / "base")
-        kept, names = Manifest(folder / "base"), [path.name for path in self.control]
-        if kept.unproven(names):
-            self._draw(self.control, self._base(), {})
-            kept.add(names)
+        self.prompts, self.seed = context.suite.prompts[: section.prompts], context.suite.seeds[0]
+        self.base_pictures = self._paths(folder / "base")
+        manifest, names = Manifest(folder / "base"), [path.name for path in self.base_pictures]
+        if manifest.unproven(names):
+            self._draw(self.base_pictures, self._base(), {})
+            manifest.add(names)
 
     def _base(self) -> "StableDiffusionXLPipeline":
-        return sdxl.load_pipeline(self.recipe.model, self.drawing.mixed_precision, self.place.device)
+        return sdxl.load_pipeline(self.recipe.model, self.drawing.mixed_precision, self.context.device)
 
     def __call__(self, pipeline: "StableDiffusionXLPipeline", steps: int, weights: Weights) -> dict[str, float]:
         """What is measured of the adapter in `pipeline` after `steps` steps."""
@@ -67,7 +61,7 @@ class CheckpointLook:
         paths = self._paths(folder)
         self._draw(paths, pipeline, self.recipe.new_tokens)
         names = [f"step {steps}", "base"]
-        rows = zip(self.prompts, paths, self.control, strict=True)
+        rows = zip(self.prompts, paths, self.base_pictures, strict=True)
         blocks = [SheetBlock(prompt.text, (now, base)) for prompt, now, base in rows]
         write_sheet(blocks, names, folder / "sheet.png")
         return self._scores(paths)
@@ -86,8 +80,8 @@ class CheckpointLook:
     def _scores(self, paths: Sequence[Path]) -> dict[str, float]:
         if not self.section.score:
             return {}
-        # loaded anew each time: between two looks the memory is training's
-        extractor = load_extractor(self.recipe.scoring.pair_extractor, self.place.device)
+        # loaded again each time: between two previews the memory belongs to the training
+        extractor = load_extractor(self.recipe.scoring.pair_extractor, self.context.device)
         texts = embed_texts(extractor, [p.text for p in self.prompts])
         rows = _features(extractor, paths)
         return {
@@ -98,8 +92,8 @@ class CheckpointLook:
     def _copying_rank(self, extractor: Extractor, rows: Rows) -> float:
         """The median of the pictures' ranks among new pictures, by nearness to training pictures: low is near."""
         size, batch = self.recipe.generation.resolution, self.recipe.scoring.batch_size
-        training = real_features(self.place, self.trained_on, extractor, size, batch)
-        new = real_features(self.place, self.new, extractor, size, batch) if self.new else None
+        training = real_features(self.context, self.trained_on, extractor, size, batch)
+        new = real_features(self.context, self.held_out, extractor, size, batch) if self.held_out else None
         marks = sample_metrics.nearness_of_new(new, training)
         return float(np.median(memorization.ranks(sample_metrics.nearness(rows, training), marks)))
 

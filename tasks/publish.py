@@ -20,16 +20,16 @@ from naruto_core.git_info import is_hub_id
 from naruto_core.hub import push_folder
 from naruto_core.kohya import no_kohya_file
 from naruto_core.prompts import put_tokens
-from naruto_core.recipe import ModelSection, PublishSection, Recipe
+from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.store.database import Store
 from tasks.adapter_files import Trained, find_trained, whole_file, write_kohya_files, write_word_files
-from tasks.context import recording
+from tasks.context import OpenRun, run_context
 from tasks.progress import say
 
 SHOWN_PROMPTS, SHOWN_VARIANTS = 4, 2
 
 
-def assemble(
+def write_bundle(
     store: Store, layout: Layout, run: Run, adapters: Sequence[Adapter], folder: Path, *, for_comfyui: bool
 ) -> None:
     """Fill `folder`, atomically; the same record gives the same bytes.
@@ -106,7 +106,7 @@ def _show_pictures(
 def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, folder: Path) -> str:
     """Save the sample below `folder`; its name there. What it says of itself is written anew, without paths."""
     drawing = recipe.generation.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
-    facts = {"run": sample.run_id, "variant": sample.variant, "prompt": text, "seed": sample.seed}
+    facts: dict[str, object] = {"run": sample.run_id, "variant": sample.variant, "prompt": text, "seed": sample.seed}
     name = f"samples/{sample.id}.png"
     with Image.open(whole_file(layout, "picture", sample.path, sample.sha256)) as picture:
         save_picture(picture.convert("RGB"), folder / name, facts | drawing)
@@ -114,14 +114,15 @@ def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, fol
 
 
 @task
-def publish(run: Run, section: PublishSection, adapters: Sequence[Adapter]) -> str:
+def publish(opened: OpenRun, adapters: Sequence[Adapter]) -> str:
     """Push the run's folder, private by default, tagged with the run's id; its address, or "" when not asked to."""
+    section = opened.recipe.publish
     if not section.push_to_hub or not section.hub_model_id:
         return ""
-    with recording(run, "publish") as place:
-        folder = place.layout.published(run.id)
-        assemble(place.store, place.layout, run, adapters, folder, for_comfyui=True)
-        address = push_folder(folder, section.hub_model_id, section.private, run.id, hub_token())
+    with run_context(opened, "publish", needs_device=False) as context:
+        folder = context.layout.published(opened.id)
+        write_bundle(context.store, context.layout, opened.run, adapters, folder, for_comfyui=True)
+        address = push_folder(folder, section.hub_model_id, section.private, opened.id, hub_token())
     say(f"pushed to {address}")
     return address
 

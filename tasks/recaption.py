@@ -19,9 +19,9 @@ from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable
 from naruto_core.recipe import Recipe
 from tasks.captions import check_captions, find_dataset
-from tasks.context import TaskContext, to_ourselves, working_place
+from tasks.context import TaskContext, exclusive_device, task_context
 from tasks.ingest import ingest
-from tasks.progress import pace
+from tasks.progress import unit_reporter
 
 _BATCH = 8  # pictures captioned together
 _KEPT_EVERY = 8 * _BATCH  # a killed command loses at most so many captions
@@ -52,17 +52,17 @@ def recaption_dataset(
     ModelUnusable for a model that cannot be loaded.
     """
     _refuse_filled(folder)
-    with working_place() as place:
-        before = find_dataset(place.store, name)
-        captioner = load_captioner(model, revision, place.device)
-        pictures = read_pictures(place.layout, before)
+    with task_context() as context:
+        before = find_dataset(context.store, name)
+        captioner = load_captioner(model, revision, context.device)
+        pictures = read_pictures(context.layout, before)
         wanted = _flagged(before, recipe) if only_flagged else set(pictures)
-        with to_ourselves(place, f"recaption {before.id}"):
-            captions = _captions(place, captioner, [p for p in pictures if p in wanted])
+        with exclusive_device(context, f"recaption {before.id}"):
+            captions = _captions(context, captioner, [p for p in pictures if p in wanted])
         rows = _changed(pictures, wanted, captions)
-        folder = (folder or place.layout.cache(f"recaptioned-{_digest([_facts(row) for row in rows])}")).absolute()
+        folder = (folder or context.layout.cache(f"recaptioned-{_digest([_facts(row) for row in rows])}")).absolute()
         column = recipe.dataset.caption_column
-        _write(place.layout, folder, pictures, rows, column, captioner.id)
+        _write(context.layout, folder, pictures, rows, column, captioner.id)
     chosen = {"source": str(folder), "revision": None, "hold_out": before.n_reference}
     version = ingest.fn(recipe.dataset.model_copy(update=chosen))
     n = sum(old.caption != new.caption for old, new in zip(pictures, rows, strict=True))
@@ -77,15 +77,15 @@ def _flagged(dataset: DatasetVersion, recipe: Recipe) -> set[Picture]:
     return {picture for picture in audit.pictures if (picture.sha256, picture.caption) in found}
 
 
-def _captions(place: TaskContext, captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, str]:
+def _captions(context: TaskContext, captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, str]:
     """By sha256; what was captioned before, with the same model and settings, is read and not written again."""
-    path = place.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
+    path = context.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
     known = _known(path)
     distinct = list({p.sha256: p for p in pictures if p.sha256 not in known}.values())
-    report = pace("recaption", len(distinct), "picture")
+    report = unit_reporter("recaption", len(distinct), "picture")
     for start in range(0, len(distinct), _KEPT_EVERY):
         part = distinct[start : start + _KEPT_EVERY]
-        loads = [partial(_open, place.layout, picture) for picture in part]
+        loads = [partial(_open, context.layout, picture) for picture in part]
         said = recaption(loads, captioner, _BATCH, lambda done, start=start: report(start + done))
         known |= dict(zip((picture.sha256 for picture in part), said, strict=True))
         write_atomically(path, json.dumps({"captions": known, "sha256": _digest(known)}).encode())

@@ -13,42 +13,40 @@ from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_
 from naruto_core.scoring import memorization
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.feature_set import RunFeatures
-from tasks.compare import recorded_run
-from tasks.context import TaskContext
-from tasks.features import real_pictures
+from tasks.context import TaskContext, recorded_run, with_run
+from tasks.features import real_pictures, run_features
 
 NEIGHBOURS, MOST_NEIGHBOURS = 12, 48  # pairs shown; the more where there are copies
 
 
-def write_report(place: TaskContext, name: str, path: Path) -> Path:
+def write_report(context: TaskContext, name: str, path: Path) -> Path:
     """One self-contained HTML page on the run called `name`, at `path`; NarutoError for a run without scores."""
-    run = place.store.run(name)
-    features, recipe = recorded_run(place, run.id)
-    suite, dataset = place.store.prompts(run.id), place.store.find_dataset(run.dataset_id)
-    assert suite is not None
-    assert dataset is not None
-    samples = [sample for sample in place.store.samples(run.id) if sample.seed == suite.seeds[0]]
+    run = context.store.run(name)
+    opened = recorded_run(context, run.id)
+    recipe, suite, dataset = opened.recipe, opened.suite, opened.dataset
+    features = run_features(with_run(context, opened))
+    samples = [sample for sample in context.store.samples(run.id) if sample.seed == suite.seeds[0]]
     both = {Variant.BASE, Variant.ADAPTED} <= features.samples.keys()
     sides = (Side(v.value, features, v) for v in (Variant.BASE, Variant.ADAPTED))
-    real = real_pictures(place, dataset, recipe.scoring.reference, len(features.prompts()))
-    found = place.store.findings(run.id)
-    copies = sum(int(finding.figures.get("copies", 0)) for finding in found)
+    real = real_pictures(context, dataset, recipe.scoring.reference, len(features.prompts()))
+    findings = context.store.findings(run.id)
+    copies = sum(int(finding.figures.get("copies", 0)) for finding in findings)
     facts = ReportFacts(
         run=run,
         suite=suite,
-        scores=[score for score in place.store.scores(run.id) if score.sample_id is None],
-        findings=found,
+        scores=[score for score in context.store.scores(run.id) if score.sample_id is None],
+        findings=findings,
         comparisons=compare(*sides, recipe.scoring) if both else [],
-        steps=place.store.steps(run.id),
-        pictures={(s.prompt, s.variant): place.layout.absolute(s.path) for s in samples},
-        neighbours=_neighbours(place, features, real.trained_on, recipe.generation.resolution, copies),
+        steps=context.store.steps(run.id),
+        pictures={(s.prompt, s.variant): context.layout.absolute(s.path) for s in samples},
+        neighbours=_neighbours(context, features, real.trained_on, recipe.generation.resolution, copies),
     )
     write_atomically(path, report_page(facts).encode())
     return path
 
 
 def _neighbours(
-    place: TaskContext, features: RunFeatures, training: tuple[Picture, ...], resolution: int, copies: int
+    context: TaskContext, features: RunFeatures, training: tuple[Picture, ...], resolution: int, copies: int
 ) -> list[Neighbours]:
     """The adapted pictures that come nearest to a training picture, nearest first; every copy, up to 48."""
     if Variant.ADAPTED not in features.samples:
@@ -57,11 +55,13 @@ def _neighbours(
     ranks = memorization.ranks(cosines, features.nearness_of_new())
     order = np.argsort(-cosines)[: max(NEIGHBOURS, min(copies, MOST_NEIGHBOURS))].tolist()
     rows = features.samples[Variant.ADAPTED]
-    return [_pair(place, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]
+    return [_pair(context, rows[i], training[which[i]], float(cosines[i]), float(ranks[i]), resolution) for i in order]
 
 
-def _pair(place: TaskContext, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int) -> Neighbours:
-    data = read_picture(place.layout, near)
-    shown = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
-    url = picture_url(place.layout.absolute(drawn.path))
-    return Neighbours(drawn.id, drawn.prompt, near.caption, url, image_url(shown), cosine, rank)
+def _pair(
+    context: TaskContext, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int
+) -> Neighbours:
+    data = read_picture(context.layout, near)
+    prepared = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
+    url = picture_url(context.layout.absolute(drawn.path))
+    return Neighbours(drawn.id, drawn.prompt, near.caption, url, image_url(prepared), cosine, rank)

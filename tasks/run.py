@@ -12,45 +12,16 @@ from naruto_core.domain import HEADLINE_METRICS, DatasetVersion, PromptSuite, Ru
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
-from tasks.context import working_place
+from tasks.context import OpenRun, task_context
 from tasks.progress import say
 
 
 @task
-def present(run: Run, suite: PromptSuite) -> str:
-    """Lay out the first seed of every prompt, base beside adapted beside fused; the sheet's path."""
-    with working_place() as place:
-        samples = [s for s in place.store.samples(run.id) if s.seed == suite.seeds[0]]
-        paths = {(s.prompt, s.variant): place.layout.root / s.path for s in samples}
-        variants = [v for v in Variant if any(s.variant is v for s in samples)]
-        blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
-        sheet = place.layout.contact_sheet(run.id)
-        write_sheet(blocks, [str(variant) for variant in variants], sheet)
-        scores = [s for s in place.store.scores(run.id) if s.sample_id is None and s.metric in HEADLINE_METRICS]
-        findings = [finding for finding in place.store.findings(run.id) if finding.warning]
-    warnings = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in findings)
-    more = f"all of it  naruto scores {run.id}\nlook at    {sheet}\nthen type  make dashboard"
-    say(f"\n{table(scores)}{warnings}\n\n{more}\n")
-    return str(sheet)
-
-
-def table(scores: list[Score]) -> str:
-    """Set scores and means as aligned text, one line each, with interval, n and ruler."""
-    lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
-    for one in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
-        digits = 1 if one.metric == "fid" else 3
-        interval = interval_text(one.interval, f".{digits}f")
-        ruler = f"{one.extractor}, {one.version}"
-        lines.append(f"{one.metric:<19} {one.variant:<8} {one.value:>8.{digits}f}   {interval:<18} {one.n:>4}  {ruler}")
-    return "\n".join(lines)
-
-
-@task
-def open_run(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> Run:
-    """The run of this recipe on these datasets: a new one, or the unfinished one to go on with."""
+def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersion]) -> OpenRun:
+    """The run of this recipe on these datasets: a new run, or the unfinished one, which then continues."""
     resolved = recipe.model_dump_json(indent=2)
-    with working_place() as place:
-        run = place.store.open_run(
+    with task_context() as context:
+        run = context.store.open_run(
             profile=recipe.profile,
             recipe_json=resolved,
             fingerprint=_fingerprint(recipe, datasets),
@@ -58,20 +29,50 @@ def open_run(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> Run:
             git_commit=code_commit(),
             now=datetime.now(UTC),
         )
-        write_atomically(place.layout.recipe(run.id), resolved.encode())
+        write_atomically(context.layout.recipe(run.id), resolved.encode())
     say(f"run {run.id}")
+    return OpenRun(run, recipe, suite, tuple(datasets))
+
+
+@task
+def close_run(opened: OpenRun) -> Run:
+    """Mark the run done."""
+    with task_context() as context:
+        context.store.finish_run(opened.id, datetime.now(UTC))
+        run = context.store.run(opened.id)
+    if run.finished_at:
+        say(f"run {run.id} done in {format_duration((run.finished_at - run.started_at).total_seconds())}")
     return run
 
 
 @task
-def close_run(run: Run) -> Run:
-    """Mark the run done."""
-    with working_place() as place:
-        place.store.finish_run(run.id, datetime.now(UTC))
-        done = place.store.run(run.id)
-    if done.finished_at:
-        say(f"run {run.id} done in {format_duration((done.finished_at - done.started_at).total_seconds())}")
-    return done
+def present(opened: OpenRun) -> str:
+    """Lay out the first seed of every prompt, base beside adapted beside fused; the path of the contact sheet."""
+    with task_context() as context:
+        store, layout, suite = context.store, context.layout, opened.suite
+        samples = [s for s in store.samples(opened.id) if s.seed == suite.seeds[0]]
+        paths = {(s.prompt, s.variant): layout.root / s.path for s in samples}
+        variants = [v for v in Variant if any(s.variant is v for s in samples)]
+        blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
+        sheet = layout.contact_sheet(opened.id)
+        write_sheet(blocks, [str(variant) for variant in variants], sheet)
+        scores = [s for s in store.scores(opened.id) if s.sample_id is None and s.metric in HEADLINE_METRICS]
+        findings = [finding for finding in store.findings(opened.id) if finding.warning]
+    warnings = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in findings)
+    next_steps = f"all of it  naruto scores {opened.id}\nlook at    {sheet}\nthen type  make dashboard"
+    say(f"\n{score_table(scores)}{warnings}\n\n{next_steps}\n")
+    return str(sheet)
+
+
+def score_table(scores: Sequence[Score]) -> str:
+    """Set scores and means as aligned text, one line each, with interval, n and what measured it."""
+    lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
+    for score in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
+        digits = 1 if score.metric == "fid" else 3
+        interval = interval_text(score.interval, f".{digits}f")
+        value = f"{score.value:>8.{digits}f}   {interval:<18} {score.n:>4}"
+        lines.append(f"{score.metric:<19} {score.variant:<8} {value}  {score.extractor}, {score.version}")
+    return "\n".join(lines)
 
 
 def _fingerprint(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> str:

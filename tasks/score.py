@@ -4,68 +4,65 @@ from importlib.metadata import version
 
 from prefect import task
 
-from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Score, Variant
-from naruto_core.errors import NotRecorded
-from naruto_core.recipe import Recipe, ScoringSection
+from naruto_core.domain import RunState, Score, Variant
 from naruto_core.scoring.evaluation import evaluate
 from tasks.captions import find_caption_noise
-from tasks.context import working_on, working_place
-from tasks.features import gather
+from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_context
+from tasks.features import run_features
 from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
 
 
 @task
-def score(run: Run, recipe: Recipe, suite: PromptSuite, dataset: DatasetVersion) -> int:
-    """Measure the run; the number of scores kept. Embeddings that are already there are not computed again."""
-    with working_on(run, "score") as place:
-        features = gather(place, run, recipe, suite, dataset)
-        found = evaluate(features, suite, recipe.scoring, _ruler(run, recipe.scoring, suite, dataset.id))
-        place.store.add_scores(found.scores)
-        noise = find_caption_noise(place, run.id, dataset, recipe)
-        of_texts = [finding for finding in place.store.findings(run.id) if finding.name == TRUNCATED_TEXT]
-        place.store.add_findings(run.id, [*found.findings, noise, *of_texts])
-    return len(found.scores)
+def score(opened: OpenRun) -> int:
+    """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
+    with run_context(opened, "score") as context:
+        recipe, store = context.recipe, context.store
+        evaluation = evaluate(run_features(context), context.suite, recipe.scoring, _score_template(context))
+        store.add_scores(evaluation.scores)
+        noise = find_caption_noise(context, opened.id, context.dataset, recipe)
+        of_texts = [finding for finding in store.findings(opened.id) if finding.name == TRUNCATED_TEXT]
+        store.add_findings(opened.id, [*evaluation.findings, noise, *of_texts])
+    return len(evaluation.scores)
 
 
-def _ruler(run: Run, section: ScoringSection, suite: PromptSuite, reference: str) -> Score:
-    """What all scores of a run have in common; the rest is still to be measured."""
+def _score_template(context: RunContext) -> Score:
+    """What all scores of a run have in common; metric, variant and value are still to be filled in."""
     details: dict[str, str | float] = {
-        "suite": suite.fingerprint,
-        "seeds": ", ".join(str(seed) for seed in suite.seeds),
-        "interval_seed": section.seed,
+        "suite": context.suite.fingerprint,
+        "seeds": ", ".join(str(seed) for seed in context.suite.seeds),
+        "interval_seed": context.recipe.scoring.seed,
         "libraries": ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "torchmetrics")),
     }
-    return Score(run.id, "", Variant.BASE, 0.0, 0.0, 0.0, 0, "", "", reference, details=details)
+    return Score(context.run.id, "", Variant.BASE, 0.0, 0.0, 0.0, 0, "", "", context.dataset.id, details=details)
 
 
 @task
 def finished_runs(name: str | None) -> list[str]:
-    """The run called `name`, or all runs that are done."""
-    with working_place() as place:
+    """The id of the run called `name`, or those of all runs that are done."""
+    with task_context() as context:
         if name is not None:
-            return [place.store.run(name).id]
-        return [one.run.id for one in place.store.runs() if one.run.state is RunState.DONE]
+            return [context.store.run(name).id]
+        return [summary.run.id for summary in context.store.runs() if summary.run.state is RunState.DONE]
 
 
 @task(task_run_name="rescore-{run_id}")
 def rescore_run(run_id: str) -> str:
-    """Measure `run_id` again as its recipe says; a sentence that says which set scores moved."""
-    with working_place() as place:
-        run, suite = place.store.run(run_id), place.store.prompts(run_id)
-        dataset = place.store.find_dataset(run.dataset_id)
-        recipe = Recipe.model_validate_json(place.store.recipe_json(run_id))
-        before = _set_scores(place.store.scores(run_id))
-        if suite is None or dataset is None:
-            raise NotRecorded(f"run {run_id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
-    score.fn(run, recipe, suite, dataset)
-    with working_place() as place:
-        after = _set_scores(place.store.scores(run_id))
-    moved = [f"{m} {v} {before.get((m, v), float('nan')):.4g} -> {new:.4g}" for (m, v), new in after.items()
-             if before.get((m, v)) != new]  # fmt: skip
-    told = f"{run_id}: {', '.join(moved) if moved else 'nothing moved'}"
-    say(told)
-    return told
+    """Measure `run_id` again as its recipe says; a sentence that says which set scores changed."""
+    with task_context() as context:
+        opened = recorded_run(context, run_id)
+        before = _set_scores(context.store.scores(run_id))
+    score.fn(opened)
+    with task_context() as context:
+        after = _set_scores(context.store.scores(run_id))
+    changes = [
+        f"{metric} {variant} {before.get((metric, variant), float('nan')):.4g} -> {value:.4g}"
+        for (metric, variant), value in after.items()
+        if before.get((metric, variant)) != value
+    ]
+    sentence = f"{run_id}: {', '.join(changes) if changes else 'nothing moved'}"
+    say(sentence)
+    return sentence
 
 
 def _set_scores(scores: list[Score]) -> dict[tuple[str, str], float]:

@@ -16,11 +16,11 @@ from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Progress, Split
 from naruto_core.generation import Job, Painter, save_picture
 from naruto_core.prompts import put_tokens
-from naruto_core.recipe import MAIN_STYLE, GenerationSection, ModelSection, Recipe
-from naruto_core.recipe_training import AugmentationSection, PriorSection
+from naruto_core.recipe import MAIN_STYLE, Recipe
+from naruto_core.recipe_training import AugmentationSection
 from naruto_core.training.batches import Style, TrainingData
 from naruto_core.training.latent_cache import Captioned, Encoding, Examples, encode_examples, examples_key
-from tasks.context import TaskContext
+from tasks.context import RunContext, TaskContext
 from tasks.progress import reporter
 
 if TYPE_CHECKING:
@@ -42,20 +42,24 @@ class ClassPictures:
         return self.folder / f"{index:06d}.png"
 
 
-def class_pictures(
-    place: TaskContext, model: ModelSection, prior: PriorSection, drawing: GenerationSection, seed: int
-) -> ClassPictures:
-    """The class pictures, drawn by the base as `drawing` draws samples; only the missing ones are drawn."""
+def class_pictures(context: RunContext) -> ClassPictures:
+    """The class pictures of the recipe's prior, drawn by the base model like the samples; only missing ones are drawn.
+
+    The prior must be of kind `class_images`.
+    """
+    model, drawing, seed = context.recipe.model, context.recipe.generation, context.recipe.training.seed
+    prior = context.recipe.training.prior
+    assert prior is not None
     texts = prior.class_prompts
     jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
     how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
     parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
     key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
-    pictures = ClassPictures(key, place.layout.cache(key), jobs)
+    pictures = ClassPictures(key, context.layout.cache(key), jobs)
     names = {pictures.path(index).name: index for index in range(len(jobs))}
     missing = [names[name] for name in Manifest(pictures.folder).unproven(names)]
     if missing:
-        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, place.device), drawing)
+        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, context.device), drawing)
         _draw(painter, pictures, missing)
     return pictures
 
@@ -93,10 +97,10 @@ def style_sources(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> list[St
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """Encodes pictures for one training by `recipe`, with `pipeline`, into the caches of `place`."""
+class TrainingPictures:
+    """Encodes pictures for one training by `recipe`, with `pipeline`, into the caches of `context`."""
 
-    place: TaskContext
+    context: TaskContext
     pipeline: "StableDiffusionXLPipeline"
     recipe: Recipe
 
@@ -124,7 +128,7 @@ class Material:
         return None if not pictures else self._encoded(style, pictures, resolution, None, f"held out {limit}")
 
     def _of(self, style: StyleSource, split: Split) -> list[Picture]:
-        pictures = [p for p in read_pictures(self.place.layout, style.dataset) if p.split is split]
+        pictures = [p for p in read_pictures(self.context.layout, style.dataset) if p.split is split]
         return sorted(pictures, key=lambda p: p.sha256 + p.caption)
 
     def _encoded(
@@ -149,12 +153,12 @@ class Material:
         how = self._how(prompt, augmentation.views if augmentation else 1)
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
         groups = [shapes[size] for size in sorted(shapes)]
-        return encode_examples(self.pipeline, groups, read, how, self.place.layout.cache(key), reporter())
+        return encode_examples(self.pipeline, groups, read, how, self.context.layout.cache(key), reporter())
 
     def _captioned(
         self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
     ) -> Captioned:
-        data = read_picture(self.place.layout, picture)
+        data = read_picture(self.context.layout, picture)
         caption, look = picture.caption, PLAIN
         if augmentation:
             options = augmentation.random_flip, augmentation.random_crop, augmentation.color_jitter
@@ -168,7 +172,7 @@ class Material:
     def _class_pictures(self, drawn: ClassPictures, resolution: int) -> Examples:
         read = partial(_class_picture, drawn, resolution)
         names, how = [str(index) for index in range(len(drawn.jobs))], self._how("", 1)
-        folder = self.place.layout.cache(self._key(drawn.key, "", resolution, None, how, None))
+        folder = self.context.layout.cache(self._key(drawn.key, "", resolution, None, how, None))
         return encode_examples(self.pipeline, [names], read, how, folder, reporter())
 
     def _how(self, instance_prompt: str, views: int) -> Encoding:

@@ -12,7 +12,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.textual_inversion import tokens_of
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
 from naruto_core.training.latent_cache import join_caption
-from tasks.context import working_place
+from tasks.context import task_context
 from tasks.progress import say
 
 TRUNCATED_TEXT = "truncated text"  # the finding's name
@@ -56,8 +56,8 @@ def say_long_captions(recipe: Recipe, dataset: DatasetVersion) -> None:
     except ModelUnusable as error:
         say(f"captions that are too long for the model were not looked for: {error}")
         return
-    with working_place() as place:
-        captions = StyleCaptions(recipe.training.instance_prompt, read_pictures(place.layout, dataset))
+    with task_context() as context:
+        captions = StyleCaptions(recipe.training.instance_prompt, read_pictures(context.layout, dataset))
     report = count_captions(recipe, [captions], limit)
     if report.truncated:
         say(f"warning: with the instance prompt, {report.sentence('captions')}")
@@ -79,10 +79,10 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             )
         if report.truncated and (tokens or drawn_by == "base"):
             say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")
-    others = {"negative_prompt": section.negative_prompt}
+    other_texts = {"negative_prompt": section.negative_prompt}
     prior = recipe.training.prior
-    others |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
-    for name, text in others.items():
+    other_texts |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
+    for name, text in other_texts.items():
         if cut := limit.truncated(text):
             say(f"warning: {name}: {cut.sentence} (from {cut.word!r})")
 

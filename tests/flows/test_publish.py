@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from naruto_core.errors import ServiceFailed
 from naruto_core.recipe import PublishSection
-from naruto_core.store.database import open_store
+from tasks.context import recorded_run, task_context
 from tasks.publish import publish
 from tests.flows.conftest import Naruto
 from tests.model_hub import TOKEN, ModelHub, Trouble
@@ -28,10 +29,12 @@ def at_the_hub(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model
 
 
 def _publish(home: Path, run_id: str) -> str:
-    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
-        run, adapters = store.run(run_id), store.adapters(run_id)
+    with task_context() as context:
+        assert context.settings.root == home
+        opened, adapters = recorded_run(context, run_id), context.store.adapters(run_id)
     assert adapters
-    return publish.fn(run, PublishSection(push_to_hub=True, hub_model_id="me/lora"), adapters)
+    section = PublishSection(push_to_hub=True, hub_model_id="me/lora")
+    return publish.fn(replace(opened, recipe=opened.recipe.model_copy(update={"publish": section})), adapters)
 
 
 def test_what_is_pushed_is_what_the_export_shows_beforehand(

@@ -25,7 +25,7 @@ from naruto_core.store.database import open_store
 from naruto_core.store.writes import Store
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
 from naruto_core.training.lora import add_adapters, trainable
-from tasks.publish import assemble
+from tasks.publish import write_bundle
 
 CPU = torch.device("cpu")
 PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))
@@ -46,8 +46,8 @@ class Recorded:
     adapters: Sequence[Adapter]
     base: Path
 
-    def assemble(self, folder: Path, *, for_comfyui: bool = True) -> Path:
-        assemble(self.store, self.layout, self.run, self.adapters, folder, for_comfyui=for_comfyui)
+    def write_bundle(self, folder: Path, *, for_comfyui: bool = True) -> Path:
+        write_bundle(self.store, self.layout, self.run, self.adapters, folder, for_comfyui=for_comfyui)
         return folder
 
 

@@ -79,13 +79,13 @@ def test_the_cards_own_code_draws_the_picture_that_the_card_shows(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, text: str
 ):
     run: Recorded = request.getfixturevalue(kind)
-    base, adapted, drawn = _shown_and_drawn(run, run.assemble(tmp_path / "out"), text)
+    base, adapted, drawn = _shown_and_drawn(run, run.write_bundle(tmp_path / "out"), text)
     assert np.abs(drawn - adapted).max() <= 1
     assert np.abs(drawn - base).max() > 30
 
 
 def test_diffusers_takes_its_own_file_even_when_it_is_not_told_which(recorded: Recorded, tmp_path: Path):
-    folder = recorded.assemble(tmp_path / "out")
+    folder = recorded.write_bundle(tmp_path / "out")
     taken = StableDiffusionXLPipeline.lora_state_dict(str(folder))
     taken = taken[0] if isinstance(taken, tuple) else taken
     own = load_file(recorded.layout.adapter(recorded.run.id))
@@ -94,7 +94,7 @@ def test_diffusers_takes_its_own_file_even_when_it_is_not_told_which(recorded: R
 
 
 def test_nothing_that_is_handed_out_names_a_folder_of_this_machine(recorded: Recorded, tmp_path: Path):
-    folder = recorded.assemble(tmp_path / "out")
+    folder = recorded.write_bundle(tmp_path / "out")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.relative_to(folder).parts[0] for path in files} == {
         "README.md",
@@ -113,7 +113,7 @@ def test_nothing_that_is_handed_out_names_a_folder_of_this_machine(recorded: Rec
 
 
 def test_the_same_record_is_the_same_bytes_again(recorded: Recorded, tmp_path: Path):
-    first, second = recorded.assemble(tmp_path / "first"), recorded.assemble(tmp_path / "second")
+    first, second = recorded.write_bundle(tmp_path / "first"), recorded.write_bundle(tmp_path / "second")
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
     assert [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
@@ -124,7 +124,7 @@ def _weights(folder: Path) -> set[str]:
 
 
 def test_new_tokens_are_handed_out_whole_for_diffusers_and_by_word_for_comfyui(pivotal: Recorded, tmp_path: Path):
-    folder, name = pivotal.assemble(tmp_path / "out"), pivotal.run.id
+    folder, name = pivotal.write_bundle(tmp_path / "out"), pivotal.run.id
     words = [f"{name}-main_emb.safetensors", f"{name}-ink_emb.safetensors"]
     assert _weights(folder) == {LORA, FILE, f"{name}.safetensors", *words}
     whole, parts = load_file(folder / FILE), [load_file(folder / word) for word in words]
@@ -145,7 +145,7 @@ def _read_of(path: Path) -> str:
 
 
 def test_each_styles_adapter_is_handed_out_under_its_name(two_styles: Recorded, tmp_path: Path):
-    folder, name = two_styles.assemble(tmp_path / "out"), two_styles.run.id
+    folder, name = two_styles.write_bundle(tmp_path / "out"), two_styles.run.id
     kohya = {style: f"{name}-{style}.safetensors" for style in ("main", "ink")}
     assert _weights(folder) == {f"main/{LORA}", f"ink/{LORA}", *kohya.values()}
     for style, file in kohya.items():
@@ -172,7 +172,7 @@ def test_where_comfyui_can_have_no_lora_the_card_says_why_and_an_export_for_it_i
     monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     with recorded_run(tmp_path / "home", changes, drawn=False) as run:
-        folder = run.assemble(tmp_path / "out")
+        folder = run.write_bundle(tmp_path / "out")
         assert _weights(folder) == {name.replace("RUN", run.run.id) for name in files}
         card = (folder / "README.md").read_text()
         assert f"There is no LoRA file for ComfyUI: {reason}" in card
@@ -184,7 +184,7 @@ def test_where_comfyui_can_have_no_lora_the_card_says_why_and_an_export_for_it_i
 
 
 def test_a_folder_for_diffusers_alone_says_nothing_of_comfyui(pivotal: Recorded, tmp_path: Path):
-    folder = pivotal.assemble(tmp_path / "out", for_comfyui=False)
+    folder = pivotal.write_bundle(tmp_path / "out", for_comfyui=False)
     assert _weights(folder) == {LORA, FILE}
     assert "ComfyUI/" not in (folder / "README.md").read_text()
 
@@ -196,7 +196,7 @@ def _refused_once_altered(run: Recorded, recorded: str, match: str, out: Path) -
     path.write_bytes(whole[:-1] + b"x")
     try:
         with pytest.raises(RecordDamaged, match=match):
-            run.assemble(out / "out")
+            run.write_bundle(out / "out")
     finally:
         path.write_bytes(whole)
     assert list(out.iterdir()) == []

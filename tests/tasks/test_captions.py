@@ -21,7 +21,7 @@ from naruto_core.errors import DatasetUnusable, NotRecorded
 from naruto_core.recipe import DatasetSection
 from naruto_core.store.database import open_store
 from tasks.captions import check_captions
-from tasks.context import working_place
+from tasks.context import task_context
 from tasks.ingest import ingest
 from tasks.recaption import recaption_dataset
 from tests.tiny_blip import write_blip
@@ -83,8 +83,8 @@ def blip(home: Path) -> str:
 
 
 def rows_of(dataset: DatasetVersion) -> list[Picture]:
-    with working_place() as place:
-        return read_pictures(place.layout, dataset)
+    with task_context() as context:
+        return read_pictures(context.layout, dataset)
 
 
 def naruto(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
