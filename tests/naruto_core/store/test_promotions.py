@@ -93,7 +93,7 @@ def test_a_run_that_is_not_done_not_scored_or_not_loadable_is_refused_with_the_r
     store.add_scores([replace(score(run.id, 3.0), variant=Variant.ADAPTED)])
     whole = layout.adapter(run.id).read_bytes()
     layout.adapter(run.id).write_bytes(whole[:-1] + b"x")
-    refused(run, "not the file that was recorded")
+    refused(run, "not the one that was recorded")
     layout.adapter(run.id).unlink()
     refused(run, "is missing")
     assert history_of(ratings) == []
