@@ -128,7 +128,7 @@ def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_
     process = start(runs.home, port)
     try:
         wait_until_ready(url)
-        body = {"prompt": "x", "steps": 150, "n": 8}
+        body = {"prompt": "x", "steps": 150, "n": 4}
         job = httpx2.post(f"{url}/v1/images/generations", json=body, headers={"Prefer": "respond-async"})
         process.send_signal(signal.SIGKILL)
         process.wait()
