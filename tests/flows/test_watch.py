@@ -117,10 +117,10 @@ def test_runs_that_were_measured_by_one_network_share_it(
     assert second.sets is first.sets is second.pairs
 
 
-def test_a_full_disk_costs_nobody_their_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_logged_and_does_not_fail_the_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     QualitySampler(tmp_path / "file" / "watched", 1.0, b"key").save(Image.new("RGB", (8, 8)), "run", "a cat")
-    assert "could not be laid aside" in caplog.text
+    assert "could not be saved for quality measurement" in caplog.text
 
 
 def test_a_process_to_follow_goes_with_following(tmp_path: Path, naruto: Naruto) -> None:
