@@ -57,8 +57,8 @@ ABOUT_SET_METRICS = """\
 A set metric is one number for all pictures of a model. With fewer pictures than `least` it is not measured.
 """
 ABOUT_SAMPLE_METRICS = """\
-A sample metric is a number for each picture; the mean is shown. An optional metric is measured only where the recipe has
-a model for it, under the key in the column `optional`.
+A sample metric is a number for each picture; the mean is shown. An optional metric is measured only where the recipe
+names a model for it, by the key in the column `optional`.
 """
 ABOUT_DECISIONS = """\
 One file each: context, decision, consequences. Newest first. A new decision is a new file with the next number.
