@@ -23,6 +23,7 @@ from deployments.service.options import ServiceOptions
 from flows.cli import app as naruto_app
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
+from naruto_core.scoring.registry import Metric
 from naruto_core.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -56,7 +57,8 @@ ABOUT_SET_METRICS = """\
 A set metric is one number for all pictures of a model. With fewer pictures than `least` it is not measured.
 """
 ABOUT_SAMPLE_METRICS = """\
-A sample metric is a number for each picture; the mean is shown. Optional ones need a model that the recipe names.
+A sample metric is a number for each picture; the mean is shown. An optional metric is measured only where the recipe
+names a model for it, by the key in the column `optional`.
 """
 ABOUT_DECISIONS = """\
 One file each: context, decision, consequences. Newest first. A new decision is a new file with the next number.
@@ -338,29 +340,27 @@ _DIRECTION = {-1: "lower", 0: "neither", 1: "higher"}
 
 
 def metrics_page() -> str:
-    """Every metric: direction, what it measures, what it does not see."""
-    head = ["metric", "better", "what it sees", "what it is blind to", "version"]
+    """Every metric: direction, what it measures, what it does not see, what it needs, its source."""
+    set_rows = [[*_metric_cells(m), str(m.least), m.paper] for m in SET_METRICS]
+    sample_rows = [[*_metric_cells(m), f"`{m.requires}`" if m.optional else "", m.paper] for m in SAMPLE_METRICS]
+    head = ["metric", "better", "what it sees", "what it is blind to", "version", "features by"]
     parts = [
         NOTE,
         "# Metrics\n",
         ABOUT_METRICS,
         "## Set metrics\n",
         ABOUT_SET_METRICS,
-        _table(
-            [*head, "least"],
-            [[m.name, _DIRECTION[m.better], m.sees, m.blind, m.version, str(m.least)] for m in SET_METRICS],
-        ),
+        _table([*head, "least", "method"], set_rows),
         "## Sample metrics\n",
         ABOUT_SAMPLE_METRICS,
-        _table(
-            [*head, "optional"],
-            [
-                [m.name, _DIRECTION[m.better], m.sees, m.blind, m.version, "yes" if m.optional else ""]
-                for m in SAMPLE_METRICS
-            ],
-        ),
+        _table([*head, "optional", "method"], sample_rows),
     ]
     return "\n".join(parts)
+
+
+def _metric_cells(metric: Metric) -> list[str]:
+    extractor = "its own model" if metric.extractor == "own" else f"`scoring.{metric.extractor}_extractor`"
+    return [metric.name, _DIRECTION[metric.better], metric.sees, metric.blind, metric.version, extractor]
 
 
 # --- Decisions

@@ -104,13 +104,13 @@ register(SampleMetric(
     by_tag={"style": "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture agrees with its whole prompt (cosine of open_clip's embeddings).",
-    blind="Counting, order and relations of things; what the network was never taught.",
+    blind="Number, order and relations of things; anything that the network was not trained on.",
 ))  # fmt: skip
 register(SampleMetric(
     name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair", headline=True,
     paper="Hessel et al. 2021, arXiv 2104.08718",
-    sees="Whether it shows what the prompt asks for, the words of style left out.",
-    blind="The style; and what clip is blind to.",
+    sees="Whether a picture shows what the prompt asks for, without the prompt's words of style.",
+    blind="The style; and everything that clip is blind to.",
 ))  # fmt: skip
 
 
@@ -151,14 +151,14 @@ def _copying(features: RunFeatures, variant: Variant) -> Vector:
 
 register(SampleMetric(
     name="style", version="cosine to the reference's centre 1", values=_style, better=1, compares_with="reference",
-    sees="How near a picture lies to the middle of the reference.",
-    blind="What it shows; and a picture that is a copy has it too.",
+    sees="How near a picture lies to the centre of the reference.",
+    blind="What a picture shows; and a copy of a reference picture has a high value too.",
 ))  # fmt: skip
 register(SampleMetric(
     name="copying", version="nearest cosine 1", values=_copying, better=0, compares_with="training",
     paper="Somepalli et al. 2023, arXiv 2212.03860",
     sees="How near a picture comes to its nearest training picture.",
-    blind="Copies of a part; within one style everything is near: read it beside the held-out pictures'.",
+    blind="Copies of a part; within one style all pictures are near: compare with the value of held-out pictures.",
 ))  # fmt: skip
 
 
@@ -236,12 +236,12 @@ def _extra(name: str) -> Callable[[RunFeatures, Variant], Vector | None]:
 register(SampleMetric(
     name="preference", version="cosine 1", values=_extra("preference"), better=1,
     extractor="own", requires="scoring.preference_model", paper="Kirstain et al. 2023, arXiv 2305.01569",
-    sees="What a model trained on people's choices would choose.",
-    blind="Your style, if those people were shown photographs; what they liked is not what you ordered.",
+    sees="Which picture a model that was trained on people's choices would choose.",
+    blind="Your style, if those people saw only photographs; what they liked need not follow the prompt.",
 ))  # fmt: skip
 register(SampleMetric(
     name="aesthetic", version="linear head 1", values=_extra("aesthetic"), better=1,
     extractor="own", requires="scoring.aesthetic_head", paper="Schuhmann et al. 2022, arXiv 2210.08402",
-    sees="What people rated beautiful, by a linear head on CLIP.",
-    blind="The prompt altogether, and flaws that CLIP does not see.",
+    sees="How beautiful people would rate a picture, by a linear head on CLIP.",
+    blind="The prompt, and flaws that CLIP does not see.",
 ))  # fmt: skip

@@ -313,13 +313,13 @@ register(SetMetric(
     range=(0, 1),
     paper="Kynkäänniemi et al. 2019, arXiv 1904.06991",
     sees="How many drawn pictures could be reference pictures.",
-    blind="Variety: one good picture drawn a hundred times has precision 1.",
+    blind="Variety: one good picture, drawn a hundred times, has precision 1.",
 ))  # fmt: skip
 register(SetMetric(
     name="density", version="5 neighbours 1", prepare=density_measure, axis="overlap", better=1, least=8,
     range=(0, math.inf),
     paper="Naeem et al. 2020, arXiv 2002.09797",
-    sees="The same, with less say for outliers of the reference.",
+    sees="The same as precision, with less influence of outliers in the reference.",
     blind="Variety: it even rises when a model collapses to the middle.",
 ))  # fmt: skip
 register(SetMetric(
@@ -327,14 +327,14 @@ register(SetMetric(
     least_counted=NEIGHBOURS + 1, range=(0, 1),
     paper="Kynkäänniemi et al. 2019, arXiv 1904.06991",
     sees="How much of the reference could have been drawn.",
-    blind="Quality: a model whose pictures are scattered widely has it too.",
+    blind="Quality: a model with widely scattered pictures has a high recall too.",
 ))  # fmt: skip
 register(SetMetric(
     name="coverage", version="5 neighbours 1", prepare=coverage_measure, axis="overlap", better=1, least=8,
     range=(0, 1),
     paper="Naeem et al. 2020, arXiv 2002.09797",
     sees="How much of the reference has a drawn picture near it.",
-    blind="How many drawn pictures are near nothing.",
+    blind="Drawn pictures that are near no reference picture.",
 ))  # fmt: skip
 
 
