@@ -153,7 +153,7 @@ def test_keys_that_are_made_and_removed_at_the_same_moment_are_all_kept(tmp_path
 @pytest.mark.parametrize("content", [b"", b"\0" * 32, b"x" * 31])
 def test_a_damaged_signing_key_signs_no_address(tmp_path: Path, content: bytes):
     (tmp_path / "signing-key").write_bytes(content)
-    with pytest.raises(RecordDamaged, match=r"signing-key is not the key that was written: remove it"):
+    with pytest.raises(RecordDamaged, match=r"signing-key is damaged: remove it"):
         PictureFiles(tmp_path, 60)
     (tmp_path / "signing-key").unlink()
     files = PictureFiles(tmp_path, 60)

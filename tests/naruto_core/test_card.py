@@ -65,17 +65,17 @@ def _cells(card: ModelCard, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:]]
 
 
-def test_the_front_matter_says_base_dataset_licence_and_trigger_as_the_hub_asks(tmp_path: Path):
-    told = _read(_facts(), tmp_path).data
-    assert told.base_model == "stabilityai/stable-diffusion-xl-base-1.0"
-    assert told.base_model_relation == "adapter"
-    assert told.datasets == ["lambdalabs/naruto-blip-captions"]
-    assert told.license == "openrail++"
-    assert told.library_name == "diffusers"
-    assert told.pipeline_tag == "text-to-image"
-    assert {"text-to-image", "stable-diffusion-xl", "lora", "diffusers"} <= set(told.tags)
-    assert told.instance_prompt == "a naruto anime character"
-    (shown,) = told.widget
+def test_the_front_matter_has_the_fields_that_the_hub_reads(tmp_path: Path):
+    front_matter = _read(_facts(), tmp_path).data
+    assert front_matter.base_model == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert front_matter.base_model_relation == "adapter"
+    assert front_matter.datasets == ["lambdalabs/naruto-blip-captions"]
+    assert front_matter.license == "openrail++"
+    assert front_matter.library_name == "diffusers"
+    assert front_matter.pipeline_tag == "text-to-image"
+    assert {"text-to-image", "stable-diffusion-xl", "lora", "diffusers"} <= set(front_matter.tags)
+    assert front_matter.instance_prompt == "a naruto anime character"
+    (shown,) = front_matter.widget
     assert (shown["text"], shown["output"]) == ("Naruto in the rain", {"url": "samples/b2.png"})
 
 
@@ -217,16 +217,19 @@ WORDS = {
 }
 
 
-def test_each_word_for_new_tokens_is_told_as_its_tokens_in_diffusers_and_as_its_file_in_comfyui(tmp_path: Path):
+def test_the_card_names_the_tokens_of_a_word_for_diffusers_and_its_file_for_comfyui(tmp_path: Path):
     words = {"TOK": f"{RUN.id}-main_emb.safetensors", "INKY": f"{RUN.id}-ink_emb.safetensors"}
     files = WeightFiles({"": LORA}, "embeddings.safetensors", {"": f"{RUN.id}.safetensors"}, words)
     card = _read(_facts(overrides=WORDS, files=files, shown=()), tmp_path)
-    told = " ".join(token.content for token in _tokens(card.text) if token.type == "text")
+    card_text = " ".join(token.content for token in _tokens(card.text) if token.type == "text")
     assert card.data.instance_prompt == "a <s0><s1> character"
     assert "textual_inversion" in card.data.tags
-    assert "a <s0><s1> character" in told
-    assert "an <s2><s3> drawing" in told
-    assert f"trigger phrase: a embedding:{RUN.id}-main_emb character, or an embedding:{RUN.id}-ink_emb drawing" in told
+    assert "a <s0><s1> character" in card_text
+    assert "an <s2><s3> drawing" in card_text
+    assert (
+        f"trigger phrase: a embedding:{RUN.id}-main_emb character, or an embedding:{RUN.id}-ink_emb drawing"
+        in card_text
+    )
     assert "`ComfyUI/models/embeddings/`" in card.text
     code = _code(card)
     ast.parse(code)

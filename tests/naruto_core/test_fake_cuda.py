@@ -24,7 +24,7 @@ from naruto_core.recipe import Recipe, read_recipe
 from naruto_core.training.batches import Batch, StyleData, TrainingData
 from naruto_core.training.step import GradientAccumulator, WeightedBatch, prepare_unet
 from naruto_core.training.weights import Weights
-from tests.benchmarks.padded_batch_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
+from tests.benchmarks.full_size import SCHEDULER, TEXT, TEXT_2, TOKENIZER, UNET, VAE
 
 RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
 CUDA = torch.device("cuda")
@@ -57,8 +57,8 @@ class HostSampler(DDIMScheduler):
             self._left = iter(self.timesteps.tolist())
         self.timesteps = torch.empty(num_inference_steps, dtype=torch.int64, device=device)
 
-    def step(self, model_output: Any, timestep: Any, sample: Any, **more: Any) -> Any:
-        return super().step(model_output, next(self._left), sample, **more)
+    def step(self, model_output: Any, timestep: Any, sample: Any, **extra: Any) -> Any:
+        return super().step(model_output, next(self._left), sample, **extra)
 
 
 def make_host_sampler(name: str, config: Any) -> HostSampler:

@@ -53,9 +53,9 @@ def run() -> Run:
 
 @pytest.fixture
 def follow(home: Path, run: Run) -> Follow:
-    """Tell batches of steps to trackers, end as told; what they complained of."""
+    """Send batches of steps to trackers, and end with `end`; returns the warnings."""
 
-    def told(names: str, *batches: list[StepRecord], uri: str = "", end: BaseException | None = None) -> list[str]:
+    def send(names: str, *batches: list[StepRecord], uri: str = "", end: BaseException | None = None) -> list[str]:
         complaints: list[str] = []
         with (
             suppress(ValueError, KeyboardInterrupt),
@@ -67,7 +67,7 @@ def follow(home: Path, run: Run) -> Follow:
                 raise end
         return complaints
 
-    return told
+    return send
 
 
 def in_tensorboard(home: Path, run: Run, name: str = "loss") -> list[tuple[int, float]]:
@@ -83,8 +83,8 @@ def mlflow_run(home: Path, run: Run) -> "MlflowRun":
 
     client = MlflowClient(tracking_uri=f"sqlite:///{Layout(home).mlflow() / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("naruto")
-    (found,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run.id]
-    return found
+    (tracked,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run.id]
+    return tracked
 
 
 def in_mlflow(home: Path, run: Run, name: str = "loss") -> list[tuple[int, float]]:
@@ -119,8 +119,8 @@ def test_both_trackers_hold_every_number_of_every_step(follow: Follow, home: Pat
 def test_an_mlflow_run_says_which_run_recipe_and_choices_it_is(follow: Follow, home: Path, run: Run):
     follow("mlflow", steps(0, 2))
     data = mlflow_run(home, run).data
-    told = {name: value for name, value in data.tags.items() if name.startswith("naruto.")}
-    assert told == {"naruto.run": run.id, "naruto.dataset": "ds-1", "naruto.recipe": "f" * 64}
+    tags = {name: value for name, value in data.tags.items() if name.startswith("naruto.")}
+    assert tags == {"naruto.run": run.id, "naruto.dataset": "ds-1", "naruto.recipe": "f" * 64}
     assert data.params["training.rank"] == str(TRAINING.rank)
     assert data.params["training.instance_prompt"] == TRAINING.instance_prompt
     assert data.params["training.prior.num_class_images"] == "64"
@@ -154,9 +154,9 @@ from naruto_core.artifacts import Layout
 from naruto_core.telemetry.tracking import tracking
 from tests.naruto_core.test_telemetry import BOTH, RUN, TRAINING, in_mlflow, steps, wait
 
-def note(event, told):
+def note(event, records):
     if event in ("socket.connect", "socket.getaddrinfo"):
-        print(event, told, file=sys.stderr, flush=True)
+        print(event, records, file=sys.stderr, flush=True)
 
 sys.addaudithook(note)
 home, run = Path(sys.argv[1]), replace(RUN, id=sys.argv[2])
@@ -277,9 +277,9 @@ def test_a_disk_that_fills_up_ends_the_tracker_with_one_line_and_not_the_trainin
     line, trained = done.stdout.splitlines()
     assert line.startswith("tensorboard is off for the rest of this training, which goes on without it: ")
     assert trained == "trained"
-    kept = in_tensorboard(tmp_path, RUN)
-    assert 10 <= len(kept) < 100
-    assert kept == [(n, n / 8) for n in range(len(kept))]
+    written = in_tensorboard(tmp_path, RUN)
+    assert 10 <= len(written) < 100
+    assert written == [(n, n / 8) for n in range(len(written))]
 
 
 def test_an_mlflow_run_that_somebody_deletes_ends_that_tracker_alone(home: Path, run: Run):

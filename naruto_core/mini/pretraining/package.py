@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
-from naruto_core.errors import RecordDamaged
 from naruto_core.git_info import code_commit
 from naruto_core.mini.pretraining import stages
 from naruto_core.mini.pretraining.drawing import draw
@@ -104,15 +103,3 @@ def world_digest() -> str:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def check_manifest(folder: Path = WEIGHTS) -> int:
-    """How many shipped files are exactly what the manifest says; raises RecordDamaged for any that is not."""
-    listed: dict[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
-    present = {p.relative_to(folder).as_posix() for p in _files(folder)} - {"manifest.json"}
-    if present != set(listed):
-        raise RecordDamaged(f"{folder}: manifest and files differ by {', '.join(sorted(present ^ set(listed)))}.")
-    for name, digest in listed.items():
-        if sha256_file(folder / name) != digest:
-            raise RecordDamaged(f"{folder / name} is not the file that was shipped: check it out again.")
-    return len(listed)
