@@ -13,11 +13,11 @@ from flows.profiles import choose_recipe
 from naruto_core.artifacts import sha256_file
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.mini.pretraining.architecture import BOS, EOS
-from naruto_core.mini.pretraining.corpus import base_plate, draw_corpus, mixed_plate
+from naruto_core.mini.pretraining.corpus import draw_base_picture, draw_corpus, draw_mixed_picture
 from naruto_core.mini.pretraining.drawing import draw
 from naruto_core.mini.pretraining.evaluation import drawings, psnr, round_trip
 from naruto_core.mini.pretraining.package import WEIGHTS, megabytes, world_digest
-from naruto_core.mini.pretraining.trainer import Fitting, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, fit
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import (
     BASE_STYLES,
@@ -52,7 +52,7 @@ def test_a_caption_describes_only_what_is_drawn():
             assert not wrong_hair + wrong_cloth, words
         full = describe(scene, rng, drop=0.0)
         assert place_phrase(scene.place) in full
-        assert all(f"{who.eyes} eyes" in full for who in scene.characters)
+        assert all(f"{character.eyes} eyes" in full for character in scene.characters)
 
 
 def test_no_caption_of_the_base_world_names_the_held_out_style():
@@ -77,19 +77,19 @@ def test_the_styles_differ_to_the_eye():
 
 
 def test_a_corpus_is_the_same_for_any_number_of_workers():
-    single, plates = draw_corpus(base_plate, 40, seed=1, workers=1)
-    double, _ = draw_corpus(base_plate, 40, seed=1, workers=2)
+    single, annotations = draw_corpus(draw_base_picture, 40, seed=1, workers=1)
+    double, _ = draw_corpus(draw_base_picture, 40, seed=1, workers=2)
     assert single.shape == (40, 64, 64, 3)
     assert (single == double).all()
-    assert len(plates) == 40
-    assert all(plate.scene and plate.scene.style in BASE_STYLES for plate in plates)
-    _, mixed = draw_corpus(mixed_plate, 40, seed=1, workers=1)
-    assert any(plate.scene is None for plate in mixed)
-    assert not any(plate.scene and plate.scene.style == HELD_OUT_STYLE for plate in mixed)
+    assert len(annotations) == 40
+    assert all(annotation.scene and annotation.scene.style in BASE_STYLES for annotation in annotations)
+    _, mixed = draw_corpus(draw_mixed_picture, 40, seed=1, workers=1)
+    assert any(annotation.scene is None for annotation in mixed)
+    assert not any(annotation.scene and annotation.scene.style == HELD_OUT_STYLE for annotation in mixed)
 
 
 def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
-    fitting = Fitting("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
+    config = FitConfig("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
 
     def run(checkpoint: Path, die_at: int | None) -> torch.Tensor:
         torch.manual_seed(0)
@@ -101,7 +101,7 @@ def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
             data = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
             return (layer(data) - 1).square().mean()
 
-        fit(fitting, {"layer": layer}, loss, checkpoint, lambda _: None)
+        fit(config, {"layer": layer}, loss, checkpoint, lambda _: None)
         return layer.weight.detach().clone()
 
     expected = run(tmp_path / "a.safetensors", None)
