@@ -6,6 +6,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 TRITON := .triton/installed-$(VERSION)
+DOCS := .docs/installed-$(VERSION)
 LOADERS := $(patsubst tests/loaders/requirements-%.txt,.loaders/%/installed-$(VERSION),$(wildcard tests/loaders/requirements-*.txt))
 
 HERE := $(or $(NARUTO_HOME),var)
@@ -14,7 +15,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,13 +51,17 @@ check: install  ## lint, formatting, types, import contracts
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 
+docs: install $(DOCS)  ## write the reference pages anew and build the manual into ./site; a broken link fails
+	.venv/bin/python docs/reference.py
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
+
 secrets: install  ## look for secrets in every file, and in every line that the history ever added
 	.venv/bin/pre-commit run detect-secrets --all-files
 	git log --all --patch --no-color --unified=0 --format= -- . ':!uv.lock' >.venv/history.txt
 	.venv/bin/pre-commit run detect-secrets --files .venv/history.txt
 
 audit: install  ## look for known vulnerabilities of what uv.lock names
-	$(UV) export --quiet --locked --all-extras --no-emit-project --output-file .venv/requirements.txt
+	$(UV) export --quiet --locked --all-extras --all-groups --no-emit-project --output-file .venv/requirements.txt
 	$(UV) tool run --no-python-downloads pip-audit@2.10.1 --strict --disable-pip --require-hashes --requirement .venv/requirements.txt
 
 release: install  ## wheel, source, checksums and notes of TAG=v1.2.3 in ./dist, if version and CHANGELOG say so
@@ -125,6 +130,11 @@ $(TRITON): deployments/triton/requirements.txt $(INSTALLED)
 	  && $(UV) pip install --quiet --python .triton/bin/python --no-deps --require-hashes --only-binary :all: -r $< \
 	  && echo ../../../../.venv/lib/python$(VERSION)/site-packages >.triton/lib/python$(VERSION)/site-packages/project.pth \
 	  && touch $@ || echo "NVIDIA Triton's server could not be installed: its test will be skipped." >&2
+
+# The manual's tools: an environment of its own, because nothing else needs them.
+$(DOCS): pyproject.toml uv.lock $(INSTALLED)
+	UV_PROJECT_ENVIRONMENT=.docs $(UV) sync --locked --only-group docs --no-python-downloads --python $(PYTHON)
+	@touch $@
 
 # Environments beside .venv whose libraries load what is exported; they see the PyTorch of .venv through a .pth file.
 .loaders/%/installed-$(VERSION): tests/loaders/requirements-%.txt $(INSTALLED)

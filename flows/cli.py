@@ -177,13 +177,13 @@ def compare(
         _show(nothing, as_json)
         return
     try:
-        found = compared(first, second)
+        comparison = compared(first, second)
     except NarutoError as error:
         if markdown:  # the page says it too, not the terminal alone
             print(f"**Not compared**: {error}")
         raise
-    _show(list_comparison(found, markdown=markdown), as_json)
-    if fail_on_worse and (worse := found.worse()):
+    _show(list_comparison(comparison, markdown=markdown), as_json)
+    if fail_on_worse and (worse := comparison.worse()):
         print(f"naruto: {second} is worse than {first} by {', '.join(worse)}.", file=sys.stderr)
         raise typer.Exit(1)
 

@@ -1,14 +1,19 @@
 """What the listing commands show: rows for programs, text for people; and what recaption and report write."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import Table
 from pyarrow.csv import write_csv
 from pyarrow.parquet import write_table as write_parquet
+from rich import box
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, atomic_file
@@ -27,18 +32,15 @@ from naruto_core.report.tables import (
     number_text,
     tells_base_from_real,
 )
-from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
 from naruto_core.training.checkpoint_selection import best_steps
-from tasks.captions import check_captions
-from tasks.compare import compare_models, missing_home
-from tasks.context import task_context
-from tasks.recaption import recaption_dataset
-from tasks.report import write_report
+
+if TYPE_CHECKING:
+    from naruto_core.scoring.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,31 @@ class Listing:
     text: str
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
+    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
+    if sys.stdout.isatty():
+        return _terminal_table(rows, head)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
+def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
+    table = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=head)
+    for title in rows[0]:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows[1:] if head else rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: what a cell holds is never read as markup
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
+
+
 def _score_row(score: Score) -> dict[str, Any]:
-    kept = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
-    values = {name: getattr(score, name) for name in kept}
+    fields = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
+    values = {name: getattr(score, name) for name in fields}
     return values if score.interval else values | {"low": None, "high": None}
 
 
@@ -71,23 +88,23 @@ def list_runs() -> Listing:
         return Listing([], "no runs yet: start one with  naruto run --recipe mini")
     rows = [
         {
-            "id": one.run.id,
-            "state": one.run.state,
-            "profile": one.run.profile,
-            "dataset": one.run.dataset_id,
-            "source": one.dataset_source,
-            "seconds": one.seconds,
-            "failure": one.run.failure,
-            "scores": [_score_row(score) for score in one.scores],
+            "id": summary.run.id,
+            "state": summary.run.state,
+            "profile": summary.run.profile,
+            "dataset": summary.run.dataset_id,
+            "source": summary.dataset_source,
+            "seconds": summary.seconds,
+            "failure": summary.run.failure,
+            "scores": [_score_row(score) for score in summary.scores],
         }
-        for one in summaries
+        for summary in summaries
     ]
     lines = [["run", "state", "dataset", "seconds", "scores"]]
-    for one in summaries:
-        headline = [s for s in one.scores if s.metric in ("fid", "clip") and s.variant is not Variant.REAL]
+    for summary in summaries:
+        headline = [s for s in summary.scores if s.metric in ("fid", "clip") and s.variant is not Variant.REAL]
         shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
-        seconds = "" if one.seconds is None else f"{one.seconds:.0f}"
-        lines.append([one.run.id, one.run.state, one.dataset_source, seconds, shown or one.run.failure])
+        seconds = "" if summary.seconds is None else f"{summary.seconds:.0f}"
+        lines.append([summary.run.id, summary.run.state, summary.dataset_source, seconds, shown or summary.run.failure])
     return Listing(rows, columns(lines))
 
 
@@ -114,7 +131,7 @@ def show_run(name: str) -> Listing:
         "best step": "; ".join(f"{head}: {best.reason}" if head else best.reason for head, best in bests.items()),
         "files": str(layout.run(run.id)),
     }
-    text = columns([[name, str(value)] for name, value in facts.items() if value])
+    text = columns([[name, str(value)] for name, value in facts.items() if value], head=False)
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
 
 
@@ -145,21 +162,21 @@ def write_scores(name: str, path: Path) -> Path:
     settings = read_settings()
     with open_store(settings.database_url) as store:
         run = store.run(name)
-        found = store.scores(run.id)
-    rows = [_score_row(one) | {"run": run.id, "sample": one.sample_id or "", **one.details} for one in found]
+        scores = store.scores(run.id)
+    rows = [_score_row(score) | {"run": run.id, "sample": score.sample_id or "", **score.details} for score in scores]
     columns_of = dict.fromkeys(key for row in rows for key in row)
     with atomic_file(path) as scratch:
         writers[path.suffix](Table.from_pydict({key: [row.get(key) for row in rows] for key in columns_of}), scratch)
     return path
 
 
-def _score_line(one: Score, placed: float | None) -> list[str]:
-    places = digits(one.metric)
-    interval = interval_text(one.interval, f".{places}f")
-    shown = "" if placed is None else f"{placed:.2f}"
-    ruler = f"{one.extractor}, {one.version}"
-    value, tells = f"{one.value:.{places}f}", tells_base_from_real(one)[0]
-    return [one.metric, one.variant, value, interval, shown, str(one.n), tells, ruler]
+def _score_line(score: Score, anchored_value: float | None) -> list[str]:
+    places = digits(score.metric)
+    interval = interval_text(score.interval, f".{places}f")
+    anchored_text = "" if anchored_value is None else f"{anchored_value:.2f}"
+    measured_by = f"{score.extractor}, {score.version}"
+    value, tells = f"{score.value:.{places}f}", tells_base_from_real(score)[0]
+    return [score.metric, score.variant, value, interval, anchored_text, str(score.n), tells, measured_by]
 
 
 def _finding_lines(findings: Sequence[Finding]) -> str:
@@ -176,7 +193,7 @@ def verify_all() -> Listing:
     if not findings:
         return Listing([], "every recorded file is there and is what was recorded.")
     rows = [{"trouble": str(f.trouble), "what": f.what, "path": f.path} for f in findings]
-    return Listing(rows, columns([list(row.values()) for row in rows]))
+    return Listing(rows, columns([list(row.values()) for row in rows], head=False))
 
 
 _SHOWN = 60  # signs of a caption in the terminal; programs get it whole
@@ -184,30 +201,34 @@ _SHOWN = 60  # signs of a caption in the terminal; programs get it whole
 
 def list_caption_findings(dataset: str, profile: str, *, words_only: bool = False) -> Listing:
     """The summary of a dataset's captions and every finding; raises NotRecorded for a dataset that is not there."""
+    from tasks.captions import check_captions
+
     audit = check_captions(dataset, choose_recipe(profile), words_only=words_only)
     layout = Layout(read_settings().root)
     files = {p.sha256: layout.relative(layout.picture(p.sha256, p.suffix)) for p in audit.pictures}
     rows = [asdict(finding) | {"file": files[finding.sha256]} for finding in audit.findings]
-    told = f"{audit.length}\n{_audit_text(audit.dataset, audit.summary)}"
+    text = f"{audit.length}\n{_audit_text(audit.dataset, audit.summary)}"
     if rows:
         lines = [["kind", "caption", "picture", "detail"]]
         lines += [[f.kind, _short(f.caption), files[f.sha256], f.detail] for f in audit.findings]
-        told = f"{columns(lines)}\n\n{told}"
-    found = {"dataset": audit.dataset.id, "source": audit.dataset.source}
-    return Listing(found | {"summary": asdict(audit.summary), "findings": rows}, told)
+        text = f"{columns(lines)}\n\n{text}"
+    facts = {"dataset": audit.dataset.id, "source": audit.dataset.source}
+    return Listing(facts | {"summary": asdict(audit.summary), "findings": rows}, text)
 
 
 def recaption(
     dataset: str, profile: str, model: str, revision: str | None, folder: Path | None, *, only_flagged: bool
 ) -> str:
     """Recaption a dataset; what came of it and how to train on it, in words."""
+    from tasks.recaption import recaption_dataset
+
     recipe = choose_recipe(profile)
-    made = recaption_dataset(dataset, model, revision, folder, recipe, only_flagged=only_flagged)
-    held_out = made.version.n_reference
+    result = recaption_dataset(dataset, model, revision, folder, recipe, only_flagged=only_flagged)
+    held_out = result.version.n_reference
     same = "" if held_out == recipe.dataset.hold_out else f" --set dataset.hold_out={held_out}"
     return (
-        f"{made.n} of {made.version.n_pictures} captions of {made.before.id} written anew by {made.captioner}: "
-        f"dataset {made.version.id}\ntrain on it with  naruto run --recipe {profile} --dataset {made.folder}{same}"
+        f"{result.n} of {result.version.n_pictures} captions of {result.before.id} written anew by {result.captioner}: "
+        f"dataset {result.version.id}\ntrain on it with  naruto run --recipe {profile} --dataset {result.folder}{same}"
     )
 
 
@@ -229,47 +250,56 @@ def _short(caption: str) -> str:
 
 def compared(first: str, second: str) -> Compared:
     """Every metric of both models with the difference, its interval, and a verdict on the second."""
+    from tasks.compare import compare_models
+    from tasks.context import task_context
+
     with task_context() as context:
         return compare_models(context, first, second)
 
 
 def nothing_to_compare(*models: str) -> Listing | None:
     """A sentence when the NARUTO_HOME of one of them is not there; None when all are."""
+    from tasks.compare import missing_home
+
     missing = next((home for name in models if (home := missing_home(name))), None)
     return Listing([], f"Nothing to compare with yet: there is no record in {missing}.") if missing else None
 
 
-def list_comparison(found: Compared, *, markdown: bool = False) -> Listing:
+def list_comparison(comparison: Compared, *, markdown: bool = False) -> Listing:
     """What was compared, for programs and for people; as Markdown, for a page."""
-    rows = [asdict(one) | {"verdict": str(one.verdict)} for one in found.metrics]
+    rows = [asdict(metric) | {"verdict": str(metric.verdict)} for metric in comparison.metrics]
     if markdown:
-        return Listing(rows, comparison_markdown(found))
-    return Listing(rows, f"{': '.join(headline(found))}\n\n{comparison_table(found.metrics)}")
+        return Listing(rows, comparison_markdown(comparison))
+    return Listing(rows, f"{': '.join(headline(comparison))}\n\n{comparison_table(comparison.metrics)}")
 
 
 def write_page(name: str, path: Path) -> Path:
     """The report of one run, written as `path`."""
+    from tasks.context import task_context
+    from tasks.report import write_report
+
     with task_context() as context:
         return write_report(context, name, path)
 
 
 def unmeasured(name: str) -> str:
     """Which metrics of a run could not be had, and why; "" when there is none."""
-    with task_context() as context:
-        found = context.store.findings(context.store.run(name).id)
-    return next((finding.sentence for finding in found if finding.name == NOT_MEASURED), "")
+    with open_store(read_settings().database_url) as store:
+        findings = store.findings(store.run(name).id)
+    return next((finding.sentence for finding in findings if finding.name == NOT_MEASURED), "")
 
 
-def comparison_table(found: Sequence[Comparison]) -> str:
+def comparison_table(comparisons: Sequence["Comparison"]) -> str:
     """Primary metrics first; the rest is exploratory."""
     head = ["metric", "first", "second", "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
     parts: list[str] = []
     for primary, title in ((True, "primary: named in the recipe"), (False, "exploratory")):
-        lines = [head, *(_line(one) for one in found if one.primary is primary)]
+        lines = [head, *(_line(comparison) for comparison in comparisons if comparison.primary is primary)]
         if len(lines) > 1:
             parts.append(f"{title}\n{columns(lines)}")
     return "\n\n".join(parts)
 
 
-def _line(one: Comparison) -> list[str]:
-    return [one.metric, *comparison_figures(one), number_text(one.p, ".3f"), str(one.n), str(one.verdict)]
+def _line(comparison: "Comparison") -> list[str]:
+    figures = comparison_figures(comparison)
+    return [comparison.metric, *figures, number_text(comparison.p, ".3f"), str(comparison.n), str(comparison.verdict)]

@@ -19,19 +19,19 @@ def _find(kind: str, name: str) -> Path:
     folder = _HERE / kind
     path = folder / f"{name}.yaml"
     if path.parent != folder or not path.exists():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+        names = sorted(p.stem for p in folder.glob("*.yaml"))
+        matches = get_close_matches(name, names, 1)
+        hint = f"did you mean {matches[0]}?" if matches else f"there are {', '.join(names)}."
         raise RecipeInvalid(f"there is no {kind[:-1]} {name!r}: {hint}")
     return path
 
 
 def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a profile name or .yaml path; `dataset` takes the place of its source, `overrides` are dotted."""
-    changed = dict(overrides or {})
+    values = dict(overrides or {})
     if dataset is not None:
-        changed = {"dataset.source": dataset, **changed}
-    return read_recipe(_find("recipes", profile), changed)
+        values = {"dataset.source": dataset, **values}
+    return read_recipe(_find("recipes", profile), values)
 
 
 def choose_suite(section: GenerationSection) -> PromptSuite:

@@ -1,4 +1,4 @@
-"""Flow `watch`: measure what the HTTP service gave out, and say whether it has drifted from what was promoted."""
+"""Flow `watch`: score pictures that the HTTP service served, and say whether they drift from the promoted run."""
 
 import os
 import time
@@ -9,31 +9,31 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from naruto_core.errors import NarutoError
-from tasks.drift import Ruler, compare_served, measure_served, tell
+from tasks.drift import RunExtractors, compare_served, measure_served, report_drift
 from tasks.progress import say
 
-_SECONDS, _PATIENCE = 5.0, 300.0  # between looks; after something that will not be otherwise at once
+_INTERVAL, _INTERVAL_AFTER_ERROR = 5.0, 300.0  # seconds
 
-Days = Annotated[float, Field(gt=0, description="How far back served pictures are looked at.")]
+Days = Annotated[float, Field(gt=0, description="Served pictures of so many days are compared.")]
 
 
 @flow(name="watch", result_serializer="json", task_runner=ThreadPoolTaskRunner(max_workers=1))
 def watch(days: Days = 1.0) -> list[str]:
-    """A sentence for each run and metric; of what has drifted an event tells, too."""
+    """A sentence for each run and metric; each metric that has drifted also sends an event."""
     measure_served()
-    return tell(compare_served(days))
+    return report_drift(compare_served(days))
 
 
 def follow(pid: int | None) -> None:
-    """Measure what is served as it comes, without a flow run for each look; for as long as process `pid` lives."""
-    rulers: dict[str, Ruler] = {}
+    """Measure served pictures as they arrive, without a flow run each time, while process `pid` lives."""
+    extractors: dict[str, RunExtractors] = {}
     while pid is None or _alive(pid):
-        wait = _SECONDS
+        wait = _INTERVAL
         try:
-            measure_served.fn(rulers)
+            measure_served.fn(extractors)
         except NarutoError as error:
             say(f"nothing is measured: {error}")
-            wait = _PATIENCE
+            wait = _INTERVAL_AFTER_ERROR
         until = time.monotonic() + wait
         while time.monotonic() < until and (pid is None or _alive(pid)):
             time.sleep(1)

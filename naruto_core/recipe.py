@@ -34,7 +34,7 @@ class ModelSection(Section):
     base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder>.")
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
     vae: str | None = Field(None, description="A VAE that replaces the base model's own.")
-    vae_revision: str | None = None
+    vae_revision: str | None = Field(None, description="Commit hash of a hub id in `vae`.")
     variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
 
 
@@ -45,8 +45,8 @@ class DatasetSection(Section):
         min_length=1, description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
     )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
-    image_column: str = Field("image", min_length=1)
-    caption_column: str = Field("text", min_length=1)
+    image_column: str = Field("image", min_length=1, description="Column with the pictures.")
+    caption_column: str = Field("text", min_length=1, description="Column with the captions.")
     hold_out: int = Field(
         0,
         ge=0,
@@ -60,20 +60,20 @@ class DatasetSection(Section):
 class StyleSection(Section):
     """A further style, trained in the same run on its own dataset."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the style.")]
     dataset: DatasetSection
-    instance_prompt: str = Field(min_length=1)
+    instance_prompt: str = Field(min_length=1, description="Fixed prompt that is put before each of its captions.")
     token_abstraction: str | None = Field(
         None, pattern=r"^\w[\w -]*$", description="The word for this style's new tokens; needs textual_inversion."
     )
-    loss_weight: float = Field(1.0, gt=0, le=100)
+    loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of this style's loss.")
     repeats: int = Field(1, ge=1, le=1000, description="How often each of its pictures is shown in an epoch.")
 
 
 class FusionSection(Section):
     """Merging the adapter into the weights: W + scale * alpha/rank * B A."""
 
-    lora_scale: float = Field(1.0, ge=-4, le=4)
+    lora_scale: float = Field(1.0, ge=-4, le=4, description="Scale of the adapter; 1: as trained.")
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
         {}, description="With an adapter per style: the scale of each by name; a style without entry has lora_scale."
     )
@@ -83,16 +83,18 @@ class GenerationSection(Section):
     """Generation of the sample pictures for all prompts and seeds of a suite."""
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
-    variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(("base", "adapted", "fused"), min_length=1)
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
-    num_inference_steps: int = Field(30, ge=1, le=1000)
-    guidance_scale: float = Field(7.5, ge=0, le=100)
-    negative_prompt: str = ""
-    scheduler: SamplerName = Field("ddim", description="Sampler.")
+    variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
+        ("base", "adapted", "fused"), min_length=1, description="Models that draw the samples."
+    )
+    resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
+    num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")
+    guidance_scale: float = Field(7.5, ge=0, le=100, description="Classifier-free guidance; 1 or less: none.")
+    negative_prompt: str = Field("", description="Prompt for what pictures should not show.")
+    scheduler: SamplerName = Field("ddim", description="The sampler.")
     batch_size: int = Field(
         1, ge=1, le=256, description="Pictures per batch; a picture is reproducible only with the same batch size."
     )
-    mixed_precision: Precision = "fp16"
+    mixed_precision: Precision = Field("fp16", description="Number format of weights and activations.")
     clip_skip: int | None = Field(
         None, ge=1, le=11, description="Number of last text encoder layers to skip; as in training."
     )
@@ -133,11 +135,11 @@ class ScoringSection(Section):
         ("mmd", "clip-content"),
         description="Metrics that decide the verdict, chosen before the run; others are exploratory.",
     )
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="Pictures per batch of a measuring network.")
     resamples: int = Field(
         1000, ge=100, le=1_000_000, description="Bootstrap resamples for intervals of means and of differences."
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Seed of the resamples.")
 
     @model_validator(mode="after")
     def _primary_metrics_exist(self) -> "ScoringSection":
@@ -151,9 +153,9 @@ class ScoringSection(Section):
 class PublishSection(Section):
     """Push of the adapter to a model hub after training."""
 
-    push_to_hub: bool = False
-    hub_model_id: str | None = None
-    private: bool = True
+    push_to_hub: bool = Field(False, description="Push at the end of the run; needs HF_TOKEN.")
+    hub_model_id: str | None = Field(None, description="Repository, e.g. your-name/naruto-lora.")
+    private: bool = Field(True, description="Make the repository private; a public one is refused.")
 
     @model_validator(mode="after")
     def _push_needs_a_repository(self) -> "PublishSection":
@@ -165,7 +167,9 @@ class PublishSection(Section):
 class Recipe(Section):
     """Every option of a run."""
 
-    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    profile: Annotated[
+        str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the recipe; part of run ids.")
+    ]
     model: ModelSection
     dataset: DatasetSection
     styles: tuple[StyleSection, ...] = Field((), description="Further styles, beside the style of `dataset`.")

@@ -41,14 +41,14 @@ class PriorSection(Section):
         100, ge=1, le=100_000, description="Number of class pictures to draw, for class_images."
     )
     class_batch_size: int = Field(1, ge=1, le=256, description="Prior pictures added to each batch.")
-    prior_loss_weight: float = Field(1.0, gt=0, le=100)
+    prior_loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of the prior's loss.")
 
 
 class ValidationSection(Section):
     """A validation loss on held-out pictures, at fixed timesteps and noises."""
 
     validation_steps: int = Field(100, ge=1, description="Optimizer steps between two measurements.")
-    num_validation_images: int = Field(16, ge=1, le=10_000)
+    num_validation_images: int = Field(16, ge=1, le=10_000, description="Number of held-out pictures.")
 
 
 class PreviewSection(Section):
@@ -62,14 +62,14 @@ class PreviewSection(Section):
 class StageSection(Section):
     """A stage of training: `steps` optimizer steps at one resolution."""
 
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
-    steps: int = Field(ge=1)
+    resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of the square crops, in pixels.")
+    steps: int = Field(ge=1, description="Optimizer steps at this resolution.")
 
 
 class AugmentationSection(Section):
     """Several views of every picture, encoded once; each use of a picture takes a random view."""
 
-    views: int = Field(4, ge=2, le=64)
+    views: int = Field(4, ge=2, le=64, description="Number of views of each picture.")
     random_flip: bool = Field(
         False, description="Mirror half of the views; only for styles where left and right do not matter."
     )
@@ -94,11 +94,11 @@ class TextualInversionSection(Section):
         pattern=r"^\w[\w -]*$",
         description="The word that is replaced by the new tokens in prompts and captions.",
     )
-    num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64)
+    num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64, description="Number of new tokens per word.")
     initializer_concept: str | None = Field(
         None, min_length=1, description="Words whose embeddings are the initial values; null: random."
     )
-    learning_rate: float = Field(1.0, gt=0)
+    learning_rate: float = Field(1.0, gt=0, description="Learning rate of the new embeddings.")
     pivot_step: int | None = Field(None, ge=1, description="The tokens are frozen from this step on; null: never.")
     train_lora: bool = Field(True, description="False: train the tokens only.")
 
@@ -109,21 +109,21 @@ class StyleLossSection(Section):
     features: Literal["latent", "decoder"] = Field(
         "latent", description="Latents, or the VAE decoder's first features."
     )
-    weight: float = Field(0.1, gt=0, le=1000)
+    weight: float = Field(0.1, gt=0, le=1000, description="Weight of the style loss relative to the noise loss.")
 
 
 class UnfreezeSection(Section):
     """Adapter weights that are frozen until `step`."""
 
     modules: str = Field(min_length=1, description="Prefix of their names, e.g. unet.up_blocks.1 or text_encoder_2.")
-    step: int = Field(ge=1)
+    step: int = Field(ge=1, description="The optimizer step from which they learn.")
 
 
 class TrainingSection(Section):
     """LoRA fine-tuning (Hu et al. 2021) of the attention layers."""
 
     instance_prompt: str = Field(min_length=1, description="Prompt that is put before every caption.")
-    resolution: int = Field(ge=16, le=2048, multiple_of=8)
+    resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of the square crops, in pixels.")
     stages: tuple[StageSection, ...] | None = Field(
         None,
         min_length=1,
@@ -135,19 +135,23 @@ class TrainingSection(Section):
         multiple_of=8,
         description="Aspect buckets whose sides are multiples of this; null: square centre crops.",
     )
-    train_batch_size: int = Field(1, ge=1, le=256)
-    gradient_accumulation_steps: int = Field(1, ge=1, le=256)
+    train_batch_size: int = Field(1, ge=1, le=256, description="Pictures of one forward and backward pass.")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=256, description="Forward and backward passes per optimizer step."
+    )
     fit_memory: bool = Field(
         False,
         description="Split the effective batch and use gradient checkpointing where the device's memory is too small.",
     )
-    gradient_checkpointing: bool = False
-    max_train_steps: int = Field(500, ge=1, le=10_000_000)
-    mixed_precision: Precision = "fp16"
-    seed: int = Field(0, ge=0, lt=2**31)
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
+    max_train_steps: int = Field(500, ge=1, le=10_000_000, description="Optimizer steps.")
+    mixed_precision: Precision = Field("fp16", description="Number format of frozen weights and activations.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers of the training.")
 
-    optimizer: Literal["prodigy", "adamw", "adamw8bit"] = "prodigy"
-    learning_rate: float = Field(1.0, gt=0)
+    optimizer: Literal["prodigy", "adamw", "adamw8bit"] = Field(
+        "prodigy", description="Prodigy estimates its own step size."
+    )
+    learning_rate: float = Field(1.0, gt=0, description="With Prodigy a factor on its own step size, usually 1.")
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Learning rate of LoRA on both text encoders; null: they are frozen."
     )
@@ -155,11 +159,11 @@ class TrainingSection(Section):
         None, ge=1, description="The text encoders are frozen from this step on."
     )
     prodigy_separate_d: bool = Field(False, description="Prodigy estimates one step size per parameter group.")
-    adam_weight_decay: float = Field(1.0e-4, ge=0)
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = Field(1.0, gt=0)
-    lr_scheduler: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: int = Field(0, ge=0)
+    adam_weight_decay: float = Field(1.0e-4, ge=0, description="Weight decay, for every optimizer.")
+    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="Betas, for every optimizer.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="Schedule of the learning rate.")
+    lr_warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0.")
     unfreeze: tuple[UnfreezeSection, ...] = Field(
         (), description="Gradual unfreezing; weights that are not named learn from the first step."
     )
@@ -171,10 +175,10 @@ class TrainingSection(Section):
     )
     style_loss: StyleLossSection | None = None
 
-    rank: int = Field(4, ge=1, le=512)
+    rank: int = Field(4, ge=1, le=512, description="Rank of the low-rank update.")
     lora_alpha: int | None = Field(None, ge=1, description="The update is scaled by alpha / rank; null: alpha = rank.")
     lora_layers: tuple[LoraLayer, ...] = Field(ATTENTION, min_length=1, description="The UNet layers that get LoRA.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a LoRA layer's inputs that is set to 0.")
     use_dora: bool = Field(False, description="DoRA: learn magnitude and direction separately (Liu et al. 2024).")
     use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
     ema_decay: float | None = Field(

@@ -45,11 +45,11 @@ def find_trained(store: Store, layout: Layout, run: Run, adapters: Sequence[Adap
     )
 
 
-def whole_file(layout: Layout, what: str, recorded: str, sha256: str) -> Path:
+def whole_file(layout: Layout, kind: str, recorded: str, sha256: str) -> Path:
     """The file behind a recorded path; RecordDamaged when it is gone, or another than was recorded."""
     path = layout.absolute(recorded)
     if not path.is_file() or sha256_file(path) != sha256:
-        raise RecordDamaged(f"the {what} {recorded} is not the one that was recorded; see `naruto verify`.")
+        raise RecordDamaged(f"the {kind} {recorded} is not the one that was recorded; see `naruto verify`.")
     return path
 
 
@@ -63,8 +63,8 @@ def write_kohya_files(trained: Trained, folder: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for style, lora in trained.loras.items():
         names[style] = f"{_stem(trained.run, style)}.safetensors"
-        known = tags if style in ("", MAIN_STYLE) else None  # the record names no dataset version of another style
-        metadata = kohya_metadata(trained.run, trained.recipe, trained.dataset, style, predicted, known)
+        tag_counts = tags if style in ("", MAIN_STYLE) else None  # the record names no dataset version of another style
+        metadata = kohya_metadata(trained.run, trained.recipe, trained.dataset, style, predicted, tag_counts)
         write_kohya(lora, folder / names[style], metadata, model)
     return names
 

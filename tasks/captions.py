@@ -75,17 +75,17 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
     """How much of what a run was taught may be wrong, as a finding on the run."""
     pictures = read_pictures(context.layout, dataset)
     extractor = load_extractor(recipe.scoring.pair_extractor, context.device)
-    found = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
-    counts = {kind: count for kind, count in found.counts.items() if kind is not CaptionFault.TRUNCATED}
+    summary = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
+    counts = {kind: count for kind, count in summary.counts.items() if kind is not CaptionFault.TRUNCATED}
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    told = (
-        f"{found.flagged} of {found.n} captions ({found.share:.1%}) look wrong: {kinds}; "
+    sentence = (
+        f"{summary.flagged} of {summary.n} captions ({summary.share:.1%}) look wrong: {kinds}; "
         f"`naruto captions {dataset.id}` lists them."
-        if found.flagged
-        else f"none of {found.n} captions looks wrong."
+        if summary.flagged
+        else f"none of {summary.n} captions looks wrong."
     )
-    figures = {str(kind): float(count) for kind, count in counts.items()} | {"share": found.share}
-    return Finding(run_id, "caption noise", found.share > NOISY, told, figures)
+    figures = {str(kind): float(count) for kind, count in counts.items()} | {"share": summary.share}
+    return Finding(run_id, "caption noise", summary.share > NOISY, sentence, figures)
 
 
 def _audit(
@@ -107,20 +107,21 @@ def _similarity(
     """The cosine of each picture with its caption."""
     captions = sorted({picture.caption for picture in pictures})
     with exclusive_device(context, f"captions {dataset.id}"):
-        shown = real_features(context, pictures, extractor, recipe.generation.resolution, recipe.scoring.batch_size)
-        said = text_features(context, captions, extractor)
+        resolution, batch_size = recipe.generation.resolution, recipe.scoring.batch_size
+        picture_features = real_features(context, pictures, extractor, resolution, batch_size)
+        text_features_of = text_features(context, captions, extractor)
     row = {caption: i for i, caption in enumerate(captions)}
-    return cosines(shown, said[[row[picture.caption] for picture in pictures]])
+    return cosines(picture_features, text_features_of[[row[picture.caption] for picture in pictures]])
 
 
 def find_dataset(store: Store, name: str) -> DatasetVersion:
     """The version with that id or the only one whose id begins so; of a source with several, the newest."""
-    known = store.datasets()
-    by_id = [one for one in known if name.startswith("ds-") and one.id.startswith(name)]
+    versions = store.datasets()
+    by_id = [version for version in versions if name.startswith("ds-") and version.id.startswith(name)]
     if len(by_id) > 1:
         raise NotRecorded(f"{name!r} could be any of {len(by_id)} datasets; type more of the id.")
-    found = by_id or [one for one in known if one.source == name]
-    if not found:
-        shown = ", ".join(f"{one.id} ({one.source})" for one in known[:5]) or "none yet"
-        raise NotRecorded(f"there is no dataset {name!r}: bring it in with `naruto ingest`; recorded are {shown}.")
-    return max(found, key=lambda one: one.delta_version)
+    matches = by_id or [version for version in versions if version.source == name]
+    if not matches:
+        names = ", ".join(f"{version.id} ({version.source})" for version in versions[:5]) or "none yet"
+        raise NotRecorded(f"there is no dataset {name!r}: bring it in with `naruto ingest`; recorded are {names}.")
+    return max(matches, key=lambda version: version.delta_version)

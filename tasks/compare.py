@@ -63,8 +63,8 @@ class _Model:
 def _read_model(context: TaskContext, name: ModelName, beside: Path | None) -> _Model:
     if name.home is None:
         return _read_model_at(context, name)
-    with read_only_context(context, name.home, beside) as there:
-        return _read_model_at(there, name)
+    with read_only_context(context, name.home, beside) as other:
+        return _read_model_at(other, name)
 
 
 def _read_model_at(context: TaskContext, name: ModelName) -> _Model:

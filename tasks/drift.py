@@ -1,7 +1,7 @@
-"""Watch: measure a sample of what the HTTP service gave out, and say whether it is still what was promoted.
+"""Drift: score a sample of the pictures that the HTTP service served, and compare it with the promoted run's samples.
 
-The service leaves pictures in a folder, each with its prompt; here they get the run's own metrics by the run's own
-extractors, and go. What stays is numbers.
+The service writes pictures to a folder, each with its prompt. They are scored with the run's own metrics and
+extractors, and deleted. Only numbers are kept.
 """
 
 import math
@@ -35,8 +35,8 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A picture that was served, and what is known of it."""
+class ServedPicture:
+    """A picture that was served, with its prompt and the run that drew it."""
 
     path: Path
     run_id: str
@@ -46,7 +46,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruler:
+class RunExtractors:
     """What a run's own samples were measured with: its extractors, and the reference (m, d) of its style."""
 
     pairs: Extractor
@@ -55,60 +55,63 @@ class Ruler:
 
 
 @task
-def measure_served(rulers: dict[str, Ruler] | None = None) -> int:
-    """Give every waiting picture its scores; how many there were. `rulers` are kept from one call to the next."""
-    kept, count = {} if rulers is None else rulers, 0
-    with task_context() as context, open_served_scores(context.settings.database_url) as served:
-        for run_id, pictures in groupby(sorted(_waiting(context), key=lambda one: one.run_id), lambda one: one.run_id):
-            waiting = list(pictures)
+def measure_served(loaded: dict[str, RunExtractors] | None = None) -> int:
+    """Score every served picture in the folder; how many there were. `loaded` keeps extractors between calls."""
+    extractors, count = {} if loaded is None else loaded, 0
+    with task_context() as context, open_served_scores(context.settings.database_url) as served_scores:
+        by_run = sorted(_served_pictures(context), key=lambda served: served.run_id)
+        for run_id, group in groupby(by_run, lambda served: served.run_id):
+            pictures = list(group)
             try:
-                kept[run_id] = kept.get(run_id) or _ruler(context, run_id, list(kept.values()))
-            except (NotRecorded, RecordDamaged) as error:  # others shall not wait for what will never be measured
-                for one in waiting:
-                    _leave_out(one.path, error)
+                extractors[run_id] = extractors.get(run_id) or _run_extractors(context, run_id, [*extractors.values()])
+            except (NotRecorded, RecordDamaged) as error:  # other runs' pictures must not wait for these
+                for served in pictures:
+                    _discard(served.path, error)
                 continue
-            for some in _parts(waiting):
-                opened = [(one, picture) for one in some if (picture := _opened(one.path))]
-                served.add_scores(_scores(opened, kept[run_id]) if opened else [])
-                for one, _ in opened:
-                    one.path.unlink(missing_ok=True)
+            for start in range(0, len(pictures), _AT_ONCE):
+                batch = pictures[start : start + _AT_ONCE]
+                opened = [(served, picture) for served in batch if (picture := _open(served.path))]
+                served_scores.add_scores(_scores(opened, extractors[run_id]) if opened else [])
+                for served, _ in opened:
+                    served.path.unlink(missing_ok=True)
                 count += len(opened)
     return count
 
 
 @task
 def compare_served(days: float) -> list[Drift]:
-    """Hold what was served in the last `days` against each run's own samples, and keep what follows."""
+    """Compare what was served in the last `days` with each run's own samples, and record the result."""
     now = datetime.now(UTC)
     since = now - timedelta(days=days)
     with task_context() as context, open_served_scores(context.settings.database_url) as served:
-        by_run = sorted(served.scores(since), key=lambda one: one.run_id)
-        found = [
+        by_run = sorted(served.scores(since), key=lambda score: score.run_id)
+        drifts = [
             drift
-            for run_id, scores in groupby(by_run, lambda one: one.run_id)
+            for run_id, scores in groupby(by_run, lambda score: score.run_id)
             for drift in _drifts(context, run_id, list(scores), since, now)
         ]
-        served.add_drifts(found)
-    return found
+        served.add_drifts(drifts)
+    return drifts
 
 
 @task
-def tell(found: list[Drift]) -> list[str]:
-    """Say it to whoever looks: sentences, a table in Prefect, and an event for each that has drifted."""
-    sentences = [in_words(one) for one in found]
-    for sentence in sentences or ["Nothing that was served in this time has been measured."]:
+def report_drift(drifts: list[Drift]) -> list[str]:
+    """Report the comparison: sentences, a table in Prefect, and an event for each metric that has drifted."""
+    sentences = [in_words(drift) for drift in drifts]
+    for sentence in sentences or ["No picture that was served in this time has been measured."]:
         say(sentence)
-    if found:
+    if drifts:
         rows = [
-            {name: None if value in (math.inf, -math.inf) else value for name, value in asdict(one).items()}
-            | {"since": str(one.since), "said_at": str(one.said_at)}
-            for one in found
+            {name: None if value in (math.inf, -math.inf) else value for name, value in asdict(drift).items()}
+            | {"since": str(drift.since), "said_at": str(drift.said_at)}
+            for drift in drifts
         ]
         create_table_artifact(rows, key="served-quality", description="Served pictures against the runs' own samples.")
-    for one in found:
-        if one.verdict is Steadiness.DRIFTED:
-            resource = {"prefect.resource.id": f"naruto.run.{one.run_id}", "prefect.resource.name": one.run_id}
-            emit_event("naruto.quality.drifted", resource, payload={"metric": one.metric, "sentence": in_words(one)})
+    for drift in drifts:
+        if drift.verdict is Steadiness.DRIFTED:
+            resource = {"prefect.resource.id": f"naruto.run.{drift.run_id}", "prefect.resource.name": drift.run_id}
+            payload = {"metric": drift.metric, "sentence": in_words(drift)}
+            emit_event("naruto.quality.drifted", resource, payload=payload)
     return sentences
 
 
@@ -122,35 +125,37 @@ def in_words(drift: Drift) -> str:
 
 
 def _interval(drift: Drift) -> str:
-    known = math.isfinite(drift.low) and math.isfinite(drift.high)
-    return f"{drift.low:+.3f}, {drift.high:+.3f}" if known else "no interval: too few prompts"
+    finite = math.isfinite(drift.low) and math.isfinite(drift.high)
+    return f"{drift.low:+.3f}, {drift.high:+.3f}" if finite else "no interval: too few prompts"
 
 
-def _waiting(context: TaskContext) -> Iterator[Waiting]:
-    """What lies in the folder; what says nothing of itself, or belongs to no run of ours, goes at once."""
+def _served_pictures(context: TaskContext) -> Iterator[ServedPicture]:
+    """The pictures in the folder; a file without facts, or of an unknown run, is deleted."""
     for path in sorted(context.layout.watched.glob(f"[!.]*{picture_file.SUFFIX}")):
         try:
             with Image.open(path) as picture:
                 facts: Mapping[str, str] = picture_file.read_facts(picture)
             run_id = context.store.run(facts["run"]).id
-            yield Waiting(path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"]))
+            yield ServedPicture(
+                path, run_id, facts["prompt"], facts["asked"], datetime.fromisoformat(facts["drawn_at"])
+            )
         except FileNotFoundError:
             continue  # measured meanwhile
         except (OSError, SyntaxError, KeyError, ValueError, NotRecorded) as error:
-            _leave_out(path, error)
+            _discard(path, error)
 
 
-def _leave_out(path: Path, error: Exception) -> None:
-    say(f"{path.name} cannot be measured ({type(error).__name__}: {error}); it is left out.")
+def _discard(path: Path, error: Exception) -> None:
+    say(f"{path.name} cannot be measured ({type(error).__name__}: {error}); it is deleted.")
     path.unlink(missing_ok=True)
 
 
-def _ruler(context: TaskContext, run_id: str, others: Sequence[Ruler]) -> Ruler:
+def _run_extractors(context: TaskContext, run_id: str, others: Sequence[RunExtractors]) -> RunExtractors:
     """What `run_id` was measured with; a network that one of `others` has loaded is not loaded again."""
     opened = recorded_run(context, run_id)
     recipe, dataset = opened.recipe, opened.dataset
     section = recipe.scoring
-    loaded = {extractor.id: extractor for ruler in others for extractor in (ruler.pairs, ruler.sets)}
+    loaded = {extractor.id: extractor for other in others for extractor in (other.pairs, other.sets)}
 
     def extractor(name: str) -> Extractor:
         wanted = load_extractor(name, context.device)
@@ -159,49 +164,44 @@ def _ruler(context: TaskContext, run_id: str, others: Sequence[Ruler]) -> Ruler:
     sets = extractor(section.set_extractor)
     real = real_pictures(context, dataset, section.reference, len(context.store.samples(run_id, Variant.ADAPTED)))
     resolution = recipe.generation.resolution
-    return Ruler(
+    return RunExtractors(
         pairs=extractor(section.pair_extractor),
         sets=sets,
         reference=real_features(context, real.reference, sets, resolution, section.batch_size),
     )
 
 
-def _parts(pictures: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
-    for start in range(0, len(pictures), _AT_ONCE):
-        yield pictures[start : start + _AT_ONCE]
-
-
-def _opened(path: Path) -> Image.Image | None:
-    """None when it has just been measured, by the service's own process or by a flow; or when it is damaged."""
+def _open(path: Path) -> Image.Image | None:
+    """None when the service's own process or another flow has just measured it, or when it is damaged."""
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except FileNotFoundError:
         return None
     except (OSError, SyntaxError) as error:
-        _leave_out(path, error)
+        _discard(path, error)
         return None
 
 
-def _scores(pictures: Sequence[tuple[Waiting, Image.Image]], ruler: Ruler) -> list[ServedScore]:
+def _scores(pictures: Sequence[tuple[ServedPicture, Image.Image]], run_extractors: RunExtractors) -> list[ServedScore]:
     """Every metric of every picture, in the half precision that the run's own features are kept in."""
     loads = [lambda picture=picture: picture for _, picture in pictures]
 
     def features(extractor: Extractor) -> Features:
         return np.concatenate(list(embed_pictures(extractor, loads, len(loads)))).astype(np.float16)
 
-    of_sets = features(ruler.sets)
-    of_pairs = of_sets if ruler.pairs is ruler.sets else features(ruler.pairs)
-    texts = embed_texts(ruler.pairs, [one.prompt for one, _ in pictures]).astype(np.float16)
-    found = {
-        "clip": (cosines(of_pairs, texts), ruler.pairs.id),
-        "style": (style_closeness(of_sets, ruler.reference), ruler.sets.id),
-        "blank": ([float(is_blank(picture)) for _, picture in pictures], ruler.sets.id),
+    of_sets = features(run_extractors.sets)
+    of_pairs = of_sets if run_extractors.pairs is run_extractors.sets else features(run_extractors.pairs)
+    texts = embed_texts(run_extractors.pairs, [request.prompt for request, _ in pictures]).astype(np.float16)
+    columns = {
+        "clip": (cosines(of_pairs, texts), run_extractors.pairs.id),
+        "style": (style_closeness(of_sets, run_extractors.reference), run_extractors.sets.id),
+        "blank": ([float(is_blank(picture)) for _, picture in pictures], run_extractors.sets.id),
     }
     return [
-        ServedScore(one.path.stem, one.run_id, one.asked, one.drawn_at, metric, float(value), extractor)
-        for metric, (values, extractor) in found.items()
-        for (one, _), value in zip(pictures, values, strict=True)
+        ServedScore(request.path.stem, request.run_id, request.asked, request.drawn_at, metric, float(value), extractor)
+        for metric, (values, extractor) in columns.items()
+        for (request, _), value in zip(pictures, values, strict=True)
     ]
 
 
@@ -216,17 +216,17 @@ def _drifts(
         extractors = {score.extractor for score in own}
         served = [score for score in scores if score.metric == metric and score.extractor in extractors]
         if not own or not served or len(extractors) != 1:
-            say(f"{run_id} {metric}: nothing was served that was measured as the run's own samples were.")
+            say(f"{run_id} {metric}: no served picture was measured like the run's own samples.")
             continue
-        found = shift(
-            Values(np.array([one.value for one in served]), [one.asked for one in served]),
-            Values(np.array([one.value for one in own]), [prompts[one.sample_id or ""] for one in own]),
+        result = shift(
+            Values(np.array([score.value for score in served]), [score.asked for score in served]),
+            Values(np.array([score.value for score in own]), [prompts[score.sample_id or ""] for score in own]),
             share=metric == "blank",
             seed=0,
         )
         yield Drift(
-            run_id=run_id, metric=metric, since=since, said_at=now, served=found.served, own=found.own,
-            difference=found.difference, low=found.low, high=found.high, margin=found.margin, n_served=len(served),
-            prompts_served=len({one.asked for one in served}), n_own=len(own), extractor=extractors.pop(),
-            verdict=found.verdict,
+            run_id=run_id, metric=metric, since=since, said_at=now, served=result.served, own=result.own,
+            difference=result.difference, low=result.low, high=result.high, margin=result.margin, n_served=len(served),
+            prompts_served=len({score.asked for score in served}), n_own=len(own), extractor=extractors.pop(),
+            verdict=result.verdict,
         )  # fmt: skip

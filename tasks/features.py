@@ -23,7 +23,7 @@ from naruto_core.scoring.set_metric import Features
 from naruto_core.store.embedding_cache import Embedded, EmbeddingCache
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import RunContext, TaskContext
-from tasks.progress import pace
+from tasks.progress import unit_reporter
 
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
@@ -55,13 +55,13 @@ def text_features(context: TaskContext, texts: Sequence[str], extractor: Extract
     """Features (n, d) of `texts`; ModelUnusable for an extractor without a text tower."""
     contents = [f"text:{hashlib.sha256(text.encode()).hexdigest()}" for text in texts]
     by_content = dict(zip(contents, texts, strict=True))
-    with EmbeddingCache(context.layout.embeddings) as kept:
-        missing = kept.missing(extractor.id, contents)
+    with EmbeddingCache(context.layout.embeddings) as cache:
+        missing = cache.missing(extractor.id, contents)
         for start in range(0, len(missing), _TEXTS_AT_ONCE):
-            part = missing[start : start + _TEXTS_AT_ONCE]
-            rows = embed_texts(extractor, [by_content[content] for content in part])
-            kept.add(extractor.id, part, rows, [False] * len(part))
-        return kept.read(extractor.id, contents).features
+            batch = missing[start : start + _TEXTS_AT_ONCE]
+            rows = embed_texts(extractor, [by_content[content] for content in batch])
+            cache.add(extractor.id, batch, rows, [False] * len(batch))
+        return cache.read(extractor.id, contents).features
 
 
 def _open(context: TaskContext, sample: Sample) -> Image.Image:
@@ -100,15 +100,15 @@ def _embed(
     stage: str,
 ) -> Embedded:
     """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
-    with EmbeddingCache(context.layout.embeddings) as kept:
-        if missing := kept.missing(extractor.id, contents):
-            reader, done, report = _PictureReader(loads, {}), 0, pace(stage, len(missing), "picture")
+    with EmbeddingCache(context.layout.embeddings) as cache:
+        if missing := cache.missing(extractor.id, contents):
+            reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
             for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
-                part = missing[done : done + len(rows)]
-                kept.add(extractor.id, part, rows, [reader.blank.pop(content) for content in part])
+                batch = missing[done : done + len(rows)]
+                cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
                 done += len(rows)
                 report(done)
-        return kept.read(extractor.id, contents)
+        return cache.read(extractor.id, contents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def in_order(samples: Sequence[Sample], suite: PromptSuite) -> tuple[Sample, ...
     return tuple(sorted(samples, key=lambda s: (seeds.index(s.seed), prompts.index(s.prompt))))
 
 
-def real_pictures(context: TaskContext, dataset: DatasetVersion, wanted: ReferencePart, drawn: int) -> RealPictures:
+def real_pictures(context: TaskContext, dataset: DatasetVersion, part: ReferencePart, drawn: int) -> RealPictures:
     """The held-out or the training part is the reference, and the other one what a perfect model would draw.
 
     Where nothing is held out, as many pictures as were `drawn`, at most half of all, are left out of the reference.
@@ -141,7 +141,7 @@ def real_pictures(context: TaskContext, dataset: DatasetVersion, wanted: Referen
     if not new:
         aside = min(drawn, len(pictures) // 2)
         return RealPictures(pictures[aside:], pictures[:aside], pictures, ())
-    reference, perfect = (new, trained_on) if wanted == "held-out" else (trained_on, new)
+    reference, perfect = (new, trained_on) if part == "held-out" else (trained_on, new)
     return RealPictures(reference, perfect, trained_on, new)
 
 
@@ -205,16 +205,16 @@ class _Inputs:
 
     def extras(self, pairs: Extractor) -> dict[str, Extra]:
         """Metrics of the recipe's own choice."""
-        section, found = self.context.recipe.scoring, dict[str, Extra]()
+        section, extras = self.context.recipe.scoring, dict[str, Extra]()
         if section.preference_model:
             judge = load_extractor(section.preference_model, self.context.device)
             texts = self.texts(judge)
             values = {variant: cosines(self.of_drawn(variant, judge).features, texts) for variant in self.samples}
             values[Variant.REAL] = cosines(self.of_real(self.real.perfect, judge), self.captions(judge))
-            found["preference"] = Extra(judge.id, values)
+            extras["preference"] = Extra(judge.id, values)
         if section.aesthetic_head:
             head = load_head(Path(section.aesthetic_head))
             values = {variant: head(self.of_drawn(variant, pairs).features) for variant in self.samples}
             values[Variant.REAL] = head(self.of_real(self.real.perfect, pairs))
-            found["aesthetic"] = Extra(f"{pairs.id}+{head.id}", values)
-        return found
+            extras["aesthetic"] = Extra(f"{pairs.id}+{head.id}", values)
+        return extras

@@ -16,17 +16,17 @@ SHOWN = 10
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:
-        found = read_and_check(section, context.layout, reporter())
-        known = context.store.find_dataset(found.version.id)
-        damaged = known is not None and not is_intact(context.layout, known)
-        context.store.add_dataset(found.version, found.quarantined, replace=damaged)
-    version = found.version
+        result = read_and_check(section, context.layout, reporter())
+        recorded = context.store.find_dataset(result.version.id)
+        damaged = recorded is not None and not is_intact(context.layout, recorded)
+        context.store.add_dataset(result.version, result.quarantined, replace=damaged)
+    version = result.version
     say(
         f"dataset {version.id}: {version.n_pictures} kept ({version.n_train} train, {version.n_reference} reference), "
         f"{version.n_quarantined} quarantined, {version.n_duplicates} duplicates flagged"
     )
-    for broken in found.quarantined[:SHOWN]:
+    for broken in result.quarantined[:SHOWN]:
         say(f"  left out: {broken.source} row {broken.row}: {broken.reason} ({broken.detail})")
-    if len(found.quarantined) > SHOWN:
-        say(f"  ... and {len(found.quarantined) - SHOWN} more; all of them are recorded with their reasons")
+    if len(result.quarantined) > SHOWN:
+        say(f"  ... and {len(result.quarantined) - SHOWN} more; all of them are recorded with their reasons")
     return version

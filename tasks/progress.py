@@ -1,4 +1,4 @@
-"""Tell people how far a task is: a line in the terminal, a log line and a progress artifact in Prefect."""
+"""Progress of a task: a bar or lines in the terminal, a log line and a progress artifact in Prefect."""
 
 import sys
 import time
@@ -8,10 +8,14 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 from naruto_core.domain import Progress
 
 TERMINAL_SECONDS, PREFECT_SECONDS = 0.5, 5.0
+BAR_WIDTH = 24
 
 
 def duration(seconds: float) -> str:
@@ -45,19 +49,32 @@ def reporter() -> Callable[[Progress], None]:
     return report
 
 
-def pace(stage: str, total: int, unit: str) -> Callable[[int], None]:
-    """The same for work whose units take about equally long: to be told how many of `total` are done."""
+def unit_reporter(stage: str, total: int, unit: str) -> Callable[[int], None]:
+    """A callback that takes how many of `total` units are done; for units that take about equally long."""
     report, began = reporter(), time.monotonic()
 
-    def done(count: int) -> None:
-        spent = time.monotonic() - began
-        report(Progress(stage, count, total, unit, spent, spent / count * (total - count)))
+    def report_count(count: int) -> None:
+        elapsed = time.monotonic() - began
+        report(Progress(stage, count, total, unit, elapsed, elapsed / count * (total - count)))
 
-    return done
+    return report_count
+
+
+def _bar(progress: Progress, console: Console) -> str:
+    """One line for a terminal: a bar, then what `describe` says; cut at the terminal's width."""
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=BAR_WIDTH)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(total=max(1, progress.total), completed=progress.done, width=BAR_WIDTH)
+    line.add_row(bar, describe(progress))
+    with console.capture() as capture:
+        console.print(line)
+    return capture.get().rstrip("\n")
 
 
 def _terminal() -> Callable[[Progress, bool], None]:
-    live, last = sys.stderr.isatty(), 0.0
+    """A bar that is drawn again in place where stderr is a terminal; elsewhere plain lines."""
+    live, last, console = sys.stderr.isatty(), 0.0, Console(stderr=True, highlight=False, markup=False)
 
     def show(progress: Progress, finished: bool) -> None:
         nonlocal last
@@ -65,8 +82,10 @@ def _terminal() -> Callable[[Progress, bool], None]:
         if not finished and now - last < (TERMINAL_SECONDS if live else PREFECT_SECONDS):
             return
         last = now
-        start, end = ("\r\x1b[2K", "\n" if finished else "") if live else ("", "\n")
-        print(f"{start}{describe(progress)}", end=end, file=sys.stderr, flush=True)
+        if live:
+            print(f"\r\x1b[2K{_bar(progress, console)}", end="\n" if finished else "", file=sys.stderr, flush=True)
+        else:
+            print(describe(progress), file=sys.stderr, flush=True)
 
     return show
 
@@ -85,8 +104,8 @@ def _prefect() -> Callable[[Progress, bool], None]:
         logger.info(describe(progress))
         percent = 100.0 * progress.done / max(1, progress.total)
         if artifact is None:
-            made = create_progress_artifact(percent, description=progress.stage)
-            artifact = made if isinstance(made, UUID) else None
+            created = create_progress_artifact(percent, description=progress.stage)
+            artifact = created if isinstance(created, UUID) else None
         else:
             update_progress_artifact(artifact, percent, description=describe(progress))
 

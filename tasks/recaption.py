@@ -21,7 +21,7 @@ from naruto_core.recipe import Recipe
 from tasks.captions import check_captions, find_dataset
 from tasks.context import TaskContext, exclusive_device, task_context
 from tasks.ingest import ingest
-from tasks.progress import pace
+from tasks.progress import unit_reporter
 
 _BATCH = 8  # pictures captioned together
 _KEPT_EVERY = 8 * _BATCH  # a killed command loses at most so many captions
@@ -82,7 +82,7 @@ def _captions(context: TaskContext, captioner: Captioner, pictures: Sequence[Pic
     path = context.layout.cache(f"captions-{_digest([captioner.id, BEAMS, MAX_TOKENS])}.json")
     known = _known(path)
     distinct = list({p.sha256: p for p in pictures if p.sha256 not in known}.values())
-    report = pace("recaption", len(distinct), "picture")
+    report = unit_reporter("recaption", len(distinct), "picture")
     for start in range(0, len(distinct), _KEPT_EVERY):
         part = distinct[start : start + _KEPT_EVERY]
         loads = [partial(_open, context.layout, picture) for picture in part]

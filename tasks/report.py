@@ -62,6 +62,6 @@ def _pair(
     context: TaskContext, drawn: Sample, near: Picture, cosine: float, rank: float, resolution: int
 ) -> Neighbours:
     data = read_picture(context.layout, near)
-    shown = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
+    prepared = Image.fromarray(prepare(data, (resolution, resolution)).pixels)
     url = picture_url(context.layout.absolute(drawn.path))
-    return Neighbours(drawn.id, drawn.prompt, near.caption, url, image_url(shown), cosine, rank)
+    return Neighbours(drawn.id, drawn.prompt, near.caption, url, image_url(prepared), cosine, rank)

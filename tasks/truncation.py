@@ -79,10 +79,10 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             )
         if report.truncated and (tokens or drawn_by == "base"):
             say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")
-    others = {"negative_prompt": section.negative_prompt}
+    other_texts = {"negative_prompt": section.negative_prompt}
     prior = recipe.training.prior
-    others |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
-    for name, text in others.items():
+    other_texts |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
+    for name, text in other_texts.items():
         if cut := limit.truncated(text):
             say(f"warning: {name}: {cut.sentence} (from {cut.word!r})")
 

@@ -37,7 +37,7 @@ class AdapterChoice(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Text = Field(max_length=200, description="A run's id, or an alias such as champion.")
-    weight: Finite = Field(default=1.0, ge=-2, le=2)
+    weight: Finite = Field(default=1.0, ge=-2, le=2, description="How strongly it is applied.")
 
 
 class ImageRequest(BaseModel):
@@ -49,19 +49,21 @@ class ImageRequest(BaseModel):
         json_schema_extra={"examples": [{"prompt": "a naruto anime character with red hair", "n": 2, "seed": 7}]},
     )
 
-    prompt: Annotated[Text, AfterValidator(_something)] = Field(min_length=1)
+    prompt: Annotated[Text, AfterValidator(_something)] = Field(min_length=1, description="What to draw.")
     model: Text | None = Field(default=None, max_length=200, description="champion, a run's id, or base.")
     n: int = Field(default=1, ge=1, description="Pictures; their seeds count on from the first.")
     size: str = Field(default="auto", pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$", description="auto or WxH in pixels.")
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] = Field(
         default="auto", description="low takes half of the run's steps, the others all of them."
     )
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    response_format: Literal["b64_json", "url"] = Field(
+        default="b64_json", description="The picture itself, or an address that expires."
+    )
     user: Text | None = Field(default=None, max_length=200, description="Taken for OpenAI's clients; not kept.")
     seed: int | None = Field(default=None, ge=0, lt=2**53, description="Left out: a random one, which the reply names.")
-    negative_prompt: Text | None = None
-    steps: int | None = Field(default=None, ge=1)
-    guidance: Finite | None = Field(default=None, ge=0, le=30)
+    negative_prompt: Text | None = Field(default=None, description="What guidance steers away from.")
+    steps: int | None = Field(default=None, ge=1, description="Denoising steps.")
+    guidance: Finite | None = Field(default=None, ge=0, le=30, description="Classifier-free guidance.")
     adapters: list[AdapterChoice] = Field(default=[], max_length=4, description="Blended with the model's own.")
 
 

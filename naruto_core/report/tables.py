@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from naruto_core.card.facts import escape, table
 from naruto_core.domain import Score, Variant
-from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.discrimination import ENOUGH
 from naruto_core.scoring.metrics import BY_NAME
 from naruto_core.store.queries import measurement_of
+
+if TYPE_CHECKING:
+    from naruto_core.scoring.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class Compared:
 
     first: str
     second: str
-    metrics: Sequence[Comparison]
+    metrics: Sequence["Comparison"]
     pictures: int
     same: int
 
@@ -127,13 +130,13 @@ def comparison_markdown(found: Compared) -> str:
     return "\n\n".join([f"**{said}**: {escape(why)}", f"{sides} {same}", rows, _NOTE])
 
 
-def _cells(one: Comparison) -> list[str]:
+def _cells(one: "Comparison") -> list[str]:
     figures = comparison_figures(one)
     name, verdict = (f"**{escape(text)}**" if one.primary else escape(text) for text in (one.metric, str(one.verdict)))
     return [name, *figures, str(one.n), verdict]
 
 
-def comparison_figures(one: Comparison) -> list[str]:
+def comparison_figures(one: "Comparison") -> list[str]:
     """First, second, difference and its interval, as far as they were measured."""
     places, found = digits(one.metric), one.difference
     change, bounds = (found.value, (found.low, found.high)) if found else (None, None)

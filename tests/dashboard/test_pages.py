@@ -20,7 +20,7 @@ from naruto_core.store.writes import Store
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 Train = Callable[..., None]
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-VIEWS = ("review", "assignments", "verdicts", "trust", "compare", "promote")
+VIEWS = ("review", "campaigns", "verdicts", "metric_validation", "compare", "promote")
 
 
 def page(name: str, **query: list[str] | str) -> AppTest:
@@ -110,17 +110,17 @@ def test_a_new_link_opens_and_the_old_one_does_not(ratings: Ratings, run: Run, l
 
 
 def test_the_first_person_must_lead_and_gets_a_link_that_is_shown_once(ratings: Ratings, run: Run) -> None:
-    app = page("assignments")
+    app = page("campaigns")
     assert app.selectbox[0].options == ["lead"]
     app.text_input[0].set_value("Ann")
     app.button[0].click().run()
     assert "/enter/" in app.code[0].value
     assert [one.name for one in ratings.reviewers()] == ["Ann"]
-    assert not page("assignments").code
+    assert not page("campaigns").code
 
 
 def test_a_campaign_is_opened_from_the_page_and_closed_there(ratings: Ratings, store: Store, run: Run) -> None:
-    app = page("assignments")
+    app = page("campaigns")
     app.multiselect(key="contenders").set_value([f"{run.id}/base", f"{run.id}/fused"]).run()
     next(one for one in app.text_input if one.label == "Name of the campaign").set_value("first")
     next(one for one in app.button if one.label == "Open the campaign").click().run()
@@ -143,7 +143,7 @@ def test_verdicts_say_who_is_better_and_how_people_judged(ratings: Ratings, stor
 def test_metrics_are_held_against_votes_only_where_there_are_enough(ratings: Ratings, store: Store, run: Run) -> None:
     clip(run, store)
     voted(ratings, store, run)
-    (line,) = page("trust").table[0].value.to_dict("records")
+    (line,) = page("metric_validation").table[0].value.to_dict("records")
     assert line["Metric"] == "clip"
     assert line["Chooses as people"] == "not enough votes"
 
@@ -152,7 +152,7 @@ def test_an_example_is_marked_wherever_its_votes_are_shown(ratings: Ratings, sto
     assert add_example(NOW)
     assert not add_example(NOW)
     assert "made these votes up" in words(page("verdicts"))
-    assert "votes made up" in words(page("assignments"))
+    assert "votes made up" in words(page("campaigns"))
     assert "People asked?,no" in words(page("promote"))
 
 

@@ -21,7 +21,7 @@ from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Scor
 from naruto_core.serving import ServedScore, Steadiness
 from naruto_core.store.database import open_served_scores, open_store
 from tasks.context import task_context
-from tasks.drift import _ruler
+from tasks.drift import _run_extractors
 from tests.deployments.serving import serving
 from tests.flows.conftest import Naruto
 
@@ -112,8 +112,8 @@ def test_runs_that_were_measured_by_one_network_share_it(
 ) -> None:
     monkeypatch.setenv("NARUTO_HOME", str(served_run[0]))
     with task_context() as context:
-        first = _ruler(context, served_run[1], [])
-        second = _ruler(context, served_run[1], [first])
+        first = _run_extractors(context, served_run[1], [])
+        second = _run_extractors(context, served_run[1], [first])
     assert second.sets is first.sets is second.pairs
 
 
@@ -179,7 +179,7 @@ def test_a_fallen_score_has_drifted_and_the_same_score_is_steady(scored: tuple[P
     assert said["clip"].low < said["clip"].difference < said["clip"].high < 0
     assert said["style"].verdict is not Steadiness.DRIFTED
     assert f"{run_id} clip: served 0.515, its own samples 0.715, difference -0.200" in ended.stderr
-    assert "blank: nothing was served that was measured as the run's own samples were" in ended.stderr
+    assert "blank: no served picture was measured like the run's own samples" in ended.stderr
 
 
 def test_pictures_by_another_extractor_are_not_compared(scored: tuple[Path, str], naruto: Naruto) -> None:
