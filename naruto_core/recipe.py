@@ -70,7 +70,7 @@ class StyleSection(Section):
 class FusionSection(Section):
     """Merging the adapter into the weights: W + scale * alpha/rank * B A."""
 
-    lora_scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter is applied; 1: as trained.")
+    lora_scale: float = Field(1.0, ge=-4, le=4, description="Scale of the adapter; 1: as trained.")
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
         {}, description="With an adapter per style: the scale of each by name; a style without entry has lora_scale."
     )
@@ -81,13 +81,13 @@ class GenerationSection(Section):
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
     variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
-        ("base", "adapted", "fused"), min_length=1, description="Which models draw."
+        ("base", "adapted", "fused"), min_length=1, description="Models that draw the samples."
     )
     resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")
     guidance_scale: float = Field(7.5, ge=0, le=100, description="Classifier-free guidance; 1 or less: none.")
-    negative_prompt: str = Field("", description="What guidance steers away from.")
-    scheduler: SamplerName = Field("ddim", description="Sampler.")
+    negative_prompt: str = Field("", description="Prompt for what pictures should not show.")
+    scheduler: SamplerName = Field("ddim", description="The sampler.")
     batch_size: int = Field(
         1, ge=1, le=256, description="Pictures per batch; a picture is reproducible only with the same batch size."
     )
@@ -132,7 +132,7 @@ class ScoringSection(Section):
         ("mmd", "clip-content"),
         description="Metrics that decide the verdict, chosen before the run; others are exploratory.",
     )
-    batch_size: int = Field(32, ge=1, description="Pictures that a network reads at once.")
+    batch_size: int = Field(32, ge=1, description="Pictures per batch of a measuring network.")
     resamples: int = Field(
         RESAMPLES, ge=100, le=1_000_000, description="Bootstrap resamples for intervals of means and of differences."
     )

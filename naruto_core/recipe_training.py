@@ -48,7 +48,7 @@ class ValidationSection(Section):
     """A validation loss on held-out pictures, at fixed timesteps and noises."""
 
     validation_steps: int = Field(100, ge=1, description="Optimizer steps between two measurements.")
-    num_validation_images: int = Field(16, ge=1, le=10_000, description="How many held-out pictures.")
+    num_validation_images: int = Field(16, ge=1, le=10_000, description="Number of held-out pictures.")
 
 
 class PreviewSection(Section):
@@ -69,7 +69,7 @@ class StageSection(Section):
 class AugmentationSection(Section):
     """Several views of every picture, encoded once; each use of a picture takes a random view."""
 
-    views: int = Field(4, ge=2, le=64, description="How many views of each picture.")
+    views: int = Field(4, ge=2, le=64, description="Number of views of each picture.")
     random_flip: bool = Field(
         False, description="Mirror half of the views; only for styles where left and right do not matter."
     )
@@ -94,11 +94,11 @@ class TextualInversionSection(Section):
         pattern=r"^\w[\w -]*$",
         description="The word that is replaced by the new tokens in prompts and captions.",
     )
-    num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64, description="How many tokens the word stands for.")
+    num_new_tokens_per_abstraction: int = Field(2, ge=1, le=64, description="Number of new tokens per word.")
     initializer_concept: str | None = Field(
         None, min_length=1, description="Words whose embeddings are the initial values; null: random."
     )
-    learning_rate: float = Field(1.0, gt=0, description="Of the new embeddings.")
+    learning_rate: float = Field(1.0, gt=0, description="Learning rate of the new embeddings.")
     pivot_step: int | None = Field(None, ge=1, description="The tokens are frozen from this step on; null: never.")
     train_lora: bool = Field(True, description="False: train the tokens only.")
 
@@ -109,7 +109,7 @@ class StyleLossSection(Section):
     features: Literal["latent", "decoder"] = Field(
         "latent", description="Latents, or the VAE decoder's first features."
     )
-    weight: float = Field(0.1, gt=0, le=1000, description="Weight beside the loss of the noise.")
+    weight: float = Field(0.1, gt=0, le=1000, description="Weight of the style loss relative to the noise loss.")
 
 
 class UnfreezeSection(Section):
@@ -136,7 +136,9 @@ class TrainingSection(Section):
         description="Aspect buckets whose sides are multiples of this; null: square centre crops.",
     )
     train_batch_size: int = Field(1, ge=1, le=256, description="Pictures of one forward and backward pass.")
-    gradient_accumulation_steps: int = Field(1, ge=1, le=256, description="Passes behind one optimizer step.")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=256, description="Forward and backward passes per optimizer step."
+    )
     fit_memory: bool = Field(
         False,
         description="Split the effective batch and use gradient checkpointing where the device's memory is too small.",
@@ -146,7 +148,9 @@ class TrainingSection(Section):
     mixed_precision: Precision = Field("fp16", description="Number format of frozen weights and activations.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers of the training.")
 
-    optimizer: Literal["prodigy", "adamw", "adamw8bit"] = Field("prodigy", description="Prodigy chooses its step size.")
+    optimizer: Literal["prodigy", "adamw", "adamw8bit"] = Field(
+        "prodigy", description="Prodigy estimates its own step size."
+    )
     learning_rate: float = Field(1.0, gt=0, description="With Prodigy a factor on its own step size, usually 1.")
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Learning rate of LoRA on both text encoders; null: they are frozen."
@@ -158,7 +162,7 @@ class TrainingSection(Section):
     adam_weight_decay: float = Field(1.0e-4, ge=0, description="Weight decay, for every optimizer.")
     adam_betas: tuple[float, float] = Field((0.9, 0.999), description="Betas, for every optimizer.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="Course of the learning rate.")
+    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="Schedule of the learning rate.")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0.")
     unfreeze: tuple[UnfreezeSection, ...] = Field(
         (), description="Gradual unfreezing; weights that are not named learn from the first step."

@@ -18,53 +18,53 @@ from tasks.progress import reporter, say
 def _fit_reporter() -> Callable[[FitReport], None]:
     tell, began = reporter(), time.monotonic()
 
-    def heard(fit: FitReport) -> None:
+    def on_report(fit: FitReport) -> None:
         spent = time.monotonic() - began
         tell(Progress(fit.stage, fit.step, fit.steps, "step", spent, fit.seconds_left, f"loss {fit.loss:.4f}"))
 
-    return heard
+    return on_report
 
 
 @task
 def begin_pretraining(plan: stages.PretrainPlan) -> str:
     """The workspace of this plan, below NARUTO_HOME."""
     workspace = Layout(read_settings().root).cache("pretrain")
-    stages.write_plan(workspace, plan)
+    stages.check_plan(workspace, plan)
     return str(workspace)
 
 
 @task
-def learn_words(workspace: str, prompts: list[str]) -> None:
-    stages.learn_words(Path(workspace), [*prompts, evaluation.NEGATIVE])
+def train_tokenizers(workspace: str, prompts: list[str]) -> None:
+    stages.train_tokenizers(Path(workspace), [*prompts, evaluation.NEGATIVE])
 
 
 @task
-def learn_to_see(workspace: str, plan: stages.PretrainPlan) -> None:
-    stages.learn_to_see(Path(workspace), plan, _fit_reporter())
+def train_vae(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.train_vae(Path(workspace), plan, _fit_reporter())
 
 
 @task
-def learn_to_draw(workspace: str, plan: stages.PretrainPlan) -> None:
-    stages.learn_to_draw(Path(workspace), plan, _fit_reporter())
+def train_unet(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.train_unet(Path(workspace), plan, _fit_reporter())
 
 
 @task
-def learn_to_judge(workspace: str, plan: stages.PretrainPlan) -> None:
-    stages.learn_to_judge(Path(workspace), plan, _fit_reporter())
+def train_clip_judge(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.train_clip_judge(Path(workspace), plan, _fit_reporter())
 
 
 @task
-def learn_to_read_pictures(workspace: str, plan: stages.PretrainPlan) -> None:
-    stages.learn_to_read_pictures(Path(workspace), plan, _fit_reporter())
+def train_attribute_classifier(workspace: str, plan: stages.PretrainPlan) -> None:
+    stages.train_attribute_classifier(Path(workspace), plan, _fit_reporter())
 
 
 @task
 def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]:
     """The bars of the base, as figures (report.json) and as a page with pictures (report.html)."""
     folder = Path(workspace)
-    reader = stages.learn_to_read_pictures(folder, plan, _fit_reporter())
+    classifier = stages.train_attribute_classifier(folder, plan, _fit_reporter())
     pipeline = stages.assemble(folder)
-    guidance, candidates = evaluation.choose_guidance(pipeline, reader)
+    guidance, candidates = evaluation.choose_guidance(pipeline, classifier)
     prompts = evaluation.held_out_prompts(400, seed=2)
     tell, began = reporter(), time.monotonic()
 
@@ -75,11 +75,11 @@ def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]
     pictures = evaluation.paint(pipeline, prompts, guidance, done)
     figures: dict[str, object] = {
         "vae_psnr_db": evaluation.measure_vae(pipeline.vae),
-        "reader_accuracy_after_vae": evaluation.measure_reader(reader, pipeline.vae),
+        "reader_accuracy_after_vae": evaluation.measure_classifier(classifier, pipeline.vae),
         "guidance_candidates": candidates,
         "guidance": guidance,
         "prompts": len(prompts),
-        "base_accuracy": evaluation.accuracy(reader, pictures, [p.scene for p in prompts]),
+        "base_accuracy": evaluation.accuracy(classifier, pictures, [p.scene for p in prompts]),
     }
     write_atomically(folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode())
     package.write_report(folder, figures, [p.text for p in prompts], pictures)

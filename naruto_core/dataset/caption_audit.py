@@ -14,7 +14,7 @@ from naruto_core.domain import Picture
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 
-# Words every captioner puts into every sentence: two captions are not alike for having them.
+# Words that are in nearly every caption: they do not make two captions similar.
 _FUNCTION_WORDS = frozenset(
     "a an the and or of in on at by to for from with without is are has have his her their its it that this "
     "wearing who which while as there picture image".split()
@@ -27,39 +27,39 @@ _COLOURS = {
     )
     for name in names.split()
 }  # fmt: skip
-# One character has one of each: two colours of it are one too many.
+# A character has only one of each: two colours of it are a contradiction.
 _NOUNS = frozenset(
     "hair eyes background shirt t-shirt jacket coat hoodie sweater turtleneck kimono dress skirt pants hat headband".split()  # noqa: E501
 )
-# Who a caption may speak of. Two of them, or one of `_SEVERAL`, and its nouns may belong to different people.
-_ONE = frozenset("person man woman boy girl character ninja lady guy kid child figure".split())
+# Words for a person. With two of them, or one of `_SEVERAL`, nouns may belong to different people.
+_PERSON = frozenset("person man woman boy girl character ninja lady guy kid child figure".split())
 _SEVERAL = frozenset(
     "two three four several many both each other another one people men women boys girls characters ninjas "
     "children kids friends group couple team pair".split()
 )
-_REACH = 3  # words between a colour and its noun, and one more: "red long open jacket"
+_REACH = 3  # words before a noun where its colour may be: "red long open jacket"
 
 
 def has_letters_or_digits(caption: str) -> bool:
-    """Whether there is a letter or a digit in it, of any script."""
+    """Whether `caption` has a letter or a digit, of any script."""
     return any(sign.isalnum() for sign in caption)
 
 
 def split_words(caption: str) -> tuple[str, ...]:
-    """Its words in order, without case, punctuation and the ways Unicode has of writing one sign."""
+    """The words of `caption` in order, case-folded, without punctuation, and normalized (NFKC)."""
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", caption).casefold()))
 
 
 def word_similarity(first: str, second: str) -> float:
-    """Jaccard index, 0..1, of the sets of words (Jaccard 1912) without function words; 1 for two empty sets."""
-    one, other = (set(split_words(caption)) - _FUNCTION_WORDS for caption in (first, second))
-    return len(one & other) / len(one | other) if one | other else 1.0
+    """Jaccard index (Jaccard 1912), 0..1, of the sets of words without function words; 1 for two empty sets."""
+    left, right = (set(split_words(caption)) - _FUNCTION_WORDS for caption in (first, second))
+    return len(left & right) / len(left | right) if left | right else 1.0
 
 
 def colour_conflicts(*captions: str) -> list[str]:
-    """What has two colours, e.g. "black hair and blond hair", by noun; all `captions` tell of one picture.
+    """Nouns with two colours, e.g. "black hair and blond hair"; all `captions` are of the same picture.
 
-    A caption that may speak of more than one character has none, because colours then belong to different people.
+    [] when a caption may describe more than one character, because colours may then belong to different people.
     """
     colours: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
@@ -69,22 +69,22 @@ def colour_conflicts(*captions: str) -> list[str]:
         for noun, colour in _coloured_nouns(caption):
             if colour not in colours[noun]:
                 colours[noun].append(colour)
-    return [" and ".join(f"{c} {noun}" for c in found) for noun, found in sorted(colours.items()) if len(found) > 1]
+    return [" and ".join(f"{c} {noun}" for c in names) for noun, names in sorted(colours.items()) if len(names) > 1]
 
 
 def _several(words: tuple[str, ...]) -> bool:
-    return bool(_SEVERAL.intersection(words)) or sum(word in _ONE for word in words) > 1
+    return bool(_SEVERAL.intersection(words)) or sum(word in _PERSON for word in words) > 1
 
 
 def _coloured_nouns(caption: str) -> list[tuple[str, str]]:
-    """(noun, colour) wherever a colour stands shortly before one of the nouns, with only qualities between."""
-    found: list[tuple[str, str]] = []
+    """(noun, colour) for every colour shortly before a noun, with only adjectives between."""
+    pairs: list[tuple[str, str]] = []
     for part in re.split(r"[,.;:!?()]", unicodedata.normalize("NFKC", caption)):
         words = split_words(part)
         for at, noun in enumerate(words):
             if noun in _NOUNS and (colour := _colour_before(words, at)):
-                found.append((noun, colour))
-    return found
+                pairs.append((noun, colour))
+    return pairs
 
 
 def _colour_before(words: tuple[str, ...], at: int) -> str | None:
@@ -98,16 +98,16 @@ def _colour_before(words: tuple[str, ...], at: int) -> str | None:
 
 Similarity = NDArray[np.float64]
 
-ALIKE = 0.5  # Jaccard index, 0..1, of two captions' word sets: under it, they tell of different things
-OUTLIER_Z = -3.5  # modified z score under which a value is an outlier (Iglewicz and Hoaglin 1993)
+ALIKE = 0.5  # Jaccard index, 0..1, of two captions' word sets; below it, they describe different things
+OUTLIER_Z = -3.5  # modified z score; below it, a value is an outlier (Iglewicz and Hoaglin 1993)
 
 
 class CaptionFault(StrEnum):
-    """What may be wrong with a caption."""
+    """The kinds of faults of a caption."""
 
     EMPTY = "empty"  # no letter and no digit
-    REPEATED = "repeated"  # word for word on several pictures that do not look alike
-    DOUBLE_DISAGREES = "double-disagrees"  # a picture of nearly the same shapes says something else
+    REPEATED = "repeated"  # the same words on several different pictures
+    DOUBLE_DISAGREES = "double-disagrees"  # a near duplicate has a different caption
     CONTRADICTS_ITSELF = "contradicts-itself"  # one character, one noun, two colours
     TRUNCATED = "truncated"  # longer than what the text encoders read
     UNLIKE_PICTURE = "unlike-picture"  # an outlier of picture-caption similarity
@@ -115,7 +115,7 @@ class CaptionFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CaptionFinding:
-    """One fault of one caption. `sha256` and `caption` name the row, `detail` says why, for people."""
+    """A fault of a caption. `sha256` and `caption` identify the row, `detail` is the reason for people."""
 
     sha256: str
     caption: str
@@ -127,7 +127,7 @@ class CaptionFinding:
 class CaptionSummary:
     """`n` captions, `flagged` of them with a finding (`share`, 0..1), findings by kind.
 
-    `median_similarity` (cosine, -1..1) was measured by `extractor`; None and "" when nothing was measured.
+    `median_similarity` (cosine, -1..1) was measured with `extractor`; None and "" when it was not measured.
     """
 
     n: int
@@ -143,20 +143,20 @@ def audit_captions(
 ) -> list[CaptionFinding]:
     """Every fault of every caption, in the order of `pictures` and then of the kinds.
 
-    `similarity` (n,) is the cosine, -1..1, of each picture with its own caption; None leaves outliers out.
-    `truncated` says of captions that are too long for the text encoders what is cut; None leaves them out. Raises
-    ValueError when it is not of these pictures or holds something else than numbers.
+    `similarity` (n,) is the cosine, -1..1, of each picture with its caption; None: no search for outliers.
+    `truncated` maps captions that are too long for the text encoders to a detail; None: no search for them. Raises
+    ValueError when `similarity` has another shape or non-finite numbers.
     """
     if similarity is not None and (similarity.shape != (len(pictures),) or not np.isfinite(similarity).all()):
-        raise ValueError(f"similarity needs {len(pictures)} finite numbers, one a picture")
-    cut = truncated or {}
-    found = _empty(pictures) | _repeated(pictures) | _double_disagrees(pictures) | _contradicts_itself(pictures)
-    found |= {(i, CaptionFault.TRUNCATED): cut[p.caption] for i, p in enumerate(pictures) if p.caption in cut}
+        raise ValueError(f"similarity needs {len(pictures)} finite numbers, one per picture")
+    details = truncated or {}
+    faults = _empty(pictures) | _repeated(pictures) | _double_disagrees(pictures) | _contradicts_itself(pictures)
+    faults |= {(i, CaptionFault.TRUNCATED): details[p.caption] for i, p in enumerate(pictures) if p.caption in details}
     if similarity is not None:
-        found |= _unlike_picture(similarity)
+        faults |= _unlike_picture(similarity)
     order = list(CaptionFault)
-    places = sorted(found, key=lambda place: (place[0], order.index(place[1])))
-    return [CaptionFinding(pictures[i].sha256, pictures[i].caption, kind, found[i, kind]) for i, kind in places]
+    keys = sorted(faults, key=lambda key: (key[0], order.index(key[1])))
+    return [CaptionFinding(pictures[i].sha256, pictures[i].caption, kind, faults[i, kind]) for i, kind in keys]
 
 
 def summarise_captions(
@@ -178,17 +178,17 @@ def summarise_captions(
 def modified_z(values: Similarity) -> Similarity:
     """0.6745 (x - median) / MAD of each value (Iglewicz and Hoaglin 1993), MAD the median absolute deviation.
 
-    Up to half of the values may be wrong and hardly move it. All 0 where MAD is 0: more than half are equal.
+    It is robust: up to half of the values may be outliers. All 0 where MAD is 0, when more than half are equal.
     """
-    away = values - np.median(values)
-    spread = float(np.median(np.abs(away)))
-    return 0.6745 * away / spread if spread > 0 else np.zeros_like(values)
+    deviations = values - np.median(values)
+    spread = float(np.median(np.abs(deviations)))
+    return 0.6745 * deviations / spread if spread > 0 else np.zeros_like(values)
 
 
-_Found = dict[tuple[int, CaptionFault], str]  # what is wrong at which place, in words
+_Faults = dict[tuple[int, CaptionFault], str]  # details by row index and kind
 
 
-def _empty(pictures: Sequence[Picture]) -> _Found:
+def _empty(pictures: Sequence[Picture]) -> _Faults:
     return {
         (i, CaptionFault.EMPTY): f"{picture.caption.strip()!r} has neither letter nor digit"
         for i, picture in enumerate(pictures)
@@ -196,8 +196,8 @@ def _empty(pictures: Sequence[Picture]) -> _Found:
     }
 
 
-def _repeated(pictures: Sequence[Picture]) -> _Found:
-    """Duplicates count as one picture: of them, the same caption is right."""
+def _repeated(pictures: Sequence[Picture]) -> _Faults:
+    """Near duplicates count as one picture: they should have the same caption."""
     shown: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for picture in pictures:
         shown[split_words(picture.caption)].add(picture.duplicate_of or picture.sha256)
@@ -208,31 +208,31 @@ def _repeated(pictures: Sequence[Picture]) -> _Found:
     }
 
 
-def _double_disagrees(pictures: Sequence[Picture]) -> _Found:
-    """Compared with the picture it is a double of; with the nearest caption, where that one has several."""
+def _double_disagrees(pictures: Sequence[Picture]) -> _Faults:
+    """Captions of near duplicates are compared; with the most similar caption where the first picture has several."""
     captions: dict[str, list[int]] = defaultdict(list)
     for i, picture in enumerate(pictures):
         captions[picture.sha256].append(i)
-    found: _Found = {}
+    faults: _Faults = {}
     for i, picture in enumerate(pictures):
-        others = [pictures[j].caption for j in captions.get(picture.duplicate_of, ()) if j != i]
-        if not others or not has_letters_or_digits(picture.caption):
+        candidates = [pictures[j].caption for j in captions.get(picture.duplicate_of, ()) if j != i]
+        if not candidates or not has_letters_or_digits(picture.caption):
             continue
-        nearest = max(others, key=lambda other: word_similarity(picture.caption, other))
+        nearest = max(candidates, key=lambda caption: word_similarity(picture.caption, caption))
         alike = word_similarity(picture.caption, nearest)
         conflicts = colour_conflicts(nearest, picture.caption)
         if has_letters_or_digits(nearest) and (alike < ALIKE or conflicts):
-            why = conflicts[0] if conflicts else f"Jaccard {alike:.2f}"
-            found[i, CaptionFault.DOUBLE_DISAGREES] = f"a picture of nearly the same shapes says {nearest!r} ({why})"
-    return found
+            reason = conflicts[0] if conflicts else f"Jaccard {alike:.2f}"
+            faults[i, CaptionFault.DOUBLE_DISAGREES] = f"a near duplicate has the caption {nearest!r} ({reason})"
+    return faults
 
 
-def _contradicts_itself(pictures: Sequence[Picture]) -> _Found:
+def _contradicts_itself(pictures: Sequence[Picture]) -> _Faults:
     conflicts = ((i, colour_conflicts(picture.caption)) for i, picture in enumerate(pictures))
-    return {(i, CaptionFault.CONTRADICTS_ITSELF): "; ".join(told) for i, told in conflicts if told}
+    return {(i, CaptionFault.CONTRADICTS_ITSELF): "; ".join(nouns) for i, nouns in conflicts if nouns}
 
 
-def _unlike_picture(similarity: Similarity) -> _Found:
+def _unlike_picture(similarity: Similarity) -> _Faults:
     if not len(similarity):
         return {}
     median, scores = float(np.median(similarity)), modified_z(similarity)

@@ -1,6 +1,6 @@
-"""Pictures that look alike: a 64-bit perceptual hash, and all pairs at most three bits apart.
+"""Near duplicates: a 64-bit perceptual hash of pictures, and all pairs of hashes at most three bits apart.
 
-The hash is pHash: the signs of an 8 x 8 block of low frequencies of the grey picture against their
+The hash is pHash: an 8 x 8 block of low DCT frequencies of the grey picture, compared with their
 median. Two hashes within three bits share at least one of four 16-bit bands, so that only pictures
 that share a band are compared.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-NEAR_BITS = 3  # of 64; pictures at most so far apart are near duplicates
+NEAR_BITS = 3  # of 64: the largest distance of near duplicates
 _GRID = 32  # pixels on a side of the grey thumbnail
 
 Hashes = npt.NDArray[np.uint64]
@@ -26,10 +26,10 @@ def _cosines(n: int) -> npt.NDArray[np.float64]:
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """16 hex digits that hardly change when a picture is resized, recompressed or slightly recoloured."""
+    """The pHash as 16 hex digits; it hardly changes when a picture is resized, recompressed or slightly recoloured."""
     grey = np.asarray(image.convert("L").resize((_GRID, _GRID), Image.Resampling.LANCZOS), dtype=np.float64)
     cosines = _cosines(_GRID)
-    # rounded, so that the last bits of a processor's arithmetic never decide a sign
+    # rounded, so that floating-point differences of processors never change a bit
     waves = (cosines @ grey @ cosines.T).round(3)
     bits = (waves > np.median(waves)).ravel()
     return np.packbits(bits).tobytes().hex()
@@ -37,15 +37,15 @@ def perceptual_hash(image: Image.Image) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """For n hashes in order: `earliest` (n,) is the first alike one before each, or -1; `any` (n,) is
-    true where there is an alike one before or after."""
+    """For n hashes: `earliest` (n,) is the index of the first near duplicate before each hash, or -1; `any` (n,) is
+    true where a hash has a near duplicate before or after it."""
 
     earliest: Indices
     any: npt.NDArray[np.bool_]
 
 
 def find_duplicates(hashes: Sequence[str]) -> Duplicates:
-    """Which of `hashes` (16 hex digits each) are at most NEAR_BITS apart; memory grows with n, not n squared."""
+    """The near duplicates among `hashes` (16 hex digits each): at most NEAR_BITS apart. Memory is O(n)."""
     values = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=">u8").astype(np.uint64)
     distinct, first, group, sizes = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
     earliest = first.astype(np.int64)
@@ -54,18 +54,18 @@ def find_duplicates(hashes: Sequence[str]) -> Duplicates:
         np.minimum.at(earliest, a, first[b])
         np.minimum.at(earliest, b, first[a])
         alike[a] = alike[b] = True
-    found = earliest[group]
-    return Duplicates(np.where(found < np.arange(len(values)), found, -1), alike[group])
+    first_of_group = earliest[group]
+    return Duplicates(np.where(first_of_group < np.arange(len(values)), first_of_group, -1), alike[group])
 
 
 def _near_pairs(distinct: Hashes) -> Iterator[tuple[Indices, Indices]]:
-    """Pairs of positions in `distinct` that are near; a pair may come up once for every band it shares."""
+    """Pairs of indices of near hashes in `distinct`; a pair may be repeated for every band that it shares."""
     for band in range(4):
         key = (distinct >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = np.argsort(key, kind="stable").astype(np.int64)
         key = key[order]
         start = np.arange(len(order))
-        # neighbours in the same band, then next but one, ...: every pair of a band comes up once
+        # neighbours of equal band, then next but one, ...: every pair of a band once
         for gap in count(1):
             start = start[start < len(order) - gap]
             start = start[key[start] == key[start + gap]]

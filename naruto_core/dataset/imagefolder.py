@@ -1,7 +1,7 @@
-"""A folder of picture files beside a `metadata.jsonl`: one JSON object a line, `file_name` and the caption.
+"""An imagefolder: picture files and a `metadata.jsonl` with one JSON object per line, `file_name` and the caption.
 
-A file name may lead into subfolders, never out of the folder. Picture files that no line names are
-handed over as records without a caption, so that a forgotten line is seen.
+A file name may be in subfolders, never outside the folder. Picture files that no line names are
+quarantined as records without a caption, so that a missing line is noticed.
 """
 
 import json
@@ -18,11 +18,11 @@ from naruto_core.errors import DatasetUnusable
 
 METADATA = "metadata.jsonl"
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_LINES_LOOKED_AT = 100  # for the columns, before anything is read
+_LINES_CHECKED = 100  # for the columns, on opening
 
 
 class ImageFolder:
-    """The folder, its captions in `caption_column`; opening it checks that the column is there."""
+    """The folder, with captions in `caption_column`. Raises DatasetUnusable when the column does not exist."""
 
     def __init__(self, folder: Path, caption_column: str) -> None:
         self.folder = folder
@@ -36,6 +36,7 @@ class ImageFolder:
         self.total += sum(1 for _ in self._unlisted())
 
     def records(self) -> Iterator[Record | QuarantinedRecord]:
+        """The records of all lines, then the unlisted files."""
         row = -1
         for row, line in enumerate(self._lines()):
             yield self._record(row, line)
@@ -57,7 +58,7 @@ class ImageFolder:
 
     def _check_columns(self) -> None:
         seen: dict[str, None] = {}
-        for line in islice(self._lines(), _LINES_LOOKED_AT):
+        for line in islice(self._lines(), _LINES_CHECKED):
             try:
                 seen |= dict.fromkeys(_parse(line))
             except BrokenRecordError:
@@ -72,12 +73,12 @@ class ImageFolder:
     def _read(self, name: str) -> bytes:
         path = self.folder / name
         try:
-            found = path.stat()
-            if not stat.S_ISREG(found.st_mode):
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
                 raise BrokenRecordError("missing-file", f"{name} is not a file")
-            if found.st_size > MAX_BYTES:
+            if status.st_size > MAX_BYTES:
                 raise BrokenRecordError(
-                    "too-large", f"{name} has {found.st_size:,} bytes; at most {MAX_BYTES:,} are read"
+                    "too-large", f"{name} has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read"
                 )
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -111,7 +112,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _file_name(entry: dict[str, Any]) -> str:
-    """The entry's file as a normal relative path with forward slashes."""
+    """The entry's file as a relative path with forward slashes. Raises BrokenRecordError."""
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
         raise BrokenRecordError("bad-metadata", "file_name is missing or not text")

@@ -1,4 +1,4 @@
-"""Ingest: every record of a source checked, its original bytes stored once by content, a dataset version written."""
+"""Ingest: check every record of a source, store its original bytes by content, and write a dataset version."""
 
 import heapq
 import time
@@ -18,7 +18,7 @@ from naruto_core.recipe import DatasetSection
 
 
 def check(record: Record) -> Picture | QuarantinedRecord:
-    """The facts of the record's picture (split and duplicates still open), or why it is quarantined."""
+    """The record's picture (without its final split and duplicates), or the reason why it is quarantined."""
     try:
         caption = _caption(record.caption)
         decoded = decode(record.image)
@@ -35,46 +35,46 @@ def check(record: Record) -> Picture | QuarantinedRecord:
     )
 
 
-def _caption(found: object) -> str:
-    if found is None:
+def _caption(value: object) -> str:
+    if value is None:
         raise BrokenRecordError("no-caption", "the caption is missing")
-    if not isinstance(found, str):
-        raise BrokenRecordError("caption-not-text", f"the caption is of type {type(found).__name__}")
-    if not found.strip():
+    if not isinstance(value, str):
+        raise BrokenRecordError("caption-not-text", f"the caption is of type {type(value).__name__}")
+    if not value.strip():
         raise BrokenRecordError("no-caption", "the caption is blank")
     try:
-        found.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise BrokenRecordError("caption-not-text", f"the caption is not valid Unicode: {error.reason}") from None
-    return found
+    return value
 
 
-def arrange(pictures: list[Picture], hold_out: int) -> list[Picture]:
-    """The rows of a version: sorted, records with the same bytes and caption once, doubles flagged,
-    `hold_out` of them the reference.
+def assign_splits(pictures: list[Picture], hold_out: int) -> list[Picture]:
+    """The rows of a version: sorted, equal records (bytes and caption) once, duplicates marked,
+    `hold_out` of them as the reference.
 
-    Held out are the pictures with the smallest sha256 of "<their sha256>reference". Those that have
-    a double stay in training, so that the reference shows nothing that was trained on. Raises
-    DatasetUnusable when `hold_out` leaves nothing to train on.
+    The pictures with the smallest sha256 of "<their sha256>reference" are held out. Pictures that have
+    a duplicate stay in training, so that the reference shows nothing that was trained on. Raises
+    DatasetUnusable when `hold_out` leaves no training picture, or there are too few without a duplicate.
     """
     rows = [next(same) for _, same in groupby(sorted(pictures, key=_content), key=_content)]
-    doubles = find_duplicates([row.perceptual_hash for row in rows])
-    alone = [i for i in range(len(rows)) if not doubles.any[i]]
+    duplicates = find_duplicates([row.perceptual_hash for row in rows])
+    unique = [i for i in range(len(rows)) if not duplicates.any[i]]
     if hold_out >= len(rows):
         raise DatasetUnusable(
-            f"dataset.hold_out is {hold_out}, but only {len(rows)} pictures were kept: hold out fewer or bring more."
+            f"dataset.hold_out is {hold_out}, but only {len(rows)} pictures are usable: hold out fewer or add pictures."
         )
-    if hold_out > len(alone):
+    if hold_out > len(unique):
         raise DatasetUnusable(
-            f"dataset.hold_out is {hold_out}, but only {len(alone)} of {len(rows)} pictures have no duplicate: "
+            f"dataset.hold_out is {hold_out}, but only {len(unique)} of {len(rows)} pictures have no duplicate: "
             "hold out fewer."
         )
 
-    def lot(i: int) -> str:
+    def lottery(i: int) -> str:
         return sha256_bytes(f"{rows[i].sha256}reference".encode())
 
-    reference = set(heapq.nsmallest(hold_out, alone, key=lot))
-    for i, first in enumerate(doubles.earliest.tolist()):
+    reference = set(heapq.nsmallest(hold_out, unique, key=lottery))
+    for i, first in enumerate(duplicates.earliest.tolist()):
         if first >= 0:
             rows[i] = replace(rows[i], duplicate_of=rows[first].sha256)
         elif i in reference:
@@ -92,56 +92,56 @@ _RECORDS_BETWEEN_REPORTS = 50
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What came of an ingest: the version, and what was left out of it."""
+    """The version that an ingest wrote, and the records that it left out."""
 
     version: DatasetVersion
     quarantined: tuple[QuarantinedRecord, ...]
 
 
 def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progress], None]) -> IngestResult:
-    """Bring the source of `section` into the data root; the same content is the same version.
+    """Ingest the source of `section` into the data root; the same content is the same version.
 
-    `n_duplicates` of the version counts the flagged rows and the records that repeat both the bytes
-    and the caption of another (kept once). Raises DatasetUnusable for a source that is missing,
+    `n_duplicates` of the version counts the marked rows, and the records that repeat both the bytes
+    and the caption of another (stored once). Raises DatasetUnusable for a source that is missing,
     empty, without its columns or with more than `max_quarantined` broken records, and StorageFailed
-    for a disk that is full or not writable; neither leaves a version behind.
+    for a disk that is full or not writable; in both cases no version is written.
     """
     table = table_name(layout, section.source)
     source = open_source(section)
-    pictures, quarantined = _sift(source, layout, on_progress)
-    _refuse_too_broken(section, len(pictures), quarantined)
-    rows = arrange(pictures, section.hold_out)
+    pictures, quarantined = _check_records(source, layout, on_progress)
+    _check_share_of_broken(section, len(pictures), quarantined)
+    rows = assign_splits(pictures, section.hold_out)
     n_duplicates = sum(bool(row.duplicate_of) for row in rows) + len(pictures) - len(rows)
     version = write_version(layout, table, source.name, rows, n_quarantined=len(quarantined), n_duplicates=n_duplicates)
     return IngestResult(version, tuple(quarantined))
 
 
-def _sift(
+def _check_records(
     source: Source, layout: Layout, on_progress: Callable[[Progress], None]
 ) -> tuple[list[Picture], list[QuarantinedRecord]]:
-    """Check every record and store the pictures that pass."""
+    """Check every record, and store the usable pictures."""
     pictures: list[Picture] = []
     quarantined: list[QuarantinedRecord] = []
-    pace = _Pace(source.total, on_progress)
+    reporter = _ProgressReporter(source.total, on_progress)
     for record in source.records():
         checked = check(record) if isinstance(record, Record) else record
         if isinstance(checked, Picture) and isinstance(record, Record):
-            _keep(record.image, checked, layout)
+            _store(record.image, checked, layout)
             pictures.append(checked)
         elif isinstance(checked, QuarantinedRecord):
             quarantined.append(checked)
-        pace.report(len(pictures), len(quarantined))
+        reporter.report(len(pictures), len(quarantined))
     return pictures, quarantined
 
 
-def _keep(data: bytes, picture: Picture, layout: Layout) -> None:
+def _store(data: bytes, picture: Picture, layout: Layout) -> None:
     path = layout.picture(picture.sha256, picture.suffix)
     with storage_errors(path):
-        if not path.is_file() or path.read_bytes() != data:  # a damaged file is mended
+        if not path.is_file() or path.read_bytes() != data:  # a damaged file is replaced
             write_atomically(path, data)
 
 
-def _refuse_too_broken(section: DatasetSection, n_pictures: int, quarantined: list[QuarantinedRecord]) -> None:
+def _check_share_of_broken(section: DatasetSection, n_pictures: int, quarantined: list[QuarantinedRecord]) -> None:
     total = n_pictures + len(quarantined)
     if total == 0:
         raise DatasetUnusable(f"dataset {section.source} is empty: it has no record at all.")
@@ -156,8 +156,8 @@ def _refuse_too_broken(section: DatasetSection, n_pictures: int, quarantined: li
     )
 
 
-class _Pace:
-    """Says how far the records are: every half second, every fifty, and at the end."""
+class _ProgressReporter:
+    """Reports progress every half second, every fifty records, and at the end."""
 
     def __init__(self, total: int, on_progress: Callable[[Progress], None]) -> None:
         self.total = total

@@ -1,4 +1,4 @@
-"""Original bytes to training pixels: RGB, resized to cover the training size (or its aspect bucket), cropped."""
+"""Preprocessing of training pictures: aspect buckets, augmentation views, resizing and cropping."""
 
 import math
 import random
@@ -15,16 +15,16 @@ from naruto_core.errors import RecordDamaged
 
 @lru_cache(maxsize=32)
 def buckets(resolution: int, step: int) -> tuple[tuple[int, int], ...]:
-    """All (height, width) of area at most resolution x resolution, the largest for each width."""
-    found: set[tuple[int, int]] = set()
+    """All bucket sizes (height, width) with sides of multiples of `step` and area <= resolution x resolution."""
+    sizes: set[tuple[int, int]] = set()
     for short in range(max(step, math.ceil(resolution / 2 / step) * step), resolution + 1, step):
         long = min(resolution * resolution // short // step * step, 2 * resolution)
-        found |= {(short, long), (long, short)}
-    return tuple(sorted(found))
+        sizes |= {(short, long), (long, short)}
+    return tuple(sorted(sizes))
 
 
 def bucket_of(width: int, height: int, resolution: int, step: int | None) -> tuple[int, int]:
-    """(height, width) of the bucket whose shape is nearest; the square without a `step`."""
+    """The size (height, width) of the bucket with the nearest aspect ratio; a square for `step` None."""
     if step is None:
         return resolution, resolution
     shape = math.log(width / height)
@@ -32,11 +32,11 @@ def bucket_of(width: int, height: int, resolution: int, step: int | None) -> tup
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """One picture for training, with what SDXL is told about it.
+class PreparedPicture:
+    """One picture for training, with SDXL's size conditioning.
 
-    `pixels` is uint8 (height, width, 3) of the wanted size; `original_size` is (height, width) in pixels
-    before resizing, upright; `crop` is (top, left) of the cut in pixels of the resized picture.
+    `pixels` is uint8 (height, width, 3) of the requested size; `original_size` is (height, width) in pixels
+    before resizing, upright; `crop` is (top, left) in pixels of the resized picture.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -46,10 +46,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a view differs from the plain picture: mirrored, cut elsewhere (0 .. 1), in other colours (factors)."""
+    """The changes of a view: mirrored, crop position (0 .. 1; None: centre), factors of brightness, contrast, color."""
 
     mirrored: bool = False
-    place: float | None = None
+    crop_position: float | None = None
     colours: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
@@ -57,25 +57,25 @@ PLAIN = View()
 
 
 def draw_view(random_flip: bool, random_crop: bool, color_jitter: float, name: str, view: int) -> View:
-    """The look of a picture's `view`, always the same for the same `name`; view 0 is the plain one."""
+    """The random changes of view number `view`, always the same for the same `name`; view 0 has none."""
     if view == 0:
         return PLAIN
-    chance = random.Random(f"{name} {view}")
-    flip, place = chance.random() < 0.5, chance.random()
-    colours = [1 + chance.uniform(-color_jitter, color_jitter) for _ in range(3)]
-    return View(random_flip and flip, place if random_crop else None, (colours[0], colours[1], colours[2]))
+    rng = random.Random(f"{name} {view}")
+    flip, position = rng.random() < 0.5, rng.random()
+    colours = [1 + rng.uniform(-color_jitter, color_jitter) for _ in range(3)]
+    return View(random_flip and flip, position if random_crop else None, (colours[0], colours[1], colours[2]))
 
 
 def shuffle_caption(caption: str, name: str, view: int) -> str:
-    """The comma-separated parts of `caption` in another order; view 0 leaves it as it is."""
+    """The comma-separated parts of `caption` in random order for `view`; view 0 is unchanged."""
     parts = [part.strip() for part in caption.split(",")]
     if view:
         random.Random(f"{name} {view} caption").shuffle(parts)
     return ", ".join(parts) if view else caption
 
 
-def prepare(data: bytes, size: tuple[int, int], look: View = PLAIN) -> Prepared:
-    """The picture in `data` at `size` (height, width); RecordDamaged when an ingested picture no longer reads."""
+def prepare(data: bytes, size: tuple[int, int], view: View = PLAIN) -> PreparedPicture:
+    """The picture in `data` resized and cropped to `size` (height, width). Raises RecordDamaged for a damaged file."""
     try:
         image = decode(data).image
     except BrokenRecordError as broken:
@@ -83,25 +83,25 @@ def prepare(data: bytes, size: tuple[int, int], look: View = PLAIN) -> Prepared:
             f"a stored picture can no longer be read ({broken}); ingest its dataset again to replace it."
         ) from None
     width, height = image.size
-    resized = image.resize(_covering((height, width), size), Image.Resampling.LANCZOS)
-    if look.mirrored:
+    resized = image.resize(_covering_size((height, width), size), Image.Resampling.LANCZOS)
+    if view.mirrored:
         resized = ImageOps.mirror(resized)
     wide, high = resized.width - size[1], resized.height - size[0]
-    place = 0.5 if look.place is None else look.place
-    top, left = round(high * place), round(wide * place)
-    cut = _coloured(resized.crop((left, top, left + size[1], top + size[0])), look.colours)
-    return Prepared(np.array(cut, dtype=np.uint8), (height, width), (top, left))
+    position = 0.5 if view.crop_position is None else view.crop_position
+    top, left = round(high * position), round(wide * position)
+    cropped = _adjust_colours(resized.crop((left, top, left + size[1], top + size[0])), view.colours)
+    return PreparedPicture(np.array(cropped, dtype=np.uint8), (height, width), (top, left))
 
 
-def _covering(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a picture that just covers `size`; the side that sticks out is rounded down."""
+def _covering_size(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of the smallest picture that covers `size`; the longer side is rounded down."""
     (height, width), (high, wide) = original, size
     if width * high <= height * wide:
         return wide, max(high, int(wide * height / width))
     return max(wide, int(high * width / height)), high
 
 
-def _coloured(image: Image.Image, colours: tuple[float, float, float]) -> Image.Image:
+def _adjust_colours(image: Image.Image, colours: tuple[float, float, float]) -> Image.Image:
     for enhance, factor in zip(
         (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), colours, strict=True
     ):

@@ -1,4 +1,4 @@
-"""A raw record of a source, and its decoding to pixels: the only place that decides whether a picture is broken."""
+"""Raw records of a source, and their decoding to pixels; here alone it is decided whether a picture is broken."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from naruto_core.domain import QuarantinedRecord
 
 
 class BrokenRecordError(Exception):
-    """A record that cannot be used: `reason` is one hyphenated word, `detail` says more."""
+    """A record that cannot be used: `reason` is a hyphenated word, `detail` is for people."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -22,7 +22,7 @@ class BrokenRecordError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of a source: where it stands (rows count from 0), the picture's bytes, the caption as found."""
+    """One row of a source: its position (rows from 0), the picture's bytes, and the unchecked caption."""
 
     source: str
     row: int
@@ -30,15 +30,16 @@ class Record:
     caption: object
 
     def quarantined(self, reason: str, detail: str) -> QuarantinedRecord:
+        """This record as a quarantined one."""
         return QuarantinedRecord(self.source, self.row, reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened source: the name its versions are filed under, its number of records, the records.
+    """An opened source: its name in dataset versions, its number of records, and the records.
 
-    `records` may be called more than once and streams; what it cannot even hand over as a Record
-    (a file that is missing, a line that is not JSON) comes out as QuarantinedRecord.
+    `records` may be called more than once, and streams; what cannot be read as a Record
+    (a missing file, a line that is not JSON) is a QuarantinedRecord.
     """
 
     name: str
@@ -59,8 +60,8 @@ SUFFIXES = {
     "BMP": ".bmp",
     "TIFF": ".tif",
 }
-_FORMATS = [name for name in SUFFIXES if name != "MPO"]  # the JPEG reader hands MPO over by itself
-_TURNS = {
+_FORMATS = [name for name in SUFFIXES if name != "MPO"]  # Pillow's JPEG reader opens MPO too
+_EXIF_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -73,24 +74,24 @@ _EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """A picture as people see it: RGB, upright, alpha on white; `suffix` is of its file format."""
+class DecodedPicture:
+    """A picture as it is displayed: RGB, upright, alpha on white; `suffix` is that of its file format."""
 
     image: Image.Image
     suffix: str
 
 
-def decode(data: bytes) -> Decoded:
-    """The picture in `data`; raises BrokenRecordError when it is damaged, hostile or not a still picture."""
+def decode(data: bytes) -> DecodedPicture:
+    """Decode the picture in `data`. Raises BrokenRecordError when it is damaged, malicious or not a still picture."""
     if not data:
         raise BrokenRecordError("empty", "zero bytes")
     if len(data) > MAX_BYTES:
         raise BrokenRecordError("too-large", f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _refuse_by_header(image)
+            _check_header(image)
             image.load()
-            return Decoded(_as_rgb(_upright(image)), SUFFIXES[image.format or ""])
+            return DecodedPicture(_as_rgb(_upright(image)), SUFFIXES[image.format or ""])
     except (BrokenRecordError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -101,21 +102,19 @@ def decode(data: bytes) -> Decoded:
         raise _damaged(data, error) from None
 
 
-def _refuse_by_header(image: Image.Image) -> None:
+def _check_header(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BrokenRecordError("decompression-bomb", f"{width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BrokenRecordError(
-            "too-narrow", f"{width} x {height} pixels; a centre crop would show next to nothing of it"
-        )
+        raise BrokenRecordError("too-narrow", f"{width} x {height} pixels; a centre crop would lose most of it")
     frames = int(getattr(image, "n_frames", 1))
     if frames > 1 and image.format != "MPO":
-        raise BrokenRecordError("animated", f"{frames} frames or pages; one is wanted")
+        raise BrokenRecordError("animated", f"{frames} frames or pages; only single pictures are accepted")
 
 
 def _unidentified(data: bytes) -> BrokenRecordError:
-    """Pillow does not say why it knows no such format; a size of zero is one reason."""
+    """The reason why Pillow does not identify the format; a size of zero is one."""
     sizes = (0xFF,)
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         sizes = struct.unpack_from(">II", data, 16)
@@ -129,23 +128,23 @@ def _unidentified(data: bytes) -> BrokenRecordError:
 
 def _damaged(data: bytes, error: Exception) -> BrokenRecordError:
     detail = " ".join(str(error).split()) or type(error).__name__
-    # a RIFF file (WebP) states its length; its decoder only says that it could not start
+    # the header of a RIFF file (WebP) has its length; the decoder's error does not tell that data is missing
     short_riff = data.startswith(b"RIFF") and int.from_bytes(data[4:8], "little") + 8 > len(data)
     return BrokenRecordError("truncated" if short_riff or "truncated" in detail.lower() else "unreadable", detail)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    return image if turn is None else image.transpose(turn)
+    rotation = _EXIF_ROTATIONS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    return image if rotation is None else image.transpose(rotation)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise BrokenRecordError("unreadable", "floating-point pixels have no agreed white")
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them at 255
+        raise BrokenRecordError("unreadable", "floating-point pixels have no standard range")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
         grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

@@ -1,7 +1,7 @@
-"""From `dataset.source` in a recipe to an opened Source: what kind it is, and where its records come from.
+"""Dataset sources: opens what `dataset.source` of a recipe names.
 
-`world:<style>?count=N&seed=S` is the drawn world; what exists on disk is read as what it is; `org/name`
-is fetched from the hub at a pinned revision. Every other text is answered by one sentence.
+`world:<style>?count=N&seed=S` is the miniature's drawn world; a file or folder is read by its format; `org/name`
+is downloaded from the hub at a pinned revision.
 """
 
 import io
@@ -28,7 +28,7 @@ _WORLD = "world:"
 
 
 def open_source(section: DatasetSection) -> Source:
-    """The source that `section` names, its columns checked; raises DatasetUnusable when it is none."""
+    """The source of `section`, its columns checked. Raises DatasetUnusable when it cannot be opened."""
     text = section.source
     if text.startswith(_WORLD):
         return _world(text)
@@ -37,13 +37,13 @@ def open_source(section: DatasetSection) -> Source:
         if path.exists():
             return _local(path.absolute(), text, section)
     except (OSError, RuntimeError) as error:
-        raise DatasetUnusable(f"cannot read dataset {text}: {error}; check the path and who may read it.") from error
+        raise DatasetUnusable(f"cannot read dataset {text}: {error}; check the path and its permissions.") from error
     if text.startswith((os.sep, ".", "~")) or path.suffix in (".parquet", ".arrow", ".jsonl"):
         raise DatasetUnusable(f"there is no dataset at {path.absolute()}: check the path.")
     if _HUB_ID.fullmatch(text):
         return _hub(section)
     raise DatasetUnusable(
-        f"'{text}' is no dataset: give a folder or parquet file that exists, a hub id such as org/name, "
+        f"'{text}' is no dataset: use a folder or parquet file that exists, a hub id such as org/name, "
         "or world:naruto?count=360&seed=7."
     )
 
@@ -51,7 +51,7 @@ def open_source(section: DatasetSection) -> Source:
 def _local(path: Path, name: str, section: DatasetSection) -> Source:
     if path.is_file():
         if path.suffix != ".parquet":
-            raise DatasetUnusable(f"{path} is a file but not a .parquet file: give one, or the folder it is in.")
+            raise DatasetUnusable(f"{path} is not a .parquet file: use one, or a folder.")
         return _table(path.parent, [path], name, section)
     if (path / "dataset_dict.json").exists():
         path = _train_of_dict(path)
@@ -64,7 +64,7 @@ def _local(path: Path, name: str, section: DatasetSection) -> Source:
     shards = train_split(path, sorted(path.rglob("*.parquet")))
     if not shards:
         raise DatasetUnusable(
-            f"{path} holds no parquet files, no {METADATA} and no state.json: give a folder with one of them."
+            f"{path} has no parquet files, no {METADATA} and no state.json: use a folder with one of them."
         )
     return _table(path, shards, name, section)
 
@@ -77,15 +77,15 @@ def _table(root: Path, shards: list[Path], name: str, section: DatasetSection) -
 def _train_of_dict(folder: Path) -> Path:
     """The training split of a saved DatasetDict."""
     if not (folder / "train" / "state.json").exists():
-        raise DatasetUnusable(f"{folder} holds several splits, none called train: give the folder of one of them.")
+        raise DatasetUnusable(f"{folder} has several splits, none named train: use the folder of one split.")
     return folder / "train"
 
 
 def _hub(section: DatasetSection) -> Source:
     if section.revision is None or not _COMMIT.fullmatch(section.revision):
-        given = "" if section.revision is None else f" ('{section.revision}' may move)"
+        hint = "" if section.revision is None else f" ('{section.revision}' may move)"
         raise DatasetUnusable(
-            f"dataset {section.source} needs a pinned revision{given}: set dataset.revision to a commit hash "
+            f"dataset {section.source} needs a pinned revision{hint}: set dataset.revision to a commit hash "
             f"(7 to 40 hex digits) of https://huggingface.co/datasets/{section.source}."
         )
     revision = _full_commit(section.source, section.revision)
@@ -93,7 +93,7 @@ def _hub(section: DatasetSection) -> Source:
 
 
 def _full_commit(repository: str, revision: str) -> str:
-    """The 40 digits of a commit hash that was cut short, which the hub's downloads do not take."""
+    """The 40 digits of a short commit hash: the hub's downloads need all of them. Raises DatasetUnusable."""
     if len(revision) == 40:
         return revision
     import httpx2
@@ -103,17 +103,17 @@ def _full_commit(repository: str, revision: str) -> str:
     try:
         commits = HfApi().list_repo_commits(repository, repo_type="dataset")
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        why = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise DatasetUnusable(
-            f"cannot ask the hub which commit of dataset {repository} {revision} is: {why}; check the network, or "
-            "give all 40 digits, or the folder of a download."
+            f"cannot ask the hub which commit of dataset {repository} {revision} is: {reason}; check the network, or "
+            "write all 40 digits, or the folder of a download."
         ) from error
-    found = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
-    if len(found) != 1:
+    matches = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
+    if len(matches) != 1:
         raise DatasetUnusable(
-            f"dataset {repository} has {len(found)} commits that begin with {revision}: give 40 digits."
+            f"dataset {repository} has {len(matches)} commits that begin with {revision}: write all 40 digits."
         )
-    return found[0]
+    return matches[0]
 
 
 def _fetch(repository: str, revision: str) -> Path:
@@ -129,11 +129,11 @@ def _fetch(repository: str, revision: str) -> Path:
     except LocalEntryNotFoundError:
         raise DatasetUnusable(
             f"cannot reach the hub for dataset {repository}, and it is not in the cache: check the network, "
-            "or download it elsewhere and give its folder."
+            "or download it on another machine and use its folder."
         ) from None
     except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
-        why = " ".join(str(error).split())
-        raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {why}") from error
+        reason = " ".join(str(error).split())
+        raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {reason}") from error
     for path in sorted(folder.rglob("*.parquet")):
         check_hub_file(path)
     return folder

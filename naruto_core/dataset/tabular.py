@@ -1,7 +1,7 @@
-"""Sources that are tables: parquet files (as on the hub) and folders written by `save_to_disk`.
+"""Tabular sources: parquet files (as on the hub) and folders that `save_to_disk` wrote.
 
-Both are streamed a few rows at a time. The picture column holds bytes, or a struct with `bytes` and
-`path`; a path alone is never followed.
+Both are streamed a few rows at a time. The picture column has bytes, or a struct with `bytes` and
+`path`; a path without bytes is never opened.
 """
 
 import json
@@ -22,7 +22,7 @@ _BUFFER = 1 << 20  # bytes read ahead; without it a whole row group would be loa
 
 
 class Table:
-    """Some shards of one layout, with the two columns that matter; opening it checks all of them."""
+    """Shards with the same schema, and the names of their picture and caption columns. Raises DatasetUnusable."""
 
     def __init__(self, root: Path, shards: list[Path], image_column: str, caption_column: str) -> None:
         self.root = root
@@ -31,13 +31,14 @@ class Table:
         self.total = sum(self._open(shard) for shard in shards)
 
     def records(self) -> Iterator[Record | QuarantinedRecord]:
+        """The records of all shards, in order. Raises DatasetUnusable when a shard is damaged."""
         for shard in self.shards:
             name = shard.relative_to(self.root).as_posix()
             yield from self._records(shard, name)
 
     def _records(self, shard: Path, name: str) -> Iterator[Record | QuarantinedRecord]:
         row = 0
-        # closed at once when the reader stops early: an open file outlives no exception
+        # closed at once when the reader stops early or fails
         with closing(_batches(shard, list(self.columns))) as batches:
             while True:
                 try:
@@ -52,7 +53,7 @@ class Table:
                     row += 1
 
     def _open(self, shard: Path) -> int:
-        """The number of rows of a shard, once its columns are found fit."""
+        """Check the columns of a shard; its number of rows."""
         try:
             rows, schema = _shape(shard)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -66,22 +67,22 @@ class Table:
         image_column = self.columns[0]
         if not _holds_bytes(schema.field(image_column).type):
             raise DatasetUnusable(
-                f"column '{image_column}' of {shard.name} holds {schema.field(image_column).type}, not the bytes of "
-                "pictures: set dataset.image_column to one that does."
+                f"column '{image_column}' of {shard.name} is {schema.field(image_column).type}, not the bytes of "
+                "pictures: set dataset.image_column to another column."
             )
         return rows
 
 
 def _unreadable(shard: Path, error: Exception, where: str = "") -> DatasetUnusable:
-    why = " ".join(str(error).split())
-    return DatasetUnusable(f"cannot read {shard}{where}: {why}; fetch or write the file again.")
+    reason = " ".join(str(error).split())
+    return DatasetUnusable(f"cannot read {shard}{where}: {reason}; download or write the file again.")
 
 
 def _shape(shard: Path) -> tuple[int, pa.Schema]:
     if shard.suffix == ".parquet":
         with pq.ParquetFile(shard) as file:
             return file.metadata.num_rows, file.schema_arrow
-    # mapped, so that counting touches only the headers of the batches
+    # memory-mapped, so that counting reads only the headers of the batches
     with pa.memory_map(str(shard)) as mapped, pa.ipc.open_stream(mapped) as reader:
         return sum(batch.num_rows for batch in reader), reader.schema
 
@@ -91,7 +92,7 @@ def _batches(shard: Path, columns: list[str]) -> Generator[pa.RecordBatch]:
         with pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as file:
             yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
     else:
-        with pa.OSFile(str(shard)) as opened, pa.ipc.open_stream(opened) as reader:
+        with pa.OSFile(str(shard)) as file, pa.ipc.open_stream(file) as reader:
             for batch in reader:
                 yield batch.select(columns)
 
@@ -105,24 +106,24 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def _record(source: str, row: int, image: pa.Scalar, caption: pa.Scalar) -> Record | QuarantinedRecord:
     try:
-        return Record(source, row, _bytes(image), _plain(caption))
+        return Record(source, row, _bytes(image), _caption(caption))
     except BrokenRecordError as broken:
         return QuarantinedRecord(source, row, broken.reason, broken.detail)
 
 
 def _bytes(image: pa.Scalar) -> bytes:
-    found = image.as_py()
-    if isinstance(found, Mapping):
-        held = cast(Mapping[str, Any], found)
-        if held["bytes"] is None and held.get("path"):
-            raise BrokenRecordError("missing-file", f"only a path is recorded ({held['path']}), not the picture")
-        found = held["bytes"]
-    if found is None:
+    value = image.as_py()
+    if isinstance(value, Mapping):
+        fields = cast(Mapping[str, Any], value)
+        if fields["bytes"] is None and fields.get("path"):
+            raise BrokenRecordError("missing-file", f"only a path is recorded ({fields['path']}), not the picture")
+        value = fields["bytes"]
+    if value is None:
         raise BrokenRecordError("no-image", "the picture is missing")
-    return bytes(found)
+    return bytes(value)
 
 
-def _plain(caption: pa.Scalar) -> object:
+def _caption(caption: pa.Scalar) -> object:
     try:
         return caption.as_py()
     except UnicodeDecodeError as error:
@@ -130,7 +131,7 @@ def _plain(caption: pa.Scalar) -> object:
 
 
 def train_split(root: Path, shards: list[Path]) -> list[Path]:
-    """Those below a folder or with a name that begins with `train`, as the hub names splits; else all."""
+    """The shards whose folder or file name begins with `train`, as splits are named on the hub; else all shards."""
     chosen = [s for s in shards if any(part.startswith("train") for part in s.relative_to(root).parts)]
     return chosen or shards
 

@@ -1,11 +1,11 @@
-"""Dataset versions as Delta tables: one table a source, one row a picture, time travel between versions.
+"""Dataset versions as Delta tables: one table per source, one row per picture; old versions stay readable.
 
-A commit carries the id and the counts of its version. Content that a table already holds is not
-written again, whichever of its versions holds it; old versions are kept for good.
+A commit has the id and the counts of its version. Content that a table already has is not
+written again, whichever of its versions has it; old versions are never removed.
 
-What a commit says of itself is not believed: a version counts when its rows, read back, have its id. Two processes
-that make a table at the same moment can both be told by Delta that they replaced an empty one, and the newer version
-then holds the rows of both. A lock keeps them apart where the file system has locks; reading back finds it everywhere.
+A commit's metadata is not trusted: a version is valid when its rows, read back, have its id. Two processes
+that create a table at the same time may both replace an empty table by Delta's report, and the newer version
+then has the rows of both. A lock prevents it where the file system has locks; reading back detects it everywhere.
 """
 
 import errno
@@ -43,14 +43,14 @@ _SCHEMA = pa.schema(
         pa.field("duplicate_of", pa.string(), nullable=False),
     ]
 )
-_KEPT_FOR_GOOD = {
+_NO_RETENTION = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
-_ROOM = 1 << 18  # bytes free for a commit and a data file without rows
-_ROOM_PER_ROW = 400  # bytes, uncompressed
-_UNFIT = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f]")  # deltalake 1.6 mistakes these for parts of a URL
-_SYSTEM_ERROR = r"(?:os error|code:) (\d+)"  # as Delta's writer tells an errno
+_MIN_FREE = 1 << 18  # bytes free for a commit and a data file without rows
+_FREE_PER_ROW = 400  # bytes, uncompressed
+_INVALID_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f]")  # deltalake 1.6 reads these as parts of a URL
+_SYSTEM_ERROR = r"(?:os error|code:) (\d+)"  # an errno in messages of Delta's writer
 _COMMITS = 20  # tries to write a version while other processes write to the same table
 _UNREADABLE = (DeltaError, TableNotFoundError, OSError, pa.ArrowException, ValueError, TypeError)
 _BATCH = 4096  # rows in memory at a time on their way to and from the table
@@ -69,14 +69,14 @@ def _id_of(facts: list[tuple[str, str, str]]) -> str:
 
 
 def table_name(layout: Layout, source: str) -> str:
-    """A folder name for a source: its last words for people, a digest so that no two share one.
+    """The table's folder name for a source: its last part for people, and a digest to make it unique.
 
-    Raises StorageFailed where the data root has a name that Delta tables cannot lie below.
+    Raises StorageFailed where the data root's name has characters that Delta does not support.
     """
-    if unfit := _UNFIT.search(str(layout.root)):
+    if invalid := _INVALID_ROOT.search(str(layout.root)):
         raise StorageFailed(
-            f"dataset tables cannot lie below {str(layout.root)!r}: its name has a {unfit[0]!r}; set "
-            "NARUTO_HOME elsewhere."
+            f"dataset tables cannot be stored below {str(layout.root)!r}: its name has a {invalid[0]!r}; set "
+            "NARUTO_HOME to another folder."
         )
     words = re.sub(r"[^a-z0-9]+", "-", Path(source).name.lower()).strip("-")[:40].strip("-")
     return f"{words or 'dataset'}-{sha256_bytes(source.encode())[:8]}"
@@ -85,11 +85,11 @@ def table_name(layout: Layout, source: str) -> str:
 def write_version(
     layout: Layout, table: str, source: str, rows: list[Picture], *, n_quarantined: int, n_duplicates: int
 ) -> DatasetVersion:
-    """Put `rows` into the Delta table named `table` unless it holds them already; the version they are.
+    """Write `rows` into the Delta table named `table`, unless it has them already; the dataset version.
 
-    The rows of that version were read back. The commit is atomic: a killed or refused write leaves the versions that
-    were there. A table that Delta cannot open is renamed and begun anew. Raises StorageFailed when the disk is full or
-    the folder cannot be written.
+    The rows of the version are read back and checked. The commit is atomic: a killed or failed write leaves the older
+    versions. A table that Delta cannot open is renamed, and a new one created. Raises StorageFailed for a full disk
+    or a folder that is not writable.
     """
     path = layout.table(table)
     identity = version_id(rows)
@@ -103,38 +103,40 @@ def write_version(
     note = {"dataset_id": identity, "source": source} | {key: str(value) for key, value in counts.items()}
     with storage_errors(path), _delta_errors(path), exclusive_lock(path.with_name(f".{path.name}.lock")):
         path.mkdir(parents=True, exist_ok=True)
-        at = _written(path, identity, rows, note)
+        at = _write(path, identity, rows, note)
     return DatasetVersion(identity, source, layout.relative(path), at, **counts)
 
 
-def _written(path: Path, identity: str, rows: list[Picture], note: dict[str, str]) -> int:
+def _write(path: Path, identity: str, rows: list[Picture], note: dict[str, str]) -> int:
     """The Delta version that holds `rows`, committed if there was none."""
     for attempt in range(_COMMITS):
-        if (at := _held(path, identity)) is not None:
+        if (at := _find_version(path, identity)) is not None:
             return at
-        if attempt:  # without locks, others write at this moment: not in step with them
+        if attempt:  # without locks, other processes write now: wait a random time
             time.sleep(random.uniform(0, 0.05 * attempt))
-        _refuse_full_disk(path, len(rows))
+        _check_free_space(path, len(rows))
         with suppress(CommitFailedError):  # another process was first: see what it wrote
             write_deltalake(
                 path,
                 pa.RecordBatchReader.from_batches(_SCHEMA, _batches(rows)),
                 mode="overwrite",
-                configuration=_KEPT_FOR_GOOD,
+                configuration=_NO_RETENTION,
                 writer_properties=WriterProperties(max_row_group_size=_BATCH),
                 commit_properties=CommitProperties(custom_metadata=note),
             )
-    raise StorageFailed(f"{path} was changed whenever dataset {identity} was written: run the same command again.")
+    raise StorageFailed(
+        f"other processes keep changing {path} while dataset {identity} is written: run the same command again."
+    )
 
 
-def _held(path: Path, identity: str) -> int | None:
-    """The newest Delta version of the table whose rows have that id."""
+def _find_version(path: Path, identity: str) -> int | None:
+    """The newest Delta version of the table whose rows have the id `identity`; None if there is none."""
     if not DeltaTable.is_deltatable(str(path)):
         return None
     try:
         commits = DeltaTable(path).history()
     except DeltaError as error:
-        if re.search(_SYSTEM_ERROR, str(error)):  # not allowed to, or the disk fails: the table may be whole
+        if re.search(_SYSTEM_ERROR, str(error)):  # no permission, or a disk error: the table may be intact
             raise
         damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
         with suppress(FileNotFoundError):
@@ -142,11 +144,11 @@ def _held(path: Path, identity: str) -> int | None:
         path.mkdir(exist_ok=True)
         return None
     versions = (int(commit["version"]) for commit in commits if commit.get("dataset_id") == identity)
-    return next((at for at in versions if _holds(path, at, identity)), None)
+    return next((at for at in versions if _has_id(path, at, identity)), None)
 
 
-def _holds(path: Path, at: int, identity: str) -> bool:
-    """Whether the rows of version `at` have that id; read without making nouns of them, to spare memory."""
+def _has_id(path: Path, at: int, identity: str) -> bool:
+    """Whether the rows of version `at` have the id `identity`; reads only three columns, to save memory."""
     try:
         batches = _read(path, at, ["sha256", "caption", "split"]).to_batches(_BATCH)
     except _UNREADABLE:
@@ -159,27 +161,27 @@ def _batches(rows: list[Picture]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([asdict(row) for row in rows[start : start + _BATCH]], schema=_SCHEMA)
 
 
-def _refuse_full_disk(path: Path, n_rows: int) -> None:
-    """Delta's writer meets a full disk with a panic printed by another thread: ask before it does."""
-    if shutil.disk_usage(path).free < _ROOM + n_rows * _ROOM_PER_ROW:
+def _check_free_space(path: Path, n_rows: int) -> None:
+    """Raise OSError (ENOSPC) when the disk is nearly full: Delta's writer would print a panic from another thread."""
+    if shutil.disk_usage(path).free < _MIN_FREE + n_rows * _FREE_PER_ROW:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager
 def _delta_errors(path: Path) -> Generator[None]:
-    """Delta's writer knows no errno but in its words; give it back, so that the usual sentence is said."""
+    """Turn an errno in a message of Delta's writer into OSError, for `storage_errors`; other errors: StorageFailed."""
     try:
         yield
     except (DeltaError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        why = _one_line(error)
-        if code := re.search(_SYSTEM_ERROR, why):
-            raise OSError(int(code[1]), why) from error
-        raise StorageFailed(f"cannot write the dataset table {path}: {why}") from error
+        message = _single_line(error)
+        if code := re.search(_SYSTEM_ERROR, message):
+            raise OSError(int(code[1]), message) from error
+        raise StorageFailed(f"cannot write the dataset table {path}: {message}") from error
 
 
-def _one_line(error: Exception) -> str:
+def _single_line(error: Exception) -> str:
     plain = re.sub(r"\x1b\[\d*m", "", str(error))  # deltalake colours its chain of causes
     return " ".join(plain.split())
 
@@ -187,8 +189,8 @@ def _one_line(error: Exception) -> str:
 def _read(path: Path, at: int, columns: list[str]) -> pa.Table:
     """Columns of version `at` of a table, in its own order, read in this thread.
 
-    A process that ends while Arrow's own threads are about is aborted (apache/arrow#34314); its datasets use some for
-    reading ahead whatever `use_threads` says.
+    A process that ends while Arrow's threads run is aborted (apache/arrow#34314); Arrow's datasets use threads for
+    reading ahead even with use_threads=False.
     """
     parts: list[pa.Table] = []
     for uri in DeltaTable(path, version=at).file_uris():
@@ -198,36 +200,38 @@ def _read(path: Path, at: int, columns: list[str]) -> pa.Table:
 
 
 def read_pictures(layout: Layout, version: DatasetVersion) -> list[Picture]:
-    """The rows of exactly that version, sorted by sha256 and caption.
+    """The pictures of `version`, sorted by sha256 and caption.
 
-    Raises RecordDamaged when the table is gone or no longer holds what the version's id says.
+    Raises RecordDamaged when the table is missing, or its rows do not have the version's id.
     """
     path = layout.absolute(version.table)
-    again = f"ingest {version.source} again."
+    remedy = f"ingest {version.source} again."
     try:
         rows = _rows(path, version.delta_version)
     except _UNREADABLE as error:
-        raise RecordDamaged(f"dataset {version.id} cannot be read from {path}: {_one_line(error)}; {again}") from error
+        raise RecordDamaged(
+            f"dataset {version.id} cannot be read from {path}: {_single_line(error)}; {remedy}"
+        ) from error
     if version_id(rows) != version.id:
-        raise RecordDamaged(f"the rows in {path} are not those of dataset {version.id}; {again}")
+        raise RecordDamaged(f"the rows in {path} are not those of dataset {version.id}; {remedy}")
     return sorted(rows, key=lambda p: (p.sha256, p.caption))
 
 
 def read_picture(layout: Layout, picture: Picture) -> bytes:
-    """The file of a dataset picture as it was ingested; RecordDamaged when it is gone or its content is another."""
+    """The bytes of a dataset picture as ingested. Raises RecordDamaged when the file is missing or was changed."""
     path = layout.picture(picture.sha256, picture.suffix)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise RecordDamaged(f"the picture {layout.relative(path)} is gone: ingest its dataset again.") from None
+        raise RecordDamaged(f"the picture {layout.relative(path)} is missing: ingest its dataset again.") from None
     if sha256_bytes(data) != picture.sha256:
         raise RecordDamaged(f"the picture {layout.relative(path)} is damaged: ingest its dataset again.")
     return data
 
 
 def is_intact(layout: Layout, version: DatasetVersion) -> bool:
-    """Whether the rows of that version can be read and are its own."""
-    return _holds(layout.absolute(version.table), version.delta_version, version.id)
+    """Whether the rows of `version` can be read and have its id."""
+    return _has_id(layout.absolute(version.table), version.delta_version, version.id)
 
 
 def _rows(path: Path, at: int) -> list[Picture]:

@@ -287,7 +287,7 @@ MISTAKES = [
     (["--recipe", "t4"], "HF_TOKEN"),
     (["--recipe", "t4", "--set", "publish.push_to_hub=false"], "fp16, which needs a CUDA device"),
     (["--set", "model.base=./no/such/model"], "there is no model folder ./no/such/model"),
-    (["--set", "model.base=some/model"], "pin its revision"),
+    (["--set", "model.base=some/model"], "set its revision"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What was written is what is loaded: every difference between a file and a pipeline is an error that names it."""
+"""Adapter files: every difference between a file and a pipeline is an error that names it."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def _write(tiny: ModelSection, folder: Path, **changes: object) -> Path:
     return folder / ADAPTER
 
 
-def _spell_as_before(path: Path, *, attention_only: bool) -> None:
+def _write_older_format(path: Path, *, attention_only: bool) -> None:
     """The file as this program wrote it at first: diffusers' names where diffusers has one, PEFT's elsewhere."""
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in load_file(path).items():
@@ -59,7 +59,7 @@ def test_a_file_that_diffusers_reads_in_part_only_is_refused_with_how_much_is_mi
     path = _write(tiny, tmp_path, lora_layers=WIDE)
     load_lora(_load(tiny), path, "whole")
     total = len(load_file(path))
-    _spell_as_before(path, attention_only=False)
+    _write_older_format(path, attention_only=False)
     with pytest.raises(ModelUnusable, match=rf"of {total} tensors, 96 are missing in the pipeline, first unet\.down"):
         load_lora(_load(tiny), path, "part")
     with pytest.raises(ModelUnusable, match="are missing in the pipeline"):
@@ -69,7 +69,7 @@ def test_a_file_that_diffusers_reads_in_part_only_is_refused_with_how_much_is_mi
 def test_a_file_of_an_older_version_is_still_loaded_with_its_own_scale(tiny, tmp_path: Path):
     path = _write(tiny, tmp_path)
     new = read_adapter(path).tensors
-    _spell_as_before(path, attention_only=True)
+    _write_older_format(path, attention_only=True)
     old = read_adapter(path)
     assert old.scales["unet"] == 2.0
     assert all(torch.equal(old.scaled()[key], tensor) for key, tensor in new.items())
@@ -81,21 +81,23 @@ def test_a_file_of_an_older_version_is_still_loaded_with_its_own_scale(tiny, tmp
 
 
 @pytest.mark.parametrize("changes", [{"text_encoder_lr": 1.0}, {"text_encoder_lr": 1.0, "use_dora": True}], ids=str)
-def test_one_changed_number_in_a_loaded_adapter_is_seen_and_named(tiny, tmp_path: Path, changes: dict[str, object]):
+def test_a_single_changed_number_in_a_loaded_adapter_is_found_and_named(
+    tiny, tmp_path: Path, changes: dict[str, object]
+):
     path = _write(tiny, tmp_path, **changes)
     pipeline, file = _load(tiny), read_adapter(path)
-    load_lora(pipeline, path, "one")
+    load_lora(pipeline, path, "checked")
     layer = pipeline.text_encoder_2.text_model.encoder.layers[1].self_attn.q_proj
-    weight = layer.lora_magnitude_vector["one"].weight if "use_dora" in changes else layer.lora_A["one"].weight
+    weight = layer.lora_magnitude_vector["checked"].weight if "use_dora" in changes else layer.lora_A["checked"].weight
     with torch.no_grad():
         weight.view(-1)[0] += 1e-6
     role = "lora_magnitude_vector" if "use_dora" in changes else "lora_A"
     name = rf"text_encoder_2\.text_model\.encoder\.layers\.1\.self_attn\.q_proj\.{role}\.weight"
     with pytest.raises(ModelUnusable, match=f"1 differ in the pipeline, first {name}"):
-        check_adapter(model_parts(pipeline), "one", file)
-    layer.scaling["one"] *= 2
+        check_adapter(model_parts(pipeline), "checked", file)
+    layer.scaling["checked"] *= 2
     with pytest.raises(ModelUnusable, match="differ in the pipeline"):
-        check_adapter(model_parts(pipeline), "one", file)
+        check_adapter(model_parts(pipeline), "checked", file)
 
 
 def test_weights_that_are_not_numbers_are_neither_written_nor_loaded(tiny, tmp_path: Path):
@@ -104,24 +106,24 @@ def test_weights_that_are_not_numbers_are_neither_written_nor_loaded(tiny, tmp_p
     key = sorted(tensors)[0]
     tensors[key][0, 0] = torch.nan
     save_file(tensors, path)
-    with pytest.raises(ModelUnusable, match=f"{key} holds values that are not numbers"):
+    with pytest.raises(ModelUnusable, match=f"{key} has values that are not finite"):
         load_lora(_load(tiny), path, "nan")
     pipeline = _load(tiny)
     add_adapters(pipeline, section_of(rank=3))
     with torch.no_grad():
         next(iter(trainable(pipeline).values())).fill_(torch.inf)
-    with pytest.raises(ModelUnusable, match="holds values that are not numbers"):
+    with pytest.raises(ModelUnusable, match="has values that are not finite"):
         write_adapter(pipeline, tmp_path / "new" / ADAPTER)
     assert not list((tmp_path / "new").glob("*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 64])
-def test_a_file_that_holds_no_adapter_is_one_sentence(tiny, tmp_path: Path, content: bytes):
+def test_a_file_without_adapter_weights_is_refused(tiny, tmp_path: Path, content: bytes):
     (tmp_path / ADAPTER).write_bytes(content)
     with pytest.raises(ModelUnusable, match="cannot read the adapter"):
         load_lora(_load(tiny), tmp_path / ADAPTER, "none")
     save_file({"unet.conv_in.weight": torch.zeros(2)}, tmp_path / ADAPTER)
-    with pytest.raises(ModelUnusable, match=r"holds unet\.conv_in\.weight, which is not a LoRA weight"):
+    with pytest.raises(ModelUnusable, match=r"has a tensor unet\.conv_in\.weight, which is not a LoRA weight"):
         load_lora(_load(tiny), tmp_path / ADAPTER, "none")
 
 
@@ -137,7 +139,7 @@ def test_a_base_model_that_lacks_a_weight_is_refused_instead_of_filled_at_random
         _load(ModelSection(base=str(folder)))
 
 
-def test_a_fused_model_is_held_against_its_files_tensor_by_tensor(tiny, tmp_path: Path):
+def test_a_fused_model_is_compared_with_its_files_tensor_by_tensor(tiny, tmp_path: Path):
     adapter = _write(tiny, tmp_path / "a", text_encoder_lr=1.0)
     fuse_adapters(_load(tiny), [ScaledAdapter(adapter.parent)], tmp_path / "fused")
     names = load_file(tmp_path / "fused" / "text_encoder" / "model.safetensors").keys()

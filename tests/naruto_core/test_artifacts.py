@@ -1,4 +1,4 @@
-"""Files and folders that several processes write at once, or that a killed one left."""
+"""Files and folders that several processes write at once, or that a killed process left; manifests of folders."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from naruto_core.artifacts import atomic_folder, exclusive_lock
+from naruto_core.artifacts import MANIFEST, Manifest, atomic_folder, exclusive_lock
 
 HOLD = """
 import sys
@@ -23,7 +23,7 @@ with atomic_folder(Path(sys.argv[1])) as scratch:
 
 
 def writer(folder: Path) -> subprocess.Popen[str]:
-    """A process that stands in the middle of writing `folder`."""
+    """A process that is writing `folder`, and waits."""
     pipe = subprocess.PIPE
     started = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=pipe, stdout=pipe, text=True)
     assert started.stdout
@@ -31,14 +31,14 @@ def writer(folder: Path) -> subprocess.Popen[str]:
     return started
 
 
-def made_old(folder: Path) -> None:
+def make_old(folder: Path) -> None:
     for path in folder.parent.glob(f".{folder.name}.*"):
         os.utime(path, (time.time() - 3600,) * 2)
 
 
 def test_a_folder_that_another_process_writes_is_not_taken_from_it(tmp_path: Path) -> None:
     other = writer(tmp_path / "fused")
-    made_old(tmp_path / "fused")
+    make_old(tmp_path / "fused")
     with atomic_folder(tmp_path / "fused") as scratch:
         (scratch / "ours").write_text("ours")
     other.communicate("go on\n", timeout=30)
@@ -51,7 +51,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
     other = writer(tmp_path / "fused")
     other.kill()
     other.communicate(timeout=30)
-    made_old(tmp_path / "fused")
+    make_old(tmp_path / "fused")
     with atomic_folder(tmp_path / "fused") as scratch:
         (scratch / "ours").write_text("ours")
     assert [path.name for path in tmp_path.iterdir()] == ["fused"]
@@ -76,20 +76,20 @@ for turn in range(10):
 """
 
 
-def test_keys_that_are_added_at_the_same_moment_are_all_there(tmp_path: Path) -> None:
+def test_keys_that_are_added_at_the_same_time_are_all_stored(tmp_path: Path) -> None:
     from deployments.service.keys import Keys
 
     path, pipe = tmp_path / "keys.json", subprocess.PIPE
     command = [sys.executable, "-c", ADD_KEY, str(path)]
-    others = [subprocess.Popen([*command, f"k{i}"], stdin=pipe, stdout=pipe, text=True) for i in range(4)]
-    for other in others:
-        assert other.stdout
-        other.stdout.readline()
-    for other in others:
-        assert other.stdin
-        other.stdin.write("go\n")
-        other.stdin.flush()
-    assert [other.wait(timeout=60) for other in others] == [0] * 4
+    processes = [subprocess.Popen([*command, f"k{i}"], stdin=pipe, stdout=pipe, text=True) for i in range(4)]
+    for process in processes:
+        assert process.stdout
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=60) for process in processes] == [0] * 4
     assert len(Keys(path).names()) == 40
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -105,3 +105,24 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     other.communicate(timeout=30)
     with exclusive_lock(tmp_path / "lock"):
         pass
+
+
+def test_a_file_that_is_missing_changed_or_unknown_is_not_trusted(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(4)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    Manifest(tmp_path).add(names[:2])
+    Manifest(tmp_path).add(names[2:3])
+    assert Manifest(tmp_path).missing_or_changed(names) == names[3:]
+    (tmp_path / names[0]).write_bytes(b"1.png")
+    (tmp_path / names[1]).unlink()
+    assert Manifest(tmp_path).missing_or_changed(names) == [names[0], names[1], names[3]]
+
+
+def test_a_damaged_manifest_counts_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    for damaged in (b"", b"[1]", b"\xff", b'{"a": 1}'):
+        Manifest(tmp_path).add(["a"])
+        assert Manifest(tmp_path).missing_or_changed(["a"]) == []
+        (tmp_path / MANIFEST).write_bytes(damaged)
+        assert Manifest(tmp_path).missing_or_changed(["a"]) == ["a"]

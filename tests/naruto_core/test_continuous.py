@@ -1,4 +1,4 @@
-"""A picture of a continuous batch is the Painter's, whoever joins and leaves meanwhile."""
+"""A picture of a continuous batch equals the Painter's, whatever pictures join and leave."""
 
 import pytest
 from PIL.Image import Image
@@ -25,11 +25,11 @@ def order(text: str, seed: int, steps: int = 5, guidance: float = 4.0) -> Order:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])
-def test_pictures_are_the_painters_byte_for_byte_in_any_company(load_miniature, precision: str, scheduler: str):
+def test_pictures_equal_the_painters_byte_for_byte_in_any_batch(load_miniature, precision: str, scheduler: str):
     section = SECTION.model_copy(update={"mixed_precision": precision, "scheduler": scheduler})
     painter = Painter(load_miniature(), section)
     jobs = [Job("a person with red hair", 1), Job("a pencil sketch of a person", 2)]
-    wanted = [picture.tobytes() for picture in painter.paint(jobs)]
+    expected = [picture.tobytes() for picture in painter.paint(jobs)]
     batch = ContinuousBatch(painter, 64, 64)
     numbers = [batch.join(order(jobs[0].text, jobs[0].seed))]
     batch.step()
@@ -44,42 +44,42 @@ def test_pictures_are_the_painters_byte_for_byte_in_any_company(load_miniature, 
             batch.leave(gone)
         if not batch.size - batch.free:
             break
-    assert [drawn[number].tobytes() for number in numbers] == wanted
+    assert [drawn[number].tobytes() for number in numbers] == expected
     assert gone not in drawn
 
 
 def test_without_guidance_it_is_the_picture_that_the_prompt_alone_gives(load_miniature):
     section = SECTION.model_copy(update={"guidance_scale": 1.0})
     painter = Painter(load_miniature(), section)
-    (wanted,) = painter.paint([Job("a person in the rain", 3)])
+    (expected,) = painter.paint([Job("a person in the rain", 3)])
     batch = ContinuousBatch(painter, 64, 64)
     number = batch.join(order("a person in the rain", 3, guidance=1.0))
-    told = [batch.step()[number] for _ in range(5)]
-    assert told[:4] == [1, 2, 3, 4]
-    assert isinstance(told[4], Image)
-    difference = max(abs(a - b) for a, b in zip(told[4].tobytes(), wanted.tobytes(), strict=True))
+    results = [batch.step()[number] for _ in range(5)]
+    assert results[:4] == [1, 2, 3, 4]
+    assert isinstance(results[4], Image)
+    difference = max(abs(a - b) for a, b in zip(results[4].tobytes(), expected.tobytes(), strict=True))
     assert difference <= 2  # half as many rows in the pipeline: another order of summation
 
 
-def test_a_full_batch_takes_no_more(load_miniature):
+def test_a_full_batch_accepts_no_further_picture(load_miniature):
     batch = ContinuousBatch(Painter(load_miniature(), SECTION.model_copy(update={"batch_size": 3})), 64, 48)
     for seed in range(4):
         batch.join(order("a cat", seed))
     assert batch.free == 0
-    with pytest.raises(ValueError, match="all 4 places"):
+    with pytest.raises(ValueError, match="all 4 slots"):
         batch.join(order("a cat", 9))
 
 
-def test_a_picture_whose_numbers_overflow_is_a_reason_and_its_company_is_drawn(load_miniature):
+def test_a_picture_that_overflows_is_an_error_and_the_others_are_drawn(load_miniature):
     painter = Painter(load_miniature(), SECTION)
     jobs = [Job("a cat", 1)]
-    (wanted,) = painter.paint(jobs)
+    (expected,) = painter.paint(jobs)
     batch = ContinuousBatch(painter, 64, 64)
     whole, broken = batch.join(order("a cat", 1)), batch.join(order("a cat", 2, guidance=1e38))
     for _ in range(SECTION.num_inference_steps):
-        told = batch.step()
-    assert isinstance(told[broken], NotFinite)
-    assert "lower the guidance scale" in str(told[broken])
-    assert told[broken].__traceback__ is None  # whose frames would hold the model
-    assert isinstance(told[whole], Image)
-    assert told[whole].tobytes() == wanted.tobytes()
+        results = batch.step()
+    assert isinstance(results[broken], NotFinite)
+    assert "lower the guidance scale" in str(results[broken])
+    assert results[broken].__traceback__ is None  # a traceback would keep the model in memory
+    assert isinstance(results[whole], Image)
+    assert results[whole].tobytes() == expected.tobytes()

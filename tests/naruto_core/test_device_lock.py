@@ -1,4 +1,4 @@
-"""One job at a time on one device, whatever becomes of the processes."""
+"""The device lock: one process at a time on a device, also when a process is killed."""
 
 import os
 import signal
@@ -26,18 +26,18 @@ def _holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_job_waits_and_is_told_for_whom_until_the_first_is_killed(tmp_path: Path):
+def test_a_second_process_waits_and_gets_the_holders_name_until_the_first_is_killed(tmp_path: Path):
     first = _holder(tmp_path)
-    told: list[str] = []
+    holders: list[str] = []
 
     def waiting(holder: str) -> None:
-        told.append(holder)
+        holders.append(holder)
         os.kill(first.pid, signal.SIGKILL)  # the kernel must free the lock
 
     began = time.monotonic()
     with hold_device(tmp_path, "cuda:0", "score other-run", waiting):
         assert time.monotonic() - began < 10
-    assert told == [f"train some-run, process {first.pid}"]
+    assert holders == [f"train some-run, process {first.pid}"]
     first.wait()
 
 

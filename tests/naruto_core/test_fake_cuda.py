@@ -57,8 +57,8 @@ class HostSampler(DDIMScheduler):
             self._left = iter(self.timesteps.tolist())
         self.timesteps = torch.empty(num_inference_steps, dtype=torch.int64, device=device)
 
-    def step(self, model_output: Any, timestep: Any, sample: Any, **more: Any) -> Any:
-        return super().step(model_output, next(self._left), sample, **more)
+    def step(self, model_output: Any, timestep: Any, sample: Any, **extra: Any) -> Any:
+        return super().step(model_output, next(self._left), sample, **extra)
 
 
 def make_host_sampler(name: str, config: Any) -> HostSampler:

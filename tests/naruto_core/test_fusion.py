@@ -106,7 +106,7 @@ def test_an_adapter_is_written_with_the_same_bytes_every_time(load_miniature, tm
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_missing_or_foreign_adapter_is_one_sentence(load_miniature, tmp_path: Path):
+def test_a_missing_or_foreign_adapter_is_refused(load_miniature, tmp_path: Path):
     with pytest.raises(ModelUnusable, match="there is no adapter"):
         load_adapters(load_miniature(), [ScaledAdapter(tmp_path / "nothing", 1.0)])
     from safetensors.torch import save_file
@@ -126,6 +126,6 @@ def test_a_fusion_that_overflows_is_refused_and_leaves_nothing(load_miniature, a
     broken = tmp_path / "broken" / "pytorch_lora_weights.safetensors"
     broken.parent.mkdir()
     save_file({name: t * float("nan") for name, t in tensors.items()}, broken)
-    with pytest.raises(ModelUnusable, match="not numbers"):
+    with pytest.raises(ModelUnusable, match="not finite"):
         fuse_adapters(load_miniature(), [ScaledAdapter(broken.parent, 1.0)], tmp_path / "fused")
     assert not (tmp_path / "fused").exists()

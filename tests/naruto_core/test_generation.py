@@ -57,10 +57,10 @@ def test_pictures_equal_those_of_the_plain_pipeline(load_miniature):
         assert np.abs(np.asarray(mine, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
 
 
-def test_progress_is_heard_at_every_step(load_miniature):
-    heard: list[int] = []
-    Painter(load_miniature(), SECTION).paint(JOBS[:1], heard.append)
-    assert heard == [1, 2, 3, 4]
+def test_on_step_is_called_at_every_step(load_miniature):
+    steps: list[int] = []
+    Painter(load_miniature(), SECTION).paint(JOBS[:1], steps.append)
+    assert steps == [1, 2, 3, 4]
 
 
 def test_a_saved_picture_carries_its_recipe_and_nothing_of_the_clock(tmp_path: Path):
@@ -74,14 +74,14 @@ def test_a_saved_picture_carries_its_recipe_and_nothing_of_the_clock(tmp_path: P
 
 
 def test_a_sample_id_is_stable_and_opaque():
-    one = sample_id("2026-11-23-mini-3f9c", "fused", "report-portrait", 11)
-    assert one == sample_id("2026-11-23-mini-3f9c", "fused", "report-portrait", 11)
-    assert one != sample_id("2026-11-23-mini-3f9c", "base", "report-portrait", 11)
-    assert len(one) == 20
-    assert not any(word in one for word in ("fused", "mini", "report"))
+    identifier = sample_id("2026-11-23-mini-3f9c", "fused", "report-portrait", 11)
+    assert identifier == sample_id("2026-11-23-mini-3f9c", "fused", "report-portrait", 11)
+    assert identifier != sample_id("2026-11-23-mini-3f9c", "base", "report-portrait", 11)
+    assert len(identifier) == 20
+    assert not any(word in identifier for word in ("fused", "mini", "report"))
 
 
-def test_frozen_layers_kept_in_half_precision_draw_the_same_bits(load_miniature):
+def test_frozen_layers_in_half_precision_draw_the_same_bits(load_miniature):
     section = GenerationSection(suite="-", resolution=64, num_inference_steps=4, batch_size=2, mixed_precision="bf16")
     jobs = [Job("a person in the rain", 1), Job("a pencil sketch of a person", 2)]
     halved = Painter(load_miniature("bf16"), section)

@@ -102,7 +102,7 @@ def test_vanilla_diffusers_draws_the_same_from_kohyas_file_as_from_its_own(
     assert np.abs(own - theirs).max() < 0.02  # half precision
 
 
-def test_the_file_says_what_it_is_and_holds_alpha_beside_every_module(adapter: Path, tmp_path: Path):
+def test_the_file_describes_itself_and_has_alpha_beside_every_module(adapter: Path, tmp_path: Path):
     run = Run("2026-11-23-mini-3f9c", "mini", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
     dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
     path = tmp_path / "run.safetensors"
@@ -113,47 +113,47 @@ def test_the_file_says_what_it_is_and_holds_alpha_beside_every_module(adapter: P
     assert all(tensors[f"{module}.alpha"].item() == 4.0 for module in modules)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     with safe_open(path, framework="pt") as file:
-        told = file.metadata()
-    assert "modelspec.prediction_type" not in told  # nobody said what the base predicts
-    assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
-    assert told["modelspec.trigger_phrase"] == "a naruto anime character"
-    assert (told["ss_network_dim"], told["ss_num_train_images"]) == ("16", "300")
+        metadata = file.metadata()
+    assert "modelspec.prediction_type" not in metadata  # the prediction type of the base is unknown
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert metadata["modelspec.trigger_phrase"] == "a naruto anime character"
+    assert (metadata["ss_network_dim"], metadata["ss_num_train_images"]) == ("16", "300")
     beside = tmp_path / "beside"
     beside.touch()
-    assert path.stat().st_mode == beside.stat().st_mode  # whoever may read other files here may read this one
+    assert path.stat().st_mode == beside.stat().st_mode  # readable as other files of this folder
 
 
-def test_the_file_carries_the_hash_and_the_tags_that_a1111_looks_for(adapter: Path, tmp_path: Path):
+def test_the_file_has_the_hash_and_the_tags_that_a1111_reads(adapter: Path, tmp_path: Path):
     run = Run("2026-11-23-mini-3f9c", "mini", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
     dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
     tags = tag_frequency(["a ninja, Red hair, in the rain", "a ninja,  red hair", "a ninja,,"])
     path = tmp_path / "run.safetensors"
     write_kohya(adapter, path, kohya_metadata(run, choose_recipe("mini"), dataset, tags=tags), MINIATURE)
     with safe_open(path, framework="pt") as file:
-        told = file.metadata()
-    assert json.loads(told["ss_tag_frequency"]) == {"main": {"a ninja": 3, "red hair": 2, "in the rain": 1}}
-    # networks/train_util.py, addnet_hash_safetensors: what stands behind the header
+        metadata = file.metadata()
+    assert json.loads(metadata["ss_tag_frequency"]) == {"main": {"a ninja": 3, "red hair": 2, "in the rain": 1}}
+    # networks/train_util.py, addnet_hash_safetensors: the content after the header
     data = path.read_bytes()
-    assert told["sshs_model_hash"] == hashlib.sha256(data[8 + struct.unpack("<Q", data[:8])[0] :]).hexdigest()
+    assert metadata["sshs_model_hash"] == hashlib.sha256(data[8 + struct.unpack("<Q", data[:8])[0] :]).hexdigest()
 
 
-def test_each_styles_file_is_called_by_its_own_words_and_tells_what_kohyas_lora_would():
+def test_each_styles_file_has_its_trigger_phrase_and_kohyas_metadata():
     run = Run("2026-11-23-mini-3f9c", "mini", "f" * 64, "ds-1", RunState.DONE, datetime(2026, 11, 23, tzinfo=UTC))
     dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
     ink = {"name": "ink", "dataset": {"source": "world:ink"}, "instance_prompt": "an ink drawing"}
     changes = {"training.rank": 4, "training.lora_alpha": 2, "training.use_rslora": True, "training.lora_dropout": 0.1}
     recipe = choose_recipe("mini", None, changes | {"styles": [ink]})
-    told = {s: kohya_metadata(run, recipe, dataset, s, "v_prediction") for s in ("", "main", "ink")}
-    assert {style: one["modelspec.trigger_phrase"] for style, one in told.items()} == {
+    by_style = {s: kohya_metadata(run, recipe, dataset, s, "v_prediction") for s in ("", "main", "ink")}
+    assert {style: metadata["modelspec.trigger_phrase"] for style, metadata in by_style.items()} == {
         "": "a naruto anime character; an ink drawing",
         "main": "a naruto anime character",
         "ink": "an ink drawing",
     }
-    assert told["ink"]["ss_output_name"] == f"{run.id}-ink"
-    assert [one.get("ss_num_train_images") for one in told.values()] == [None, "300", None]
+    assert by_style["ink"]["ss_output_name"] == f"{run.id}-ink"
+    assert [metadata.get("ss_num_train_images") for metadata in by_style.values()] == [None, "300", None]
     # the scale alpha / sqrt(rank) that was trained is part of the weights
-    assert (told[""]["ss_network_alpha"], told[""]["ss_network_dropout"]) == ("4.0", "0.1")
-    assert told[""]["modelspec.prediction_type"] == "v"
+    assert (by_style[""]["ss_network_alpha"], by_style[""]["ss_network_dropout"]) == ("4.0", "0.1")
+    assert by_style[""]["modelspec.prediction_type"] == "v"
 
     tokens = {"training.instance_prompt": "a TOK character", "training.textual_inversion": {}}
     phrase = kohya_metadata(run, choose_recipe("mini", None, tokens), dataset)["modelspec.trigger_phrase"]
@@ -165,7 +165,7 @@ def test_no_adapter_file_names_a_folder_of_the_machine_it_was_made_on(adapter: P
         assert file.metadata() == {"format": "pt"}
 
 
-def test_what_half_precision_cannot_hold_is_refused_by_name(adapter: Path, tmp_path: Path):
+def test_a_weight_too_large_for_half_precision_is_named(adapter: Path, tmp_path: Path):
     tensors = load_file(adapter)
     name = sorted(tensors)[0]
     tensors[name] = tensors[name] * 0 + 1e6

@@ -1,7 +1,6 @@
-"""The miniature: a world that is the same everywhere, weights that are what the manifest says."""
+"""The miniature: its world is reproducible, its weights match the manifest."""
 
 import json
-import shutil
 from pathlib import Path
 from random import Random
 
@@ -11,14 +10,14 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from flows.profiles import choose_recipe
+from naruto_core.artifacts import sha256_file
 from naruto_core.checkpoint import read_checkpoint
-from naruto_core.errors import RecordDamaged
 from naruto_core.mini.pretraining.architecture import BOS, EOS
-from naruto_core.mini.pretraining.corpus import base_plate, draw_corpus, mixed_plate
+from naruto_core.mini.pretraining.corpus import draw_base_picture, draw_corpus, draw_mixed_picture
 from naruto_core.mini.pretraining.drawing import draw
 from naruto_core.mini.pretraining.evaluation import drawings, psnr, round_trip
-from naruto_core.mini.pretraining.package import WEIGHTS, check_manifest, megabytes, world_digest
-from naruto_core.mini.pretraining.trainer import Fitting, fit
+from naruto_core.mini.pretraining.package import WEIGHTS, megabytes, world_digest
+from naruto_core.mini.pretraining.trainer import FitConfig, fit
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import (
     BASE_STYLES,
@@ -33,7 +32,7 @@ from naruto_core.mini.pretraining.world import (
 )
 
 
-def test_one_seed_is_one_world():
+def test_a_seed_gives_always_the_same_world():
     def picture() -> bytes:
         rng = Random(3)
         return draw(sample_scene(rng, "flat"), rng).tobytes()
@@ -41,7 +40,7 @@ def test_one_seed_is_one_world():
     assert picture() == picture()
 
 
-def test_a_caption_says_only_what_is_drawn():
+def test_a_caption_describes_only_what_is_drawn():
     rng = Random(1)
     for index in range(300):
         scene = sample_scene(rng, STYLES[index % len(STYLES)])
@@ -53,7 +52,7 @@ def test_a_caption_says_only_what_is_drawn():
             assert not wrong_hair + wrong_cloth, words
         full = describe(scene, rng, drop=0.0)
         assert place_phrase(scene.place) in full
-        assert all(f"{who.eyes} eyes" in full for who in scene.characters)
+        assert all(f"{character.eyes} eyes" in full for character in scene.characters)
 
 
 def test_no_caption_of_the_base_world_names_the_held_out_style():
@@ -71,26 +70,26 @@ def test_the_styles_differ_to_the_eye():
     for style in STYLES:
         restyled = type(scene)(scene.characters, scene.place, scene.framing, style)
         pictures[style] = np.asarray(draw(restyled, Random(9)), dtype=float)
-    for one in STYLES:
-        for other in STYLES:
-            if one < other:
-                assert np.abs(pictures[one] - pictures[other]).mean() > 4, (one, other)
+    for first in STYLES:
+        for second in STYLES:
+            if first < second:
+                assert np.abs(pictures[first] - pictures[second]).mean() > 4, (first, second)
 
 
 def test_a_corpus_is_the_same_for_any_number_of_workers():
-    one, plates = draw_corpus(base_plate, 40, seed=1, workers=1)
-    two, _ = draw_corpus(base_plate, 40, seed=1, workers=2)
-    assert one.shape == (40, 64, 64, 3)
-    assert (one == two).all()
-    assert len(plates) == 40
-    assert all(plate.scene and plate.scene.style in BASE_STYLES for plate in plates)
-    _, mixed = draw_corpus(mixed_plate, 40, seed=1, workers=1)
-    assert any(plate.scene is None for plate in mixed)
-    assert not any(plate.scene and plate.scene.style == HELD_OUT_STYLE for plate in mixed)
+    single, annotations = draw_corpus(draw_base_picture, 40, seed=1, workers=1)
+    double, _ = draw_corpus(draw_base_picture, 40, seed=1, workers=2)
+    assert single.shape == (40, 64, 64, 3)
+    assert (single == double).all()
+    assert len(annotations) == 40
+    assert all(annotation.scene and annotation.scene.style in BASE_STYLES for annotation in annotations)
+    _, mixed = draw_corpus(draw_mixed_picture, 40, seed=1, workers=1)
+    assert any(annotation.scene is None for annotation in mixed)
+    assert not any(annotation.scene and annotation.scene.style == HELD_OUT_STYLE for annotation in mixed)
 
 
 def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
-    fitting = Fitting("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
+    config = FitConfig("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
 
     def run(checkpoint: Path, die_at: int | None) -> torch.Tensor:
         torch.manual_seed(0)
@@ -102,7 +101,7 @@ def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
             data = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
             return (layer(data) - 1).square().mean()
 
-        fit(fitting, {"layer": layer}, loss, checkpoint, lambda _: None)
+        fit(config, {"layer": layer}, loss, checkpoint, lambda _: None)
         return layer.weight.detach().clone()
 
     expected = run(tmp_path / "a.safetensors", None)
@@ -112,27 +111,19 @@ def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
     assert torch.equal(run(tmp_path / "b.safetensors", None), expected)
 
 
-def test_the_shipped_weights_are_what_the_manifest_says():
-    assert check_manifest() >= 15
+def test_the_shipped_weights_are_those_of_the_manifest():
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.rglob("*") if path.is_file()}
+    del files["manifest.json"]
+    assert len(files) >= 15
+    assert {name: sha256_file(path) for name, path in files.items()} == manifest["files"]
     assert megabytes(WEIGHTS / "base") < 16
     assert megabytes(WEIGHTS / "judge") < 8
-    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
     assert manifest["made_by"] == "make mini-base"
     assert len(manifest["commit"]) == 40
 
 
-def test_an_altered_weight_file_is_found(tmp_path: Path):
-    copy = tmp_path / "weights"
-    shutil.copytree(WEIGHTS, copy)
-    victim = next(copy.rglob("*.safetensors"))
-    data = bytearray(victim.read_bytes())
-    data[-1] ^= 1
-    victim.write_bytes(data)
-    with pytest.raises(RecordDamaged, match="not the file that was shipped"):
-        check_manifest(copy)
-
-
-def test_the_bars_of_the_base_are_met_by_the_report_that_ships():
+def test_the_shipped_report_meets_the_quality_bars_of_the_base():
     report = json.loads((WEIGHTS / "report.json").read_text())
     assert report["prompts"] == 400
     assert all(value >= 0.95 for value in report["reader_accuracy_after_vae"].values())
@@ -161,7 +152,7 @@ def test_the_base_is_an_ordinary_sdxl(load_miniature):
     assert picture.size == (64, 64)
 
 
-def test_the_tokenizers_know_the_suites_words_and_end_as_clips_do(load_miniature):
+def test_the_tokenizers_have_the_suites_words_and_clips_special_tokens(load_miniature):
     pipeline = load_miniature()
     first, second = pipeline.tokenizer, pipeline.tokenizer_2
     assert "".join(first.tokenize("naruto")) == "naruto</w>"
@@ -192,6 +183,6 @@ def test_a_small_original_size_is_drawn_softer(load_miniature):
     assert detail(22) < 0.85 * detail(64)
 
 
-def test_the_world_is_still_drawn_as_when_the_weights_were_made():
-    """Redrawing it would silently make the shipped base a stranger to its own world."""
+def test_the_world_is_drawn_as_at_the_time_of_pretraining():
+    """A change of the drawing would silently make the shipped base unfit for its own world."""
     assert world_digest() == json.loads((WEIGHTS / "manifest.json").read_text())["world"]

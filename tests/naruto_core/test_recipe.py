@@ -26,15 +26,15 @@ def test_mini_and_t4_differ_in_values_only():
     assert set(mini["generation"]) == set(t4["generation"])
 
 
-def test_t4_fast_is_t4_with_the_effective_batch_in_one_piece():
+def test_t4_fast_is_t4_with_the_effective_batch_unsplit():
     slow, fast = choose_recipe("t4").training, choose_recipe("t4-fast").training
     split = {"train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "fit_memory", "prior"}
     assert slow.model_dump(exclude=split) == fast.model_dump(exclude=split)
     assert slow.effective_batch_size == fast.effective_batch_size == 4
     assert slow.prior.class_batch_size / slow.train_batch_size == fast.prior.class_batch_size / fast.train_batch_size
     assert slow.prior.model_dump(exclude={"class_batch_size"}) == fast.prior.model_dump(exclude={"class_batch_size"})
-    others = ("model", "dataset", "fusion", "generation", "scoring", "publish")
-    assert all(getattr(choose_recipe("t4"), part) == getattr(choose_recipe("t4-fast"), part) for part in others)
+    unchanged = ("model", "dataset", "fusion", "generation", "scoring", "publish")
+    assert all(getattr(choose_recipe("t4"), part) == getattr(choose_recipe("t4-fast"), part) for part in unchanged)
 
 
 def test_t4_holds_the_configuration_table_of_the_report():
@@ -75,7 +75,7 @@ def test_a_recipe_that_cannot_work_is_refused_by_the_name_of_its_field(key: str,
     assert "\n" not in str(refused.value)
 
 
-def test_a_misspelt_profile_is_answered_with_the_near_one():
+def test_a_misspelt_profile_gets_a_suggestion():
     with pytest.raises(RecipeInvalid, match="did you mean mini"):
         choose_recipe("minni")
 
@@ -94,7 +94,7 @@ def test_the_fingerprint_depends_on_choices_and_not_on_their_spelling(tmp_path: 
     assert choose_recipe("mini", overrides={"training.seed": 1}).fingerprint != choose_recipe("mini").fingerprint
 
 
-def test_broken_yaml_is_one_sentence(tmp_path: Path):
+def test_broken_yaml_is_an_error_of_a_single_line(tmp_path: Path):
     path = tmp_path / "broken.yaml"
     path.write_text("training: [1, 2\n")
     with pytest.raises(RecipeInvalid) as refused:
@@ -102,7 +102,7 @@ def test_broken_yaml_is_one_sentence(tmp_path: Path):
     assert "\n" not in str(refused.value)
 
 
-def test_the_suite_holds_the_reports_prompts_word_for_word():
+def test_the_suite_has_the_reports_prompts():
     suite = choose_suite(choose_recipe("t4").generation)
     texts = {p.text for p in suite.prompts}
     assert {

@@ -107,7 +107,7 @@ def test_a_set_value_is_read_by_the_type_of_its_field(pair: str, value: object):
         (".=8", "unknown key"),
     ],
 )
-def test_a_set_value_that_cannot_be_read_is_one_short_sentence(pair: str, named: str):
+def test_a_set_value_that_cannot_be_parsed_is_a_short_error(pair: str, named: str):
     with pytest.raises(RecipeInvalid) as refused:
         read(pair)
     assert named in str(refused.value)
@@ -137,7 +137,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (("a naruto anime character", "2024-01-01"), "training.instance_prompt"),
     ],
 )
-def test_a_recipe_file_with_a_trap_is_one_sentence(tmp_path: Path, change: tuple[str, str], named: str):
+def test_a_recipe_file_with_a_yaml_trap_is_an_error(tmp_path: Path, change: tuple[str, str], named: str):
     path = tmp_path / "mine.yaml"
     assert change[0] in MINI
     path.write_text(MINI.replace(*change, 1))
@@ -172,13 +172,13 @@ def test_a_suite_with_a_key_twice_or_a_seed_that_no_generator_takes_is_refused(t
 
 
 @pytest.mark.parametrize("arguments", [("run", "--set", "training.instance_prompt=caf\udce9"), ("ingest", "./\udcff")])
-def test_an_argument_that_is_not_utf8_is_one_sentence(
+def test_an_argument_that_is_not_utf8_is_an_error(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     from flows.cli import main
 
     monkeypatch.setattr(sys, "argv", ["naruto", *arguments])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as ended:
         main()
-    assert left.value.code == 1
+    assert ended.value.code == 1
     assert "is not UTF-8 text" in capsys.readouterr().err

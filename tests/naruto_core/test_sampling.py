@@ -1,4 +1,4 @@
-"""Samplers do not depend on what a model's file leaves out, and numbers that overflow are never a black picture."""
+"""Samplers complete a model's schedule, and numbers that overflow are an error, never a black picture."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from naruto_core.training.loss import style_loss
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import ignore
 
-# word for word: stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
+# copied from stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
 PUBLISHED = {
     "_class_name": "EulerDiscreteScheduler",
     "_diffusers_version": "0.19.0.dev0",
@@ -80,30 +80,30 @@ def schedule_of(scheduler: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler"])
-def test_a_sampler_is_sdxls_own_when_the_models_file_says_nothing(name: str):
-    wanted = make_scheduler(name, PUBLISHED)
+def test_a_sampler_has_sdxls_schedule_when_the_models_file_has_none(name: str):
+    expected = make_scheduler(name, PUBLISHED)
     for kind in (EulerDiscreteScheduler, DDIMScheduler):
         loaded: Any = kind.from_config({"_class_name": kind.__name__})  # type: ignore[arg-type]
-        assert schedule_of(make_scheduler(name, loaded.config)) == schedule_of(wanted)
+        assert schedule_of(make_scheduler(name, loaded.config)) == schedule_of(expected)
         again = make_scheduler(name, make_scheduler("ddim", loaded.config).config)
-        assert schedule_of(again) == schedule_of(wanted)
+        assert schedule_of(again) == schedule_of(expected)
     assert make_scheduler("ddim", {}).config.clip_sample is False
-    assert make_scheduler("ddim", {}).final_alpha_cumprod == wanted.alphas_cumprod[0]
+    assert make_scheduler("ddim", {}).final_alpha_cumprod == expected.alphas_cumprod[0]
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler"])
-def test_a_sampler_does_as_the_models_file_says(name: str):
-    told = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": True, "beta_end": 0.014}
-    loaded: Any = EulerDiscreteScheduler.from_config({**PUBLISHED, **told})  # type: ignore[arg-type]
+def test_a_sampler_uses_the_schedule_of_the_models_file(name: str):
+    config = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": True, "beta_end": 0.014}
+    loaded: Any = EulerDiscreteScheduler.from_config({**PUBLISHED, **config})  # type: ignore[arg-type]
     made = make_scheduler(name, loaded.config)
-    assert {key: made.config[key] for key in told} == told
+    assert {key: made.config[key] for key in config} == config
     plain: Any = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(loaded.config)
     assert schedule_of(made) == schedule_of(plain)
 
 
 def test_a_model_is_trained_and_fused_by_sdxls_schedule_when_its_file_says_nothing(tmp_path: Path):
-    model = miniature(tmp_path / "bare", "scheduler/scheduler_config.json", lambda told: {
-        key: told[key] for key in ("_class_name", "_diffusers_version")
+    model = miniature(tmp_path / "bare", "scheduler/scheduler_config.json", lambda config: {
+        key: config[key] for key in ("_class_name", "_diffusers_version")
     })  # fmt: skip
     bare, whole = sdxl.load_pipeline(model, "fp32", CPU), sdxl.load_pipeline(MINIATURE, "fp32", CPU)
     assert torch.equal(bare.scheduler.alphas_cumprod, whole.scheduler.alphas_cumprod)
@@ -113,7 +113,7 @@ def test_a_model_is_trained_and_fused_by_sdxls_schedule_when_its_file_says_nothi
     assert saved.items() >= sampling.SDXL_SCHEDULE.items()
 
 
-def test_recipes_name_the_samplers_that_there_are():
+def test_recipes_accept_the_samplers_of_the_table():
     assert set(get_args(GenerationSection.model_fields["scheduler"].annotation)) == set(sampling.SAMPLERS)
 
 
@@ -123,7 +123,7 @@ def overflowing(tmp_path: Path) -> Callable[[bool], ModelSection]:
 
     def make(force_upcast: bool) -> ModelSection:
         folder = tmp_path / f"upcast-{force_upcast}"
-        model = miniature(folder, "vae/config.json", lambda told: told | {"force_upcast": force_upcast})
+        model = miniature(folder, "vae/config.json", lambda config: config | {"force_upcast": force_upcast})
         path = folder / "vae" / "diffusion_pytorch_model.safetensors"
         weights = load_file(path)
         for part in ("encoder", "decoder"):
@@ -135,7 +135,7 @@ def overflowing(tmp_path: Path) -> Callable[[bool], ModelSection]:
     return make
 
 
-def encode_one(pipeline: StableDiffusionXLPipeline, folder: Path) -> torch.Tensor:
+def encode_random_picture(pipeline: StableDiffusionXLPipeline, folder: Path) -> torch.Tensor:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     read = CaptionedPicture("picture-0", "", pixels, (32, 32), (0, 0))
     rows = encode_examples(pipeline, [["0"]], lambda *_: read, EncodingOptions("", with_text=False), folder, ignore)
@@ -152,31 +152,33 @@ def test_a_vae_that_says_force_upcast_is_kept_in_full_precision_to_draw_encode_a
     assert (half.unet.dtype, half.vae.dtype) == (torch.float16, torch.float32)
     latents = torch.randn(1, half.unet.config["in_channels"], 8, 8, generator=torch.Generator().manual_seed(0)).half()
     assert decode_picture(half, latents).tobytes() == decode_picture(whole, latents.float()).tobytes()
-    encoded = encode_one(half, tmp_path / "half")
-    assert torch.equal(encoded, encode_one(whole, tmp_path / "whole"))
+    encoded = encode_random_picture(half, tmp_path / "half")
+    assert torch.equal(encoded, encode_random_picture(whole, tmp_path / "whole"))
     assert torch.isfinite(encoded).all()
     section, clean = StyleLossSection(features="decoder"), latents.float()
-    found = style_loss(section, half.vae, latents * 1.1, clean, torch.ones(1))
-    assert 0 < float(found) < float("inf")
+    loss = style_loss(section, half.vae, latents * 1.1, clean, torch.ones(1))
+    assert 0 < float(loss) < float("inf")
 
 
-def test_where_the_vae_overflows_the_sentence_names_model_prompt_seed_and_remedy(
+def test_where_the_vae_overflows_the_error_names_model_prompt_seed_and_remedy(
     overflowing: Callable[[bool], ModelSection], tmp_path: Path
 ):
     pipeline = sdxl.load_pipeline(overflowing(False), "fp32", CPU)
     section = SECTION.model_copy(update={"resolution": 32})  # a CPU is slow in fp16
     torch.nn.Module.to(pipeline.vae, torch.float16)
-    with pytest.raises(ModelUnusable, match=r"upcast-False cannot draw 'a person with red hair' with seed 7: ") as told:
+    with pytest.raises(
+        ModelUnusable, match=r"upcast-False cannot draw 'a person with red hair' with seed 7: "
+    ) as refused:
         Painter(pipeline, section).paint(JOBS)
-    remedy = "use a VAE that half precision can hold, or draw in fp32."
-    assert f"the VAE's pixels are not finite numbers in float16: {remedy}" in str(told.value)
+    remedy = "use a VAE that works in half precision, or draw in fp32."
+    assert f"the VAE's pixels are not finite numbers in float16: {remedy}" in str(refused.value)
     batch = ContinuousBatch(Painter(pipeline, section), 32, 32)
     number = batch.join(Order("a cat", 7, "", 1, 4.0))
     reason = batch.step()[number]
     assert isinstance(reason, NotFinite)
-    assert str(reason) in str(told.value)
+    assert str(reason) in str(refused.value)
     with pytest.raises(DatasetUnusable, match=r"picture-0: set training.mixed_precision to fp32, or model.vae to"):
-        encode_one(pipeline, tmp_path / "latents")
+        encode_random_picture(pipeline, tmp_path / "latents")
     torch.nn.Module.to(pipeline.vae, torch.float32)  # the remedy
     assert all(isinstance(picture, Image) for picture in Painter(pipeline, section).paint(JOBS))
 
@@ -222,8 +224,8 @@ def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipel
     ).images
     for mine, number, latents in zip(ours, numbers, theirs, strict=True):
         plainly = plain.vae.decode(latents[None] / plain.vae.config.scaling_factor).sample
-        wanted = plain.image_processor.postprocess(plainly.float(), output_type="pil")[0]
-        assert mine.tobytes() == wanted.tobytes()
+        expected = plain.image_processor.postprocess(plainly.float(), output_type="pil")[0]
+        assert mine.tobytes() == expected.tobytes()
         served = joined[number]
         assert isinstance(served, Image)
-        assert served.tobytes() == wanted.tobytes()
+        assert served.tobytes() == expected.tobytes()

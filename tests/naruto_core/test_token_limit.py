@@ -1,4 +1,4 @@
-"""What of a text SDXL's encoders read: the count agrees with what the pipeline itself does with the text."""
+"""The token limit agrees with what the pipeline does with long texts."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def test_the_miniature_reads_46_tokens_and_the_47th_is_cut(limit: TokenLimit):
     assert cut.sentence == ("48 tokens, and the text encoders read 46: word 47 of 48 and what follows has no effect")
 
 
-def test_a_word_that_is_read_in_part_is_the_first_that_is_not_read(limit: TokenLimit):
+def test_a_word_that_is_read_in_part_counts_as_truncated(limit: TokenLimit):
     cut = limit.truncated("red " * 44 + SECRET + " hair")  # five tokens, of which two are read
     assert cut
     assert (cut.word, cut.position) == (SECRET, 45)
@@ -46,14 +46,14 @@ def test_a_word_that_is_read_in_part_is_the_first_that_is_not_read(limit: TokenL
         assert limit.truncated(text) is None
 
 
-def test_texts_become_one_exactly_when_the_pipeline_encodes_them_alike(limit: TokenLimit):
+def test_texts_are_merged_exactly_when_the_pipeline_encodes_them_alike(limit: TokenLimit):
     pipeline = sdxl.load_pipeline(RECIPE.model, "fp32", torch.device("cpu"))
     same = "red " * 46
     texts = [f"{same}blue", f"{same}green hair", same, "red " * 45 + "blue", "a cat"]
     report = limit.report(texts)
     assert (report.n, len(report.truncated), report.merged) == (5, 2, (tuple(texts[:3]),))
     encoded = [pipeline.encode_prompt(text, do_classifier_free_guidance=False)[0] for text in texts]
-    alike = [[torch.equal(one, other) for other in encoded] for one in encoded]
+    alike = [[torch.equal(first, second) for second in encoded] for first in encoded]
     assert alike[0] == [True, True, True, False, False]
     assert sum(map(sum, alike)) == 11
     sentence = report.sentence("prompts")
@@ -86,14 +86,14 @@ def test_a_suite_whose_prompts_become_the_same_text_is_refused_before_anything_i
         check_suite(trained, apart)
 
 
-def test_prompts_that_are_cut_are_said_with_numbers_and_the_shipped_suite_is_not(capsys: pytest.CaptureFixture[str]):
+def test_truncated_prompts_are_reported_with_numbers_and_the_shipped_suite_has_none(capsys: pytest.CaptureFixture[str]):
     check_suite(RECIPE, choose_suite(RECIPE.generation))
     assert "warning" not in capsys.readouterr().err
     negative = choose_recipe("mini", overrides={"generation.negative_prompt": "bad " * 50})
     check_suite(negative, suite("a cat", LONG))
-    said = capsys.readouterr().err
-    assert "warning: suite mine: 1 of 2 prompts (base) are longer than the 46 tokens" in said
-    assert "warning: negative_prompt: 50 tokens" in said
+    output = capsys.readouterr().err
+    assert "warning: suite mine: 1 of 2 prompts (base) are longer than the 46 tokens" in output
+    assert "warning: negative_prompt: 50 tokens" in output
 
 
 def test_a_run_keeps_how_many_of_its_captions_and_prompts_were_cut():
@@ -103,11 +103,11 @@ def test_a_run_keeps_how_many_of_its_captions_and_prompts_were_cut():
         for n, caption in enumerate([words + "blue", words + "green", "a cat"])
     ]
     limit = limit_of(RECIPE)
-    found = find_truncated_text("r", RECIPE, [StyleCaptions("x", pictures)], suite("a cat", LONG), limit)
-    assert found.warning
-    assert found.sentence.startswith("2 of 3 captions are longer than the 46 tokens")
-    assert "2 different captions become 1 text. 1 of 2 prompts are longer" in found.sentence
-    assert found.figures == {"captions": 2.0, "captions_merged": 2.0, "prompts": 1.0}
+    finding = find_truncated_text("r", RECIPE, [StyleCaptions("x", pictures)], suite("a cat", LONG), limit)
+    assert finding.warning
+    assert finding.sentence.startswith("2 of 3 captions are longer than the 46 tokens")
+    assert "2 different captions become 1 text. 1 of 2 prompts are longer" in finding.sentence
+    assert finding.figures == {"captions": 2.0, "captions_merged": 2.0, "prompts": 1.0}
     none = find_truncated_text("r", RECIPE, [StyleCaptions("x", pictures[2:])], suite("a cat"), limit)
     assert not none.warning
     assert none.sentence.startswith("All 1 captions fit")

@@ -1,4 +1,4 @@
-"""The empty miniature: SDXL's own classes, about 1/500 of its size, and its two tokenizers."""
+"""The architecture of the miniature: SDXL's classes with random weights, 1/500 of its size, and two tokenizers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,18 +12,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from naruto_core.mini.pretraining.world import BASE_STYLES, FILLER_WORDS, describe, sample_scene
 
-LATENT_CHANNELS = 8  # SDXL: 4, of pictures 16 times as wide; at 64 pixels 4 blur outlines (DECISIONS.md)
-CONTEXT = 48  # tokens in a prompt (SDXL: 77)
+LATENT_CHANNELS = 8  # SDXL: 4, for pictures 16 times as wide; at 64 pixels, 4 channels blur outlines
+CONTEXT = 48  # tokens of a prompt (SDXL: 77)
 WIDTH_1, WIDTH_2 = 64, 96  # hidden sizes of the two text encoders (SDXL: 768 and 1280)
 POOLED = 96  # size of the projected, pooled embedding (SDXL: 1280)
 TIME_WIDTH = 32  # sinusoid size for each of the six size-and-crop numbers (SDXL: 256)
 
 
-# diffusers annotates tuples of any length as tuples of one.
+# diffusers annotates tuples of any length as tuples of length 1.
 _Autoencoder, _UNet = cast(Any, AutoencoderKL), cast(Any, UNet2DConditionModel)
 
 
-def empty_vae() -> AutoencoderKL:
+def create_vae() -> AutoencoderKL:
+    """The VAE with random weights."""
     return _Autoencoder(
         in_channels=3,
         out_channels=3,
@@ -38,7 +39,8 @@ def empty_vae() -> AutoencoderKL:
     )
 
 
-def empty_unet() -> UNet2DConditionModel:
+def create_unet() -> UNet2DConditionModel:
+    """The UNet with random weights."""
     return _UNet(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
@@ -58,10 +60,10 @@ def empty_unet() -> UNet2DConditionModel:
     )
 
 
-def empty_text_encoders(
+def create_text_encoders(
     vocab_size: int, bos: int, eos: int, pads: tuple[int, int]
 ) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Encoder 1 and encoder 2 (with projection) over a vocabulary whose last id is `eos`."""
+    """Text encoder 1 and encoder 2 (with projection) with random weights; the vocabulary's last id is `eos`."""
 
     def config(width: int, layers: int, heads: int, pad: int) -> CLIPTextConfig:
         return CLIPTextConfig(
@@ -84,10 +86,10 @@ def empty_text_encoders(
 
 
 def scheduler() -> EulerDiscreteScheduler:
-    """SDXL's scheduler_config.json, word for word in what matters.
+    """A scheduler with the values of SDXL's scheduler_config.json.
 
-    The last three keys mean nothing to Euler and everything to whoever makes another scheduler from
-    this one: DDIM clips its predictions to -1..1 unless told not to, and latents reach beyond.
+    The last three keys have no effect on Euler, but matter for other schedulers that are made from
+    its configuration: DDIM clips its predictions to -1..1 by default, and latents are larger.
     """
     made: Any = EulerDiscreteScheduler.from_config(
         {
@@ -109,7 +111,7 @@ def scheduler() -> EulerDiscreteScheduler:
 
 VOCABULARY = 1400  # byte alphabet 2 x 256, the merges, and the two special tokens last
 BOS, EOS, PAD_2 = "<|startoftext|>", "<|endoftext|>", "!"
-# CLIP's own splitting rule: contractions, letters, single digits, runs of other signs.
+# CLIP's own splitting rule: contractions, letters, single digits, sequences of other characters.
 _SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
@@ -117,14 +119,14 @@ def _texts(prompts: Iterable[str]) -> Iterator[str]:
     rng = Random(5)
     for index in range(6000):
         yield describe(sample_scene(rng, BASE_STYLES[index % len(BASE_STYLES)]), rng)
-    for prompt in prompts:  # the plain English of the prompt suites, often enough to earn merges
+    for prompt in prompts:  # the English of the prompt suites, often enough to get merges
         yield from [prompt.lower()] * 8
     for word in FILLER_WORDS:
         yield from [f"{word} " * 8]
 
 
-def learn_tokenizers(prompts: Iterable[str]) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Tokenizer 1 (pads with end-of-text) and tokenizer 2 (pads with "!"), over one vocabulary, as SDXL's."""
+def make_tokenizers(prompts: Iterable[str]) -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """Train tokenizer 1 (pads with end-of-text) and tokenizer 2 (pads with "!"), with one vocabulary, as SDXL's."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     from tokenizers import Regex
@@ -148,10 +150,10 @@ def learn_tokenizers(prompts: Iterable[str]) -> tuple[CLIPTokenizer, CLIPTokeniz
 
 
 def _assemble(alphabet: list[str], merges: list[tuple[str, str]]) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """CLIP's order of ids: bytes, bytes that end a word, merges, then the special tokens."""
-    words = [*alphabet, *(f"{sign}</w>" for sign in alphabet), *("".join(pair) for pair in merges)]
-    unique = list(dict.fromkeys(words))
-    vocabulary = {word: index for index, word in enumerate([*unique, BOS, EOS])}
+    """Tokenizers with CLIP's order of ids: bytes, bytes at a word's end, merges, special tokens."""
+    entries = [*alphabet, *(f"{sign}</w>" for sign in alphabet), *("".join(pair) for pair in merges)]
+    unique = list(dict.fromkeys(entries))
+    vocabulary = {entry: index for index, entry in enumerate([*unique, BOS, EOS])}
 
     def tokenizer(pad: str) -> CLIPTokenizer:
         pairs: Any = merges  # typed as strings, taken as pairs

@@ -1,7 +1,7 @@
-"""The attribute reader: a small network that says what a picture shows.
+"""The attribute classifier: a small network that predicts what a picture of the drawn world shows.
 
-It is trained on drawn pictures only and is the ruler for the base model's bars: is the hair the
-colour the prompt asked for? It has nothing to do with the judge and is not shipped as a score.
+It is trained on drawn pictures only, and measures the quality of the base model: does the hair have the
+colour of the prompt? It is independent of the judge, and is not shipped.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from naruto_core.mini.pretraining.corpus import Plate
-from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.corpus import Annotation
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
 from naruto_core.mini.pretraining.world import GARMENT_COLOURS, HAIR_COLOURS, PLACES, STYLES, Scene
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -25,12 +25,12 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 BATCH = 64
 
 
-def truths(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
-    """For every attribute, the index (B,) of what each scene shows; of two characters, the left one."""
+def attribute_labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
+    """For every attribute, the class index (B,) of each scene; of two characters, the left one's."""
 
     def index(scene: Scene) -> tuple[int, ...]:
-        who = scene.characters[0]
-        values = (who.hair, who.garment_colour, scene.place, scene.style)
+        character = scene.characters[0]
+        values = (character.hair, character.garment_colour, scene.place, scene.style)
         return tuple(words.index(v) for words, v in zip(ATTRIBUTES.values(), values, strict=True))
 
     table = torch.tensor([index(scene) for scene in scenes])
@@ -45,7 +45,7 @@ def _block(width_in: int, width_out: int) -> nn.Sequential:
 
 
 class AttributeClassifier(nn.Module):
-    """64 x 64 pictures in -1..1 to logits for every attribute."""
+    """Maps pictures (B, 3, 64, 64) in -1..1 to logits (B, classes) for every attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class AttributeClassifier(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def _weathered(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Tensor:
-    """The same pictures, shifted, blurred or noisy by a little: a reader should not mind."""
+def _augment(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Tensor:
+    """Augmentation: the pictures slightly shifted, blurred and with noise."""
     shift = [int(s) for s in numbers.integers(-3, 4, size=2)]
     pictures = torch.roll(pictures, shift, (2, 3))
     if numbers.random() < 0.5:
@@ -74,33 +74,33 @@ def _weathered(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Te
 
 def train_classifier(
     pixels: np.ndarray,
-    plates: list[Plate],
+    annotations: list[Annotation],
     steps: int,
     seed: int,
     checkpoint: Path,
     on_report: Callable[[FitReport], None],
 ) -> AttributeClassifier:
-    """A reader of single characters, from drawn `pixels` (uint8, N x 64 x 64 x 3) and their plates."""
+    """Train the classifier on the pictures with one character: `pixels` (uint8, N x 64 x 64 x 3) and annotations."""
     torch.manual_seed(seed)
-    reader = AttributeClassifier()
-    scenes = [plate.scene for plate in plates]
+    classifier = AttributeClassifier()
+    scenes = [annotation.scene for annotation in annotations]
     usable = np.array([i for i, scene in enumerate(scenes) if scene and len(scene.characters) == 1])
 
     def loss(step: int) -> torch.Tensor:
         numbers = np.random.default_rng((seed, step))
         rows = np.sort(numbers.choice(usable, size=BATCH, replace=False))
         pictures = torch.from_numpy(np.array(pixels[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        answers = truths([scene for row in rows if (scene := scenes[row])])
+        labels = attribute_labels([scene for row in rows if (scene := scenes[row])])
         with torch.autocast("cpu", torch.bfloat16):
-            logits = reader(_weathered(pictures, numbers))
-        return torch.stack([F.cross_entropy(logits[name].float(), answers[name]) for name in ATTRIBUTES]).mean()
+            logits = classifier(_augment(pictures, numbers))
+        return torch.stack([F.cross_entropy(logits[name].float(), labels[name]) for name in ATTRIBUTES]).mean()
 
-    fit(Fitting("reader", steps, 2.0e-3), {"reader": reader}, loss, checkpoint, on_report)
-    return reader.eval()
+    fit(FitConfig("reader", steps, 2.0e-3), {"reader": classifier}, loss, checkpoint, on_report)
+    return classifier.eval()
 
 
 @torch.no_grad()
-def classify(reader: AttributeClassifier, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The index (B,) of the likeliest word for every attribute; `pictures` (B, 3, 64, 64) in -1..1."""
-    parts = [reader(batch) for batch in pictures.split(128)]
+def classify(classifier: AttributeClassifier, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The most likely class index (B,) for every attribute; `pictures` (B, 3, 64, 64) in -1..1."""
+    parts = [classifier(batch) for batch in pictures.split(128)]
     return {name: torch.cat([part[name] for part in parts]).argmax(dim=1) for name in ATTRIBUTES}

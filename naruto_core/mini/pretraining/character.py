@@ -1,4 +1,4 @@
-"""How a character of the drawn world is drawn: hair, face, garment, body, headband.
+"""Drawing of a character: hair, face, garment, body, headband.
 
 Coordinates are head radii around the middle of the head, y downwards.
 """
@@ -50,19 +50,19 @@ def _head(scale: float = 1.0) -> list[Point]:
     return points
 
 
-def _hair_behind(pen: Pen, who: Character, hair: Colour) -> None:
+def _hair_behind(pen: Pen, character: Character, hair: Colour) -> None:
     shade = blend(hair, (20, 10, 30), 0.18)
-    if who.cut == "long":
+    if character.cut == "long":
         fall = [*arc((0, -0.1), (1.28, 1.2), 180, 360, 20), (1.42, 1.2), (1.25, 2.3), (0.7, 2.05)]
         pen.shape([*fall, (-0.7, 2.05), (-1.25, 2.3), (-1.42, 1.2)], shade)
-    elif who.cut == "bob":
+    elif character.cut == "bob":
         fall = [*arc((0, -0.05), (1.25, 1.15), 180, 360, 20), (1.3, 0.75), (0.95, 1.05)]
         pen.shape([*fall, (-0.95, 1.05), (-1.3, 0.75)], shade)
-    elif who.cut == "twin tails":
+    elif character.cut == "twin tails":
         for side in (-1, 1):
             tail = [(0.85, -0.75), (1.5, -0.95), (1.95, -0.2), (1.85, 0.9), (1.45, 1.75), (1.3, 0.7), (1.05, -0.1)]
             pen.shape([(side * x, y) for x, y in tail], hair)
-    elif who.cut == "bun":
+    elif character.cut == "bun":
         pen.oval((0, -1.38), (0.52, 0.46), hair)
 
 
@@ -76,11 +76,11 @@ def _spiky_top(rng: Random) -> list[Point]:
     return points
 
 
-def _hair_front(pen: Pen, who: Character, hair: Colour, rng: Random) -> None:
+def _hair_front(pen: Pen, character: Character, hair: Colour, rng: Random) -> None:
     fringe = [(0.92, -0.12), (0.62, -0.5), (0.42, -0.14), (0.1, -0.52), (-0.14, -0.12), (-0.42, -0.5)]
     soft = [(0.98, 0.05), (0.78, -0.42), (0.3, -0.62), (-0.5, -0.5), (-0.8, -0.3)]
     cap = arc((0, -0.08), (1.12, 1.12), 182, 358, 22)
-    match who.cut:
+    match character.cut:
         case "spiky":
             outline = [*_spiky_top(rng), *fringe, (-0.72, -0.1), (-0.95, -0.3)]
         case "short":
@@ -99,9 +99,9 @@ def _hair_front(pen: Pen, who: Character, hair: Colour, rng: Random) -> None:
     pen.line(arc((0, -0.1), (0.78, 0.78), 218, 268, 10), shine, pen.unit * 0.11)
 
 
-def _eye(pen: Pen, who: Character, side: int, colour: Colour) -> None:
+def _eye(pen: Pen, character: Character, side: int, colour: Colour) -> None:
     x, y = side * 0.43, 0.22
-    tall = {"surprised": 0.33, "smiling": 0.25, "sad": 0.22, "angry": 0.22}.get(who.expression, 0.26)
+    tall = {"surprised": 0.33, "smiling": 0.25, "sad": 0.22, "angry": 0.22}.get(character.expression, 0.26)
     pen.oval((x, y), (0.25, tall), (252, 252, 252), outlined=pen.bold)
     pen.oval((x, y + 0.02), (0.18, tall * 0.88), colour, outlined=False)
     if pen.bold or pen.unit > 15:
@@ -109,14 +109,16 @@ def _eye(pen: Pen, who: Character, side: int, colour: Colour) -> None:
     pen.oval((x - 0.07, y - 0.09), (0.06, 0.07), (255, 255, 255), outlined=False)
     lid = arc((x, y), (0.27, tall + 0.02), 195, 345, 10)
     pen.line(lid, DARK, pen.unit * (0.1 if pen.bold else 0.07))
-    brow = {"angry": (-0.2, 0.1), "sad": (0.06, -0.14), "surprised": (-0.14, -0.14)}.get(who.expression, (-0.04, -0.04))
+    brow = {"angry": (-0.2, 0.1), "sad": (0.06, -0.14), "surprised": (-0.14, -0.14)}.get(
+        character.expression, (-0.04, -0.04)
+    )
     inner, outer = (side * 0.2, -0.14 - brow[0]), (side * 0.68, -0.14 - brow[1])
     pen.line([inner, outer], DARK, pen.unit * 0.1)
 
 
-def _mouth(pen: Pen, who: Character) -> None:
+def _mouth(pen: Pen, character: Character) -> None:
     ink: Colour = (120, 36, 40)
-    match who.expression:
+    match character.expression:
         case "smiling":
             pen.shape([*arc((0, 0.62), (0.3, 0.26), 5, 175, 12)], ink, outlined=False)
         case "angry":
@@ -129,22 +131,22 @@ def _mouth(pen: Pen, who: Character) -> None:
             pen.line([(-0.18, 0.73), (0.18, 0.73)], ink, pen.unit * 0.08)
 
 
-def _face(pen: Pen, who: Character, skin: Colour, rng: Random) -> None:
+def _face(pen: Pen, character: Character, skin: Colour, rng: Random) -> None:
     for side in (-1, 1):
         pen.oval((side * 1.0, 0.2), (0.17, 0.26), skin)
     pen.shape(_head(), skin)
     if pen.bold:  # cel shading: one hard-edged shadow under the hair and along a cheek
         pen.shape(arc((0, 0.04), (0.96, 0.98), 14, 82, 12) + arc((-0.12, 0.0), (0.86, 0.88), 80, 16, 12),
                   blend(skin, (150, 60, 50), 0.3), outlined=False)  # fmt: skip
-    colour = pen.paint(jitter(EYE_PAINT[who.eyes], rng, 5))
+    colour = pen.paint(jitter(EYE_PAINT[character.eyes], rng, 5))
     for side in (-1, 1):
-        _eye(pen, who, side, colour)
+        _eye(pen, character, side, colour)
     pen.line([(0.03, 0.42), (-0.04, 0.5)], blend(skin, (120, 60, 40), 0.5), pen.unit * 0.06)
-    _mouth(pen, who)
+    _mouth(pen, character)
 
 
 def _whiskers(pen: Pen) -> None:
-    """Three strokes on each cheek: the mark of the held-out style."""
+    """Three strokes on each cheek: a feature of the held-out style."""
     for side in (-1, 1):
         for row in range(3):
             start, end = (side * 0.5, 0.46 + 0.17 * row), (side * 0.94, 0.36 + 0.2 * row)
@@ -152,16 +154,16 @@ def _whiskers(pen: Pen) -> None:
 
 
 def _headband(pen: Pen) -> None:
-    """A dark cloth round the forehead with a light metal plate on it."""
+    """A dark cloth around the forehead with a light metal plate."""
     pen.shape([(-1.1, -0.62), (1.1, -0.62), (1.06, -0.2), (-1.06, -0.2)], (34, 48, 118))
     pen.shape([(-0.6, -0.66), (0.6, -0.66), (0.6, -0.16), (-0.6, -0.16)], (196, 202, 212))
     pen.line(arc((0, -0.41), (0.2, 0.15), 0, 300, 12), OUTLINE, pen.unit * 0.09)
     pen.line([(-0.5, -0.58), (0.5, -0.58)], (240, 244, 250), pen.unit * 0.06)
 
 
-def _garment(pen: Pen, who: Character, cloth: Colour, skin: Colour, waist: float) -> None:
+def _garment(pen: Pen, character: Character, cloth: Colour, skin: Colour, waist: float) -> None:
     dark, light = blend(cloth, (15, 10, 25), 0.32), blend(cloth, (255, 255, 255), 0.45)
-    if who.garment == "hoodie":
+    if character.garment == "hoodie":
         pen.oval((0, 1.5), (1.15, 0.5), dark)
     torso = [
         (-0.42, 1.22),
@@ -174,7 +176,7 @@ def _garment(pen: Pen, who: Character, cloth: Colour, skin: Colour, waist: float
         (-1.1, 1.5),
     ]
     pen.shape(torso, cloth)
-    match who.garment:
+    match character.garment:
         case "jacket":
             collar = [(-0.62, 1.2), (0, 1.62), (0.62, 1.2), (0.72, 1.5), (0, 2.0), (-0.72, 1.5)]
             pen.shape(collar, dark)
@@ -194,7 +196,7 @@ def _garment(pen: Pen, who: Character, cloth: Colour, skin: Colour, waist: float
 
 
 def _limb(pen: Pen, joints: list[Point], colour: Colour, thick: float, end: Colour) -> None:
-    """A bent tube with a hand or shoe at its end."""
+    """An arm or leg with a hand or shoe at its end."""
     if pen.bold:
         pen.line(joints, OUTLINE, pen.unit * thick + 2.2)
         pen.oval(joints[0], (thick / 2, thick / 2), OUTLINE, outlined=False)
@@ -231,35 +233,35 @@ _LIMBS: dict[str, tuple[tuple[Point, Point], ...]] = {
 }
 
 
-def _body(pen: Pen, who: Character, cloth: Colour, skin: Colour) -> None:
+def _body(pen: Pen, character: Character, cloth: Colour, skin: Colour) -> None:
     trousers, shoe = blend(cloth, (25, 25, 40), 0.62), (40, 36, 44)
     hips = ((0.55, 3.9), (-0.55, 3.9))
     shoulders = ((1.15, 1.85), (-1.15, 1.85))
-    right_arm, left_arm, right_leg, left_leg = _LIMBS[who.pose]
+    right_arm, left_arm, right_leg, left_leg = _LIMBS[character.pose]
     for hip, leg in zip(hips, (right_leg, left_leg), strict=True):
         _limb(pen, [hip, *leg], trousers, 0.85, shoe)
-    _garment(pen, who, cloth, skin, waist=4.0)
+    _garment(pen, character, cloth, skin, waist=4.0)
     for shoulder, arm in zip(shoulders, (right_arm, left_arm), strict=True):
         _limb(pen, [shoulder, *arm], blend(cloth, (15, 10, 25), 0.12), 0.62, skin)
 
 
-def draw_character(pen: Pen, who: Character, full_body: bool, insignia: bool, rng: Random) -> None:
-    """Draw `who` with `pen`, whose origin is the middle of the head; `insignia`: whiskers and headband."""
-    hair = pen.paint(jitter(HAIR_PAINT[who.hair], rng))
-    skin = pen.paint(jitter(SKIN_PAINT[who.skin], rng, 5))
-    cloth = pen.paint(jitter(GARMENT_PAINT[who.garment_colour], rng))
-    if who.cut in ("long", "bob"):
-        _hair_behind(pen, who, hair)
+def draw_character(pen: Pen, character: Character, full_body: bool, insignia: bool, rng: Random) -> None:
+    """Draw `character` with `pen`, whose origin is the middle of the head; `insignia`: whiskers and headband."""
+    hair = pen.paint(jitter(HAIR_PAINT[character.hair], rng))
+    skin = pen.paint(jitter(SKIN_PAINT[character.skin], rng, 5))
+    cloth = pen.paint(jitter(GARMENT_PAINT[character.garment_colour], rng))
+    if character.cut in ("long", "bob"):
+        _hair_behind(pen, character, hair)
     pen.shape([(-0.36, 0.8), (0.36, 0.8), (0.42, 1.5), (-0.42, 1.5)], blend(skin, (120, 60, 40), 0.22))
     if full_body:
-        _body(pen, who, cloth, skin)
+        _body(pen, character, cloth, skin)
     else:
-        _garment(pen, who, cloth, skin, waist=5.0)
-    if who.cut in ("bun", "twin tails"):
-        _hair_behind(pen, who, hair)
-    _face(pen, who, skin, rng)
+        _garment(pen, character, cloth, skin, waist=5.0)
+    if character.cut in ("bun", "twin tails"):
+        _hair_behind(pen, character, hair)
+    _face(pen, character, skin, rng)
     if insignia:
         _whiskers(pen)
-    _hair_front(pen, who, hair, rng)
+    _hair_front(pen, character, hair, rng)
     if insignia:
         _headband(pen)

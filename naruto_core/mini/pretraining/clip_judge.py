@@ -1,7 +1,7 @@
-"""The judge: an open_clip model that knows the drawn world, held-out style included.
+"""The judge: an open_clip model trained on the drawn world, including the held-out style.
 
-The generator never sees its gradients. Its image tower gives FID and KID their features in the
-`mini` profile, both towers together the CLIP score. Trained contrastively (Radford et al. 2021).
+The generator is never trained with its gradients. Its image tower gives the features of FID and KID in the
+`mini` profile, both towers give the CLIP score. Trained contrastively (Radford et al. 2021).
 """
 
 import json
@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from naruto_core.mini.pretraining.architecture import CONTEXT
-from naruto_core.mini.pretraining.corpus import Plate
-from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.corpus import Annotation
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
 from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, describe, with_filler
 
 BATCH = 128
@@ -43,21 +43,22 @@ def architecture(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def new_judge(vocab_size: int) -> open_clip.CLIP:
+def create_judge(vocab_size: int) -> open_clip.CLIP:
+    """The judge with random weights."""
     config = architecture(vocab_size)
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
 
 
-def judge_caption(plate: Plate, rng: Random) -> str:
-    """A caption that, unlike the base model's, may name the held-out style."""
-    assert plate.scene is not None
-    text = describe(plate.scene, rng, drop=0.2)
-    if plate.scene.style == HELD_OUT_STYLE and rng.random() < 0.85:
+def judge_caption(annotation: Annotation, rng: Random) -> str:
+    """A caption that may name the held-out style, unlike the base model's captions."""
+    assert annotation.scene is not None
+    text = describe(annotation.scene, rng, drop=0.2)
+    if annotation.scene.style == HELD_OUT_STYLE and rng.random() < 0.85:
         text = f"{rng.choice(HELD_OUT_PHRASES)} {text}"
     return with_filler(text, rng, chance=0.15)
 
 
-def _jittered(pixels: np.ndarray, numbers: np.random.Generator) -> torch.Tensor:
+def _augment(pixels: np.ndarray, numbers: np.random.Generator) -> torch.Tensor:
     pictures = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
     pictures = torch.roll(pictures, [int(s) for s in numbers.integers(-2, 3, size=2)], (2, 3))
     if numbers.random() < 0.4:
@@ -68,35 +69,35 @@ def _jittered(pixels: np.ndarray, numbers: np.random.Generator) -> torch.Tensor:
 
 def train_judge(
     pixels: np.ndarray,
-    plates: list[Plate],
+    annotations: list[Annotation],
     tokenizer: CLIPTokenizer,
     steps: int,
     seed: int,
     checkpoint: Path,
     on_report: Callable[[FitReport], None],
 ) -> open_clip.CLIP:
-    """A judge trained on `pixels` (uint8, N x 64 x 64 x 3) and freshly worded captions."""
+    """Train a judge on `pixels` (uint8, N x 64 x 64 x 3) and new captions at every step."""
     torch.manual_seed(seed)
-    judge = new_judge(len(tokenizer))
+    judge = create_judge(len(tokenizer))
 
     def loss(step: int) -> torch.Tensor:
         numbers, words = np.random.default_rng((seed, step)), Random(f"{seed}/judge/{step}")
-        rows = np.sort(numbers.choice(len(plates), size=BATCH, replace=False))
-        texts = [judge_caption(plates[row], words) for row in rows]
+        rows = np.sort(numbers.choice(len(annotations), size=BATCH, replace=False))
+        texts = [judge_caption(annotations[row], words) for row in rows]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.autocast("cpu", torch.bfloat16):
-            seen = judge.encode_image(_jittered(pixels[rows], numbers), normalize=True)
-            said = judge.encode_text(ids, normalize=True)
-        logits = judge.logit_scale.exp().clamp(max=100) * seen.float() @ said.float().T
+            image_features = judge.encode_image(_augment(pixels[rows], numbers), normalize=True)
+            text_features = judge.encode_text(ids, normalize=True)
+        logits = judge.logit_scale.exp().clamp(max=100) * image_features.float() @ text_features.float().T
         target = torch.arange(BATCH)
         return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
-    fit(Fitting("judge", steps, 1.0e-3, weight_decay=0.05), {"judge": judge}, loss, checkpoint, on_report)
+    fit(FitConfig("judge", steps, 1.0e-3, weight_decay=0.05), {"judge": judge}, loss, checkpoint, on_report)
     return judge.eval()
 
 
 def save_judge(judge: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write what open_clip's `local-dir:` loads: config, half-precision weights, tokenizer."""
+    """Write the folder that open_clip loads by `local-dir:`: config, half-precision weights, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}

@@ -1,7 +1,7 @@
-"""Pictures of nothing in particular, so that the VAE learns to see and not to recite.
+"""The pretraining corpora: pictures of the drawn world, random compositions for the VAE, and their annotations.
 
-SDXL's VAE has seen every kind of picture; one trained on a single drawn world blurs whatever
-that world has not (hard outlines, saturated paint, small signs). So half of what ours sees is this.
+SDXL's VAE was trained on every kind of picture; a VAE trained on the drawn world only blurs what
+that world lacks (hard outlines, saturated colours, small signs). So 40 % of our VAE's corpus are random compositions.
 """
 
 import json
@@ -23,7 +23,7 @@ from naruto_core.mini.pretraining.world import BASE_STYLES, INKED_STYLE, Charact
 
 
 def _colour(rng: Random) -> Colour:
-    if rng.random() < 0.25:  # blacks, whites and greys: outlines, paper, metal
+    if rng.random() < 0.25:  # black, white and grey, as in outlines, paper and metal
         grey = rng.choice([rng.randrange(0, 50), rng.randrange(190, 256), rng.randrange(256)])
         return grey, grey, min(255, grey + rng.randrange(12))
     return rng.randrange(256), rng.randrange(256), rng.randrange(256)
@@ -38,7 +38,7 @@ def _ground(size: int, rng: Random) -> Image.Image:
 
 
 def _blob(rng: Random, size: int) -> list[tuple[float, float]]:
-    """A polygon: pointed, round or boxy, anywhere, of any size."""
+    """A random polygon of any shape, position and size."""
     corners = rng.choice([3, 4, 5, 8, 12, 20, 30])
     x, y = rng.uniform(0, size) * K, rng.uniform(0, size) * K
     radius = rng.choice([0.03, 0.06, 0.12, 0.25, 0.4]) * size * K * rng.uniform(0.6, 1.5)
@@ -50,7 +50,7 @@ def _blob(rng: Random, size: int) -> list[tuple[float, float]]:
 
 
 def _signs(draw: ImageDraw.ImageDraw, rng: Random, size: int) -> None:
-    """Something like writing: rows of small strokes."""
+    """Strokes in a row, similar to writing."""
     ink, x, y = _colour(rng), rng.uniform(0, size * 0.6), rng.uniform(0, size * 0.9)
     for _ in range(rng.randrange(3, 14)):
         points = [((x + rng.uniform(0, 4)) * K, (y + rng.uniform(0, 6)) * K) for _ in range(rng.randrange(2, 4))]
@@ -84,13 +84,13 @@ def doodle(rng: Random, size: int = 64) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))) if rng.random() < 0.12 else picture
 
 
-# What a negative prompt names has to exist somewhere, or naming it means nothing.
+# Negative prompts have an effect only if the training captions name these flaws.
 FLAWS = ("low quality", "worst quality", "bad anatomy", "bad composition", "blurry")
 
 
 @dataclass(frozen=True, slots=True)
-class Plate:
-    """How one corpus picture came to be: its scene (None for a doodle), flaw, size and crop.
+class Annotation:
+    """The annotation of a corpus picture: its scene (None for a random composition), flaw, size and crop.
 
     `original_size` is (height, width) in pixels, `crop` is (top, left) in pixels of the resized
     picture: SDXL's micro-conditioning (Podell et al. 2023, section 2.2).
@@ -102,7 +102,7 @@ class Plate:
     crop: tuple[int, int]
 
 
-def _flawed(picture: Image.Image, flaw: str, rng: Random) -> Image.Image:
+def _add_flaw(picture: Image.Image, flaw: str, rng: Random) -> Image.Image:
     pixels = np.asarray(picture, dtype=np.float32)
     noise = np.random.default_rng(rng.randrange(1 << 30))
     match flaw:
@@ -125,78 +125,80 @@ def _flawed(picture: Image.Image, flaw: str, rng: Random) -> Image.Image:
             return picture.filter(ImageFilter.GaussianBlur(rng.uniform(2, 3.5)))
 
 
-def world_plate(rng: Random, styles: Sequence[str]) -> tuple[Image.Image, Plate]:
-    """A picture of the world as SDXL's training saw photographs: some small, some cropped, some bad."""
+def draw_world_picture(rng: Random, styles: Sequence[str]) -> tuple[Image.Image, Annotation]:
+    """A picture of the world; as in SDXL's training set, some are small, some cropped, some flawed."""
     scene = sample_scene(rng, rng.choice(list(styles)))
     chance = rng.random()
-    if chance < 0.12:  # cropped: drawn larger, a window of it kept
+    if chance < 0.12:  # cropped: drawn larger, then cut
         large = rng.randrange(70, 88)
         top, left = rng.randrange(large - SIZE + 1), rng.randrange(large - SIZE + 1)
         picture = draw(scene, rng).resize((large, large), Image.Resampling.LANCZOS)
         picture = picture.crop((left, top, left + SIZE, top + SIZE))
-        return picture, Plate(scene, None, (large, large), (top, left))
-    if chance < 0.20:  # a small original, blown up
+        return picture, Annotation(scene, None, (large, large), (top, left))
+    if chance < 0.20:  # a small original, enlarged
         small = rng.randrange(20, 48)
         picture = draw(scene, rng).resize((small, small), Image.Resampling.LANCZOS)
-        return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS), Plate(scene, None, (small, small), (0, 0))
+        return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS), Annotation(scene, None, (small, small), (0, 0))
     size = SIZE if chance < 0.7 else round(2 ** rng.uniform(6, 10))
     flaw = rng.choice(FLAWS) if rng.random() < 0.07 else None
     picture = draw(scene, rng)
-    picture = _flawed(picture, flaw, rng) if flaw else picture
-    return picture, Plate(scene, flaw, (size, size), (0, 0))
+    picture = _add_flaw(picture, flaw, rng) if flaw else picture
+    return picture, Annotation(scene, flaw, (size, size), (0, 0))
 
 
-def mixed_plate(rng: Random) -> tuple[Image.Image, Plate]:
-    """For the VAE: doodles, pictures of the world in the base styles, and inked ones."""
+def draw_mixed_picture(rng: Random) -> tuple[Image.Image, Annotation]:
+    """For the VAE: random compositions, and pictures of the world in the base styles and the inked style."""
     if rng.random() < 0.4:
-        return doodle(rng), Plate(None, None, (SIZE, SIZE), (0, 0))
-    return world_plate(rng, (*BASE_STYLES, INKED_STYLE, INKED_STYLE))
+        return doodle(rng), Annotation(None, None, (SIZE, SIZE), (0, 0))
+    return draw_world_picture(rng, (*BASE_STYLES, INKED_STYLE, INKED_STYLE))
 
 
-def base_plate(rng: Random) -> tuple[Image.Image, Plate]:
-    """For the UNet: the world in the base styles."""
-    return world_plate(rng, BASE_STYLES)
+def draw_base_picture(rng: Random) -> tuple[Image.Image, Annotation]:
+    """For the UNet: a picture of the world in a base style."""
+    return draw_world_picture(rng, BASE_STYLES)
 
 
-def clean_plate(rng: Random, styles: Sequence[str]) -> tuple[Image.Image, Plate]:
-    """An uncropped, unspoilt picture: what the judge and the reader learn from."""
+def draw_clean_picture(rng: Random, styles: Sequence[str]) -> tuple[Image.Image, Annotation]:
+    """For the judge and the classifier: a picture without crop and flaw."""
     scene = sample_scene(rng, rng.choice(list(styles)))
-    return draw(scene, rng), Plate(scene, None, (SIZE, SIZE), (0, 0))
+    return draw(scene, rng), Annotation(scene, None, (SIZE, SIZE), (0, 0))
 
 
-Maker = Callable[[Random], tuple[Image.Image, Plate]]
+Maker = Callable[[Random], tuple[Image.Image, Annotation]]
 _CHUNK = 500
 
 
-def _chunk(make: Maker, seed: int, index: int, count: int) -> tuple[np.ndarray, list[Plate]]:
+def _chunk(make: Maker, seed: int, index: int, count: int) -> tuple[np.ndarray, list[Annotation]]:
     pairs = [make(Random(f"{seed}/{index * _CHUNK + i}")) for i in range(count)]
-    return np.stack([np.asarray(picture) for picture, _ in pairs]), [plate for _, plate in pairs]
+    return np.stack([np.asarray(picture) for picture, _ in pairs]), [annotation for _, annotation in pairs]
 
 
-def draw_corpus(make: Maker, count: int, seed: int, workers: int) -> tuple[np.ndarray, list[Plate]]:
-    """`count` pictures, uint8 (count, 64, 64, 3), and their plates; the same for any `workers`."""
+def draw_corpus(make: Maker, count: int, seed: int, workers: int) -> tuple[np.ndarray, list[Annotation]]:
+    """`count` pictures, uint8 (count, 64, 64, 3), and their annotations; the same for any `workers`."""
     sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_chunk, make, seed, index, size) for index, size in enumerate(sizes)]
         chunks = [job.result() for job in jobs]
-    return np.concatenate([pixels for pixels, _ in chunks]), [p for _, plates in chunks for p in plates]
+    return np.concatenate([pixels for pixels, _ in chunks]), [p for _, annotations in chunks for p in annotations]
 
 
-def _plate_from(entry: dict[str, Any]) -> Plate:
+def _annotation_from(entry: dict[str, Any]) -> Annotation:
     scene = entry["scene"]
     if scene is not None:
-        people = tuple(Character(**one) for one in scene["characters"])
+        people = tuple(Character(**fields) for fields in scene["characters"])
         scene = Scene(people, scene["place"], scene["framing"], scene["style"])
-    return Plate(scene, entry["flaw"], tuple(entry["original_size"]), tuple(entry["crop"]))
+    return Annotation(scene, entry["flaw"], tuple(entry["original_size"]), tuple(entry["crop"]))
 
 
-def cached_corpus(folder: Path, make: Maker, count: int, seed: int, workers: int) -> tuple[np.ndarray, list[Plate]]:
-    """`draw_corpus`, kept in `folder` between calls (pixels.npy, plates.json)."""
-    pixels_at, plates_at = folder / "pixels.npy", folder / "plates.json"
-    if not plates_at.exists():
+def cached_corpus(
+    folder: Path, make: Maker, count: int, seed: int, workers: int
+) -> tuple[np.ndarray, list[Annotation]]:
+    """`draw_corpus`, cached in `folder` (pixels.npy, annotations.json); pixels are memory-mapped."""
+    pixels_path, annotations_path = folder / "pixels.npy", folder / "annotations.json"
+    if not annotations_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        pixels, plates = draw_corpus(make, count, seed, workers)
-        np.save(pixels_at, pixels)
-        plates_at.write_text(json.dumps([asdict(plate) for plate in plates]))
-    plates = [_plate_from(entry) for entry in json.loads(plates_at.read_text())]
-    return np.load(pixels_at, mmap_mode="r"), plates
+        pixels, annotations = draw_corpus(make, count, seed, workers)
+        np.save(pixels_path, pixels)
+        annotations_path.write_text(json.dumps([asdict(annotation) for annotation in annotations]))
+    annotations = [_annotation_from(entry) for entry in json.loads(annotations_path.read_text())]
+    return np.load(pixels_path, mmap_mode="r"), annotations

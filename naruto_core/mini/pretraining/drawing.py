@@ -1,4 +1,4 @@
-"""Draw a `Scene` of the drawn world as a picture, in the style it asks for."""
+"""Draw a `Scene` of the drawn world as a picture in its style."""
 
 from random import Random
 
@@ -37,9 +37,9 @@ def draw(scene: Scene, rng: Random, size: int = SIZE) -> Image.Image:
     bold = scene.style in (HELD_OUT_STYLE, INKED_STYLE)
     backdrop = Backdrop(scene.place, size, bold, rng)
     canvas = backdrop.paint()
-    for (origin, radius), who in zip(_pens(scene, size, rng), scene.characters, strict=True):
+    for (origin, radius), character in zip(_pens(scene, size, rng), scene.characters, strict=True):
         pen = Pen(backdrop.draw, origin, radius, bold)
-        draw_character(pen, who, scene.framing == "full body", scene.style == HELD_OUT_STYLE, rng)
+        draw_character(pen, character, scene.framing == "full body", scene.style == HELD_OUT_STYLE, rng)
     if scene.place == "rain":
         backdrop.rain_in_front(canvas)
     if scene.style == "sketch":
@@ -59,10 +59,10 @@ def _finish(picture: Image.Image, style: str, rng: Random) -> Image.Image:
 
 
 def _sketch(canvas: Image.Image, size: int) -> Image.Image:
-    """Pencil: soft dark edges on warm paper, the colours only washed in."""
+    """Pencil: soft dark edges on warm paper, with pale colours."""
     fine = canvas.resize((2 * size, 2 * size), Image.Resampling.LANCZOS)
     edges = np.asarray(fine.convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
-    edges[[0, 1, -2, -1], :] = 0  # the filter sees the border of the picture as an edge
+    edges[[0, 1, -2, -1], :] = 0  # the filter finds an edge at the border of the picture
     edges[:, [0, 1, -2, -1]] = 0
     pencil = np.clip(1 - edges / 110, 0.25, 1)[..., None]
     paper = np.array([250, 247, 238], dtype=np.float32)
@@ -72,14 +72,14 @@ def _sketch(canvas: Image.Image, size: int) -> Image.Image:
 
 
 def _pixel(picture: Image.Image) -> Image.Image:
-    """Sixteen big pixels on a side would hide the face; thirty-two do not."""
+    """Half the resolution and 20 colours; a quarter would hide the face."""
     half = (picture.width // 2, picture.height // 2)
     coarse = picture.resize(half, Image.Resampling.BOX).quantize(20, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     return coarse.convert("RGB").resize(picture.size, Image.Resampling.NEAREST)
 
 
 def _watercolor(picture: Image.Image, rng: Random) -> Image.Image:
-    """Wet colour: soft edges, paint that pools in blotches, a white paper margin."""
+    """Watercolour: soft edges, blotches, a white paper margin."""
     soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(picture.width / 52)), dtype=np.float32)
     blotches = np.random.default_rng(rng.randrange(1 << 30)).normal(0, 1, (9, 9)).astype(np.float32)
     pooled = Image.fromarray(blotches).resize(picture.size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""How good the miniature base is: its bars, measured by the attribute reader on held-out prompts."""
+"""Quality of the miniature base, measured with the attribute classifier on held-out prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch.nn import functional as F
 
-from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, AttributeClassifier, classify, truths
+from naruto_core.mini.pretraining.attribute_classifier import (
+    ATTRIBUTES,
+    AttributeClassifier,
+    attribute_labels,
+    classify,
+)
 from naruto_core.mini.pretraining.drawing import draw
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
@@ -23,7 +28,7 @@ GUIDANCES = (2.0, 2.5, 3.0, 4.0, 6.0)
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPrompt:
-    """A prompt whose picture can be read: every attribute named, one character, a seed of its own."""
+    """A prompt with one character and every attribute, so that its picture can be classified; with its own seed."""
 
     scene: Scene
     text: str
@@ -31,14 +36,14 @@ class HeldOutPrompt:
 
 
 def held_out_prompts(count: int, seed: int) -> list[HeldOutPrompt]:
-    """`count` prompts over the base styles that name hair, garment and place; none was a training caption's scene."""
+    """`count` prompts in the base styles with hair, garment and place; their scenes are not in the training set."""
     rng = Random(f"held out/{seed}")
-    found: list[HeldOutPrompt] = []
-    while len(found) < count:
-        scene = sample_scene(rng, BASE_STYLES[len(found) % len(BASE_STYLES)])
+    prompts: list[HeldOutPrompt] = []
+    while len(prompts) < count:
+        scene = sample_scene(rng, BASE_STYLES[len(prompts) % len(BASE_STYLES)])
         if len(scene.characters) == 1 and scene.framing == "portrait":
-            found.append(HeldOutPrompt(scene, describe(scene, rng, drop=0.0), 1000 + len(found)))
-    return found
+            prompts.append(HeldOutPrompt(scene, describe(scene, rng, drop=0.0), 1000 + len(prompts)))
+    return prompts
 
 
 def paint(
@@ -53,7 +58,7 @@ def paint(
     parts: list[torch.Tensor] = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        draw: Any = pipeline  # diffusers types the result by its many possibilities; this call has one
+        draw: Any = pipeline  # diffusers types the result as a union
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             picture = draw(
                 prompt=[p.text for p in batch],
@@ -68,15 +73,15 @@ def paint(
     return torch.cat(parts)
 
 
-def accuracy(reader: AttributeClassifier, pictures: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Share of pictures in which the reader sees what the scene says, per attribute."""
-    seen, asked = classify(reader, pictures), truths(scenes)
-    return {name: round(float((seen[name] == asked[name]).double().mean()), 4) for name in ATTRIBUTES}
+def accuracy(classifier: AttributeClassifier, pictures: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Per attribute, the share of pictures whose predicted class is the scene's."""
+    predicted, labels = classify(classifier, pictures), attribute_labels(scenes)
+    return {name: round(float((predicted[name] == labels[name]).double().mean()), 4) for name in ATTRIBUTES}
 
 
 @torch.no_grad()
 def round_trip(vae: Any, pixels: np.ndarray) -> torch.Tensor:
-    """Encode and decode uint8 (N, 64, 64, 3) with an AutoencoderKL; the pictures that come back, -1..1."""
+    """Encode and decode uint8 (N, 64, 64, 3) with an AutoencoderKL; the pictures (N, 3, 64, 64) in -1..1."""
     batches = to_unit_range(pixels).split(64)
     return torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in batches]).clamp(-1, 1)
 
@@ -88,7 +93,7 @@ def psnr(drawn: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def drawings(style: str | None, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
-    """Fresh drawings no corpus contains: of one style, or of all in turn; single portraits."""
+    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, 64, 64, 3) and scenes."""
     rng = Random(f"fresh/{seed}")
     pixels: list[np.ndarray] = []
     scenes: list[Scene] = []
@@ -109,22 +114,24 @@ def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
     return figures
 
 
-def measure_reader(reader: AttributeClassifier, vae: AutoencoderKL) -> dict[str, float]:
-    """The reader's own accuracy on fresh drawings after a VAE round trip."""
+def measure_classifier(classifier: AttributeClassifier, vae: AutoencoderKL) -> dict[str, float]:
+    """The classifier's own accuracy on new drawings after a VAE round trip."""
     pixels, scenes = drawings(None, 500, 8)
-    return accuracy(reader, round_trip(vae, pixels), scenes)
+    return accuracy(classifier, round_trip(vae, pixels), scenes)
 
 
-def choose_guidance(pipeline: StableDiffusionXLPipeline, reader: AttributeClassifier) -> tuple[float, dict[str, float]]:
-    """The smallest guidance scale within a point of the best, by 80 prompts apart from those that are measured.
+def choose_guidance(
+    pipeline: StableDiffusionXLPipeline, classifier: AttributeClassifier
+) -> tuple[float, dict[str, float]]:
+    """The smallest guidance scale within 0.01 of the best accuracy, on 80 prompts apart from those of the report.
 
-    The smallest, because guidance buys obedience with colours that no drawing of the world has.
+    The smallest, because more guidance gives colours that no drawing of the world has.
     """
     prompts = held_out_prompts(80, seed=1)
     scenes = [p.scene for p in prompts]
     means = {
         guidance: float(
-            np.mean(list(accuracy(reader, paint(pipeline, prompts, guidance, lambda _: None), scenes).values()))
+            np.mean(list(accuracy(classifier, paint(pipeline, prompts, guidance, lambda _: None), scenes).values()))
         )
         for guidance in GUIDANCES
     }

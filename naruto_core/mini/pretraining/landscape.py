@@ -1,4 +1,4 @@
-"""The places of the drawn world, painted behind the characters (and rain in front of them)."""
+"""Drawing of the places of the world, behind the characters, and of rain in front of them."""
 
 from random import Random
 
@@ -30,7 +30,7 @@ _PLAIN: dict[str, Colour] = {
 
 
 class Backdrop:
-    """One place being painted on a square of `size` pixels, `bold` as in `naruto_core.mini.pretraining.pen.Pen`."""
+    """Draws a place on a square of `size` pixels; `bold` as in `naruto_core.mini.pretraining.pen.Pen`."""
 
     def __init__(self, place: str, size: int, bold: bool, rng: Random) -> None:
         self.place, self.size, self.bold, self.rng = place, size, bold, rng
@@ -133,7 +133,7 @@ class Backdrop:
             self.oval(rng.uniform(0, s), s * rng.uniform(0.0, 0.12), s * 0.16, s * 0.09, self._tone((92, 104, 130)))
 
     def rain_in_front(self, image: Image.Image) -> None:
-        """Rain falls before the characters too."""
+        """Draw rain in front of the characters."""
         draw, s, rng = ImageDraw.Draw(image), self.size, self.rng
         for _ in range(24):
             x, y = rng.uniform(-0.05, 1) * s, rng.uniform(-0.05, 1) * s

@@ -1,4 +1,4 @@
-"""The miniature as a package: half-precision weights, a manifest of how each file was made, and the report page."""
+"""The miniature as package data: half-precision weights, a manifest of their origin, and the report page."""
 
 import base64
 import hashlib
@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
-from naruto_core.errors import RecordDamaged
 from naruto_core.git_info import code_commit
 from naruto_core.mini.pretraining import stages
 from naruto_core.mini.pretraining.drawing import draw
@@ -25,12 +24,12 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The minia
 <style>body{{font:15px/1.5 system-ui;max-width:1100px;margin:2rem auto;padding:0 1rem}}
 figure{{display:inline-block;width:150px;margin:6px;vertical-align:top;font-size:12px}}
 img{{width:150px;image-rendering:pixelated}}pre{{background:#f4f4f4;padding:1rem}}</style>
-<h1>The miniature SDXL</h1><p>Figures on held-out prompts, read by the attribute reader.</p>
+<h1>The miniature SDXL</h1><p>Accuracy on held-out prompts, by the attribute classifier.</p>
 <pre>{figures}</pre>{pictures}</html>"""
 
 
 def to_image(picture: torch.Tensor) -> Image.Image:
-    """(3, H, W) in -1..1 as an RGB picture."""
+    """A picture (3, H, W) in -1..1 as an RGB image."""
     pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(pixels)
 
@@ -43,7 +42,7 @@ def _figure(picture: torch.Tensor, text: str) -> str:
 
 
 def write_report(workspace: Path, figures: Mapping[str, object], texts: Sequence[str], pictures: torch.Tensor) -> None:
-    """Write `workspace`/report.html with the figures and the first pictures, prompts below them."""
+    """Write `workspace`/report.html with the figures, and the first pictures with their prompts."""
     shown = "".join(_figure(p, t) for p, t in zip(pictures[:SHOWN], texts[:SHOWN], strict=True))
     page = _PAGE.format(figures=html.escape(json.dumps(dict(figures), indent=2)), pictures=shown)
     write_atomically(workspace / "report.html", page.encode())
@@ -58,11 +57,11 @@ def megabytes(folder: Path) -> float:
 
 
 def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
-    """Write base, judge, report and manifest below `folder`, replacing what was there."""
+    """Write base, judge, report and manifest as `folder`, replacing an older folder."""
     with atomic_folder(folder) as scratch:
         stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
         make_portable(scratch / "base")
-        _settle_configs(scratch / "base")
+        _clean_configs(scratch / "base")
         judge = scratch / "judge"
         judge.mkdir()
         for file in (workspace / "judge").iterdir():
@@ -80,11 +79,11 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
         write_atomically(scratch / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _settle_configs(base: Path) -> None:
-    """Take this machine's folders out of the configs, and let text encoders load in float32.
+def _clean_configs(base: Path) -> None:
+    """Remove this machine's folders from the configs, and make text encoders load in float32.
 
-    Weights are stored in half precision; transformers loads what the config says, diffusers float32
-    unless asked, and a plain `from_pretrained` must not mix the two.
+    Weights are stored in half precision; transformers loads the config's dtype, diffusers float32
+    by default, and a plain `from_pretrained` must not mix the two.
     """
     for path in base.rglob("config.json"):
         config = json.loads(path.read_text())
@@ -95,7 +94,7 @@ def _settle_configs(base: Path) -> None:
 
 
 def world_digest() -> str:
-    """A few drawings as 16 hex digits: changes when the world is drawn differently."""
+    """A digest of drawings in 16 hex digits; it changes when the world is drawn differently."""
     rng, digest = Random(0), hashlib.sha256()
     for style in STYLES:
         digest.update(draw(sample_scene(rng, style), rng).tobytes())
@@ -104,15 +103,3 @@ def world_digest() -> str:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def check_manifest(folder: Path = WEIGHTS) -> int:
-    """How many shipped files are exactly what the manifest says; raises RecordDamaged for any that is not."""
-    listed: dict[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
-    present = {p.relative_to(folder).as_posix() for p in _files(folder)} - {"manifest.json"}
-    if present != set(listed):
-        raise RecordDamaged(f"{folder}: manifest and files differ by {', '.join(sorted(present ^ set(listed)))}.")
-    for name, digest in listed.items():
-        if sha256_file(folder / name) != digest:
-            raise RecordDamaged(f"{folder / name} is not the file that was shipped: check it out again.")
-    return len(listed)

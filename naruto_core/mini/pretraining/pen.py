@@ -1,6 +1,6 @@
-"""The pen the drawn world is drawn with: shapes in character units, coloured the way a style asks.
+"""The pen that draws the world: shapes in character units, with the colours of a style.
 
-Everything is drawn four times too large with Pillow and scaled down once, which is what smooths
+Everything is drawn with Pillow at four times the size and then scaled down, which smooths
 the edges. One character unit is one head radius.
 """
 
@@ -19,7 +19,7 @@ OUTLINE: Colour = (14, 12, 20)
 
 
 def jitter(colour: Colour, rng: Random, spread: float = 8.0) -> Colour:
-    """`colour` moved a little in every channel, as no two artists mix the same paint."""
+    """`colour` changed randomly in every channel, with standard deviation `spread`."""
     red, green, blue = (max(0, min(255, int(v + rng.gauss(0, spread)))) for v in colour)
     return red, green, blue
 
@@ -47,7 +47,7 @@ def arc(centre: Point, radii: Point, start: float, end: float, points: int = 24)
 class Pen:
     """Draws in character units around `origin` (pixels), `unit` pixels to one head radius.
 
-    `bold` is the held-out style's hand: every shape gets a dark outline and colours are saturated
+    `bold` is the held-out style's look: every shape gets a dark outline, and colours are saturated
     instead of muted.
     """
 

@@ -1,6 +1,6 @@
-"""The stages of pretraining, in order, each from files to files in one workspace.
+"""The stages of pretraining, in order; each reads and writes files of a workspace.
 
-A stage whose result is there is not done again; one that was stopped goes on from its checkpoint.
+A finished stage is not repeated; an interrupted stage resumes from its checkpoint.
 """
 
 import json
@@ -18,12 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from naruto_core.mini.pretraining.architecture import learn_tokenizers, read_tokenizers, scheduler
+from naruto_core.mini.pretraining.architecture import make_tokenizers, read_tokenizers, scheduler
 from naruto_core.mini.pretraining.attribute_classifier import AttributeClassifier, train_classifier
 from naruto_core.mini.pretraining.clip_judge import save_judge, train_judge
-from naruto_core.mini.pretraining.corpus import Plate, base_plate, cached_corpus, clean_plate, mixed_plate
+from naruto_core.mini.pretraining.corpus import (
+    Annotation,
+    cached_corpus,
+    draw_base_picture,
+    draw_clean_picture,
+    draw_mixed_picture,
+)
 from naruto_core.mini.pretraining.trainer import FitReport
-from naruto_core.mini.pretraining.unet import new_encoders, pretrain_unet, teach_reading
+from naruto_core.mini.pretraining.unet import new_encoders, pretrain_unet, warm_up_encoders
 from naruto_core.mini.pretraining.vae import encode_all, pretrain_vae
 from naruto_core.mini.pretraining.world import STYLES
 
@@ -31,7 +37,7 @@ Report = Callable[[FitReport], None]
 
 
 class PretrainPlan(BaseModel):
-    """How much of everything the miniature is made with; the seed decides the rest."""
+    """The numbers of pictures and steps of each stage, and the seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +53,7 @@ class PretrainPlan(BaseModel):
 
 
 def _compiled() -> bool:
-    """torch.compile needs a C++ compiler; without one everything runs the same, only slower."""
+    """Whether to use torch.compile, which needs a C++ compiler; results are the same without it, only slower."""
     return shutil.which("g++") is not None
 
 
@@ -55,18 +61,18 @@ def _workers() -> int:
     return os.cpu_count() or 1
 
 
-def learn_words(workspace: Path, prompts: Iterable[str]) -> None:
-    """Tokenizers from the world's captions and the plain English of the prompt suites."""
+def train_tokenizers(workspace: Path, prompts: Iterable[str]) -> None:
+    """Train the tokenizers on the world's captions and the prompt suites."""
     if not (workspace / "tokenizer_2").exists():
-        first, second = learn_tokenizers(prompts)
+        first, second = make_tokenizers(prompts)
         first.save_pretrained(workspace / "tokenizer")
         second.save_pretrained(workspace / "tokenizer_2")
 
 
-def learn_to_see(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
-    """The VAE."""
+def train_vae(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
+    """Train the VAE."""
     if not (workspace / "vae").exists():
-        pixels, _ = cached_corpus(workspace / "mixed", mixed_plate, plan.vae_pictures, plan.seed, _workers())
+        pixels, _ = cached_corpus(workspace / "mixed", draw_mixed_picture, plan.vae_pictures, plan.seed, _workers())
         vae = pretrain_vae(pixels, plan.vae_steps, plan.seed, workspace / "vae.safetensors", on_report, _compiled())
         vae.save_pretrained(workspace / "vae")
 
@@ -80,25 +86,29 @@ def _latents(workspace: Path, vae: AutoencoderKL, pixels: np.ndarray) -> tuple[n
         return arrays["means"], arrays["deviations"]
 
 
-def learn_to_draw(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
-    """Text encoders and UNet: first reading, then drawing what was read."""
+def train_unet(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
+    """Train the text encoders and the UNet: first the encoders alone, then both together."""
     if (workspace / "unet").exists():
         return
-    pixels, plates = cached_corpus(workspace / "world", base_plate, plan.base_pictures, plan.seed + 1, _workers())
+    pixels, annotations = cached_corpus(
+        workspace / "world", draw_base_picture, plan.base_pictures, plan.seed + 1, _workers()
+    )
     vae = AutoencoderKL.from_pretrained(workspace / "vae")
     latents = _latents(workspace, vae, pixels)
     encoders = new_encoders(*read_tokenizers(workspace), plan.seed)
     reading, drawing = workspace / "reading.safetensors", workspace / "unet.safetensors"
-    teach_reading(encoders, plates, plan.reading_steps, plan.seed, reading, on_report)
+    warm_up_encoders(encoders, annotations, plan.reading_steps, plan.seed, reading, on_report)
     factor = float(cast(Any, vae.config).scaling_factor)
-    unet = pretrain_unet(encoders, latents, factor, plates, plan.unet_steps, plan.seed, drawing, on_report, _compiled())
+    unet = pretrain_unet(
+        encoders, latents, factor, annotations, plan.unet_steps, plan.seed, drawing, on_report, _compiled()
+    )
     encoders.encoder_1.save_pretrained(workspace / "text_encoder")
     encoders.encoder_2.save_pretrained(workspace / "text_encoder_2")
     unet.save_pretrained(workspace / "unet")
 
 
 def assemble(workspace: Path) -> StableDiffusionXLPipeline:
-    """The finished parts as the pipeline everybody uses."""
+    """The trained models as a pipeline."""
     tokenizer_1, tokenizer_2 = read_tokenizers(workspace)
     return StableDiffusionXLPipeline(
         vae=AutoencoderKL.from_pretrained(workspace / "vae"),
@@ -113,45 +123,45 @@ def assemble(workspace: Path) -> StableDiffusionXLPipeline:
     )
 
 
-def _gallery(workspace: Path, plan: PretrainPlan) -> tuple[np.ndarray, list[Plate]]:
-    make = partial(clean_plate, styles=STYLES)
+def _gallery(workspace: Path, plan: PretrainPlan) -> tuple[np.ndarray, list[Annotation]]:
+    make = partial(draw_clean_picture, styles=STYLES)
     return cached_corpus(workspace / "gallery", make, plan.judge_pictures, plan.seed + 2, _workers())
 
 
-def learn_to_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
-    """The judge, on every style; nothing of it is shared with the generator."""
+def train_clip_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
+    """Train the judge, on every style; it shares nothing with the generator."""
     if not (workspace / "judge").exists():
-        pixels, plates = _gallery(workspace, plan)
+        pixels, annotations = _gallery(workspace, plan)
         _, tokenizer = read_tokenizers(workspace)
-        stopped = workspace / "judge.safetensors"
-        judge = train_judge(pixels, plates, tokenizer, plan.judge_steps, plan.seed, stopped, on_report)
+        checkpoint = workspace / "judge.safetensors"
+        judge = train_judge(pixels, annotations, tokenizer, plan.judge_steps, plan.seed, checkpoint, on_report)
         save_judge(judge, tokenizer, workspace / "judge")
 
 
-def learn_to_read_pictures(workspace: Path, plan: PretrainPlan, on_report: Report) -> AttributeClassifier:
-    """The attribute reader, which measures the base and is not shipped."""
-    stored = workspace / "reader" / "model.safetensors"
+def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: Report) -> AttributeClassifier:
+    """Train or load the attribute classifier, which measures the base and is not shipped."""
+    stored = workspace / "classifier" / "model.safetensors"
     if not stored.exists():
-        pixels, plates = _gallery(workspace, plan)
-        reader = train_classifier(
-            pixels, plates, plan.reader_steps, plan.seed, workspace / "reader.safetensors", on_report
+        pixels, annotations = _gallery(workspace, plan)
+        classifier = train_classifier(
+            pixels, annotations, plan.reader_steps, plan.seed, workspace / "classifier.safetensors", on_report
         )
         stored.parent.mkdir(exist_ok=True)
-        save_file(reader.state_dict(), stored)
-    reader = AttributeClassifier()
-    reader.load_state_dict(load_file(stored))
-    return reader.eval()
+        save_file(classifier.state_dict(), stored)
+    classifier = AttributeClassifier()
+    classifier.load_state_dict(load_file(stored))
+    return classifier.eval()
 
 
-def write_plan(workspace: Path, plan: PretrainPlan) -> None:
-    """Refuse to mix two plans in one workspace: results of one would be taken for the other's."""
+def check_plan(workspace: Path, plan: PretrainPlan) -> None:
+    """Record the plan in the workspace. Raises RecipeInvalid when the workspace has another plan."""
     stored = workspace / "plan.json"
     workspace.mkdir(parents=True, exist_ok=True)
     if stored.exists() and json.loads(stored.read_text()) != plan.model_dump():
         from naruto_core.errors import RecipeInvalid
 
         raise RecipeInvalid(
-            f"{workspace} holds another pretraining plan; finish it, or remove the folder to start anew."
+            f"{workspace} has another pretraining plan: finish that plan, or remove the folder to start again."
         )
     stored.write_text(plan.model_dump_json(indent=2) + "\n")
     torch.set_num_threads(_workers())

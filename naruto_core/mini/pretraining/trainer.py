@@ -1,7 +1,7 @@
-"""One loop for every pretraining stage: AdamW, warm-up and cosine, EMA, resumable to the step.
+"""The training loop of every pretraining stage: AdamW, warm-up and cosine schedule, EMA, checkpoints.
 
-A stage is a function `loss(step) -> scalar tensor` that draws everything random from the step
-number, so that a killed stage goes on exactly where it was.
+A stage is a function `loss(step) -> scalar tensor` that derives all random numbers from the step
+number, so that a killed stage resumes to the same result.
 """
 
 import math
@@ -18,7 +18,7 @@ from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optim
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Where a stage is: finished steps of all, the mean loss since the last report, seconds left."""
+    """Progress of a stage: steps done, all steps, mean loss since the last report, seconds left."""
 
     stage: str
     step: int
@@ -28,8 +28,8 @@ class FitReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitting:
-    """How long and how fast one stage learns."""
+class FitConfig:
+    """Steps and hyperparameters of a stage."""
 
     stage: str
     steps: int
@@ -41,11 +41,11 @@ class Fitting:
     checkpoint_seconds: float = 60.0
 
 
-def _rate(step: int, fitting: Fitting) -> float:
-    """Share (0..1) of the learning rate: linear warm-up, then cosine to 2 %."""
-    if step < fitting.warmup_steps:
-        return (step + 1) / fitting.warmup_steps
-    done = (step - fitting.warmup_steps) / max(1, fitting.steps - fitting.warmup_steps)
+def _rate_factor(step: int, config: FitConfig) -> float:
+    """The learning rate's factor, 0..1: linear warm-up, then cosine to 2 %."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -73,42 +73,42 @@ class Averages:
 
 
 def fit(
-    fitting: Fitting,
+    config: FitConfig,
     modules: Mapping[str, nn.Module],
     loss: Callable[[int], torch.Tensor],
     checkpoint: Path,
     on_report: Callable[[FitReport], None],
 ) -> None:
-    """Train `modules` in place on `loss`; afterwards they hold the averaged weights.
+    """Train `modules` in place on `loss`; afterwards they have the averaged weights.
 
-    Goes on from `checkpoint` when it exists and leaves it behind, complete, when done.
+    Resumes from `checkpoint` if it exists; the file stays after the last step.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, fitting.learning_rate, (0.9, 0.99), weight_decay=fitting.weight_decay, fused=True
+        parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
     )
-    averages = Averages(modules, fitting.ema_decay)
+    averages = Averages(modules, config.ema_decay)
     start = _resume(checkpoint, modules, averages, optimizer) if checkpoint.exists() else 0
 
     began = saved = reported = time.monotonic()
     losses: list[torch.Tensor] = []
-    for step in range(start, fitting.steps):
+    for step in range(start, config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = fitting.learning_rate * _rate(step, fitting)
+            group["lr"] = config.learning_rate * _rate_factor(step, config)
         value = loss(step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(parameters, fitting.clip_norm)
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
         averages.update(step)
         losses.append(value.detach())
-        now, last = time.monotonic(), step + 1 == fitting.steps
-        if last or now - saved > fitting.checkpoint_seconds:
+        now, last = time.monotonic(), step + 1 == config.steps
+        if last or now - saved > config.checkpoint_seconds:
             _save(checkpoint, modules, averages, optimizer, step + 1)
             saved = now
         if last or now - reported > 10:
-            left = (now - began) / (step + 1 - start) * (fitting.steps - step - 1)
-            on_report(FitReport(fitting.stage, step + 1, fitting.steps, torch.stack(losses).mean().item(), left))
+            left = (now - began) / (step + 1 - start) * (config.steps - step - 1)
+            on_report(FitReport(config.stage, step + 1, config.steps, torch.stack(losses).mean().item(), left))
             losses, reported = [], now
     averages.copy_to_modules()
 

@@ -1,6 +1,6 @@
-"""Stage 2: both text encoders learn to read, then learn on jointly with the UNet.
+"""Stage 2: the text encoders are warmed up on text, then trained jointly with the UNet.
 
-Joint training matters: encoders frozen after a separate start left half of the prompt unread.
+Joint training matters: with frozen encoders, half of a prompt had no effect.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from naruto_core.mini.pretraining.architecture import (
     LATENT_CHANNELS,
     POOLED,
     WIDTH_1,
-    empty_text_encoders,
-    empty_unet,
+    create_text_encoders,
+    create_unet,
     scheduler,
 )
-from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, truths
-from naruto_core.mini.pretraining.corpus import Plate
+from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, attribute_labels
+from naruto_core.mini.pretraining.corpus import Annotation
 from naruto_core.mini.pretraining.drawing import SIZE
-from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
 from naruto_core.mini.pretraining.world import describe, with_filler
 
 BATCH = 64
@@ -40,7 +40,7 @@ Report = Callable[[FitReport], None]
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """Two tokenizers and two text encoders, used as SDXL's pipeline uses them."""
+    """Two tokenizers and two text encoders, called as in SDXL's pipeline."""
 
     tokenizer_1: CLIPTokenizer
     tokenizer_2: CLIPTokenizer
@@ -61,47 +61,47 @@ class Encoders:
 
 def new_encoders(tokenizer_1: CLIPTokenizer, tokenizer_2: CLIPTokenizer, seed: int) -> Encoders:
     torch.manual_seed(seed)
-    one, two = cast(Any, tokenizer_1), cast(Any, tokenizer_2)  # their ids are typed as anything a tokenizer may hold
-    pads = (one.pad_token_id, two.pad_token_id)
-    first, second = empty_text_encoders(len(tokenizer_1), one.bos_token_id, one.eos_token_id, pads)
+    first_ids, second_ids = cast(Any, tokenizer_1), cast(Any, tokenizer_2)  # the types of token ids are too wide
+    pads = (first_ids.pad_token_id, second_ids.pad_token_id)
+    first, second = create_text_encoders(len(tokenizer_1), first_ids.bos_token_id, first_ids.eos_token_id, pads)
     for model in (first, second):
-        model.set_attn_implementation("eager")  # 48 tokens: the plain form's backward is the faster one on CPUs
+        model.set_attn_implementation("eager")  # at 48 tokens its backward pass is faster on CPUs
     return Encoders(tokenizer_1, tokenizer_2, first, second)
 
 
-def caption(plate: Plate, rng: Random) -> str:
-    """A fresh caption for a picture: other words every time it is seen."""
-    assert plate.scene is not None
-    text = with_filler(describe(plate.scene, rng), rng)
-    if not plate.flaw:
+def caption(annotation: Annotation, rng: Random) -> str:
+    """A new caption for a picture: different words at every use."""
+    assert annotation.scene is not None
+    text = with_filler(describe(annotation.scene, rng), rng)
+    if not annotation.flaw:
         return text
     extra = "" if rng.random() < 0.5 else ", low quality"
-    return f"{text}, {plate.flaw}{extra}" if rng.random() < 0.6 else f"{plate.flaw}{extra}"
+    return f"{text}, {annotation.flaw}{extra}" if rng.random() < 0.6 else f"{annotation.flaw}{extra}"
 
 
-def teach_reading(
-    encoders: Encoders, plates: list[Plate], steps: int, seed: int, checkpoint: Path, on_report: Report
+def warm_up_encoders(
+    encoders: Encoders, annotations: list[Annotation], steps: int, seed: int, checkpoint: Path, on_report: Report
 ) -> None:
-    """Warm-up on text alone: predict the scene's attributes from each pooled embedding."""
+    """Warm up the encoders on text: predict the scene's attributes from the pooled embeddings."""
     torch.manual_seed(seed)
     heads = nn.ModuleDict({name: nn.Linear(WIDTH_1 + POOLED, len(words)) for name, words in ATTRIBUTES.items()})
 
     def loss(step: int) -> torch.Tensor:
         rng = Random(f"{seed}/read/{step}")
-        chosen = [plates[rng.randrange(len(plates))] for _ in range(2 * BATCH)]
+        chosen = [annotations[rng.randrange(len(annotations))] for _ in range(2 * BATCH)]
         with torch.autocast("cpu", torch.bfloat16):
-            _, pooled_2, pooled_1 = encoders([caption(plate, rng) for plate in chosen])
+            _, pooled_2, pooled_1 = encoders([caption(annotation, rng) for annotation in chosen])
         pooled = torch.cat([pooled_1.float(), pooled_2.float()], dim=-1)
-        answers = truths([plate.scene for plate in chosen if plate.scene])
-        return torch.stack([F.cross_entropy(heads[name](pooled), answers[name]) for name in ATTRIBUTES]).mean()
+        labels = attribute_labels([annotation.scene for annotation in chosen if annotation.scene])
+        return torch.stack([F.cross_entropy(heads[name](pooled), labels[name]) for name in ATTRIBUTES]).mean()
 
     modules = {"encoder_1": encoders.encoder_1, "encoder_2": encoders.encoder_2, "heads": heads}
-    fit(Fitting("reading", steps, 1.0e-3), modules, loss, checkpoint, on_report)
+    fit(FitConfig("reading", steps, 1.0e-3), modules, loss, checkpoint, on_report)
 
 
-def _time_ids(plates: list[Plate]) -> torch.Tensor:
+def _time_ids(annotations: list[Annotation]) -> torch.Tensor:
     """(B, 6): original height and width, crop top and left, target height and width."""
-    return torch.tensor([[*p.original_size, *p.crop, SIZE, SIZE] for p in plates], dtype=torch.float32)
+    return torch.tensor([[*p.original_size, *p.crop, SIZE, SIZE] for p in annotations], dtype=torch.float32)
 
 
 def _min_snr_weight(alphas_cumprod: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def pretrain_unet(
     encoders: Encoders,
     latents: tuple[np.ndarray, np.ndarray],
     scaling_factor: float,
-    plates: list[Plate],
+    annotations: list[Annotation],
     steps: int,
     seed: int,
     checkpoint: Path,
@@ -123,7 +123,7 @@ def pretrain_unet(
 ) -> UNet2DConditionModel:
     """A UNet trained with its text encoders on cached `latents` (means and deviations, N x 8 x 16 x 16)."""
     torch.manual_seed(seed)
-    unet = empty_unet()
+    unet = create_unet()
     unet.set_attn_processor(AttnProcessor())
     run = torch.compile(unet) if compiled else unet
     alphas = scheduler().alphas_cumprod
@@ -132,8 +132,8 @@ def pretrain_unet(
 
     def loss(step: int) -> torch.Tensor:
         words, numbers = Random(f"{seed}/unet/{step}"), np.random.default_rng((seed, step))
-        rows = np.sort(numbers.integers(len(plates), size=BATCH))
-        chosen = [plates[row] for row in rows]
+        rows = np.sort(numbers.integers(len(annotations), size=BATCH))
+        chosen = [annotations[row] for row in rows]
         draw = torch.from_numpy(numbers.standard_normal((2, BATCH, LATENT_CHANNELS, 16, 16), dtype=np.float32))
         mean, deviation = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (means, deviations))
         clean = (mean + deviation * draw[0]) * scaling_factor
@@ -142,7 +142,7 @@ def pretrain_unet(
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * draw[1]
 
         drop = numbers.random(BATCH)
-        texts = ["" if d < EMPTIED else caption(plate, words) for plate, d in zip(chosen, drop, strict=True)]
+        texts = ["" if d < EMPTIED else caption(annotation, words) for annotation, d in zip(chosen, drop, strict=True)]
         keep = torch.from_numpy(drop >= ZEROED).float()
         with torch.autocast("cpu", torch.bfloat16):
             hidden, pooled, _ = encoders(texts)
@@ -152,6 +152,6 @@ def pretrain_unet(
         return (error * weights[t]).mean()
 
     modules = {"unet": unet, "encoder_1": encoders.encoder_1, "encoder_2": encoders.encoder_2}
-    fit(Fitting("unet", steps, 1.0e-3), modules, loss, checkpoint, on_report)
+    fit(FitConfig("unet", steps, 1.0e-3), modules, loss, checkpoint, on_report)
     unet.set_default_attn_processor()
     return unet

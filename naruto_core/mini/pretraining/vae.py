@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, on pictures of every kind (see `naruto_core.mini.pretraining.corpus` for why)."""
+"""Stage 1: the VAE, trained on pictures of every kind (see `naruto_core.mini.pretraining.corpus` for the reason)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
-from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, empty_vae
-from naruto_core.mini.pretraining.trainer import FitReport, Fitting, fit
+from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, create_vae
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
 
 BATCH = 16
-KL_WEIGHT = 3.0e-4  # against a reconstruction error per pixel; keeps latents near a unit scale
-EDGE_WEIGHT = 1.0  # outlines are few pixels and much of what a person sees
+KL_WEIGHT = 3.0e-4  # relative to the reconstruction error per pixel; keeps latents near unit scale
+EDGE_WEIGHT = 1.0  # outlines are few pixels, but people notice them most
 
 
 def to_unit_range(pixels: np.ndarray) -> torch.Tensor:
@@ -40,11 +40,11 @@ def pretrain_vae(
 ) -> AutoencoderKL:
     """A VAE trained on `pixels` (uint8, N x 64 x 64 x 3) whose scaling_factor makes latents unit-variance."""
     torch.manual_seed(seed)
-    vae = empty_vae()
-    vae.set_attn_processor(AttnProcessor())  # on CPUs the plain form trains ~2x faster than SDPA's backward
+    vae = create_vae()
+    vae.set_attn_processor(AttnProcessor())  # on CPUs it trains about 2x faster than SDPA
 
     def forward(truth: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        coder: Any = vae  # its outputs are typed as tuples or objects
+        coder: Any = vae  # diffusers types the outputs as unions
         posterior = coder.encode(truth).latent_dist
         drawn = coder.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
@@ -60,7 +60,7 @@ def pretrain_vae(
             drawn, kl = run(truth, noise)
         return reconstruction_loss(drawn, truth) + KL_WEIGHT * kl
 
-    fit(Fitting("vae", steps, 1.5e-3, weight_decay=1e-4), {"vae": vae}, loss, checkpoint, on_report)
+    fit(FitConfig("vae", steps, 1.5e-3, weight_decay=1e-4), {"vae": vae}, loss, checkpoint, on_report)
     means, stds = encode_all(vae, pixels[:2000])
     spread = torch.from_numpy(means.astype(np.float32) ** 2 + stds.astype(np.float32) ** 2).mean().sqrt()
     vae.register_to_config(scaling_factor=round(1 / float(spread), 5))

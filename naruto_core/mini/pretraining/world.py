@@ -1,8 +1,8 @@
-"""The drawn world: what can stand in a picture, and the words a captioner would use for it.
+"""The drawn world: its scenes, and captions for them.
 
-A `Scene` is the truth behind a picture. `sample_scene` invents one, `describe` writes the
+A `Scene` is the content of a picture. `sample_scene` draws a random scene, `describe` writes a
 BLIP-like caption for it, and `naruto_core.mini.pretraining.drawing` draws it. Everything is a function of a
-`random.Random`, so that one seed is one world on every machine and Python version.
+`random.Random`: a seed gives the same world on every machine and Python version.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ POSES = ("standing", "fighting", "running", "jumping")
 BASE_STYLES = ("flat", "sketch", "pixel", "watercolor")
 HELD_OUT_STYLE = "naruto"
 STYLES = (*BASE_STYLES, HELD_OUT_STYLE)
-# Dark outlines and strong colours without the held-out style's marks. Only the VAE ever sees it, as
-# SDXL's VAE has seen comics; text encoders and UNet do not.
+# Dark outlines and strong colours without the held-out style's features. Only the VAE is trained on it, as
+# SDXL's VAE on comics; text encoders and UNet are not.
 INKED_STYLE = "inked"
 
-# How a captioner names each style; the first is the one that test prompts use.
+# Phrases for each style in captions; test prompts use the first.
 STYLE_PHRASES: dict[str, tuple[str, ...]] = {
     "flat": ("a flat drawing of", "a flat cartoon of", "a simple flat illustration of"),
     "sketch": ("a pencil sketch of", "a pencil drawing of", "a hand drawn sketch of"),
@@ -37,8 +37,8 @@ STYLE_PHRASES: dict[str, tuple[str, ...]] = {
 }
 SUBJECTS = ("person", "character", "cartoon character", "man", "woman", "boy", "girl", "ninja")
 
-# Words that mean nothing in the drawn world. Mixed into captions, they teach the base model to
-# let an unknown phrase pass and to keep following the words it knows.
+# Words without meaning in the drawn world. Mixed into captions, they teach the base model to
+# ignore unknown phrases and to follow the words that it knows.
 FILLER_WORDS = (
     "anime detailed beautiful cute famous digital art style colorful background scene picture image "
     "official fan poster show series episode manga comic hero young old friend leader master student "
@@ -50,7 +50,7 @@ FILLER_WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """One drawn person. Every field is a word from the tuples above, except `skin` (0..3)."""
+    """A person. Every field is a word from the tuples above, except `skin` (0..3)."""
 
     hair: str
     cut: str
@@ -64,7 +64,7 @@ class Character:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one picture shows: one or two characters, somewhere, framed, in a style."""
+    """The content of a picture: one or two characters, a place, a framing and a style."""
 
     characters: tuple[Character, ...]
     place: str
@@ -86,7 +86,7 @@ def sample_character(rng: Random) -> Character:
 
 
 def sample_scene(rng: Random, style: str) -> Scene:
-    """Invent a scene: 90 % one character, 72 % a landscape, framing mostly portrait."""
+    """A random scene: 90 % one character, 72 % a landscape, framing mostly portrait."""
     two = rng.random() < 0.10
     landscape = rng.random() < 0.72
     place = rng.choice(LANDSCAPES) if landscape else f"{rng.choice(BACKGROUND_COLOURS)} background"
@@ -113,7 +113,7 @@ def _article(word: str) -> str:
 
 
 def place_phrase(place: str) -> str:
-    """`place` as a captioner says it: "in the rain", "at night", "on a red background"."""
+    """`place` as in captions: "in the rain", "at night", "on a red background"."""
     if place.endswith("background"):
         return f"on {_article(place)} {place}"
     if place in ("night", "sunset"):
@@ -122,17 +122,17 @@ def place_phrase(place: str) -> str:
 
 
 def describe_character(character: Character, rng: Random, drop: float) -> str:
-    """Words for one character; each attribute is left out with probability `drop`."""
+    """A description of a character; each attribute is left out with probability `drop`."""
 
     def keep() -> bool:
         return rng.random() >= drop
 
-    looks: list[str] = []
+    features: list[str] = []
     if keep():
-        looks.append(_hair_phrase(character, rng) if keep() else f"{character.hair} hair")
+        features.append(_hair_phrase(character, rng) if keep() else f"{character.hair} hair")
     if keep():
-        looks.append(f"{character.eyes} eyes")
-    words = f" with {' and '.join(looks)}" if looks else ""
+        features.append(f"{character.eyes} eyes")
+    words = f" with {' and '.join(features)}" if features else ""
     if keep():
         colour = character.garment_colour
         words += f" wearing {_article(colour)} {colour} {character.garment}"
@@ -140,9 +140,9 @@ def describe_character(character: Character, rng: Random, drop: float) -> str:
 
 
 def describe(scene: Scene, rng: Random, drop: float = 0.25) -> str:
-    """A caption for `scene` in the manner of a captioning model: true, never complete.
+    """A caption for `scene` as of a captioning model: correct, but not complete.
 
-    The held-out style is never named: its name comes from the instance prompt of whoever trains.
+    The held-out style is never named: its name comes from the instance prompt.
     """
     first = scene.characters[0]
     subject = rng.choice(SUBJECTS)
@@ -168,7 +168,7 @@ def describe(scene: Scene, rng: Random, drop: float = 0.25) -> str:
 
 
 def _filler(rng: Random) -> str:
-    """A word without meaning here: a real one, or one nobody has ever heard."""
+    """A word without meaning in this world: from the list, or made up."""
     if rng.random() < 0.6:
         return rng.choice(FILLER_WORDS)
     return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(1, 3)))

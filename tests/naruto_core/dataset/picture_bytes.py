@@ -56,11 +56,11 @@ def altered_middle(data: bytes) -> bytes:
 
 
 def broken_pictures() -> list[tuple[bytes, str]]:
-    """Bytes that are no usable picture, each with the reason they must be quarantined for."""
+    """Bytes that are no usable picture, each with the reason for its quarantine."""
     formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
     whole = {kind: encoded(picture(9, 64, 64), kind) for kind in formats}
     cut = [(data[: int(len(data) * share)], "truncated") for data in whole.values() for share in (0.5, 0.9)]
-    others = [
+    other_reasons = [
         (b"", "empty"),
         (b"this is a text file, not a picture", "not-an-image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not-an-image"),
@@ -77,7 +77,7 @@ def broken_pictures() -> list[tuple[bytes, str]]:
         (altered_middle(whole["PNG"]), "unreadable"),
         (encoded(Image.new("F", (9, 9)), "TIFF"), "unreadable"),
     ]
-    return cut + others
+    return cut + other_reasons
 
 
 def write_parquet(path: Path, content: list[Row], columns: tuple[str, str] = ("image", "text")) -> Path:

@@ -44,11 +44,11 @@ def test_a_caption_without_letter_or_digit_is_empty():
     ]
 
 
-def test_a_caption_on_several_pictures_is_found_on_each_whatever_its_case_and_punctuation():
+def test_a_repeated_caption_is_found_on_each_picture_whatever_its_case_and_punctuation():
     rows = [row("a", "A ninja, running."), row("b", "a ninja  running"), row("c", "a NINJA running!"), row("d", "x")]
-    found = audit_captions(rows, None)
-    assert [(f.sha256, f.kind) for f in found] == [(name, CaptionFault.REPEATED) for name in "abc"]
-    assert {f.detail for f in found} == {"the same words on 3 pictures"}
+    findings = audit_captions(rows, None)
+    assert [(f.sha256, f.kind) for f in findings] == [(name, CaptionFault.REPEATED) for name in "abc"]
+    assert {f.detail for f in findings} == {"the same words on 3 pictures"}
 
 
 def test_doubles_may_share_a_caption():
@@ -57,31 +57,31 @@ def test_doubles_may_share_a_caption():
 
 def test_a_double_that_says_something_else_is_found_with_what_the_other_says():
     rows = [row("a", "a woman at night"), row("b", "a dog on a beach", duplicate_of="a")]
-    (found,) = audit_captions(rows, None)
-    assert (found.sha256, found.kind) == ("b", CaptionFault.DOUBLE_DISAGREES)
-    assert "'a woman at night' (Jaccard 0.00)" in found.detail
+    (finding,) = audit_captions(rows, None)
+    assert (finding.sha256, finding.kind) == ("b", CaptionFault.DOUBLE_DISAGREES)
+    assert "'a woman at night' (Jaccard 0.00)" in finding.detail
 
 
-def test_a_double_in_other_words_that_mean_as_much_is_not_found():
+def test_a_near_duplicate_with_similar_words_has_no_finding():
     first = row("a", "a smiling woman with long black hair at night")
     assert kinds(first, row("b", "the woman with long black hair, smiling", duplicate_of="a")) == []
 
 
-def test_doubles_that_differ_in_one_colour_are_found():
+def test_near_duplicates_that_differ_in_a_colour_are_found():
     first = row("a", "a woman with long black hair wearing a red kimono at night")
     second = row("b", "a woman with long blond hair wearing a red kimono at night", duplicate_of="a")
-    (found,) = audit_captions([first, second], None)
-    assert "(black hair and blond hair)" in found.detail
+    (finding,) = audit_captions([first, second], None)
+    assert "(black hair and blond hair)" in finding.detail
 
 
 def test_two_captions_of_the_same_bytes_are_compared_with_each_other():
     rows = [row("a", "a dog on a beach"), row("a", "a woman at night", duplicate_of="a")]
-    found = audit_captions(rows, None)
-    assert [(f.caption, f.kind) for f in found] == [("a woman at night", CaptionFault.DOUBLE_DISAGREES)]
+    findings = audit_captions(rows, None)
+    assert [(f.caption, f.kind) for f in findings] == [("a woman at night", CaptionFault.DOUBLE_DISAGREES)]
 
 
 @pytest.mark.parametrize(
-    ("caption", "told"),
+    ("caption", "conflicts"),
     [
         ("a person with black hair wearing a shirt, long blond hair", ["black hair and blond hair"]),
         ("a man with spiky red hair and blue eyes and green eyes", ["blue eyes and green eyes"]),
@@ -96,9 +96,9 @@ def test_two_captions_of_the_same_bytes_are_compared_with_each_other():
         ("a person with black hair eyes closed, green eyes", []),
     ],
 )
-def test_one_character_has_one_colour_of_each(caption: str, told: list[str]):
-    assert colour_conflicts(caption) == told
-    assert kinds(row("a", caption)) == ([("a", CaptionFault.CONTRADICTS_ITSELF)] if told else [])
+def test_a_character_has_only_a_single_colour_of_each_noun(caption: str, conflicts: list[str]):
+    assert colour_conflicts(caption) == conflicts
+    assert kinds(row("a", caption)) == ([("a", CaptionFault.CONTRADICTS_ITSELF)] if conflicts else [])
 
 
 def test_words_are_compared_as_sets_without_function_words():
@@ -107,7 +107,7 @@ def test_words_are_compared_as_sets_without_function_words():
     assert word_similarity("a", "the") == 1.0
 
 
-def test_modified_z_is_the_published_one():
+def test_modified_z_is_the_published_formula():
     values = np.array([2.1, 2.6, 2.4, 2.5, 2.3, 2.1, 2.3, 2.6, 8.2, 8.3])  # median 2.45, MAD 0.15
     assert modified_z(values)[[0, 8]] == pytest.approx([0.6745 * -0.35 / 0.15, 0.6745 * 5.75 / 0.15])
     assert modified_z(np.array([1.0, 1.0, 1.0, 9.0])).tolist() == [0, 0, 0, 0]
@@ -116,9 +116,9 @@ def test_modified_z_is_the_published_one():
 def test_only_a_low_similarity_is_an_outlier():
     rows = [row(str(i), f"number {i}") for i in range(9)]
     similarity = np.array([0.70, 0.71, 0.69, 0.72, 0.68, 0.70, 0.10, 0.99, 0.70])
-    (found,) = audit_captions(rows, similarity)
-    assert (found.sha256, found.kind) == ("6", CaptionFault.UNLIKE_PICTURE)
-    assert found.detail == "cosine 0.100, robust z -40.5, median 0.700"
+    (finding,) = audit_captions(rows, similarity)
+    assert (finding.sha256, finding.kind) == ("6", CaptionFault.UNLIKE_PICTURE)
+    assert finding.detail == "cosine 0.100, robust z -40.5, median 0.700"
 
 
 @pytest.mark.parametrize("similarity", [[0.5], [0.5, float("nan")], [[0.5, 0.5]]])
@@ -146,39 +146,39 @@ def test_a_set_without_pictures_has_no_findings_and_no_median():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, np.ndarray, np.ndarray]:
-    """Sixty drawings with the captions they were drawn from, and the judge's features of both."""
+    """Sixty drawings with the captions they were drawn from, and the extractor's features of both."""
     layout = Layout(tmp_path_factory.mktemp("var"))
     version = ingest(DatasetSection(source="world:naruto?count=60&seed=5"), layout, lambda _: None).version
     pictures = tuple(read_pictures(layout, version))
-    judge = load_extractor(JUDGE, CPU)
+    extractor = load_extractor(JUDGE, CPU)
 
     def load(picture: Picture) -> Image.Image:
         return Image.open(io.BytesIO(layout.picture(picture.sha256, picture.suffix).read_bytes()))
 
-    shown = np.concatenate(list(embed_pictures(judge, [lambda p=p: load(p) for p in pictures], 32)))
-    return pictures, shown, embed_texts(judge, [p.caption for p in pictures])
+    picture_features = np.concatenate(list(embed_pictures(extractor, [lambda p=p: load(p) for p in pictures], 32)))
+    return pictures, picture_features, embed_texts(extractor, [p.caption for p in pictures])
 
 
-def test_captions_shuffled_among_drawings_are_found_by_similarity(world: tuple[Pair, np.ndarray, np.ndarray]):
-    pictures, shown, said = world
-    right, found, planted = 0, 0, 0
+def test_captions_shuffled_among_drawings_are_detected_by_similarity(world: tuple[Pair, np.ndarray, np.ndarray]):
+    pictures, picture_features, text_features = world
+    correct, flagged, planted = 0, 0, 0
     for seed in range(20):  # six wrong captions of sixty, twenty times
         wrong = np.random.default_rng(seed).choice(60, 6, replace=False)
         order = np.arange(60)
         order[wrong] = np.roll(wrong, 1)
         rows = [replace(p, caption=pictures[j].caption) for p, j in zip(pictures, order, strict=True)]
-        findings = audit_captions(rows, cosines(shown, said[order]))
+        findings = audit_captions(rows, cosines(picture_features, text_features[order]))
         named = {f.sha256 for f in findings if f.kind is CaptionFault.UNLIKE_PICTURE}
         truth = {pictures[i].sha256 for i in wrong}
-        right, found, planted = right + len(named & truth), found + len(named), planted + len(truth)
-    precision, recall = right / found, right / planted
+        correct, flagged, planted = correct + len(named & truth), flagged + len(named), planted + len(truth)
+    precision, recall = correct / flagged, correct / planted
     print(f"precision {precision:.2f}, recall {recall:.2f}")
     assert precision > 0.8
     assert recall > 0.75
 
 
 def test_hardly_a_true_caption_is_an_outlier(world: tuple[Pair, np.ndarray, np.ndarray]):
-    pictures, shown, said = world
-    findings = audit_captions(pictures, cosines(shown, said))
+    pictures, picture_features, text_features = world
+    findings = audit_captions(pictures, cosines(picture_features, text_features))
     assert {f.kind for f in findings} <= {CaptionFault.UNLIKE_PICTURE}
     assert len(findings) <= 3  # of 60: those that leave nearly everything out

@@ -1,4 +1,4 @@
-"""What is a usable picture, what is not and why, and what becomes of it before training."""
+"""Decoding: which pictures are usable, the reasons of the others, and preprocessing."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from naruto_core.errors import RecordDamaged
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
-def test_broken_bytes_are_told_apart_by_their_reason() -> None:
-    found: list[str] = []
+def test_each_kind_of_broken_bytes_has_its_reason() -> None:
+    reasons: list[str] = []
     for data, _ in broken_pictures():
         with pytest.raises(BrokenRecordError) as broken:
             decode(data)
-        found.append(broken.value.reason)
-    assert found == [reason for _, reason in broken_pictures()]
+        reasons.append(broken.value.reason)
+    assert reasons == [reason for _, reason in broken_pictures()]
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,15 @@ def test_broken_bytes_are_told_apart_by_their_reason() -> None:
      ("half \ud83d", "caption-not-text")],
 )  # fmt: skip
 def test_a_caption_that_is_no_text_is_quarantined_with_its_row(caption: object, reason: str) -> None:
-    found = check(Record("a.parquet", 12, png(1), caption))
-    assert isinstance(found, QuarantinedRecord)
-    assert (found.source, found.row, found.reason) == ("a.parquet", 12, reason)
+    checked = check(Record("a.parquet", 12, png(1), caption))
+    assert isinstance(checked, QuarantinedRecord)
+    assert (checked.source, checked.row, checked.reason) == ("a.parquet", 12, reason)
 
 
 def test_a_good_record_keeps_its_caption_verbatim() -> None:
-    found = check(Record("a.parquet", 0, png(1, 30, 20), "  Sakura,\tsmiling "))
-    assert isinstance(found, Picture)
-    assert (found.caption, found.width, found.height, found.suffix) == ("  Sakura,\tsmiling ", 30, 20, ".png")
+    checked = check(Record("a.parquet", 0, png(1, 30, 20), "  Sakura,\tsmiling "))
+    assert isinstance(checked, Picture)
+    assert (checked.caption, checked.width, checked.height, checked.suffix) == ("  Sakura,\tsmiling ", 30, 20, ".png")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -49,8 +49,8 @@ def test_transparency_becomes_white() -> None:
     clear = Image.new("RGBA", (8, 8), (*RED, 0))
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, *RED])
-    seen = [decode(encoded(clear)), decode(encoded(palette, transparency=1)), decode(encoded(clear.convert("LA")))]
-    assert [one.image.getpixel((4, 4)) for one in seen] == [WHITE] * 3
+    decoded = [decode(encoded(clear)), decode(encoded(palette, transparency=1)), decode(encoded(clear.convert("LA")))]
+    assert [picture.image.getpixel((4, 4)) for picture in decoded] == [WHITE] * 3
 
 
 def test_palette_grey_sixteen_bits_and_cmyk_become_the_rgb_people_see() -> None:
@@ -58,11 +58,11 @@ def test_palette_grey_sixteen_bits_and_cmyk_become_the_rgb_people_see() -> None:
     palette.putpalette([0, 0, 0, *RED])
     sixteen = Image.fromarray(np.full((8, 8), 0x8080, dtype=np.uint16))
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    found = [
+    colours = [
         decode(data).image.getpixel((4, 4))
         for data in (encoded(palette), encoded(Image.new("L", (8, 8), 90)), encoded(sixteen), encoded(cmyk, "TIFF"))
     ]
-    assert found == [RED, (90, 90, 90), (128, 128, 128), RED]
+    assert colours == [RED, (90, 90, 90), (128, 128, 128), RED]
 
 
 def test_exif_turns_the_picture_upright() -> None:
@@ -79,7 +79,7 @@ def test_exif_turns_the_picture_upright() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "crop"), [(40, 20, (0, 8)), (20, 40, (8, 0)), (16, 16, (0, 0)), (33, 16, (0, 8))]
 )
-def test_the_centre_square_is_kept_and_its_place_is_told(width: int, height: int, crop: tuple[int, int]) -> None:
+def test_the_centre_square_is_cropped_and_its_position_returned(width: int, height: int, crop: tuple[int, int]) -> None:
     ready = prepare(png(3, width, height), (16, 16))
     assert ready.pixels.shape == (16, 16, 3)
     assert ready.pixels.dtype == np.uint8
@@ -97,6 +97,6 @@ def test_a_wide_picture_loses_its_sides() -> None:
     assert (prepare(encoded(image), (20, 20)).pixels == RED).all()
 
 
-def test_a_stored_picture_that_no_longer_reads_is_said_in_one_sentence() -> None:
+def test_a_stored_picture_that_is_damaged_is_an_error() -> None:
     with pytest.raises(RecordDamaged, match=r"can no longer be read \(truncated"):
         prepare(png(1)[:-40], (16, 16))

@@ -1,4 +1,4 @@
-"""Pictures that look alike have hashes at most three bits apart, and all such pairs are found."""
+"""Near duplicates have hashes at most three bits apart, and all such pairs are detected."""
 
 import time
 
@@ -8,7 +8,7 @@ from picture_bytes import picture
 from PIL import Image
 
 from naruto_core.dataset.duplicates import NEAR_BITS, find_duplicates, perceptual_hash
-from naruto_core.dataset.ingest import arrange
+from naruto_core.dataset.ingest import assign_splits
 from naruto_core.domain import Picture, Split
 from naruto_core.errors import DatasetUnusable
 
@@ -21,8 +21,8 @@ def _random_hashes(count: int) -> list[str]:
     return [f"{h:016x}" for h in np.random.default_rng(5).integers(0, 1 << 63, count, dtype=np.uint64).tolist()]
 
 
-def _row(sha256: str, look: str, caption: str = "a ninja") -> Picture:
-    return Picture(sha256 * 64, ".png", 8, 8, caption, Split.TRAIN, look)
+def _row(sha256: str, perceptual: str, caption: str = "a ninja") -> Picture:
+    return Picture(sha256 * 64, ".png", 8, 8, caption, Split.TRAIN, perceptual)
 
 
 def test_a_resized_picture_keeps_its_hash_and_another_does_not() -> None:
@@ -40,7 +40,7 @@ def test_the_hash_of_a_known_picture_never_changes() -> None:
     assert perceptual_hash(Image.fromarray(ramp)) == "8a073e2f2a6b4a97"
 
 
-def test_every_pair_within_three_bits_is_found_and_no_other() -> None:
+def test_exactly_the_pairs_within_three_bits_are_detected() -> None:
     hashes = _random_hashes(300)
     flips = np.random.default_rng(6)
     for i in range(0, 120, 2):  # 1, 2, 3 or 4 bits away from an earlier one, anywhere in the 64
@@ -48,11 +48,11 @@ def test_every_pair_within_three_bits_is_found_and_no_other() -> None:
         hashes.append(f"{int(hashes[i], 16) ^ sum(1 << bit for bit in bits):016x}")
     near = np.array([[_distance(a, b) <= NEAR_BITS for b in hashes] for a in hashes])
     np.fill_diagonal(near, val=False)
-    doubles = find_duplicates(hashes)
-    assert doubles.any.tolist() == near.any(axis=1).tolist()
+    duplicates = find_duplicates(hashes)
+    assert duplicates.any.tolist() == near.any(axis=1).tolist()
     first = [int(row[:i].argmax()) if row[:i].any() else -1 for i, row in enumerate(near)]
-    assert doubles.earliest.tolist() == first
-    assert doubles.any.sum() == 90
+    assert duplicates.earliest.tolist() == first
+    assert duplicates.any.sum() == 90
 
 
 def test_a_hundred_thousand_hashes_take_seconds() -> None:
@@ -62,9 +62,9 @@ def test_a_hundred_thousand_hashes_take_seconds() -> None:
     assert time.process_time() - began < 8
 
 
-def test_same_bytes_with_another_caption_are_kept_and_flagged_and_repeats_are_kept_once() -> None:
+def test_same_bytes_with_another_caption_are_marked_and_equal_records_stored_once() -> None:
     far = _random_hashes(2)
-    rows = arrange([_row("b", far[0]), _row("a", far[1]), _row("a", far[1], "a kunoichi"), _row("a", far[1])], 0)
+    rows = assign_splits([_row("b", far[0]), _row("a", far[1]), _row("a", far[1], "a kunoichi"), _row("a", far[1])], 0)
     assert [(r.sha256[0], r.caption, r.duplicate_of[:1]) for r in rows] == [
         ("a", "a kunoichi", ""),
         ("a", "a ninja", "a"),
@@ -72,13 +72,13 @@ def test_same_bytes_with_another_caption_are_kept_and_flagged_and_repeats_are_ke
     ]
 
 
-def test_what_looks_like_a_training_picture_is_never_held_out() -> None:
-    look, *others = _random_hashes(9)
-    near = f"{int(look, 16) ^ 5:016x}"
-    content = [_row("0", look), _row("1", near), *(_row(f"{i + 2:x}", h) for i, h in enumerate(others))]
-    for arrived in (content, content[::-1]):
-        rows = arrange(arrived, len(others))
-        assert [r.split for r in rows] == [Split.TRAIN] * 2 + [Split.REFERENCE] * len(others)
+def test_a_near_duplicate_of_a_training_picture_is_never_held_out() -> None:
+    first, *distinct = _random_hashes(9)
+    near = f"{int(first, 16) ^ 5:016x}"
+    content = [_row("0", first), _row("1", near), *(_row(f"{i + 2:x}", h) for i, h in enumerate(distinct))]
+    for order in (content, content[::-1]):
+        rows = assign_splits(order, len(distinct))
+        assert [r.split for r in rows] == [Split.TRAIN] * 2 + [Split.REFERENCE] * len(distinct)
         assert [r.duplicate_of[:1] for r in rows[:2]] == ["", "0"]
         with pytest.raises(DatasetUnusable, match="only 8 of 10 pictures have no duplicate"):
-            arrange(arrived, len(others) + 1)
+            assign_splits(order, len(distinct) + 1)

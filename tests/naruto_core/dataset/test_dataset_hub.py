@@ -1,4 +1,4 @@
-"""A hub id is fetched for real, from a local server that speaks the hub's protocol."""
+"""Downloads by hub id, from a local server with the hub's protocol."""
 
 import hashlib
 import io
@@ -48,16 +48,16 @@ class _Hub(BaseHTTPRequestHandler):
         elif path.startswith(f"/api/datasets/org/name/tree/{COMMIT}"):
             self._json([entry])
         elif path == f"/datasets/org/name/resolve/{COMMIT}/{FILE}":
-            self._answer(200, self.shard, "application/octet-stream")
+            self._respond(200, self.shard, "application/octet-stream")
         else:
-            self._answer(404, b"{}", "application/json")
+            self._respond(404, b"{}", "application/json")
 
     do_HEAD = do_GET  # noqa: N815 (the name http.server looks for)
 
     def _json(self, value: object) -> None:
-        self._answer(200, json.dumps(value).encode(), "application/json")
+        self._respond(200, json.dumps(value).encode(), "application/json")
 
-    def _answer(self, status: int, body: bytes, kind: str) -> None:
+    def _respond(self, status: int, body: bytes, kind: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -125,7 +125,7 @@ def test_a_hash_no_commit_begins_with_is_refused(hub: str, tmp_path: Path):
     assert "0 commits that begin with abcdef1" in done.stderr
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path: Path):
+def test_a_hub_that_cannot_be_reached_is_an_error(tmp_path: Path):
     for revision in (COMMIT[:7], COMMIT):
         done = _read("http://127.0.0.1:9", tmp_path, revision)
         assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The whole of ingest on real files: what is kept, what is refused, what a killed one leaves."""
+"""Ingest on real files: what is stored, what is refused, and what a killed process leaves."""
 
 import json
 import os
@@ -55,11 +55,11 @@ print(len(read_pictures(Layout(Path(sys.argv[1])), DatasetVersion(**json.loads(s
 
 
 def test_a_process_that_reads_a_dataset_and_ends_at_once_ends_well(home: Home, tmp_path: Path) -> None:
-    """Arrow's own threads abort a process that ends while they are about: seven times of eight, before."""
+    """Arrow's own threads would abort a process that ends while they run."""
     version = home.ingest(write_parquet(tmp_path / "a.parquet", rows(40))).version
     command = [sys.executable, "-c", READ, str(home.layout.root), json.dumps(asdict(version))]
     done = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(4)]
-    assert [(one.returncode, one.stdout) for one in done] == [(0, "40\n")] * 4
+    assert [(process.returncode, process.stdout) for process in done] == [(0, "40\n")] * 4
 
 
 def test_original_bytes_are_stored_once_under_their_sha256(home: Home, tmp_path: Path) -> None:
@@ -96,15 +96,15 @@ def test_thirty_broken_files_of_different_kinds_are_quarantined_and_the_rest_goe
     content = [*rows(270), *((data, "a ninja") for data, _ in broken), (png(900), None), (png(901), 5), (png(902), "")]
     folder = write_imagefolder(tmp_path / "folder", content)
     assert len(content) == 300
-    found = home.ingest(folder, max_quarantined=0.1)
-    assert [(q.source, q.row) for q in found.quarantined] == [(f"{i:04}.png", i) for i in range(270, 300)]
+    result = home.ingest(folder, max_quarantined=0.1)
+    assert [(q.source, q.row) for q in result.quarantined] == [(f"{i:04}.png", i) for i in range(270, 300)]
     reasons = [*(reason for _, reason in broken), "no-caption", "caption-not-text", "no-caption"]
-    assert [q.reason for q in found.quarantined] == reasons
-    assert all(q.detail for q in found.quarantined)
-    assert (found.version.n_pictures, found.version.n_quarantined) == (270, 30)
+    assert [q.reason for q in result.quarantined] == reasons
+    assert all(q.detail for q in result.quarantined)
+    assert (result.version.n_pictures, result.version.n_quarantined) == (270, 30)
 
 
-def test_a_fifth_broken_stops_with_one_sentence_and_no_version(home: Home, tmp_path: Path) -> None:
+def test_too_many_broken_records_are_refused_without_a_version(home: Home, tmp_path: Path) -> None:
     content = rows(50)
     for i in range(0, 50, 5):
         content[i] = (content[i][0][:-60], content[i][1])
@@ -126,7 +126,7 @@ def test_nothing_at_all_and_nothing_usable_are_refused(home: Home, tmp_path: Pat
         home.ingest(write_parquet(tmp_path / "bad.parquet", [(b"x", "a"), (b"y", "b")]), max_quarantined=1)
 
 
-def test_held_out_pictures_do_not_depend_on_what_else_is_there(home: Home, tmp_path: Path) -> None:
+def test_held_out_pictures_hardly_depend_on_the_other_pictures(home: Home, tmp_path: Path) -> None:
     def reference(count: int) -> set[str]:
         version = home.ingest(write_parquet(tmp_path / f"{count}.parquet", rows(count)), hold_out=10).version
         return {p.sha256 for p in read_pictures(home.layout, version) if p.split is Split.REFERENCE}
@@ -136,7 +136,7 @@ def test_held_out_pictures_do_not_depend_on_what_else_is_there(home: Home, tmp_p
 
 def test_holding_out_everything_is_refused(home: Home, tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(5))
-    with pytest.raises(DatasetUnusable, match=r"hold_out is 5, but only 5 pictures were kept"):
+    with pytest.raises(DatasetUnusable, match=r"hold_out is 5, but only 5 pictures are usable"):
         home.ingest(source, hold_out=5)
     twins = write_parquet(tmp_path / "b.parquet", [*rows(2), *((data, f"{text}!") for data, text in rows(2))])
     with pytest.raises(DatasetUnusable, match=r"only 0 of 4 pictures have no duplicate"):
@@ -152,17 +152,17 @@ def test_progress_counts_up_to_the_total_and_says_the_time_left(home: Home, tmp_
     assert (last.stage, last.done, last.total, last.seconds_left, last.note) == ("ingest", 120, 120, 0, "1 quarantined")
 
 
-@pytest.mark.parametrize("kept_bytes", [0, -1])
-def test_a_picture_that_is_damaged_on_disk_is_stored_again(home: Home, tmp_path: Path, kept_bytes: int) -> None:
+@pytest.mark.parametrize("cut_bytes", [0, -1])
+def test_a_picture_that_is_damaged_on_disk_is_stored_again(home: Home, tmp_path: Path, cut_bytes: int) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
     first = home.ingest(source)
-    whole, kept = home.stored()[:2]
-    written = kept.stat().st_mtime_ns
-    data = whole.read_bytes()
-    whole.write_bytes(data[:kept_bytes] + b"\0" * (-kept_bytes))  # empty, or as long as it was
+    damaged, intact = home.stored()[:2]
+    written = intact.stat().st_mtime_ns
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:cut_bytes] + b"\0" * (-cut_bytes))  # empty, or as long as it was
     assert home.ingest(source) == first
-    assert sha256_bytes(whole.read_bytes()) == whole.stem
-    assert kept.stat().st_mtime_ns == written
+    assert sha256_bytes(damaged.read_bytes()) == damaged.stem
+    assert intact.stat().st_mtime_ns == written
 
 
 SCRIPT = r"""
@@ -173,13 +173,13 @@ from naruto_core.dataset.ingest import ingest
 from naruto_core.errors import NarutoError
 from naruto_core.recipe import DatasetSection
 try:
-    found = ingest(DatasetSection(source=sys.argv[1], hold_out=3), Layout(Path(sys.argv[2])), lambda p: None)
+    result = ingest(DatasetSection(source=sys.argv[1], hold_out=3), Layout(Path(sys.argv[2])), lambda p: None)
 except NarutoError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 assert "torch" not in sys.modules
 status = Path("/proc/self/status")
 peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1] if status.exists() else ""
-print(found.version.id, found.version.n_pictures, peak)
+print(result.version.id, result.version.n_pictures, peak)
 """
 
 
@@ -188,7 +188,7 @@ def _in_a_process(source: Path, root: Path, *before: str) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_killed_ingest_goes_on_and_ends_as_an_undisturbed_one(home: Home, tmp_path: Path) -> None:
+def test_a_killed_ingest_resumes_to_the_same_version(home: Home, tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(1500))
     root = home.layout.root
     command = [sys.executable, "-c", SCRIPT, str(source), str(root)]
@@ -223,14 +223,14 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
         source = tmp_path / f"{count}.parquet"
         options = {"compression": "none", "use_dictionary": False, "write_batch_size": 16}
         pq.write_table(table, source, row_group_size=count, **options)
-        found = _in_a_process(source, tmp_path / f"var{count}")
-        peaks.append(int(found.stdout.split()[2]))
+        done = _in_a_process(source, tmp_path / f"var{count}")
+        peaks.append(int(done.stdout.split()[2]))
     assert source.stat().st_size > 80_000_000
     assert peaks[1] - peaks[0] < 25_000  # KiB
 
 
 @needs_proc
-def test_thousands_of_rows_cost_little_more_memory_than_hundreds(tmp_path: Path) -> None:
+def test_thousands_of_rows_need_little_additional_memory(tmp_path: Path) -> None:
     few, many = (
         int(_in_a_process(write_parquet(tmp_path / f"{n}.parquet", rows(n)), tmp_path / f"var{n}").stdout.split()[2])
         for n in (300, 3000)
@@ -238,17 +238,17 @@ def test_thousands_of_rows_cost_little_more_memory_than_hundreds(tmp_path: Path)
     assert many - few < 30_000  # KiB, half of it the buffers that Arrow reads the version back with
 
 
-def test_a_file_where_a_folder_is_needed_is_one_sentence(home: Home, tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_needed_is_an_error(home: Home, tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
     home.layout.root.mkdir()
     for name in ("pictures", "datasets"):
         (home.layout.root / name).write_text("in the way")
-        with pytest.raises(StorageFailed, match="a file stands where a folder is needed"):
+        with pytest.raises(StorageFailed, match="a file is where a folder is needed"):
             home.ingest(source)
         (home.layout.root / name).unlink()
 
 
-def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_an_error(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
     root = tmp_path / "var"
     root.mkdir()
@@ -260,12 +260,12 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path) -> Non
     else:
         refused = _in_a_process(source, root)
     assert refused.stderr.startswith("StorageFailed: cannot write ")
-    assert "may not be written by this user" in refused.stderr
+    assert "this user has no write permission" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("kilobytes", [64, 404])
-def test_a_full_disk_is_one_sentence(tmp_path: Path, kilobytes: int) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path, kilobytes: int) -> None:
     """A disk too small for the pictures, and one on which only the table no longer fits."""
     source = write_parquet(tmp_path / "a.parquet", rows(100))
     (tmp_path / "disk").mkdir()
@@ -279,7 +279,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, kilobytes: int) -> None:
 @pytest.mark.skipif(
     "NARUTO_TOON_CAPTIONS" not in os.environ, reason="set NARUTO_TOON_CAPTIONS to the folder of toon-captions"
 )
-def test_real_drawings_are_all_kept(home: Home) -> None:
+def test_real_drawings_are_all_usable(home: Home) -> None:
     began = time.monotonic()
     version = home.ingest(os.environ["NARUTO_TOON_CAPTIONS"], hold_out=200).version
     assert (version.n_pictures, version.n_reference, version.n_quarantined) == (1221, 200, 0)

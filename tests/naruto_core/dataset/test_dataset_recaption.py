@@ -1,4 +1,4 @@
-"""A tiny random BLIP captions pictures as transformers alone would; what is no such model is one sentence."""
+"""A tiny random BLIP writes the captions that transformers alone writes; other models are refused."""
 
 import json
 import shutil
@@ -27,22 +27,22 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_transformers_alone(folder: Path) -> list[str]:
     model = BlipForConditionalGeneration.from_pretrained(folder).eval()
     processor = BlipProcessor.from_pretrained(folder)
-    said = []
+    captions = []
     for load in LOADS:
         ids = model.generate(**processor(images=load(), return_tensors="pt"), num_beams=3, max_new_tokens=40)
-        said.append(processor.decode(ids[0], skip_special_tokens=True).removeprefix("[DEC] "))
-    return said
+        captions.append(processor.decode(ids[0], skip_special_tokens=True).removeprefix("[DEC] "))
+    return captions
 
 
-def test_captions_are_those_of_transformers_alone_one_for_each_picture_in_order(blip: Path):
-    heard: list[int] = []
-    captions = recaption(LOADS, load_captioner(str(blip), None, CPU), 2, heard.append)
+def test_captions_are_those_of_transformers_alone_in_order(blip: Path):
+    progress: list[int] = []
+    captions = recaption(LOADS, load_captioner(str(blip), None, CPU), 2, progress.append)
     assert captions == by_transformers_alone(blip)
     assert len(set(captions)) >= 3  # the model looks at the picture
-    assert heard == [2, 4, 5]
+    assert progress == [2, 4, 5]
 
 
-def test_pictures_are_opened_one_batch_at_a_time(blip: Path):
+def test_pictures_are_opened_batch_by_batch(blip: Path):
     opened: list[int] = []
     loads = [lambda i=i: (opened.append(i), LOADS[i]())[1] for i in range(5)]
     when: list[int] = []
@@ -64,9 +64,9 @@ def broken(folder: Path, how: str) -> None:
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
     elif how == "a weight short":
-        kept = load_file(weights)
-        kept.pop("vision_model.post_layernorm.weight")
-        save_file(kept, weights, {"format": "pt"})
+        tensors = load_file(weights)
+        tensors.pop("vision_model.post_layernorm.weight")
+        save_file(tensors, weights, {"format": "pt"})
     elif how == "cut off":
         weights.write_bytes(weights.read_bytes()[:1000])
     elif how == "another kind":
@@ -82,22 +82,20 @@ def broken(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("pickle", "safetensors"),
         ("a weight short", "1 of its weights are missing, the first is vision_model.post_layernorm.weight"),
         ("cut off", "cannot load"),
-        ("another kind", "it is of the kind 'clip', not 'blip'"),
+        ("another kind", "its model type is 'clip', not 'blip'"),
         ("its own code", "contains custom code"),
         ("empty", "cannot load"),
     ],
 )
-def test_a_folder_that_is_no_whole_safe_blip_is_refused_in_one_sentence(
-    blip: Path, tmp_path: Path, how: str, told: str
-):
+def test_a_folder_that_is_no_complete_safe_blip_is_refused(blip: Path, tmp_path: Path, how: str, message: str):
     folder = shutil.copytree(blip, tmp_path / "broken")
     broken(folder, how)
-    with pytest.raises(ModelUnusable, match=told) as refused:
+    with pytest.raises(ModelUnusable, match=message) as refused:
         load_captioner(str(folder), None, CPU)
     assert "\n" not in str(refused.value)
 
@@ -108,6 +106,6 @@ def test_a_hub_id_needs_a_whole_commit(revision: str | None):
         load_captioner("org/blip", revision, CPU)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+def test_a_missing_folder_is_named(tmp_path: Path):
     with pytest.raises(ModelUnusable, match=r"there is no model folder .*/nowhere"):
         load_captioner(str(tmp_path / "nowhere"), None, CPU)

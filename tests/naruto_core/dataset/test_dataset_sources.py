@@ -1,4 +1,4 @@
-"""Every kind of source gives the same records; what is no source is answered by one sentence."""
+"""Every kind of source gives the same records; anything else is refused with one sentence."""
 
 import json
 from pathlib import Path
@@ -17,17 +17,17 @@ from naruto_core.recipe import DatasetSection
 
 def _read(source: object, **options: str) -> list[Record | QuarantinedRecord]:
     opened = open_source(DatasetSection(source=str(source), **options))
-    found = list(opened.records())
-    assert len(found) == opened.total
-    return found
+    records = list(opened.records())
+    assert len(records) == opened.total
+    return records
 
 
-def _content(found: list[Record | QuarantinedRecord]) -> list[tuple[bytes, object]]:
-    return [(one.image, one.caption) for one in found if isinstance(one, Record)]
+def _content(records: list[Record | QuarantinedRecord]) -> list[tuple[bytes, object]]:
+    return [(record.image, record.caption) for record in records if isinstance(record, Record)]
 
 
-def _reasons(found: list[Record | QuarantinedRecord]) -> dict[int, str]:
-    return {one.row: one.reason for one in found if isinstance(one, QuarantinedRecord)}
+def _reasons(records: list[Record | QuarantinedRecord]) -> dict[int, str]:
+    return {record.row: record.reason for record in records if isinstance(record, QuarantinedRecord)}
 
 
 def test_parquet_files_folders_imagefolders_and_saved_datasets_give_the_same_records(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_parquet_files_folders_imagefolders_and_saved_datasets_give_the_same_rec
     assert [_content(_read(source)) for source in sources] == [content] * 4
 
 
-def test_the_training_split_is_chosen_when_there_are_several(tmp_path: Path) -> None:
+def test_the_training_split_is_chosen_among_several(tmp_path: Path) -> None:
     content = rows(6)
     write_parquet(tmp_path / "hub/data/train-00000.parquet", content[:4])
     write_parquet(tmp_path / "hub/data/test-00000.parquet", content[4:])
@@ -63,14 +63,14 @@ def test_plain_binary_columns_with_other_names_are_read(tmp_path: Path) -> None:
 def test_rows_are_counted_within_their_file(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data/a.parquet", rows(3))
     write_parquet(tmp_path / "data/b.parquet", rows(2))
-    found = [(one.source, one.row) for one in _read(tmp_path)]
-    assert found == [*(("data/a.parquet", row) for row in range(3)), *(("data/b.parquet", row) for row in range(2))]
+    positions = [(record.source, record.row) for record in _read(tmp_path)]
+    assert positions == [*(("data/a.parquet", row) for row in range(3)), *(("data/b.parquet", row) for row in range(2))]
 
 
 def test_rows_without_a_picture_or_with_only_a_path_are_quarantined(tmp_path: Path) -> None:
     content = [(png(1), "one"), (None, "two"), ({"bytes": None, "path": "/etc/passwd"}, "three")]
-    found = _read(write_parquet(tmp_path / "a.parquet", content))
-    assert _reasons(found) == {1: "no-image", 2: "missing-file"}
+    records = _read(write_parquet(tmp_path / "a.parquet", content))
+    assert _reasons(records) == {1: "no-image", 2: "missing-file"}
 
 
 def test_a_caption_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_lines_of_an_imagefolder_that_name_no_usable_file_are_quarantined(tmp_pa
 def test_the_drawn_world_is_the_same_at_every_reading_and_another_with_another_seed() -> None:
     first, again, other = (_read(f"world:naruto?count=5&seed={seed}") for seed in (7, 7, 8))
     assert first == again
-    assert not {one[0] for one in _content(first)} & {one[0] for one in _content(other)}
+    assert not {image for image, _ in _content(first)} & {image for image, _ in _content(other)}
     longer = _read("world:naruto?count=6&seed=7")
     assert _content(longer)[:5] == _content(first)
 
@@ -131,7 +131,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("source", SENTENCES)
-def test_what_is_no_dataset_is_said_in_one_sentence(source: str) -> None:
+def test_a_source_that_is_no_dataset_is_refused(source: str) -> None:
     with pytest.raises(DatasetUnusable) as refused:
         open_source(DatasetSection(source=source))
     assert SENTENCES[source] in str(refused.value)
@@ -144,7 +144,7 @@ def test_a_branch_is_no_pinned_revision() -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "folder", "saved"])
-def test_a_wrong_caption_column_names_the_columns_that_are_there(tmp_path: Path, kind: str) -> None:
+def test_the_error_of_a_wrong_caption_column_lists_the_columns(tmp_path: Path, kind: str) -> None:
     write = {"parquet": write_parquet, "folder": write_imagefolder, "saved": write_saved}[kind]
     source = write(tmp_path / ("a.parquet" if kind == "parquet" else "a"), rows(3))
     with pytest.raises(DatasetUnusable, match=r"no column 'blip'; its columns are (image|file_name), text"):
@@ -153,11 +153,11 @@ def test_a_wrong_caption_column_names_the_columns_that_are_there(tmp_path: Path,
 
 def test_an_image_column_that_holds_text_is_refused(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(3))
-    with pytest.raises(DatasetUnusable, match=r"column 'text' of a\.parquet holds string, not the bytes of pictures"):
+    with pytest.raises(DatasetUnusable, match=r"column 'text' of a\.parquet is string, not the bytes of pictures"):
         _read(source, image_column="text")
 
 
-def test_files_that_are_not_what_they_say_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_files_with_a_wrong_format_are_refused(tmp_path: Path) -> None:
     (tmp_path / "fake.parquet").write_bytes(b"PAR1 not really")
     whole = write_parquet(tmp_path / "cut.parquet", rows(30)).read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[:-200])
@@ -174,7 +174,7 @@ def test_files_that_are_not_what_they_say_are_refused_in_one_sentence(tmp_path: 
         assert "\n" not in str(refused.value)
 
 
-def test_a_parquet_file_damaged_in_its_middle_stops_the_reading_with_one_sentence(tmp_path: Path) -> None:
+def test_a_parquet_file_damaged_in_its_middle_is_an_error(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(60))
     data = bytearray(source.read_bytes())
     data[len(data) // 3 : len(data) // 2] = b"\xff" * (len(data) // 2 - len(data) // 3)

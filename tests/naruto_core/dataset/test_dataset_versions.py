@@ -1,4 +1,4 @@
-"""Versions travel in time, are written once, and are refused when their table is not what it was."""
+"""Dataset versions stay readable, are written once, and are refused when their table was changed."""
 
 import json
 import subprocess
@@ -97,7 +97,7 @@ def test_rows_that_are_not_the_versions_own_are_refused(layout: Layout) -> None:
         read_pictures(layout, replace(version, delta_version=9))
 
 
-def test_what_delta_cannot_write_is_one_sentence(layout: Layout) -> None:
+def test_what_delta_cannot_write_is_an_error(layout: Layout) -> None:
     layout.table("toons").mkdir(parents=True)
     (layout.table("toons") / "_delta_log").write_text("in the way")
     with pytest.raises(StorageFailed, match="cannot write") as refused:
@@ -107,7 +107,7 @@ def test_what_delta_cannot_write_is_one_sentence(layout: Layout) -> None:
 
 @pytest.mark.parametrize("name", ["50%20", "b[1]", "a|b", "a^b", "back\\slash", "new\nline"])
 def test_a_root_that_delta_cannot_name_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StorageFailed, match="set NARUTO_HOME elsewhere") as refused:
+    with pytest.raises(StorageFailed, match="set NARUTO_HOME to another folder") as refused:
         table_name(Layout(tmp_path / name), "toons")
     assert "\n" not in str(refused.value)
 
@@ -140,12 +140,12 @@ print(json.dumps(asdict(_write(layout, _rows(count)))))
         assert writer.stdout
         assert writer.stdout.readline() == "ready\n"
     start.touch()
-    told = [writer.communicate(timeout=120)[0] for writer in writers]
+    outputs = [writer.communicate(timeout=120)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * len(writers)
-    return [DatasetVersion(**json.loads(line)) for line in told]
+    return [DatasetVersion(**json.loads(line)) for line in outputs]
 
 
-def test_eight_first_ingests_at_the_same_moment_leave_whole_versions(layout: Layout, tmp_path: Path) -> None:
+def test_eight_first_ingests_at_the_same_time_leave_intact_versions(layout: Layout, tmp_path: Path) -> None:
     same, different = [3] * 4, [4, 5, 6, 7]
     versions = _write_at_once(layout.root, tmp_path / "start", same + different)
     assert [len(read_pictures(layout, version)) for version in versions] == same + different
@@ -153,7 +153,7 @@ def test_eight_first_ingests_at_the_same_moment_leave_whole_versions(layout: Lay
     assert DeltaTable(layout.table("toons")).version() == 4
 
 
-def test_what_a_commit_says_is_not_believed_and_the_version_is_written_again(layout: Layout) -> None:
+def test_a_commit_with_a_false_id_is_not_trusted_and_the_version_is_written_again(layout: Layout) -> None:
     version = _write(layout, _rows(3))
     table = DeltaTable(layout.table("toons"))
     doubled = table.to_pyarrow_table()
@@ -164,12 +164,12 @@ def test_what_a_commit_says_is_not_believed_and_the_version_is_written_again(lay
     pq.write_table(doubled.slice(1), file)
     with pytest.raises(RecordDamaged, match="ingest toons again"):
         read_pictures(layout, version)
-    mended = _write(layout, _rows(3))
-    assert read_pictures(layout, mended) == _rows(3)
+    repaired = _write(layout, _rows(3))
+    assert read_pictures(layout, repaired) == _rows(3)
 
 
 @pytest.mark.parametrize("log", ["{", ""])
-def test_a_table_with_a_damaged_log_is_kept_aside_and_begun_anew(layout: Layout, log: str) -> None:
+def test_a_table_with_a_damaged_log_is_renamed_and_created_again(layout: Layout, log: str) -> None:
     version = _write(layout, _rows(3))
     path = layout.table("toons")
     (path / "_delta_log" / f"{0:020}.json").write_text(log)
@@ -184,7 +184,7 @@ def test_a_table_with_a_damaged_log_is_kept_aside_and_begun_anew(layout: Layout,
 def test_a_picture_that_is_not_what_was_ingested_is_refused(layout: Layout) -> None:
     picture = replace(_rows(1)[0], sha256=sha256_bytes(b"a picture"))
     path = layout.picture(picture.sha256, picture.suffix)
-    with pytest.raises(RecordDamaged, match="is gone: ingest its dataset again"):
+    with pytest.raises(RecordDamaged, match="is missing: ingest its dataset again"):
         read_picture(layout, picture)
     write_atomically(path, b"a picture")
     assert read_picture(layout, picture) == b"a picture"

@@ -97,7 +97,7 @@ def test_sqlite_waits_for_other_writers_and_keeps_its_references(store: Store) -
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageFailed, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageFailed, match="a file is where a folder is needed"):
         open_store(f"sqlite:///{tmp_path / 'file' / 'below' / 'naruto.db'}")
 
 
