@@ -1,5 +1,6 @@
 """What several rooms' tests need: a Prefect server and a model hub of their own; and the order of the files."""
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 # these share a Prefect server, and some of them a finished run
 ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py")
 LONG_ONES = (*ONE_PROCESS, "tests/deployments/", "tests/dashboard/", "tests/naruto_core/training/")
+
+
+gc.disable()  # while a million objects are made that stay: the modules that tests import
+
+
+def pytest_collection_finish() -> None:
+    """Collections during the tests leave out what importing the modules has made."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Some libraries complain of what is left when the process ends."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

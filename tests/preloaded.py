@@ -4,6 +4,8 @@ One process imports the libraries and then forks for every program that a test s
 environment and process group; it is killed like any other.
 """
 
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -140,8 +142,12 @@ def _exactly(control: socket.socket, size: int) -> bytes:
 
 def _main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()
     for name in sys.argv[2:]:
         import_module(name)
+    gc.freeze()  # what has been loaded stays: no program shall look through it, which would also copy its memory
+    gc.enable()
+    atexit.register(gc.unfreeze)  # some libraries complain of what is left at the end
     order = _order(control)
     os.environ.clear()
     os.environ.update(order["environment"])

@@ -42,10 +42,10 @@ def test_every_import_contract_is_kept() -> None:
     assert f"Contracts: {contracts} kept, 0 broken." in linted.stdout
 
 
-def test_database_dashboard_and_listings_load_without_torch() -> None:
+def test_database_dashboard_listings_and_the_services_key_commands_load_without_torch() -> None:
     source = """
 import pkgutil, sys, importlib
-import flows.listings
+import flows.listings, deployments.service.__main__
 names = [m.name for room in sys.argv[1:] for m in pkgutil.walk_packages([room.replace('.', '/')], room + '.')
          if not m.name.startswith('naruto_core.store.migrations')]
 for name in names:

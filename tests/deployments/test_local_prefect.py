@@ -251,6 +251,16 @@ def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_writ
     }
 
 
+def test_a_worker_asks_for_runs_every_two_seconds_unless_the_environment_has_another_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_WORKER_QUERY_SECONDS", raising=False)
+    local = LocalPrefect(tmp_path, 4200)
+    assert local.environment()["PREFECT_WORKER_QUERY_SECONDS"] == "2"
+    monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "30")
+    assert local.environment()["PREFECT_WORKER_QUERY_SECONDS"] == "30"
+
+
 def test_deploying_without_a_server_is_one_sentence(tmp_path: Path) -> None:
     refused = python_m("deployments.prefect.deploy", LocalPrefect(tmp_path, a_free_port()))
     assert (refused.returncode, refused.stdout) == (1, "")
