@@ -51,9 +51,9 @@ def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
         ],
         "People": [
             review_page,
-            st.Page(campaigns.show, title="Campaigns", url_path="assignments"),
+            st.Page(campaigns.show, title="Campaigns", url_path="campaigns"),
             st.Page(verdicts.show, title="Verdicts", url_path="verdicts"),
-            st.Page(metric_validation.show, title="Metric validation", url_path="metric-trust"),
+            st.Page(metric_validation.show, title="Metric validation", url_path="metric-validation"),
         ],
     }
 

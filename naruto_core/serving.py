@@ -70,7 +70,7 @@ class ServedScore:
     extractor: str
 
 
-class Steadiness(StrEnum):
+class DriftVerdict(StrEnum):
     """Whether served pictures still score as the run's own samples do."""
 
     STEADY = "steady"
@@ -101,4 +101,4 @@ class Drift:
     prompts_served: int
     n_own: int
     extractor: str
-    verdict: Steadiness
+    verdict: DriftVerdict

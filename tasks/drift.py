@@ -24,7 +24,7 @@ from naruto_core.scoring.drift import Values, shift
 from naruto_core.scoring.feature_set import Features
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
-from naruto_core.serving import Drift, ServedScore, Steadiness
+from naruto_core.serving import Drift, DriftVerdict, ServedScore
 from naruto_core.store.database import open_database
 from tasks.context import TaskContext, recorded_run, task_context
 from tasks.features import real_features, real_pictures
@@ -108,7 +108,7 @@ def report_drift(drifts: list[Drift]) -> list[str]:
         ]
         create_table_artifact(rows, key="served-quality", description="Served pictures against the runs' own samples.")
     for drift in drifts:
-        if drift.verdict is Steadiness.DRIFTED:
+        if drift.verdict is DriftVerdict.DRIFTED:
             resource = {"prefect.resource.id": f"naruto.run.{drift.run_id}", "prefect.resource.name": drift.run_id}
             payload = {"metric": drift.metric, "sentence": in_words(drift)}
             emit_event("naruto.quality.drifted", resource, payload=payload)

@@ -9,7 +9,7 @@ from dashboard import charts
 from dashboard.latency import Period, QualityBucket, ServiceLoad
 from dashboard.queries import serving
 from naruto_core.domain import format_duration
-from naruto_core.serving import OPEN, Drift, JobState, Steadiness
+from naruto_core.serving import OPEN, Drift, DriftVerdict, JobState
 
 _FAILED_STATES = [JobState.CANCELLED, JobState.REFUSED, JobState.FAILED, JobState.LOST]
 _TITLES = {
@@ -75,7 +75,7 @@ def _drifts(drifts: list[Drift]) -> None:
         st.info("There is no drift report yet. `naruto watch` makes one, and the flow `watch` makes one every night.")
         return
     for drift in drifts:
-        if drift.verdict is Steadiness.DRIFTED:
+        if drift.verdict is DriftVerdict.DRIFTED:
             st.warning(f"Drift of {drift.run_id} on {drift.metric}: the model's pictures or the prompts have changed.")
     st.table([_line(drift) for drift in drifts], hide_index=True, alt="Served pictures against the runs' own samples")
     st.caption(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from naruto_core.serving import Drift, Steadiness
+from naruto_core.serving import Drift, DriftVerdict
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 
@@ -49,7 +49,7 @@ class Metrics:
         """Export the latest drift check of each metric; `drifts` is sorted from new to old."""
         for drift in reversed(drifts):
             self.quality.labels(drift.metric).set(drift.served)
-            self.drifted.labels(drift.metric).set(drift.verdict is Steadiness.DRIFTED)
+            self.drifted.labels(drift.metric).set(drift.verdict is DriftVerdict.DRIFTED)
 
 
 def resident_bytes() -> float:

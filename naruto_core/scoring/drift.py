@@ -14,7 +14,7 @@ import numpy as np
 from naruto_core.recipe import RESAMPLES
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.resampling import Estimate, bootstrap_mean, bootstrap_share
-from naruto_core.serving import Steadiness
+from naruto_core.serving import DriftVerdict
 
 MARGIN = 0.25  # standard deviations of the run's own pictures: a small effect (Cohen 1988 calls 0.2 small, 0.5 medium)
 SHARE_MARGIN = 0.02  # of a share, e.g. of blank pictures
@@ -39,7 +39,7 @@ class Shift:
     low: float
     high: float
     margin: float
-    verdict: Steadiness
+    verdict: DriftVerdict
 
 
 def shift(served: Values, own: Values, *, share: bool, seed: int) -> Shift:
@@ -68,7 +68,7 @@ def _mover(a: Estimate, b: Estimate) -> tuple[float, float]:
     return low, difference + math.hypot(a.high - a.value, b.value - b.low)
 
 
-def _verdict(low: float, high: float, margin: float) -> Steadiness:
+def _verdict(low: float, high: float, margin: float) -> DriftVerdict:
     if low > margin or high < -margin:
-        return Steadiness.DRIFTED
-    return Steadiness.STEADY if -margin < low and high < margin else Steadiness.UNDECIDED
+        return DriftVerdict.DRIFTED
+    return DriftVerdict.STEADY if -margin < low and high < margin else DriftVerdict.UNDECIDED

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Index, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from naruto_core.serving import Drift, ServedScore, Steadiness
+from naruto_core.serving import Drift, DriftVerdict, ServedScore
 from naruto_core.store.connection import Repository
 from naruto_core.store.schema import Base, enum_as_text
 
@@ -47,7 +47,7 @@ class DriftRow(Base):
     prompts_served: Mapped[int]
     n_own: Mapped[int]
     extractor: Mapped[str]
-    verdict: Mapped[Steadiness] = mapped_column(enum_as_text(Steadiness))
+    verdict: Mapped[DriftVerdict] = mapped_column(enum_as_text(DriftVerdict))
 
     def to_domain(self) -> Drift:
         return Drift(**{name: getattr(self, name) for name in Drift.__slots__})

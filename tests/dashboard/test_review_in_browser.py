@@ -108,7 +108,7 @@ def test_nothing_on_the_page_or_in_its_addresses_names_a_model(
     assert any("/pictures/" in address for address in urls)
     for word in (run.id, "fused", "adapted", "base-", "seed", "hostile"):
         assert word not in html.replace("baseline", ""), word
-    for path, title in (("assignments", "Campaigns"), ("verdicts", "Verdicts"), ("runs", "Runs")):
+    for path, title in (("campaigns", "Campaigns"), ("verdicts", "Verdicts"), ("runs", "Runs")):
         page.goto(f"{served.address}/{path}")
         expect(page.get_by_text("You are Ann <b>bold</b>.")).to_be_visible(timeout=30_000)
         expect(page.get_by_role("heading", name="Review")).to_be_visible(timeout=30_000)

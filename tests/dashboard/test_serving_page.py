@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import latency
 from dashboard.latency import Period
 from naruto_core.domain import Run
-from naruto_core.serving import Drift, JobState, JobTimes, ServedScore, ServiceJob, Steadiness
+from naruto_core.serving import Drift, DriftVerdict, JobState, JobTimes, ServedScore, ServiceJob
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_database
 
@@ -51,7 +51,7 @@ def test_it_counts_requests_and_says_what_has_drifted(home: object, run: Run) ->
         served = database.served_scores
         served.add_scores([ServedScore(f"{n}", run.id, f"a{n % 5}", NOW, "clip", n / 10, "judge") for n in range(10)])
         drift = Drift(
-            run.id, "clip", NOON, NOON, 0.45, 0.7, -0.25, -0.3, -0.2, 0.02, 10, 5, 176, "judge", Steadiness.DRIFTED
+            run.id, "clip", NOON, NOON, 0.45, 0.7, -0.25, -0.3, -0.2, 0.02, 10, 5, 176, "judge", DriftVerdict.DRIFTED
         )
         served.add_drifts([drift])
     app = page()

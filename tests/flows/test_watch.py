@@ -17,7 +17,7 @@ from PIL import Image
 from deployments.service.quality_worker import QualitySampler
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
-from naruto_core.serving import ServedScore, Steadiness
+from naruto_core.serving import DriftVerdict, ServedScore
 from naruto_core.store.database import open_database, open_store
 from tasks.context import task_context
 from tasks.drift import _run_extractors
@@ -174,10 +174,10 @@ def test_a_fallen_score_has_drifted_and_the_same_score_is_steady(scored: tuple[P
     assert ended.returncode == 0, ended.stderr
     with open_database(url(home)).served_scores as served:
         said = {one.metric: one for one in served.drifts()}
-    assert said["clip"].verdict is Steadiness.DRIFTED
+    assert said["clip"].verdict is DriftVerdict.DRIFTED
     assert said["clip"].difference == pytest.approx(-0.2, abs=0.01)
     assert said["clip"].low < said["clip"].difference < said["clip"].high < 0
-    assert said["style"].verdict is not Steadiness.DRIFTED
+    assert said["style"].verdict is not DriftVerdict.DRIFTED
     assert f"{run_id} clip: served 0.515, its own samples 0.715, difference -0.200" in ended.stderr
     assert "blank: no served picture was measured like the run's own samples" in ended.stderr
 

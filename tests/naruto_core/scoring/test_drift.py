@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from naruto_core.scoring.drift import LEAST_PROMPTS, Values, shift
-from naruto_core.serving import Steadiness
+from naruto_core.serving import DriftVerdict
 
 
 def world(rng: np.random.Generator, prompts: int, mean: float = 0.0) -> Values:
@@ -26,23 +26,23 @@ def test_the_interval_covers_the_true_difference_in_95_of_100_worlds() -> None:
 def test_of_200_models_that_have_not_changed_at_most_two_are_called_drifted() -> None:
     rng = np.random.default_rng(1)
     verdicts = [shift(world(rng, 30), world(rng, 44), share=False, seed=0).verdict for _ in range(200)]
-    assert verdicts.count(Steadiness.DRIFTED) <= 2
-    assert Steadiness.UNDECIDED in verdicts
+    assert verdicts.count(DriftVerdict.DRIFTED) <= 2
+    assert DriftVerdict.UNDECIDED in verdicts
 
 
 def test_a_changed_model_is_called_drifted_and_an_unchanged_one_steady_with_enough_pictures() -> None:
     rng = np.random.default_rng(2)
     worse = shift(world(rng, 100, -1.5), world(rng, 44), share=False, seed=0)
-    assert worse.verdict is Steadiness.DRIFTED
+    assert worse.verdict is DriftVerdict.DRIFTED
     assert worse.low < worse.difference < worse.high < -worse.margin
     same = np.random.default_rng(3)
-    assert shift(world(same, 3000), world(same, 3000), share=False, seed=0).verdict is Steadiness.STEADY
+    assert shift(world(same, 3000), world(same, 3000), share=False, seed=0).verdict is DriftVerdict.STEADY
 
 
 @pytest.mark.parametrize(
-    ("blank", "verdict"), [(0, Steadiness.STEADY), (3, Steadiness.UNDECIDED), (40, Steadiness.DRIFTED)]
+    ("blank", "verdict"), [(0, DriftVerdict.STEADY), (3, DriftVerdict.UNDECIDED), (40, DriftVerdict.DRIFTED)]
 )
-def test_the_share_of_blank_pictures_drifts_too(blank: int, verdict: Steadiness) -> None:
+def test_the_share_of_blank_pictures_drifts_too(blank: int, verdict: DriftVerdict) -> None:
     served = Values(np.array([1.0] * blank + [0.0] * (300 - blank)), [f"s{n}" for n in range(300)])
     own = Values(np.zeros(400), [f"o{n}" for n in range(400)])
     change = shift(served, own, share=True, seed=0)
@@ -53,5 +53,5 @@ def test_the_share_of_blank_pictures_drifts_too(blank: int, verdict: Steadiness)
 def test_with_too_few_prompts_nothing_is_decided() -> None:
     rng = np.random.default_rng(4)
     few = shift(world(rng, LEAST_PROMPTS - 1, 9.0), world(rng, 44), share=False, seed=0)
-    assert few.verdict is Steadiness.UNDECIDED
+    assert few.verdict is DriftVerdict.UNDECIDED
     assert (few.low, few.high) == (-math.inf, math.inf)
