@@ -166,7 +166,7 @@ def test_painter_and_continuous_batch_draw_in_half_precision_on_the_device():
     number = batch.join(Order("a cat", 1, "", 3, 7.5))
     with Seen() as seen:
         assert batch.step() == {number: 1}
-    assert batch._places[number].latents.dtype == torch.float16
+    assert batch._slots[number].latents.dtype == torch.float16
     assert seen.casts.total() <= 3
     for upcast, dtype in ((False, torch.float16), (True, torch.float32)):
         nn.Module.to(pipeline.vae, dtype)
