@@ -212,7 +212,7 @@ def _not_finite(name: str, dtype: torch.dtype) -> str:
     remedy = "its weights are damaged, or it is not for pictures: download it again, or set model.vae to another VAE."
     if dtype != torch.float32:
         remedy = "set training.mixed_precision to fp32, or model.vae to one that works in half precision."
-    return f"the VAE's latents of picture {name} are not finite numbers: {remedy}"
+    return f"the VAE's latents are not finite numbers for picture {name}: {remedy}"
 
 
 def _joined(shards: Sequence[_Shard], views: int) -> Examples:

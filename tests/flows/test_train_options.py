@@ -147,7 +147,7 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
     [
         (
             {"training.textual_inversion": "{pivot_step: 4}"},
-            "textual_inversion.pivot_step is 4, which is not before",
+            "textual_inversion.pivot_step is 4: it must be less than max_train_steps",
         ),
         ({"training.prior": "{kind: class_images}"}, "training.prior.class_prompts is missing"),
         ({"training.lora_layers": "[to_x]"}, "training.lora_layers.0"),
