@@ -15,6 +15,7 @@ from naruto_core.domain import Run
 from naruto_core.errors import RecordDamaged
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.database import Ratings
+from tests.preloaded import Preloaded
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -77,8 +78,10 @@ def test_a_login_counts_only_where_it_is_signed_and_its_address_verified(
     assert access.verified_email(login, {"auth": {"cookie_secret": secret}}) == email
 
 
-def test_the_server_writes_the_first_persons_link_into_its_log_and_a_damaged_key_is_an_error(home: Path) -> None:
-    server = Served(home, free_port(), "0.0.0.0")
+def test_the_server_writes_the_first_persons_link_into_its_log_and_a_damaged_key_is_an_error(
+    programs: Preloaded, home: Path
+) -> None:
+    server = Served(programs, home, free_port(), "0.0.0.0")
     server.start()
     try:
         assert f"/enter/{access.first_admin_token(home)}" in (home / "dashboard.log").read_text()

@@ -137,7 +137,7 @@ def test_verdicts_show_the_better_model_and_the_quality_of_reviewers(ratings: Ra
     assert f"{run.id}/fused" in text
     assert "100%" in text
     assert "Ann" in text
-    assert "too little to tell agreement from chance" in text
+    assert "too few to tell agreement from chance" in text
 
 
 def test_metrics_are_compared_with_votes_only_where_there_are_enough(ratings: Ratings, store: Store, run: Run) -> None:
