@@ -1,5 +1,6 @@
 """The rules of the house that a machine can check: imports, names, sizes, paths, targets."""
 
+import ast
 import os
 import re
 import subprocess
@@ -68,6 +69,23 @@ def test_no_room_is_called_utils_or_the_like(modules: list[Path]) -> None:
 def test_no_module_is_longer_than_400_lines(modules: list[Path]) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in modules if "versions" not in path.parts}
     assert {str(path): length for path, length in lengths.items() if length > 400} == {}
+
+
+def test_a_small_module_with_one_importer_is_part_of_its_importer(modules: list[Path]) -> None:
+    """Flows and tasks stay apart: one flow a file, one step a file; the others are explained in docs/decisions/0077."""
+    allowed = ("flows/", "tasks/", "naruto_core/scoring/torchmetrics_fid.py", "dashboard/queries/serving.py")
+    names = {".".join(path.relative_to(HOUSE).with_suffix("").parts): path for path in modules}
+    importers: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for imported in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                    if imported in importers:
+                        importers[imported].add(name)
+    small = [name for name, path in names.items() if 0 < len(path.read_text().splitlines()) < 60]
+    assert len(small) > 10
+    single = [str(names[name].relative_to(HOUSE)) for name in small if len(importers[name]) == 1]
+    assert [path for path in single if not path.startswith(allowed)] == []
 
 
 def test_every_module_says_what_lives_there(modules: list[Path]) -> None:
