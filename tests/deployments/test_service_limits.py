@@ -138,7 +138,7 @@ def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_
     process = start(runs.home, port)
     try:
         wait_until_ready(url)
-        body = {"prompt": "x", "steps": 150, "n": 2}
+        body = {"prompt": "x", "steps": 60, "n": 2}
         job = httpx2.post(f"{url}/v1/images/generations", json=body, headers={"Prefer": "respond-async"})
         process.send_signal(signal.SIGKILL)
         process.wait()
