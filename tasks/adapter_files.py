@@ -63,7 +63,7 @@ def write_kohya_files(trained: Trained, folder: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for style, lora in trained.loras.items():
         names[style] = f"{_stem(trained.run, style)}.safetensors"
-        tag_counts = tags if style in ("", MAIN_STYLE) else None  # the record names no dataset version of another style
+        tag_counts = tags if style in ("", MAIN_STYLE) else None  # a run names the dataset of its own style only
         metadata = kohya_metadata(trained.run, trained.recipe, trained.dataset, style, predicted, tag_counts)
         write_kohya(lora, folder / names[style], metadata, model)
     return names

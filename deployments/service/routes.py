@@ -27,6 +27,7 @@ from deployments.service.schemas import (
 from deployments.service.state import ServiceState
 from naruto_core.continuous_batching import Order
 from naruto_core.errors import NotRecorded
+from naruto_core.picture_file import MEDIA_TYPE
 from naruto_core.prompts import insert_tokens
 from naruto_core.serving import JobState, ServiceJob
 
@@ -233,7 +234,7 @@ async def stream_job(job_id: str, request: Request, client: Client, state: State
 @router.get(
     "/v1/pictures/{name}",
     response_class=FileResponse,
-    responses=error_responses(400, 403) | {200: {"content": {"image/png": {}}}},
+    responses=error_responses(400, 403) | {200: {"content": {MEDIA_TYPE: {}}}},
 )
 async def read_picture(
     name: str,
@@ -245,7 +246,7 @@ async def read_picture(
     path = await asyncio.to_thread(state.image_files.path, name, expires, signature)
     if path is None:
         raise ApiError(403, "This URL is not valid, or has expired.", code="bad_signature")
-    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return FileResponse(path, media_type=MEDIA_TYPE, headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def _find_job(state: ServiceState, job_id: str, client: Caller) -> tuple[ServiceJob, Job | None]:

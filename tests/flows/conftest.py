@@ -86,14 +86,14 @@ class Ended:
 Naruto = Callable[..., Ended]
 
 
-@pytest.fixture
-def naruto(prefect_server: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Naruto:
-    """The `naruto` command with NARUTO_HOME set, in this process: importing torch for each would take minutes."""
-    from flows.cli import main
+def command_in_process(
+    name: str, main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Naruto:
+    """The command `name` with NARUTO_HOME set, in this process: importing torch for each would take minutes."""
 
     def run(home: Path, *arguments: str) -> Ended:
         monkeypatch.setenv("NARUTO_HOME", str(home))
-        monkeypatch.setattr(sys, "argv", ["naruto", *arguments])
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
@@ -101,6 +101,14 @@ def naruto(prefect_server: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
         return Ended(int(left.value.code or 0), printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def naruto(prefect_server: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Naruto:
+    """The `naruto` command with NARUTO_HOME set, in this process: importing torch for each would take minutes."""
+    from flows.cli import main
+
+    return command_in_process("naruto", main, monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.documented_commands import blocks
-from tests.flows.conftest import Ended, Naruto
+from tests.flows.conftest import Ended, Naruto, command_in_process
 
 FIRST_PAGE_OF: dict[tuple[str, ...], str] = {}  # each command, in the order of the pages; what is repeated runs once
 for block in blocks():
@@ -47,16 +46,7 @@ def naruto_service(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
     """The `naruto-service` command in this process."""
     from deployments.service.__main__ import main
 
-    def run(home: Path, *arguments: str) -> Ended:
-        monkeypatch.setenv("NARUTO_HOME", str(home))
-        monkeypatch.setattr(sys, "argv", ["naruto-service", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = capfd.readouterr()
-        return Ended(int(left.value.code or 0), printed.out, printed.err)
-
-    return run
+    return command_in_process("naruto-service", main, monkeypatch, capfd)
 
 
 def test_at_least_twenty_different_commands_are_run():

@@ -90,7 +90,7 @@ def _recipe(base: Path, layers: str, kind: str, text: str, more: str) -> Recipe:
 
 
 def _scales(recipe: Recipe) -> dict[str, float]:
-    """In the order in which the record names adapters: a second DoRA rescales what the first one left."""
+    """In the order in which the database returns adapters: a second DoRA rescales what the first one left."""
     return {
         style: recipe.fusion.style_scales.get(style, recipe.fusion.lora_scale) for style in sorted(recipe.adapter_names)
     }

@@ -1,4 +1,4 @@
-"""A run as it stands in the record: trained (weights far from zero, at random), and drawn by naruto's own Painter."""
+"""A run as the database has it: trained (weights far from zero, at random), and drawn by naruto's own Painter."""
 
 import json
 import shutil
