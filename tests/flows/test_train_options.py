@@ -139,6 +139,7 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
     assert scores["aesthetic", "adapted"].value == pytest.approx(0.5)
     assert scores["aesthetic", "adapted"].extractor.startswith(scores["clip", "adapted"].extractor + "+head:")
     assert "captions" in findings["caption noise"].sentence
+    assert findings["fused model"].figures["pictures"] == 2  # the samples of both, with the new tokens
     assert findings["overfitting"].sentence.startswith("copying cannot be judged: 6 held-out pictures are too few")
 
 
