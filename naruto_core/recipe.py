@@ -74,6 +74,12 @@ class FusionSection(Section):
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
         {}, description="With an adapter per style: the scale of each by name; a style without entry has lora_scale."
     )
+    check_pictures: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="Pictures of the fused model that are compared with the adapted model's; 0: no check.",
+    )
 
 
 class GenerationSection(Section):
@@ -81,7 +87,7 @@ class GenerationSection(Section):
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
     variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
-        ("base", "adapted", "fused"), min_length=1, description="Models that draw the samples."
+        ("base", "adapted"), min_length=1, description="Models that draw the samples."
     )
     resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")
@@ -97,6 +103,15 @@ class GenerationSection(Section):
     )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
+
+    @property
+    def drawing_options(self) -> dict[str, Any]:
+        """The options that a picture depends on, as JSON; not those that choose which pictures are drawn."""
+        return self.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+
+    def at_resolution(self, resolution: int | None) -> "GenerationSection":
+        """The same section with pictures of another side, in pixels; None: unchanged."""
+        return self.model_copy(update={"resolution": resolution or self.resolution})
 
 
 class ScoringSection(Section):
