@@ -1,10 +1,11 @@
 """How to use the files: code for diffusers that runs unchanged, and steps for ComfyUI."""
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from naruto_core.card.facts import CardFacts, WeightFiles, escape
 from naruto_core.git_info import is_hub_id, public_name
+from naruto_core.model_folder import find_variant
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.sampling import SAMPLERS
@@ -149,6 +150,14 @@ def _hub_file(model: ModelSection) -> str:
     return f"hf_hub_download({address[0]!r}, {address[1]!r}, revision={model.revision!r})"
 
 
+def _variant(model: ModelSection) -> str | None:
+    """The file variant that the base model is read in; None for plain files."""
+    if is_hub_id(model.base, model.revision):
+        return model.variant
+    folder = Path(model.base).expanduser()
+    return find_variant(folder, "unet", model.variant) if folder.is_dir() else None
+
+
 def _base(recipe: Recipe, schedule: Mapping[str, object]) -> list[str]:
     model = recipe.model
     # not `dtype`, which diffusers before 0.40 ignores
@@ -157,7 +166,7 @@ def _base(recipe: Recipe, schedule: Mapping[str, object]) -> list[str]:
     vae = ", ".join(["vae", *_pin(model.vae or "", model.vae_revision), dtype])
     options = [
         *_pin(model.base, model.revision),
-        *([f"variant={model.variant!r}"] if model.variant and is_hub_id(model.base, model.revision) else []),
+        *([f"variant={variant!r}"] if (variant := _variant(model)) else []),
         *(["config=config"] if single and model.config else []),
         *([f"vae=AutoencoderKL.from_pretrained({vae})"] if model.vae else []),
         dtype,

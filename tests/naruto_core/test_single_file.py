@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -12,13 +13,16 @@ from diffusers import DDPMScheduler
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
+from naruto_core.card.facts import WeightFiles
+from naruto_core.card.usage import diffusers_code
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.fusion import fuse_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
-from naruto_core.single_file import SDXL_CONFIG, SingleFile, check_parts, clip_tokenizers
+from naruto_core.single_file import SDXL_CONFIG, SingleFile, check_parts, clip_tokenizers, read_single_file
 from naruto_core.token_limit import load_token_limit
 from naruto_core.training.loss import noise_scheduler, prediction_target
 from naruto_core.weight_check import MODEL_PARTS, check_pipeline
@@ -43,7 +47,7 @@ def base(folder: Path) -> ModelSection:
 def test_the_miniature_as_one_file_draws_the_pictures_of_its_folder_byte_for_byte(tmp_path: Path):
     source = Path(sdxl.locate(MINIATURE.base, None)[0])
     path = write_single_file(source, tmp_path / "miniature.safetensors")
-    section = GenerationSection(suite="-", resolution=64, num_inference_steps=2, mixed_precision="fp32")
+    section = GenerationSection(suite="-", resolution=32, num_inference_steps=1, mixed_precision="fp32")
     pipeline = sdxl.load_pipeline(ModelSection(base=str(path), config=MINIATURE.base), "fp32", CPU)
     check_pipeline(source, pipeline)
     whole = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
@@ -150,6 +154,41 @@ def test_it_is_fused_and_checked_like_a_folder(base: ModelSection, folder: Path,
         )
 
 
+def test_the_code_of_the_card_loads_it_with_plain_diffusers(folder: Path, base: ModelSection):
+    path = write_single_file(folder, folder.parent / "card.safetensors", {"v_pred": FLAG, "ztsnr": FLAG})
+    section = base.model_copy(update={"base": str(path)})
+    changes = {"model.base": str(path), "model.config": str(folder), "generation.scheduler": "dpmpp_2m_karras"}
+    recipe = choose_recipe("mini", None, {**changes, "generation.mixed_precision": "fp32"})
+    facts = recipe, "run", WeightFiles({}), "a cat", 1, sdxl.stated_schedule(section)
+    code = diffusers_code(*facts).split("picture = pipeline(")[0]
+    assert "'path/to/card.safetensors'  # a file:" in code
+    variables: dict[str, Any] = {}
+    exec(code.replace("path/to/card.safetensors", str(path)).replace("path/to/folder", str(folder)), variables)
+    check_pipeline(folder, variables["pipeline"])
+    ours = Painter(sdxl.load_pipeline(section, "fp32", CPU), recipe.generation).pipeline.scheduler
+    for scheduler in (ours, variables["pipeline"].scheduler):
+        scheduler.set_timesteps(5)
+    assert torch.equal(variables["pipeline"].scheduler.sigmas, ours.sigmas)
+    assert variables["pipeline"].scheduler.config.prediction_type == "v_prediction"
+    hub = recipe.model_copy(update={"model": ModelSection(base="me/anime/v1/x.safetensors", revision="a" * 40)})
+    assert f"base = hf_hub_download('me/anime', 'v1/x.safetensors', revision='{'a' * 40}')" in diffusers_code(
+        hub, *facts[1:]
+    )
+
+
+def test_the_guides_program_converts_a_pickle(base: ModelSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "base-models.md").read_text(encoding="utf-8")
+    program = guide.split("```python\n")[1].split("```")[0]
+    tensors = load_file(base.base)
+    torch.save({"state_dict": tensors, "global_step": 7}, tmp_path / "model.ckpt")
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    converted = load_file(tmp_path / "model.safetensors")
+    assert {name: torch.equal(tensors[name], tensor) for name, tensor in converted.items()} == dict.fromkeys(
+        tensors, True
+    )
+
+
 def test_a_file_of_the_hub_is_pinned_and_checked(base: ModelSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     pinned = base.model_copy(update={"base": "me/anime/v1/tiny.safetensors", "revision": "0123456789" * 4})
@@ -183,25 +222,25 @@ OTHER_FILES = {
     "clip_g": "is the embedding of a word",
     "decoder.conv_in.weight": "is a VAE, not a base model",
     "down_blocks.0.resnets.0.conv1.weight": "is one part of a model folder: name the folder",
-    "anything": "has no unet: take a complete checkpoint",
 }
 
 
-@pytest.mark.parametrize("name", OTHER_FILES)
-def test_another_kind_of_model_is_refused_by_name(name: str, folder: Path, tmp_path: Path):
+def test_another_kind_of_model_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "model.safetensors"
-    save_file({name: torch.zeros(2)}, path)
-    with pytest.raises(ModelUnusable) as refused:
-        sdxl.describe_parts(ModelSection(base=str(path), config=str(folder)))
-    assert f"the base model {path} {OTHER_FILES[name]}" in str(refused.value)
+    for name, kind in OTHER_FILES.items():
+        save_file({name: torch.zeros(2)}, path)
+        with pytest.raises(ModelUnusable) as refused:
+            read_single_file(path)
+        assert f"the base model {path} {kind}" in str(refused.value)
 
 
 def test_a_damaged_incomplete_or_unsafe_file_is_refused_by_name(base: ModelSection, folder: Path, tmp_path: Path):
     def refusal(path: Path | str, content: bytes | None = None, **changes: object) -> str:
         if content is not None:
             Path(path).write_bytes(content)
+        read = sdxl.stated_schedule if content is not None else sdxl.describe_parts  # the first is quicker
         with pytest.raises(ModelUnusable) as refused:
-            sdxl.describe_parts(base.model_copy(update={"base": str(path), **changes}))
+            read(base.model_copy(update={"base": str(path), **changes}))
         return str(refused.value)
 
     whole = Path(base.base).read_bytes()
@@ -213,11 +252,14 @@ def test_a_damaged_incomplete_or_unsafe_file_is_refused_by_name(base: ModelSecti
     assert "there is no model file" in refusal(tmp_path / "missing.safetensors")
     tensors = load_file(base.base)
     path = tmp_path / "part.safetensors"
+    save_file({"anything": torch.zeros(2)}, path)
+    assert refusal(path).endswith(f"the base model {path} has no unet: take a complete checkpoint.")
     save_file({n: t for n, t in tensors.items() if not n.startswith("first_stage_model.")}, path)
     assert refusal(path).endswith(f"the base model {path} has no vae: set model.vae.")
     vae = tmp_path / "vae-alone"
     (vae).symlink_to(folder / "vae")
-    assert sdxl.load_pipeline(base.model_copy(update={"base": str(path), "vae": str(vae)}), "fp32", CPU).vae
+    sdxl.load_part(base.model_copy(update={"base": str(path), "vae": str(vae)}), "vae", torch.float32)
+    sdxl.load_part(base.model_copy(update={"base": str(path), "vae": str(vae)}), "text_encoder", torch.float32)
     first = "model.diffusion_model.input_blocks.0.0.weight"
     save_file(tensors | {first: torch.zeros(8, 9, 3, 3)}, path)
     assert "has 9 input channels instead of 4: it is a model for inpainting" in refusal(path)
