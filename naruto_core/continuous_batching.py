@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Painter, padded_batch_size
 from naruto_core.sampling import NotFinite, accepts_generator, decode_picture, make_scheduler
 
@@ -49,7 +50,12 @@ class ContinuousBatch:
     """`section.batch_size` slots (rounded up to a power of two) for pictures of one size, drawn by one Painter."""
 
     def __init__(self, painter: Painter, height: int, width: int) -> None:
-        """`height` and `width` in pixels, multiples of 8."""
+        """`height` and `width` in pixels, multiples of 8. Raises ModelUnusable for a UNet that embeds the guidance."""
+        if painter.pipeline.unet.config["time_cond_proj_dim"] is not None:
+            raise ModelUnusable(
+                f"{painter.pipeline.name_or_path} was distilled with the guidance as an input (as LCM's own UNet), and "
+                "batches that pictures join have none; train on its base with an LCM LoRA instead, or export the run."
+            )
         self.painter, self.height, self.width = painter, height, width
         self.size = padded_batch_size(painter.section.batch_size)
         self._slots: dict[int, _Slot] = {}

@@ -21,6 +21,7 @@ from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
 from naruto_core.hub import check_hub_file, check_hub_snapshot
 from naruto_core.model_folder import find_variant, tensor_shapes
+from naruto_core.noise_schedule import stated_by_recipe, stated_schedule, with_schedule
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import Precision
 from naruto_core.sampling import complete_schedule, vae_dtype
@@ -28,6 +29,9 @@ from naruto_core.weight_check import MODEL_PARTS, portable_name
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
+
+
+_CLASS = "StableDiffusionXL"  # the beginning of its pipelines' names
 
 
 def describe_parts(section: ModelSection) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def describe_parts(section: ModelSection) -> dict[str, Any]:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     source, revision = locate_config(section)
+    _check_kind(section.base, Path(source))
     vae, vae_revision = locate(section.vae, section.vae_revision) if section.vae else (source, revision)
     inside: dict[str, Any] = {} if section.vae else {"subfolder": "vae"}
     pinned: dict[str, Any] = {"revision": revision or "main"}  # ignored for a folder
@@ -59,9 +64,22 @@ def describe_parts(section: ModelSection) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"cannot read the configuration of {section.base}: {reason}") from error
-    if file := _single_file(section, download=False):
+    if file := single_file.read_base(section.base, section.revision, download=False):
         single_file.check_parts(file, described, own_vae=section.vae is None)
     return described
+
+
+def _check_kind(base: str, folder: Path) -> None:
+    """Raise ModelUnusable when the model folder `folder` says that it is another model than SDXL's base."""
+    try:
+        index: dict[str, Any] = json.loads((folder / "model_index.json").read_bytes())
+    except (OSError, ValueError):
+        return  # a hub id, or a folder of configurations alone
+    name = str(index.get("_class_name", _CLASS))
+    if not name.startswith(_CLASS):
+        raise ModelUnusable(f"the base model {base} is a {name}, and this program trains SDXL only.")
+    if index.get("text_encoder") == [None, None]:
+        raise ModelUnusable(f"the base model {base} is the refiner of SDXL, not its base model.")
 
 
 def locate_config(section: ModelSection) -> tuple[str, str | None]:
@@ -81,14 +99,6 @@ def locate_config(section: ModelSection) -> tuple[str, str | None]:
         return snapshot_download(source, revision=revision, allow_patterns=["*.json", "*/*.json", "*/*.txt"]), None
     except OSError as error:
         raise ModelUnusable(f"cannot download the configurations {source}: {' '.join(str(error).split())}") from error
-
-
-def _single_file(section: ModelSection, *, download: bool = True) -> single_file.SingleFile | None:
-    """The header of the base model's file; None when it is no single file, or not on this machine (see `download`)."""
-    if not single_file.is_single_file(section.base):
-        return None
-    path = single_file.find_file(section.base, section.revision, download=download)
-    return single_file.read_single_file(path) if path else None
 
 
 def locate(name: str, revision: str | None) -> tuple[str, str | None]:
@@ -131,42 +141,9 @@ def identity(section: ModelSection) -> str:
             continue
         source, pinned = locate(name, revision)
         digest.update(f"{source}@{pinned}\n".encode() if pinned else _folder_digest(Path(source)).encode())
-    if stated := _stated_by_recipe(section):
+    if stated := stated_by_recipe(section):
         digest.update(json.dumps(stated, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def stated_schedule(section: ModelSection) -> dict[str, Any]:
-    """The noise schedule by the recipe, and else by a single file: settings of diffusers' schedulers, {} if none.
-
-    Nothing is downloaded. Raises ModelUnusable for a file that cannot be read.
-    """
-    file = _single_file(section, download=False)
-    return (file.schedule if file else {}) | _stated_by_recipe(section)
-
-
-def _stated_by_recipe(section: ModelSection) -> dict[str, Any]:
-    stated: dict[str, Any] = {}
-    if section.prediction_type:
-        stated["prediction_type"] = section.prediction_type
-    if section.rescale_betas_zero_snr is not None:
-        stated |= single_file.ZERO_TERMINAL_SNR if section.rescale_betas_zero_snr else {"rescale_betas_zero_snr": False}
-    return stated
-
-
-def _with_schedule(section: ModelSection, scheduler: Any) -> Any:
-    """The model's own `scheduler`, completed, with the noise schedule of `stated_schedule`."""
-    from diffusers import EulerDiscreteScheduler
-
-    config = complete_schedule(scheduler.config) | stated_schedule(section)
-    zero_terminal_snr = config.get("rescale_betas_zero_snr")
-    if zero_terminal_snr and config["prediction_type"] == "epsilon":
-        raise ModelUnusable(
-            f"{section.base} predicts noise (epsilon), which is impossible with a zero terminal SNR: set "
-            "model.prediction_type to v_prediction, or model.rescale_betas_zero_snr to false."
-        )
-    kind: Any = EulerDiscreteScheduler if zero_terminal_snr else type(scheduler)  # others may not rescale
-    return kind.from_config(config)
 
 
 def prediction_type(section: ModelSection) -> str | None:
@@ -181,7 +158,7 @@ def prediction_type(section: ModelSection) -> str | None:
         return section.prediction_type
     try:
         if single_file.is_single_file(section.base):
-            file = _single_file(section, download=False)
+            file = single_file.read_base(section.base, section.revision, download=False)
             return file.schedule.get("prediction_type", "epsilon") if file else None
         source, revision = locate(section.base, section.revision)
         path = try_to_load_from_cache(source, name, revision=revision) if revision else Path(source) / name
@@ -262,7 +239,7 @@ def load_pipeline(section: ModelSection, precision: Precision, device: torch.dev
         )
     for model in parts.values():
         model.requires_grad_(False).eval()
-    pipeline.scheduler = _with_schedule(section, pipeline.scheduler)
+    pipeline.scheduler = with_schedule(section, pipeline.scheduler)
     if revision:
         check_hub_snapshot(source, revision, "model_index.json")
     if section.vae and section.vae_revision:
@@ -304,7 +281,7 @@ def load_part(section: ModelSection, part: str, dtype: torch.dtype) -> Any:
 
 
 def _load_from_file(section: ModelSection, part: str, dtype: torch.dtype) -> Any:
-    file, config = _single_file(section), Path(locate_config(section)[0])
+    file, config = single_file.read_base(section.base, section.revision), Path(locate_config(section)[0])
     assert file is not None
     check_hub_file(file.path)
     describe_parts(section)  # it checks the file

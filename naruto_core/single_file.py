@@ -147,6 +147,14 @@ def read_single_file(path: Path) -> SingleFile:
     return SingleFile(path, shapes, metadata)
 
 
+def read_base(base: str, revision: str | None, *, download: bool = True) -> SingleFile | None:
+    """The header of the base model's file; None when it is no single file, or not on this machine (see `find_file`)."""
+    if not is_single_file(base):
+        return None
+    path = find_file(base, revision, download=download)
+    return read_single_file(path) if path else None
+
+
 def check_parts(file: SingleFile, described: Mapping[str, nn.Module], *, own_vae: bool = True) -> None:
     """Compare names and shapes of the file's tensors with the `described` parts (on the meta device), without values.
 

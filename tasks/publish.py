@@ -20,6 +20,7 @@ from naruto_core.generation import save_picture
 from naruto_core.git_info import is_hub_id
 from naruto_core.hub import push_folder
 from naruto_core.kohya import no_kohya_reason
+from naruto_core.noise_schedule import stated_schedule
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.store.database import Store
@@ -89,7 +90,7 @@ def _base_digest(model: ModelSection) -> str:
 def _schedule(model: ModelSection) -> dict[str, Any]:
     """The noise schedule of the base model where it is stated; {} for a file that is gone by now."""
     try:
-        return sdxl.stated_schedule(model)
+        return stated_schedule(model)
     except ModelUnusable:
         return {}
 

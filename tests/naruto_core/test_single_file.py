@@ -21,6 +21,7 @@ from naruto_core.card.usage import diffusers_code
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.fusion import fuse_adapters
 from naruto_core.generation import Job, Painter
+from naruto_core.noise_schedule import stated_schedule
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.single_file import SDXL_CONFIG, SingleFile, check_parts, clip_tokenizers, read_single_file
 from naruto_core.token_limit import load_token_limit
@@ -159,7 +160,7 @@ def test_the_code_of_the_card_loads_it_with_plain_diffusers(folder: Path, base: 
     section = base.model_copy(update={"base": str(path)})
     changes = {"model.base": str(path), "model.config": str(folder), "generation.scheduler": "dpmpp_2m_karras"}
     recipe = choose_recipe("mini", None, {**changes, "generation.mixed_precision": "fp32"})
-    facts = recipe, "run", WeightFiles({}), "a cat", 1, sdxl.stated_schedule(section)
+    facts = recipe, "run", WeightFiles({}), "a cat", 1, stated_schedule(section)
     code = diffusers_code(*facts).split("picture = pipeline(")[0]
     assert "'path/to/card.safetensors'  # a file:" in code
     variables: dict[str, Any] = {}
@@ -238,7 +239,7 @@ def test_a_damaged_incomplete_or_unsafe_file_is_refused_by_name(base: ModelSecti
     def refusal(path: Path | str, content: bytes | None = None, **changes: object) -> str:
         if content is not None:
             Path(path).write_bytes(content)
-        read = sdxl.stated_schedule if content is not None else sdxl.describe_parts  # the first is quicker
+        read = stated_schedule if content is not None else sdxl.describe_parts  # the first is quicker
         with pytest.raises(ModelUnusable) as refused:
             read(base.model_copy(update={"base": str(path), **changes}))
         return str(refused.value)
@@ -293,6 +294,16 @@ def test_a_folder_is_read_in_the_variant_that_it_has(folder: Path, tmp_path: Pat
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / sharded).touch()
     assert sdxl.find_variant(tmp_path, "unet", None) == "fp16"
+
+
+def test_a_folder_of_another_model_is_refused_by_its_kind(tmp_path: Path):
+    for index, kind in (
+        ({"_class_name": "StableDiffusionPipeline"}, "is a StableDiffusionPipeline, and this program trains SDXL only"),
+        ({"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [None, None]}, "is the refiner of SDXL"),
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelUnusable, match=kind):
+            sdxl.describe_parts(ModelSection(base=str(tmp_path)))
 
 
 def test_the_shipped_configuration_is_that_of_sdxl_base():
