@@ -9,6 +9,7 @@ from naruto_core.dataset.caption_audit import (
     CaptionSummary,
     Similarity,
     audit_captions,
+    has_letters_or_digits,
     summarise_captions,
 )
 from naruto_core.dataset.versions import read_pictures
@@ -78,6 +79,12 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
     summary = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
     counts = {kind: count for kind, count in summary.counts.items() if kind is not CaptionFault.TRUNCATED}
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    if summary.n and not any(has_letters_or_digits(picture.caption) for picture in pictures):
+        sentence = (
+            f"no picture of {dataset.id} has a caption: all were trained with the instance prompt alone; "
+            "`naruto recaption` writes captions."
+        )
+        return Finding(run_id, "caption noise", True, sentence, {"share": 1.0})
     sentence = (
         f"{summary.flagged} of {summary.n} captions ({summary.share:.1%}) look wrong: {kinds}; "
         f"`naruto captions {dataset.id}` lists them."
