@@ -47,6 +47,7 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
     with task_context() as context:
         dataset = find_dataset(context.store, name)
         pictures = read_pictures(context.layout, dataset)
+        words_only = words_only or not _any_caption(pictures)
         extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, context.device)
         similarity = None if extractor is None else _similarity(context, dataset, pictures, recipe, extractor)
     length, truncated = _lengths(pictures, recipe)
@@ -75,16 +76,16 @@ def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str
 def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
     """How much of what a run was taught may be wrong, as a finding on the run."""
     pictures = read_pictures(context.layout, dataset)
+    if not _any_caption(pictures):
+        sentence = (
+            "no picture has a caption: all were trained with the instance prompt alone; "
+            f"`naruto recaption {dataset.id} --model FOLDER` writes captions."
+        )
+        return Finding(run_id, "caption noise", True, sentence, {str(CaptionFault.EMPTY): len(pictures), "share": 1.0})
     extractor = load_extractor(recipe.scoring.pair_extractor, context.device)
     summary = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
     counts = {kind: count for kind, count in summary.counts.items() if kind is not CaptionFault.TRUNCATED}
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    if summary.n and not any(has_letters_or_digits(picture.caption) for picture in pictures):
-        sentence = (
-            f"no picture of {dataset.id} has a caption: all were trained with the instance prompt alone; "
-            "`naruto recaption` writes captions."
-        )
-        return Finding(run_id, "caption noise", True, sentence, {"share": 1.0})
     sentence = (
         f"{summary.flagged} of {summary.n} captions ({summary.share:.1%}) look wrong: {kinds}; "
         f"`naruto captions {dataset.id}` lists them."
@@ -93,6 +94,10 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
     )
     figures = {str(kind): float(count) for kind, count in counts.items()} | {"share": summary.share}
     return Finding(run_id, "caption noise", summary.share > NOISY, sentence, figures)
+
+
+def _any_caption(pictures: Sequence[Picture]) -> bool:
+    return any(has_letters_or_digits(picture.caption) for picture in pictures)
 
 
 def _audit(

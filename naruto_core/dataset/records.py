@@ -119,11 +119,9 @@ def decode(data: bytes) -> DecodedPicture:
 def _check_format(data: bytes) -> None:
     """Refuse formats that people have and Pillow does not read, by their names."""
     name, package = "", ""
-    if data[4:8] == b"ftyp":  # ISO/IEC 14496-12: a box of four-byte brands; AVIF and HEIC are both in such files
-        size = min(int.from_bytes(data[:4]), 256)
-        brands = {data[at : at + 4] for at in range(8, size, 4)}
-        if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
-            name, package = "HEIC", "pillow-heif"
+    brands = _brands(data)
+    if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+        name, package = "HEIC", "pillow-heif"
     elif data.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")):
         name, package = "JPEG XL", "pillow-jxl-plugin"
     if name:
@@ -132,6 +130,12 @@ def _check_format(data: bytes) -> None:
             f"it is a {name} picture, which is not read here: convert it to PNG or JPEG; "
             f"in Python, Pillow reads it with the package {package}",
         )
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """The four-byte brands in the first box of an ISO base media file (ISO/IEC 14496-12), as AVIF and HEIC are."""
+    size = min(int.from_bytes(data[:4]), 256)
+    return {data[at : at + 4] for at in range(8, size, 4)} if data[4:8] == b"ftyp" else set()
 
 
 def _check_header(image: Image.Image) -> None:
@@ -152,6 +156,8 @@ def _unidentified(data: bytes) -> BrokenRecordError:
         sizes = struct.unpack_from(">II", data, 16)
     elif data.startswith((b"GIF87a", b"GIF89a")) and len(data) >= 10:
         sizes = struct.unpack_from("<HH", data, 6)
+    if _brands(data) & _AVIF_BRANDS:
+        return BrokenRecordError("unreadable", "an AVIF picture that is damaged or cut off")
     if 0 in sizes:
         return BrokenRecordError("zero-sized", " x ".join(map(str, sizes)) + " pixels")
     formats = ", ".join(_FORMATS)

@@ -60,7 +60,8 @@ class Table:
             rows, schema = _shape(shard)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _unreadable(shard, error) from None
-        if self.columns[0] not in schema.names and (addresses := address_column(schema.names)):
+        addresses = address_column(schema.names)
+        if addresses and not any(_holds_bytes(kind) for kind in schema.types):
             raise DatasetUnusable(f"{shard.name} lists addresses of pictures (column '{addresses}'): {URLS}")
         for column in self.columns:
             if column not in schema.names:
