@@ -81,7 +81,8 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
             "no picture has a caption: all were trained with the instance prompt alone; "
             f"`naruto recaption {dataset.id} --model FOLDER` writes captions."
         )
-        return Finding(run_id, "caption noise", True, sentence, {str(CaptionFault.EMPTY): len(pictures), "share": 1.0})
+        figures = {str(CaptionFault.EMPTY): float(len(pictures)), "share": 1.0}
+        return Finding(run_id, "caption noise", True, sentence, figures)
     extractor = load_extractor(recipe.scoring.pair_extractor, context.device)
     summary = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
     counts = {kind: count for kind, count in summary.counts.items() if kind is not CaptionFault.TRUNCATED}

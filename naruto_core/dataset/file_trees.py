@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 from naruto_core.dataset.records import MAX_BYTES, BrokenRecordError
 from naruto_core.errors import DatasetUnusable
 
-_LITTER = frozenset({"__MACOSX", "@eaDir"})  # macOS' resource forks, Synology's thumbnails
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # macOS' resource forks, Synology's thumbnails
 _LINK = "outside-folder"
 _BLOCK = 512  # bytes of a block of a tar archive
 
@@ -45,7 +45,7 @@ class FileTree(Protocol):
 
 def is_hidden(name: str) -> bool:
     """Whether a part of the relative `name` is hidden, or was left by a file manager."""
-    return any((part.startswith(".") and part != "..") or part in _LITTER for part in PurePosixPath(name).parts)
+    return any((part.startswith(".") and part != "..") or part in _SYSTEM_FOLDERS for part in PurePosixPath(name).parts)
 
 
 def leads_out(name: str) -> bool:
@@ -70,13 +70,13 @@ class FolderTree:
                 if Path(base, folder).is_symlink():
                     self.notes.append(f"the folder {(inside / folder).as_posix()} is a link and is not read")
         self.names.sort()
-        self._home = _home_of_links(root)
+        self._link_root = _root_of_links(root)
 
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
         """See FileTree."""
         path = self.root / name
         try:
-            if not path.resolve(strict=True).is_relative_to(self._home):
+            if not path.resolve(strict=True).is_relative_to(self._link_root):
                 raise BrokenRecordError(
                     _LINK, f"{name} is a link that leads out of the folder: put the file itself there"
                 )
@@ -102,8 +102,8 @@ def _refuse(error: OSError) -> None:
     raise DatasetUnusable(f"cannot read the folder {error.filename}: {error.strerror}.") from error
 
 
-def _home_of_links(root: Path) -> Path:
-    """The folder that links of `root` may lead to: itself, or the repository's folder in the hub's cache."""
+def _root_of_links(root: Path) -> Path:
+    """The folder that links below `root` may lead to: itself, or the repository's folder in the hub's cache."""
     real = root.resolve()
     for parent in (real, *real.parents):
         if parent.parent.name == "snapshots" and (parent.parent.parent / "blobs").is_dir():

@@ -24,6 +24,7 @@ from naruto_core.errors import DatasetUnusable
 
 METADATA = "metadata.jsonl"
 _CSV, _PARQUET = "metadata.csv", "metadata.parquet"
+METADATA_FILES = (METADATA, _CSV, _PARQUET)
 _ROWS_CHECKED = 100  # for the columns, on opening
 _BATCH = 256  # rows of a parquet file in memory at a time
 _MAX_REPEATS = 1000

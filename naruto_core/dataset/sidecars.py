@@ -22,6 +22,7 @@ from naruto_core.errors import DatasetUnusable
 
 _TEXT_SUFFIXES = (".txt", ".caption")  # the first that exists is read
 _JSON = ".json"
+_LISTS = (".csv", ".tsv", ".jsonl", ".xlsx")
 _MAX_CAPTION_BYTES = 100_000
 _KOHYA = re.compile(r"([1-9]\d{0,2}|1000)_(\S.*)")
 _FOLDERS_SHOWN = 8
@@ -112,10 +113,14 @@ class CaptionFiles:
         if not self._folders:
             return
         counts = Counter(_folder(name) for name in self._pictures)
-        bare = Counter(_folder(name) for name in self._pictures if _stem(name) not in self._captions)
+        without_file = Counter(_folder(name) for name in self._pictures if _stem(name) not in self._captions)
         for name in list(self._folders)[:_FOLDERS_SHOWN]:
             folder = self._folders[name]
-            words = f"; they are the caption of {bare[name]} pictures without a caption file" if bare[name] else ""
+            words = (
+                f"; they are the caption of {without_file[name]} pictures without a caption file"
+                if without_file[name]
+                else ""
+            )
             place = f"folder '{name}'" if name else "this folder"
             yield (
                 f"{place}: {counts[name]} pictures, each {folder.repeats} times in an epoch; "
@@ -140,6 +145,8 @@ class CaptionFiles:
             yield f"{captioned} of {self.total} pictures have a caption file ({kinds})"
         elif self._uncaptioned:
             yield "no picture has a caption: each is trained with the instance prompt alone"
+            for name in (name for name in self.tree.names if "/" not in name and name.lower().endswith(_LISTS)):
+                yield f"{name} is not read: a list of captions is named metadata.csv or metadata.jsonl"
         if not captioned:
             yield f"to write captions by a BLIP model: naruto recaption {shlex.quote(source)} --model FOLDER"
 

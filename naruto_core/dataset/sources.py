@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from naruto_core.artifacts import storage_errors
 from naruto_core.dataset.file_trees import FileTree, FolderTree, SubTree, TarTree, ZipTree
-from naruto_core.dataset.imagefolder import URLS, ImageFolder, find_metadata
+from naruto_core.dataset.imagefolder import METADATA, METADATA_FILES, URLS, ImageFolder, find_metadata
 from naruto_core.dataset.records import Record, Source
 from naruto_core.dataset.sidecars import CaptionFiles, is_picture
 from naruto_core.dataset.tabular import Table, has_column, saved_shards, train_split
@@ -120,6 +120,11 @@ def _imagefolder(tree: FileTree, name: str, section: DatasetSection) -> Source |
 
 def _pictures(tree: FileTree, top: str, name: str, json_key: str = "") -> Source:
     """Pictures with or without caption files; of several splits the training split."""
+    if nested := next((file for file in tree.names if file.rpartition("/")[2] in METADATA_FILES and "/" in file), ""):
+        raise DatasetUnusable(
+            f"{nested} is in a subfolder of {tree.label}: use that subfolder as the source, or merge the lists into "
+            f"one {METADATA} at the top."
+        )
     splits = {file.partition("/")[0] if "/" in file else "" for file in tree.names if is_picture(file)}
     if "train" in splits and len(splits) > 1 and splits <= _SPLITS:
         tree = SubTree(tree, "train/")

@@ -233,3 +233,11 @@ def test_a_folder_or_archive_without_pictures_is_refused(tmp_path: Path) -> None
     assert "has no pictures, no parquet files" in refusal(write_files(tmp_path / "notes", {"a.txt": "x"}))
     assert "has no pictures" in refusal(write_zip(tmp_path / "a.zip", {"a.txt": "x"}))
     assert "has no pictures" in refusal(write_tar(tmp_path / "a.tar", {"a.txt": "x"}))
+
+
+def test_a_list_of_captions_that_is_not_read_is_named(tmp_path: Path) -> None:
+    below = write_files(tmp_path / "below", {f"sub/{n}": d for n, d in PICTURES.items()} | {"sub/metadata.csv": TABLE})
+    assert "sub/metadata.csv is in a subfolder of " in refusal(below)
+    named = write_files(tmp_path / "named", PICTURES | {"captions.csv": TABLE})
+    notes = open_source(DatasetSection(source=str(named))).notes
+    assert "captions.csv is not read: a list of captions is named metadata.csv or metadata.jsonl" in notes
