@@ -36,8 +36,9 @@ class Picture:
     """One captioned picture of a dataset version.
 
     `sha256` is of the original bytes and names the stored file; `caption` is unchanged from the
-    source; `duplicate_of` is the sha256 of an earlier picture with equal bytes or nearly the
-    same content ("" for none); `perceptual_hash` is 16 hex digits.
+    source, "" where the source has no captions; `duplicate_of` is the sha256 of an earlier picture with equal
+    bytes or nearly the same content ("" for none); `perceptual_hash` is 16 hex digits; an epoch of training
+    shows the picture `repeats` times.
     """
 
     sha256: str
@@ -48,6 +49,7 @@ class Picture:
     split: Split
     perceptual_hash: str
     duplicate_of: str = ""
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True)

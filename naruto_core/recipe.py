@@ -65,10 +65,12 @@ class DatasetSection(Section):
     """The source of captioned pictures, and how many of them are held out of training."""
 
     source: str = Field(
-        min_length=1, description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
+        min_length=1,
+        description="Folder of pictures (caption files, kohya's folders, metadata.jsonl or .csv, or no captions), zip "
+        "or tar of them, parquet file or folder, save_to_disk folder, hub id, or world:<style>.",
     )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
-    image_column: str = Field("image", min_length=1, description="Column with the pictures.")
+    image_column: str = Field("image", min_length=1, description="Column with the pictures, or with their file names.")
     caption_column: str = Field("text", min_length=1, description="Column with the captions.")
     hold_out: int = Field(
         0,

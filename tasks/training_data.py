@@ -99,16 +99,19 @@ class TrainingPictures:
         return [
             TrainingData(
                 stage.steps,
-                tuple(StyleData(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
+                tuple(self._style_data(style, stage.resolution) for style in styles),
                 drawn and self._class_pictures(drawn, stage.resolution),
                 wanted and self._held_out(styles[0], stage.resolution, wanted.num_validation_images),
             )
             for stage in section.resolutions
         ]
 
-    def _pictures(self, style: StyleSource, resolution: int) -> Examples:
+    def _style_data(self, style: StyleSource, resolution: int) -> StyleData:
         pictures = self._of(style, Split.TRAIN)
-        return self._encoded(style, pictures, resolution, self.recipe.training.augmentation, "")
+        examples = self._encoded(style, pictures, resolution, self.recipe.training.augmentation, "")
+        groups = self._by_size(pictures, resolution).values()
+        repeats = tuple(picture.repeats for group in groups for picture in group)
+        return StyleData(examples, style.loss_weight, style.repeats, None if set(repeats) <= {1} else repeats)
 
     def _held_out(self, style: StyleSource, resolution: int, limit: int) -> Examples | None:
         """A style of its own may have none: then it has no validation loss."""
@@ -117,7 +120,7 @@ class TrainingPictures:
 
     def _of(self, style: StyleSource, split: Split) -> list[Picture]:
         pictures = [p for p in read_pictures(self.context.layout, style.dataset) if p.split is split]
-        return sorted(pictures, key=lambda p: p.sha256 + p.caption)
+        return sorted(pictures, key=_name)
 
     def _encoded(
         self,
@@ -128,11 +131,9 @@ class TrainingPictures:
         part: str,
     ) -> Examples:
         step = self.recipe.training.bucket_reso_steps
-        named = {p.sha256 + p.caption: p for p in pictures}
-        shapes: dict[tuple[int, int], list[str]] = {}
-        for name, picture in named.items():
-            shapes.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(name)
-        size_of = {name: size for size, group in shapes.items() for name in group}
+        named = {_name(p): p for p in pictures}
+        sized = self._by_size(pictures, resolution)
+        size_of = {_name(picture): size for size, group in sized.items() for picture in group}
 
         def read(name: str, view: int) -> CaptionedPicture:
             return self._captioned(named[name], size_of[name], augmentation, view)
@@ -140,8 +141,16 @@ class TrainingPictures:
         prompt = insert_tokens(style.instance_prompt, self.recipe.new_tokens)
         how = self._how(prompt, augmentation.views if augmentation else 1)
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
-        groups = [shapes[size] for size in sorted(shapes)]
+        groups = [[_name(picture) for picture in group] for group in sized.values()]
         return encode_examples(self.pipeline, groups, read, how, self.context.layout.cache(key), reporter())
+
+    def _by_size(self, pictures: Sequence[Picture], resolution: int) -> dict[tuple[int, int], list[Picture]]:
+        """The pictures by their size (height, width) for training: in the order in which they are encoded."""
+        step = self.recipe.training.bucket_reso_steps
+        sized: dict[tuple[int, int], list[Picture]] = {}
+        for picture in pictures:
+            sized.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(picture)
+        return {size: sized[size] for size in sorted(sized)}
 
     def _captioned(
         self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
@@ -181,6 +190,10 @@ class TrainingPictures:
         model, tokens = sdxl.identity(self.recipe.model), self.recipe.new_tokens
         precision = self.recipe.training.mixed_precision, self.pipeline.vae.dtype
         return latent_cache_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
+
+
+def _name(picture: Picture) -> str:
+    return picture.sha256 + picture.caption
 
 
 def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> CaptionedPicture:

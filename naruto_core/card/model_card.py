@@ -233,7 +233,7 @@ def _head(facts: CardFacts) -> str:
     return (
         f"# {facts.run.id}\n\n"
         f"{_description(facts)} for {base_name(facts.recipe.model)}, trained by naruto-sdxl on {facts.dataset.n_train} "
-        f"captioned pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_new_tokens(facts)}"
+        f"pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_new_tokens(facts)}"
     )
 
 

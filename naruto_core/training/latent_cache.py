@@ -56,8 +56,11 @@ def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size:
 def join_caption(instance_prompt: str, caption: str) -> str:
     """The training text of one picture: the instance prompt, then the caption, both unchanged.
 
-    A class picture has no instance prompt (""): its text is its class prompt only.
+    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption, or with
+    the instance prompt for one, has the instance prompt only.
     """
+    if caption in ("", instance_prompt):
+        return instance_prompt
     return f"{instance_prompt}, {caption}" if instance_prompt else caption
 
 
