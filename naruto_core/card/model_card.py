@@ -90,6 +90,8 @@ _KEY_CHOICES = (
     "seed",
 )
 _NONE = {"lora_alpha": "the rank", "text_encoder_lr": "text encoders frozen"}  # the meaning of null
+
+
 def picture_table(shown: tuple[ShownPrompt, ...]) -> str:
     """A table with a row for each prompt and a column for each variant."""
     variants = list(shown[0].pictures)
