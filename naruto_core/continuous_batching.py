@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Painter, padded_batch_size
 from naruto_core.sampling import NotFinite, accepts_generator, decode_picture, make_scheduler
+from naruto_core.text_encoding import encode_prompts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,16 +142,18 @@ class ContinuousBatch:
 
     def _encode(self, order: Order) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(negative, positive, pooled negative, pooled) of one picture, encoded in a batch of the same size."""
-        pipeline: Any = self.painter.pipeline
+        section = self.painter.section
         with self.painter.inference():
-            positive, negative, pooled, pooled_negative = pipeline.encode_prompt(
-                prompt=[order.text] * self.size,
-                negative_prompt=[order.negative_prompt] * self.size,
-                do_classifier_free_guidance=True,
-                device=self.painter.device,
-                clip_skip=self.painter.section.clip_skip,
+            encoded = encode_prompts(
+                self.painter.pipeline,
+                [order.text] * self.size,
+                [order.negative_prompt] * self.size,
+                section.clip_skip,
+                section.max_token_length,
             )
-        return negative[:1], positive[:1], pooled_negative[:1], pooled[:1]
+        names = ("negative_prompt_embeds", "prompt_embeds", "negative_pooled_prompt_embeds", "pooled_prompt_embeds")
+        negative, positive, pooled_negative, pooled = (encoded[name][:1] for name in names)
+        return negative, positive, pooled_negative, pooled
 
     def _noise(self, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         """The noise (1, 4, h, w), drawn on the CPU: the same seed gives the same noise on every device."""

@@ -14,11 +14,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_text import explain, read_yaml, value_from_text
-from naruto_core.recipe_training import Precision, Section, TrainingSection
+from naruto_core.recipe_training import Precision, Section, TokenLength, TrainingSection
 from naruto_core.sampling import SAMPLERS, SamplerName
 
 RESAMPLES = 1000  # behind every interval, unless a recipe's scoring.resamples says otherwise
 MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
+
+
+# (section, key, default) of keys that earlier versions did not have. At its default such a key is not part of the
+# fingerprint, so that the same command still finds the runs of those versions.
+_LATER_KEYS = (("training", "max_token_length", 75), ("generation", "max_token_length", 75))
 
 
 ReferencePart = Literal["held-out", "training"]
@@ -133,6 +138,9 @@ class GenerationSection(Section):
         description="Number of further last text encoder layers to skip; as in training. null: SDXL's own, which "
         "A1111 calls clip skip 2.",
     )
+    max_token_length: TokenLength = Field(
+        75, description="Tokens of a prompt that are read: 75, 150 or 225, in chunks of 75; as in training."
+    )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
 
@@ -245,9 +253,10 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _clip_skip_is_equal_in_training_and_generation(self) -> "Recipe":
-        if self.training.clip_skip != self.generation.clip_skip:
-            raise ValueError("training.clip_skip and generation.clip_skip must be the same")
+    def _texts_are_encoded_alike_in_training_and_generation(self) -> "Recipe":
+        for key in ("clip_skip", "max_token_length"):
+            if getattr(self.training, key) != getattr(self.generation, key):
+                raise ValueError(f"training.{key} and generation.{key} must be the same")
         return self
 
     @property
@@ -274,7 +283,12 @@ class Recipe(Section):
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: equal options give the same fingerprint, in whatever form they were written."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        options = self.model_dump(mode="json")
+        for name, key, default in _LATER_KEYS:
+            section = options.get(name, {})
+            if section.get(key) == default:
+                del section[key]
+        canonical = json.dumps(options, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Precision = Literal["fp32", "bf16", "fp16"]
 LoraLayer = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 MAX_INT = 2**53  # whole numbers up to it are exact in JSON, in a database and in a float
+LONGEST_TEXT = 225  # tokens; kohya's largest value too
+# the encoders read 75 tokens at once
+TokenLength = Annotated[int, Field(ge=75, le=LONGEST_TEXT, multiple_of=75)]
 ATTENTION: tuple[LoraLayer, ...] = ("to_k", "to_out.0", "to_q", "to_v")
 
 
@@ -202,6 +205,9 @@ class TrainingSection(Section):
     textual_inversion: TextualInversionSection | None = None
     clip_skip: int | None = Field(
         None, ge=1, le=11, description="Number of further last text encoder layers to skip, as at inference."
+    )
+    max_token_length: TokenLength = Field(
+        75, description="Tokens of a text that are read: 75, 150 or 225, in chunks of 75; as at inference."
     )
     caption_dropout: float = Field(
         0.0, ge=0, le=1, description="Share of pictures that are shown with an empty caption."

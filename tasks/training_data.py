@@ -175,7 +175,7 @@ class TrainingPictures:
     def _how(self, instance_prompt: str, views: int) -> EncodingOptions:
         section = self.recipe.training
         frozen = section.text_encoder_lr is None and section.textual_inversion is None
-        return EncodingOptions(instance_prompt, frozen, section.clip_skip, views)
+        return EncodingOptions(instance_prompt, frozen, section.clip_skip, section.max_token_length, views)
 
     def _key(
         self,

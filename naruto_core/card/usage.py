@@ -10,6 +10,7 @@ from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.sampling import SAMPLERS
 from naruto_core.single_file import hub_address, is_single_file
+from naruto_core.text_encoding import TOKENS_PER_CHUNK, number_of_chunks
 from naruto_core.textual_inversion import split_tokens
 
 
@@ -67,6 +68,12 @@ def _prompt(recipe: Recipe, words: dict[str, str]) -> list[str]:
     steps = [f"Begin the prompt with the trigger phrase: {triggers}"]
     if skip := recipe.generation.clip_skip:  # 0 would be SDXL's penultimate layer, ComfyUI's -2
         steps.append(f"*CLIP Set Last Layer* at {-skip - 2}.")
+    if _is_long(recipe):
+        length = recipe.generation.max_token_length
+        steps.append(
+            f"Prompts may be long: this run reads {length} tokens of each, as {number_of_chunks(length)} chunks; "
+            "ComfyUI, A1111 and Forge read a long prompt in chunks by themselves, and a short one as one chunk."
+        )
     return steps
 
 
@@ -111,6 +118,7 @@ def diffusers_code(
         *(_new_tokens(recipe, files.embeddings) if files.embeddings else []),
         *_adapters(recipe, run_id, files),
         "",
+        *(_encode_function(recipe) if _is_long(recipe) else []),
         *_generation(recipe, prompt, seed),
     ]
     return "\n".join(lines)
@@ -224,17 +232,66 @@ def _pin(name: str, revision: str | None) -> list[str]:
     return [f"revision={revision!r}"] if is_hub_id(name, revision) else []
 
 
+def _is_long(recipe: Recipe) -> bool:
+    """Whether texts are read in more than the one chunk that diffusers' pipeline reads."""
+    return recipe.generation.max_token_length > TOKENS_PER_CHUNK
+
+
+def _encode_function(recipe: Recipe) -> list[str]:
+    """A function that encodes a text in chunks, as `naruto_core.text_encoding.encode_texts`."""
+    count = number_of_chunks(recipe.generation.max_token_length)
+    return f"""
+# The pipeline reads only the beginning of a prompt, one chunk of 75 tokens. This run reads {count} chunks.
+@torch.no_grad()
+def encode(text, clip_skip):
+    chunks = [[] for _ in range({count})]
+    encoders = (pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)
+    for tokenizer, encoder in encoders:
+        room = tokenizer.model_max_length - 2
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        for number, chunk in enumerate(chunks):
+            part = tokens[number * room : (number + 1) * room]
+            ids = [tokenizer.bos_token_id, *part, tokenizer.eos_token_id]
+            ids += [tokenizer.pad_token_id] * (room - len(part))
+            output = encoder(torch.tensor([ids], device=device), output_hidden_states=True)
+            chunk.append(output.hidden_states[-2 - clip_skip])
+            if number == 0:
+                pooled = output[0]  # of the second encoder, in the end
+    return torch.cat([torch.cat(chunk, dim=-1) for chunk in chunks], dim=1), pooled
+
+""".splitlines()
+
+
+def _texts(recipe: Recipe, prompt: str) -> tuple[list[str], list[str]]:
+    """Lines before the call of the pipeline, and the arguments of the call, for the prompt and the negative prompt."""
+    generation, skip = recipe.generation, recipe.generation.clip_skip or 0
+    if not _is_long(recipe):
+        arguments = [f"prompt={prompt!r}", f"negative_prompt={generation.negative_prompt!r}"]
+        return [], [*arguments, *([f"clip_skip={skip}"] if skip else [])]
+    before = [
+        f"hidden, pooled = encode({prompt!r}, clip_skip={skip})",
+        # as in the pipeline, where clip_skip has no effect on the negative prompt
+        f"negative_hidden, negative_pooled = encode({generation.negative_prompt!r}, clip_skip=0)",
+    ]
+    return before, [
+        "prompt_embeds=hidden",
+        "pooled_prompt_embeds=pooled",
+        "negative_prompt_embeds=negative_hidden",
+        "negative_pooled_prompt_embeds=negative_pooled",
+    ]
+
+
 def _generation(recipe: Recipe, prompt: str, seed: int) -> list[str]:
     generation = recipe.generation
+    before, texts = _texts(recipe, prompt)
     return [
+        *before,
         "picture = pipeline(",
-        f"    prompt={prompt!r},",
-        f"    negative_prompt={generation.negative_prompt!r},",
+        *[f"    {argument}," for argument in texts],
         f"    height={generation.resolution},",
         f"    width={generation.resolution},",
         f"    num_inference_steps={generation.num_inference_steps},",
         f"    guidance_scale={generation.guidance_scale},",
-        *([f"    clip_skip={generation.clip_skip},"] if generation.clip_skip else []),
         f"    generator=torch.Generator().manual_seed({seed}),",
         ").images[0]",
         "picture.save('picture.png')",

@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from naruto_core.training.latent_cache import Examples, TextEncoding
+from naruto_core.text_encoding import TextEncoding
+from naruto_core.training.latent_cache import Examples
 
 CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers of their own
 

@@ -15,6 +15,7 @@ from naruto_core import devices, sdxl
 from naruto_core.errors import DeviceUnfit
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import TrainingSection
+from naruto_core.text_encoding import number_of_chunks
 from naruto_core.training.lora import TEXT_TARGETS, AdapterSwitch, lora_config, replace_lora_layers, set_lora_weights
 
 if TYPE_CHECKING:
@@ -234,9 +235,11 @@ class _Parts:
     def _activations(self, section: TrainingSection, resolution: int, learns_text: bool) -> float:
         pictures = section.train_batch_size + (section.prior.class_batch_size if section.prior else 0)
         tokens, side = self.encoders[0].config.max_position_embeddings, resolution // self._scale
-        fused = self.device.type == "cuda"
-        total = unet_activations(self.unet, pictures, side, tokens, section.gradient_checkpointing, fused)
-        return total + (sum(text_activations(e, pictures, tokens) for e in self.encoders) if learns_text else 0)
+        fused, chunks = self.device.type == "cuda", number_of_chunks(section.max_token_length)
+        total = unet_activations(self.unet, pictures, side, chunks * tokens, section.gradient_checkpointing, fused)
+        return total + (
+            sum(text_activations(e, pictures * chunks, tokens) for e in self.encoders) if learns_text else 0
+        )
 
     @property
     def _scale(self) -> int:

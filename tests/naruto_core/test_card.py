@@ -241,3 +241,15 @@ def test_clip_skip_is_in_the_steps_for_both_programs(tmp_path: Path):
     assert "    clip_skip=1," in _code(card)
     assert "*CLIP Set Last Layer* at -3" in card.text
     assert "clip_skip" not in _code(_read(_facts(), tmp_path))
+
+
+def test_a_run_that_reads_long_texts_says_so_and_its_code_encodes_them_in_chunks(tmp_path: Path):
+    lengths = {"training.max_token_length": 225, "generation.max_token_length": 225}
+    card = _read(_facts(overrides=lengths), tmp_path)
+    code = _code(card)
+    ast.parse(code)
+    assert "chunks = [[] for _ in range(3)]" in code
+    assert "encode('Naruto in the rain', clip_skip=0)" in code
+    assert "    prompt_embeds=hidden," in code
+    assert "this run reads 225 tokens of each, as 3 chunks; ComfyUI, A1111 and Forge read a long prompt" in card.text
+    assert "prompt_embeds" not in _code(_read(_facts(), tmp_path))

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import DatasetUnusable, RecordDamaged
+from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import BatchStream, NoiseConfig, StyleData, draw_batch, shuffled_indices
 from naruto_core.training.latent_cache import (
     CaptionedPicture,
     EncodingOptions,
     Examples,
     encode_examples,
-    encode_texts,
     time_ids,
 )
 from tests.naruto_core.conftest import CPU
