@@ -1,16 +1,21 @@
 """Score: every metric of every variant, and the risks; and a finished run's scores, computed again."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 
 from prefect import task
 
-from naruto_core.domain import RunState, Score, Variant
+from naruto_core.domain import Finding, RunState, Score, Variant
+from naruto_core.recipe import Recipe
 from naruto_core.scoring.evaluation import evaluate
 from tasks.captions import find_caption_noise
 from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_context
 from tasks.features import run_features
 from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
+
+_OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
 
 
 @task
@@ -22,8 +27,19 @@ def score(opened: OpenRun) -> int:
         store.add_scores(evaluation.scores)
         noise = find_caption_noise(context, opened.id, context.dataset, recipe)
         of_texts = [finding for finding in store.findings(opened.id) if finding.name == TRUNCATED_TEXT]
-        store.add_findings(opened.id, [*evaluation.findings, noise, *of_texts])
+        findings = [*evaluation.findings, noise, *of_texts]
+        store.add_findings(opened.id, about_import(opened.id, recipe, findings) if recipe.imported else findings)
     return len(evaluation.scores)
+
+
+def about_import(run_id: str, recipe: Recipe, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings of an imported run: what it is, and which of them take the dataset for what it was trained on."""
+    assert recipe.imported is not None
+    note = " Its training pictures are unknown: those of the dataset stand for them."
+    return [
+        Finding(run_id, "imported", False, recipe.imported.sentence),
+        *(replace(f, sentence=f.sentence + note) if f.name in _OF_TRAINING else f for f in findings),
+    ]
 
 
 def _score_template(context: RunContext) -> Score:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from naruto_core import devices
-from naruto_core.adapter_file import write_adapter
+from naruto_core.adapter_file import model_parts, read_adapter, write_adapter
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
@@ -17,6 +17,7 @@ from naruto_core.training.lora import (
     AdapterSwitch,
     LayerSwap,
     add_adapters,
+    load_initial,
     replace_lora_layers,
     set_lora_weights,
     trainable,
@@ -65,6 +66,8 @@ class Weights:
                 nn.Module.to(part, half)  # the libraries' own `to` logs a line per model
             for parameter in self.named.values():
                 parameter.data = parameter.data.float()
+        if section.init_adapter:  # after half precision, which would round it
+            load_initial(model_parts(pipeline), read_adapter(Path(section.init_adapter)))
 
     def _working_copies(self, half: torch.dtype | None) -> list[HalfCopy]:
         """What the LoraLinear layers compute with: half-precision copies of every group, or the masters themselves."""
