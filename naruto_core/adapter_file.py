@@ -7,6 +7,7 @@ alpha is rank and the file needs no metadata: diffusers before 0.34 reads none, 
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import Generator, Iterator, Mapping
@@ -203,8 +204,11 @@ def check_loads(section: ModelSection, path: Path, expected: AdapterFile) -> Non
 @contextmanager
 def loading_errors(path: Path) -> Generator[None]:
     """Inside the block the libraries are quiet, and their errors become ModelUnusable, which names `path`."""
+    from diffusers.utils import logging as diffusers_logging
+
     try:
         with sdxl.quiet_loading():
+            diffusers_logging.set_verbosity(logging.CRITICAL)  # it logs the error that it raises
             yield
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -59,6 +59,7 @@ _OTHER_KINDS = {
     ".diff": "a LyCORIS file with full weight differences (diff)",
 }
 _TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+_DOWN, _UP = (".lora_down", "lora.down", ".lora_A"), (".lora_up", "lora.up", ".lora_B")
 _KOHYA_PREFIX = ("lora_unet_", "lora_te1_", "lora_te2_")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # metadata that is kept as facts of a file: no paths, no captions
@@ -127,8 +128,17 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
     form = _recognise(path, source)
     parts = parts_without_weights(model)
     _check_text_width(path, source, parts, model)
-    with loading_errors(path):
-        load_state(parts, *_diffusers_state(path, form, source, parts), _NAME)
+    _check_pairs(path, source)
+    try:
+        with loading_errors(path):
+            load_state(parts, *_diffusers_state(path, form, source, parts), _NAME)
+    except ModelUnusable as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise ModelUnusable(
+            f"the LoRA {path} does not fit the base model {model.base}: its modules have other sizes; give the base that "
+            "it was trained on with --base."
+        ) from error
     loaded = {key: (tensor, scale) for key, tensor, scale in adapter_weights(parts, _NAME)}
     _check_complete(path, form, source, {key: tensor for key, (tensor, _) in loaded.items()}, model)
     tensors = {key: (tensor.float() * scale).contiguous().clone() for key, (tensor, scale) in loaded.items()}
@@ -175,6 +185,19 @@ def _recognise(path: Path, names: Iterable[str]) -> LoraFormat:
     example = next((key for key in keys if not key.startswith(known)), keys[0] if keys else "")
     found = f"it has a tensor {example}" if example else "it has no tensors"
     raise ModelUnusable(f"{path} is no LoRA for SDXL in kohya's, diffusers' or PEFT's form: {found}.")
+
+
+def _check_pairs(path: Path, names: Iterable[str]) -> None:
+    """Raise ModelUnusable, with the first module, when one has only one of its two matrices."""
+    downs, ups = (set[str](), set[str]())
+    for name in names:
+        for stems, roles in ((downs, _DOWN), (ups, _UP)):
+            if role := next((role for role in roles if role in name), ""):
+                stems.add(name.replace(role, ""))
+    if alone := sorted(downs ^ ups):
+        raise ModelUnusable(
+            f"the LoRA {path} is incomplete: {alone[0].strip('.')} has only one of its two matrices; copy the file again."
+        )
 
 
 def _check_text_width(
@@ -254,7 +277,7 @@ def _check_complete(
             f"no module there, first {lost[0]}; give the base that it was trained on with --base."
         )
     if len(loaded) != len(weights):
-        raise ModelUnusable(f"the LoRA {path} is incomplete: modules lack lora_down or lora_up; copy the file again.")
+        raise ModelUnusable(f"the LoRA {path} was loaded with {len(loaded)} tensors, and it has {len(weights)}.")
 
 
 def _by_kohya_names(loaded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
