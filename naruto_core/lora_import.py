@@ -136,8 +136,8 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
         if "size mismatch" not in str(error):
             raise
         raise ModelUnusable(
-            f"the LoRA {path} does not fit the base model {model.base}: its modules have other sizes; give the base that "
-            "it was trained on with --base."
+            f"the LoRA {path} does not fit the base model {model.base}: its modules have other sizes; give the base "
+            "that it was trained on with --base."
         ) from error
     loaded = {key: (tensor, scale) for key, tensor, scale in adapter_weights(parts, _NAME)}
     _check_complete(path, form, source, {key: tensor for key, (tensor, _) in loaded.items()}, model)
@@ -196,7 +196,7 @@ def _check_pairs(path: Path, names: Iterable[str]) -> None:
                 stems.add(name.replace(role, ""))
     if alone := sorted(downs ^ ups):
         raise ModelUnusable(
-            f"the LoRA {path} is incomplete: {alone[0].strip('.')} has only one of its two matrices; copy the file again."
+            f"the LoRA {path} is incomplete: {alone[0].strip('.')} has only one of two matrices; copy the file again."
         )
 
 
