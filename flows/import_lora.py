@@ -4,9 +4,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.profiles import choose_import, choose_suite, imported_recipe
+from flows.profiles import choose_import, choose_suite, imported_recipe, imported_section
 from naruto_core.prompts import with_trigger
-from naruto_core.recipe import ImportedSection
 from tasks.fuse import fuse
 from tasks.generate import generate
 from tasks.import_lora import examine_lora, find_lora, record_lora
@@ -29,16 +28,16 @@ def import_lora(
     """Does a LoRA that was trained elsewhere draw the dataset's style better than its base?"""
     chosen = choose_import(profile, base, dataset, overrides)
     suite = choose_suite(chosen.generation)
-    phrase = trigger or chosen.training.instance_prompt
-    suite = with_trigger(suite, chosen.training.instance_prompt, trigger) if trigger else suite
+    phrase = chosen.training.instance_prompt
+    suite = with_trigger(suite, phrase, trigger) if trigger else suite
     found = find_lora(file)
     lora = examine_lora(found, chosen.model)
-    imported = ImportedSection(
+    imported = imported_section(
         kind="lora",
         name=found.name,
         sha256=lora.sha256,
-        instance_prompt=phrase,
-        trigger=trigger,
+        instance_prompt=trigger or phrase,
+        trigger=trigger or None,
         format=lora.format,
         rank=lora.ranks,
         modules=lora.modules,

@@ -5,9 +5,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.profiles import choose_import, choose_suite, imported_recipe
+from flows.profiles import choose_import, choose_suite, imported_recipe, imported_section
 from naruto_core.dataset.sample_folder import read_sample_folder
-from naruto_core.recipe import ImportedSection
 from tasks.generate import generate
 from tasks.import_pictures import record_pictures, say_sizes
 from tasks.ingest import ingest
@@ -34,7 +33,7 @@ def import_pictures(
     )
     say_sizes(found, chosen.generation.resolution)
     phrase = chosen.training.instance_prompt
-    imported = ImportedSection(kind="pictures", name=model, sha256=found.sha256, instance_prompt=phrase)
+    imported = imported_section(kind="pictures", name=model, sha256=found.sha256, instance_prompt=phrase)
     recipe = imported_recipe(chosen, imported, model, draw_base=base is not None)
     if base:
         preflight(recipe, suite)

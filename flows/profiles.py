@@ -6,10 +6,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.prompts import read_suite
 from naruto_core.recipe import GenerationSection, ImportedSection, Recipe, read_recipe
+from naruto_core.recipe_text import explain
 
 _HERE = Path(__file__).parent
 
@@ -56,15 +59,23 @@ def choose_import(
     for key in overrides or {}:
         if key.partition(".")[0] in _UNKNOWN:
             raise RecipeInvalid(f"--set {key}: an import has no {key.partition('.')[0]}: leave this out.")
-    values: dict[str, Any] = {}
-    if base is not None:
-        name, at, revision = base.rpartition("@")
-        values = {"model.base": name if at else base, "model.revision": revision if at else None}
-        if values["model.base"] == choose_recipe(profile).model.base and not at:
-            values = {}  # the recipe's own, with its revision and variant
-        else:
-            values["model.variant"] = None
-    return choose_recipe(profile, dataset, values | dict(overrides or {}))
+    values: dict[str, Any] = {"training.validation": None}  # it could not be had without held-out pictures
+    if base is not None and base != choose_recipe(profile).model.base:  # else with the recipe's revision and variant
+        name, at, revision = ("", "", "") if Path(base).expanduser().exists() else base.rpartition("@")
+        values |= {"model.base": name if at else base, "model.revision": revision if at else None}
+        values["model.variant"] = None
+    values |= overrides or {}
+    if "generation.clip_skip" in values:
+        values["training.clip_skip"] = values["generation.clip_skip"]
+    return choose_recipe(profile, dataset, values)
+
+
+def imported_section(**values: Any) -> ImportedSection:
+    """The section `imported` with `values`. Raises RecipeInvalid for one that is out of range."""
+    try:
+        return ImportedSection.model_validate(values)
+    except ValidationError as error:
+        raise RecipeInvalid(f"this cannot be imported: {explain(error, ImportedSection)}") from None
 
 
 def imported_recipe(recipe: Recipe, imported: ImportedSection, name: str, *, draw_base: bool = True) -> Recipe:

@@ -224,8 +224,7 @@ class Recipe(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        if self.training_section is None:
-            tree.pop("training", None)
+        tree.pop("training" if self.training_section is None else "imported", None)
         if self.imported and self.imported.kind == "pictures" and "base" not in self.generation.variants:
             tree["generation"] = {key: tree["generation"][key] for key in _PICTURE_KEYS}
         return tree
