@@ -204,7 +204,11 @@ class Recipe(Section):
     model: ModelSection
     dataset: DatasetSection
     styles: tuple[StyleSection, ...] = Field((), description="Further styles, beside the style of `dataset`.")
-    training_section: TrainingSection | None = Field(None, alias="training")
+    training_section: TrainingSection | None = Field(
+        None,
+        alias="training",
+        description="LoRA fine-tuning (Hu et al. 2021) of the attention layers. Required in a recipe file.",
+    )
     imported: ImportedSection | None = Field(None, description="Only in the recorded recipe of an import.")
     fusion: FusionSection
     generation: GenerationSection
