@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli_export import RunName, exports
+from flows.cli_import import imports
 from naruto_core.errors import NarutoError, RecipeInvalid
 
 app = typer.Typer(
@@ -323,6 +324,9 @@ def _refuse_undecodable(arguments: list[str]) -> None:
     for argument in arguments:
         if any("\ud800" <= letter <= "\udfff" for letter in argument):
             raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
+
+
+app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def export_kohya(name: str, folder: Path) -> list[Path]:
     with _open_home() as (store, layout):
         run = store.run(name)
         trained = find_trained(store, layout, run, _adapters(store, run.id))
-    if reason := no_kohya_reason(trained.recipe.training):
+    if reason := no_kohya_reason(trained.recipe):
         raise ModelUnusable(f"run {run.id} has no LoRA for kohya's tools: {reason}; see `naruto export hub`.")
     names = [*write_kohya_files(trained, folder).values(), *write_word_files(trained, folder).values()]
     return [folder / name for name in names]
@@ -182,11 +182,19 @@ def _installed_here() -> Iterator[str]:
 def _fused(store: Store, layout: Layout, run_id: str) -> Path:
     model = store.find_fused(run_id)
     if model is None:
-        raise RecordDamaged(f"run {run_id} has no fused model; run the same command again to make it.")
+        raise RecordDamaged(f"run {run_id} has no fused model{_remedy(store, run_id, 'make it')}")
     source = layout.root / model.path
     if not source.is_dir() or sha256_folder(source) != model.sha256:
         raise RecordDamaged(f"the fused model {model.path} is not the one that was recorded; see `naruto verify`.")
     return source
+
+
+def _remedy(store: Store, run_id: str, action: str) -> str:
+    """The end of a sentence on something that a run does not have."""
+    imported = Recipe.model_validate_json(store.recipe_json(run_id)).imported
+    if imported and imported.kind == "pictures":
+        return ": it consists of imported pictures. Export another run."
+    return f" yet; run the same command again to {action}."
 
 
 @contextmanager
@@ -199,5 +207,5 @@ def _open_home() -> Iterator[tuple[Store, Layout]]:
 def _adapters(store: Store, run_id: str) -> list[Adapter]:
     adapters = store.adapters(run_id)
     if not adapters:
-        raise RecordDamaged(f"run {run_id} has no adapter yet; run the same command again to train it.")
+        raise RecordDamaged(f"run {run_id} has no adapter{_remedy(store, run_id, 'train it')}")
     return adapters

@@ -21,6 +21,7 @@ from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
+from naruto_core.recipe import ImportedSection
 from naruto_core.report.tables import (
     Compared,
     anchored,
@@ -117,7 +118,8 @@ def show_run(name: str) -> Listing:
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
         names = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
-        bests = best_steps(store.steps(run.id), names, recipe["training"]["max_train_steps"])
+        bests = best_steps(store.steps(run.id), names, recipe.get("training", {}).get("max_train_steps", 0))
+    imported = recipe.get("imported") and ImportedSection.model_validate(recipe["imported"])
     facts = {
         "id": run.id,
         "state": run.state,
@@ -126,6 +128,7 @@ def show_run(name: str) -> Listing:
         "finished": run.finished_at.isoformat() if run.finished_at else "",
         "dataset": run.dataset_id,
         "source": dataset.source if dataset else "",
+        "imported": imported.sentence if imported else "",
         "adapters": " ".join(adapter.path for adapter in adapters),
         "adapter sha256": " ".join(adapter.sha256 for adapter in adapters),
         "best step": "; ".join(f"{head}: {best.reason}" if head else best.reason for head, best in bests.items()),

@@ -1,14 +1,18 @@
 """Where recipes and prompt suites are found: beside the flows that use them, or at a path."""
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.prompts import read_suite
-from naruto_core.recipe import GenerationSection, Recipe, read_recipe
+from naruto_core.recipe import GenerationSection, ImportedSection, Recipe, read_recipe
+from naruto_core.recipe_text import explain
 
 _HERE = Path(__file__).parent
 
@@ -40,6 +44,59 @@ def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[s
     recipe = read_recipe(path, values)
     check_metric_names(recipe.scoring.primary, f"recipe {path.name}: scoring.primary")
     return recipe
+
+
+_UNKNOWN = ("training", "styles", "imported", "publish")  # sections that say nothing of an import
+
+
+def choose_import(
+    profile: str, base: str | None, dataset: str | None, overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe that an import is drawn and scored by: `choose_recipe`, with another `base` (folder, or ID@COMMIT).
+
+    Raises RecipeInvalid for overrides of sections that an import does not have.
+    """
+    for key in overrides or {}:
+        if key.partition(".")[0] in _UNKNOWN:
+            raise RecipeInvalid(f"--set {key}: an import has no {key.partition('.')[0]}: leave this out.")
+    values: dict[str, Any] = {"training.validation": None}  # it could not be had without held-out pictures
+    if base is not None and base != choose_recipe(profile).model.base:  # else with the recipe's revision and variant
+        name, at, revision = ("", "", "") if Path(base).expanduser().exists() else base.rpartition("@")
+        values |= {"model.base": name if at else base, "model.revision": revision if at else None}
+        values["model.variant"] = None
+    values |= overrides or {}
+    if "generation.clip_skip" in values:
+        values["training.clip_skip"] = values["generation.clip_skip"]
+    return choose_recipe(profile, dataset, values)
+
+
+def imported_section(**values: Any) -> ImportedSection:
+    """The section `imported` with `values`. Raises RecipeInvalid for one that is out of range."""
+    try:
+        return ImportedSection.model_validate(values)
+    except ValidationError as error:
+        raise RecipeInvalid(f"this cannot be imported: {explain(error, ImportedSection)}") from None
+
+
+def imported_recipe(recipe: Recipe, imported: ImportedSection, name: str, *, draw_base: bool = True) -> Recipe:
+    """The recipe of an imported run called `name`: drawn and scored as by `recipe`; nothing is said of a training.
+
+    Of imported pictures, `draw_base` says whether the base draws too; if not, the base is what drew the pictures.
+    """
+    tree = recipe.model_dump(mode="json", exclude={"training_section", "imported", "styles", "publish"})
+    tree |= {"profile": _profile_name(name), "imported": imported.model_dump(mode="json"), "publish": {}}
+    tree["fusion"] |= {"style_scales": {}}
+    if imported.kind == "pictures":
+        tree["generation"]["variants"] = ["base", "adapted"] if draw_base else ["adapted"]
+        tree["fusion"] = {}
+        if not draw_base:
+            tree["model"] = {"base": imported.name}
+    return Recipe.model_validate(tree)
+
+
+def _profile_name(name: str) -> str:
+    """`name` as a part of run ids: "My LoRA_v2" is "my-lora-v2"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:41].strip("-") or "imported"
 
 
 def choose_suite(section: GenerationSection) -> PromptSuite:

@@ -7,9 +7,11 @@ alpha is rank and the file needs no metadata: diffusers before 0.34 reads none, 
 """
 
 import json
+import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,12 +123,17 @@ def write_adapter(pipeline: "StableDiffusionXLPipeline", path: Path) -> None:
     """
     tensors = {
         key: (tensor * scale).to("cpu", torch.float32).contiguous().clone()
-        for key, tensor, scale in _adapter_weights(model_parts(pipeline), "default")
+        for key, tensor, scale in adapter_weights(model_parts(pipeline), "default")
     }
+    write_tensors(tensors, path)
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write `tensors`, by the keys of `AdapterFile.tensors` and with scale 1, as the adapter file `path`; see above."""
     check_finite(path, tensors)
     with atomic_file(path) as scratch:
         scratch.write_bytes(
-            save(tensors, metadata={"format": "pt"})
+            save(dict(tensors), metadata={"format": "pt"})
         )  # not save_file: its file is readable by the owner only
         sort_header(scratch)
         written = read_adapter(scratch).tensors
@@ -155,7 +162,7 @@ def check_adapter(parts: Mapping[str, nn.Module], name: str, file: AdapterFile) 
 
     Raises ModelUnusable with the number of tensors that are missing or differ, and the first of them.
     """
-    loaded_weights = {key: (tensor, scale) for key, tensor, scale in _adapter_weights(parts, name)}
+    loaded_weights = {key: (tensor, scale) for key, tensor, scale in adapter_weights(parts, name)}
     missing = sorted(file.tensors.keys() - loaded_weights.keys())
     extra = sorted(loaded_weights.keys() - file.tensors.keys())
     differing = [
@@ -184,26 +191,54 @@ def check_loads(section: ModelSection, path: Path, expected: AdapterFile) -> Non
     """
     from diffusers import StableDiffusionXLPipeline
 
-    described = sdxl.describe_parts(section)
-    parts: dict[str, Any] = {name: _without_memory(described[name]) for name in PARTS}
-    unet = parts["unet"]
+    parts: Any = parts_without_weights(section)
+    with loading_errors(path):
+        loaded: Any = StableDiffusionXLPipeline.lora_state_dict(
+            str(path.parent), weight_name=path.name, unet_config=parts["unet"].config, return_lora_metadata=True
+        )
+        state, alphas, metadata = loaded
+        load_state(parts, state, alphas, metadata, "check")
+    check_adapter(parts, "check", expected)
+
+
+@contextmanager
+def loading_errors(path: Path) -> Generator[None]:
+    """Inside the block the libraries are quiet, and their errors become ModelUnusable, which names `path`."""
+    from diffusers.utils import logging as diffusers_logging
+
     try:
         with sdxl.quiet_loading():
-            loaded: Any = StableDiffusionXLPipeline.lora_state_dict(
-                str(path.parent), weight_name=path.name, unet_config=unet.config, return_lora_metadata=True
-            )
-            state, alphas, metadata = loaded
-            options: dict[str, Any] = {"adapter_name": "check", "metadata": metadata}
-            StableDiffusionXLPipeline.load_lora_into_unet(state, alphas, unet, **options)
-            for name in PARTS[1:]:
-                if any(key.startswith(f"{name}.") for key in state):
-                    StableDiffusionXLPipeline.load_lora_into_text_encoder(
-                        state, alphas, parts[name], prefix=name, **options
-                    )
+            diffusers_logging.set_verbosity(logging.CRITICAL)  # it logs the error that it raises
+            yield
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelUnusable(f"the file {path} does not load in diffusers: {reason}") from error
-    check_adapter(parts, "check", expected)
+
+
+def load_state(
+    parts: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    alphas: Mapping[str, float] | None,
+    metadata: Mapping[str, Any] | None,
+    name: str,
+) -> None:
+    """Load what `lora_state_dict` of diffusers returned into `parts` as the adapter `name`, by diffusers."""
+    from diffusers import StableDiffusionXLPipeline
+
+    options: dict[str, Any] = {"adapter_name": name, "metadata": metadata}
+    StableDiffusionXLPipeline.load_lora_into_unet(state, alphas, parts["unet"], **options)
+    for part in PARTS[1:]:
+        if any(key.startswith(f"{part}.") for key in state):
+            StableDiffusionXLPipeline.load_lora_into_text_encoder(state, alphas, parts[part], prefix=part, **options)
+
+
+def parts_without_weights(section: ModelSection) -> dict[str, nn.Module]:
+    """The models of a base that an adapter can change, from its configurations; their weights are zeros in no memory.
+
+    Raises ModelUnusable when a configuration is missing or invalid.
+    """
+    described = sdxl.describe_parts(section)
+    return {name: _without_memory(described[name]) for name in PARTS}
 
 
 def _without_memory(model: nn.Module) -> nn.Module:
@@ -225,7 +260,7 @@ def model_parts(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Module]:
     return {name: getattr(pipeline, name) for name in PARTS}
 
 
-def _adapter_weights(parts: Mapping[str, nn.Module], adapter: str) -> Iterator[tuple[str, torch.Tensor, float]]:
+def adapter_weights(parts: Mapping[str, nn.Module], adapter: str) -> Iterator[tuple[str, torch.Tensor, float]]:
     """Key, tensor and scale of every weight of `adapter` in `parts`; only lora_B has a scale other than 1."""
     from peft.tuners.lora import LoraLayer
 

@@ -124,7 +124,8 @@ class Run:
 class Adapter:
     """One file of a trained adapter: LoRA weights, or embeddings of new tokens.
 
-    `path` is relative to the data root; `style` is the adapter's style where each style has its own, else "".
+    `path` is relative to the data root; `style` is the adapter's style where each style has its own, else "". Of an
+    imported adapter, `rank` is the largest, and `steps` 0: unknown.
     """
 
     run_id: str

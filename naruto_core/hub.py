@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from naruto_core import picture_file
 from naruto_core.artifacts import sha256_file
-from naruto_core.errors import RecordDamaged, ServiceFailed
+from naruto_core.errors import ModelUnusable, RecordDamaged, ServiceFailed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -119,6 +119,35 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _short(text: str) -> str:
     return _SIGNED.sub(r"\1", " ".join(text.split()))[:300]
+
+
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+def download_file(name: str, revision: str, suffix: str) -> Path:
+    """The file `name` (owner/repository/path, or owner/repository with one `suffix` file) of the hub, downloaded.
+
+    Raises ModelUnusable for a `revision` that is no commit, for several files, and when the hub does not give it.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    if not _COMMIT.fullmatch(revision):
+        raise ModelUnusable(f"{name}@{revision}: give a commit hash (7 to 40 hex digits), so that it cannot change.")
+    owner, repository, *inner = name.split("/")
+    repository_id, file = f"{owner}/{repository}", "/".join(inner)
+    try:
+        if not file:
+            listed = HfApi().list_repo_files(repository_id, revision=revision)
+            files = [path for path in listed if path.endswith(suffix)]
+            if len(files) != 1:
+                shown = ", ".join(files[:5]) or "none"
+                raise ModelUnusable(
+                    f"{name} has {len(files)} {suffix} files ({shown}): name one, {name}/FILE@{revision}."
+                )
+            file = files[0]
+        return check_hub_file(Path(hf_hub_download(repository_id, file, revision=revision)))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelUnusable(f"cannot download {name}@{revision}: {explain_error(error).reason}.") from None
 
 
 PUSHED = ("README.md", "*.safetensors", "*/*.safetensors", f"samples/*{picture_file.SUFFIX}")

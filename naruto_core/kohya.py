@@ -22,8 +22,7 @@ from naruto_core.domain import DatasetVersion, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.git_info import public_name
 from naruto_core.prompts import trigger_phrases
-from naruto_core.recipe import MAIN_STYLE, ModelSection, Recipe
-from naruto_core.recipe_training import TrainingSection
+from naruto_core.recipe import MAIN_STYLE, ImportedSection, ModelSection, Recipe
 from naruto_core.weight_check import portable_name
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
@@ -31,6 +30,20 @@ _PREDICTION = {"v_prediction": "v"}  # the model spec's term
 _TAGS = 1000
 _LAYERS = 2  # residual layers per block of SDXL's UNet
 _ROLES = {"lora_A": "lora_down", "lora_B": "lora_up"}
+_RESNET = {
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+_OUTSIDE_BLOCKS = {
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
 
 
 def kohya_module(part: str, module: str) -> str:
@@ -45,13 +58,20 @@ def kohya_module(part: str, module: str) -> str:
 
 def _stability_block(module: str) -> str:
     """`down_blocks.1.attentions.0.x` is `input_blocks.4.1.x`: Stability counts layers, diffusers blocks."""
-    if match := re.match(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)", module):
-        side, block, layer, rest = match.groups()
+    if module in _OUTSIDE_BLOCKS:
+        return _OUTSIDE_BLOCKS[module]
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", module):
+        side, block, kind, layer, rest = match.groups()
         number = int(block) * (_LAYERS + 1) + int(layer) + (side == "down")
-        return f"{'input' if side == 'down' else 'output'}_blocks.{number}.1.{rest}"
-    if module.startswith("mid_block.attentions.0."):
-        return module.replace("mid_block.attentions.0.", "middle_block.1.")
-    raise ModelUnusable(f"{module} is in no transformer block of SDXL's UNet: kohya's format has no name for it.")
+        inner = f"0.{_RESNET.get(rest, rest)}" if kind == "resnets" else f"1.{rest}"
+        return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{inner}"
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv", module):
+        number = (int(match[2]) + 1) * (_LAYERS + 1)
+        return f"input_blocks.{number}.0.op" if match[1] == "down" else f"output_blocks.{number - 1}.2.conv"
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", module):
+        kind, layer, rest = match.groups()
+        return f"middle_block.1.{rest}" if kind == "attentions" else f"middle_block.{2 * int(layer)}.{_RESNET[rest]}"
+    raise ModelUnusable(f"{module} is in no block of SDXL's UNet: kohya's format has no name for it.")
 
 
 def kohya_tensors(adapter: AdapterFile) -> dict[str, torch.Tensor]:
@@ -93,8 +113,11 @@ def tag_frequency(texts: Iterable[str]) -> dict[str, int]:
     return dict(Counter(tag for tag in tags if tag).most_common(_TAGS))
 
 
-def no_kohya_reason(section: TrainingSection) -> str:
-    """The reason why an adapter trained by `section` has no file in kohya's form; "" where it has one."""
+def no_kohya_reason(recipe: Recipe) -> str:
+    """The reason why an adapter of a run of `recipe` has no file in kohya's form; "" where it has one."""
+    if recipe.imported:
+        return "it is a DoRA, and kohya's form has no magnitudes here" if recipe.imported.use_dora else ""
+    section = recipe.training
     if section.textual_inversion and not section.textual_inversion.train_lora:
         return "no LoRA was trained, only the embeddings of new tokens (textual_inversion.train_lora is false)"
     if section.use_dora:
@@ -115,6 +138,8 @@ def kohya_metadata(
     `dataset` is the first style's; `style` is the file's style, "" for all; `prediction_type` is the base's,
     by diffusers' name, None when unknown; `tags` is `tag_frequency` of the training texts.
     """
+    if recipe.imported:
+        return _imported_metadata(run, recipe, recipe.imported)
     section = recipe.training
     title = f"{run.id}-{style}" if style else run.id
     phrases = trigger_phrases(recipe)
@@ -156,6 +181,27 @@ def kohya_metadata(
         metadata["ss_num_train_images"] = str(dataset.n_train)
         metadata["ss_training_comment"] = f"dataset {dataset.id}, {metadata['ss_training_comment']}"
     return metadata
+
+
+def _imported_metadata(run: Run, recipe: Recipe, imported: ImportedSection) -> dict[str, str]:
+    """What the imported file said of itself, and where this file comes from. The rank of modules may vary."""
+    trigger = {"modelspec.trigger_phrase": imported.trigger} if imported.trigger else {}
+    return (
+        imported.facts
+        | trigger
+        | {
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+            "modelspec.title": run.id,
+            "ss_output_name": run.id,
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(max(imported.rank or (0,))),
+            "ss_network_alpha": str(float(max(imported.rank or (0,)))),  # the weights include the scale
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_sd_model_name": public_name(recipe.model.base, recipe.model.revision),
+            "ss_training_comment": f"converted from {imported.name}, sha256 {imported.sha256}",
+        }
+    )
 
 
 def write_kohya(adapter: Path, path: Path, metadata: Mapping[str, str], model: ModelSection) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +59,27 @@ def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None)
     except ValidationError as error:
         raise RecipeInvalid(f"prompt suite {path.name}: {explain(error, _SuiteFile)}") from None
     chosen = tuple(Prompt(p.slug, p.text, p.content, p.tags) for p in suite.prompts[:prompts])
-    chosen_seeds = suite.seeds[:seeds]
-    canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in chosen], chosen_seeds])
-    return PromptSuite(suite.name, hashlib.sha256(canonical.encode()).hexdigest(), chosen, chosen_seeds)
+    return _suite(suite.name, chosen, suite.seeds[:seeds])
+
+
+def _suite(name: str, prompts: tuple[Prompt, ...], seeds: tuple[int, ...]) -> PromptSuite:
+    canonical = json.dumps([[[p.slug, p.text, p.content, p.tags] for p in prompts], seeds])
+    return PromptSuite(name, hashlib.sha256(canonical.encode()).hexdigest(), prompts, seeds)
+
+
+def with_trigger(suite: PromptSuite, phrase: str, trigger: str) -> PromptSuite:
+    """`suite` with `trigger` in place of `phrase` in every text that has it; slugs, contents and seeds stay.
+
+    Raises RecipeInvalid when no text has it.
+    """
+    pattern = re.compile(re.escape(phrase), re.IGNORECASE)
+    prompts = tuple(replace(prompt, text=pattern.sub(lambda _: trigger, prompt.text)) for prompt in suite.prompts)
+    if prompts == suite.prompts:
+        raise RecipeInvalid(
+            f"no prompt of suite {suite.name} has {phrase!r}, so the trigger {trigger!r} has no place: leave --trigger "
+            "out, or write a suite whose texts have the trigger."
+        )
+    return _suite(f"{suite.name} with {trigger}", prompts, suite.seeds)
 
 
 def insert_tokens(text: str, tokens: Mapping[str, str]) -> str:
@@ -72,5 +91,5 @@ def insert_tokens(text: str, tokens: Mapping[str, str]) -> str:
 
 def trigger_phrases(recipe: Recipe) -> dict[str, str]:
     """The trigger phrase of each style, with its new tokens: {"main": "a <s0><s1> character"}."""
-    phrases = {MAIN_STYLE: recipe.training.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
+    phrases = {MAIN_STYLE: recipe.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
     return {style: insert_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_text import explain, read_yaml, value_from_text
@@ -215,8 +222,43 @@ class PublishSection(Section):
         return self
 
 
+class ImportedSection(Section):
+    """What `naruto import` recorded instead of a training. A recipe file has no such section."""
+
+    kind: Literal["lora", "pictures"] = Field(description="A LoRA file, or pictures.")
+    name: str = Field(min_length=1, max_length=300, description="Name of the file, or of the model that drew pictures.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Of the file; of all names, prompts, seeds and pictures."
+    )
+    instance_prompt: str = Field(min_length=1, description="The phrase for the style in prompts and captions.")
+    trigger: str | None = Field(None, min_length=1, max_length=200, description="The LoRA's trigger word, if given.")
+    format: Literal["kohya", "diffusers", "peft"] | None = Field(None, description="Key names of the LoRA file.")
+    rank: tuple[int, int] | None = Field(None, description="Smallest and largest rank in the LoRA file.")
+    modules: int | None = Field(None, ge=1, description="Number of adapted modules in the LoRA file.")
+    use_dora: bool = Field(False, description="Whether the file is a DoRA.")
+    facts: dict[str, str] = Field({}, description="What the file's metadata says of its training (ss_*, modelspec.*).")
+
+    @property
+    def sentence(self) -> str:
+        """What was imported, for people."""
+        if self.kind == "pictures":
+            return f"Pictures of {self.name}, imported: how they were drawn is unknown."
+        low, high = self.rank or (0, 0)
+        ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
+        kind = "DoRA" if self.use_dora else "LoRA"
+        return (
+            f"Imported from {self.name} (sha256 {self.sha256[:12]}), a {kind} in {self.format} form, {ranks}, "
+            f"{self.modules} modules: its training is unknown."
+        )
+
+
+_PICTURE_KEYS = ("suite", "variants", "resolution", "prompts", "seeds")  # what is known of how pictures were drawn
+
+
 class Recipe(Section):
     """Every option of a run."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     profile: Annotated[
         str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name of the recipe; part of run ids.")
@@ -224,21 +266,44 @@ class Recipe(Section):
     model: ModelSection
     dataset: DatasetSection
     styles: tuple[StyleSection, ...] = Field((), description="Further styles, beside the style of `dataset`.")
-    training: TrainingSection
+    training_section: TrainingSection | None = Field(
+        None,
+        alias="training",
+        description="LoRA fine-tuning (Hu et al. 2021) of the attention layers. Required in a recipe file.",
+    )
+    imported: ImportedSection | None = Field(None, description="Only in the recorded recipe of an import.")
     fusion: FusionSection
     generation: GenerationSection
     scoring: ScoringSection
     publish: PublishSection
 
     @model_validator(mode="after")
+    def _is_trained_or_imported(self) -> "Recipe":
+        if self.training_section is None and self.imported is None:
+            raise ValueError("the section training is missing")
+        if self.training_section is not None and self.imported is not None:
+            raise ValueError("imported is written by `naruto import` only: remove this section")
+        if self.imported and self.styles:
+            raise ValueError("styles cannot be imported: an imported LoRA has one style")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        tree.pop("training" if self.training_section is None else "imported", None)
+        if self.imported and self.imported.kind == "pictures" and "base" not in self.generation.variants:
+            tree["generation"] = {key: tree["generation"][key] for key in _PICTURE_KEYS}
+        return tree
+
+    @model_validator(mode="after")
     def _validation_needs_held_out_pictures(self) -> "Recipe":
-        if self.training.validation and not self.dataset.hold_out:
+        if self.training_section and self.training.validation and not self.dataset.hold_out:
             raise ValueError("training.validation needs held-out pictures: set dataset.hold_out, or validation to null")
         return self
 
     @model_validator(mode="after")
     def _style_names_and_tokens_are_unique(self) -> "Recipe":
-        inversion = self.training.textual_inversion
+        inversion = self.training_section and self.training_section.textual_inversion
         named = [style.name for style in self.styles]
         tokens = [style.token_abstraction for style in self.styles if style.token_abstraction]
         if tokens and not inversion:
@@ -254,10 +319,29 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _texts_are_encoded_alike_in_training_and_generation(self) -> "Recipe":
+        if self.training_section is None:
+            return self
         for key in ("clip_skip", "max_token_length"):
             if getattr(self.training, key) != getattr(self.generation, key):
                 raise ValueError(f"training.{key} and generation.{key} must be the same")
         return self
+
+    @property
+    def training(self) -> TrainingSection:
+        """The section training. Raises RecipeInvalid for an imported run, whose training is unknown."""
+        if self.training_section is None:
+            raise RecipeInvalid(f"{self.profile} was imported: its training is unknown, so it has no section training.")
+        return self.training_section
+
+    @property
+    def instance_prompt(self) -> str:
+        """The phrase for the first style: the one that training put before every caption; of an import, its own."""
+        return self.imported.instance_prompt if self.imported else self.training.instance_prompt
+
+    @property
+    def weights_precision(self) -> Precision:
+        """The number format in which the base is loaded to merge an adapter: as in training."""
+        return self.generation.mixed_precision if self.imported else self.training.mixed_precision
 
     @property
     def datasets(self) -> tuple[DatasetSection, ...]:
@@ -267,13 +351,14 @@ class Recipe(Section):
     @property
     def adapter_names(self) -> tuple[str, ...]:
         """The names of the adapters: the styles' names with an adapter per style, else ("",)."""
-        per_style = self.training.adapters == "per-style" and self.styles
+        per_style = self.styles and self.training.adapters == "per-style"
         return (MAIN_STYLE, *(style.name for style in self.styles)) if per_style else ("",)
 
     @property
     def new_tokens(self) -> dict[str, str]:
         """Words of prompts and the new tokens that replace them: {"TOK": "<s0><s1>"}; {} without textual inversion."""
-        if not (inversion := self.training.textual_inversion):
+        inversion = self.training_section and self.training_section.textual_inversion
+        if not inversion:
             return {}
         words = [inversion.token_abstraction, *(s.token_abstraction for s in self.styles if s.token_abstraction)]
         count = inversion.num_new_tokens_per_abstraction

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from naruto_core.errors import RecipeInvalid
 
@@ -112,8 +113,8 @@ def _annotation_of(model: type[BaseModel], key: str) -> Any:
     annotation: Any = model
     for part in key.split("."):
         for kind in _alternatives(annotation):
-            if _is_section(kind) and part in kind.model_fields:
-                annotation = kind.model_fields[part].annotation
+            if _is_section(kind) and part in (fields := _fields(kind)):
+                annotation = fields[part].annotation
                 break
             if get_origin(kind) is dict:
                 annotation = get_args(kind)[1]
@@ -136,6 +137,11 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of `model` by their keys in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def _is_container(kind: Any) -> bool:
     return _is_section(kind) or (get_origin(kind) or kind) in (tuple, list, dict)
 
@@ -143,7 +149,7 @@ def _is_container(kind: Any) -> bool:
 def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted key of `model`, sections included; keys inside lists are omitted."""
     keys: list[str] = []
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model).items():
         keys.append(prefix + name)
         for kind in _alternatives(field.annotation):
             if _is_section(kind):

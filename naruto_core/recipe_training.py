@@ -192,6 +192,12 @@ class TrainingSection(Section):
     )
     style_loss: StyleLossSection | None = None
 
+    init_adapter: str | None = Field(
+        None,
+        min_length=1,
+        description="A LoRA file (.safetensors of this program, diffusers or kohya) to go on from; its rank and "
+        "modules must fit. null: start from zero.",
+    )
     rank: int = Field(4, ge=1, le=512, description="Rank of the low-rank update.")
     lora_alpha: int | None = Field(None, ge=1, description="The update is scaled by alpha / rank; null: alpha = rank.")
     lora_layers: tuple[LoraLayer, ...] = Field(ATTENTION, min_length=1, description="The UNet layers that get LoRA.")
@@ -267,6 +273,8 @@ class TrainingSection(Section):
             raise ValueError(
                 "adapters per-style cannot share new tokens: set textual_inversion to null, or adapters to one"
             )
+        if tokens_only and self.init_adapter:
+            raise ValueError("init_adapter needs LoRA: set textual_inversion.train_lora to true")
         if tokens_only and self.prior and self.prior.kind == "base_prediction":
             raise ValueError("prior.kind base_prediction needs LoRA: set textual_inversion.train_lora to true")
         return self

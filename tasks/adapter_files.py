@@ -70,12 +70,14 @@ def write_kohya_files(trained: Trained, folder: Path) -> dict[str, str]:
 
 
 def _tags(trained: Trained) -> dict[str, int] | None:
-    """The tags of what the first style was trained with; None when its pictures are gone from this machine."""
+    """The tags of what the first style was trained with; None when they are unknown or gone."""
+    if trained.recipe.imported:  # unknown
+        return None
     try:
         pictures = read_pictures(trained.layout, trained.dataset)
     except RecordDamaged:
         return None
-    phrase = trained.recipe.training.instance_prompt
+    phrase = trained.recipe.instance_prompt
     return tag_frequency(f"{phrase}, {p.caption}" for p in pictures if p.split is Split.TRAIN)
 
 

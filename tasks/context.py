@@ -115,9 +115,11 @@ def recorded_run(context: TaskContext, name: str) -> OpenRun:
     """The run called `name`, from the database; NotRecorded when it does not exist, or has no samples."""
     run, store = context.store.run(name), context.store
     suite, dataset = store.prompts(run.id), store.find_dataset(run.dataset_id)
-    if suite is None or dataset is None or not store.samples(run.id):
-        raise NotRecorded(f"run {run.id} has no samples yet; finish it with  naruto run --recipe {run.profile}")
     recipe = Recipe.model_validate_json(store.recipe_json(run.id))
+    if suite is None or dataset is None or not store.samples(run.id):
+        kind = recipe.imported and recipe.imported.kind
+        command = f"the same  naruto import {kind}" if kind else f"naruto run --recipe {run.profile}"
+        raise NotRecorded(f"run {run.id} has no samples yet; finish it with  {command}")
     return OpenRun(run, recipe, suite, (dataset,))
 
 

@@ -201,7 +201,7 @@ class _Inputs:
         return text_features(self.context, [prompt.text for prompt in self.prompts], extractor)
 
     def captions(self, extractor: Extractor) -> Features:
-        phrase = self.context.recipe.training.instance_prompt
+        phrase = self.context.recipe.instance_prompt
         return text_features(self.context, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
 
     def extras(self, pairs: Extractor) -> dict[str, Extra]:

@@ -32,7 +32,7 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         recorded, folder = context.store.find_fused(run.id), context.layout.fused(run.id)
         if recorded and sha256_folder(folder) == recorded.sha256:
             return recorded
-        pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, context.device)
+        pipeline = sdxl.load_pipeline(recipe.model, recipe.weights_precision, context.device)
         fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
         fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
         context.store.add_fused(fused)

@@ -34,7 +34,7 @@ class _SampleRequest:
 
 
 @task
-def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel) -> int:
+def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | None) -> int:
     """Draw the samples of the run that are missing; the number of samples that exist then.
 
     The base model's pictures come from the picture cache: another run of this NARUTO_HOME may have drawn them. In
@@ -113,7 +113,7 @@ def _draw_variant(
     variant: Variant,
     requests: Sequence[_SampleRequest],
     adapters: Sequence[Adapter],
-    fused: FusedModel,
+    fused: FusedModel | None,
     counter: "_Counter",
 ) -> None:
     """Draw and record `requests`, all of `variant`; its model is freed on return, before the next one loads."""
@@ -123,10 +123,11 @@ def _draw_variant(
         context.store.add_samples(_draw(context, painter, batch, counter))
 
 
-def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel) -> Painter:
+def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel | None) -> Painter:
     recipe, root = context.recipe, context.layout.root
     section = recipe.generation
     if variant is Variant.FUSED:
+        assert fused is not None  # imported pictures have no fused model, and no such variant
         return Painter(load_fused(root / fused.path, section.mixed_precision, context.device), section)
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, context.device)
     if variant is Variant.ADAPTED:

@@ -1,15 +1,20 @@
 """Preflight: check what can fail before hours are spent; and how a training fits into the memory of this machine."""
 
+from pathlib import Path
+
 import torch
 from prefect import task
 
 from naruto_core import devices, sdxl
+from naruto_core.adapter_file import parts_without_weights
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.hub import check_token
+from naruto_core.lora_import import ForeignLora, read_lora
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
+from naruto_core.training.lora import check_initial
 from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
 from tasks.progress import say
 from tasks.publish import hub_token
@@ -33,13 +38,25 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     settings = read_settings()
     choose_trackers(settings.trackers, settings.mlflow_uri)
     device = devices.pick_device(settings.device)
-    for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
+    for precision in (recipe.weights_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
     for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
         say(note)
-    say(memory_plan(recipe, settings, device).summary)
+    if not recipe.imported:
+        say(memory_plan(recipe, settings, device).summary)
+        check_init_adapter(recipe)
     if suite:
         check_suite(recipe, suite)
+
+
+def check_init_adapter(recipe: Recipe) -> ForeignLora | None:
+    """The adapter that training starts from, if the recipe names one. ModelUnusable when it does not fit the recipe."""
+    section = recipe.training
+    if section.init_adapter is None:
+        return None
+    lora = read_lora(Path(section.init_adapter).expanduser(), recipe.model)
+    check_initial(section, parts_without_weights(recipe.model), lora.adapter)
+    return lora
 
 
 def _check_token(repository: str) -> None:

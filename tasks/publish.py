@@ -70,7 +70,7 @@ def _write_weights(trained: Trained, folder: Path, *, for_comfyui: bool) -> Weig
     embeddings = trained.embeddings.name if trained.embeddings else ""
     if not for_comfyui:
         return WeightFiles(loras, embeddings)
-    reason = no_kohya_reason(trained.recipe.training)
+    reason = no_kohya_reason(trained.recipe)
     kohya = {} if reason else write_kohya_files(trained, folder)
     # new tokens without the LoRA they were learnt with draw something else
     words = write_word_files(trained, folder) if kohya or not loras else {}

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from prefect import task
 
-from naruto_core.artifacts import write_atomically
+from naruto_core.artifacts import sha256_file, write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant, format_duration
 from naruto_core.git_info import code_commit
@@ -77,8 +78,10 @@ def score_table(scores: Sequence[Score]) -> str:
 
 
 def _fingerprint(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> str:
-    """The recipe's own; of the other styles' dataset versions too, because the run itself names only the first."""
-    if len(datasets) == 1:
-        return recipe.fingerprint
-    versions = " ".join(dataset.id for dataset in datasets[1:])
-    return hashlib.sha256(f"{recipe.fingerprint} {versions}".encode()).hexdigest()
+    """The recipe's own; of the other styles' dataset versions too, because the run itself names only the first; and of
+    the adapter that training starts from, because the recipe has only its path.
+    """
+    parts = [dataset.id for dataset in datasets[1:]]
+    if recipe.training_section and recipe.training.init_adapter:
+        parts.append(sha256_file(Path(recipe.training.init_adapter).expanduser()))
+    return hashlib.sha256(" ".join([recipe.fingerprint, *parts]).encode()).hexdigest() if parts else recipe.fingerprint

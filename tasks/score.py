@@ -1,10 +1,13 @@
 """Score: every metric of every variant, and the risks; and a finished run's scores, computed again."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 
 from prefect import task
 
-from naruto_core.domain import RunState, Score, Variant
+from naruto_core.domain import Finding, RunState, Score, Variant
+from naruto_core.recipe import Recipe
 from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.findings import FUSED_MODEL
 from tasks.captions import find_caption_noise
@@ -12,6 +15,8 @@ from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_c
 from tasks.features import run_features
 from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
+
+_OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
 
 
 @task
@@ -23,8 +28,19 @@ def score(opened: OpenRun) -> int:
         store.add_scores(evaluation.scores)
         noise = find_caption_noise(context, opened.id, context.dataset, recipe)
         kept = [finding for finding in store.findings(opened.id) if finding.name in (TRUNCATED_TEXT, FUSED_MODEL)]
-        store.add_findings(opened.id, [*evaluation.findings, noise, *kept])
+        findings = [*evaluation.findings, noise, *kept]
+        store.add_findings(opened.id, about_import(opened.id, recipe, findings) if recipe.imported else findings)
     return len(evaluation.scores)
+
+
+def about_import(run_id: str, recipe: Recipe, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings of an imported run: what it is, and which of them take the dataset for what it was trained on."""
+    assert recipe.imported is not None
+    note = " Its training pictures are unknown: those of the dataset stand for them."
+    return [
+        Finding(run_id, "imported", False, recipe.imported.sentence),
+        *(replace(f, sentence=f.sentence + note) if f.name in _OF_TRAINING else f for f in findings),
+    ]
 
 
 def _score_template(context: RunContext) -> Score:

@@ -23,7 +23,7 @@ from naruto_core.training.loop import TrainingCallbacks
 from naruto_core.training.weights import Weights, write_files
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.distributed import TrainingCall
-from tasks.preflight import memory_plan
+from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
@@ -92,6 +92,7 @@ def _train_head(
         if recipe.training.fit_memory
         else (recipe.training)
     )
+    section = _with_initial_weights(context, section)
     drawn = class_pictures(context) if section.prior and section.prior.kind == "class_images" else None
     # before the pipeline: the base that draws the control pictures is gone again when training's own is loaded
     preview = section.previews and Preview(context, styles, context.layout.previews(context.run.id, name))
@@ -108,6 +109,17 @@ def _train_head(
     best = best_steps(context.store.steps(context.run.id), recipe.adapter_names, section.max_train_steps).get(name)
     if best:
         say(f"best{f' of {name}' if name else ''}: {best.reason}")
+
+
+def _with_initial_weights(context: RunContext, section: TrainingSection) -> TrainingSection:
+    """`section` with the path of init_adapter in this program's form: converted, and kept by its content."""
+    lora = check_init_adapter(context.recipe)
+    if lora is None:
+        return section
+    path = context.layout.cache(f"init-{lora.sha256[:24]}") / LORA_FILE
+    lora.write(path, context.recipe.model)
+    say(f"training starts from {lora.path.name}: {lora.modules} modules of rank {lora.ranks[1]}")
+    return section.model_copy(update={"init_adapter": str(path)})
 
 
 def _checked_adapter(context: RunContext, section: TrainingSection, style: str, path: Path) -> Adapter:

@@ -90,7 +90,7 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
         if report.truncated and (tokens or drawn_by == "base"):
             say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")
     other_texts = {"negative_prompt": section.negative_prompt}
-    prior = recipe.training.prior
+    prior = recipe.training_section and recipe.training.prior
     other_texts |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
     for name, text in other_texts.items():
         if cut := limit.truncated(text):
@@ -100,7 +100,9 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
 def find_truncated_text(
     run_id: str, recipe: Recipe, styles: Iterable[StyleCaptions], suite: PromptSuite, limit: TokenLimit
 ) -> Finding:
-    """What was cut of the captions and prompts of a run, as a finding on it."""
+    """What was cut of the captions and prompts of a run, as a finding on it; of an import, which has no `styles`, only
+    of the prompts.
+    """
     captions = count_captions(recipe, styles, limit)
     negative = recipe.generation.negative_prompt
     prompts = limit.report(
@@ -108,9 +110,8 @@ def find_truncated_text(
             text for prompt in suite.prompts for text in (prompt.text, insert_tokens(prompt.text, recipe.new_tokens))
         )
     )
-    sentence = " ".join(
-        part[0].upper() + part[1:] for part in (captions.sentence("captions"), prompts.sentence("prompts"))
-    )
+    parts = [captions.sentence("captions")] if captions.n else []
+    sentence = " ".join(part[0].upper() + part[1:] for part in (*parts, prompts.sentence("prompts")))
     figures = {
         "captions": float(len(captions.truncated)),
         "captions_merged": float(sum(map(len, captions.merged))),

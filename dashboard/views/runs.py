@@ -36,7 +36,7 @@ def show_progress(runs: list[Run]) -> None:
 
 
 def _steps(run_id: str) -> int:
-    """The number of training steps in the recipe; 0 for an old recipe without it."""
+    """The number of training steps in the recipe; 0 for an old recipe without it, and for an import."""
     training = json.loads(database().runs.recipe_json(run_id)).get("training", {})
     return int(training.get("max_train_steps", 0))
 

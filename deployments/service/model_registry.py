@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deployments.service.errors import ApiError
 from naruto_core.artifacts import Layout
-from naruto_core.domain import RunState
+from naruto_core.domain import Run, RunState
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.fusion import ScaledAdapter, scaled_adapters
 from naruto_core.recipe import GenerationSection, ModelSection, Recipe
@@ -59,7 +59,7 @@ class ModelRegistry:
 
     def entries(self) -> list[ModelEntry]:
         """The champion, the finished runs (newest first), and the base model."""
-        runs = [summary.run for summary in self._store.runs() if summary.run.state is RunState.DONE]
+        runs = self._finished_runs()
         if not runs:
             return []
         champion = self._champion()
@@ -107,10 +107,14 @@ class ModelRegistry:
         history = self._ratings.promotions(CHAMPION)
         return history[0].run_id if history else None
 
+    def _finished_runs(self) -> list[Run]:
+        """The runs that are done and have an adapter, newest first; imported pictures have none."""
+        adapted = self._store.adapted_runs()
+        return [s.run for s in self._store.runs() if s.run.state is RunState.DONE and s.run.id in adapted]
+
     def _newest_run(self) -> str:
-        for summary in self._store.runs():
-            if summary.run.state is RunState.DONE:
-                return summary.run.id
+        if runs := self._finished_runs():
+            return runs[0].id
         raise ApiError(
             404, "There is no finished run yet: make one with `naruto run`.", param="model", code="model_not_found"
         )

@@ -39,7 +39,7 @@ def base_licence(model: ModelSection) -> tuple[str, str]:
             "everything that is made from it, this adapter included."
         )
     if model.base == _MINIATURE:
-        return "apache-2.0", "The base model is part of the software that trained this adapter: Apache-2.0."
+        return "apache-2.0", "The base model is part of the software naruto-sdxl: Apache-2.0."
     return "unknown", "The licence of the base model is not stated here; its terms apply to this adapter too."
 
 

@@ -10,7 +10,7 @@ from naruto_core.card.usage import comfyui_steps, diffusers_code, needed_version
 from naruto_core.domain import DatasetVersion, Score, Variant
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
-from naruto_core.recipe import MAIN_STYLE, DatasetSection, ModelSection, Recipe
+from naruto_core.recipe import MAIN_STYLE, DatasetSection, ImportedSection, ModelSection, Recipe
 from naruto_core.scoring.metrics import direction
 from naruto_core.single_file import hub_address
 
@@ -32,7 +32,7 @@ def base_name(model: ModelSection) -> str:
 def base_model(facts: CardFacts) -> str:
     """The section on the base model: name, revision or digest, VAE."""
     model = facts.recipe.model
-    sentences = [f"Trained on top of {base_name(model)}"]
+    sentences = [f"{'Tried with' if facts.recipe.imported else 'Trained on top of'} {base_name(model)}"]
     if is_hub_id(model.base, model.revision) or hub_address(model.base, model.revision):
         sentences[0] += f", revision {escape(model.revision or '')}"
     elif facts.base_digest:
@@ -55,6 +55,11 @@ def picture_sections(recipe: Recipe) -> list[DatasetSection]:
 def training_data(facts: CardFacts) -> str:
     """The section on the training pictures. Numbers are those of the first style: other styles' are not recorded."""
     dataset = facts.dataset
+    if facts.recipe.imported:
+        return (
+            "## Pictures\n\nWhat it was trained on is unknown. Its scores compare with: "
+            f"{_source(facts.recipe.dataset)}, version `{dataset.id}`, {dataset.n_pictures} pictures."
+        )
     held_out = f"{dataset.n_reference} held out of training" if dataset.n_reference else "none held out of training"
     further_styles = "".join(f"\n\n{_source(s.dataset)}: for the style {s.name}." for s in facts.recipe.styles)
     return (
@@ -75,7 +80,11 @@ def _source(section: DatasetSection) -> str:
 
 def licences(facts: CardFacts) -> str:
     """The section on the licences of the base model and the pictures."""
-    sentences = [base_licence(facts.recipe.model)[1], *map(pictures_licence, picture_sections(facts.recipe))]
+    if facts.recipe.imported:
+        unknown = "The terms of this adapter are its author's: ask for them before you publish it or its pictures."
+        sentences = [unknown, base_licence(facts.recipe.model)[1]]
+    else:
+        sentences = [base_licence(facts.recipe.model)[1], *map(pictures_licence, picture_sections(facts.recipe))]
     return "## Licences\n\n" + "\n".join(f"- {sentence}" for sentence in dict.fromkeys(sentences))
 
 
@@ -108,6 +117,8 @@ def picture_table(shown: tuple[ShownPrompt, ...]) -> str:
 
 def recipe_table(recipe: Recipe) -> str:
     """The most important training choices, then all others that differ from their defaults, by the recipe's keys."""
+    if recipe.imported:
+        return _imported_table(recipe, recipe.imported)
     section = recipe.training
     values = section.model_dump(mode="json")
     changed = section.model_dump(mode="json", exclude_defaults=True)
@@ -117,6 +128,21 @@ def recipe_table(recipe: Recipe) -> str:
     scales = {"lora_scale": recipe.fusion.lora_scale}
     scales |= {f"style_scales.{style}": scale for style, scale in recipe.fusion.style_scales.items()}
     return table(["choice", "value"], [*rows, *([f"`fusion.{name}`", str(scale)] for name, scale in scales.items())])
+
+
+def _imported_table(recipe: Recipe, imported: ImportedSection) -> str:
+    """What is known of an imported file: facts of the file, and what its metadata says."""
+    low, high = imported.rank or (0, 0)
+    rows = [
+        ["file", escape(imported.name)],
+        ["sha256", f"`{imported.sha256}`"],
+        ["form", str(imported.format)],
+        ["rank", str(low) if low == high else f"{low} to {high}"],
+        ["modules", str(imported.modules)],
+        *([f"the file says `{escape(key)}`", escape(value)] for key, value in imported.facts.items()),
+        ["`fusion.lora_scale`", str(recipe.fusion.lora_scale)],
+    ]
+    return table(["fact", "value"], rows)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -193,7 +219,8 @@ def model_card(facts: CardFacts) -> ModelCard:
 
 
 def _front_matter(facts: CardFacts) -> ModelCardData:
-    model, datasets = facts.recipe.model, picture_sections(facts.recipe)
+    model, imported = facts.recipe.model, facts.recipe.imported
+    datasets = [] if imported else picture_sections(facts.recipe)
     on_hub = is_hub_id(model.base, model.revision)
     optional: dict[str, Any] = {"base_model_relation": "adapter"} if on_hub else {}
     if facts.shown:
@@ -202,10 +229,10 @@ def _front_matter(facts: CardFacts) -> ModelCardData:
         base_model=model.base if on_hub else None,
         datasets=[section.source for section in datasets if is_hub_id(section.source, section.revision)] or None,
         library_name="diffusers",
-        license=base_licence(model)[0],
+        license="unknown" if imported else base_licence(model)[0],
         pipeline_tag="text-to-image",
         tags=[*_TAGS, *(_LORA_TAGS if facts.files.loras else []), *(_WORD_TAGS if facts.files.embeddings else [])],
-        instance_prompt=trigger_phrases(facts.recipe)[MAIN_STYLE],
+        instance_prompt=imported.trigger if imported else trigger_phrases(facts.recipe)[MAIN_STYLE],
         **optional,
     )
 
@@ -226,6 +253,8 @@ def _widget(facts: CardFacts) -> list[dict[str, Any]]:
 def _head(facts: CardFacts) -> str:
     styles = ", and on those of " + " and ".join(style.name for style in facts.recipe.styles)
     phrases = trigger_phrases(facts.recipe)
+    if facts.recipe.imported:
+        return _imported_head(facts, facts.recipe.imported)
     if len(phrases) == 1:
         trigger = f"Trigger phrase: **{escape(phrases['main'])}**"
     else:
@@ -237,7 +266,20 @@ def _head(facts: CardFacts) -> str:
     )
 
 
+def _imported_head(facts: CardFacts, imported: ImportedSection) -> str:
+    known = f"Trigger phrase: **{escape(imported.trigger)}**" if imported.trigger else "Its trigger phrase is unknown."
+    return (
+        f"# {facts.run.id}\n\n{_description(facts)} for {base_name(facts.recipe.model)}, imported from "
+        f"{escape(imported.name)}: who trained it, how, and on which pictures is unknown. naruto-sdxl drew with it "
+        f"and measured the pictures.\n\n{known}"
+    )
+
+
 def _description(facts: CardFacts) -> str:
+    if imported := facts.recipe.imported:
+        low, high = imported.rank or (0, 0)
+        kind = "DoRA" if imported.use_dora else "LoRA"
+        return f"A {kind} adapter of " + (f"rank {low}" if low == high else f"ranks {low} to {high}")
     section, count = facts.recipe.training, len(facts.files.loras)
     kind = "DoRA" if section.use_dora else "LoRA"
     tokens = "new tokens" if facts.files.embeddings else ""
@@ -306,8 +348,9 @@ def _of(style: str) -> str:
 
 
 def _recipe(facts: CardFacts) -> str:
+    title = "Imported file" if facts.recipe.imported else "Recipe"
     return (
-        f"## Recipe\n\n{recipe_table(facts.recipe)}\n\n"
+        f"## {title}\n\n{recipe_table(facts.recipe)}\n\n"
         f"Profile {escape(facts.run.profile)}; sha256 of all choices: `{facts.run.fingerprint}`."
     )
 
@@ -318,12 +361,18 @@ def _scores(facts: CardFacts) -> str:
     notes = "Value [95 % interval] of n pictures. Only values in the same row are comparable."
     if any(score.metric == "fid" for score in facts.scores):
         notes += " An FID of so few pictures is biased upward; do not compare it with published values."
-    if not facts.dataset.n_reference:
+    if not facts.dataset.n_reference and not facts.recipe.imported:
         notes += " Nothing was held out: scores that compare with pictures compare with the training pictures."
     return f"## Scores\n\n{score_table(facts)}\n\n{notes}"
 
 
 def _limits(facts: CardFacts) -> str:
+    if facts.recipe.imported:
+        return (
+            "## Limits\n\n- It does not correct what the base model cannot draw, or draws with prejudice.\n"
+            "- It may repeat pictures that it was trained on, and these are unknown.\n"
+            f"- It was tested at {facts.recipe.generation.resolution} pixels; other sizes were not tested."
+        )
     trained, generated = facts.recipe.training.resolution, facts.recipe.generation.resolution
     limits = [
         "It was trained on small picture sets, and draws their styles, with the gaps and habits of these sets."

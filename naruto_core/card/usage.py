@@ -63,9 +63,10 @@ def _prompt_words(words: dict[str, str]) -> dict[str, str]:
 
 
 def _prompt(recipe: Recipe, words: dict[str, str]) -> list[str]:
-    phrases = [recipe.training.instance_prompt, *(style.instance_prompt for style in recipe.styles)]
+    phrases = [recipe.instance_prompt, *(style.instance_prompt for style in recipe.styles)]
     triggers = ", or ".join(escape(insert_tokens(phrase, _prompt_words(words))) for phrase in phrases)
-    steps = [f"Begin the prompt with the trigger phrase: {triggers}"]
+    unknown = recipe.imported and not recipe.imported.trigger
+    steps = [] if unknown else [f"Begin the prompt with the trigger phrase: {triggers}"]
     if skip := recipe.generation.clip_skip:  # 0 would be SDXL's penultimate layer, ComfyUI's -2
         steps.append(f"*CLIP Set Last Layer* at {-skip - 2}.")
     if _is_long(recipe):

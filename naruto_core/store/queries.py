@@ -118,6 +118,11 @@ class Queries(Repository):
         with self._reading() as session:
             return [row.to_domain() for row in session.scalars(query)]
 
+    def adapted_runs(self) -> set[str]:
+        """The ids of the runs that have an adapter: all but those of imported pictures, and unfinished ones."""
+        with self._reading() as session:
+            return set(session.scalars(select(AdapterRow.run_id).distinct()))
+
     def find_fused(self, run_id: str) -> FusedModel | None:
         """The fused model of a run, or None."""
         with self._reading() as session:

@@ -1,15 +1,16 @@
 """Low-rank adapters on the layers of SDXL (Hu et al. 2021): added by PEFT, computed in three matrix products."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from naruto_core.adapter_file import model_parts
+from naruto_core.adapter_file import PARTS, AdapterFile, adapter_weights, model_parts, split_key
+from naruto_core.errors import ModelUnusable
 from naruto_core.recipe_training import TrainingSection
 
 if TYPE_CHECKING:
@@ -47,6 +48,40 @@ def add_adapters(pipeline: "StableDiffusionXLPipeline", section: TrainingSection
             encoder.add_adapter(lora_config(section, TEXT_TARGETS))
     for parameter in trainable(pipeline).values():
         parameter.data = parameter.data.float()
+
+
+def load_initial(parts: Mapping[str, nn.Module], file: AdapterFile) -> None:
+    """Set the adapter in `parts` to the weights of `file`; modules that the file lacks keep B = 0.
+
+    Raises ModelUnusable, with the first module, for one that the recipe does not train, and for another rank.
+    """
+    weights = {key: (tensor, scale) for key, tensor, scale in adapter_weights(parts, "default")}
+    for key, initial in file.scaled().items():
+        part, module, role = split_key(key)
+        if key not in weights:
+            raise ModelUnusable(
+                f"init_adapter {file.path} has {role} of {part}.{module}, which this recipe does not train: see "
+                "training.lora_layers, training.text_encoder_lr and training.use_dora, or choose another file."
+            )
+        weight, scale = weights[key]
+        if weight.shape != initial.shape:
+            own, other = (min(shape) for shape in (weight.shape, initial.shape))
+            raise ModelUnusable(
+                f"init_adapter {file.path} has rank {other} in {part}.{module}, and training.rank is {own}: set "
+                f"training.rank={other}, or choose another file."
+            )
+        with torch.no_grad():
+            weight.copy_(initial / scale if role == "lora_B" else initial)
+
+
+def check_initial(section: TrainingSection, parts: Mapping[str, nn.Module], file: AdapterFile) -> None:
+    """Check, with `parts` without weights, that the adapter of `section` can start from `file`; see `load_initial`."""
+    targets = {"unet": section.lora_layers} | dict.fromkeys(PARTS[1:], TEXT_TARGETS)
+    for name, part in parts.items():
+        if name == "unet" or section.text_encoder_lr is not None:
+            adapted: Any = part
+            adapted.add_adapter(lora_config(section, targets[name]))
+    load_initial(parts, file)
 
 
 def trainable(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Parameter]:

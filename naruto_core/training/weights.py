@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from naruto_core import devices
-from naruto_core.adapter_file import write_adapter
+from naruto_core.adapter_file import model_parts, read_adapter, write_adapter
 from naruto_core.artifacts import LORA_FILE
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
@@ -17,6 +17,7 @@ from naruto_core.training.lora import (
     AdapterSwitch,
     LayerSwap,
     add_adapters,
+    load_initial,
     replace_lora_layers,
     set_lora_weights,
     trainable,
@@ -58,13 +59,17 @@ class Weights:
         if inversion:
             self.tokens = add_tokens(pipeline, tokens, inversion.initializer_concept, section.seed)
             self.named |= self.tokens
+        initial: dict[str, torch.Tensor] = {}  # as in the file: half precision below would round it
+        if section.init_adapter:
+            load_initial(model_parts(pipeline), read_adapter(Path(section.init_adapter)))
+            initial = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self._swaps: list[LayerSwap] = [swap for part in parts for swap in replace_lora_layers(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
         if half := devices.half(section.mixed_precision):  # trainable weights go back to fp32 below
             for part in parts if self.learns_text else parts[:1]:
                 nn.Module.to(part, half)  # the libraries' own `to` logs a line per model
-            for parameter in self.named.values():
-                parameter.data = parameter.data.float()
+            for name, parameter in self.named.items():
+                parameter.data = initial.get(name, parameter.data).float()
 
     def _working_copies(self, half: torch.dtype | None) -> list[HalfCopy]:
         """What the LoraLinear layers compute with: half-precision copies of every group, or the masters themselves."""

@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from flows.profiles import choose_recipe
+from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import Layout
 from naruto_core.sdxl import locate
 from naruto_core.store.database import open_store
 from tests.flows.conftest import Naruto, flags, overflow_when_decoded
 from tests.loaded_models import counting_models
+from tests.tasks.recorded_run import random_adapter
 
 QUICK = {
     "dataset.source": "world:naruto?count=14&seed=5",
@@ -48,7 +51,9 @@ def _only_run(home: Path):
         return summary.run, store.adapters(summary.run.id), store.steps(summary.run.id)
 
 
-def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, tmp_path: Path):
+def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_each(naruto: Naruto, tmp_path: Path):
+    start = tmp_path / "start.safetensors"
+    write_adapter(random_adapter(choose_recipe("mini", None, {"training.rank": 4}), seed=1), start)
     styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
     previews = {"training.previews": "{preview_steps: 2, prompts: 1}", "training.adapters": "per-style"}
     blend = {
@@ -56,11 +61,13 @@ def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, 
         "styles": styles,
         "generation.variants": ["base", "adapted", "fused"],
     }
+    blend["training.init_adapter"] = str(start)
     blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: previews are drawn as it is trained
     blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
     with counting_models() as alive:
         done = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("training starts from start.safetensors: 48 modules of rank 4") == 2
     # class pictures, and the base's pictures for all previews; twice for training; fusion; each variant
     assert alive == [0] * 8
     run, adapters, steps = _only_run(tmp_path)
@@ -70,6 +77,9 @@ def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, 
     ]
     first, second = (load_file(tmp_path / adapter.path) for adapter in adapters)
     assert first.keys() == second.keys()
+    key = next(key for key in first if "lora_B" in key)
+    pair = torch.stack([first[key].flatten(), load_file(start)[key].flatten()])
+    assert 0.9 < torch.corrcoef(pair)[0, 1] < 1  # four steps away
     assert any(not (first[name] == second[name]).all() for name in first)
     assert [step.step for step in steps] == list(range(8))  # one adapter after the other
     ranks = [step.gauges["copying_rank"] for step in steps if "copying_rank" in step.gauges]
