@@ -98,6 +98,15 @@ class GenerationSection(Section):
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
 
+    @property
+    def drawing_options(self) -> dict[str, Any]:
+        """The options that a picture depends on, as JSON; not those that choose which pictures are drawn."""
+        return self.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+
+    def at_resolution(self, resolution: int | None) -> "GenerationSection":
+        """The same section with pictures of another side, in pixels; None: unchanged."""
+        return self.model_copy(update={"resolution": resolution or self.resolution})
+
 
 class ScoringSection(Section):
     """The networks that measure, and the statistics. Scores of different extractors are never compared."""

@@ -40,6 +40,13 @@ class PriorSection(Section):
     num_class_images: int = Field(
         100, ge=1, le=100_000, description="Number of class pictures to draw, for class_images."
     )
+    resolution: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        multiple_of=8,
+        description="Side of a drawn class picture, in pixels; null: generation.resolution.",
+    )
     class_batch_size: int = Field(1, ge=1, le=256, description="Prior pictures added to each batch.")
     prior_loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of the prior's loss.")
 
@@ -56,6 +63,13 @@ class PreviewSection(Section):
 
     preview_steps: int = Field(100, ge=1, description="Optimizer steps between two previews.")
     prompts: int = Field(4, ge=1, le=64, description="The first N prompts of the suite, one picture each.")
+    resolution: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        multiple_of=8,
+        description="Side of a preview picture, in pixels; null: generation.resolution.",
+    )
     score: bool = Field(True, description="Measure the preview pictures with the recipe's pair extractor.")
 
 

@@ -105,11 +105,10 @@ def _show_pictures(
 
 def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, folder: Path) -> str:
     """Save the sample below `folder`; its name there. What it says of itself is written anew, without paths."""
-    drawing = recipe.generation.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
     facts: dict[str, object] = {"run": sample.run_id, "variant": sample.variant, "prompt": text, "seed": sample.seed}
     name = f"samples/{sample.id}{picture_file.SUFFIX}"
     with Image.open(whole_file(layout, "picture", sample.path, sample.sha256)) as picture:
-        save_picture(picture.convert("RGB"), folder / name, facts | drawing)
+        save_picture(picture.convert("RGB"), folder / name, facts | recipe.generation.drawing_options)
     return name
 
 

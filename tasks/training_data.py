@@ -1,20 +1,18 @@
 """Training data: the styles of a run at the resolution of each stage, encoded once and kept; class pictures."""
 
 import hashlib
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from naruto_core import picture_file, sdxl
-from naruto_core.artifacts import Manifest
+from naruto_core import sdxl
 from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
 from naruto_core.dataset.versions import read_picture, read_pictures
-from naruto_core.domain import DatasetVersion, Picture, Progress, Split
-from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.domain import DatasetVersion, Picture, Split
+from naruto_core.generation import Job
+from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
@@ -27,25 +25,24 @@ from naruto_core.training.latent_cache import (
     latent_cache_key,
 )
 from tasks.context import RunContext, TaskContext
-from tasks.progress import reporter
+from tasks.progress import reporter, unit_reporter
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 
-_PIXELS = 2  # raised when the same settings come to draw other pixels: what was kept before is not used
-
-
 @dataclass(frozen=True, slots=True)
 class ClassPictures:
-    """Drawn class pictures: `key` names them and their folder; picture i shows `jobs[i]`."""
+    """Drawn class pictures: the file `paths[i]` shows `jobs[i]`."""
 
-    key: str
-    folder: Path
     jobs: tuple[Job, ...]
+    paths: tuple[Path, ...]
 
-    def path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}{picture_file.SUFFIX}"
+    @property
+    def key(self) -> str:
+        """A digest of the pictures and their prompts: the name of a cached file has the digests of both."""
+        names = "\n".join(path.name for path in self.paths)
+        return f"class-{hashlib.sha256(names.encode()).hexdigest()[:24]}"
 
 
 def class_pictures(context: RunContext) -> ClassPictures:
@@ -53,35 +50,20 @@ def class_pictures(context: RunContext) -> ClassPictures:
 
     The prior must be of kind `class_images`.
     """
-    model, drawing, seed = context.recipe.model, context.recipe.generation, context.recipe.training.seed
-    prior = context.recipe.training.prior
+    recipe, seed = context.recipe, context.recipe.training.seed
+    prior = recipe.training.prior
     assert prior is not None
     texts = prior.class_prompts
     jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
-    how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
-    parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
-    key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
-    pictures = ClassPictures(key, context.layout.cache(key), jobs)
-    names = {pictures.path(index).name: index for index in range(len(jobs))}
-    missing = [names[name] for name in Manifest(pictures.folder).missing_or_changed(names)]
-    if missing:
-        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, context.device), drawing)
-        _draw(painter, pictures, missing)
-    return pictures
-
-
-def _draw(painter: Painter, pictures: ClassPictures, missing: list[int]) -> None:
-    report, began, size = reporter(), time.monotonic(), painter.section.batch_size
-    total = len(pictures.jobs)
-    for start in range(0, len(missing), size):
-        batch = missing[start : start + size]
-        for index, picture in zip(batch, painter.paint([pictures.jobs[i] for i in batch]), strict=True):
-            job = pictures.jobs[index]
-            save_picture(picture, pictures.path(index), {"class_prompt": job.text, "seed": job.seed})
-        Manifest(pictures.folder).add([pictures.path(index).name for index in batch])
-        done, spent = start + len(batch), time.monotonic() - began
-        left = spent / done * (len(missing) - done)
-        report(Progress("prior", total - len(missing) + done, total, "picture", spent, left))
+    section = recipe.generation.at_resolution(prior.resolution)
+    cache = PictureCache(context.layout.picture_cache, recipe.model, section, context.device)
+    paths = cache.find(jobs)
+    missing = [job for job in jobs if job not in paths]
+    report_count = unit_reporter("prior", len(missing), "picture")
+    for drawn in cache.draw(missing):
+        paths |= drawn
+        report_count(len(missing) - (len(jobs) - len(paths)))
+    return ClassPictures(jobs, tuple(paths[job] for job in jobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,5 +185,5 @@ class TrainingPictures:
 
 def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> CaptionedPicture:
     index = int(name)
-    ready = prepare(drawn.path(index).read_bytes(), (resolution, resolution))
+    ready = prepare(drawn.paths[index].read_bytes(), (resolution, resolution))
     return CaptionedPicture(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)

@@ -217,6 +217,8 @@ class _Parts:
         vae = vae * self.vae_itemsize
         everything = (unet + text) * self.itemsize + vae
         largest = max(stage.resolution for stage in section.resolutions)
+        drawn = (section.prior and section.prior.resolution, section.previews and section.previews.resolution)
+        largest_drawn = max(drawing.resolution, *(side or 0 for side in drawn))
         learns_text = section.text_encoder_lr is not None or section.textual_inversion is not None
         resident = (unet + (text if learns_text else 0)) * self.itemsize
         resident += vae if section.style_loss and section.style_loss.features == "decoder" else 0
@@ -224,7 +226,7 @@ class _Parts:
         needs = {
             "encode": everything + self._vae(largest),
             "train": resident + states + self._activations(section, largest, learns_text) * BACKWARD_FACTOR,
-            "sample": everything + self._vae(drawing.resolution),
+            "sample": everything + self._vae(largest_drawn),
             "save": resident + states + self.trainable * 4,
         }
         return {phase: int(need + OVERHEAD_BYTES) for phase, need in needs.items()}

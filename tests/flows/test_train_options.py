@@ -61,8 +61,8 @@ def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, 
     with counting_models() as alive:
         done = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert done.returncode == 0, done.stderr
-    # class pictures; twice for previews and training; fusion; each variant
-    assert alive == [0] * 9
+    # class pictures, and the base's pictures for all previews; twice for training; fusion; each variant
+    assert alive == [0] * 8
     run, adapters, steps = _only_run(tmp_path)
     layout = Layout(tmp_path)
     assert [(a.style, a.path) for a in adapters] == [
@@ -101,7 +101,7 @@ def test_a_base_whose_pixels_overflow_is_refused_in_a_sentence_and_no_black_pict
     done = naruto(home, "run", *flags(QUICK | {"model.base": str(base), "training.prior": prior}))
     assert done.returncode == 1
     assert f"{base} cannot draw 'a person' with seed 42: the VAE's pixels are not finite numbers" in done.stderr
-    assert not [*home.rglob("class-*/*.png")]
+    assert not [*home.glob("cache/pictures/**/*.png")]
 
 
 def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_together(naruto: Naruto, tmp_path: Path):
