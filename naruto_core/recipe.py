@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_text import explain, read_yaml, value_from_text
 from naruto_core.recipe_training import Precision, Section, TrainingSection
-from naruto_core.sampling import SamplerName
+from naruto_core.sampling import SAMPLERS, SamplerName
 
 RESAMPLES = 1000  # behind every interval, unless a recipe's scoring.resamples says otherwise
 MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
@@ -26,13 +26,39 @@ ReferencePart = Literal["held-out", "training"]
 
 class ModelSection(Section):
     """The base model. A name is a hub id, a folder, or `package:<package>/<folder>` for files
-    that ship inside a Python package."""
+    that ship inside a Python package; the base model may be one .safetensors file too."""
 
-    base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder>.")
+    base: str = Field(
+        min_length=1,
+        description="Hub id, folder, package:<package>/<folder>, or one .safetensors file: a path, or "
+        "owner/name/file.safetensors of the hub.",
+    )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
     vae: str | None = Field(None, description="A VAE that replaces the base model's own.")
     vae_revision: str | None = Field(None, description="Commit hash of a hub id in `vae`.")
-    variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
+    variant: str | None = Field(
+        None, description="File variant, e.g. fp16. A folder that has no such files is read without it."
+    )
+    config: str | None = Field(
+        None,
+        description="Hub id or folder with configurations and tokenizers for a single file; null: those of SDXL base "
+        "1.0, which most single files need.",
+    )
+    config_revision: str | None = Field(None, description="Commit hash of a hub id in `config`.")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="What the UNet predicts: the noise, or v; null: as the model's files say."
+    )
+    rescale_betas_zero_snr: bool | None = Field(
+        None, description="Noise schedule with a zero terminal SNR (Lin et al. 2023); null: as the model's files say."
+    )
+
+    @model_validator(mode="after")
+    def _noise_schedule_is_possible(self) -> "ModelSection":
+        if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
+            raise ValueError(
+                "rescale_betas_zero_snr needs prediction_type v_prediction: at a zero SNR the noise alone is no target"
+            )
+        return self
 
 
 class DatasetSection(Section):
@@ -93,10 +119,21 @@ class GenerationSection(Section):
     )
     mixed_precision: Precision = Field("fp16", description="Number format of weights and activations.")
     clip_skip: int | None = Field(
-        None, ge=1, le=11, description="Number of last text encoder layers to skip; as in training."
+        None,
+        ge=1,
+        le=11,
+        description="Number of further last text encoder layers to skip; as in training. null: SDXL's own, which "
+        "A1111 calls clip skip 2.",
     )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
+
+    @model_validator(mode="after")
+    def _the_sampler_has_so_many_steps(self) -> "GenerationSection":
+        most = SAMPLERS[self.scheduler].most_steps
+        if most and self.num_inference_steps > most:
+            raise ValueError(f"scheduler {self.scheduler} has at most {most} steps: set num_inference_steps")
+        return self
 
     @property
     def drawing_options(self) -> dict[str, Any]:

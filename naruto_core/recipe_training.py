@@ -201,7 +201,7 @@ class TrainingSection(Section):
 
     textual_inversion: TextualInversionSection | None = None
     clip_skip: int | None = Field(
-        None, ge=1, le=11, description="Number of last text encoder layers to skip, as at inference."
+        None, ge=1, le=11, description="Number of further last text encoder layers to skip, as at inference."
     )
     caption_dropout: float = Field(
         0.0, ge=0, le=1, description="Share of pictures that are shown with an empty caption."

@@ -133,14 +133,8 @@ def load_token_limit(section: ModelSection, new_tokens: Iterable[str] = ()) -> T
 
     Raises ModelUnusable when the tokenizers are missing or invalid.
     """
-    from transformers import CLIPTokenizer
-
-    source, revision = sdxl.locate(section.base, section.revision)
-    pinned: dict[str, Any] = {"revision": revision or "main"}  # ignored for a folder
     try:
-        tokenizers: list[Any] = [
-            CLIPTokenizer.from_pretrained(source, subfolder=part, **pinned) for part in ("tokenizer", "tokenizer_2")
-        ]
+        tokenizers = list(sdxl.load_tokenizers(section).values())
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"cannot load the tokenizers of {section.base}: {reason}") from error

@@ -3,7 +3,7 @@
 import torch
 from prefect import task
 
-from naruto_core import devices
+from naruto_core import devices, sdxl
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.hub import check_token
@@ -35,6 +35,8 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     device = devices.pick_device(settings.device)
     for precision in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
+    for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
+        say(note)
     say(memory_plan(recipe, settings, device).summary)
     if suite:
         check_suite(recipe, suite)

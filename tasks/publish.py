@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 from prefect import task
@@ -51,6 +52,7 @@ def write_bundle(
             shown=_show_pictures(store, layout, run, recipe, suite, scratch) if suite else (),
             suite_name=suite.name if suite else "",
             n_prompts=len(suite.prompts) if suite else 0,
+            schedule=_schedule(recipe.model),
         )
         (scratch / "README.md").write_text(str(model_card(facts)), encoding="utf-8", newline="\n")
 
@@ -82,6 +84,14 @@ def _base_digest(model: ModelSection) -> str:
         return sdxl.identity(model)
     except ModelUnusable:
         return ""
+
+
+def _schedule(model: ModelSection) -> dict[str, Any]:
+    """The noise schedule of the base model where it is stated; {} for a file that is gone by now."""
+    try:
+        return sdxl.stated_schedule(model)
+    except ModelUnusable:
+        return {}
 
 
 def _show_pictures(

@@ -12,6 +12,7 @@ from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, DatasetSection, ModelSection, Recipe
 from naruto_core.scoring.metrics import direction
+from naruto_core.single_file import hub_address
 
 
 def base_name(model: ModelSection) -> str:
@@ -21,6 +22,9 @@ def base_name(model: ModelSection) -> str:
     if model.base.startswith("package:"):
         package, _, folder = model.base.removeprefix("package:").partition("/")
         return f"the SDXL model in the folder {escape(folder)} of the Python package {escape(package)}"
+    if address := hub_address(model.base, model.revision):
+        repository, file = address
+        return f"the file {escape(file)} of [{escape(repository)}](https://huggingface.co/{repository})"
     name = public_name(model.base, model.revision)
     return f"a local SDXL model called {escape(name)}" if name else "a local SDXL model"
 
@@ -29,7 +33,7 @@ def base_model(facts: CardFacts) -> str:
     """The section on the base model: name, revision or digest, VAE."""
     model = facts.recipe.model
     sentences = [f"Trained on top of {base_name(model)}"]
-    if is_hub_id(model.base, model.revision):
+    if is_hub_id(model.base, model.revision) or hub_address(model.base, model.revision):
         sentences[0] += f", revision {escape(model.revision or '')}"
     elif facts.base_digest:
         sentences[0] += f"; sha256 over its files when this card was written: `{facts.base_digest}`"
@@ -273,7 +277,7 @@ def _words_for_the_base(facts: CardFacts) -> str:
 def _diffusers(facts: CardFacts) -> str:
     trigger = trigger_phrases(facts.recipe)[MAIN_STYLE]
     prompt, seed = (facts.shown[0].text, facts.shown[0].seed) if facts.shown else (trigger, 0)
-    code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed)
+    code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed, facts.schedule)
     return (
         f"## Use it in diffusers\n\nWith {needed_versions()}. A device or precision other than the run's "
         f"rounds differently, and small details of pictures may differ.\n\n```python\n{code}\n```"

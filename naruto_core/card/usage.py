@@ -1,12 +1,14 @@
 """How to use the files: code for diffusers that runs unchanged, and steps for ComfyUI."""
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from naruto_core.card.facts import CardFacts, WeightFiles, escape
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import insert_tokens
-from naruto_core.recipe import Recipe
+from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.sampling import SAMPLERS
+from naruto_core.single_file import hub_address, is_single_file
 from naruto_core.textual_inversion import split_tokens
 
 
@@ -79,25 +81,32 @@ def needed_versions() -> str:
     return f"{', '.join(first)} and {last}, or newer"
 
 
-def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int) -> str:
+def diffusers_code(
+    recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int, schedule: Mapping[str, object]
+) -> str:
     """A Python program that generates `prompt` with `seed` exactly as the adapted pictures of this run.
 
-    All text from users is written as Python literals, so that it can end neither a string nor the block of code.
+    `schedule` is that of `CardFacts`. All text from users is written as Python literals, so that it can end neither a
+    string nor the block of code.
     """
     model = recipe.model
     classes = ["AutoencoderKL"] if model.vae else []
-    classes += [SAMPLERS[recipe.generation.scheduler], "StableDiffusionXLPipeline"]
-    packaged = any(name.startswith("package:") for name in (model.base, model.vae or ""))
+    classes += [SAMPLERS[recipe.generation.scheduler].scheduler_class, "StableDiffusionXLPipeline"]
+    packaged = any(name.startswith("package:") for name in (model.base, model.vae or "", model.config or ""))
+    hub = [
+        *(["hf_hub_download"] if _hub_file(model) else []),
+        *(["snapshot_download"] if recipe.publish.push_to_hub and files.embeddings else []),
+    ]
     lines = [
         *(["from importlib.resources import files", ""] if packaged else []),
         "import torch",
         f"from diffusers import {', '.join(classes)}",
-        *(["from huggingface_hub import snapshot_download"] if recipe.publish.push_to_hub and files.embeddings else []),
+        *([f"from huggingface_hub import {', '.join(hub)}"] if hub else []),
         *(["from safetensors.torch import load_file"] if files.embeddings else []),
         "",
         *_sources(recipe, run_id, files),
         "",
-        *_base(recipe),
+        *_base(recipe, schedule),
         *(_new_tokens(recipe, files.embeddings) if files.embeddings else []),
         *_adapters(recipe, run_id, files),
         "",
@@ -113,8 +122,10 @@ def _sources(recipe: Recipe, run_id: str, files: WeightFiles) -> list[str]:
         pushed = f"snapshot_download({pushed}, revision={run_id!r})"
     pushed += "  # or the folder this file is in"
     adapter = pushed if publish.push_to_hub else "'.'  # the folder this file is in"
+    base = _hub_file(model) or _source(model.base, model.revision)
     return [
-        f"base = {_source(model.base, model.revision)}",
+        f"base = {base}",
+        *([f"config = {_source(model.config, model.config_revision)}"] if model.config else []),
         *([f"vae = {_source(model.vae, model.vae_revision)}"] if model.vae else []),
         f"adapter = {adapter}",
         "device = 'cuda' if torch.cuda.is_available() else 'cpu'",
@@ -127,26 +138,38 @@ def _source(name: str, revision: str | None) -> str:
         return f"str(files({package!r}) / {folder!r})  # ships inside that Python package"
     if is_hub_id(name, revision):
         return repr(name)
-    return f"{'path/to/' + public_name(name, revision)!r}  # a folder: see the section Base model"
+    kind = "file" if is_single_file(name) else "folder"
+    return f"{'path/to/' + public_name(name, revision)!r}  # a {kind}: see the section Base model"
 
 
-def _base(recipe: Recipe) -> list[str]:
+def _hub_file(model: ModelSection) -> str:
+    """A Python expression that downloads the base model's single file; "" for other base models."""
+    if not (address := hub_address(model.base, model.revision)):
+        return ""
+    return f"hf_hub_download({address[0]!r}, {address[1]!r}, revision={model.revision!r})"
+
+
+def _base(recipe: Recipe, schedule: Mapping[str, object]) -> list[str]:
     model = recipe.model
     # not `dtype`, which diffusers before 0.40 ignores
     dtype = f"torch_dtype={_DTYPE[recipe.generation.mixed_precision]}"
+    single = is_single_file(model.base)
     vae = ", ".join(["vae", *_pin(model.vae or "", model.vae_revision), dtype])
     options = [
         *_pin(model.base, model.revision),
-        *([f"variant={model.variant!r}"] if model.variant else []),
+        *([f"variant={model.variant!r}"] if model.variant and is_hub_id(model.base, model.revision) else []),
+        *(["config=config"] if single and model.config else []),
         *([f"vae=AutoencoderKL.from_pretrained({vae})"] if model.vae else []),
         dtype,
     ]
+    sampler = SAMPLERS[recipe.generation.scheduler]
+    settings = "".join(f", {key}={value!r}" for key, value in {**schedule, **sampler.options}.items())
     return [
-        "pipeline = StableDiffusionXLPipeline.from_pretrained(",
+        f"pipeline = StableDiffusionXLPipeline.{'from_single_file' if single else 'from_pretrained'}(",
         "    base,",
         *[f"    {option}," for option in options],
         ").to(device)",
-        f"pipeline.scheduler = {SAMPLERS[recipe.generation.scheduler]}.from_config(pipeline.scheduler.config)",
+        f"pipeline.scheduler = {sampler.scheduler_class}.from_config(pipeline.scheduler.config{settings})",
     ]
 
 

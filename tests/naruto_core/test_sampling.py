@@ -9,8 +9,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
 from PIL.Image import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from naruto_core import sampling, sdxl
@@ -19,7 +28,7 @@ from naruto_core.errors import DatasetUnusable, ModelUnusable
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import StyleLossSection
-from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
+from naruto_core.sampling import NotFinite, SamplerName, decode_picture, make_scheduler
 from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples
 from naruto_core.training.loss import style_loss
 from tests.naruto_core.conftest import CPU, MINIATURE
@@ -53,6 +62,16 @@ SECTION = GenerationSection(
     batch_size=2,
     mixed_precision="fp32",
 )
+# as their users write them with diffusers
+PLAIN: dict[str, Callable[[Any], Any]] = {
+    "ddim": DDIMScheduler.from_config,
+    "euler": EulerDiscreteScheduler.from_config,
+    "euler_ancestral": EulerAncestralDiscreteScheduler.from_config,
+    "dpmpp_2m_karras": lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
+    "unipc": UniPCMultistepScheduler.from_config,
+    "lcm": LCMScheduler.from_config,
+    "euler_trailing": lambda config: EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing"),
+}
 JOBS = [Job("a person with red hair", 7), Job("a cat", 8)]
 Edit = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -113,8 +132,25 @@ def test_a_model_is_trained_and_fused_by_sdxls_schedule_when_its_file_says_nothi
     assert saved.items() >= sampling.SDXL_SCHEDULE.items()
 
 
-def test_recipes_accept_the_samplers_of_the_table():
+def test_recipes_and_tests_have_the_samplers_of_the_table_and_their_largest_number_of_steps():
     assert set(get_args(GenerationSection.model_fields["scheduler"].annotation)) == set(sampling.SAMPLERS)
+    assert set(PLAIN) == set(sampling.SAMPLERS)
+    changes = {"scheduler": "lcm", "num_inference_steps": 51}
+    with pytest.raises(ValidationError, match="scheduler lcm has at most 50 steps: set num_inference_steps"):
+        GenerationSection.model_validate(SECTION.model_dump() | changes)
+
+
+@pytest.mark.parametrize("earlier", sampling.SAMPLERS)
+def test_a_sampler_keeps_nothing_of_the_one_that_drew_before_it(earlier: SamplerName):
+    """The service draws with one base model for runs of different samplers."""
+    stated: Any = EulerDiscreteScheduler.from_config({**PUBLISHED, "timestep_spacing": "linspace"})  # type: ignore[arg-type]
+    for config in (stated.config, {}):
+        used = make_scheduler(earlier, config).config
+        for name in sampling.SAMPLERS:
+            again, first = make_scheduler(name, used), make_scheduler(name, config)
+            assert schedule_of(again) == schedule_of(first), name
+            keys = first.config.keys() - {"_use_default_values", "_class_name"}
+            assert {key: again.config[key] for key in keys} == {key: first.config[key] for key in keys}, name
 
 
 @pytest.fixture
@@ -194,7 +230,7 @@ def test_where_the_unet_overflows_or_weights_are_damaged_nothing_is_drawn_either
         Painter(pipeline, SECTION).paint(JOBS)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+@pytest.mark.parametrize("scheduler", PLAIN)
 def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipeline_draws(
     load_miniature, scheduler: str
 ):
@@ -207,8 +243,7 @@ def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipel
         return pipeline
 
     painter, plain = Painter(load(), SECTION.model_copy(update={"scheduler": scheduler})), load()
-    kind: Any = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[scheduler]
-    plain.scheduler = kind.from_config(plain.scheduler.config)
+    plain.scheduler = PLAIN[scheduler](plain.scheduler.config)
     ours = painter.paint(JOBS)
     batch = ContinuousBatch(painter, 64, 64)
     numbers = [batch.join(Order(job.text, job.seed, "low quality", 2, 4.0)) for job in JOBS]
