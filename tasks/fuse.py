@@ -9,6 +9,7 @@ from naruto_core.artifacts import sha256_folder
 from naruto_core.domain import Adapter, FusedModel
 from naruto_core.fusion import fuse_adapters, scaled_adapters
 from tasks.context import OpenRun, run_context
+from tasks.plan import timed_phase
 from tasks.progress import say
 
 
@@ -23,8 +24,9 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         recorded, folder = context.store.find_fused(run.id), context.layout.fused(run.id)
         if recorded and sha256_folder(folder) == recorded.sha256:
             return recorded
-        pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, context.device)
-        fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
+        with timed_phase(context, "fuse", 1):
+            pipeline = sdxl.load_pipeline(recipe.model, recipe.training.mixed_precision, context.device)
+            fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
         fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
         context.store.add_fused(fused)
         say(f"fused model at {folder}")

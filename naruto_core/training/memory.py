@@ -149,11 +149,15 @@ VAE_ACTIVATIONS = 6  # of the largest size that exist at once while the VAE enco
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """`section` with the chosen batch size and accumulation; `needs` in bytes by phase, and the bytes `available`."""
+    """`section` with the chosen batch size and accumulation; `needs` in bytes by phase, and the bytes `available`.
+
+    `trainable` is the number of weights that learn.
+    """
 
     section: TrainingSection
     needs: dict[str, int]
     available: int
+    trainable: int
 
     @property
     def summary(self) -> str:
@@ -172,7 +176,7 @@ def plan_memory(
     Raises DeviceUnfit, with the estimate, when none fits.
     """
     parts = _Parts(model, section, device)
-    plans = [MemoryPlan(split, parts.needs(split, drawing), available) for split in splits(section)]
+    plans = [MemoryPlan(split, parts.needs(split, drawing), available, parts.trainable) for split in splits(section)]
     for plan in plans:
         if max(plan.needs.values()) <= available:
             return plan
