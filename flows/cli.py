@@ -65,6 +65,28 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="Profile (mini, t4) or path of a recipe file.")
+    ] = "mini",
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="GPU", help="t4, l4, a10, 4090, a100 or h100; without it, this machine."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how long each phase of a run takes, and what it needs in memory and on the disk. Downloads nothing."""
+    _settle_libraries()
+    from flows.plan import plan_recipe
+
+    _show(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
+
+
+@app.command()
 def ingest(
     source: Annotated[str, typer.Argument(help="Parquet, imagefolder, save_to_disk folder, hub id or world:<style>.")],
     recipe: Annotated[

@@ -216,6 +216,51 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedPhase:
+    """One phase of a run, as planned: `units` of the kind `unit` on `device`, with `flops` each, in `seconds` in all.
+
+    `basis` says where the seconds come from: "measured here", "published" or "estimated"; `memory` is the need on the
+    device in bytes, 0 where it is not known.
+    """
+
+    phase: str
+    units: int
+    unit: str
+    flops: float
+    seconds: float
+    basis: str
+    device: str
+    precision: str
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRecord:
+    """A phase of a run: the plan, and what it took so far; `measured_units` is 0 until it was carried out."""
+
+    planned: PlannedPhase
+    measured_units: int = 0
+    measured_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpeed:
+    """What a unit of a phase took on a device: the phase's seconds over its units, loading of models included."""
+
+    phase: str
+    device: str
+    precision: str
+    flops: float
+    units: int
+    seconds: float
+
+    @property
+    def seconds_per_unit(self) -> float:
+        """Seconds of one unit."""
+        return self.seconds / self.units
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The progress of a long task: `done` of `total` in `unit`s, seconds since its start, estimated seconds left.
 

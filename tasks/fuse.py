@@ -16,6 +16,7 @@ from naruto_core.generation import Job, Painter
 from naruto_core.prompts import insert_tokens
 from naruto_core.scoring.findings import FUSED_MODEL, find_fused_difference
 from tasks.context import OpenRun, RunContext, run_context
+from tasks.plan import timed_phase
 from tasks.progress import say, unit_reporter
 
 Pixels = NDArray[np.uint8]
@@ -32,8 +33,9 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         recorded, folder = context.store.find_fused(run.id), context.layout.fused(run.id)
         if recorded and sha256_folder(folder) == recorded.sha256:
             return recorded
-        pipeline = sdxl.load_pipeline(recipe.model, recipe.weights_precision, context.device)
-        fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
+        with timed_phase(context, "fuse", 1):
+            pipeline = sdxl.load_pipeline(recipe.model, recipe.weights_precision, context.device)
+            fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
         fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
         context.store.add_fused(fused)
         say(f"fused model at {folder}")

@@ -16,6 +16,7 @@ from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from tasks.context import OpenRun, RunContext, run_context
+from tasks.plan import samples_left, timed_phase
 from tasks.progress import reporter
 
 
@@ -41,7 +42,7 @@ def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | N
     prompts for the adapted and the fused model the words of `recipe.new_tokens` become the new tokens; the base model,
     which has none, reads them as they are.
     """
-    with run_context(opened, "generate") as context:
+    with run_context(opened, "generate") as context, timed_phase(context, "samples", samples_left(context)):
         context.store.add_prompts(opened.id, context.suite)
         requests = _requests(context)
         missing = _missing(context, requests)

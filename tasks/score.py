@@ -13,6 +13,7 @@ from naruto_core.scoring.findings import FUSED_MODEL
 from tasks.captions import find_caption_noise
 from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_context
 from tasks.features import run_features
+from tasks.plan import pictures_to_score, timed_phase
 from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
 
@@ -22,7 +23,7 @@ _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with tra
 @task
 def score(opened: OpenRun) -> int:
     """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
-    with run_context(opened, "score") as context:
+    with run_context(opened, "score") as context, timed_phase(context, "score", pictures_to_score(context)):
         recipe, store = context.recipe, context.store
         evaluation = evaluate(run_features(context), context.suite, recipe.scoring, _score_template(context))
         store.add_scores(evaluation.scores)

@@ -45,16 +45,22 @@ class ClassPictures:
         return f"class-{hashlib.sha256(names.encode()).hexdigest()[:24]}"
 
 
+def class_jobs(recipe: Recipe) -> tuple[Job, ...]:
+    """The class pictures that the recipe's prior asks for; () without a prior."""
+    if recipe.training.prior is None:
+        return ()
+    texts, seed = recipe.training.prior.class_prompts, recipe.training.seed
+    count = recipe.training.prior.num_class_images
+    return tuple(Job(texts[index % len(texts)], seed + index) for index in range(count))
+
+
 def class_pictures(context: RunContext) -> ClassPictures:
     """The class pictures of the recipe's prior, drawn by the base model like the samples; only missing ones are drawn.
 
     The prior must be of kind `class_images`.
     """
-    recipe, seed = context.recipe, context.recipe.training.seed
-    prior = recipe.training.prior
+    recipe, prior, jobs = context.recipe, context.recipe.training.prior, class_jobs(context.recipe)
     assert prior is not None
-    texts = prior.class_prompts
-    jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
     section = recipe.generation.at_resolution(prior.resolution)
     cache = PictureCache(context.layout.picture_cache, recipe.model, section, context.device)
     paths = cache.find(jobs)
