@@ -274,13 +274,20 @@ def backup(
     """Copy NARUTO_HOME into a folder, also while a run goes on there; again: what is new or changed."""
     import time
 
+    from naruto_core.errors import NotRecorded
     from naruto_core.settings import read_settings
     from naruto_core.store.backup import back_up
 
-    print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
-    while every is not None:
+    while True:
+        try:
+            print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
+        except NotRecorded as error:
+            if every is None:
+                raise
+            print(f"naruto: {error}", file=sys.stderr)  # the run that it is started beside has not begun
+        if every is None:
+            return
         time.sleep(every)
-        print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
 
 
 @app.command()
