@@ -141,6 +141,11 @@ def _recorded_fused(name: str) -> tuple[str, Path, Recipe]:
 
 def _write_model(folder: Path, source: Path, recipe: Recipe) -> None:
     """The fused model in `folder`, with how it is drawn by, for programs that know no recipe (`generation.json`)."""
+    if recipe.generation.refiner:
+        raise ModelUnusable(
+            "this run draws with a refiner, which an endpoint and Triton do not load: run it without "
+            "generation.refiner, or use `naruto export models`."
+        )
     _copy_model(source, folder)
     settings = recipe.generation.model_dump(mode="json", include=_GENERATION_KEYS) | {"new_tokens": recipe.new_tokens}
     (folder / "generation.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -247,6 +247,10 @@ class Layout:
         """The folder that is pushed to a model hub."""
         return self.run(run_id) / "publish"
 
+    def latents(self, run_id: str, adapter: str, variant: str) -> Path:
+        """The latents that wait for a refiner: of one variant, drawn with one adapter (a digest)."""
+        return self.run(run_id) / "latents" / f"{variant}-{adapter[:24]}"
+
     def sample(self, run_id: str, sample_id: str) -> Path:
         return self.run(run_id) / "samples" / f"{sample_id}{picture_file.SUFFIX}"
 

@@ -7,7 +7,7 @@ of 6 rows (3 pictures, each with and without its prompt), MKL sums the last in a
 
 import hashlib
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from naruto_core.artifacts import write_atomically
 from naruto_core.errors import ModelUnusable
 from naruto_core.picture_file import encode_picture
 from naruto_core.recipe import GenerationSection
+from naruto_core.recipe_training import Precision
 from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
 from naruto_core.text_encoding import encode_prompts
 
@@ -53,23 +54,19 @@ class Painter:
 
         Raises ModelUnusable, with model, prompt and seed, when a picture is not finite; ValueError for a wrong number.
         """
+        latents = self.denoise(jobs, on_step)
+        return [decode_job(self.pipeline, job, picture[None]) for job, picture in zip(jobs, latents, strict=True)]
+
+    def denoise(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None = None) -> torch.Tensor:
+        """The latents (B, 4, h, w) of `jobs`; where the section has a refiner, as they are handed over to it.
+
+        Raises ValueError for a wrong number of jobs.
+        """
         section = self.section
         if not 0 < len(jobs) <= section.batch_size:
             raise ValueError(f"paint takes 1 to {section.batch_size} jobs, not {len(jobs)}")
         full = [*jobs, *[jobs[-1]] * (padded_batch_size(section.batch_size) - len(jobs))]
-        latents = self._denoise(full, on_step)
-        return [self._decode(job, picture[None]) for job, picture in zip(jobs, latents, strict=False)]
-
-    def _decode(self, job: Job, latents: torch.Tensor) -> "Image":
-        try:
-            return decode_picture(self.pipeline, latents)
-        except NotFinite as error:
-            adapted = " with its adapter" if getattr(self.pipeline.unet, "peft_config", None) else ""
-            prompt = job.text if len(job.text) <= _PROMPT_SHOWN else f"{job.text[:_PROMPT_SHOWN]}..."
-            raise ModelUnusable(
-                f"{self.pipeline.name_or_path or 'the model'}{adapted} cannot draw {prompt!r} with seed {job.seed}: "
-                f"{error}"
-            ) from error
+        return self._denoise(full, on_step)[: len(jobs)]
 
     def _denoise(self, jobs: Sequence[Job], on_step: Callable[[int], None] | None) -> torch.Tensor:
         section = self.section
@@ -81,6 +78,7 @@ class Painter:
 
         # diffusers types the result as a union; this call has one type
         draw: Any = self.pipeline
+        handed_over: dict[str, Any] = {"denoising_end": section.refiner.high_noise_frac} if section.refiner else {}
         with self.inference():
             texts = encode_prompts(
                 self.pipeline,
@@ -98,16 +96,32 @@ class Painter:
                 generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
                 callback_on_step_end=on_step_end,
                 output_type="latent",
+                **handed_over,
             ).images
 
-    @contextmanager
-    def inference(self) -> Generator[None]:
-        """Inside the block: no gradients, the section's precision; on a CPU the sampler still computes in fp32."""
-        # under autocast the UNet's output is half precision
-        hook = self.pipeline.unet.register_forward_hook(_output_in_fp32)
-        precision = devices.autocast(self.section.mixed_precision, self.device)
-        with torch.inference_mode(), precision, _removing(hook):
-            yield
+    def inference(self) -> AbstractContextManager[None]:
+        """See `inference`, for this painter's pipeline."""
+        return inference(self.pipeline.unet, self.section.mixed_precision, self.device)
+
+
+@contextmanager
+def inference(unet: torch.nn.Module, precision: Precision, device: torch.device) -> Generator[None]:
+    """Inside the block: no gradients, `precision`; on a CPU the sampler still computes in fp32."""
+    hook = unet.register_forward_hook(_output_in_fp32)  # under autocast the UNet's output is half precision
+    with torch.inference_mode(), devices.autocast(precision, device), _removing(hook):
+        yield
+
+
+def decode_job(pipeline: Any, job: Job, latents: torch.Tensor) -> "Image":
+    """The picture of the latents (1, 4, h, w) of `job`; ModelUnusable, with model, prompt and seed, if not finite."""
+    try:
+        return decode_picture(pipeline, latents)
+    except NotFinite as error:
+        adapted = " with its adapter" if getattr(pipeline.unet, "peft_config", None) else ""
+        prompt = job.text if len(job.text) <= _PROMPT_SHOWN else f"{job.text[:_PROMPT_SHOWN]}..."
+        raise ModelUnusable(
+            f"{pipeline.name_or_path or 'the model'}{adapted} cannot draw {prompt!r} with seed {job.seed}: {error}"
+        ) from error
 
 
 def padded_batch_size(batch_size: int) -> int:

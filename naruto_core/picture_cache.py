@@ -7,7 +7,6 @@ that several processes can use the cache at once.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from naruto_core.artifacts import sha256_bytes, sha256_file, write_atomically
 from naruto_core.generation import Job, Painter, padded_batch_size
 from naruto_core.picture_file import SUFFIX, encode_picture
 from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.refiner import BatchDrawing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,15 +45,14 @@ class PictureCache:
         `on_step` is called with the number of pictures of the batch and the steps done. Raises ModelUnusable for a
         model that cannot be loaded or a picture that is not finite, and StorageFailed.
         """
-        missing = list(dict.fromkeys(jobs))
-        if not missing:
-            return
+        folder = self._folder / "latents" / sha256_bytes(json.dumps(self._common, sort_keys=True).encode())[:24]
+        drawing = BatchDrawing(self._section, self._device, folder)
+        for batch in drawing.draw(self._load_painter, list(dict.fromkeys(jobs)), on_step):
+            yield {job: self._write(job, picture) for job, picture in batch}
+
+    def _load_painter(self) -> Painter:
         section = self._section
-        painter = Painter(sdxl.load_pipeline(self._model, section.mixed_precision, self._device), section)
-        for start in range(0, len(missing), section.batch_size):
-            batch = missing[start : start + section.batch_size]
-            pictures = painter.paint(batch, on_step and partial(on_step, len(batch)))
-            yield {job: self._write(job, picture) for job, picture in zip(batch, pictures, strict=True)}
+        return Painter(sdxl.load_pipeline(self._model, section.mixed_precision, self._device), section)
 
     def _key(self, job: Job) -> str:
         return sha256_bytes(json.dumps([*self._common, job.text, job.seed], sort_keys=True).encode())

@@ -122,6 +122,15 @@ class FusionSection(Section):
     )
 
 
+class RefinerSection(Section):
+    """SDXL's refiner: a second model that does the last denoising steps of every sample (Podell et al. 2023, 2.5)."""
+
+    base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder> of the refiner.")
+    revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
+    variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
+    high_noise_frac: float = Field(0.8, gt=0, lt=1, description="Share of the steps that the base model does.")
+
+
 class GenerationSection(Section):
     """Generation of the sample pictures for all prompts and seeds of a suite."""
 
@@ -148,6 +157,9 @@ class GenerationSection(Section):
     max_token_length: TokenLength = Field(
         75, description="Tokens of a prompt that are read: 75, 150 or 225, in chunks of 75; as in training."
     )
+    refiner: RefinerSection | None = Field(
+        None, description="Second stage of every sample; null: none. Previews and class pictures are never refined."
+    )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
 
@@ -157,14 +169,20 @@ class GenerationSection(Section):
         return self.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
 
     def at_resolution(self, resolution: int | None) -> "GenerationSection":
-        """The same section with pictures of another side, in pixels; None: unchanged."""
-        return self.model_copy(update={"resolution": resolution or self.resolution})
+        """The section for class pictures and previews: of another side, in pixels (None: unchanged), not refined."""
+        return self.model_copy(update={"resolution": resolution or self.resolution, "refiner": None})
 
     @model_validator(mode="after")
     def _the_sampler_has_so_many_steps(self) -> "GenerationSection":
         most = SAMPLERS[self.scheduler].most_steps
         if most and self.num_inference_steps > most:
             raise ValueError(f"scheduler {self.scheduler} has at most {most} steps: set num_inference_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _the_refiner_reads_one_chunk(self) -> "GenerationSection":
+        if self.refiner and self.max_token_length > 75:
+            raise ValueError("the refiner reads 75 tokens: set max_token_length to 75, or refiner to null")
         return self
 
 

@@ -14,6 +14,7 @@ from naruto_core.domain import Adapter, FusedModel, Sample, Variant
 from naruto_core.fusion import fuse_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.prompts import insert_tokens
+from naruto_core.refiner import BatchDrawing
 from naruto_core.scoring.findings import FUSED_MODEL, find_fused_difference
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.plan import timed_phase
@@ -89,14 +90,19 @@ def _drawn_pairs(context: RunContext, adapted: Sequence[Sample], fused: FusedMod
     """The pixels (H, W, 3) of `adapted`, and of what the fused model draws for the same prompts and seeds."""
     section, tokens = context.recipe.generation, context.recipe.new_tokens
     texts = {prompt.slug: insert_tokens(prompt.text, tokens) for prompt in context.suite.prompts}
-    pipeline = load_fused(context.layout.absolute(fused.path), section.mixed_precision, context.device)
-    painter, report_count = Painter(pipeline, section), unit_reporter("check", len(adapted), "picture")
-    for start in range(0, len(adapted), section.batch_size):
-        batch = adapted[start : start + section.batch_size]
-        pictures = painter.paint([Job(texts[sample.prompt], sample.seed) for sample in batch])
-        report_count(start + len(batch))
-        for sample, picture in zip(batch, pictures, strict=True):
-            yield _pixels(context, sample), np.asarray(picture)
+    by_job = {Job(texts[sample.prompt], sample.seed): sample for sample in adapted}
+    report_count, done = unit_reporter("check", len(by_job), "picture"), 0
+
+    def load_painter() -> Painter:
+        folder = context.layout.absolute(fused.path)
+        return Painter(load_fused(folder, section.mixed_precision, context.device), section)
+
+    latents = context.layout.latents(context.run.id, fused.sha256, Variant.FUSED)
+    for batch in BatchDrawing(section, context.device, latents).draw(load_painter, list(by_job)):
+        done += len(batch)
+        report_count(done)
+        for job, picture in batch:
+            yield _pixels(context, by_job[job]), np.asarray(picture)
 
 
 def _pixels(context: RunContext, sample: Sample) -> Pixels:

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from PIL.Image import Image
 from prefect import task
 
 from naruto_core import sdxl
-from naruto_core.artifacts import link_or_copy, sha256_file
+from naruto_core.artifacts import link_or_copy, sha256_bytes, sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, Sample, Variant
 from naruto_core.fusion import load_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
+from naruto_core.refiner import BatchDrawing
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.plan import samples_left, timed_phase
 from tasks.progress import reporter
@@ -118,10 +120,16 @@ def _draw_variant(
     counter: "_Counter",
 ) -> None:
     """Draw and record `requests`, all of `variant`; its model is freed on return, before the next one loads."""
-    painter = _painter(context, variant, adapters, fused)
-    for start in range(0, len(requests), painter.section.batch_size):
-        batch = requests[start : start + painter.section.batch_size]
-        context.store.add_samples(_draw(context, painter, batch, counter))
+    section, digest = context.recipe.generation, sha256_bytes("".join(a.sha256 for a in adapters).encode())
+    folder = context.layout.latents(context.run.id, digest, variant)
+    load = partial(_painter, context, variant, adapters, fused)
+    report = partial(counter.step, variant, section.num_inference_steps)
+    jobs = list(dict.fromkeys(request.job for request in requests))
+    for batch in BatchDrawing(section, context.device, folder).draw(load, jobs, report):
+        pictures = dict(batch)
+        drawn = [request for request in requests if request.job in pictures]
+        context.store.add_samples([_save_sample(context, request, pictures[request.job]) for request in drawn])
+        counter.finish(len(drawn))
 
 
 def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel | None) -> Painter:
@@ -136,24 +144,17 @@ def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter],
     return Painter(pipeline, section)
 
 
-def _draw(context: RunContext, painter: Painter, batch: Sequence[_SampleRequest], counter: "_Counter") -> list[Sample]:
-    """Draw one batch and save its pictures; their samples."""
-    steps = painter.section.num_inference_steps
-    report = partial(counter.step, batch[0].variant, steps, len(batch))
-    pictures = painter.paint([request.job for request in batch], report)
-    samples: list[Sample] = []
-    for request, picture in zip(batch, pictures, strict=True):
-        path = _sample_path(context, request)
-        facts: dict[str, object] = {
-            "run": context.run.id,
-            "variant": request.variant,
-            "prompt": request.text,
-            "seed": request.seed,
-        }
-        save_picture(picture, path, facts | painter.section.drawing_options)
-        samples.append(_sample(context, request, path))
-    counter.finish(len(batch))
-    return samples
+def _save_sample(context: RunContext, request: _SampleRequest, picture: Image) -> Sample:
+    """Save a picture that was drawn for `request`; its record."""
+    path = _sample_path(context, request)
+    facts: dict[str, object] = {
+        "run": context.run.id,
+        "variant": request.variant,
+        "prompt": request.text,
+        "seed": request.seed,
+    }
+    save_picture(picture, path, facts | context.recipe.generation.drawing_options)
+    return _sample(context, request, path)
 
 
 def _sample_path(context: RunContext, request: _SampleRequest) -> Path:

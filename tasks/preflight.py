@@ -12,6 +12,7 @@ from naruto_core.errors import RecipeInvalid
 from naruto_core.hub import check_token
 from naruto_core.lora_import import ForeignLora, read_lora
 from naruto_core.recipe import Recipe
+from naruto_core.refiner import check_refiner
 from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
 from naruto_core.training.lora import check_initial
@@ -40,6 +41,8 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     device = devices.pick_device(settings.device)
     for precision in (recipe.weights_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
+    if recipe.generation.refiner:
+        check_refiner(recipe.generation.refiner)
     for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
         say(note)
     if not recipe.imported:

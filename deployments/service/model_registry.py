@@ -133,6 +133,9 @@ class ModelRegistry:
             if fault := adapter_fault(Layout(self._root), adapter):
                 raise RecordDamaged(f"{run_id} cannot be served: {fault}; see `naruto verify`.")
         recipe = Recipe.model_validate_json(self._store.recipe_json(run.id))
+        if recipe.generation.refiner:
+            message = f"{run_id} draws with a refiner, and this service loads none: see generation.refiner."
+            raise ApiError(400, message, param=param, code="model_not_supported")
         batch_size = self._batch_size or min(recipe.generation.batch_size, _BATCH_SIZE)
         section = recipe.generation.model_copy(update={"batch_size": batch_size})
         blends = tuple(scaled_adapters(self._root, recipe.fusion, adapters))

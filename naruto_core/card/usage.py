@@ -1,13 +1,13 @@
 """How to use the files: code for diffusers that runs unchanged, and steps for ComfyUI."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from naruto_core.card.facts import CardFacts, WeightFiles, escape
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.model_folder import find_variant
 from naruto_core.prompts import insert_tokens
-from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.recipe import ModelSection, Recipe, RefinerSection
 from naruto_core.sampling import SAMPLERS
 from naruto_core.single_file import hub_address, is_single_file
 from naruto_core.text_encoding import TOKENS_PER_CHUNK, number_of_chunks
@@ -100,7 +100,9 @@ def diffusers_code(
     """
     model = recipe.model
     classes = ["AutoencoderKL"] if model.vae else []
-    classes += [SAMPLERS[recipe.generation.scheduler].scheduler_class, "StableDiffusionXLPipeline"]
+    classes += [SAMPLERS[recipe.generation.scheduler].scheduler_class]
+    classes += ["StableDiffusionXLImg2ImgPipeline"] if recipe.generation.refiner else []
+    classes += ["StableDiffusionXLPipeline"]
     packaged = any(name.startswith("package:") for name in (model.base, model.vae or "", model.config or ""))
     hub = [
         *(["hf_hub_download"] if _hub_file(model) else []),
@@ -285,15 +287,38 @@ def _texts(recipe: Recipe, prompt: str) -> tuple[list[str], list[str]]:
 def _generation(recipe: Recipe, prompt: str, seed: int) -> list[str]:
     generation = recipe.generation
     before, texts = _texts(recipe, prompt)
+    common = [
+        *texts,
+        f"num_inference_steps={generation.num_inference_steps}",
+        f"guidance_scale={generation.guidance_scale}",
+        f"generator=torch.Generator().manual_seed({seed})",
+    ]
+    size = [f"height={generation.resolution}", f"width={generation.resolution}"]
+    stage = generation.refiner
+    first_stage = ["output_type='latent'", f"denoising_end={stage.high_noise_frac}"] if stage else []
     return [
         *before,
         "picture = pipeline(",
-        *[f"    {argument}," for argument in texts],
-        f"    height={generation.resolution},",
-        f"    width={generation.resolution},",
-        f"    num_inference_steps={generation.num_inference_steps},",
-        f"    guidance_scale={generation.guidance_scale},",
-        f"    generator=torch.Generator().manual_seed({seed}),",
-        ").images[0]",
+        *[f"    {argument}," for argument in [*texts, *size, *common[len(texts) :], *first_stage]],
+        ").images[0]" if stage is None else ").images",
+        *(_second_stage(stage, common) if stage else []),
         "picture.save('picture.png')",
+    ]
+
+
+def _second_stage(stage: RefinerSection, common: Sequence[str]) -> list[str]:
+    """The refiner's part: diffusers' documented two calls; the first pipeline is freed before the second is loaded."""
+    options = [*_pin(stage.base, stage.revision), *([f"variant={stage.variant!r}"] if stage.variant else [])]
+    arguments = [*common, "image=picture", f"denoising_start={stage.high_noise_frac}"]
+    return [
+        "dtype, sampler = pipeline.unet.dtype, pipeline.scheduler",
+        "del pipeline",
+        f"refiner_base = {_source(stage.base, stage.revision)}",
+        "refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(",
+        *[f"    {option}," for option in ["refiner_base", *options, "torch_dtype=dtype"]],
+        ").to(device)",
+        "refiner.scheduler = type(sampler).from_config(sampler.config)",
+        "picture = refiner(",
+        *[f"    {argument}," for argument in arguments],
+        ").images[0]",
     ]
