@@ -21,12 +21,12 @@ from naruto_core.card.usage import diffusers_code
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.fusion import fuse_adapters
 from naruto_core.generation import Job, Painter
-from naruto_core.noise_schedule import stated_schedule
+from naruto_core.noise_schedule import stated_schedule, with_schedule
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.single_file import SDXL_CONFIG, SingleFile, check_parts, clip_tokenizers, read_single_file
 from naruto_core.token_limit import load_token_limit
 from naruto_core.training.loss import noise_scheduler, prediction_target
-from naruto_core.weight_check import MODEL_PARTS, check_pipeline
+from naruto_core.weight_check import MODEL_PARTS, check_pipeline, check_weights
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.single_file_model import stability_tensors, write_single_file
 from tests.tiny_sdxl import write_tiny_sdxl
@@ -125,12 +125,12 @@ def test_its_file_says_what_it_predicts_and_the_recipe_says_otherwise(folder: Pa
     painter.paint([Job("a cat", 1)])
     assert painter.pipeline.scheduler.timesteps.tolist() == [999, 499]  # the first is pure noise
     plain = noob.model_copy(update={"prediction_type": "epsilon", "rescale_betas_zero_snr": False})
-    assert sdxl.load_pipeline(plain, "fp32", CPU).scheduler.config.prediction_type == "epsilon"
+    assert with_schedule(plain, pipeline.scheduler).config.prediction_type == "epsilon"
     assert len({sdxl.identity(section) for section in (base, noob, stated, plain)}) == 4
     with pytest.raises(
         ModelUnusable, match=r"impossible with a zero terminal SNR: set model.prediction_type to v_pred"
     ):
-        sdxl.load_pipeline(base.model_copy(update={"rescale_betas_zero_snr": True}), "fp32", CPU)
+        with_schedule(base.model_copy(update={"rescale_betas_zero_snr": True}), DDPMScheduler())
     with pytest.raises(ValidationError, match="rescale_betas_zero_snr needs prediction_type v_prediction"):
         ModelSection(base="x", prediction_type="epsilon", rescale_betas_zero_snr=True)
     assert sdxl.base_notes(noob, 2)[0].endswith(
@@ -284,7 +284,7 @@ def test_a_folder_is_read_in_the_variant_that_it_has(folder: Path, tmp_path: Pat
     plain = ModelSection(base=str(folder), variant="fp16")
     half = with_names("half", lambda name: name.replace(".safetensors", ".fp16.safetensors"))
     for section in (plain, half, half.model_copy(update={"variant": "fp16"})):
-        check_pipeline(folder, sdxl.load_pipeline(section, "fp32", CPU))
+        check_weights(folder, {part: sdxl.load_part(section, part, torch.float32) for part in ("unet", "text_encoder")})
     assert sdxl.base_notes(plain, None) == [
         f"base model {folder} has no files of variant fp16: its plain files are read"
     ]
