@@ -62,6 +62,7 @@ def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_e
         "generation.variants": ["base", "adapted", "fused"],
     }
     blend["training.init_adapter"] = str(start)
+    blend |= {"training.max_token_length": 150, "generation.max_token_length": 150}
     blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: previews are drawn as it is trained
     blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
     with counting_models() as alive:
@@ -91,6 +92,11 @@ def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_e
             assert (folder / "pytorch_lora_weights.safetensors").exists()
             with Image.open(folder / "sheet.png") as sheet:
                 assert sheet.width > 250  # the step beside the base
+    shards = [load_file(path)["hidden"] for path in tmp_path.rglob("examples-*/shard-*.safetensors")]
+    assert {hidden.shape[1] for hidden in shards} == {2 * 48}  # captions and class prompts, in two chunks
+    with open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as store:
+        findings = {finding.name: finding.sentence for finding in store.findings(run.id)}
+    assert "fit into the 92 tokens that the text encoders read" in findings["truncated text"]
     previewed = [step.step for step in steps if "clip_score" in step.gauges]
     assert previewed == [1, 3, 5, 7]
     shown = naruto(tmp_path, "show", run.id)

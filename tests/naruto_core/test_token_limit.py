@@ -78,6 +78,9 @@ def test_a_suite_whose_prompts_become_the_same_text_is_refused_before_anything_i
     with pytest.raises(RecipeInvalid, match="suite mine: the prompts p1, p2 would draw the same pictures") as refused:
         preflight.fn(RECIPE, same)
     assert "shorten them" in str(refused.value)
+    assert "set training.max_token_length and generation.max_token_length to 225." in str(refused.value)
+    keys = ("training.max_token_length", "generation.max_token_length")
+    check_suite(choose_recipe("mini", overrides=dict.fromkeys(keys, 225)), same)
     words = {"training.textual_inversion": {"token_abstraction": "naruto", "num_new_tokens_per_abstraction": 40}}
     trained = choose_recipe("mini", overrides=words)
     apart = suite("red " * 7 + "naruto blue", "red " * 7 + "naruto green")

@@ -96,6 +96,8 @@ def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures
     assert less.section.effective_batch_size == 32
     assert less.section.gradient_checkpointing or less.section.train_batch_size < 32
     assert max(less.needs.values()) < whole.needs["train"]
+    long_texts = section.model_copy(update={"max_token_length": 225, "fit_memory": False})
+    assert plan_memory(recipe.model, long_texts, recipe.generation, CPU, 64 * GIB).needs["train"] > whole.needs["train"]
     assert "train" in whole.summary
     assert "of 64.0 GiB; batch 32 x 1" in whole.summary
     with pytest.raises(
