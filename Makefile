@@ -7,6 +7,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 INSTALLED := .venv/installed-$(VERSION)
 TRITON := .triton/installed-$(VERSION)
 DOCS := .docs/installed-$(VERSION)
+NOTEBOOK := .notebook/installed-$(VERSION)
 LOADERS := $(patsubst tests/loaders/requirements-%.txt,.loaders/%/installed-$(VERSION),$(wildcard tests/loaders/requirements-*.txt))
 
 HERE := $(or $(NARUTO_HOME),var)
@@ -15,7 +16,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: docs image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs notebook image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,9 @@ test: install $(TRITON)  ## run all tests
 test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
 	NARUTO_TEST_ALL_COMBINATIONS=1 OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders tests/flows/test_exported_weights.py
 
+test-gpu: install  ## on a CUDA GPU: the miniature in fp16 through training, drawing, scores; minutes, else skipped
+	.venv/bin/pytest tests/gpu
+
 check: install  ## lint, formatting, types, import contracts
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -54,6 +58,9 @@ check: install  ## lint, formatting, types, import contracts
 docs: install $(DOCS)  ## write the reference pages anew and build the manual into ./site; a broken link fails
 	.venv/bin/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
+
+notebook: install $(NOTEBOOK)  ## run docs/colab.ipynb on the miniature, a few steps, in a new folder
+	.notebook/bin/python tests/run_notebook.py docs/colab.ipynb
 
 secrets: install  ## look for secrets in every file, and in every line that the history ever added
 	.venv/bin/pre-commit run detect-secrets --all-files
@@ -134,6 +141,11 @@ $(TRITON): deployments/triton/requirements.txt $(INSTALLED)
 # The manual's tools: an environment of its own, because nothing else needs them.
 $(DOCS): pyproject.toml uv.lock $(INSTALLED)
 	UV_PROJECT_ENVIRONMENT=.docs $(UV) sync --locked --only-group docs --no-python-downloads --python $(PYTHON)
+	@touch $@
+
+# What runs a notebook, as Colab does: its Python is not that of .venv.
+$(NOTEBOOK): pyproject.toml uv.lock $(INSTALLED)
+	UV_PROJECT_ENVIRONMENT=.notebook $(UV) sync --locked --only-group notebook --no-python-downloads --python $(PYTHON)
 	@touch $@
 
 # Environments beside .venv whose libraries load what is exported; they see the PyTorch of .venv through a .pth file.

@@ -65,6 +65,28 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="Profile (mini, t4) or path of a recipe file.")
+    ] = "mini",
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="GPU", help="t4, l4, a10, 4090, a100 or h100; without it, this machine."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how long each phase of a run takes, and what it needs in memory and on the disk. Downloads nothing."""
+    _settle_libraries()
+    from flows.plan import plan_recipe
+
+    _show(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
+
+
+@app.command()
 def ingest(
     source: Annotated[str, typer.Argument(help="Parquet, imagefolder, save_to_disk folder, hub id or world:<style>.")],
     recipe: Annotated[
@@ -240,6 +262,41 @@ def verify(as_json: AsJson = False) -> None:
     _show(findings, as_json)
     if findings.rows:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="The folder for the copy, e.g. on a mounted Drive.")],
+    every: Annotated[
+        float | None, typer.Option("--every", min=1, metavar="SECONDS", help="Repeat until it is stopped.")
+    ] = None,
+) -> None:
+    """Copy NARUTO_HOME into a folder, also while a run goes on there; again: what is new or changed."""
+    import time
+
+    from naruto_core.errors import NotRecorded
+    from naruto_core.settings import read_settings
+    from naruto_core.store.backup import back_up
+
+    while True:
+        try:
+            print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
+        except NotRecorded as error:
+            if every is None:
+                raise
+            print(f"naruto: {error}", file=sys.stderr)  # the run that it is started beside has not begun
+        if every is None:
+            return
+        time.sleep(every)
+
+
+@app.command()
+def restore(folder: Annotated[Path, typer.Argument(help="A folder that `naruto backup` wrote.")]) -> None:
+    """Copy a backup into NARUTO_HOME, which must have no runs; `naruto run` then resumes."""
+    from naruto_core.settings import read_settings
+    from naruto_core.store.backup import restore as copy_back
+
+    print(f"copied {copy_back(folder, read_settings()).summary} from {folder}")
 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:

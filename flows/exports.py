@@ -24,9 +24,18 @@ from tasks.adapter_files import find_trained, write_kohya_files, write_word_file
 from tasks.publish import write_bundle
 
 _LOADING_NEEDS = ("diffusers", "transformers", "accelerate")
-_SHARED_CODE = ("sampling.py", "weight_check.py")  # of naruto_core: how every program draws and checks; stand alone
+# of naruto_core: how every program reads prompts, draws and checks weights; each file stands alone
+_SHARED_CODE = ("sampling.py", "text_encoding.py", "weight_check.py")
 _LARGEST_BATCH = 4  # as the HTTP service has it: a lone picture pays for the whole batch
-_GENERATION_KEYS = {"resolution", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "clip_skip"}
+_GENERATION_KEYS = {
+    "resolution",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "scheduler",
+    "clip_skip",
+    "max_token_length",
+}
 
 
 def export_kohya(name: str, folder: Path) -> list[Path]:

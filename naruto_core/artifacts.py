@@ -7,13 +7,12 @@ leaves the old file or the new one. Names come from content hashes or opaque ids
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -169,6 +168,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         scratch.write_bytes(data)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` a hard link to the file `source`, or a copy where the file system has no such links; atomically.
+
+    Neither file is ever changed in place: a write replaces the name, and the other name keeps its bytes.
+    """
+    with atomic_file(path) as scratch:
+        try:
+            scratch.hardlink_to(source)
+        except FileNotFoundError:
+            raise
+        except OSError:  # another file system, one without links, or too many links to one file
+            shutil.copyfile(source, scratch)
+
+
 @contextmanager
 def exclusive_lock(path: Path) -> Generator[None]:
     """Hold the lock file `path` for the block, against all other processes and threads. Raises StorageFailed.
@@ -243,6 +256,11 @@ class Layout:
         return self.root / "service" / "watched"
 
     @property
+    def picture_cache(self) -> Path:
+        """Pictures that the base model drew, for all runs."""
+        return self.root / "cache" / "pictures"
+
+    @property
     def embeddings(self) -> Path:
         """The cache of embeddings of pictures and texts, for all runs."""
         return self.root / "cache" / "embeddings.db"
@@ -270,36 +288,3 @@ class Layout:
                 f"the recorded path {recorded!r} leads out of {self.root}: the database was tampered with."
             )
         return self.root / inside
-
-
-MANIFEST = "manifest.json"
-
-
-class Manifest:
-    """The sha256 of every finished file of `folder`, in its manifest.json. Several processes may add at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / MANIFEST
-
-    def missing_or_changed(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` whose file is missing, was changed, or was never added."""
-        known = self._read()
-        return [name for name in names if known.get(name, "") != self._sha256(name)]
-
-    def add(self, names: Sequence[str]) -> None:
-        """Record the digests of the files `names`, which were just written."""
-        with exclusive_lock(self._folder / f".{MANIFEST}.lock"):
-            digests = self._read() | {name: sha256_file(self._folder / name) for name in names}
-            write_atomically(self._path, json.dumps(digests, indent=0, sort_keys=True).encode())
-
-    def _sha256(self, name: str) -> str | None:
-        path = self._folder / name
-        return sha256_file(path) if path.is_file() else None
-
-    def _read(self) -> dict[str, str]:
-        """The digests by name; {} when the manifest is missing or damaged, so that every file is made again."""
-        try:
-            known = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Painter, padded_batch_size
-from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
+from naruto_core.sampling import NotFinite, accepts_generator, decode_picture, make_scheduler
+from naruto_core.text_encoding import encode_prompts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,10 +33,14 @@ class Order:
 
 @dataclass(slots=True)
 class _Slot:
-    """A picture in the batch: latents (1, 4, h, w); `hidden` and `pooled` text encodings as (negative, positive)."""
+    """A picture in the batch: latents (1, 4, h, w); `hidden` and `pooled` text encodings as (negative, positive).
+
+    `noise` holds the generator of the picture's noise for a sampler that draws noise at every step, else it is empty.
+    """
 
     order: Order
     scheduler: Any
+    noise: dict[str, torch.Generator]
     latents: torch.Tensor
     hidden: tuple[torch.Tensor, torch.Tensor]
     pooled: tuple[torch.Tensor, torch.Tensor]
@@ -45,7 +51,12 @@ class ContinuousBatch:
     """`section.batch_size` slots (rounded up to a power of two) for pictures of one size, drawn by one Painter."""
 
     def __init__(self, painter: Painter, height: int, width: int) -> None:
-        """`height` and `width` in pixels, multiples of 8."""
+        """`height` and `width` in pixels, multiples of 8. Raises ModelUnusable for a UNet that embeds the guidance."""
+        if painter.pipeline.unet.config["time_cond_proj_dim"] is not None:
+            raise ModelUnusable(
+                f"{painter.pipeline.name_or_path} was distilled with the guidance as an input (as LCM's own UNet), and "
+                "batches that pictures join have none; train on its base with an LCM LoRA instead, or export the run."
+            )
         self.painter, self.height, self.width = painter, height, width
         self.size = padded_batch_size(painter.section.batch_size)
         self._slots: dict[int, _Slot] = {}
@@ -66,9 +77,13 @@ class ContinuousBatch:
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         negative, positive, pooled_negative, pooled = self._encode(order)
-        latents = self._noise(order.seed, positive.dtype) * scheduler.init_noise_sigma
+        generator = torch.Generator().manual_seed(order.seed)
+        latents = self._noise(generator, positive.dtype) * scheduler.init_noise_sigma
+        noise = {"generator": generator} if accepts_generator(scheduler) else {}
         self._next += 1
-        self._slots[self._next] = _Slot(order, scheduler, latents, (negative, positive), (pooled_negative, pooled))
+        self._slots[self._next] = _Slot(
+            order, scheduler, noise, latents, (negative, positive), (pooled_negative, pooled)
+        )
         return self._next
 
     def leave(self, number: int) -> None:
@@ -114,7 +129,7 @@ class ContinuousBatch:
             scale = slot.order.guidance_scale
             # as diffusers: no guidance up to a scale of 1
             noise = without + scale * (prompted - without) if scale > 1 else prompted
-            slot.latents = slot.scheduler.step(noise, times[row], slot.latents, return_dict=False)[0]
+            slot.latents = slot.scheduler.step(noise, times[row], slot.latents, **slot.noise, return_dict=False)[0]
             slot.step += 1
 
     def _text_encodings(self, full: list[_Slot]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,25 +142,25 @@ class ContinuousBatch:
 
     def _encode(self, order: Order) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(negative, positive, pooled negative, pooled) of one picture, encoded in a batch of the same size."""
-        pipeline: Any = self.painter.pipeline
+        section = self.painter.section
         with self.painter.inference():
-            positive, negative, pooled, pooled_negative = pipeline.encode_prompt(
-                prompt=[order.text] * self.size,
-                negative_prompt=[order.negative_prompt] * self.size,
-                do_classifier_free_guidance=True,
-                device=self.painter.device,
-                clip_skip=self.painter.section.clip_skip,
+            encoded = encode_prompts(
+                self.painter.pipeline,
+                [order.text] * self.size,
+                [order.negative_prompt] * self.size,
+                section.clip_skip,
+                section.max_token_length,
             )
-        return negative[:1], positive[:1], pooled_negative[:1], pooled[:1]
+        names = ("negative_prompt_embeds", "prompt_embeds", "negative_pooled_prompt_embeds", "pooled_prompt_embeds")
+        negative, positive, pooled_negative, pooled = (encoded[name][:1] for name in names)
+        return negative, positive, pooled_negative, pooled
 
-    def _noise(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
+    def _noise(self, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         """The noise (1, 4, h, w), drawn on the CPU: the same seed gives the same noise on every device."""
         pipeline = self.painter.pipeline
         factor = pipeline.vae_scale_factor
         shape = (1, pipeline.unet.config["in_channels"], self.height // factor, self.width // factor)
-        return randn_tensor(
-            shape, generator=torch.Generator().manual_seed(seed), device=self.painter.device, dtype=dtype
-        )
+        return randn_tensor(shape, generator=generator, device=self.painter.device, dtype=dtype)
 
     def _time_ids(self, dtype: torch.dtype) -> torch.Tensor:
         """SDXL's size and crop conditioning (Podell et al. 2023, sec. 2.2): no crop, at the picture's own size."""

@@ -36,8 +36,9 @@ class Picture:
     """One captioned picture of a dataset version.
 
     `sha256` is of the original bytes and names the stored file; `caption` is unchanged from the
-    source; `duplicate_of` is the sha256 of an earlier picture with equal bytes or nearly the
-    same content ("" for none); `perceptual_hash` is 16 hex digits.
+    source, "" where the source has no captions; `duplicate_of` is the sha256 of an earlier picture with equal
+    bytes or nearly the same content ("" for none); `perceptual_hash` is 16 hex digits; an epoch of training
+    shows the picture `repeats` times.
     """
 
     sha256: str
@@ -48,6 +49,7 @@ class Picture:
     split: Split
     perceptual_hash: str
     duplicate_of: str = ""
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,51 @@ class StepRecord:
     loss: float
     learning_rate: float
     gauges: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPhase:
+    """One phase of a run, as planned: `units` of the kind `unit` on `device`, with `flops` each, in `seconds` in all.
+
+    `basis` says where the seconds come from: "measured here", "published" or "estimated"; `memory` is the need on the
+    device in bytes, 0 where it is not known.
+    """
+
+    phase: str
+    units: int
+    unit: str
+    flops: float
+    seconds: float
+    basis: str
+    device: str
+    precision: str
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRecord:
+    """A phase of a run: the plan, and what it took so far; `measured_units` is 0 until it was carried out."""
+
+    planned: PlannedPhase
+    measured_units: int = 0
+    measured_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpeed:
+    """What a unit of a phase took on a device: the phase's seconds over its units, loading of models included."""
+
+    phase: str
+    device: str
+    precision: str
+    flops: float
+    units: int
+    seconds: float
+
+    @property
+    def seconds_per_unit(self) -> float:
+        """Seconds of one unit."""
+        return self.seconds / self.units
 
 
 @dataclass(frozen=True, slots=True)

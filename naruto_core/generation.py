@@ -21,6 +21,7 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.picture_file import encode_picture
 from naruto_core.recipe import GenerationSection
 from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
+from naruto_core.text_encoding import encode_prompts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -81,14 +82,19 @@ class Painter:
         # diffusers types the result as a union; this call has one type
         draw: Any = self.pipeline
         with self.inference():
+            texts = encode_prompts(
+                self.pipeline,
+                [job.text for job in jobs],
+                [section.negative_prompt] * len(jobs),
+                section.clip_skip,
+                section.max_token_length,
+            )
             return draw(
-                prompt=[job.text for job in jobs],
-                negative_prompt=[section.negative_prompt] * len(jobs),
+                **texts,
                 height=section.resolution,
                 width=section.resolution,
                 num_inference_steps=section.num_inference_steps,
                 guidance_scale=section.guidance_scale,
-                clip_skip=section.clip_skip,
                 generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
                 callback_on_step_end=on_step_end,
                 output_type="latent",

@@ -6,6 +6,7 @@ loads in both.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import sort_header
 from naruto_core.errors import ModelUnusable
 from naruto_core.weight_check import WeightsDiffer, check_weights, portable_name
+
+# the variant is the group: model.fp16.safetensors, and a shard's model.fp16-00001-of-00002.safetensors
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.(?!safetensors)(\w+))?(?:-\d+-of-\d+)?\.safetensors"
+)
 
 
 def make_portable(folder: Path) -> None:
@@ -77,3 +83,15 @@ def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             shapes |= {portable_name(part, name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return shapes
+
+
+def find_variant(folder: Path, part: str, variant: str | None) -> str | None:
+    """The variant of weight files to load for `part` of a model folder: `variant` where it is there, else another.
+
+    None is the plain files, which come before other variants than the one asked for.
+    """
+    names = [path.name for path in (folder / part).glob("*.safetensors")]
+    variants = {match[1] for name in names if (match := _WEIGHTS.fullmatch(name))}
+    if variant in variants or not variants or None in variants:
+        return variant if variant in variants else None
+    return min(name for name in variants if name)

@@ -21,11 +21,16 @@ from pydantic import (
 
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_text import explain, read_yaml, value_from_text
-from naruto_core.recipe_training import Precision, Section, TrainingSection
-from naruto_core.sampling import SamplerName
+from naruto_core.recipe_training import Precision, Section, TokenLength, TrainingSection
+from naruto_core.sampling import SAMPLERS, SamplerName
 
 RESAMPLES = 1000  # behind every interval, unless a recipe's scoring.resamples says otherwise
 MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
+
+
+# (section, key, default) of keys that earlier versions did not have. At its default such a key is not part of the
+# fingerprint, so that the same command still finds the runs of those versions.
+_LATER_KEYS = (("training", "max_token_length", 75), ("generation", "max_token_length", 75))
 
 
 ReferencePart = Literal["held-out", "training"]
@@ -33,23 +38,51 @@ ReferencePart = Literal["held-out", "training"]
 
 class ModelSection(Section):
     """The base model. A name is a hub id, a folder, or `package:<package>/<folder>` for files
-    that ship inside a Python package."""
+    that ship inside a Python package; the base model may be one .safetensors file too."""
 
-    base: str = Field(min_length=1, description="Hub id, folder, or package:<package>/<folder>.")
+    base: str = Field(
+        min_length=1,
+        description="Hub id, folder, package:<package>/<folder>, or one .safetensors file: a path, or "
+        "owner/name/file.safetensors of the hub.",
+    )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
     vae: str | None = Field(None, description="A VAE that replaces the base model's own.")
     vae_revision: str | None = Field(None, description="Commit hash of a hub id in `vae`.")
-    variant: str | None = Field(None, description="File variant of a hub id, e.g. fp16.")
+    variant: str | None = Field(
+        None, description="File variant, e.g. fp16. A folder that has no such files is read without it."
+    )
+    config: str | None = Field(
+        None,
+        description="Hub id or folder with configurations and tokenizers for a single file; null: those of SDXL base "
+        "1.0, which most single files need.",
+    )
+    config_revision: str | None = Field(None, description="Commit hash of a hub id in `config`.")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="What the UNet predicts: the noise, or v; null: as the model's files say."
+    )
+    rescale_betas_zero_snr: bool | None = Field(
+        None, description="Noise schedule with a zero terminal SNR (Lin et al. 2023); null: as the model's files say."
+    )
+
+    @model_validator(mode="after")
+    def _noise_schedule_is_possible(self) -> "ModelSection":
+        if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
+            raise ValueError(
+                "rescale_betas_zero_snr needs prediction_type v_prediction: at a zero SNR the noise alone is no target"
+            )
+        return self
 
 
 class DatasetSection(Section):
     """The source of captioned pictures, and how many of them are held out of training."""
 
     source: str = Field(
-        min_length=1, description="Hub id, parquet file or folder, imagefolder, save_to_disk folder, or world:<style>."
+        min_length=1,
+        description="Folder of pictures (caption files, kohya's folders, metadata.jsonl or .csv, or no captions), zip "
+        "or tar of them, parquet file or folder, save_to_disk folder, hub id, or world:<style>.",
     )
     revision: str | None = Field(None, description="Commit hash of a hub id: pins what is downloaded.")
-    image_column: str = Field("image", min_length=1, description="Column with the pictures.")
+    image_column: str = Field("image", min_length=1, description="Column with the pictures, or with their file names.")
     caption_column: str = Field("text", min_length=1, description="Column with the captions.")
     hold_out: int = Field(
         0,
@@ -81,6 +114,12 @@ class FusionSection(Section):
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
         {}, description="With an adapter per style: the scale of each by name; a style without entry has lora_scale."
     )
+    check_pictures: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="Pictures of the fused model that are compared with the adapted model's; 0: no check.",
+    )
 
 
 class GenerationSection(Section):
@@ -88,7 +127,7 @@ class GenerationSection(Section):
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
     variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
-        ("base", "adapted", "fused"), min_length=1, description="Models that draw the samples."
+        ("base", "adapted"), min_length=1, description="Models that draw the samples."
     )
     resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")
@@ -100,10 +139,33 @@ class GenerationSection(Section):
     )
     mixed_precision: Precision = Field("fp16", description="Number format of weights and activations.")
     clip_skip: int | None = Field(
-        None, ge=1, le=11, description="Number of last text encoder layers to skip; as in training."
+        None,
+        ge=1,
+        le=11,
+        description="Number of further last text encoder layers to skip; as in training. null: SDXL's own, which "
+        "A1111 calls clip skip 2.",
+    )
+    max_token_length: TokenLength = Field(
+        75, description="Tokens of a prompt that are read: 75, 150 or 225, in chunks of 75; as in training."
     )
     prompts: int | None = Field(None, ge=1, description="Draw only the first N prompts; null: all.")
     seeds: int | None = Field(None, ge=1, description="Draw only the first N seeds of the suite; null: all.")
+
+    @property
+    def drawing_options(self) -> dict[str, Any]:
+        """The options that a picture depends on, as JSON; not those that choose which pictures are drawn."""
+        return self.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+
+    def at_resolution(self, resolution: int | None) -> "GenerationSection":
+        """The same section with pictures of another side, in pixels; None: unchanged."""
+        return self.model_copy(update={"resolution": resolution or self.resolution})
+
+    @model_validator(mode="after")
+    def _the_sampler_has_so_many_steps(self) -> "GenerationSection":
+        most = SAMPLERS[self.scheduler].most_steps
+        if most and self.num_inference_steps > most:
+            raise ValueError(f"scheduler {self.scheduler} has at most {most} steps: set num_inference_steps")
+        return self
 
 
 class ScoringSection(Section):
@@ -256,9 +318,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _clip_skip_is_equal_in_training_and_generation(self) -> "Recipe":
-        if self.training_section and self.training.clip_skip != self.generation.clip_skip:
-            raise ValueError("training.clip_skip and generation.clip_skip must be the same")
+    def _texts_are_encoded_alike_in_training_and_generation(self) -> "Recipe":
+        if self.training_section is None:
+            return self
+        for key in ("clip_skip", "max_token_length"):
+            if getattr(self.training, key) != getattr(self.generation, key):
+                raise ValueError(f"training.{key} and generation.{key} must be the same")
         return self
 
     @property
@@ -303,7 +368,12 @@ class Recipe(Section):
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: equal options give the same fingerprint, in whatever form they were written."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        options = self.model_dump(mode="json")
+        for name, key, default in _LATER_KEYS:
+            section = options.get(name, {})
+            if section.get(key) == default:
+                del section[key]
+        canonical = json.dumps(options, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

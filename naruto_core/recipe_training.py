@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Precision = Literal["fp32", "bf16", "fp16"]
 LoraLayer = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 MAX_INT = 2**53  # whole numbers up to it are exact in JSON, in a database and in a float
+LONGEST_TEXT = 225  # tokens; kohya's largest value too
+# the encoders read 75 tokens at once
+TokenLength = Annotated[int, Field(ge=75, le=LONGEST_TEXT, multiple_of=75)]
 ATTENTION: tuple[LoraLayer, ...] = ("to_k", "to_out.0", "to_q", "to_v")
 
 
@@ -40,6 +43,13 @@ class PriorSection(Section):
     num_class_images: int = Field(
         100, ge=1, le=100_000, description="Number of class pictures to draw, for class_images."
     )
+    resolution: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        multiple_of=8,
+        description="Side of a drawn class picture, in pixels; null: generation.resolution.",
+    )
     class_batch_size: int = Field(1, ge=1, le=256, description="Prior pictures added to each batch.")
     prior_loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of the prior's loss.")
 
@@ -56,6 +66,13 @@ class PreviewSection(Section):
 
     preview_steps: int = Field(100, ge=1, description="Optimizer steps between two previews.")
     prompts: int = Field(4, ge=1, le=64, description="The first N prompts of the suite, one picture each.")
+    resolution: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        multiple_of=8,
+        description="Side of a preview picture, in pixels; null: generation.resolution.",
+    )
     score: bool = Field(True, description="Measure the preview pictures with the recipe's pair extractor.")
 
 
@@ -193,7 +210,10 @@ class TrainingSection(Section):
 
     textual_inversion: TextualInversionSection | None = None
     clip_skip: int | None = Field(
-        None, ge=1, le=11, description="Number of last text encoder layers to skip, as at inference."
+        None, ge=1, le=11, description="Number of further last text encoder layers to skip, as at inference."
+    )
+    max_token_length: TokenLength = Field(
+        75, description="Tokens of a text that are read: 75, 150 or 225, in chunks of 75; as at inference."
     )
     caption_dropout: float = Field(
         0.0, ge=0, le=1, description="Share of pictures that are shown with an empty caption."

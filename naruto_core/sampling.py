@@ -4,7 +4,9 @@ Imports no other module of this project: `naruto export endpoint` and `naruto ex
 they export. So the run, the service, the endpoint and Triton draw with the same code.
 """
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +14,34 @@ if TYPE_CHECKING:  # torch is imported where it is used: reading a recipe import
     import torch
     from PIL.Image import Image
 
-# The samplers, by their names in recipes (generation.scheduler), with the class of diffusers. A new one goes here only.
-SamplerName = Literal["ddim", "euler"]
-SAMPLERS: dict[SamplerName, str] = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
+SamplerName = Literal[
+    "ddim", "euler", "euler_ancestral", "dpmpp_2m_karras", "unipc", "lcm", "euler_trailing"
+]  # in recipes: generation.scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A sampler: the class of diffusers, what it sets in the model's schedule, and its largest number of steps."""
+
+    scheduler_class: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    most_steps: int | None = None
+
+
+# A new sampler goes here and into SamplerName; docs/guides/base-models.md says when to use which.
+SAMPLERS: dict[SamplerName, Sampler] = {
+    "ddim": Sampler("DDIMScheduler"),
+    "euler": Sampler("EulerDiscreteScheduler"),
+    "euler_ancestral": Sampler("EulerAncestralDiscreteScheduler"),
+    "dpmpp_2m_karras": Sampler(
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2}),
+    "lcm": Sampler("LCMScheduler", most_steps=50),  # its original_inference_steps
+    "euler_trailing": Sampler("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+}
+_REPLACED = "replaced_by_sampler"  # key in a sampler's configuration: the model's own values of `Sampler.options`
 
 # scheduler/scheduler_config.json of stabilityai/stable-diffusion-xl-base-1.0. The defaults of diffusers are for other
 # models: DDIM would clip its samples to [-1, 1] and end at alpha 1, and both would use another beta schedule.
@@ -47,10 +74,25 @@ def complete_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_scheduler(name: SamplerName, config: Mapping[str, Any]) -> Any:
-    """The sampler named `name` in recipes, for a model whose own scheduler has `config`."""
+    """The sampler named `name` in recipes, for a model whose own scheduler, or earlier sampler, has `config`.
+
+    What a sampler sets is undone when another one is made from its configuration.
+    """
     import diffusers
 
-    return getattr(diffusers, SAMPLERS[name]).from_config(complete_schedule(config))
+    sampler, schedule = SAMPLERS[name], complete_schedule(config)
+    for key, value in schedule.pop(_REPLACED, {}).items():
+        schedule[key] = value
+        if value is None:
+            del schedule[key]
+    replaced = {key: schedule.get(key) for key in sampler.options}
+    kind: Any = getattr(diffusers, sampler.scheduler_class)
+    return kind.from_config(schedule | dict(sampler.options) | ({_REPLACED: replaced} if replaced else {}))
+
+
+def accepts_generator(scheduler: Any) -> bool:
+    """Whether a step of `scheduler` may draw noise, from a `generator` that it is given."""
+    return "generator" in inspect.signature(scheduler.step).parameters
 
 
 def vae_dtype(config: Mapping[str, Any], dtype: "torch.dtype") -> "torch.dtype":

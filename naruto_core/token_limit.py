@@ -1,4 +1,7 @@
-"""The token limit of CLIP's text encoders: SDXL's read 77 tokens, including begin and end; longer texts are truncated.
+"""The token limit of CLIP's text encoders: what is behind it in a text has no effect.
+
+SDXL's encoders read 77 tokens at once, including begin and end; a recipe's `max_token_length` says in how many such
+chunks a text is read (see `text_encoding`).
 
 Tokens are counted with the base model's own tokenizers before training and drawing. Also finds different texts that
 become equal by truncation.
@@ -11,8 +14,8 @@ from typing import Any
 from naruto_core import sdxl
 from naruto_core.errors import ModelUnusable
 from naruto_core.recipe import ModelSection
+from naruto_core.text_encoding import MARKS, TOKENS_PER_CHUNK, number_of_chunks
 
-_MARKS = 2  # begin and end of text
 _FEWEST_TOKENS = 256  # in a vocabulary: CLIP's has every byte
 _LONGEST_TEXT = 10_000  # tokens
 _SHOWN = 2  # examples
@@ -74,11 +77,15 @@ class TruncationReport:
 
 
 class TokenLimit:
-    """The two tokenizers of a base model, with the new tokens of a recipe."""
+    """The two tokenizers of a base model, with the new tokens of a recipe, and the chunks that a text is read in."""
 
-    def __init__(self, tokenizers: Sequence[Any]) -> None:
-        self._tokenizers = tokenizers
-        self.limit = min(int(tokenizer.model_max_length) for tokenizer in tokenizers) - _MARKS
+    def __init__(self, tokenizers: Sequence[Any], chunks: int = 1) -> None:
+        self._tokenizers, self._chunks = tokenizers, chunks
+        self.limit = min(self._room(tokenizer) for tokenizer in tokenizers)
+
+    def _room(self, tokenizer: Any) -> int:
+        """The tokens that are read of a text, without begin and end."""
+        return self._chunks * (int(tokenizer.model_max_length) - MARKS)
 
     def truncated(self, text: str) -> TruncatedText | None:
         """The truncation of `text`; None when all of it is read."""
@@ -86,7 +93,7 @@ class TokenLimit:
         for tokenizer in self._tokenizers:
             encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             tokens = max(tokens, len(encoded.input_ids))
-            limit = tokenizer.model_max_length - _MARKS
+            limit = self._room(tokenizer)
             if len(encoded.input_ids) > limit:
                 starts.append(encoded.offset_mapping[limit][0])
         if not starts:
@@ -113,13 +120,13 @@ class TokenLimit:
         return [
             text
             for text, *ids in zip(texts, *(self._ids(tokenizer, texts) for tokenizer in self._tokenizers), strict=True)
-            if any(len(i) > t.model_max_length - _MARKS for i, t in zip(ids, self._tokenizers, strict=True))
+            if any(len(i) > self._room(t) for i, t in zip(ids, self._tokenizers, strict=True))
         ]
 
     def _read(self, texts: Sequence[str]) -> list[object]:
         """The tokens that the encoders read of each text."""
         ids = [
-            [tuple(row[: tokenizer.model_max_length - _MARKS]) for row in self._ids(tokenizer, texts)]
+            [tuple(row[: self._room(tokenizer)]) for row in self._ids(tokenizer, texts)]
             for tokenizer in self._tokenizers
         ]
         return list(zip(*ids, strict=True))
@@ -128,19 +135,17 @@ class TokenLimit:
         return tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
 
 
-def load_token_limit(section: ModelSection, new_tokens: Iterable[str] = ()) -> TokenLimit:
+def load_token_limit(
+    section: ModelSection, new_tokens: Iterable[str] = (), max_token_length: int = TOKENS_PER_CHUNK
+) -> TokenLimit:
     """The token limit of the base model of `section`; `new_tokens`, such as "<s0>", are added to its tokenizers.
+
+    `max_token_length` is the recipe's.
 
     Raises ModelUnusable when the tokenizers are missing or invalid.
     """
-    from transformers import CLIPTokenizer
-
-    source, revision = sdxl.locate(section.base, section.revision)
-    pinned: dict[str, Any] = {"revision": revision or "main"}  # ignored for a folder
     try:
-        tokenizers: list[Any] = [
-            CLIPTokenizer.from_pretrained(source, subfolder=part, **pinned) for part in ("tokenizer", "tokenizer_2")
-        ]
+        tokenizers = list(sdxl.load_tokenizers(section).values())
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"cannot load the tokenizers of {section.base}: {reason}") from error
@@ -149,4 +154,4 @@ def load_token_limit(section: ModelSection, new_tokens: Iterable[str] = ()) -> T
         if len(tokenizer) < _FEWEST_TOKENS or tokenizer.model_max_length > _LONGEST_TEXT:
             raise ModelUnusable(f"{section.base} has no CLIP tokenizers in tokenizer/ and tokenizer_2/.")
         tokenizer.add_tokens(list(new_tokens))
-    return TokenLimit(tokenizers)
+    return TokenLimit(tokenizers, number_of_chunks(max_token_length))

@@ -9,6 +9,7 @@ from naruto_core.dataset.caption_audit import (
     CaptionSummary,
     Similarity,
     audit_captions,
+    has_letters_or_digits,
     summarise_captions,
 )
 from naruto_core.dataset.versions import read_pictures
@@ -46,6 +47,7 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
     with task_context() as context:
         dataset = find_dataset(context.store, name)
         pictures = read_pictures(context.layout, dataset)
+        words_only = words_only or not _any_caption(pictures)
         extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, context.device)
         similarity = None if extractor is None else _similarity(context, dataset, pictures, recipe, extractor)
     length, truncated = _lengths(pictures, recipe)
@@ -74,6 +76,13 @@ def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str
 def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:
     """How much of what a run was taught may be wrong, as a finding on the run."""
     pictures = read_pictures(context.layout, dataset)
+    if not _any_caption(pictures):
+        sentence = (
+            "no picture has a caption: all were trained with the instance prompt alone; "
+            f"`naruto recaption {dataset.id} --model FOLDER` writes captions."
+        )
+        figures = {str(CaptionFault.EMPTY): float(len(pictures)), "share": 1.0}
+        return Finding(run_id, "caption noise", True, sentence, figures)
     extractor = load_extractor(recipe.scoring.pair_extractor, context.device)
     summary = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
     counts = {kind: count for kind, count in summary.counts.items() if kind is not CaptionFault.TRUNCATED}
@@ -86,6 +95,10 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
     )
     figures = {str(kind): float(count) for kind, count in counts.items()} | {"share": summary.share}
     return Finding(run_id, "caption noise", summary.share > NOISY, sentence, figures)
+
+
+def _any_caption(pictures: Sequence[Picture]) -> bool:
+    return any(has_letters_or_digits(picture.caption) for picture in pictures)
 
 
 def _audit(

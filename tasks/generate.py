@@ -1,19 +1,22 @@
 """Generate: every prompt of the suite, every seed, by every variant; nothing cherry-picked."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prefect import task
 
 from naruto_core import sdxl
-from naruto_core.artifacts import sha256_file
+from naruto_core.artifacts import link_or_copy, sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, Sample, Variant
 from naruto_core.fusion import load_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
+from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from tasks.context import OpenRun, RunContext, run_context
+from tasks.plan import samples_left, timed_phase
 from tasks.progress import reporter
 
 
@@ -26,22 +29,30 @@ class _SampleRequest:
     seed: int
     text: str
 
+    @property
+    def job(self) -> Job:
+        return Job(self.text, self.seed)
+
 
 @task
 def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | None) -> int:
     """Draw the samples of the run that are missing; the number of samples that exist then.
 
-    In prompts for the adapted and the fused model the words of `recipe.new_tokens` become the new tokens; the base
-    model, which has none, reads them as they are.
+    The base model's pictures come from the picture cache: another run of this NARUTO_HOME may have drawn them. In
+    prompts for the adapted and the fused model the words of `recipe.new_tokens` become the new tokens; the base model,
+    which has none, reads them as they are.
     """
-    with run_context(opened, "generate") as context:
+    with run_context(opened, "generate") as context, timed_phase(context, "samples", samples_left(context)):
         context.store.add_prompts(opened.id, context.suite)
         requests = _requests(context)
         missing = _missing(context, requests)
         counter = _Counter(len(requests), len(requests) - len(missing), reporter())
         for variant in dict.fromkeys(request.variant for request in missing):
             of_variant = [request for request in missing if request.variant is variant]
-            _draw_variant(context, variant, of_variant, adapters, fused, counter)
+            if variant is Variant.BASE:
+                _add_base_pictures(context, of_variant, counter)
+            else:
+                _draw_variant(context, variant, of_variant, adapters, fused, counter)
         return len(requests)
 
 
@@ -70,6 +81,32 @@ def _missing(context: RunContext, requests: Sequence[_SampleRequest]) -> list[_S
 
 def _is_intact(path: Path, sha256: str) -> bool:
     return path.is_file() and sha256_file(path) == sha256
+
+
+def _add_base_pictures(context: RunContext, requests: Sequence[_SampleRequest], counter: "_Counter") -> None:
+    """Record `requests`, all of the base model: those in the cache first, then the others, which are drawn."""
+    section, steps = context.recipe.generation, context.recipe.generation.num_inference_steps
+    cache = PictureCache(context.layout.picture_cache, context.recipe.model, section, context.device)
+    found = cache.find(request.job for request in requests)
+    in_cache = [request for request in requests if request.job in found]
+    _link_samples(context, in_cache, found)
+    counter.skip(len(in_cache))
+    others = [request for request in requests if request.job not in found]
+    report = partial(counter.step, Variant.BASE, steps)
+    for drawn in cache.draw((request.job for request in others), report):
+        batch = [request for request in others if request.job in drawn]
+        _link_samples(context, batch, drawn)
+        counter.finish(len(batch))
+
+
+def _link_samples(context: RunContext, requests: Sequence[_SampleRequest], files: Mapping[Job, Path]) -> None:
+    """Record the cached `files` as samples, with a name of their own in the folder of the run."""
+    samples: list[Sample] = []
+    for request in requests:
+        path = _sample_path(context, request)
+        link_or_copy(files[request.job], path)
+        samples.append(_sample(context, request, path))
+    context.store.add_samples(samples)
 
 
 def _draw_variant(
@@ -102,32 +139,42 @@ def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter],
 def _draw(context: RunContext, painter: Painter, batch: Sequence[_SampleRequest], counter: "_Counter") -> list[Sample]:
     """Draw one batch and save its pictures; their samples."""
     steps = painter.section.num_inference_steps
-    jobs = [Job(request.text, request.seed) for request in batch]
-    pictures = painter.paint(jobs, lambda step: counter.step(batch[0].variant, step, steps, len(batch)))
+    report = partial(counter.step, batch[0].variant, steps, len(batch))
+    pictures = painter.paint([request.job for request in batch], report)
     samples: list[Sample] = []
     for request, picture in zip(batch, pictures, strict=True):
-        identifier = sample_id(context.run.id, request.variant, request.prompt.slug, request.seed)
-        path = context.layout.sample(context.run.id, identifier)
+        path = _sample_path(context, request)
         facts: dict[str, object] = {
             "run": context.run.id,
             "variant": request.variant,
             "prompt": request.text,
             "seed": request.seed,
         }
-        save_picture(picture, path, facts | painter.section.model_dump(mode="json"))
-        samples.append(
-            Sample(
-                id=identifier,
-                run_id=context.run.id,
-                variant=request.variant,
-                prompt=request.prompt.slug,
-                seed=request.seed,
-                path=context.layout.relative(path),
-                sha256=sha256_file(path),
-            )
-        )
+        save_picture(picture, path, facts | painter.section.drawing_options)
+        samples.append(_sample(context, request, path))
     counter.finish(len(batch))
     return samples
+
+
+def _sample_path(context: RunContext, request: _SampleRequest) -> Path:
+    return context.layout.sample(context.run.id, _sample_id(context, request))
+
+
+def _sample_id(context: RunContext, request: _SampleRequest) -> str:
+    return sample_id(context.run.id, request.variant, request.prompt.slug, request.seed)
+
+
+def _sample(context: RunContext, request: _SampleRequest, path: Path) -> Sample:
+    """The record of the file at `path`."""
+    return Sample(
+        id=_sample_id(context, request),
+        run_id=context.run.id,
+        variant=request.variant,
+        prompt=request.prompt.slug,
+        seed=request.seed,
+        path=context.layout.relative(path),
+        sha256=sha256_file(path),
+    )
 
 
 class _Counter:
@@ -137,8 +184,14 @@ class _Counter:
         self.total, self.done, self.first, self.report = total, done, done, report
         self.began = time.monotonic()
 
-    def step(self, variant: Variant, step: int, steps: int, pictures: int) -> None:
+    def step(self, variant: Variant, steps: int, pictures: int, step: int) -> None:
+        """`step` of `steps` steps of a batch of `pictures` is done."""
         self._report(self.done + pictures * step / (steps + 1), variant)
+
+    def skip(self, pictures: int) -> None:
+        """Count pictures that took no time."""
+        self.first += pictures
+        self.finish(pictures)
 
     def finish(self, pictures: int) -> None:
         self.done += pictures

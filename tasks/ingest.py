@@ -16,7 +16,7 @@ SHOWN = 10
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:
-        result = read_and_check(section, context.layout, reporter())
+        result = read_and_check(section, context.layout, reporter(), say)
         recorded = context.store.find_dataset(result.version.id)
         damaged = recorded is not None and not is_intact(context.layout, recorded)
         context.store.add_dataset(result.version, result.quarantined, replace=damaged)

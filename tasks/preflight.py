@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from prefect import task
 
-from naruto_core import devices
+from naruto_core import devices, sdxl
 from naruto_core.adapter_file import parts_without_weights
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
@@ -40,6 +40,8 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     device = devices.pick_device(settings.device)
     for precision in (recipe.weights_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
+    for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
+        say(note)
     if not recipe.imported:
         say(memory_plan(recipe, settings, device).summary)
         check_init_adapter(recipe)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from naruto_core import picture_file, sdxl
-from naruto_core.artifacts import Manifest
+from naruto_core import picture_file
+from naruto_core.artifacts import link_or_copy
 from naruto_core.contact_sheet import SheetBlock, write_sheet
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Split
 from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
@@ -39,20 +40,25 @@ class Preview:
         assert section is not None  # previews are made when the recipe asks for them
         self.context, self.recipe, self.section, self.folder = context, recipe, section, folder
         precision = recipe.training.mixed_precision
-        self.drawing = recipe.generation.model_copy(update={"mixed_precision": precision})
+        as_trained = recipe.generation.model_copy(update={"mixed_precision": precision})
+        self.drawing = as_trained.at_resolution(section.resolution)
         pictures = [picture for style in styles for picture in read_pictures(context.layout, style.dataset)]
         self.held_out, self.trained_on = (
             [p for p in pictures if p.split is split] for split in (Split.REFERENCE, Split.TRAIN)
         )
         self.prompts, self.seed = context.suite.prompts[: section.prompts], context.suite.seeds[0]
-        self.base_pictures = self._paths(folder / "base")
-        manifest, names = Manifest(folder / "base"), [path.name for path in self.base_pictures]
-        if manifest.missing_or_changed(names):
-            self._draw(self.base_pictures, self._base(), {})
-            manifest.add(names)
+        self.base_pictures = self._draw_base(folder / "base")
 
-    def _base(self) -> "StableDiffusionXLPipeline":
-        return sdxl.load_pipeline(self.recipe.model, self.drawing.mixed_precision, self.context.device)
+    def _draw_base(self, folder: Path) -> list[Path]:
+        """The base model's pictures of the prompts, from the cache where they were drawn before."""
+        cache = PictureCache(self.context.layout.picture_cache, self.recipe.model, self.drawing, self.context.device)
+        jobs, paths = [Job(prompt.text, self.seed) for prompt in self.prompts], self._paths(folder)
+        files = cache.find(jobs)
+        for drawn in cache.draw([job for job in jobs if job not in files]):
+            files |= drawn
+        for job, path in zip(jobs, paths, strict=True):
+            link_or_copy(files[job], path)
+        return paths
 
     def __call__(self, pipeline: "StableDiffusionXLPipeline", steps: int, weights: Weights) -> dict[str, float]:
         """What is measured of the adapter in `pipeline` after `steps` steps."""
@@ -91,7 +97,7 @@ class Preview:
 
     def _copying_rank(self, extractor: Extractor, rows: Rows) -> float:
         """The median of the pictures' ranks among new pictures, by nearness to training pictures: low is near."""
-        size, batch = self.recipe.generation.resolution, self.recipe.scoring.batch_size
+        size, batch = self.drawing.resolution, self.recipe.scoring.batch_size
         training = real_features(self.context, self.trained_on, extractor, size, batch)
         new = real_features(self.context, self.held_out, extractor, size, batch) if self.held_out else None
         marks = sample_metrics.nearness_of_held_out(new, training)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 from prefect import task
@@ -19,6 +20,7 @@ from naruto_core.generation import save_picture
 from naruto_core.git_info import is_hub_id
 from naruto_core.hub import push_folder
 from naruto_core.kohya import no_kohya_reason
+from naruto_core.noise_schedule import stated_schedule
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.store.database import Store
@@ -51,6 +53,7 @@ def write_bundle(
             shown=_show_pictures(store, layout, run, recipe, suite, scratch) if suite else (),
             suite_name=suite.name if suite else "",
             n_prompts=len(suite.prompts) if suite else 0,
+            schedule=_schedule(recipe.model),
         )
         (scratch / "README.md").write_text(str(model_card(facts)), encoding="utf-8", newline="\n")
 
@@ -84,6 +87,14 @@ def _base_digest(model: ModelSection) -> str:
         return ""
 
 
+def _schedule(model: ModelSection) -> dict[str, Any]:
+    """The noise schedule of the base model where it is stated; {} for a file that is gone by now."""
+    try:
+        return stated_schedule(model)
+    except ModelUnusable:
+        return {}
+
+
 def _show_pictures(
     store: Store, layout: Layout, run: Run, recipe: Recipe, suite: PromptSuite, folder: Path
 ) -> tuple[ShownPrompt, ...]:
@@ -105,11 +116,10 @@ def _show_pictures(
 
 def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, folder: Path) -> str:
     """Save the sample below `folder`; its name there. What it says of itself is written anew, without paths."""
-    drawing = recipe.generation.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
     facts: dict[str, object] = {"run": sample.run_id, "variant": sample.variant, "prompt": text, "seed": sample.seed}
     name = f"samples/{sample.id}{picture_file.SUFFIX}"
     with Image.open(whole_file(layout, "picture", sample.path, sample.sha256)) as picture:
-        save_picture(picture.convert("RGB"), folder / name, facts | drawing)
+        save_picture(picture.convert("RGB"), folder / name, facts | recipe.generation.drawing_options)
     return name
 
 

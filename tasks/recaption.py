@@ -130,7 +130,8 @@ def _write(
             name = f"{row.sha256}{row.suffix}"
             (scratch / name).write_bytes(read_picture(layout, row))
             by = {} if old.caption == row.caption else {"captioned_by": captioner}
-            lines.append(json.dumps({"file_name": name, column: row.caption} | by, ensure_ascii=False))
+            shown = {} if row.repeats == 1 else {"repeats": row.repeats}
+            lines.append(json.dumps({"file_name": name, column: row.caption} | shown | by, ensure_ascii=False))
         (scratch / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

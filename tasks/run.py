@@ -15,6 +15,7 @@ from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
 from naruto_core.scoring.metrics import HEADLINE_METRICS, decimals
 from tasks.context import OpenRun, task_context
+from tasks.plan import announce_plan
 from tasks.progress import say
 
 
@@ -32,7 +33,8 @@ def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersi
             now=datetime.now(UTC),
         )
         write_atomically(context.layout.recipe(run.id), resolved.encode())
-    say(f"run {run.id}")
+        say(f"run {run.id}")
+        announce_plan(context, run, recipe, suite, datasets)
     return OpenRun(run, recipe, suite, tuple(datasets))
 
 
@@ -49,7 +51,7 @@ def close_run(opened: OpenRun) -> Run:
 
 @task
 def present(opened: OpenRun) -> str:
-    """Lay out the first seed of every prompt, base beside adapted beside fused; the path of the contact sheet."""
+    """Lay out the first seed of every prompt, base beside adapted; the path of the contact sheet."""
     with task_context() as context:
         store, layout, suite = context.store, context.layout, opened.suite
         samples = [s for s in store.samples(opened.id) if s.seed == suite.seeds[0]]

@@ -9,9 +9,11 @@ from prefect import task
 from naruto_core.domain import Finding, RunState, Score, Variant
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.evaluation import evaluate
+from naruto_core.scoring.findings import FUSED_MODEL
 from tasks.captions import find_caption_noise
 from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_context
 from tasks.features import run_features
+from tasks.plan import pictures_to_score, timed_phase
 from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
 
@@ -21,13 +23,13 @@ _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with tra
 @task
 def score(opened: OpenRun) -> int:
     """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
-    with run_context(opened, "score") as context:
+    with run_context(opened, "score") as context, timed_phase(context, "score", pictures_to_score(context)):
         recipe, store = context.recipe, context.store
         evaluation = evaluate(run_features(context), context.suite, recipe.scoring, _score_template(context))
         store.add_scores(evaluation.scores)
         noise = find_caption_noise(context, opened.id, context.dataset, recipe)
-        of_texts = [finding for finding in store.findings(opened.id) if finding.name == TRUNCATED_TEXT]
-        findings = [*evaluation.findings, noise, *of_texts]
+        kept = [finding for finding in store.findings(opened.id) if finding.name in (TRUNCATED_TEXT, FUSED_MODEL)]
+        findings = [*evaluation.findings, noise, *kept]
         store.add_findings(opened.id, about_import(opened.id, recipe, findings) if recipe.imported else findings)
     return len(evaluation.scores)
 

@@ -1,7 +1,8 @@
 """Train: draw the class pictures, encode everything once, fit the adapters, write them, remember them."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,11 @@ from naruto_core.telemetry.tracking import LogSteps, tracking
 from naruto_core.training import distributed
 from naruto_core.training.checkpoint_selection import best_steps
 from naruto_core.training.loop import TrainingCallbacks
+from naruto_core.training.step import OnPreview
 from naruto_core.training.weights import Weights, write_files
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.distributed import TrainingCall
+from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, preview_base_left, timed_phase
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
@@ -93,15 +96,21 @@ def _train_head(
         else (recipe.training)
     )
     section = _with_initial_weights(context, section)
-    drawn = class_pictures(context) if section.prior and section.prior.kind == "class_images" else None
+    with timed_phase(context, "class pictures", class_pictures_left(context)):
+        drawn = class_pictures(context) if section.prior and section.prior.kind == "class_images" else None
     # before the pipeline: the base that draws the control pictures is gone again when training's own is loaded
-    preview = section.previews and Preview(context, styles, context.layout.previews(context.run.id, name))
+    with timed_phase(context, "preview base", preview_base_left(context)):
+        preview = section.previews and Preview(context, styles, context.layout.previews(context.run.id, name))
+    clock = _TrainingClock()
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, context.device)
-    stages = TrainingPictures(context, pipeline, recipe).stages(styles, drawn)
+    with clock.encoding(context):
+        stages = TrainingPictures(context, pipeline, recipe).stages(styles, drawn)
     call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context.run, styles))
     distributed.broadcast_job(call)
-    callbacks = TrainingCallbacks(reporter(), record_steps, preview and partial(preview, pipeline))
+    on_preview = clock.timed(partial(preview, pipeline)) if preview else None
+    callbacks = TrainingCallbacks(reporter(), clock.counted(record_steps), on_preview)
     weights = call.train(pipeline, stages, context.settings.checkpoint_seconds, callbacks)
+    clock.record(context)
     _check_finite(weights, checkpoint)
     files = write_files(pipeline, weights, context.layout.adapter(context.run.id, name).parent)
     context.store.add_adapters([_checked_adapter(context, section, name, path) for path in files])
@@ -120,6 +129,49 @@ def _with_initial_weights(context: RunContext, section: TrainingSection) -> Trai
     lora.write(path, context.recipe.model)
     say(f"training starts from {lora.path.name}: {lora.modules} modules of rank {lora.ranks[1]}")
     return section.model_copy(update={"init_adapter": str(path)})
+
+
+class _TrainingClock:
+    """The time of a training since it was made, divided among encoding, steps and previews."""
+
+    def __init__(self) -> None:
+        self._began, self._encoding, self._previewing = time.monotonic(), 0.0, 0.0
+        self._steps, self._previews = 0, 0
+
+    @contextmanager
+    def encoding(self, context: RunContext) -> Generator[None]:
+        """The block encodes pictures; what is in the cache already is not counted."""
+        before, began = encoded_rows(context.layout), time.monotonic()
+        yield
+        self._encoding = time.monotonic() - began
+        add_phase_time(context, "encode", encoded_rows(context.layout) - before, self._encoding)
+
+    def counted(self, record_steps: Callable[[list[StepRecord]], None]) -> Callable[[list[StepRecord]], None]:
+        """`record_steps`, with a count of the steps of this process."""
+
+        def record(steps: list[StepRecord]) -> None:
+            self._steps += len(steps)
+            record_steps(steps)
+
+        return record
+
+    def timed(self, preview: OnPreview) -> OnPreview:
+        """`preview`, with its time measured."""
+
+        def draw(steps: int, weights: Weights) -> Mapping[str, float]:
+            began = time.monotonic()
+            metrics = preview(steps, weights)
+            self._previewing += time.monotonic() - began
+            self._previews += 1
+            return metrics
+
+        return draw
+
+    def record(self, context: RunContext) -> None:
+        """The training is done: record its steps and its previews."""
+        seconds = time.monotonic() - self._began - self._encoding - self._previewing
+        add_phase_time(context, "train", self._steps, seconds)
+        add_phase_time(context, "previews", self._previews, self._previewing)
 
 
 def _checked_adapter(context: RunContext, section: TrainingSection, style: str, path: Path) -> Adapter:

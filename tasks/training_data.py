@@ -1,20 +1,18 @@
 """Training data: the styles of a run at the resolution of each stage, encoded once and kept; class pictures."""
 
 import hashlib
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from naruto_core import picture_file, sdxl
-from naruto_core.artifacts import Manifest
+from naruto_core import sdxl
 from naruto_core.dataset.preprocessing import PLAIN, bucket_of, draw_view, prepare, shuffle_caption
 from naruto_core.dataset.versions import read_picture, read_pictures
-from naruto_core.domain import DatasetVersion, Picture, Progress, Split
-from naruto_core.generation import Job, Painter, save_picture
+from naruto_core.domain import DatasetVersion, Picture, Split
+from naruto_core.generation import Job
+from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
@@ -27,25 +25,33 @@ from naruto_core.training.latent_cache import (
     latent_cache_key,
 )
 from tasks.context import RunContext, TaskContext
-from tasks.progress import reporter
+from tasks.progress import reporter, unit_reporter
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 
-_PIXELS = 2  # raised when the same settings come to draw other pixels: what was kept before is not used
-
-
 @dataclass(frozen=True, slots=True)
 class ClassPictures:
-    """Drawn class pictures: `key` names them and their folder; picture i shows `jobs[i]`."""
+    """Drawn class pictures: the file `paths[i]` shows `jobs[i]`."""
 
-    key: str
-    folder: Path
     jobs: tuple[Job, ...]
+    paths: tuple[Path, ...]
 
-    def path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}{picture_file.SUFFIX}"
+    @property
+    def key(self) -> str:
+        """A digest of the pictures and their prompts: the name of a cached file has the digests of both."""
+        names = "\n".join(path.name for path in self.paths)
+        return f"class-{hashlib.sha256(names.encode()).hexdigest()[:24]}"
+
+
+def class_jobs(recipe: Recipe) -> tuple[Job, ...]:
+    """The class pictures that the recipe's prior asks for; () without a prior."""
+    if recipe.training.prior is None:
+        return ()
+    texts, seed = recipe.training.prior.class_prompts, recipe.training.seed
+    count = recipe.training.prior.num_class_images
+    return tuple(Job(texts[index % len(texts)], seed + index) for index in range(count))
 
 
 def class_pictures(context: RunContext) -> ClassPictures:
@@ -53,35 +59,17 @@ def class_pictures(context: RunContext) -> ClassPictures:
 
     The prior must be of kind `class_images`.
     """
-    model, drawing, seed = context.recipe.model, context.recipe.generation, context.recipe.training.seed
-    prior = context.recipe.training.prior
+    recipe, prior, jobs = context.recipe, context.recipe.training.prior, class_jobs(context.recipe)
     assert prior is not None
-    texts = prior.class_prompts
-    jobs = tuple(Job(texts[index % len(texts)], seed + index) for index in range(prior.num_class_images))
-    how = drawing.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
-    parts = json.dumps([_PIXELS, sdxl.identity(model), [(job.text, job.seed) for job in jobs], how], sort_keys=True)
-    key = f"class-{hashlib.sha256(parts.encode()).hexdigest()[:24]}"
-    pictures = ClassPictures(key, context.layout.cache(key), jobs)
-    names = {pictures.path(index).name: index for index in range(len(jobs))}
-    missing = [names[name] for name in Manifest(pictures.folder).missing_or_changed(names)]
-    if missing:
-        painter = Painter(sdxl.load_pipeline(model, drawing.mixed_precision, context.device), drawing)
-        _draw(painter, pictures, missing)
-    return pictures
-
-
-def _draw(painter: Painter, pictures: ClassPictures, missing: list[int]) -> None:
-    report, began, size = reporter(), time.monotonic(), painter.section.batch_size
-    total = len(pictures.jobs)
-    for start in range(0, len(missing), size):
-        batch = missing[start : start + size]
-        for index, picture in zip(batch, painter.paint([pictures.jobs[i] for i in batch]), strict=True):
-            job = pictures.jobs[index]
-            save_picture(picture, pictures.path(index), {"class_prompt": job.text, "seed": job.seed})
-        Manifest(pictures.folder).add([pictures.path(index).name for index in batch])
-        done, spent = start + len(batch), time.monotonic() - began
-        left = spent / done * (len(missing) - done)
-        report(Progress("prior", total - len(missing) + done, total, "picture", spent, left))
+    section = recipe.generation.at_resolution(prior.resolution)
+    cache = PictureCache(context.layout.picture_cache, recipe.model, section, context.device)
+    paths = cache.find(jobs)
+    missing = [job for job in jobs if job not in paths]
+    report_count = unit_reporter("prior", len(missing), "picture")
+    for drawn in cache.draw(missing):
+        paths |= drawn
+        report_count(len(missing) - (len(jobs) - len(paths)))
+    return ClassPictures(jobs, tuple(paths[job] for job in jobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +105,19 @@ class TrainingPictures:
         return [
             TrainingData(
                 stage.steps,
-                tuple(StyleData(self._pictures(s, stage.resolution), s.loss_weight, s.repeats) for s in styles),
+                tuple(self._style_data(style, stage.resolution) for style in styles),
                 drawn and self._class_pictures(drawn, stage.resolution),
                 wanted and self._held_out(styles[0], stage.resolution, wanted.num_validation_images),
             )
             for stage in section.resolutions
         ]
 
-    def _pictures(self, style: StyleSource, resolution: int) -> Examples:
+    def _style_data(self, style: StyleSource, resolution: int) -> StyleData:
         pictures = self._of(style, Split.TRAIN)
-        return self._encoded(style, pictures, resolution, self.recipe.training.augmentation, "")
+        examples = self._encoded(style, pictures, resolution, self.recipe.training.augmentation, "")
+        groups = self._by_size(pictures, resolution).values()
+        repeats = tuple(picture.repeats for group in groups for picture in group)
+        return StyleData(examples, style.loss_weight, style.repeats, None if set(repeats) <= {1} else repeats)
 
     def _held_out(self, style: StyleSource, resolution: int, limit: int) -> Examples | None:
         """A style of its own may have none: then it has no validation loss."""
@@ -135,7 +126,7 @@ class TrainingPictures:
 
     def _of(self, style: StyleSource, split: Split) -> list[Picture]:
         pictures = [p for p in read_pictures(self.context.layout, style.dataset) if p.split is split]
-        return sorted(pictures, key=lambda p: p.sha256 + p.caption)
+        return sorted(pictures, key=_name)
 
     def _encoded(
         self,
@@ -146,11 +137,9 @@ class TrainingPictures:
         part: str,
     ) -> Examples:
         step = self.recipe.training.bucket_reso_steps
-        named = {p.sha256 + p.caption: p for p in pictures}
-        shapes: dict[tuple[int, int], list[str]] = {}
-        for name, picture in named.items():
-            shapes.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(name)
-        size_of = {name: size for size, group in shapes.items() for name in group}
+        named = {_name(p): p for p in pictures}
+        sized = self._by_size(pictures, resolution)
+        size_of = {_name(picture): size for size, group in sized.items() for picture in group}
 
         def read(name: str, view: int) -> CaptionedPicture:
             return self._captioned(named[name], size_of[name], augmentation, view)
@@ -158,8 +147,16 @@ class TrainingPictures:
         prompt = insert_tokens(style.instance_prompt, self.recipe.new_tokens)
         how = self._how(prompt, augmentation.views if augmentation else 1)
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
-        groups = [shapes[size] for size in sorted(shapes)]
+        groups = [[_name(picture) for picture in group] for group in sized.values()]
         return encode_examples(self.pipeline, groups, read, how, self.context.layout.cache(key), reporter())
+
+    def _by_size(self, pictures: Sequence[Picture], resolution: int) -> dict[tuple[int, int], list[Picture]]:
+        """The pictures by their size (height, width) for training: in the order in which they are encoded."""
+        step = self.recipe.training.bucket_reso_steps
+        sized: dict[tuple[int, int], list[Picture]] = {}
+        for picture in pictures:
+            sized.setdefault(bucket_of(picture.width, picture.height, resolution, step), []).append(picture)
+        return {size: sized[size] for size in sorted(sized)}
 
     def _captioned(
         self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
@@ -184,7 +181,7 @@ class TrainingPictures:
     def _how(self, instance_prompt: str, views: int) -> EncodingOptions:
         section = self.recipe.training
         frozen = section.text_encoder_lr is None and section.textual_inversion is None
-        return EncodingOptions(instance_prompt, frozen, section.clip_skip, views)
+        return EncodingOptions(instance_prompt, frozen, section.clip_skip, section.max_token_length, views)
 
     def _key(
         self,
@@ -201,7 +198,11 @@ class TrainingPictures:
         return latent_cache_key(source, part, model, resolution, step, str(how), looks, tokens, precision)
 
 
+def _name(picture: Picture) -> str:
+    return picture.sha256 + picture.caption
+
+
 def _class_picture(drawn: ClassPictures, resolution: int, name: str, _view: int) -> CaptionedPicture:
     index = int(name)
-    ready = prepare(drawn.path(index).read_bytes(), (resolution, resolution))
+    ready = prepare(drawn.paths[index].read_bytes(), (resolution, resolution))
     return CaptionedPicture(f"class {name}", drawn.jobs[index].text, ready.pixels, ready.original_size, ready.crop)

@@ -9,6 +9,7 @@ from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptS
 from naruto_core.errors import ModelUnusable, RecipeInvalid
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import LONGEST_TEXT
 from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
 from naruto_core.training.latent_cache import join_caption
@@ -28,7 +29,8 @@ class StyleCaptions:
 
 def limit_of(recipe: Recipe) -> TokenLimit:
     """What the text encoders of the recipe's base model read, new tokens included."""
-    return load_token_limit(recipe.model, [t for tokens in recipe.new_tokens.values() for t in split_tokens(tokens)])
+    new_tokens = [token for tokens in recipe.new_tokens.values() for token in split_tokens(tokens)]
+    return load_token_limit(recipe.model, new_tokens, recipe.generation.max_token_length)
 
 
 def training_text(recipe: Recipe, instance_prompt: str, caption: str) -> str:
@@ -60,7 +62,14 @@ def say_long_captions(recipe: Recipe, dataset: DatasetVersion) -> None:
         captions = StyleCaptions(recipe.training.instance_prompt, read_pictures(context.layout, dataset))
     report = count_captions(recipe, [captions], limit)
     if report.truncated:
-        say(f"warning: with the instance prompt, {report.sentence('captions')}")
+        say(f"warning: with the instance prompt, {report.sentence('captions')}{_remedy(recipe)}")
+
+
+def _remedy(recipe: Recipe) -> str:
+    """A sentence, after a space, on how more of a text is read; "" where nothing more can be read."""
+    if recipe.generation.max_token_length == LONGEST_TEXT:
+        return ""
+    return f" To read more, set training.max_token_length and generation.max_token_length to {LONGEST_TEXT}."
 
 
 def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
@@ -75,7 +84,8 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             slugs = ", ".join(prompt.slug for text in report.merged[0] for prompt in by_text[text])
             raise RecipeInvalid(
                 f"suite {suite.name}: the prompts {slugs} would draw the same pictures: the text encoders read "
-                f"{report.limit} tokens, and they differ only behind those; shorten them, or leave all but one out."
+                f"{report.limit} tokens, and they differ only behind those; shorten them, or leave all but one "
+                f"out.{_remedy(recipe)}"
             )
         if report.truncated and (tokens or drawn_by == "base"):
             say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")

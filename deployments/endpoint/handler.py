@@ -1,7 +1,7 @@
 """The handler of a Hugging Face Inference Endpoint: draws with the fused model in this file's folder.
 
-It needs the packages of `requirements.txt` and the files `sampling.py` and `weight_check.py` beside it, and no other
-file of the project that wrote it. The endpoint answers any exception with status 400 and its message.
+It needs the packages of `requirements.txt` and the files `sampling.py`, `text_encoding.py` and `weight_check.py` beside
+it, and no other file of the project that wrote it. The endpoint answers any exception with status 400 and its message.
 """
 
 import json
@@ -21,6 +21,7 @@ from PIL.Image import Image
 sys.path.insert(0, str(Path(__file__).parent))  # for programs that load this file by its path
 
 from sampling import decode_picture, load_vae, make_scheduler
+from text_encoding import encode_prompts
 from weight_check import check_pipeline
 
 # diffusers would log the end of a prompt that is too long for the text encoders, but prompts are private
@@ -67,25 +68,29 @@ class EndpointHandler:
             raise ValueError(f"parameters: {unknown[0]} is unknown; known are {', '.join(_PARAMETERS)}.")
         seed = _integer(parameters, "seed", secrets.randbelow(2**31), 0, 2**63 - 1)
         resolution = self.settings["resolution"]
+        text = self._with_tokens(_text("inputs", prompt))
+        negative = _text("negative_prompt", parameters.get("negative_prompt", self.settings["negative_prompt"]))
         # noise is drawn on the CPU, so that a seed gives the same picture on every device
         latents = self.pipeline(
-            prompt=self._with_tokens(_text("inputs", prompt)),
-            negative_prompt=_text(
-                "negative_prompt", parameters.get("negative_prompt", self.settings["negative_prompt"])
-            ),
+            **self._encode(text, negative),
             num_inference_steps=_integer(
                 parameters, "num_inference_steps", self.settings["num_inference_steps"], 1, _MAX_STEPS
             ),
             guidance_scale=_guidance(parameters.get("guidance_scale", self.settings["guidance_scale"])),
             width=_side(parameters, "width", resolution),
             height=_side(parameters, "height", resolution),
-            clip_skip=self.settings["clip_skip"],
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
         ).images
         picture = decode_picture(self.pipeline, latents)
         picture.info["seed"] = str(seed)
         return picture
+
+    def _encode(self, text: str, negative: str) -> dict[str, torch.Tensor]:
+        """The prompts as arguments of the pipeline."""
+        clip_skip, max_token_length = self.settings["clip_skip"], self.settings["max_token_length"]
+        with torch.no_grad():
+            return encode_prompts(self.pipeline, [text], [negative], clip_skip, max_token_length)
 
     def _with_tokens(self, text: str) -> str:
         """The prompt, with each word that stands for trained tokens replaced by these tokens."""

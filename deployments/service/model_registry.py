@@ -55,7 +55,7 @@ class ModelRegistry:
     def __init__(self, store: Store, ratings: Ratings, root: Path, batch_size: int | None) -> None:
         self._store, self._ratings, self._root, self._batch_size = store, ratings, root, batch_size
         self._specs: dict[str, ModelSpec] = {}
-        self._token_limits: dict[tuple[ModelSection, tuple[tuple[str, str], ...]], TokenLimit] = {}
+        self._token_limits: dict[tuple[ModelSection, tuple[tuple[str, str], ...], int], TokenLimit] = {}
 
     def entries(self) -> list[ModelEntry]:
         """The champion, the finished runs (newest first), and the base model."""
@@ -84,10 +84,10 @@ class ModelRegistry:
 
     def token_limit(self, spec: ModelSpec) -> TokenLimit:
         """How much of a prompt the model's text encoders read."""
-        key = spec.model, spec.tokens
+        key = spec.model, spec.tokens, spec.section.max_token_length
         if key not in self._token_limits:
             tokens = [token for _, names in spec.tokens for token in split_tokens(names)]
-            self._token_limits[key] = load_token_limit(spec.model, tokens)
+            self._token_limits[key] = load_token_limit(spec.model, tokens, spec.section.max_token_length)
         return self._token_limits[key]
 
     def _with_adapter(self, spec: ModelSpec, name: str, weight: float) -> ModelSpec:

@@ -29,6 +29,7 @@ from naruto_core.continuous_batching import Order
 from naruto_core.errors import NotRecorded
 from naruto_core.picture_file import MEDIA_TYPE
 from naruto_core.prompts import insert_tokens
+from naruto_core.sampling import SAMPLERS
 from naruto_core.serving import JobState, ServiceJob
 
 router = APIRouter()
@@ -134,6 +135,10 @@ def _orders(body: ImageRequest, spec: ModelSpec, state: ServiceState) -> list[Or
     default_steps = max(1, section.num_inference_steps // 2) if body.quality == "low" else section.num_inference_steps
     steps = body.steps or default_steps
     _check_limits(state.options, {"prompt": body.prompt, "negative_prompt": negative}, body.n, steps)
+    most_steps = SAMPLERS[section.scheduler].most_steps
+    if most_steps and steps > most_steps:
+        message = f"steps: the model's sampler, {section.scheduler}, has at most {most_steps}."
+        raise ApiError(400, message, param="steps", code="invalid_value")
     if reason := state.moderator.prompt(body.prompt):
         raise ApiError(400, f"The prompt was refused: {reason}.", param="prompt", code="content_policy_violation")
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed

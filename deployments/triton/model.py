@@ -1,9 +1,9 @@
 """The model for NVIDIA Triton's python backend: draws with the fused model in the folder `model` beside this file.
 
-It needs the packages of `requirements.txt` and the files `sampling.py` and `weight_check.py` beside it, and no other
-file of the project that wrote it. Pictures of the requests that Triton passes together are drawn in one batch if they
-have the same steps, guidance and size. Every batch is padded to the same size, because kernels choose their order of
-summation by shape: so the bytes of a picture do not depend on the other pictures of its batch.
+It needs the packages of `requirements.txt` and the files `sampling.py`, `text_encoding.py` and `weight_check.py` beside
+it, and no other file of the project that wrote it. Pictures of the requests that Triton passes together are drawn in
+one batch if they have the same steps, guidance and size. Every batch is padded to the same size, because kernels choose
+their order of summation by shape: so the bytes of a picture do not depend on the other pictures of its batch.
 """
 
 import json
@@ -23,6 +23,7 @@ from diffusers import StableDiffusionXLPipeline
 sys.path.insert(0, str(Path(__file__).parent))  # before any package of that name
 
 from sampling import NotFinite, decode_picture, load_vae, make_scheduler
+from text_encoding import encode_prompts
 from weight_check import check_pipeline
 
 # diffusers would log the end of a prompt that is too long for the text encoders, but prompts are private
@@ -133,17 +134,21 @@ class TritonPythonModel:
         key = pictures[0].batch_key
         # noise is drawn on the CPU, so that a seed gives the same picture on every device
         latents = self.pipeline(
-            prompt=[picture.prompt for picture in padded],
-            negative_prompt=[picture.negative_prompt for picture in padded],
+            **self._encode(padded),
             num_inference_steps=key.steps,
             guidance_scale=key.guidance,
             width=key.width,
             height=key.height,
-            clip_skip=self.settings["clip_skip"],
             generator=[torch.Generator().manual_seed(picture.seed) for picture in padded],
             output_type="latent",
         ).images[: len(pictures)]
         return [self._decode(latent[None]) for latent in latents]
+
+    def _encode(self, pictures: list[Picture]) -> dict[str, torch.Tensor]:
+        """The prompts of `pictures` as arguments of the pipeline."""
+        texts = [picture.prompt for picture in pictures], [picture.negative_prompt for picture in pictures]
+        with torch.no_grad():
+            return encode_prompts(self.pipeline, *texts, self.settings["clip_skip"], self.settings["max_token_length"])
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray | Exception:
         """Latents (1, 4, height / 8, width / 8) as a picture; or the error, so that the rest of the batch is drawn."""

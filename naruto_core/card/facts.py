@@ -1,7 +1,7 @@
 """The content of a model card: public facts of a run, licences, and Markdown with escaped text."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from naruto_core.domain import DatasetVersion, Run, Score, Variant
@@ -100,6 +100,7 @@ class CardFacts:
     dataset: that of the first style.
     scores: set scores and means only.
     shown: some of the `n_prompts` prompts of the suite `suite_name`.
+    schedule: the base's noise schedule where the recipe or a single file states it, as settings of diffusers.
     """
 
     run: Run
@@ -111,3 +112,4 @@ class CardFacts:
     shown: tuple[ShownPrompt, ...]
     suite_name: str
     n_prompts: int
+    schedule: Mapping[str, object] = field(default_factory=dict[str, object])

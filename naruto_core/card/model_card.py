@@ -11,6 +11,8 @@ from naruto_core.domain import DatasetVersion, Score, Variant
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, DatasetSection, ImportedSection, ModelSection, Recipe
+from naruto_core.scoring.metrics import direction
+from naruto_core.single_file import hub_address
 
 
 def base_name(model: ModelSection) -> str:
@@ -20,6 +22,9 @@ def base_name(model: ModelSection) -> str:
     if model.base.startswith("package:"):
         package, _, folder = model.base.removeprefix("package:").partition("/")
         return f"the SDXL model in the folder {escape(folder)} of the Python package {escape(package)}"
+    if address := hub_address(model.base, model.revision):
+        repository, file = address
+        return f"the file {escape(file)} of [{escape(repository)}](https://huggingface.co/{repository})"
     name = public_name(model.base, model.revision)
     return f"a local SDXL model called {escape(name)}" if name else "a local SDXL model"
 
@@ -28,7 +33,7 @@ def base_model(facts: CardFacts) -> str:
     """The section on the base model: name, revision or digest, VAE."""
     model = facts.recipe.model
     sentences = [f"{'Tried with' if facts.recipe.imported else 'Trained on top of'} {base_name(model)}"]
-    if is_hub_id(model.base, model.revision):
+    if is_hub_id(model.base, model.revision) or hub_address(model.base, model.revision):
         sentences[0] += f", revision {escape(model.revision or '')}"
     elif facts.base_digest:
         sentences[0] += f"; sha256 over its files when this card was written: `{facts.base_digest}`"
@@ -98,11 +103,6 @@ _KEY_CHOICES = (
     "seed",
 )
 _NONE = {"lora_alpha": "the rank", "text_encoder_lr": "text encoders frozen"}  # the meaning of null
-_HINT = {
-    "fid": " (lower is nearer)",
-    "clip": " (higher agrees more)",
-    "clip on base styles": " (higher: less forgotten)",
-}
 
 
 def picture_table(shown: tuple[ShownPrompt, ...]) -> str:
@@ -170,7 +170,8 @@ def score_table(facts: CardFacts) -> str:
         cells = [_cell(scores[variant]) if variant in scores else "" for variant in variants]
         against = _reference(reference, facts.dataset)
         measured = escape(f"{extractor}, {version}; {method}")
-        rows.append([f"{escape(metric)}{_HINT.get(metric, '')}{against}", *cells, n, measured])
+        better = f" ({direction(metric)})" if direction(metric) else ""
+        rows.append([f"{escape(metric)}{better}{against}", *cells, n, measured])
     return table(["score", *map(str, variants), "n", "measured by; interval by"], rows)
 
 
@@ -261,7 +262,7 @@ def _head(facts: CardFacts) -> str:
     return (
         f"# {facts.run.id}\n\n"
         f"{_description(facts)} for {base_name(facts.recipe.model)}, trained by naruto-sdxl on {facts.dataset.n_train} "
-        f"captioned pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_new_tokens(facts)}"
+        f"pictures{styles if facts.recipe.styles else ''}.\n\n{trigger}{_new_tokens(facts)}"
     )
 
 
@@ -318,7 +319,7 @@ def _words_for_the_base(facts: CardFacts) -> str:
 def _diffusers(facts: CardFacts) -> str:
     trigger = trigger_phrases(facts.recipe)[MAIN_STYLE]
     prompt, seed = (facts.shown[0].text, facts.shown[0].seed) if facts.shown else (trigger, 0)
-    code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed)
+    code = diffusers_code(facts.recipe, facts.run.id, facts.files, prompt, seed, facts.schedule)
     return (
         f"## Use it in diffusers\n\nWith {needed_versions()}. A device or precision other than the run's "
         f"rounds differently, and small details of pictures may differ.\n\n```python\n{code}\n```"

@@ -1,12 +1,16 @@
 """How to use the files: code for diffusers that runs unchanged, and steps for ComfyUI."""
 
-from pathlib import PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from naruto_core.card.facts import CardFacts, WeightFiles, escape
 from naruto_core.git_info import is_hub_id, public_name
+from naruto_core.model_folder import find_variant
 from naruto_core.prompts import insert_tokens
-from naruto_core.recipe import Recipe
+from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.sampling import SAMPLERS
+from naruto_core.single_file import hub_address, is_single_file
+from naruto_core.text_encoding import TOKENS_PER_CHUNK, number_of_chunks
 from naruto_core.textual_inversion import split_tokens
 
 
@@ -65,6 +69,12 @@ def _prompt(recipe: Recipe, words: dict[str, str]) -> list[str]:
     steps = [] if unknown else [f"Begin the prompt with the trigger phrase: {triggers}"]
     if skip := recipe.generation.clip_skip:  # 0 would be SDXL's penultimate layer, ComfyUI's -2
         steps.append(f"*CLIP Set Last Layer* at {-skip - 2}.")
+    if _is_long(recipe):
+        length = recipe.generation.max_token_length
+        steps.append(
+            f"Prompts may be long: this run reads {length} tokens of each, as {number_of_chunks(length)} chunks; "
+            "ComfyUI, A1111 and Forge read a long prompt in chunks by themselves, and a short one as one chunk."
+        )
     return steps
 
 
@@ -80,28 +90,36 @@ def needed_versions() -> str:
     return f"{', '.join(first)} and {last}, or newer"
 
 
-def diffusers_code(recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int) -> str:
+def diffusers_code(
+    recipe: Recipe, run_id: str, files: WeightFiles, prompt: str, seed: int, schedule: Mapping[str, object]
+) -> str:
     """A Python program that generates `prompt` with `seed` exactly as the adapted pictures of this run.
 
-    All text from users is written as Python literals, so that it can end neither a string nor the block of code.
+    `schedule` is that of `CardFacts`. All text from users is written as Python literals, so that it can end neither a
+    string nor the block of code.
     """
     model = recipe.model
     classes = ["AutoencoderKL"] if model.vae else []
-    classes += [SAMPLERS[recipe.generation.scheduler], "StableDiffusionXLPipeline"]
-    packaged = any(name.startswith("package:") for name in (model.base, model.vae or ""))
+    classes += [SAMPLERS[recipe.generation.scheduler].scheduler_class, "StableDiffusionXLPipeline"]
+    packaged = any(name.startswith("package:") for name in (model.base, model.vae or "", model.config or ""))
+    hub = [
+        *(["hf_hub_download"] if _hub_file(model) else []),
+        *(["snapshot_download"] if recipe.publish.push_to_hub and files.embeddings else []),
+    ]
     lines = [
         *(["from importlib.resources import files", ""] if packaged else []),
         "import torch",
         f"from diffusers import {', '.join(classes)}",
-        *(["from huggingface_hub import snapshot_download"] if recipe.publish.push_to_hub and files.embeddings else []),
+        *([f"from huggingface_hub import {', '.join(hub)}"] if hub else []),
         *(["from safetensors.torch import load_file"] if files.embeddings else []),
         "",
         *_sources(recipe, run_id, files),
         "",
-        *_base(recipe),
+        *_base(recipe, schedule),
         *(_new_tokens(recipe, files.embeddings) if files.embeddings else []),
         *_adapters(recipe, run_id, files),
         "",
+        *(_encode_function(recipe) if _is_long(recipe) else []),
         *_generation(recipe, prompt, seed),
     ]
     return "\n".join(lines)
@@ -114,8 +132,10 @@ def _sources(recipe: Recipe, run_id: str, files: WeightFiles) -> list[str]:
         pushed = f"snapshot_download({pushed}, revision={run_id!r})"
     pushed += "  # or the folder this file is in"
     adapter = pushed if publish.push_to_hub else "'.'  # the folder this file is in"
+    base = _hub_file(model) or _source(model.base, model.revision)
     return [
-        f"base = {_source(model.base, model.revision)}",
+        f"base = {base}",
+        *([f"config = {_source(model.config, model.config_revision)}"] if model.config else []),
         *([f"vae = {_source(model.vae, model.vae_revision)}"] if model.vae else []),
         f"adapter = {adapter}",
         "device = 'cuda' if torch.cuda.is_available() else 'cpu'",
@@ -128,26 +148,46 @@ def _source(name: str, revision: str | None) -> str:
         return f"str(files({package!r}) / {folder!r})  # ships inside that Python package"
     if is_hub_id(name, revision):
         return repr(name)
-    return f"{'path/to/' + public_name(name, revision)!r}  # a folder: see the section Base model"
+    kind = "file" if is_single_file(name) else "folder"
+    return f"{'path/to/' + public_name(name, revision)!r}  # a {kind}: see the section Base model"
 
 
-def _base(recipe: Recipe) -> list[str]:
+def _hub_file(model: ModelSection) -> str:
+    """A Python expression that downloads the base model's single file; "" for other base models."""
+    if not (address := hub_address(model.base, model.revision)):
+        return ""
+    return f"hf_hub_download({address[0]!r}, {address[1]!r}, revision={model.revision!r})"
+
+
+def _variant(model: ModelSection) -> str | None:
+    """The file variant that the base model is read in; None for plain files."""
+    if is_hub_id(model.base, model.revision):
+        return model.variant
+    folder = Path(model.base).expanduser()
+    return find_variant(folder, "unet", model.variant) if folder.is_dir() else None
+
+
+def _base(recipe: Recipe, schedule: Mapping[str, object]) -> list[str]:
     model = recipe.model
     # not `dtype`, which diffusers before 0.40 ignores
     dtype = f"torch_dtype={_DTYPE[recipe.generation.mixed_precision]}"
+    single = is_single_file(model.base)
     vae = ", ".join(["vae", *_pin(model.vae or "", model.vae_revision), dtype])
     options = [
         *_pin(model.base, model.revision),
-        *([f"variant={model.variant!r}"] if model.variant else []),
+        *([f"variant={variant!r}"] if (variant := _variant(model)) else []),
+        *(["config=config"] if single and model.config else []),
         *([f"vae=AutoencoderKL.from_pretrained({vae})"] if model.vae else []),
         dtype,
     ]
+    sampler = SAMPLERS[recipe.generation.scheduler]
+    settings = "".join(f", {key}={value!r}" for key, value in {**schedule, **sampler.options}.items())
     return [
-        "pipeline = StableDiffusionXLPipeline.from_pretrained(",
+        f"pipeline = StableDiffusionXLPipeline.{'from_single_file' if single else 'from_pretrained'}(",
         "    base,",
         *[f"    {option}," for option in options],
         ").to(device)",
-        f"pipeline.scheduler = {SAMPLERS[recipe.generation.scheduler]}.from_config(pipeline.scheduler.config)",
+        f"pipeline.scheduler = {sampler.scheduler_class}.from_config(pipeline.scheduler.config{settings})",
     ]
 
 
@@ -193,17 +233,66 @@ def _pin(name: str, revision: str | None) -> list[str]:
     return [f"revision={revision!r}"] if is_hub_id(name, revision) else []
 
 
+def _is_long(recipe: Recipe) -> bool:
+    """Whether texts are read in more than the one chunk that diffusers' pipeline reads."""
+    return recipe.generation.max_token_length > TOKENS_PER_CHUNK
+
+
+def _encode_function(recipe: Recipe) -> list[str]:
+    """A function that encodes a text in chunks, as `naruto_core.text_encoding.encode_texts`."""
+    count = number_of_chunks(recipe.generation.max_token_length)
+    return f"""
+# The pipeline reads only the beginning of a prompt, one chunk of 75 tokens. This run reads {count} chunks.
+@torch.no_grad()
+def encode(text, clip_skip):
+    chunks = [[] for _ in range({count})]
+    encoders = (pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)
+    for tokenizer, encoder in encoders:
+        room = tokenizer.model_max_length - 2
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        for number, chunk in enumerate(chunks):
+            part = tokens[number * room : (number + 1) * room]
+            ids = [tokenizer.bos_token_id, *part, tokenizer.eos_token_id]
+            ids += [tokenizer.pad_token_id] * (room - len(part))
+            output = encoder(torch.tensor([ids], device=device), output_hidden_states=True)
+            chunk.append(output.hidden_states[-2 - clip_skip])
+            if number == 0:
+                pooled = output[0]  # of the second encoder, in the end
+    return torch.cat([torch.cat(chunk, dim=-1) for chunk in chunks], dim=1), pooled
+
+""".splitlines()
+
+
+def _texts(recipe: Recipe, prompt: str) -> tuple[list[str], list[str]]:
+    """Lines before the call of the pipeline, and the arguments of the call, for the prompt and the negative prompt."""
+    generation, skip = recipe.generation, recipe.generation.clip_skip or 0
+    if not _is_long(recipe):
+        arguments = [f"prompt={prompt!r}", f"negative_prompt={generation.negative_prompt!r}"]
+        return [], [*arguments, *([f"clip_skip={skip}"] if skip else [])]
+    before = [
+        f"hidden, pooled = encode({prompt!r}, clip_skip={skip})",
+        # as in the pipeline, where clip_skip has no effect on the negative prompt
+        f"negative_hidden, negative_pooled = encode({generation.negative_prompt!r}, clip_skip=0)",
+    ]
+    return before, [
+        "prompt_embeds=hidden",
+        "pooled_prompt_embeds=pooled",
+        "negative_prompt_embeds=negative_hidden",
+        "negative_pooled_prompt_embeds=negative_pooled",
+    ]
+
+
 def _generation(recipe: Recipe, prompt: str, seed: int) -> list[str]:
     generation = recipe.generation
+    before, texts = _texts(recipe, prompt)
     return [
+        *before,
         "picture = pipeline(",
-        f"    prompt={prompt!r},",
-        f"    negative_prompt={generation.negative_prompt!r},",
+        *[f"    {argument}," for argument in texts],
         f"    height={generation.resolution},",
         f"    width={generation.resolution},",
         f"    num_inference_steps={generation.num_inference_steps},",
         f"    guidance_scale={generation.guidance_scale},",
-        *([f"    clip_skip={generation.clip_skip},"] if generation.clip_skip else []),
         f"    generator=torch.Generator().manual_seed({seed}),",
         ").images[0]",
         "picture.save('picture.png')",

@@ -153,7 +153,7 @@ def audit_captions(
     faults = _empty(pictures) | _repeated(pictures) | _double_disagrees(pictures) | _contradicts_itself(pictures)
     faults |= {(i, CaptionFault.TRUNCATED): details[p.caption] for i, p in enumerate(pictures) if p.caption in details}
     if similarity is not None:
-        faults |= _unlike_picture(similarity)
+        faults |= _unlike_picture(pictures, similarity)
     order = list(CaptionFault)
     keys = sorted(faults, key=lambda key: (key[0], order.index(key[1])))
     return [CaptionFinding(pictures[i].sha256, pictures[i].caption, kind, faults[i, kind]) for i, kind in keys]
@@ -232,11 +232,16 @@ def _contradicts_itself(pictures: Sequence[Picture]) -> _Faults:
     return {(i, CaptionFault.CONTRADICTS_ITSELF): "; ".join(nouns) for i, nouns in conflicts if nouns}
 
 
-def _unlike_picture(similarity: Similarity) -> _Faults:
-    if not len(similarity):
+def _unlike_picture(pictures: Sequence[Picture], similarity: Similarity) -> _Faults:
+    """Captions without letters are not compared: they have a fault already."""
+    rows = [i for i, picture in enumerate(pictures) if has_letters_or_digits(picture.caption)]
+    if not rows:
         return {}
-    median, scores = float(np.median(similarity)), modified_z(similarity)
+    compared = similarity[rows]
+    median, scores = float(np.median(compared)), modified_z(compared)
     return {
-        (i, CaptionFault.UNLIKE_PICTURE): f"cosine {similarity[i]:.3f}, robust z {scores[i]:.1f}, median {median:.3f}"
+        (rows[i], CaptionFault.UNLIKE_PICTURE): (
+            f"cosine {compared[i]:.3f}, robust z {scores[i]:.1f}, median {median:.3f}"
+        )
         for i in np.flatnonzero(scores < OUTLIER_Z).tolist()
     }

@@ -1,122 +1,235 @@
-"""An imagefolder: picture files and a `metadata.jsonl` with one JSON object per line, `file_name` and the caption.
+"""An imagefolder: picture files, and a metadata file with their names and captions.
 
-A file name may be in subfolders, never outside the folder. Picture files that no line names are
-quarantined as records without a caption, so that a missing line is noticed.
+The metadata file is `metadata.jsonl` (one JSON object a line), `metadata.csv` or `metadata.parquet`. File names may be
+in subfolders, never outside the folder. Pictures that no row names are quarantined as records without a caption, so
+that a missing row is noticed.
 """
 
+import codecs
+import csv
+import io
 import json
-import os
-import stat
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from collections.abc import Generator, Iterator
+from itertools import chain, islice
+from pathlib import PurePosixPath
 from typing import Any, cast
 
-from naruto_core.dataset.records import MAX_BYTES, BrokenRecordError, Record
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from naruto_core.dataset.file_trees import FileTree, leads_out
+from naruto_core.dataset.records import PICTURE_SUFFIXES, BrokenRecordError, Record
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
 
 METADATA = "metadata.jsonl"
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_LINES_CHECKED = 100  # for the columns, on opening
+_CSV, _PARQUET = "metadata.csv", "metadata.parquet"
+METADATA_FILES = (METADATA, _CSV, _PARQUET)
+_ROWS_CHECKED = 100  # for the columns, on opening
+_BATCH = 256  # rows of a parquet file in memory at a time
+_MAX_REPEATS = 1000
+_DEFAULT_CAPTION_COLUMN = "text"
+_FILE_COLUMN, _REPEATS = "file_name", "repeats"
+_ADDRESS_COLUMNS = ("url", "image_url", "img_url", "URL")
+URLS = (
+    "nothing here downloads pictures from arbitrary addresses, because nobody can say what lies there tomorrow; "
+    "download them first, for instance with img2dataset, and use the folder that it writes."
+)
+
+_Row = dict[str, Any] | BrokenRecordError
+
+
+def find_metadata(tree: FileTree) -> str:
+    """The name of the metadata file at the top of `tree`; "" when there is none."""
+    for name in (METADATA, _CSV):
+        if name in tree.names:
+            return name
+    if _PARQUET in tree.names:  # it may be a table that has the pictures themselves
+        with tree.open(_PARQUET) as file:
+            try:
+                return _PARQUET if _FILE_COLUMN in pq.read_schema(file).names else ""
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise DatasetUnusable(f"cannot read {tree.label}/{_PARQUET}: {error}") from error
+    return ""
+
+
+def address_column(columns: Iterator[str] | list[str]) -> str:
+    """The column that has addresses of pictures instead of pictures; "" when there is none."""
+    return next((column for column in columns if column in _ADDRESS_COLUMNS), "")
 
 
 class ImageFolder:
-    """The folder, with captions in `caption_column`. Raises DatasetUnusable when the column does not exist."""
+    """The pictures of `tree` with the rows of its file `metadata`.
 
-    def __init__(self, folder: Path, caption_column: str) -> None:
-        self.folder = folder
-        self.caption_column = caption_column
-        try:
-            self._check_columns()
-            with (folder / METADATA).open("rb") as lines:
-                self.total = sum(1 for line in lines if line.strip())
-        except OSError as error:
-            raise DatasetUnusable(f"cannot read {folder / METADATA}: {error.strerror}.") from error
-        self.total += sum(1 for _ in self._unlisted())
+    The file is named by `file_name` or `image_column`, the caption is in `caption_column`; where that is "text" and
+    does not exist, a single column `caption` or `prompt` is taken. An optional column `repeats` says how often an epoch
+    shows the picture. Raises DatasetUnusable when a column does not exist.
+    """
+
+    def __init__(self, tree: FileTree, metadata: str, image_column: str, caption_column: str) -> None:
+        self.tree, self.metadata = tree, metadata
+        self.notes = list(tree.notes)
+        columns = self._columns()
+        self._file = self._file_column(columns, image_column)
+        self._caption = self._caption_column(columns, caption_column)
+        if _REPEATS in columns:
+            self.notes.append(f"{metadata}: took column '{_REPEATS}' as how often an epoch shows a picture")
+        listed = [self._name_of(row) for row in self._rows()]
+        known = frozenset(listed)
+        pictures = (n for n in tree.names if PurePosixPath(n).suffix.lower() in PICTURE_SUFFIXES)
+        self._unlisted = [name for name in pictures if name not in known]
+        self._n_rows = len(listed)
+        self.total = self._n_rows + len(self._unlisted)
 
     def records(self) -> Iterator[Record | QuarantinedRecord]:
-        """The records of all lines, then the unlisted files."""
-        row = -1
-        for row, line in enumerate(self._lines()):
-            yield self._record(row, line)
-        for extra, name in enumerate(self._unlisted(), row + 1):
-            yield QuarantinedRecord(name, extra, "no-caption", f"no line of {METADATA} names this file")
+        """The records of all rows, then the pictures that no row names."""
+        for number, row in enumerate(self._rows()):
+            yield self._record(number, row)
+        for number, name in enumerate(self._unlisted, self._n_rows):
+            yield QuarantinedRecord(name, number, "no-caption", f"no line of {self.metadata} names this file")
 
-    def _record(self, row: int, line: bytes) -> Record | QuarantinedRecord:
-        name = METADATA
+    def _record(self, number: int, row: _Row) -> Record | QuarantinedRecord:
+        name = self.metadata
         try:
-            entry = _parse(line)
-            name = _file_name(entry)
-            return Record(name, row, self._read(name), entry.get(self.caption_column))
+            if isinstance(row, BrokenRecordError):
+                raise row
+            name = self._file_name(row)
+            return Record(name, number, self.tree.read(name), row.get(self._caption), _repeats(row.get(_REPEATS)))
         except BrokenRecordError as broken:
-            return QuarantinedRecord(name, row, broken.reason, broken.detail)
+            return QuarantinedRecord(name, number, broken.reason, broken.detail)
 
-    def _lines(self) -> Iterator[bytes]:
-        with (self.folder / METADATA).open("rb") as lines:
-            yield from (line for line in lines if line.strip())
+    def _columns(self) -> list[str]:
+        columns: dict[str, None] = {}
+        for row in islice(self._rows(), _ROWS_CHECKED):
+            columns |= {} if isinstance(row, BrokenRecordError) else dict.fromkeys(row)
+        if any("\0" in column for column in columns):
+            raise DatasetUnusable(
+                f"{self._place} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8."
+            )
+        return list(columns)
 
-    def _check_columns(self) -> None:
-        seen: dict[str, None] = {}
-        for line in islice(self._lines(), _LINES_CHECKED):
+    @property
+    def _place(self) -> str:
+        return f"{self.tree.label}/{self.metadata}"
+
+    def _file_column(self, columns: list[str], image_column: str) -> str:
+        candidates = (_FILE_COLUMN, image_column, "image")
+        column = next((candidate for candidate in candidates if candidate in columns), "")
+        if not column and (addresses := address_column(columns)):
+            raise DatasetUnusable(f"{self._place} lists addresses of pictures (column '{addresses}'): {URLS}")
+        if columns and not column:
+            raise self._no_column(_FILE_COLUMN, columns)
+        if column and column != _FILE_COLUMN:
+            self.notes.append(f"{self.metadata}: took column '{column}' as file names")
+        return column or _FILE_COLUMN
+
+    def _caption_column(self, columns: list[str], caption_column: str) -> str:
+        if caption_column in columns or not columns:
+            return caption_column
+        others = [column for column in ("caption", "prompt") if column in columns]
+        if caption_column != _DEFAULT_CAPTION_COLUMN or len(others) != 1:
+            raise self._no_column(caption_column, columns)
+        self.notes.append(f"{self.metadata}: took column '{others[0]}' as captions")
+        return others[0]
+
+    def _no_column(self, column: str, columns: list[str]) -> DatasetUnusable:
+        return DatasetUnusable(
+            f"{self._place} has no column '{column}'; its columns are {', '.join(columns)}: "
+            "name the file in file_name and set dataset.caption_column."
+        )
+
+    def _rows(self) -> Iterator[_Row]:
+        read = {METADATA: self._json_rows, _CSV: self._csv_rows, _PARQUET: self._parquet_rows}
+        return read[self.metadata]()
+
+    def _json_rows(self) -> Generator[_Row]:
+        with self._text("\n") as lines:
+            for line in lines:
+                if line.strip():
+                    try:
+                        yield _parse(line)
+                    except BrokenRecordError as broken:
+                        yield broken
+
+    def _csv_rows(self) -> Generator[_Row]:
+        """Rows of a table with a header. A broken row is one record; an open quotation mark at the end is an error."""
+        with self._text("") as lines:
+            header = next(lines, "")
+            delimiter = next((sign for sign in ",;\t" if sign in header), ",")
+            reader = csv.DictReader(chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
+            while True:
+                began = reader.line_num + 1
+                try:
+                    row = next(reader, None)
+                except csv.Error as error:
+                    if "end of data" in str(error):
+                        raise DatasetUnusable(
+                            f"{self._place} ends within the quotation marks that line {began} opens: close them."
+                        ) from None
+                    yield BrokenRecordError("bad-metadata", f"line {began}: {error}")
+                    continue
+                if row is None:
+                    return
+                yield row if None not in row and None not in row.values() else _ragged(began)
+
+    def _parquet_rows(self) -> Generator[_Row]:
+        with self.tree.open(self.metadata) as file, pq.ParquetFile(file, pre_buffer=False) as table:
             try:
-                seen |= dict.fromkeys(_parse(line))
-            except BrokenRecordError:
-                continue
-        for column in ("file_name", self.caption_column):
-            if seen and column not in seen:
-                raise DatasetUnusable(
-                    f"{self.folder / METADATA} has no column '{column}'; its columns are {', '.join(seen)}: "
-                    "name the file in file_name and set dataset.caption_column."
-                )
+                for batch in table.iter_batches(_BATCH, use_threads=False):
+                    yield from cast("list[dict[str, Any]]", batch.to_pylist())
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise DatasetUnusable(f"cannot read {self._place}: {error}") from error
 
-    def _read(self, name: str) -> bytes:
-        path = self.folder / name
+    def _text(self, newline: str) -> io.TextIOWrapper:
+        """The metadata file as text. Bytes that are not in its encoding make their row invalid, not the file."""
+        file = self.tree.open(self.metadata)
+        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        file.seek(0)
+        return io.TextIOWrapper(
+            file, encoding="utf-16" if utf16 else "utf-8-sig", errors="surrogateescape", newline=newline
+        )
+
+    def _name_of(self, row: _Row) -> str:
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise BrokenRecordError("missing-file", f"{name} is not a file")
-            if status.st_size > MAX_BYTES:
-                raise BrokenRecordError(
-                    "too-large", f"{name} has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read"
-                )
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise BrokenRecordError("missing-file", f"there is no file {name}") from None
-        except (OSError, ValueError) as error:
-            raise BrokenRecordError("unreadable", f"{name}: {error}") from None
+            return "" if isinstance(row, BrokenRecordError) else self._file_name(row)
+        except BrokenRecordError:
+            return ""
 
-    def _unlisted(self) -> Iterator[str]:
-        listed: set[str] = set()
-        for line in self._lines():
-            try:
-                listed.add(_file_name(_parse(line)))
-            except BrokenRecordError:
-                continue
-        for base, folders, files in os.walk(self.folder):
-            folders.sort()
-            for file in sorted(files):
-                name = Path(base, file).relative_to(self.folder).as_posix()
-                if Path(file).suffix.lower() in _PICTURE_SUFFIXES and not file.startswith(".") and name not in listed:
-                    yield name
+    def _file_name(self, row: dict[str, Any]) -> str:
+        """The row's file as a relative path with forward slashes. Raises BrokenRecordError."""
+        name = row.get(self._file)
+        if not isinstance(name, str) or not name:
+            raise BrokenRecordError("bad-metadata", f"{self._file} is missing or not text")
+        if "://" in name:
+            raise BrokenRecordError("address", f"{name[:200]} is an address: {URLS.rstrip('.')}")
+        if leads_out(name):
+            raise BrokenRecordError("outside-folder", f"{name} leads out of the folder")
+        return PurePosixPath(name).as_posix()
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BrokenRecordError("bad-metadata", f"the line is not JSON: {error}") from None
     if not isinstance(entry, dict):
         raise BrokenRecordError("bad-metadata", "the line is not a JSON object")
-    return cast(dict[str, Any], entry)
+    return cast("dict[str, Any]", entry)
 
 
-def _file_name(entry: dict[str, Any]) -> str:
-    """The entry's file as a relative path with forward slashes. Raises BrokenRecordError."""
-    name = entry.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise BrokenRecordError("bad-metadata", "file_name is missing or not text")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise BrokenRecordError("outside-folder", f"{name} leads out of the folder")
-    return path.as_posix()
+def _ragged(line: int) -> BrokenRecordError:
+    return BrokenRecordError(
+        "bad-metadata",
+        f"line {line} has more or fewer fields than the header; put text that has commas in double quotes",
+    )
+
+
+def _repeats(value: object) -> int:
+    """A row's repeats, 1 where it has none. Raises BrokenRecordError when it is no whole number from 1 to 1000."""
+    if value is None or value == "":
+        return 1
+    text = str(value)
+    repeats = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= repeats <= _MAX_REPEATS:
+        raise BrokenRecordError("bad-metadata", f"{_REPEATS} is {text}, not a whole number from 1 to {_MAX_REPEATS}")
+    return repeats

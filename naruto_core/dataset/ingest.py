@@ -20,11 +20,12 @@ from naruto_core.recipe import DatasetSection
 def check(record: Record) -> Picture | QuarantinedRecord:
     """The record's picture (without its final split and duplicates), or the reason why it is quarantined."""
     try:
-        caption = _caption(record.caption)
+        caption = "" if record.uncaptioned else _caption(record.caption)
         decoded = decode(record.image)
     except BrokenRecordError as broken:
         return record.quarantined(broken.reason, broken.detail)
     return Picture(
+        repeats=record.repeats,
         sha256=sha256_bytes(record.image),
         suffix=decoded.suffix,
         width=decoded.image.width,
@@ -50,14 +51,14 @@ def _caption(value: object) -> str:
 
 
 def assign_splits(pictures: list[Picture], hold_out: int) -> list[Picture]:
-    """The rows of a version: sorted, equal records (bytes and caption) once, duplicates marked,
-    `hold_out` of them as the reference.
+    """The rows of a version: sorted, equal records (bytes and caption) once with their most repeats, duplicates
+    marked, `hold_out` of them as the reference.
 
     The pictures with the smallest sha256 of "<their sha256>reference" are held out. Pictures that have
     a duplicate stay in training, so that the reference shows nothing that was trained on. Raises
     DatasetUnusable when `hold_out` leaves no training picture, or there are too few without a duplicate.
     """
-    rows = [next(same) for _, same in groupby(sorted(pictures, key=_content), key=_content)]
+    rows = [_merged(list(same)) for _, same in groupby(sorted(pictures, key=_content), key=_content)]
     duplicates = find_duplicates([row.perceptual_hash for row in rows])
     unique = [i for i in range(len(rows)) if not duplicates.any[i]]
     if hold_out >= len(rows):
@@ -82,6 +83,10 @@ def assign_splits(pictures: list[Picture], hold_out: int) -> list[Picture]:
     return rows
 
 
+def _merged(same: list[Picture]) -> Picture:
+    return replace(same[0], repeats=max(picture.repeats for picture in same))
+
+
 def _content(picture: Picture) -> tuple[str, str]:
     return picture.sha256, picture.caption
 
@@ -98,8 +103,15 @@ class IngestResult:
     quarantined: tuple[QuarantinedRecord, ...]
 
 
-def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progress], None]) -> IngestResult:
+def ingest(
+    section: DatasetSection,
+    layout: Layout,
+    on_progress: Callable[[Progress], None],
+    on_note: Callable[[str], None] = lambda _: None,
+) -> IngestResult:
     """Ingest the source of `section` into the data root; the same content is the same version.
+
+    `on_note` is called with sentences about what of the source was taken for what, before the first record is read.
 
     `n_duplicates` of the version counts the marked rows, and the records that repeat both the bytes
     and the caption of another (stored once). Raises DatasetUnusable for a source that is missing,
@@ -108,6 +120,8 @@ def ingest(section: DatasetSection, layout: Layout, on_progress: Callable[[Progr
     """
     table = table_name(layout, section.source)
     source = open_source(section)
+    for note in source.notes:
+        on_note(_printable(note))
     pictures, quarantined = _check_records(source, layout, on_progress)
     _check_share_of_broken(section, len(pictures), quarantined)
     rows = assign_splits(pictures, section.hold_out)
@@ -129,9 +143,14 @@ def _check_records(
             _store(record.image, checked, layout)
             pictures.append(checked)
         elif isinstance(checked, QuarantinedRecord):
-            quarantined.append(checked)
+            quarantined.append(replace(checked, source=_printable(checked.source), detail=_printable(checked.detail)))
         reporter.report(len(pictures), len(quarantined))
     return pictures, quarantined
+
+
+def _printable(text: str) -> str:
+    """`text` as valid Unicode in one line: a file's name may be neither."""
+    return " ".join(text.encode("utf-8", "replace").decode().splitlines())
 
 
 def _store(data: bytes, picture: Picture, layout: Layout) -> None:

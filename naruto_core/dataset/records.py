@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,18 @@ class BrokenRecordError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of a source: its position (rows from 0), the picture's bytes, and the unchecked caption."""
+    """One row of a source: its position (rows from 0), the picture's bytes, and the unchecked caption.
+
+    `repeats` is how often an epoch shows the picture. `uncaptioned`: no picture of the source has a caption, so that
+    "" is meant.
+    """
 
     source: str
     row: int
     image: bytes
     caption: object
+    repeats: int = 1
+    uncaptioned: bool = False
 
     def quarantined(self, reason: str, detail: str) -> QuarantinedRecord:
         """This record as a quarantined one."""
@@ -39,12 +45,13 @@ class Source:
     """An opened source: its name in dataset versions, its number of records, and the records.
 
     `records` may be called more than once, and streams; what cannot be read as a Record
-    (a missing file, a line that is not JSON) is a QuarantinedRecord.
+    (a missing file, a line that is not JSON) is a QuarantinedRecord. `notes` say what was taken for what.
     """
 
     name: str
     total: int
     records: Callable[[], Iterator[Record | QuarantinedRecord]]
+    notes: Sequence[str] = ()
 
 
 MAX_PIXELS = 64_000_000  # 192 MB as RGB
@@ -59,8 +66,14 @@ SUFFIXES = {
     "GIF": ".gif",
     "BMP": ".bmp",
     "TIFF": ".tif",
+    "AVIF": ".avif",
 }
 _FORMATS = [name for name in SUFFIXES if name != "MPO"]  # Pillow's JPEG reader opens MPO too
+
+# Files with these names are taken for pictures; also those of formats that are not read, so that they are named.
+PICTURE_SUFFIXES = frozenset({*SUFFIXES.values(), ".jpeg", ".jpe", ".jfif", ".tiff", ".heic", ".heif", ".jxl"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _EXIF_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,6 +100,7 @@ def decode(data: bytes) -> DecodedPicture:
         raise BrokenRecordError("empty", "zero bytes")
     if len(data) > MAX_BYTES:
         raise BrokenRecordError("too-large", f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    _check_format(data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image)
@@ -100,6 +114,28 @@ def decode(data: bytes) -> DecodedPicture:
         raise _unidentified(data) from None
     except Exception as error:  # noqa: BLE001 (decoders of damaged bytes raise nearly anything)
         raise _damaged(data, error) from None
+
+
+def _check_format(data: bytes) -> None:
+    """Refuse formats that people have and Pillow does not read, by their names."""
+    name, package = "", ""
+    brands = _brands(data)
+    if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+        name, package = "HEIC", "pillow-heif"
+    elif data.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")):
+        name, package = "JPEG XL", "pillow-jxl-plugin"
+    if name:
+        raise BrokenRecordError(
+            "unsupported-format",
+            f"it is a {name} picture, which is not read here: convert it to PNG or JPEG; "
+            f"in Python, Pillow reads it with the package {package}",
+        )
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """The four-byte brands in the first box of an ISO base media file (ISO/IEC 14496-12), as AVIF and HEIC are."""
+    size = min(int.from_bytes(data[:4]), 256)
+    return {data[at : at + 4] for at in range(8, size, 4)} if data[4:8] == b"ftyp" else set()
 
 
 def _check_header(image: Image.Image) -> None:
@@ -120,6 +156,8 @@ def _unidentified(data: bytes) -> BrokenRecordError:
         sizes = struct.unpack_from(">II", data, 16)
     elif data.startswith((b"GIF87a", b"GIF89a")) and len(data) >= 10:
         sizes = struct.unpack_from("<HH", data, 6)
+    if _brands(data) & _AVIF_BRANDS:
+        return BrokenRecordError("unreadable", "an AVIF picture that is damaged or cut off")
     if 0 in sizes:
         return BrokenRecordError("zero-sized", " x ".join(map(str, sizes)) + " pixels")
     formats = ", ".join(_FORMATS)

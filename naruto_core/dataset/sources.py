@@ -1,7 +1,7 @@
 """Dataset sources: opens what `dataset.source` of a recipe names.
 
 `world:<style>?count=N&seed=S` is the miniature's drawn world; a file or folder is read by its format; `org/name`
-is downloaded from the hub at a pinned revision.
+is downloaded from the hub at a pinned revision. docs/guides/datasets.md lists the formats.
 """
 
 import io
@@ -13,9 +13,11 @@ from random import Random
 from urllib.parse import parse_qsl, urlsplit
 
 from naruto_core.artifacts import storage_errors
-from naruto_core.dataset.imagefolder import METADATA, ImageFolder
+from naruto_core.dataset.file_trees import FileTree, FolderTree, SubTree, TarTree, ZipTree
+from naruto_core.dataset.imagefolder import METADATA, METADATA_FILES, URLS, ImageFolder, find_metadata
 from naruto_core.dataset.records import Record, Source
-from naruto_core.dataset.tabular import Table, saved_shards, train_split
+from naruto_core.dataset.sidecars import CaptionFiles, is_picture
+from naruto_core.dataset.tabular import Table, has_column, saved_shards, train_split
 from naruto_core.errors import DatasetUnusable
 from naruto_core.hub import check_hub_file
 from naruto_core.mini.pretraining.drawing import draw
@@ -25,6 +27,9 @@ from naruto_core.recipe import DatasetSection
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _WORLD = "world:"
+_FILES = (".parquet", ".arrow", ".jsonl", ".csv", ".zip", ".tar")
+_COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_SPLITS = frozenset({"train", "test", "validation", "valid", "val", "dev"})
 
 
 def open_source(section: DatasetSection) -> Source:
@@ -38,35 +43,93 @@ def open_source(section: DatasetSection) -> Source:
             return _local(path.absolute(), text, section)
     except (OSError, RuntimeError) as error:
         raise DatasetUnusable(f"cannot read dataset {text}: {error}; check the path and its permissions.") from error
-    if text.startswith((os.sep, ".", "~")) or path.suffix in (".parquet", ".arrow", ".jsonl"):
+    if text.startswith((os.sep, ".", "~")) or path.suffix in _FILES:
         raise DatasetUnusable(f"there is no dataset at {path.absolute()}: check the path.")
     if _HUB_ID.fullmatch(text):
         return _hub(section)
     raise DatasetUnusable(
-        f"'{text}' is no dataset: use a folder or parquet file that exists, a hub id such as org/name, "
+        f"'{text}' is no dataset: use a folder, or a parquet, zip or tar file that exists, a hub id such as org/name, "
         "or world:naruto?count=360&seed=7."
     )
 
 
 def _local(path: Path, name: str, section: DatasetSection) -> Source:
     if path.is_file():
-        if path.suffix != ".parquet":
-            raise DatasetUnusable(f"{path} is not a .parquet file: use one, or a folder.")
-        return _table(path.parent, [path], name, section)
+        return _file(path, name, section)
     if (path / "dataset_dict.json").exists():
         path = _train_of_dict(path)
     if (path / "state.json").exists():
         return _table(path, saved_shards(path), name, section)
-    for folder in (path, path / "train"):
-        if (folder / METADATA).is_file():
-            pictures = ImageFolder(folder, section.caption_column)
-            return Source(name, pictures.total, pictures.records)
-    shards = train_split(path, sorted(path.rglob("*.parquet")))
-    if not shards:
+    tree = FolderTree(path)
+    if metadata := _imagefolder(tree, name, section):
+        return metadata
+    shards, archives = (
+        train_split(path, [path / file for file in tree.names if file.lower().endswith(suffix)])
+        for suffix in (".parquet", ".tar")
+    )
+    if archives:
+        return _pictures(TarTree(path, archives), path.name, name, section.caption_column)
+    pictures = any(is_picture(file) for file in tree.names)
+    if shards and (not pictures or has_column(shards[0], section.image_column)):
+        return _table(path, shards, name, section)
+    if not pictures:
         raise DatasetUnusable(
-            f"{path} has no parquet files, no {METADATA} and no state.json: use a folder with one of them."
+            f"{path} has no pictures, no parquet files, no tar files and no state.json: use a folder with one of them, "
+            "or a zip file."
         )
-    return _table(path, shards, name, section)
+    return _pictures(tree, path.name, name)
+
+
+def _file(path: Path, name: str, section: DatasetSection) -> Source:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _table(path.parent, [path], name, section)
+    if suffix == ".zip":
+        return _archive(ZipTree(path), name, section, "")
+    if suffix == ".tar":
+        return _archive(TarTree(path.parent, [path]), name, section, section.caption_column)
+    if path.name.lower().endswith(_COMPRESSED_TAR):
+        raise DatasetUnusable(
+            f"{path} is compressed, and pictures are read from where they lie in it: decompress it to a .tar file."
+        )
+    if suffix in (".csv", ".tsv", ".jsonl", ".json"):
+        raise DatasetUnusable(
+            f"{path} is a list: use the folder of its pictures, with the list in it as metadata.csv or metadata.jsonl. "
+            f"Of a list of addresses, {URLS}"
+        )
+    raise DatasetUnusable(f"{path} is not a .parquet, .zip or .tar file: use one, or a folder.")
+
+
+def _archive(tree: FileTree, name: str, section: DatasetSection, json_key: str) -> Source:
+    """An archive; if everything in it is in one folder, that folder."""
+    top = ""
+    while len(tops := {file.partition("/")[0] for file in tree.names}) == 1 and all("/" in f for f in tree.names):
+        (top,) = tops
+        tree = SubTree(tree, f"{top}/")
+    return _imagefolder(tree, name, section) or _pictures(tree, top, name, json_key)
+
+
+def _imagefolder(tree: FileTree, name: str, section: DatasetSection) -> Source | None:
+    """The imagefolder in `tree` or in its folder `train`; None when neither has metadata."""
+    for part in (tree, SubTree(tree, "train/")):
+        if metadata := find_metadata(part):
+            folder = ImageFolder(part, metadata, section.image_column, section.caption_column)
+            return Source(name, folder.total, folder.records, folder.notes)
+    return None
+
+
+def _pictures(tree: FileTree, top: str, name: str, json_key: str = "") -> Source:
+    """Pictures with or without caption files; of several splits the training split."""
+    if nested := next((file for file in tree.names if file.rpartition("/")[2] in METADATA_FILES and "/" in file), ""):
+        raise DatasetUnusable(
+            f"{nested} is in a subfolder of {tree.label}: use that subfolder as the source, or merge the lists into "
+            f"one {METADATA} at the top."
+        )
+    splits = {file.partition("/")[0] if "/" in file else "" for file in tree.names if is_picture(file)}
+    if "train" in splits and len(splits) > 1 and splits <= _SPLITS:
+        tree = SubTree(tree, "train/")
+    pictures = CaptionFiles(tree, name, top, json_key)
+    return Source(name, pictures.total, pictures.records, pictures.notes)
 
 
 def _table(root: Path, shards: list[Path], name: str, section: DatasetSection) -> Source:

@@ -13,11 +13,13 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from naruto_core.dataset.imagefolder import URLS, address_column
 from naruto_core.dataset.records import BrokenRecordError, Record
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
 
 _BATCH = 16  # rows in memory at a time
+_TRAIN = ("train", "partial-train")
 _BUFFER = 1 << 20  # bytes read ahead; without it a whole row group would be loaded
 
 
@@ -58,6 +60,9 @@ class Table:
             rows, schema = _shape(shard)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _unreadable(shard, error) from None
+        addresses = address_column(schema.names)
+        if addresses and not any(_holds_bytes(kind) for kind in schema.types):
+            raise DatasetUnusable(f"{shard.name} lists addresses of pictures (column '{addresses}'): {URLS}")
         for column in self.columns:
             if column not in schema.names:
                 raise DatasetUnusable(
@@ -131,9 +136,20 @@ def _caption(caption: pa.Scalar) -> object:
 
 
 def train_split(root: Path, shards: list[Path]) -> list[Path]:
-    """The shards whose folder or file name begins with `train`, as splits are named on the hub; else all shards."""
-    chosen = [s for s in shards if any(part.startswith("train") for part in s.relative_to(root).parts)]
+    """The shards whose folder or file name begins with `train`, as splits are named on the hub; else all shards.
+
+    The hub's own conversions to parquet may be named `partial-train`.
+    """
+    chosen = [s for s in shards if any(part.startswith(_TRAIN) for part in s.relative_to(root).parts)]
     return chosen or shards
+
+
+def has_column(shard: Path, column: str) -> bool:
+    """Whether the parquet file `shard` has that column; True when it cannot be read, so that its error is shown."""
+    try:
+        return column in pq.read_schema(shard).names
+    except (pa.ArrowException, OSError, ValueError):
+        return True
 
 
 def saved_shards(folder: Path) -> list[Path]:

@@ -41,6 +41,7 @@ _SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("perceptual_hash", pa.string(), nullable=False),
         pa.field("duplicate_of", pa.string(), nullable=False),
+        pa.field("repeats", pa.int32(), nullable=False),  # tables of before have no such column: 1
     ]
 )
 _NO_RETENTION = {
@@ -57,11 +58,18 @@ _BATCH = 4096  # rows in memory at a time on their way to and from the table
 
 
 def version_id(rows: Iterable[Picture]) -> str:
-    """`ds-` and 16 hex digits of a sha256 over the sorted (sha256, caption, split) of all rows."""
-    return _id_of([(row.sha256, row.caption, row.split.value) for row in rows])
+    """`ds-` and 16 hex digits of a sha256 over the sorted (sha256, caption, split) of all rows.
+
+    Repeats count too, where a picture has more than 1.
+    """
+    return _id_of([_facts(row.sha256, row.caption, row.split.value, row.repeats) for row in rows])
 
 
-def _id_of(facts: list[tuple[str, str, str]]) -> str:
+def _facts(sha256: str, caption: str, split: str, repeats: int = 1) -> tuple[str, ...]:
+    return (sha256, caption, split) if repeats == 1 else (sha256, caption, split, str(repeats))
+
+
+def _id_of(facts: list[tuple[str, ...]]) -> str:
     digest = hashlib.sha256()
     for row in sorted(facts):
         digest.update(json.dumps(row).encode() + b"\n")
@@ -120,6 +128,7 @@ def _write(path: Path, identity: str, rows: list[Picture], note: dict[str, str])
                 path,
                 pa.RecordBatchReader.from_batches(_SCHEMA, _batches(rows)),
                 mode="overwrite",
+                schema_mode="overwrite",
                 configuration=_NO_RETENTION,
                 writer_properties=WriterProperties(max_row_group_size=_BATCH),
                 commit_properties=CommitProperties(custom_metadata=note),
@@ -148,12 +157,12 @@ def _find_version(path: Path, identity: str) -> int | None:
 
 
 def _has_id(path: Path, at: int, identity: str) -> bool:
-    """Whether the rows of version `at` have the id `identity`; reads only three columns, to save memory."""
+    """Whether the rows of version `at` have the id `identity`; reads only the columns that it needs."""
     try:
-        batches = _read(path, at, ["sha256", "caption", "split"]).to_batches(_BATCH)
+        batches = _read(path, at, ["sha256", "caption", "split", "repeats"]).to_batches(_BATCH)
     except _UNREADABLE:
         return False
-    return _id_of([facts for batch in batches for facts in zip(*batch.to_pydict().values(), strict=True)]) == identity
+    return _id_of([_facts(**row) for batch in batches for row in batch.to_pylist()]) == identity
 
 
 def _batches(rows: list[Picture]) -> Iterator[pa.RecordBatch]:
@@ -187,7 +196,7 @@ def _single_line(error: Exception) -> str:
 
 
 def _read(path: Path, at: int, columns: list[str]) -> pa.Table:
-    """Columns of version `at` of a table, in its own order, read in this thread.
+    """Columns of version `at` of a table, those that it has, in its own order, read in this thread.
 
     A process that ends while Arrow's threads run is aborted (apache/arrow#34314); Arrow's datasets use threads for
     reading ahead even with use_threads=False.

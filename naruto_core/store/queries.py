@@ -12,6 +12,8 @@ from naruto_core.domain import (
     DatasetVersion,
     Finding,
     FusedModel,
+    PhaseRecord,
+    PhaseSpeed,
     PromptSuite,
     QuarantinedRecord,
     Run,
@@ -27,6 +29,7 @@ from naruto_core.store.schema import (
     DatasetRow,
     FindingRow,
     FusedRow,
+    PhaseRow,
     PromptRow,
     QuarantinedRow,
     RunRow,
@@ -196,6 +199,18 @@ class Queries(Repository):
         """The newest recorded optimizer step; 0 before the first."""
         with self._reading() as session:
             return session.scalar(select(func.max(StepRow.step)).where(StepRow.run_id == run_id)) or 0
+
+    def phases(self, run_id: str) -> list[PhaseRecord]:
+        """The phases of a run with their plan and what they took, in order; empty for a run without a plan."""
+        query = select(PhaseRow).where(PhaseRow.run_id == run_id).order_by(PhaseRow.position)
+        with self._reading() as session:
+            return [row.to_domain() for row in session.scalars(query)]
+
+    def phase_speeds(self, device: str) -> list[PhaseSpeed]:
+        """What was measured on the device called `device`, newest first."""
+        query = select(PhaseRow).where(PhaseRow.device == device, PhaseRow.measured_units > 0)
+        with self._reading() as session:
+            return [row.to_speed() for row in session.scalars(query.order_by(PhaseRow.measured_at.desc()))]
 
     def runs(self) -> list[RunSummary]:
         """Every run with its set scores, newest first."""

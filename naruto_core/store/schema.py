@@ -15,6 +15,9 @@ from naruto_core.domain import (
     DatasetVersion,
     Finding,
     FusedModel,
+    PhaseRecord,
+    PhaseSpeed,
+    PlannedPhase,
     Prompt,
     Run,
     RunState,
@@ -298,3 +301,48 @@ class StepRow(Base):
         gauges = {name: math.nan if value is None else value for name, value in self.gauges.items()}
         loss = math.nan if self.loss is None else self.loss
         return StepRecord(step=self.step, loss=loss, learning_rate=self.learning_rate, gauges=gauges)
+
+
+class PhaseRow(Base):
+    """A phase of a run: what was planned, and what it took. The same rows make later plans exact."""
+
+    __tablename__ = "phases"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    phase: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    units: Mapped[int]
+    unit: Mapped[str]
+    flops: Mapped[float]
+    seconds: Mapped[float]
+    basis: Mapped[str]
+    device: Mapped[str]
+    precision: Mapped[str]
+    memory: Mapped[int] = mapped_column(BigInteger)
+    measured_units: Mapped[int] = mapped_column(server_default="0")
+    measured_seconds: Mapped[float] = mapped_column(server_default="0")
+    measured_at: Mapped[datetime | None]
+
+    def to_domain(self) -> PhaseRecord:
+        planned = PlannedPhase(
+            phase=self.phase,
+            units=self.units,
+            unit=self.unit,
+            flops=self.flops,
+            seconds=self.seconds,
+            basis=self.basis,
+            device=self.device,
+            precision=self.precision,
+            memory=self.memory,
+        )
+        return PhaseRecord(planned, self.measured_units, self.measured_seconds)
+
+    def to_speed(self) -> PhaseSpeed:
+        return PhaseSpeed(
+            phase=self.phase,
+            device=self.device,
+            precision=self.precision,
+            flops=self.flops,
+            units=self.measured_units,
+            seconds=self.measured_seconds,
+        )

@@ -15,6 +15,7 @@ from naruto_core.domain import (
     DatasetVersion,
     Finding,
     FusedModel,
+    PlannedPhase,
     PromptSuite,
     QuarantinedRecord,
     Run,
@@ -31,6 +32,7 @@ from naruto_core.store.schema import (
     DatasetRow,
     FindingRow,
     FusedRow,
+    PhaseRow,
     PromptRow,
     QuarantinedRow,
     RunRow,
@@ -182,6 +184,12 @@ class Store(Queries):
             session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
             session.add_all(FindingRow(**asdict(finding)) for finding in findings)
 
+    def add_finding(self, finding: Finding) -> None:
+        """Record one finding of a run, and replace the earlier one of its name."""
+        with self._writing() as session:
+            _run_row(session, finding.run_id)
+            session.merge(FindingRow(**asdict(finding)))
+
     def add_steps(self, run_id: str, steps: Sequence[StepRecord]) -> None:
         """Record training steps, and replace those of the same number (a resumed run repeats a few)."""
         fresh = {record.step: record for record in steps}
@@ -189,6 +197,27 @@ class Store(Queries):
             for batch in _batches(list(fresh)):
                 session.execute(delete(StepRow).where(StepRow.run_id == run_id, StepRow.step.in_(batch)))
             _insert(session, StepRow, [_step_values(run_id, record) for record in fresh.values()])
+
+    def add_plan(self, run_id: str, phases: Sequence[PlannedPhase]) -> None:
+        """Record the plan of a run; a phase that was measured keeps its first plan, the others are replaced."""
+        with self._writing() as session:
+            _run_row(session, run_id)
+            not_measured = PhaseRow.run_id == run_id, PhaseRow.measured_units == 0
+            session.execute(delete(PhaseRow).where(*not_measured))
+            kept = {row.phase: row for row in session.scalars(select(PhaseRow).where(PhaseRow.run_id == run_id))}
+            first = max((row.position + 1 for row in kept.values()), default=0)
+            for position, phase in enumerate(phases, first):
+                if phase.phase not in kept:
+                    session.add(PhaseRow(run_id=run_id, position=position, **asdict(phase)))
+
+    def add_phase_time(self, run_id: str, phase: str, units: int, seconds: float, now: datetime) -> None:
+        """Add what a part of a phase took (a run that was stopped measures the rest later); unknown: nothing."""
+        with self._writing() as session:
+            row = session.get(PhaseRow, (run_id, phase))
+            if row is not None and units > 0:
+                row.measured_units += units
+                row.measured_seconds += seconds
+                row.measured_at = now
 
 
 def _delete_pictures(session: Session, run_id: str, variants: Sequence[Variant]) -> None:

@@ -7,18 +7,27 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from naruto_core.training.latent_cache import Examples, TextEncoding
+from naruto_core.text_encoding import TextEncoding
+from naruto_core.training.latent_cache import Examples
 
 CLASS_STREAM = 1 << 32  # added to the seed: class pictures have random numbers of their own
 
 
 @dataclass(frozen=True, slots=True)
 class StyleData:
-    """Encoded pictures of one style, the weight of their loss, and how often an epoch shows each of them."""
+    """Encoded pictures of one style, the weight of their loss, and how often an epoch shows each of them.
+
+    That is `repeats` times, or `repeats` x `picture_repeats[i]` times picture i where these are given.
+    """
 
     examples: Examples
     loss_weight: float = 1.0
     repeats: int = 1
+    picture_repeats: tuple[int, ...] | None = None
+
+    def repeats_of(self, picture: int) -> int:
+        """How often an epoch shows that picture."""
+        return self.repeats * (self.picture_repeats[picture] if self.picture_repeats else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class BatchStream:
         buckets: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for number, style in enumerate(styles):
             for picture in range(len(style.examples)):
-                indices = [(number, picture)] * style.repeats
+                indices = [(number, picture)] * style.repeats_of(picture)
                 buckets.setdefault(style.examples.latent_shape(picture), []).extend(indices)
         self._buckets = [buckets[shape] for shape in sorted(buckets)]
 

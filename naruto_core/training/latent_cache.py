@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,36 +16,11 @@ from naruto_core.artifacts import storage_errors
 from naruto_core.checkpoint import State, read_checkpoint, write_checkpoint
 from naruto_core.domain import Progress
 from naruto_core.errors import DatasetUnusable, RecordDamaged
+from naruto_core.text_encoding import encode_texts
 
 if TYPE_CHECKING:
     import numpy as np
     from diffusers import StableDiffusionXLPipeline
-
-
-@dataclass(frozen=True, slots=True)
-class TextEncoding:
-    """`hidden` (B, T, D1 + D2): penultimate layers of both text encoders; `pooled` (B, P): projection of encoder 2."""
-
-    hidden: torch.Tensor
-    pooled: torch.Tensor
-
-
-def encode_texts(
-    pipeline: "StableDiffusionXLPipeline", texts: Sequence[str], clip_skip: int | None = None
-) -> TextEncoding:
-    """Encode B `texts` with `StableDiffusionXLPipeline.encode_prompt`, on the encoders' device, as inference does.
-
-    That means with begin- and end-of-text tokens, which the reference training script omits. Gradients flow when
-    the encoders are trained.
-    """
-    encode: Any = pipeline.encode_prompt  # diffusers types neither lists of prompts nor the result
-    hidden, _, pooled, _ = encode(
-        list(texts),
-        device=pipeline.text_encoder_2.device,
-        do_classifier_free_guidance=False,
-        clip_skip=clip_skip,
-    )
-    return TextEncoding(hidden, pooled)
 
 
 def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size: tuple[int, int]) -> list[float]:
@@ -56,8 +31,11 @@ def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size:
 def join_caption(instance_prompt: str, caption: str) -> str:
     """The training text of one picture: the instance prompt, then the caption, both unchanged.
 
-    A class picture has no instance prompt (""): its text is its class prompt only.
+    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption, or with
+    the instance prompt for one, has the instance prompt only.
     """
+    if caption in ("", instance_prompt):
+        return instance_prompt
     return f"{instance_prompt}, {caption}" if instance_prompt else caption
 
 
@@ -134,6 +112,7 @@ class EncodingOptions:
     instance_prompt: str
     with_text: bool = True
     clip_skip: int | None = None
+    max_token_length: int = 75
     views: int = 1
 
 
@@ -202,7 +181,7 @@ def _encode_shard(
         height, width = picture.pixels.shape[:2]
         columns["time_ids"].append(torch.tensor([time_ids(picture.original_size, picture.crop, (height, width))]))
         if options.with_text:
-            encoding = encode_texts(pipeline, [text], options.clip_skip)
+            encoding = encode_texts(pipeline, [text], options.clip_skip, options.max_token_length)
             columns.setdefault("hidden", []).append(encoding.hidden)
             columns.setdefault("pooled", []).append(encoding.pooled)
     write_checkpoint(path, {name: torch.cat(rows) for name, rows in columns.items()}, label | {"texts": texts})

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from naruto_core.recipe_training import StyleLossSection
-from naruto_core.training.latent_cache import Examples, TextEncoding
+from naruto_core.text_encoding import TextEncoding
+from naruto_core.training.latent_cache import Examples
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel

@@ -15,6 +15,7 @@ from naruto_core import devices, sdxl
 from naruto_core.errors import DeviceUnfit
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import TrainingSection
+from naruto_core.text_encoding import number_of_chunks
 from naruto_core.training.lora import TEXT_TARGETS, AdapterSwitch, lora_config, replace_lora_layers, set_lora_weights
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 META = torch.device("meta")
 
 
-class _FusedAttention(TorchFunctionMode):
+class FusedAttention(TorchFunctionMode):
     """Use fused attention on the meta device, as on a GPU; its default there would store every attention score."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -93,6 +94,20 @@ def add_meta_lora(module: nn.Module, section: TrainingSection, targets: tuple[st
     return sum(p.numel() for p in named)
 
 
+def unet_inputs(unet: "UNet2DConditionModel", batch: int, side: int, tokens: int) -> dict[str, Any]:
+    """Inputs of `unet` on the meta device, for `batch` square latents of `side` and texts of `tokens`."""
+    config: Any = unet.config
+    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    options: dict[str, Any] = {"device": META, "dtype": unet.dtype}
+    condition = {"text_embeds": torch.zeros(batch, width, **options), "time_ids": torch.zeros(batch, 6, device=META)}
+    return {
+        "sample": torch.zeros(batch, config.in_channels, side, side, **options),
+        "timestep": torch.zeros(batch, device=META),
+        "encoder_hidden_states": torch.zeros(batch, tokens, config.cross_attention_dim, **options),
+        "added_cond_kwargs": condition,
+    }
+
+
 @lru_cache(maxsize=64)
 def unet_activations(
     unet: "UNet2DConditionModel", batch: int, side: int, tokens: int, checkpointing: bool, fused: bool
@@ -103,7 +118,6 @@ def unet_activations(
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-    config: Any = unet.config
     unet.set_attn_processor(AttnProcessor2_0() if fused else AttnProcessor())  # as `prepare_unet` does
     saved = ActivationCounter(unet)
     unet.disable_gradient_checkpointing()
@@ -112,13 +126,8 @@ def unet_activations(
         run, largest = recompute_counter(saved)
         unet.enable_gradient_checkpointing(run)
     unet.train()
-    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    options: dict[str, Any] = {"device": META, "dtype": unet.dtype}
-    condition = {"text_embeds": torch.zeros(batch, width, **options), "time_ids": torch.zeros(batch, 6, device=META)}
-    inputs = torch.zeros(batch, config.in_channels, side, side, **options)
-    text = torch.zeros(batch, tokens, config.cross_attention_dim, **options)
-    with saved.counting(), _FusedAttention() if fused else torch.enable_grad():
-        unet(inputs, torch.zeros(batch, device=META), text, added_cond_kwargs=condition)
+    with saved.counting(), FusedAttention() if fused else torch.enable_grad():
+        unet(**unet_inputs(unet, batch, side, tokens))
     return saved.bytes + largest()
 
 
@@ -141,11 +150,15 @@ VAE_ACTIVATIONS = 6  # of the largest size that exist at once while the VAE enco
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """`section` with the chosen batch size and accumulation; `needs` in bytes by phase, and the bytes `available`."""
+    """`section` with the chosen batch size and accumulation; `needs` in bytes by phase, and the bytes `available`.
+
+    `trainable` is the number of weights that learn.
+    """
 
     section: TrainingSection
     needs: dict[str, int]
     available: int
+    trainable: int
 
     @property
     def summary(self) -> str:
@@ -164,7 +177,7 @@ def plan_memory(
     Raises DeviceUnfit, with the estimate, when none fits.
     """
     parts = _Parts(model, section, device)
-    plans = [MemoryPlan(split, parts.needs(split, drawing), available) for split in splits(section)]
+    plans = [MemoryPlan(split, parts.needs(split, drawing), available, parts.trainable) for split in splits(section)]
     for plan in plans:
         if max(plan.needs.values()) <= available:
             return plan
@@ -217,6 +230,8 @@ class _Parts:
         vae = vae * self.vae_itemsize
         everything = (unet + text) * self.itemsize + vae
         largest = max(stage.resolution for stage in section.resolutions)
+        drawn = (section.prior and section.prior.resolution, section.previews and section.previews.resolution)
+        largest_drawn = max(drawing.resolution, *(side or 0 for side in drawn))
         learns_text = section.text_encoder_lr is not None or section.textual_inversion is not None
         resident = (unet + (text if learns_text else 0)) * self.itemsize
         resident += vae if section.style_loss and section.style_loss.features == "decoder" else 0
@@ -224,7 +239,7 @@ class _Parts:
         needs = {
             "encode": everything + self._vae(largest),
             "train": resident + states + self._activations(section, largest, learns_text) * BACKWARD_FACTOR,
-            "sample": everything + self._vae(drawing.resolution),
+            "sample": everything + self._vae(largest_drawn),
             "save": resident + states + self.trainable * 4,
         }
         return {phase: int(need + OVERHEAD_BYTES) for phase, need in needs.items()}
@@ -232,9 +247,11 @@ class _Parts:
     def _activations(self, section: TrainingSection, resolution: int, learns_text: bool) -> float:
         pictures = section.train_batch_size + (section.prior.class_batch_size if section.prior else 0)
         tokens, side = self.encoders[0].config.max_position_embeddings, resolution // self._scale
-        fused = self.device.type == "cuda"
-        total = unet_activations(self.unet, pictures, side, tokens, section.gradient_checkpointing, fused)
-        return total + (sum(text_activations(e, pictures, tokens) for e in self.encoders) if learns_text else 0)
+        fused, chunks = self.device.type == "cuda", number_of_chunks(section.max_token_length)
+        total = unet_activations(self.unet, pictures, side, chunks * tokens, section.gradient_checkpointing, fused)
+        return total + (
+            sum(text_activations(e, pictures * chunks, tokens) for e in self.encoders) if learns_text else 0
+        )
 
     @property
     def _scale(self) -> int:

@@ -19,6 +19,7 @@ from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optim
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
 from naruto_core.recipe_training import TrainingSection
+from naruto_core.text_encoding import TextEncoding, encode_texts
 from naruto_core.training import distributed
 from naruto_core.training.batches import (
     CLASS_STREAM,
@@ -29,7 +30,6 @@ from naruto_core.training.batches import (
     TrainingData,
     draw_batch,
 )
-from naruto_core.training.latent_cache import TextEncoding, encode_texts
 from naruto_core.training.loss import (
     LossWeighting,
     add_noise,
@@ -97,18 +97,21 @@ class GradientAccumulator:
         )
         self.prior = self._prior_stream(data)
         frozen_text = not weights.learns_text
-        self.class_texts = self._encode(section.prior.class_prompts) if section.prior and frozen_text else None
+        self.class_texts = self._encode_frozen(section.prior.class_prompts) if section.prior and frozen_text else None
 
     def _empty_text(self) -> TextEncoding | None:
         """The encoding of the empty text, for dropped captions; None where the encoders learn."""
         if not self.section.caption_dropout or self.weights.learns_text:
             return None
-        empty = self._encode([""])
+        empty = self._encode_frozen([""])
         return TextEncoding(empty.hidden.cpu(), empty.pooled.cpu())
 
-    def _encode(self, texts: Sequence[str]) -> TextEncoding:
+    def _encode_frozen(self, texts: Sequence[str]) -> TextEncoding:
         with torch.no_grad():
-            return encode_texts(self.pipeline, texts, self.section.clip_skip)
+            return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> TextEncoding:
+        return encode_texts(self.pipeline, texts, self.section.clip_skip, self.section.max_token_length)
 
     def _prior_stream(self, data: TrainingData) -> BatchStream | None:
         prior, seed = self.section.prior, self.section.seed + CLASS_STREAM
@@ -195,14 +198,14 @@ class GradientAccumulator:
         """Encoded once and for all while the encoders are frozen; while they learn, at every step, all in one pass."""
         if self.weights.learns_text:
             texts = [text for batch in batches for text in batch.texts]
-            return encode_texts(self.pipeline, texts, self.section.clip_skip)
+            return self._encode(texts)
         encodings = [batch.text for batch in batches if batch.text]
         assert len(encodings) == len(batches), "texts of frozen encoders are encoded before training"
         return TextEncoding(torch.cat([e.hidden for e in encodings]), torch.cat([e.pooled for e in encodings]))
 
     def encode_caption(self, text: str) -> TextEncoding:
         """The encoding of one caption by the encoders as they are now."""
-        return encode_texts(self.pipeline, [text], self.section.clip_skip)
+        return self._encode([text])
 
 
 MAX_NON_FINITE_STEPS = 25  # in a row: more of them never recover

@@ -27,8 +27,9 @@ from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.adapter_file import write_adapter
 from naruto_core.recipe import Recipe
+from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import StyleData, TrainingData
-from naruto_core.training.latent_cache import encode_texts, time_ids
+from naruto_core.training.latent_cache import time_ids
 from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.lora import add_adapters, trainable
 from naruto_core.training.optimizer import GroupProdigy, flatten_parameters

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import openai
@@ -18,10 +20,15 @@ from PIL.Image import Image
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
+from deployments.service.errors import ApiError
 from deployments.service.keys import Keys, RateLimiter
+from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
+from deployments.service.routes import _orders
+from deployments.service.schemas import ImageRequest
 from deployments.service.state import service_state
 from naruto_core.errors import ServiceFailed, ServiceKeyInvalid
+from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.settings import Settings
 from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
 
@@ -30,6 +37,17 @@ from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_u
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with two_runs(tmp_path_factory.mktemp("ordered")) as two:
         yield two
+
+
+def test_steps_that_a_runs_sampler_does_not_have_are_refused():
+    drawing = GenerationSection(suite="-", resolution=64, num_inference_steps=8, scheduler="lcm", batch_size=1)
+    spec = ModelSpec("run", ModelSection(base="base"), drawing)
+    options = SimpleNamespace(longest_prompt=100, most_pictures=4, most_steps=150)
+    state: Any = SimpleNamespace(options=options, moderator=SimpleNamespace(prompt=lambda _text: ""))
+    (order,) = _orders(ImageRequest(prompt="a cat"), spec, state)
+    assert order.num_inference_steps == 8
+    with pytest.raises(ApiError, match=r"steps: the model's sampler, lcm, has at most 50"):
+        _orders(ImageRequest(prompt="a cat", steps=51), spec, state)
 
 
 def test_keys_are_stored_as_hashes_and_can_be_removed(tmp_path: Path):

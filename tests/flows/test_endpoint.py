@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from PIL.Image import Image
 
 from flows.exports import export_endpoint
-from naruto_core import sampling, sdxl
+from naruto_core import sampling, sdxl, text_encoding
 from naruto_core.artifacts import Layout
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection, Recipe
@@ -61,12 +61,17 @@ def test_it_draws_what_the_painter_draws_in_full_precision(
     monkeypatch.setenv("NARUTO_HOME", str(home))
     with open_store(read_settings().database_url) as store:
         recipe = Recipe.model_validate_json(store.recipe_json(run_id))
-    section = recipe.generation.model_copy(update={"mixed_precision": "fp32", "batch_size": 1})
     pipeline = sdxl.load_pipeline(ModelSection(base=str(folder)), "fp32", torch.device("cpu"))
-    (expected,) = Painter(pipeline, section).paint([Job("a person with red hair", 7)])
-    drawn = handler({"inputs": "a person with red hair", "parameters": {"seed": 7}})
-    assert np.array_equal(np.asarray(drawn), np.asarray(expected))
-    assert drawn.info["seed"] == "7"
+    assert handler.settings["max_token_length"] == 75
+    for length, text in ((75, "a person with red hair"), (150, "a person " + "red " * 50 + "in the rain")):
+        handler.settings["max_token_length"] = length
+        changes = {"mixed_precision": "fp32", "batch_size": 1, "max_token_length": length}
+        section = recipe.generation.model_copy(update=changes)
+        (expected,) = Painter(pipeline, section).paint([Job(text, 7)])
+        drawn = handler({"inputs": text, "parameters": {"seed": 7}})
+        assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+        assert drawn.info["seed"] == "7"
+    handler.settings["max_token_length"] = 75
 
 
 def test_a_picture_that_overflows_is_an_error_and_not_black(folder: Path, tmp_path: Path):
@@ -79,7 +84,8 @@ def test_a_picture_that_overflows_is_an_error_and_not_black(folder: Path, tmp_pa
 
 def test_it_draws_with_the_projects_own_sampling_code(folder: Path):
     assert (folder / "sampling.py").read_bytes() == Path(sampling.__file__).read_bytes()
-    code = (folder / "sampling.py").read_text() + (folder / "handler.py").read_text()
+    assert (folder / "text_encoding.py").read_bytes() == Path(text_encoding.__file__).read_bytes()
+    code = "".join((folder / f"{name}.py").read_text() for name in ("sampling", "text_encoding", "handler"))
     assert not re.search(r"^\s*(from|import) (naruto_core|deployments)", code, re.MULTILINE)
 
 

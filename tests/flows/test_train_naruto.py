@@ -5,7 +5,10 @@ import math
 import shutil
 import signal
 import sqlite3
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,12 +19,16 @@ from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from naruto_core.artifacts import Layout, sha256_file
+from naruto_core.domain import Variant
+from naruto_core.generation import Job, Painter
+from naruto_core.picture_file import read_facts
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.store.database import open_store
+from naruto_core.training import latent_cache
 from tests.flows.conftest import SMALL, Naruto, flags
 from tests.preloaded import Preloaded
 
-SAMPLES = 3 * 2 * 3  # prompts x seeds x variants
+SAMPLES = 3 * 2 * 2  # prompts x seeds x variants
 STEPS = 12
 
 
@@ -40,7 +47,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert all((home / sample.path).exists() for sample in samples)
         scores = store.scores(run_id)
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
-        assert {("fid", v) for v in ("base", "adapted", "fused", "real")} <= set(sets)
+        assert {("fid", v) for v in ("base", "adapted", "real")} <= set(sets)
         assert {metric for metric, _ in sets} == {"fid", "kid", "cmmd", "mmd", "vendi"} | {
             m.name for m in SAMPLE_METRICS if not m.optional
         }
@@ -52,6 +59,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
             findings["not measured"].sentence
         )
         assert "are too few to compare with" in findings["overfitting"].sentence
+        assert findings["fused model"].figures["pictures"] == 4
         assert all(s.low <= s.value <= s.high for s in sets.values())
         assert sets["fid", "base"].reference.endswith(":12")
         singles = [s for s in scores if s.sample_id]
@@ -98,7 +106,7 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
     curve = EventAccumulator(str(layout.tensorboard(run_id)), {"scalars": 0})
     curve.Reload()
     assert [point.step for point in curve.Scalars("train/loss")] == list(range(STEPS))
-    for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets"):
+    for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets", "findings"):
         assert _count(tmp_path, table) == _count(undisturbed, table), table
     with (
         open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as ours,
@@ -109,11 +117,50 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
         assert all(a.value == pytest.approx(b.value, rel=1e-6) for a, b in pairs)
 
 
+def test_a_second_run_of_another_rank_draws_and_encodes_only_its_own(
+    small_run: tuple[Path, str], naruto: Naruto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Counted where pictures are painted and encoded; and the run is whole when the cache is deleted."""
+    undisturbed, first = small_run
+    home = shutil.copytree(undisturbed, tmp_path / "home")
+    painted: list[tuple[str, Job]] = []
+    encoded: list[object] = []
+    paint, encode = Painter.paint, latent_cache._encode_shard
+
+    def counting_paint(self: Painter, jobs: Sequence[Job], on_step: Any = None) -> Any:
+        adapted = hasattr(self.pipeline.unet, "peft_config")
+        painted.extend(("adapted" if adapted else Path(self.pipeline.name_or_path).name, job) for job in jobs)
+        return paint(self, jobs, on_step)
+
+    def counting_encode(*given: Any) -> None:
+        encoded.append(given)
+        encode(*given)
+
+    monkeypatch.setattr(Painter, "paint", counting_paint)
+    monkeypatch.setattr(latent_cache, "_encode_shard", counting_encode)
+    done = naruto(home, "run", *flags(SMALL | {"training.rank": 4, "training.max_train_steps": 2}))
+    assert done.returncode == 0, done.stderr
+    assert Counter(name for name, _ in painted) == {"adapted": 3 * 2, "fused": 4}
+    assert encoded == []
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        (second,) = (summary.run.id for summary in store.runs() if summary.run.id != first)
+        drawn = [{(s.prompt, s.seed): s.sha256 for s in store.samples(run, Variant.BASE)} for run in (first, second)]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 6
+    shutil.rmtree(home / "cache")
+    assert naruto(home, "verify").returncode == 0
+
+
 def _flip_bits(path: Path) -> None:
     data = bytearray(path.read_bytes())
     for at in range(len(data) - 2000, len(data), 4):
         data[at] ^= 1
     path.write_bytes(data)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    with Image.open(path) as picture:
+        return read_facts(picture)
 
 
 def _diverge(home: Path, run_id: str) -> None:
@@ -133,11 +180,10 @@ def test_damaged_files_are_made_again_by_the_same_command_and_the_run_ends_as_it
     """Encoded and class pictures, an adapter that diverged, the fused model, a drawn picture."""
     undisturbed, run_id = small_run
     home = shutil.copytree(undisturbed, tmp_path / "home")
-    (drawn,) = (home / "cache").glob("class-*/000001.png")
+    (drawn,) = (path for path in home.glob("cache/pictures/*/*.png") if _facts(path)["seed"] == 43)
     whole = drawn.read_bytes()
-    for pattern in ("cache/examples-*/*.safetensors", "cache/class-*/000001.png", "runs/*/fused/unet/*.safetensors"):
-        for path in home.glob(pattern):
-            _flip_bits(path)
+    for path in (drawn, *home.glob("cache/examples-*/*.safetensors"), *home.glob("runs/*/fused/unet/*.safetensors")):
+        _flip_bits(path)
     next((home / "runs" / run_id / "samples").glob("*.png")).unlink()
     _diverge(home, run_id)
     done = naruto(home, "run", *flags(SMALL))
@@ -191,6 +237,7 @@ def test_scores_are_written_as_a_table_and_measured_again_to_the_same_figures(
     assert refused.stderr.endswith("scores.xlsx: write to a .csv or a .parquet file.\n")
     again = naruto(home, "rescore", run_id)
     assert f"{run_id}: nothing moved" in again.stderr
+    assert "ok       fused model: in 4 pictures" in naruto(home, "scores", run_id).stdout
     assert again.returncode == 1  # six pictures are too few for some metrics, and that is said
     assert "naruto: not measured: precision: the set of drawn pictures holds 6 pictures" in again.stderr
 

@@ -68,8 +68,8 @@ def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_e
         done = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("training starts from start.safetensors: 48 modules of rank 4") == 2
-    # class pictures; twice for previews and training; fusion; each variant
-    assert alive == [0] * 9
+    # class pictures, and the base's pictures for all previews; twice for training; fusion; each variant
+    assert alive == [0] * 8
     run, adapters, steps = _only_run(tmp_path)
     layout = Layout(tmp_path)
     assert [(a.style, a.path) for a in adapters] == [
@@ -111,7 +111,7 @@ def test_a_base_whose_pixels_overflow_is_refused_in_a_sentence_and_no_black_pict
     done = naruto(home, "run", *flags(QUICK | {"model.base": str(base), "training.prior": prior}))
     assert done.returncode == 1
     assert f"{base} cannot draw 'a person' with seed 42: the VAE's pixels are not finite numbers" in done.stderr
-    assert not [*home.rglob("class-*/*.png")]
+    assert not [*home.glob("cache/pictures/**/*.png")]
 
 
 def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_together(naruto: Naruto, tmp_path: Path):
@@ -149,6 +149,7 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
     assert scores["aesthetic", "adapted"].value == pytest.approx(0.5)
     assert scores["aesthetic", "adapted"].extractor.startswith(scores["clip", "adapted"].extractor + "+head:")
     assert "captions" in findings["caption noise"].sentence
+    assert findings["fused model"].figures["pictures"] == 2  # the samples of both, with the new tokens
     assert findings["overfitting"].sentence.startswith("copying cannot be judged: 6 held-out pictures are too few")
 
 

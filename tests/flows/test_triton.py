@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from deployments.triton.server import Ports, find_server
 from flows.exports import export_triton
-from naruto_core import sampling, sdxl
+from naruto_core import sampling, sdxl, text_encoding
 from naruto_core.artifacts import Layout
 from naruto_core.errors import ServiceFailed
 from naruto_core.generation import Job, Painter
@@ -239,7 +239,9 @@ def test_a_picture_that_overflows_is_an_error_and_not_black(server: Client):
 
 
 def test_it_draws_with_the_projects_own_sampling_code(repository: Path):
-    assert (repository / "naruto" / "1" / "sampling.py").read_bytes() == Path(sampling.__file__).read_bytes()
+    for module in (sampling, text_encoding):
+        source = Path(module.__file__)
+        assert (repository / "naruto" / "1" / source.name).read_bytes() == source.read_bytes()
 
 
 def test_a_bad_request_does_not_affect_others_of_its_batch(server: Client):

@@ -41,6 +41,8 @@ RUNS: dict[str, dict[str, object]] = {
         "styles": [INK | {"token_abstraction": "forest"}],
         "training.clip_skip": 1,
         "generation.clip_skip": 1,
+        "training.max_token_length": 150,
+        "generation.max_token_length": 150,
     },
 }
 GENERATED = ("lora", "styles", "tokens")

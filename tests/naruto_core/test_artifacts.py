@@ -1,4 +1,4 @@
-"""Files and folders that several processes write at once, or that a killed process left; manifests of folders."""
+"""Files and folders that several processes write at once, or that a killed process left."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from naruto_core.artifacts import MANIFEST, Manifest, atomic_folder, exclusive_lock
+from naruto_core.artifacts import atomic_folder, exclusive_lock
 
 HOLD = """
 import sys
@@ -105,24 +105,3 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     other.communicate(timeout=30)
     with exclusive_lock(tmp_path / "lock"):
         pass
-
-
-def test_a_file_that_is_missing_changed_or_unknown_is_not_trusted(tmp_path: Path) -> None:
-    names = [f"{number}.png" for number in range(4)]
-    for name in names:
-        (tmp_path / name).write_bytes(name.encode())
-    Manifest(tmp_path).add(names[:2])
-    Manifest(tmp_path).add(names[2:3])
-    assert Manifest(tmp_path).missing_or_changed(names) == names[3:]
-    (tmp_path / names[0]).write_bytes(b"1.png")
-    (tmp_path / names[1]).unlink()
-    assert Manifest(tmp_path).missing_or_changed(names) == [names[0], names[1], names[3]]
-
-
-def test_a_damaged_manifest_counts_as_empty(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"a")
-    for damaged in (b"", b"[1]", b"\xff", b'{"a": 1}'):
-        Manifest(tmp_path).add(["a"])
-        assert Manifest(tmp_path).missing_or_changed(["a"]) == []
-        (tmp_path / MANIFEST).write_bytes(damaged)
-        assert Manifest(tmp_path).missing_or_changed(["a"]) == ["a"]

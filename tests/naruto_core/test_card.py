@@ -175,14 +175,14 @@ def test_scores_are_in_one_row_only_with_the_same_measurement_and_n_which_the_ro
     measured = "judge:1, 1.9; jackknife"
     assert rows == [
         [
-            "fid (lower is nearer), against 200 held-out pictures",
+            "fid (lower is better), against 200 held-out pictures",
             "1770 [1770, 1770]",
             "505 [505, 505]",
             "176",
             measured,
         ],
-        ["clip (higher agrees more)", "0.562 [0.462, 0.662]", "", "176", measured],
-        ["clip (higher agrees more)", "", "0.700 [0.600, 0.800]", "160", measured],
+        ["clip (higher is better)", "0.562 [0.462, 0.662]", "", "176", measured],
+        ["clip (higher is better)", "", "0.700 [0.600, 0.800]", "160", measured],
     ]
 
 
@@ -241,3 +241,15 @@ def test_clip_skip_is_in_the_steps_for_both_programs(tmp_path: Path):
     assert "    clip_skip=1," in _code(card)
     assert "*CLIP Set Last Layer* at -3" in card.text
     assert "clip_skip" not in _code(_read(_facts(), tmp_path))
+
+
+def test_a_run_that_reads_long_texts_says_so_and_its_code_encodes_them_in_chunks(tmp_path: Path):
+    lengths = {"training.max_token_length": 225, "generation.max_token_length": 225}
+    card = _read(_facts(overrides=lengths), tmp_path)
+    code = _code(card)
+    ast.parse(code)
+    assert "chunks = [[] for _ in range(3)]" in code
+    assert "encode('Naruto in the rain', clip_skip=0)" in code
+    assert "    prompt_embeds=hidden," in code
+    assert "this run reads 225 tokens of each, as 3 chunks; ComfyUI, A1111 and Forge read a long prompt" in card.text
+    assert "prompt_embeds" not in _code(_read(_facts(), tmp_path))

@@ -4,6 +4,7 @@ import pytest
 from PIL.Image import Image
 
 from naruto_core.continuous_batching import ContinuousBatch, Order
+from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection
 from naruto_core.sampling import NotFinite
@@ -59,6 +60,13 @@ def test_without_guidance_it_is_the_picture_that_the_prompt_alone_gives(load_min
     assert isinstance(results[4], Image)
     difference = max(abs(a - b) for a, b in zip(results[4].tobytes(), expected.tobytes(), strict=True))
     assert difference <= 2  # half as many rows in the pipeline: another order of summation
+
+
+def test_a_unet_that_takes_the_guidance_as_an_input_is_refused(load_miniature):
+    painter = Painter(load_miniature(), SECTION)
+    painter.pipeline.unet.register_to_config(time_cond_proj_dim=256)
+    with pytest.raises(ModelUnusable, match=r"weights/base was distilled with the guidance as an input"):
+        ContinuousBatch(painter, 64, 64)
 
 
 def test_a_full_batch_accepts_no_further_picture(load_miniature):

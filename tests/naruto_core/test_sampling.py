@@ -9,8 +9,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
 from PIL.Image import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from naruto_core import sampling, sdxl
@@ -19,7 +28,7 @@ from naruto_core.errors import DatasetUnusable, ModelUnusable
 from naruto_core.generation import Job, Painter
 from naruto_core.recipe import GenerationSection, ModelSection
 from naruto_core.recipe_training import StyleLossSection
-from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
+from naruto_core.sampling import NotFinite, SamplerName, decode_picture, make_scheduler
 from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples
 from naruto_core.training.loss import style_loss
 from tests.naruto_core.conftest import CPU, MINIATURE
@@ -53,6 +62,16 @@ SECTION = GenerationSection(
     batch_size=2,
     mixed_precision="fp32",
 )
+# as their users write them with diffusers
+PLAIN: dict[str, Callable[[Any], Any]] = {
+    "ddim": DDIMScheduler.from_config,
+    "euler": EulerDiscreteScheduler.from_config,
+    "euler_ancestral": EulerAncestralDiscreteScheduler.from_config,
+    "dpmpp_2m_karras": lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
+    "unipc": UniPCMultistepScheduler.from_config,
+    "lcm": LCMScheduler.from_config,
+    "euler_trailing": lambda config: EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing"),
+}
 JOBS = [Job("a person with red hair", 7), Job("a cat", 8)]
 Edit = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -91,13 +110,14 @@ def test_a_sampler_has_sdxls_schedule_when_the_models_file_has_none(name: str):
     assert make_scheduler("ddim", {}).final_alpha_cumprod == expected.alphas_cumprod[0]
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler"])
-def test_a_sampler_uses_the_schedule_of_the_models_file(name: str):
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_sampler_uses_the_schedule_of_the_models_file(name: SamplerName):
     config = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": True, "beta_end": 0.014}
+    config |= {"rescale_betas_zero_snr": True}
     loaded: Any = EulerDiscreteScheduler.from_config({**PUBLISHED, **config})  # type: ignore[arg-type]
     made = make_scheduler(name, loaded.config)
     assert {key: made.config[key] for key in config} == config
-    plain: Any = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[name].from_config(loaded.config)
+    plain = PLAIN[name](loaded.config)
     assert schedule_of(made) == schedule_of(plain)
 
 
@@ -113,8 +133,25 @@ def test_a_model_is_trained_and_fused_by_sdxls_schedule_when_its_file_says_nothi
     assert saved.items() >= sampling.SDXL_SCHEDULE.items()
 
 
-def test_recipes_accept_the_samplers_of_the_table():
+def test_recipes_and_tests_have_the_samplers_of_the_table_and_their_largest_number_of_steps():
     assert set(get_args(GenerationSection.model_fields["scheduler"].annotation)) == set(sampling.SAMPLERS)
+    assert set(PLAIN) == set(sampling.SAMPLERS)
+    changes = {"scheduler": "lcm", "num_inference_steps": 51}
+    with pytest.raises(ValidationError, match="scheduler lcm has at most 50 steps: set num_inference_steps"):
+        GenerationSection.model_validate(SECTION.model_dump() | changes)
+
+
+@pytest.mark.parametrize("earlier", sampling.SAMPLERS)
+def test_a_sampler_keeps_nothing_of_the_one_that_drew_before_it(earlier: SamplerName):
+    """The service draws with one base model for runs of different samplers."""
+    stated: Any = EulerDiscreteScheduler.from_config({**PUBLISHED, "timestep_spacing": "linspace"})  # type: ignore[arg-type]
+    for config in (stated.config, {}):
+        used = make_scheduler(earlier, config).config
+        for name in sampling.SAMPLERS:
+            again, first = make_scheduler(name, used), make_scheduler(name, config)
+            assert schedule_of(again) == schedule_of(first), name
+            keys = first.config.keys() - {"_use_default_values", "_class_name"}
+            assert {key: again.config[key] for key in keys} == {key: first.config[key] for key in keys}, name
 
 
 @pytest.fixture
@@ -194,34 +231,42 @@ def test_where_the_unet_overflows_or_weights_are_damaged_nothing_is_drawn_either
         Painter(pipeline, SECTION).paint(JOBS)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
-def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipeline_draws(
-    load_miniature, scheduler: str
-):
-    """As on a GPU, whose weights are kept so: a section of fp32 on this CPU is neither under autocast nor halved."""
-
-    def load() -> Any:
-        pipeline = load_miniature()
+@pytest.fixture(scope="module")
+def half_pipelines() -> list[Any]:
+    """Two miniatures in half precision, as a GPU keeps them: for our code and for diffusers'."""
+    pipelines: list[Any] = [sdxl.load_pipeline(MINIATURE, "fp32", CPU) for _ in range(2)]
+    for pipeline in pipelines:
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             torch.nn.Module.to(part, torch.bfloat16)  # a CPU is slow in fp16
-        return pipeline
+    return pipelines
 
-    painter, plain = Painter(load(), SECTION.model_copy(update={"scheduler": scheduler})), load()
-    kind: Any = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[scheduler]
-    plain.scheduler = kind.from_config(plain.scheduler.config)
+
+@pytest.mark.parametrize("scheduler", PLAIN)
+def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipeline_draws(
+    half_pipelines: list[Any], scheduler: str
+):
+    """A section of fp32 on this CPU is neither under autocast nor halved. Three steps, for samplers of second order."""
+    pipeline, plain = half_pipelines
+    section = SECTION.model_copy(update={"scheduler": scheduler, "num_inference_steps": 3, "resolution": 32})
+    painter, own = Painter(pipeline, section), plain.scheduler
     ours = painter.paint(JOBS)
-    batch = ContinuousBatch(painter, 64, 64)
-    numbers = [batch.join(Order(job.text, job.seed, "low quality", 2, 4.0)) for job in JOBS]
-    batch.step()
-    joined = batch.step()
-    theirs = plain(
-        prompt=[job.text for job in JOBS],
-        negative_prompt=["low quality"] * 2,
-        num_inference_steps=2,
-        guidance_scale=4.0,
-        generator=[torch.Generator().manual_seed(job.seed) for job in JOBS],
-        output_type="latent",
-    ).images
+    batch = ContinuousBatch(painter, 32, 32)
+    numbers = [batch.join(Order(job.text, job.seed, "low quality", 3, 4.0)) for job in JOBS]
+    joined = [batch.step() for _ in range(3)][-1]
+    try:
+        plain.scheduler = PLAIN[scheduler](own.config)
+        theirs = plain(
+            prompt=[job.text for job in JOBS],
+            negative_prompt=["low quality"] * 2,
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            height=32,
+            width=32,
+            generator=[torch.Generator().manual_seed(job.seed) for job in JOBS],
+            output_type="latent",
+        ).images
+    finally:
+        plain.scheduler = own
     for mine, number, latents in zip(ours, numbers, theirs, strict=True):
         plainly = plain.vae.decode(latents[None] / plain.vae.config.scaling_factor).sample
         expected = plain.image_processor.postprocess(plainly.float(), output_type="pil")[0]
@@ -229,3 +274,5 @@ def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipel
         served = joined[number]
         assert isinstance(served, Image)
         assert served.tobytes() == expected.tobytes()
+    if scheduler in ("euler_ancestral", "lcm"):  # they draw noise at every step
+        assert painter.paint(JOBS[1:])[0].tobytes() == ours[1].tobytes()

@@ -26,6 +26,8 @@ PIVOTAL = {
     "styles": [INK | {"token_abstraction": "forest"}],
     "training.clip_skip": 1,
     "generation.clip_skip": 1,
+    "training.max_token_length": 150,
+    "generation.max_token_length": 150,
 }
 TWO_STYLES = {"training.adapters": "per-style", "styles": [INK], "fusion.style_scales": {"ink": -0.4}}
 ALONE = {"training.textual_inversion": {"token_abstraction": "person", "train_lora": False}}

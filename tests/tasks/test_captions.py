@@ -20,7 +20,7 @@ from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable, NotRecorded
 from naruto_core.recipe import DatasetSection
 from naruto_core.store.database import open_store
-from tasks.captions import check_captions
+from tasks.captions import check_captions, find_caption_noise
 from tasks.context import task_context
 from tasks.ingest import ingest
 from tasks.recaption import recaption_dataset
@@ -212,6 +212,31 @@ def test_rows_with_the_same_bytes_stay_apart_so_that_nobody_changes_side(home: P
     assert after.n_pictures == 12
     assert [(p.sha256, p.split) for p in rows_of(after)] == [(p.sha256, p.split) for p in rows_of(before)]
     assert sum(p.caption.startswith("number") for p in rows_of(after)) == 4  # one of each pair
+
+
+def test_pictures_without_captions_are_audited_without_a_model_and_captioned_anew(home: Path, blip: str):
+    layout = Layout(home / "elsewhere")
+    clean = read_and_check(DatasetSection(source="world:naruto?count=8&seed=4"), layout, lambda _: None).version
+    folder = home / "bare" / "4_sks"  # kohya's name: the pictures are repeated, and have the words as captions
+    folder.mkdir(parents=True)
+    for picture in read_pictures(layout, clean):
+        shutil.copy(layout.picture(picture.sha256, picture.suffix), folder)
+    shutil.copytree(folder, home / "plain")
+    bare = ingest.fn(DatasetSection(source=str(home / "plain"), hold_out=3))
+    audit = check_captions(bare.id, RECIPE)
+    assert {finding.kind for finding in audit.findings} == {CaptionFault.EMPTY}
+    assert (audit.summary.n, audit.summary.flagged, audit.summary.extractor) == (8, 8, "")
+    with task_context() as context:
+        noise = find_caption_noise(context, "a-run", bare, RECIPE)
+    assert noise.warning
+    assert noise.sentence.startswith("no picture has a caption: all were trained with the instance prompt alone")
+    for source, repeats in ((str(home / "plain"), 1), (str(folder.parent), 4)):
+        before = ingest.fn(DatasetSection(source=source, hold_out=3))
+        after = recaption_dataset(source, blip, None, None, RECIPE).version
+        assert [(p.sha256, p.split, p.repeats) for p in rows_of(after)] == [
+            (p.sha256, p.split, repeats) for p in rows_of(before)
+        ]
+        assert all(p.caption not in ("", "sks") for p in rows_of(after))
 
 
 def test_a_folder_that_holds_something_is_left_alone(dataset: DatasetVersion, blip: str, tmp_path: Path):

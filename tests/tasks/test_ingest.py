@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
@@ -42,6 +43,19 @@ def test_ingesting_again_mends_a_damaged_version_and_the_record_names_the_new_ro
     assert mended.id == first.id
     assert recorded(first) == mended
     assert len(read_pictures(layout, recorded(first))) == 12
+
+
+def test_what_was_taken_for_what_is_said_before_what_is_kept(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "5_sks style"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64), (90 * number, 0, 0)).save(folder / f"{number}.png")
+    version = ingest.fn(DatasetSection(source=str(folder)))
+    said = capsys.readouterr().err
+    assert "each 5 times in an epoch; instance words 'sks style'" in said.partition("dataset ds-")[0]
+    assert {(picture.caption, picture.repeats) for picture in read_pictures(layout, version)} == {("sks style", 5)}
 
 
 def test_a_whole_version_stays_recorded_where_it_was_first_seen(layout: Layout) -> None:

@@ -3,20 +3,27 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
+from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter
 from naruto_core.errors import TrainingDiverged
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe import DatasetSection, ModelSection
 from naruto_core.sdxl import load_pipeline
 from naruto_core.store.verification import adapter_fault
 from naruto_core.training.weights import Weights
+from tasks.context import task_context
+from tasks.ingest import ingest
 from tasks.train import _check_finite
+from tasks.training_data import TrainingPictures, style_sources
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import section_of
 from tests.tiny_sdxl import write_tiny_sdxl
@@ -50,6 +57,33 @@ def test_weights_that_are_not_numbers_leave_no_checkpoint_to_go_on_from(
     with pytest.raises(TrainingDiverged, match=sentence):
         _check_finite(weights, checkpoint)
     assert not checkpoint.exists()
+
+
+def test_every_picture_is_repeated_as_its_folder_says_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for repeats, width in ((3, 96), (1, 64), (7, 64), (2, 128)):
+        folder = tmp_path / "set" / f"{repeats}_style"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            colour = (30 * repeats, 100 * number, 50)
+            Image.new("RGB", (width, 64), colour).save(folder / f"{number}.png")
+            (folder / f"{number}.txt").write_text(f"{repeats} times, {number}")
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
+    recipe = choose_recipe("mini", overrides={"training.bucket_reso_steps": 16})
+    version = ingest.fn(DatasetSection(source=str(tmp_path / "set")))
+
+    def captions(_pipeline: Any, groups: list[list[str]], read: Any, *_: Any) -> list[str]:
+        """Instead of encoded examples, their captions, in the examples' order."""
+        return [read(name, 0).caption for group in groups for name in group]
+
+    monkeypatch.setattr("tasks.training_data.encode_examples", captions)
+    pipeline: Any = SimpleNamespace(vae=SimpleNamespace(dtype="fp32"))
+    with task_context() as context:
+        (stage,) = TrainingPictures(context, pipeline, recipe).stages(style_sources(recipe, [version]), None)
+    shown: Any = stage.styles[0]
+    assert len(shown.examples) == 8
+    assert [int(caption.split()[0]) for caption in shown.examples] == list(shown.picture_repeats)
 
 
 def test_what_is_wrong_with_a_recorded_adapter_is_said(tmp_path: Path):

@@ -1,11 +1,14 @@
-"""Real picture files, whole and broken, and the folders and tables that carry them."""
+"""Real picture files, whole and broken, and the folders, archives and tables that carry them."""
 
 import io
 import json
 import struct
+import tarfile
+import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +79,12 @@ def broken_pictures() -> list[tuple[bytes, str]]:
         (moving("TIFF"), "animated"),
         (altered_middle(whole["PNG"]), "unreadable"),
         (encoded(Image.new("F", (9, 9)), "TIFF"), "unreadable"),
+        (encoded(picture(9), "AVIF")[:300], "truncated"),
+        (altered_middle(encoded(picture(9), "AVIF")), "unreadable"),
+        (encoded(picture(1), "AVIF").replace(b"avif", b"heic"), "unsupported-format"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(40), "unsupported-format"),
+        (b"\xff\x0a" + bytes(40), "unsupported-format"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "unsupported-format"),
     ]
     return cut + other_reasons
 
@@ -99,6 +108,32 @@ def write_imagefolder(folder: Path, content: list[Row]) -> Path:
             (folder / f"{i:04}.png").write_bytes(data)
             lines.write(json.dumps({"file_name": f"{i:04}.png", "text": caption}) + "\n")
     return folder
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
+    """A folder with these files; text is written as UTF-8."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return folder
+
+
+def write_zip(path: Path, files: Mapping[str, bytes | str]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_tar(path: Path, files: Mapping[str, bytes | str], mode: Literal["w", "w:gz"] = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, data in files.items():
+            content = data.encode() if isinstance(data, str) else data
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
 
 
 def write_saved(folder: Path, content: list[Row]) -> Path:

@@ -78,6 +78,27 @@ def test_the_id_of_a_known_content_never_changes() -> None:
     assert version_id(_rows(2)) == "ds-cc54a3b1f0e97c79"
 
 
+def test_repeats_of_pictures_are_part_of_a_version_and_come_back(layout: Layout) -> None:
+    once = _write(layout, _rows(3))
+    repeated = [replace(row, repeats=number) for number, row in enumerate(_rows(3), 1)]
+    version = _write(layout, repeated)
+    assert version.id != once.id
+    assert read_pictures(layout, version) == repeated
+    assert read_pictures(layout, once) == _rows(3)
+
+
+def test_a_version_of_before_pictures_had_repeats_is_read_and_recognised(layout: Layout) -> None:
+    version = _write(layout, _rows(3))
+    table = DeltaTable(layout.table("toons"))
+    old = table.to_pyarrow_table().drop_columns(["repeats"])
+    note = CommitProperties(custom_metadata={"dataset_id": version.id})
+    write_deltalake(table, old, mode="overwrite", schema_mode="overwrite", commit_properties=note)
+    before = replace(version, delta_version=1)
+    assert read_pictures(layout, before) == _rows(3)
+    assert _write(layout, _rows(3)) == before
+    assert _write(layout, _rows(5)).delta_version == 2
+
+
 def test_a_table_whose_files_are_gone_is_damaged_until_the_content_is_written_again(layout: Layout) -> None:
     version = _write(layout, _rows(3))
     for file in layout.table("toons").glob("*.parquet"):

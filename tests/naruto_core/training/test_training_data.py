@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 from naruto_core.checkpoint import read_checkpoint
 from naruto_core.errors import DatasetUnusable, RecordDamaged
+from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import BatchStream, NoiseConfig, StyleData, draw_batch, shuffled_indices
 from naruto_core.training.latent_cache import (
     CaptionedPicture,
     EncodingOptions,
     Examples,
     encode_examples,
-    encode_texts,
     time_ids,
 )
 from tests.naruto_core.conftest import CPU
@@ -120,6 +120,10 @@ def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Ex
     counts = {index: epoch.count(index) for index in epoch}
     assert {counts[0, n] for n in range(12)} == {1}
     assert {counts[1, n] for n in range(12)} == {3}
+    several = tuple(1 + n % 3 for n in range(12))
+    stream = BatchStream([StyleData(examples, repeats=2, picture_repeats=several)], 7, 4)
+    epoch = [index for step in range(12) for index in stream.indices(step)]
+    assert [epoch.count((0, n)) for n in range(12)] == [2 * repeats for repeats in several]
 
 
 def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):

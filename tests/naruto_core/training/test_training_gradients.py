@@ -7,8 +7,8 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
+from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import CLASS_STREAM, BatchStream, NoiseConfig, StyleData, draw_batch
-from naruto_core.training.latent_cache import encode_texts
 from naruto_core.training.lora import add_adapters, trainable
 from naruto_core.training.loss import (
     LossWeighting,

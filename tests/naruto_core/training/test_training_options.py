@@ -18,9 +18,10 @@ from naruto_core.generation import Job, Painter
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sdxl import load_pipeline
+from naruto_core.text_encoding import encode_texts
 from naruto_core.textual_inversion import add_tokens, load_tokens
 from naruto_core.training.batches import Batch, BatchStream, NoiseConfig, StyleData, draw_batch
-from naruto_core.training.latent_cache import Examples, encode_texts
+from naruto_core.training.latent_cache import Examples
 from naruto_core.training.loss import LossWeighting, gram, style_loss
 from naruto_core.training.optimizer import learning_rate_factor
 from naruto_core.training.step import Trainer
