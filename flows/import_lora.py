@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.profiles import choose_import, choose_suite, imported_recipe, imported_section
 from naruto_core.prompts import with_trigger
-from tasks.fuse import fuse
+from tasks.fuse import check_fused, fuse
 from tasks.generate import generate
 from tasks.import_lora import examine_lora, find_lora, record_lora
 from tasks.ingest import ingest
@@ -51,6 +51,7 @@ def import_lora(
     adapters = record_lora(run, found)
     fused = fuse(run, adapters)
     generate(run, adapters, fused)
+    check_fused(run, fused)
     score(run)
     present(run)
     return close_run(run).id

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.prompts import read_suite
-from naruto_core.recipe import GenerationSection, ImportedSection, Recipe, read_recipe
+from naruto_core.recipe import GenerationSection, Recipe, read_recipe
+from naruto_core.recipe_import import ImportedSection
 from naruto_core.recipe_text import explain
 
 _HERE = Path(__file__).parent
@@ -65,8 +66,9 @@ def choose_import(
         values |= {"model.base": name if at else base, "model.revision": revision if at else None}
         values["model.variant"] = None
     values |= overrides or {}
-    if "generation.clip_skip" in values:
-        values["training.clip_skip"] = values["generation.clip_skip"]
+    for key in ("clip_skip", "max_token_length"):  # a recipe has each of them twice, with the same value
+        if f"generation.{key}" in values:
+            values[f"training.{key}"] = values[f"generation.{key}"]
     return choose_recipe(profile, dataset, values)
 
 

@@ -71,7 +71,7 @@ def _without_bf16(recipe: Recipe) -> Recipe:
     training, drawing = recipe.training, recipe.generation
     fp16 = {"mixed_precision": "fp16"}
     changed = {
-        "training": training.model_copy(update=fp16) if training.mixed_precision == "bf16" else training,
+        "training_section": training.model_copy(update=fp16) if training.mixed_precision == "bf16" else training,
         "generation": drawing.model_copy(update=fp16) if drawing.mixed_precision == "bf16" else drawing,
     }
     return recipe.model_copy(update=changed)
@@ -185,7 +185,9 @@ def _missing(
 def announce_plan(
     context: TaskContext, run: Run, recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersion]
 ) -> None:
-    """Record the plan of `run`, print it, and show it on the flow run's page in Prefect."""
+    """Record the plan of `run`, print it, and show it on the flow run's page in Prefect; an import has no plan."""
+    if recipe.imported:
+        return
     pictures = sum(d.n_train for d in datasets), sum(d.n_reference for d in datasets)
     speed = this_device(context, recipe)
     plan = _plan(context, recipe, suite, speed, context.device.type, pictures, (), run)
@@ -249,11 +251,13 @@ def encoded_rows(layout: Layout) -> int:
 
 
 def samples_left(context: RunContext) -> int:
-    """The number of samples that are still to be drawn."""
+    """The number of samples that are still to be drawn; 0 for an import, which has no plan."""
+    if context.recipe.imported:
+        return 0
     left = _left(context)
     return left.base_samples + left.adapter_samples
 
 
 def pictures_to_score(context: RunContext) -> int:
-    """The number of pictures that the measuring networks see; 0 when a finished run is measured again."""
-    return 0 if context.run.state is RunState.DONE else _left(context).scored
+    """The number of pictures that the measuring networks see; 0 for an import, and for a finished run."""
+    return 0 if context.run.state is RunState.DONE or context.recipe.imported else _left(context).scored

@@ -81,14 +81,16 @@ def _champion(history: Sequence[Promotion]) -> None:
 
 def run_checks(run: Run) -> dict[str, str]:
     """What a person should know before promoting `run`: answer by question."""
-    warnings = [finding.name for finding in database().runs.findings(run.id) if finding.warning]
+    findings = database().runs.findings(run.id)
+    warnings = [finding.name for finding in findings if finding.warning]
+    imported = next((finding.sentence for finding in findings if finding.name == "imported"), "")
     scores = any(summary.scores for summary in runs.runs() if summary.run.id == run.id)
     scored = "yes, without warnings" if not warnings else f"yes, with warnings: {', '.join(warnings)}"
     return {
         "Finished?": "yes" if run.state is RunState.DONE else f"no: {run.state.value}",
         "Scored?": scored if scores else "no",
         "Rated by people?": _people(run.id),
-    }
+    } | ({"Trained here?": f"no. {imported}"} if imported else {})
 
 
 def _people(run_id: str) -> str:

@@ -250,7 +250,9 @@ def test_a_run_that_cannot_be_promoted_is_not_the_default_and_the_page_says_why(
 
 
 def test_a_run_with_warnings_is_promoted_when_its_id_is_typed(ratings: Ratings, store: Store, run: Run) -> None:
-    store.add_findings(run.id, [Finding(run.id, "overfitting", True, "copies", {})])
+    origin = Finding(run.id, "imported", False, "Imported from ink.safetensors: its training is unknown.")
+    store.add_findings(run.id, [Finding(run.id, "overfitting", True, "copies", {}), origin])
+    assert "no. Imported from ink.safetensors: its training is unknown." in all_text(page("promote"))
     assert f"{run.id} has warnings (overfitting): type its id" in all_text(_promote(run.id, "yes"))
     assert not ratings.promotions("champion")
     _promote(run.id, run.id)
@@ -261,10 +263,14 @@ def test_runs_are_filtered_by_words_and_state_and_a_running_run_shows_its_progre
     recipe = '{"training": {"max_train_steps": 200}}'
     other = store.open_run(profile="t4", recipe_json=recipe, fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
     store.add_steps(other.id, [StepRecord(50, 0.5, 1.0)])
+    imported = '{"imported": {"kind": "lora"}}'
+    store.open_run(profile="ink", recipe_json=imported, fingerprint="f3", dataset_id="d1", git_commit="", now=NOW)
     app = page("runs")
     assert not app.exception
-    assert any("step 50 of 200" in bar.proto.text for bar in app.get("progress"))
-    assert len(app.dataframe[0].value) == 2
+    bars = [bar.proto.text for bar in app.get("progress")]
+    assert any("step 50 of 200" in text for text in bars)
+    assert any("-ink-" in text and "not training" in text for text in bars)
+    assert len(app.dataframe[0].value) == 3
     app.text_input(key="words").set_value("T4").run()
     assert app.dataframe[0].value["Run"].tolist() == [other.id]
     app.multiselect(key="states").set_value(["done"]).run()

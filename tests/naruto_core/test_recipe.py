@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from flows.profiles import choose_recipe, choose_suite
+from flows.profiles import choose_import, choose_recipe, choose_suite, imported_recipe, imported_section
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe import read_recipe
+from naruto_core.recipe import Recipe, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
 
@@ -133,3 +134,34 @@ def test_a_shortened_suite_has_another_fingerprint():
     suite = choose_suite(short)
     assert (len(suite.prompts), len(suite.seeds)) == (3, 2)
     assert suite.fingerprint != choose_suite(section).fingerprint
+
+
+def test_an_imported_recipe_has_no_training_and_code_that_asks_for_it_says_so():
+    chosen = choose_import("mini", "me/ink@0123abc", None, {"generation.clip_skip": 2, "dataset.hold_out": 0})
+    assert (chosen.model.base, chosen.model.revision) == ("me/ink", "0123abc")
+    assert chosen.generation.clip_skip == 2
+    known = {"name": "ink.safetensors", "sha256": "0" * 64, "instance_prompt": "ink", "rank": [4, 8], "modules": 9}
+    recipe = imported_recipe(chosen, imported_section(kind="lora", format="kohya", **known), "My Ink_v2.safetensors")
+    assert recipe.profile == "my-ink-v2-safetensors"
+    assert not recipe.publish.push_to_hub
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert (again, again.fingerprint) == (recipe, recipe.fingerprint)
+    assert "training" not in recipe.model_dump(mode="json")
+    assert "imported" not in choose_recipe("mini").model_dump(mode="json")
+    assert (recipe.instance_prompt, recipe.weights_precision, recipe.new_tokens) == ("ink", "bf16", {})
+    with pytest.raises(RecipeInvalid, match=r"my-ink-v2-safetensors was imported: its training is unknown"):
+        _ = recipe.training.rank
+    for sections, sentence in (
+        ({}, "the section training is missing"),
+        ({"training": chosen.training.model_dump(), "imported": recipe.imported}, "imported is written by `naruto"),
+    ):
+        tree = recipe.model_dump(mode="json")
+        with pytest.raises(ValidationError, match=sentence):
+            Recipe.model_validate({key: value for key, value in tree.items() if key != "imported"} | sections)
+    with pytest.raises(RecipeInvalid, match="this cannot be imported: name: String should have at least 1 character"):
+        imported_section(kind="pictures", name="", sha256="0" * 64, instance_prompt="x")
+    pictures = imported_section(kind="pictures", name="Midjourney v6", sha256="0" * 64, instance_prompt="x")
+    drawn = imported_recipe(chosen, pictures, "Midjourney v6", draw_base=False)
+    assert drawn.model.base == "Midjourney v6"
+    assert "scheduler" not in drawn.model_dump(mode="json")["generation"]
+    assert Recipe.model_validate_json(drawn.model_dump_json()).imported == pictures
