@@ -15,7 +15,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: docs image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: install $(TRITON)  ## run all tests
 
 test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
 	NARUTO_TEST_ALL_COMBINATIONS=1 OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders tests/flows/test_exported_weights.py
+
+test-gpu: install  ## on a CUDA GPU: the miniature in fp16 through training, drawing, scores; minutes, else skipped
+	.venv/bin/pytest tests/gpu
 
 check: install  ## lint, formatting, types, import contracts
 	.venv/bin/ruff check

@@ -241,6 +241,34 @@ def verify(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="The folder for the copy, e.g. on a mounted Drive.")],
+    every: Annotated[
+        float | None, typer.Option("--every", min=1, metavar="SECONDS", help="Repeat until it is stopped.")
+    ] = None,
+) -> None:
+    """Copy NARUTO_HOME into a folder, also while a run goes on there; again: what is new or changed."""
+    import time
+
+    from naruto_core.settings import read_settings
+    from naruto_core.store.backup import back_up
+
+    print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
+    while every is not None:
+        time.sleep(every)
+        print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
+
+
+@app.command()
+def restore(folder: Annotated[Path, typer.Argument(help="A folder that `naruto backup` wrote.")]) -> None:
+    """Copy a backup into NARUTO_HOME, which must have no runs; `naruto run` then resumes."""
+    from naruto_core.settings import read_settings
+    from naruto_core.store.backup import restore as copy_back
+
+    print(f"copied {copy_back(folder, read_settings()).summary} from {folder}")
+
+
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
     from naruto_core.recipe import overrides_from_text
 

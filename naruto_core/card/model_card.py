@@ -11,6 +11,7 @@ from naruto_core.domain import DatasetVersion, Score, Variant
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, DatasetSection, ModelSection, Recipe
+from naruto_core.scoring.metrics import direction
 
 
 def base_name(model: ModelSection) -> str:
@@ -89,11 +90,6 @@ _KEY_CHOICES = (
     "seed",
 )
 _NONE = {"lora_alpha": "the rank", "text_encoder_lr": "text encoders frozen"}  # the meaning of null
-_HINT = {
-    "fid": " (lower is nearer)",
-    "clip": " (higher agrees more)",
-    "clip on base styles": " (higher: less forgotten)",
-}
 
 
 def picture_table(shown: tuple[ShownPrompt, ...]) -> str:
@@ -144,7 +140,8 @@ def score_table(facts: CardFacts) -> str:
         cells = [_cell(scores[variant]) if variant in scores else "" for variant in variants]
         against = _reference(reference, facts.dataset)
         measured = escape(f"{extractor}, {version}; {method}")
-        rows.append([f"{escape(metric)}{_HINT.get(metric, '')}{against}", *cells, n, measured])
+        better = f" ({direction(metric)})" if direction(metric) else ""
+        rows.append([f"{escape(metric)}{better}{against}", *cells, n, measured])
     return table(["score", *map(str, variants), "n", "measured by; interval by"], rows)
 
 

@@ -25,6 +25,16 @@ HEADLINE_METRICS = tuple(
 )
 
 
+_BETTER = {name: metric.better for name, metric in BY_NAME.items()} | {
+    name: metric.better for metric in SAMPLE_METRICS for name in metric.by_tag.values()
+}
+
+
+def direction(name: str) -> str:
+    """Where a score called `name` is good, for tables: "lower is better", "higher is better", or ""."""
+    return {-1: "lower is better", 1: "higher is better"}.get(_BETTER.get(name, 0), "")
+
+
 def decimals(name: str) -> int:
     """Digits after the point that are worth showing of a score; 3 for a name that is not registered."""
     return BY_NAME[name].decimals if name in BY_NAME else 3

@@ -175,14 +175,14 @@ def test_scores_are_in_one_row_only_with_the_same_measurement_and_n_which_the_ro
     measured = "judge:1, 1.9; jackknife"
     assert rows == [
         [
-            "fid (lower is nearer), against 200 held-out pictures",
+            "fid (lower is better), against 200 held-out pictures",
             "1770 [1770, 1770]",
             "505 [505, 505]",
             "176",
             measured,
         ],
-        ["clip (higher agrees more)", "0.562 [0.462, 0.662]", "", "176", measured],
-        ["clip (higher agrees more)", "", "0.700 [0.600, 0.800]", "160", measured],
+        ["clip (higher is better)", "0.562 [0.462, 0.662]", "", "176", measured],
+        ["clip (higher is better)", "", "0.700 [0.600, 0.800]", "160", measured],
     ]
 
 
