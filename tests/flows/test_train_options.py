@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def _head(path: Path) -> Path:
     return path
 
 
+def _sizes(paths: Iterable[Path]) -> Counter[int]:
+    """How many of the pictures have each width."""
+    sizes = Counter[int]()
+    for path in paths:
+        with Image.open(path) as picture:
+            sizes[picture.width] += 1
+    return sizes
+
+
 def _only_run(home: Path):
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         (summary,) = store.runs()
@@ -55,7 +66,7 @@ def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_e
     start = tmp_path / "start.safetensors"
     write_adapter(random_adapter(choose_recipe("mini", None, {"training.rank": 4}), seed=1), start)
     styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
-    previews = {"training.previews": "{preview_steps: 2, prompts: 1}", "training.adapters": "per-style"}
+    previews = {"training.previews": "{preview_steps: 2, prompts: 1, resolution: 32}", "training.adapters": "per-style"}
     blend = {
         "fusion.style_scales": "{paper: 0.5}",
         "styles": styles,
@@ -64,7 +75,7 @@ def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_e
     blend["training.init_adapter"] = str(start)
     blend |= {"training.max_token_length": 150, "generation.max_token_length": 150}
     blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: previews are drawn as it is trained
-    blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
+    blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1, resolution: 32}"
     with counting_models() as alive:
         done = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert done.returncode == 0, done.stderr
@@ -92,6 +103,9 @@ def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_e
             assert (folder / "pytorch_lora_weights.safetensors").exists()
             with Image.open(folder / "sheet.png") as sheet:
                 assert sheet.width > 250  # the step beside the base
+            assert _sizes([folder / "000.png", folder.parent / "base" / "000.png"]) == {32: 2}
+    # of the base: two class pictures and one for all previews; and two samples
+    assert _sizes(tmp_path.glob("cache/pictures/*/*.png")) == {32: 3, 64: 2}
     shards = [load_file(path)["hidden"] for path in tmp_path.rglob("examples-*/shard-*.safetensors")]
     assert {hidden.shape[1] for hidden in shards} == {2 * 48}  # captions and class prompts, in two chunks
     with open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as store:

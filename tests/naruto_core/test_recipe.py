@@ -42,8 +42,11 @@ def test_t4_512_is_t4_fast_at_512_pixels():
     fast, large = choose_recipe("t4-fast"), choose_recipe("t4-512")
     assert large.training.resolution == 512
     assert large.training.fit_memory  # four pictures at once do not fit into a T4 without recomputation
-    same = fast.model_dump() | {"profile": "t4-512", "training": fast.training.model_dump() | {"resolution": 512}}
-    assert large.model_dump() == same
+    of_training, of_others = large.model_dump(), fast.model_dump()
+    for recipe, side in ((of_training, 512), (of_others, 256)):
+        training = recipe["training"]
+        assert (training.pop("resolution"), training["prior"].pop("resolution")) == (side, side)
+    assert of_training | {"profile": "t4-fast"} == of_others
 
 
 def test_t4_holds_the_configuration_table_of_the_report():
@@ -61,6 +64,8 @@ def test_t4_holds_the_configuration_table_of_the_report():
     assert (recipe.generation.guidance_scale, recipe.generation.num_inference_steps) == (7.5, 30)
     assert recipe.generation.resolution == 1024
     assert recipe.dataset.hold_out == 0
+    assert (table.prior.kind, table.prior.resolution) == ("class_images", table.resolution)
+    assert table.previews.resolution == 512
 
 
 @pytest.mark.parametrize(
