@@ -20,7 +20,7 @@ from naruto_core.errors import DeviceUnfit
 from naruto_core.generation import Job
 from naruto_core.picture_cache import PictureCache
 from naruto_core.planning.device_speeds import DEVICES, GIB, DeviceSpeed, known_speed, measured_speed
-from naruto_core.planning.plan import Plan, aligned, facts, plan_run, table
+from naruto_core.planning.plan import Plan, aligned, facts, fit_memory, plan_run, table
 from naruto_core.planning.workload import Workload, whole_workload
 from naruto_core.recipe import DatasetSection, GenerationSection, Recipe
 from naruto_core.store.database import Store
@@ -101,7 +101,8 @@ def _plan(
         if before > after
     ]
     exists = [f"exists already and is not planned: {', '.join(existing)}"] if existing else []
-    return plan_run(recipe, left, speed, kind, context.store.phase_speeds(speed.name), [*notes, *exists])
+    memory, measured = fit_memory(recipe, kind, speed.memory), context.store.phase_speeds(speed.name)
+    return plan_run(recipe, left, speed, kind, memory, measured, [*notes, *exists])
 
 
 def dataset_sizes(context: TaskContext, sections: Sequence[DatasetSection]) -> tuple[tuple[int, int], list[str]]:

@@ -14,7 +14,7 @@ import streamlit as st
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
-from naruto_core.domain import Run, RunState, Score, Variant, format_duration
+from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, format_duration
 from naruto_core.ratings import Mode
 from naruto_core.store.queries import Measurement, RunSummary, measurement_of
 
@@ -65,6 +65,7 @@ def show() -> None:
     )  # fmt: skip
     rows = [row for row in chosen.selection.rows if row < len(summaries)]
     _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
+    _plans([summaries[row] for row in rows] or summaries[:1])
     st.header("Scores")
     measurements = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
     if not measurements:
@@ -118,6 +119,29 @@ def _strips(summaries: list[RunSummary], chosen: bool) -> None:
             texts = {prompt.slug: prompt.text for prompt in suite.prompts} if suite else {}
             for column, (path, sample) in zip(st.columns(6), thumbnails, strict=False):
                 column.image(path.read_bytes(), width="stretch", alt=texts.get(sample.prompt, sample.prompt))
+
+
+def _plans(summaries: list[RunSummary]) -> None:
+    """The plan of each run beside what its phases took."""
+    planned = [(summary.run.id, phases) for summary in summaries[:_SHOWN] if (phases := runs.phases(summary.run.id))]
+    if planned:
+        st.header("Plan")
+    for run_id, phases in planned:
+        st.text(f"{run_id} on {phases[0].planned.device}")
+        st.table([_phase(record) for record in phases], hide_index=True, alt=f"Planned and measured time of {run_id}")
+
+
+def _phase(record: PhaseRecord) -> dict[str, str]:
+    plan, took = record.planned, f"{format_duration(record.measured_seconds)} for {record.measured_units:,}"
+    return {
+        "Phase": plan.phase,
+        "Units": f"{plan.units:,} {plan.unit}{'' if plan.units == 1 else 's'}",
+        "Planned": f"{format_duration(plan.seconds)} ({plan.basis})",
+        "Took": f"{format_duration(record.measured_seconds)} for {record.measured_units:,}"
+        if record.measured_units
+        else "",
+        "Memory": f"{plan.memory / 2**30:.1f} GiB" if plan.memory else "",
+    }
 
 
 def _line(summary: RunSummary, win_rates: dict[str, str]) -> dict[str, str]:

@@ -44,22 +44,28 @@ class Plan:
         return max((phase.memory for phase in self.phases), default=0)
 
 
+def fit_memory(recipe: Recipe, kind: str, available: int) -> MemoryPlan:
+    """How the training fits into `available` bytes of a device of `kind` "cuda" or "cpu".
+
+    Needs configurations only, no weights. Raises DeviceUnfit when a phase does not fit, and ModelUnusable when the
+    base model's configuration cannot be read.
+    """
+    model, _ = configured(recipe.model)
+    return plan_memory(model, recipe.training, recipe.generation, torch.device(kind), available)
+
+
 def plan_run(
     recipe: Recipe,
     workload: Workload,
     device: DeviceSpeed,
     kind: str,
+    memory: MemoryPlan,
     measured: Sequence[PhaseSpeed] = (),
     notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of `workload` on `device`, which is of `kind` "cuda" or "cpu"; `measured` is what was measured before.
-
-    Needs configurations only, no weights. Raises DeviceUnfit when a phase does not fit into the device's memory, and
-    ModelUnusable when the base model's configuration cannot be read.
-    """
+    """The plan of `workload` on `device`, of `kind` "cuda" or "cpu"; `measured` is what was measured on it before."""
     model, note = configured(recipe.model)
     networks = architecture(model)
-    memory = plan_memory(model, recipe.training, recipe.generation, torch.device(kind), device.memory)
     work = phases(recipe, memory.section, workload, networks)
     weights = sum(networks.parameters.values())
     itemsize = 4 if kind == "cpu" or recipe.generation.mixed_precision == "fp32" else 2
@@ -78,14 +84,12 @@ def configured(model: ModelSection) -> tuple[ModelSection, str]:
 
     SDXL base 1.0 stands for a hub id whose configuration was not downloaded: nearly all SDXL models have its networks.
     """
-    standard = ModelSection(base=SDXL_CONFIG)
+    standard = ModelSection.model_validate({"base": SDXL_CONFIG})
     if is_single_file(model.base):
-        return (
-            (standard, "")
-            if model.config is None
-            else configured(ModelSection(base=model.config, revision=model.config_revision))
-        )
-    sources = [(model.base, model.revision, "unet/config.json")]
+        if model.config is None:
+            return standard, ""
+        return configured(ModelSection.model_validate({"base": model.config, "revision": model.config_revision}))
+    sources: list[tuple[str, str | None, str]] = [(model.base, model.revision, "unet/config.json")]
     sources += [(model.vae, model.vae_revision, "config.json")] if model.vae else []
     for name, revision, file in sources:
         source, pinned = sdxl.locate(name, revision)
