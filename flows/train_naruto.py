@@ -6,7 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.profiles import choose_recipe, choose_suite
-from tasks.fuse import fuse
+from tasks.fuse import check_fused, fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
 from tasks.preflight import preflight
@@ -40,8 +40,9 @@ def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: O
     adapters = train(run)
     fused = fuse(run, adapters)
 
-    # Samples: every prompt, every seed, drawn by base, adapted and fused model.
+    # Samples by base and adapted model: every prompt, every seed. The fused model must draw a few of them alike.
     generate(run, adapters, fused)
+    check_fused(run, fused)
 
     # Evaluation: distance to the reference, agreement with the prompts, variety, copying; base and real as anchors.
     score(run)

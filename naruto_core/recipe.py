@@ -100,6 +100,12 @@ class FusionSection(Section):
     style_scales: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(
         {}, description="With an adapter per style: the scale of each by name; a style without entry has lora_scale."
     )
+    check_pictures: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="Pictures of the fused model that are compared with the adapted model's; 0: no check.",
+    )
 
 
 class GenerationSection(Section):
@@ -107,7 +113,7 @@ class GenerationSection(Section):
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
     variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
-        ("base", "adapted", "fused"), min_length=1, description="Models that draw the samples."
+        ("base", "adapted"), min_length=1, description="Models that draw the samples."
     )
     resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Denoising steps of a picture.")

@@ -1,16 +1,25 @@
-"""Fuse: the adapter goes into the base weights."""
+"""Fuse: the adapter goes into the base weights; and a check that the fused model draws what the adapted model draws."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from prefect import task
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
-from naruto_core.domain import Adapter, FusedModel
-from naruto_core.fusion import fuse_adapters, scaled_adapters
-from tasks.context import OpenRun, run_context
+from naruto_core.domain import Adapter, FusedModel, Sample, Variant
+from naruto_core.fusion import fuse_adapters, load_fused, scaled_adapters
+from naruto_core.generation import Job, Painter
+from naruto_core.prompts import insert_tokens
+from naruto_core.scoring.findings import FUSED_MODEL, find_fused_difference
+from tasks.context import OpenRun, RunContext, run_context
 from tasks.plan import timed_phase
-from tasks.progress import say
+from tasks.progress import say, unit_reporter
+
+Pixels = NDArray[np.uint8]
 
 
 @task
@@ -31,3 +40,67 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         context.store.add_fused(fused)
         say(f"fused model at {folder}")
         return fused
+
+
+@task
+def check_fused(opened: OpenRun, fused: FusedModel) -> None:
+    """Compare pictures of the fused model with the adapted model's of the same prompts and seeds; record the finding.
+
+    Where the recipe draws samples of the fused model, all of them are compared; else `fusion.check_pictures` pictures
+    are drawn for this and not kept. Nothing is done where the recipe asks for none, or draws no adapted samples, or the
+    finding is recorded: it is deleted with the model that it is about.
+    """
+    with run_context(opened, "check fused") as context:
+        store, run_id = context.store, context.run.id
+        adapted = store.samples(run_id, Variant.ADAPTED)
+        is_recorded = any(finding.name == FUSED_MODEL for finding in store.findings(run_id))
+        if is_recorded or not adapted or not context.recipe.fusion.check_pictures:
+            return
+        samples = {(sample.prompt, sample.seed): sample for sample in store.samples(run_id, Variant.FUSED)}
+        pairs = (
+            _sample_pairs(context, adapted, samples)
+            if samples
+            else _drawn_pairs(context, _spread(context, adapted), fused)
+        )
+        with timed_phase(context, "fused check", 0 if samples else len(_spread(context, adapted))):
+            differences = [np.abs(first.astype(np.int16) - second) for first, second in pairs]
+        largest, mean = ([float(reduce(d)) for d in differences] for reduce in (np.max, np.mean))
+        finding = find_fused_difference(run_id, largest, mean)
+        store.add_finding(finding)
+        if finding.warning:
+            say(f"warning: {finding.sentence}")
+
+
+def _spread(context: RunContext, samples: Sequence[Sample]) -> list[Sample]:
+    """At most `fusion.check_pictures` of `samples`, evenly spaced over prompts and seeds."""
+    count = min(context.recipe.fusion.check_pictures, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def _sample_pairs(
+    context: RunContext, adapted: Sequence[Sample], fused: dict[tuple[str, int], Sample]
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """The pixels (H, W, 3) of the adapted and the fused model, for each prompt and seed that both drew."""
+    for sample in adapted:
+        if other := fused.get((sample.prompt, sample.seed)):
+            yield _pixels(context, sample), _pixels(context, other)
+
+
+def _drawn_pairs(context: RunContext, adapted: Sequence[Sample], fused: FusedModel) -> Iterator[tuple[Pixels, Pixels]]:
+    """The pixels (H, W, 3) of `adapted`, and of what the fused model draws for the same prompts and seeds."""
+    section, tokens = context.recipe.generation, context.recipe.new_tokens
+    texts = {prompt.slug: insert_tokens(prompt.text, tokens) for prompt in context.suite.prompts}
+    pipeline = load_fused(context.layout.absolute(fused.path), section.mixed_precision, context.device)
+    painter, report_count = Painter(pipeline, section), unit_reporter("check", len(adapted), "picture")
+    for start in range(0, len(adapted), section.batch_size):
+        batch = adapted[start : start + section.batch_size]
+        pictures = painter.paint([Job(texts[sample.prompt], sample.seed) for sample in batch])
+        report_count(start + len(batch))
+        for sample, picture in zip(batch, pictures, strict=True):
+            yield _pixels(context, sample), np.asarray(picture)
+
+
+def _pixels(context: RunContext, sample: Sample) -> Pixels:
+    path: Path = context.layout.absolute(sample.path)
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -50,7 +50,7 @@ def close_run(opened: OpenRun) -> Run:
 
 @task
 def present(opened: OpenRun) -> str:
-    """Lay out the first seed of every prompt, base beside adapted beside fused; the path of the contact sheet."""
+    """Lay out the first seed of every prompt, base beside adapted; the path of the contact sheet."""
     with task_context() as context:
         store, layout, suite = context.store, context.layout, opened.suite
         samples = [s for s in store.samples(opened.id) if s.seed == suite.seeds[0]]

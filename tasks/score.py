@@ -6,6 +6,7 @@ from prefect import task
 
 from naruto_core.domain import RunState, Score, Variant
 from naruto_core.scoring.evaluation import evaluate
+from naruto_core.scoring.findings import FUSED_MODEL
 from tasks.captions import find_caption_noise
 from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_context
 from tasks.features import run_features
@@ -22,8 +23,8 @@ def score(opened: OpenRun) -> int:
         evaluation = evaluate(run_features(context), context.suite, recipe.scoring, _score_template(context))
         store.add_scores(evaluation.scores)
         noise = find_caption_noise(context, opened.id, context.dataset, recipe)
-        of_texts = [finding for finding in store.findings(opened.id) if finding.name == TRUNCATED_TEXT]
-        store.add_findings(opened.id, [*evaluation.findings, noise, *of_texts])
+        kept = [finding for finding in store.findings(opened.id) if finding.name in (TRUNCATED_TEXT, FUSED_MODEL)]
+        store.add_findings(opened.id, [*evaluation.findings, noise, *kept])
     return len(evaluation.scores)
 
 

@@ -51,7 +51,8 @@ def show() -> None:
 def _select_models(models: dict[str, tuple[str, Variant]]) -> list[str]:
     in_address = [name for name in st.query_params.get_all("model") if name in models]
     newest = next(iter(models.values()))[0]
-    default = [name for name, (run, variant) in models.items() if run == newest and variant is not Variant.ADAPTED]
+    of_newest = {variant: name for name, (run, variant) in models.items() if run == newest}
+    default = [of_newest[variant] for variant in Variant if variant in of_newest][:2]
     names = st.multiselect("Models", list(models), (in_address or default)[:4], max_selections=4)
     st.query_params["model"] = names
     return names

@@ -1,4 +1,4 @@
-"""The page Pictures: a row for each prompt of a run, with the base, adapted and fused model side by side.
+"""The page Pictures: a row for each prompt of a run, with the models that drew it side by side.
 
 Prompts are untrusted text: they are shown as plain text, never as Markdown.
 """

@@ -15,6 +15,7 @@ from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
 from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, format_duration
+from naruto_core.judging.campaign_plan import contender
 from naruto_core.ratings import Mode
 from naruto_core.store.queries import Measurement, RunSummary, measurement_of
 
@@ -41,6 +42,7 @@ def _steps(run_id: str) -> int:
 
 
 _SHOWN = 3  # runs with pictures, running runs, campaigns
+_TRAINED = (Variant.ADAPTED, Variant.FUSED)  # in this order: adapter and fused model draw the same pictures
 _STRIDE = 3  # every third sample is in a run's strip of pictures
 
 
@@ -91,13 +93,14 @@ def _searchable(summary: RunSummary) -> str:
 
 
 def _win_rates() -> dict[str, str]:
-    """The win rate of each run's fused model, in the newest campaign of pairs that has it; by run id."""
+    """The win rate of each run's trained model, in the newest campaign of pairs that has it; by run id."""
     rates: dict[str, str] = {}
     campaigns = [campaign for campaign in votes.campaigns() if campaign.mode is Mode.PAIR and not campaign.example]
     for campaign in campaigns[:_SHOWN]:
-        for rate in votes.win_rates_of(campaign.id):
+        by_name = sorted(votes.win_rates_of(campaign.id), key=lambda rate: rate.model)
+        for rate in by_name:
             run_id, _, variant = rate.model.partition("/")
-            if variant == Variant.FUSED:
+            if variant in _TRAINED:
                 text = f"{rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%}, n = {rate.votes})"
                 rates.setdefault(run_id, text)
     return rates
@@ -105,20 +108,26 @@ def _win_rates() -> dict[str, str]:
 
 def _strips(summaries: list[RunSummary], chosen: bool) -> None:
     """A few pictures of each run; and a link to the page Compare, when two to four runs are chosen."""
+    models = [(summary.run.id, _trained_variant(summary.run.id)) for summary in summaries]
     if chosen and 2 <= len(summaries) <= 4:
-        query = urlencode([("model", f"{summary.run.id}/{Variant.FUSED.value}") for summary in summaries])
+        query = urlencode([("model", contender(run_id, variant.value)) for run_id, variant in models])
         st.link_button("Compare these", f"compare?{query}")
     elif chosen:
         st.text("Choose two to four runs to compare them.")
-    for summary in summaries[:_SHOWN]:
-        samples = runs.samples_of(summary.run.id, Variant.FUSED)[: 6 * _STRIDE : _STRIDE]
+    for run_id, variant in models[:_SHOWN]:
+        samples = runs.samples_of(run_id, variant)[: 6 * _STRIDE : _STRIDE]
         thumbnails = [(path, sample) for sample in samples if (path := thumbnail(sample.sha256, "256"))]
         if thumbnails:
-            st.text(summary.run.id)
-            suite = runs.prompts(summary.run.id)
+            st.text(run_id)
+            suite = runs.prompts(run_id)
             texts = {prompt.slug: prompt.text for prompt in suite.prompts} if suite else {}
             for column, (path, sample) in zip(st.columns(6), thumbnails, strict=False):
                 column.image(path.read_bytes(), width="stretch", alt=texts.get(sample.prompt, sample.prompt))
+
+
+def _trained_variant(run_id: str) -> Variant:
+    """The trained model of a run that has pictures: the adapted one, unless only the fused one drew."""
+    return next((variant for variant in _TRAINED if runs.samples_of(run_id, variant)), Variant.ADAPTED)
 
 
 def _plans(summaries: list[RunSummary]) -> None:
@@ -137,9 +146,7 @@ def _phase(record: PhaseRecord) -> dict[str, str]:
         "Phase": plan.phase,
         "Units": f"{plan.units:,} {plan.unit}{'' if plan.units == 1 else 's'}",
         "Planned": f"{format_duration(plan.seconds)} ({plan.basis})",
-        "Took": f"{format_duration(record.measured_seconds)} for {record.measured_units:,}"
-        if record.measured_units
-        else "",
+        "Took": took if record.measured_units else "",
         "Memory": f"{plan.memory / 2**30:.1f} GiB" if plan.memory else "",
     }
 
@@ -164,11 +171,14 @@ def _describe(measurement: Measurement) -> str:
 
 
 def _scores(measurement: Measurement, summaries: Iterable[RunSummary]) -> Iterable[dict[str, str]]:
+    """A row for each run that was measured so, with a column for each variant that any of them has a score of."""
+    of_runs: dict[str, dict[Variant, Score]] = {}
     for summary in summaries:
-        scores = {score.variant: score for score in summary.scores if measurement_of(score) == measurement}
+        of_runs[summary.run.id] = {s.variant: s for s in summary.scores if measurement_of(s) == measurement}
+    variants = [variant for variant in Variant if any(variant in scores for scores in of_runs.values())]
+    for run_id, scores in of_runs.items():
         if scores:
-            cells = {variant.value: _cell(scores.get(variant)) for variant in Variant}
-            yield {"Run": summary.run.id} | cells
+            yield {"Run": run_id} | {variant.value: _cell(scores.get(variant)) for variant in variants}
 
 
 def _cell(score: Score | None) -> str:

@@ -170,11 +170,11 @@ def table(plan: Plan) -> list[list[str]]:
     rows = [["phase", "units", "TFLOP", "time", "time from", "memory"]]
     for phase in plan.phases:
         units = f"{phase.units:,} {phase.unit}{'' if phase.units == 1 else 's'}"
-        memory = f"{phase.memory / GIB:.1f} GiB" if phase.memory else ""
+        memory = size_text(phase.memory) if phase.memory else ""
         seconds = format_duration(phase.seconds)
         rows.append([phase.phase, units, _tera(phase.units * phase.flops), seconds, phase.basis, memory])
     total = sum(phase.units * phase.flops for phase in plan.phases)
-    rows.append(["all", "", _tera(total), format_duration(plan.seconds), "", f"{plan.device_bytes / GIB:.1f} GiB"])
+    rows.append(["all", "", _tera(total), format_duration(plan.seconds), "", size_text(plan.device_bytes)])
     return rows
 
 
@@ -185,17 +185,22 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def size_text(size: int) -> str:
+    """Bytes for people: "13.2 GiB", "40 MiB"."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
 def _tera(flops: float) -> str:
-    return f"{flops / 1e12:,.0f}" if flops >= 1e13 else f"{flops / 1e12:.2g}"
+    return f"{flops / 1e12:,.0f}" if flops >= 1e13 else f"{flops / 1e12:.3f}"
 
 
 def facts(plan: Plan) -> list[str]:
     """What the table does not say: the device and the source of its speed, memory of the host, disk, notes."""
-    disk = ", ".join(f"{name} {size / GIB:.1f}" for name, size in plan.disk_bytes.items() if size)
+    disk = ", ".join(f"{name} {size_text(size)}" for name, size in plan.disk_bytes.items() if size)
     return [
         f"{plan.device.name}: {plan.device.rate / 1e12:.3g} TFLOP/s ({plan.device.basis}: {plan.device.source})",
-        f"host memory: {plan.host_bytes / GIB:.1f} GiB at most",
-        f"disk: {sum(plan.disk_bytes.values()) / GIB:.1f} GiB ({disk})",
+        f"host memory: {size_text(plan.host_bytes)} at most",
+        f"disk: {size_text(sum(plan.disk_bytes.values()))} ({disk})",
         *plan.notes,
     ]
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from naruto_core.domain import Finding, PromptSuite, Run, Score, StepRecord, Variant
-from naruto_core.report.tables import score_lines
+from naruto_core.report.tables import score_lines, scored_variants
 from naruto_core.scoring.comparison import Comparison
 from naruto_core.scoring.resampling import Difference
 
@@ -80,7 +80,7 @@ def report_page(facts: ReportFacts) -> str:
         findings=facts.findings,
         comparisons=[("Primary metrics, named in the recipe", primary), ("Exploratory", rest)],
         undecided=_undecided(facts.comparisons),
-        variants=[variant.value for variant in Variant],
+        variants=[variant.value for variant in scored_variants(facts.scores)],
         scores=lines,
         measurements=_measurements(facts.scores),
         methods=sorted({score.method for score in facts.scores if score.method}),

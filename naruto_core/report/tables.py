@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScoreLine:
-    """One metric of all variants, as a row of a table.
+    """One metric of a run's variants, as a row of a table.
 
     metric: its name.
-    cells: value, interval and anchored value for each variant; "" where it was not measured.
+    cells: value, interval and anchored value for each of `scored_variants`; "" where it was not measured.
     n: the numbers of pictures.
     discrimination: how well the metric tells base from real pictures.
     blind_here: whether that is too badly to trust it.
@@ -61,6 +61,11 @@ def number_text(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
+def scored_variants(scores: Sequence[Score]) -> list[Variant]:
+    """The variants that any of `scores` is of, in their usual order."""
+    return [variant for variant in Variant if any(score.variant is variant for score in scores)]
+
+
 def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
     """All set scores and means of a run, one line a measurement (metric, extractor, version)."""
     measurements = sorted({measurement_of(score) for score in scores})
@@ -73,7 +78,7 @@ def _line(of_measurement: Sequence[Score], scores: Sequence[Score]) -> ScoreLine
     metric = BY_NAME.get(name)
     return ScoreLine(
         metric=name,
-        cells=tuple(_cell(by_variant[v], scores) if v in by_variant else "" for v in Variant),
+        cells=tuple(_cell(by_variant[v], scores) if v in by_variant else "" for v in scored_variants(scores)),
         n=", ".join(dict.fromkeys(str(score.n) for score in of_measurement)),
         discrimination=discrimination,
         blind_here=blind,

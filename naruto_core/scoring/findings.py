@@ -25,6 +25,8 @@ from naruto_core.scoring.resampling import (
 from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
+FUSED_MODEL = "fused model"
+FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
 NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
@@ -162,6 +164,27 @@ def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
     blank_counts = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
     sentence = f"pictures without content: {blank_counts}." if blank_counts else "no picture is without content."
     return Finding(run_id, "blank pictures", bool(blank_counts), sentence, counts)
+
+
+def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[float]) -> Finding:
+    """Whether the fused model draws the adapted model's pictures.
+
+    `largest` and `mean` (n values) are the largest and the mean difference of the pixels of each pair of pictures with
+    the same prompt and seed, in grey levels from 0 to 255.
+    """
+    n, worst, overall = len(mean), max(mean), sum(mean) / len(mean)
+    warning = worst > FUSED_LIMIT
+    sentence = (
+        f"in {n} pictures of the same prompts and seeds the fused model differs from the adapted model by at most "
+        f"{max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
+    )
+    sentence += (
+        f"more than rounding explains ({FUSED_LIMIT:g}); look at both, and fuse again or export the adapter instead."
+        if warning
+        else "no more than rounding explains."
+    )
+    figures = {"pictures": float(n), "largest": max(largest), "mean": overall, "worst_mean": worst}
+    return Finding(run_id, FUSED_MODEL, warning, sentence, figures)
 
 
 def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) -> list[Finding]:

@@ -184,6 +184,12 @@ class Store(Queries):
             session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
             session.add_all(FindingRow(**asdict(finding)) for finding in findings)
 
+    def add_finding(self, finding: Finding) -> None:
+        """Record one finding of a run, and replace the earlier one of its name."""
+        with self._writing() as session:
+            _run_row(session, finding.run_id)
+            session.merge(FindingRow(**asdict(finding)))
+
     def add_steps(self, run_id: str, steps: Sequence[StepRecord]) -> None:
         """Record training steps, and replace those of the same number (a resumed run repeats a few)."""
         fresh = {record.step: record for record in steps}

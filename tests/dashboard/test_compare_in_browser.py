@@ -24,7 +24,7 @@ def test_the_address_gives_exactly_this_view_to_somebody_else(chrome: Browser, s
     expect(page.locator(".compare section")).to_have_count(2, timeout=15_000)
     expect(page).to_have_url(re.compile("seed=8"))
     query = parse_qs(urlsplit(page.url).query)
-    assert query == {"model": [f"{run.id}/base", f"{run.id}/fused"], "seed": ["8"], "page": ["1"]}
+    assert query == {"model": [f"{run.id}/base", f"{run.id}/adapted"], "seed": ["8"], "page": ["1"]}
     other = open_page(chrome, page.url)
     expect(other.locator(".compare section")).to_have_count(2)
     pictures = ".compare img"
@@ -51,7 +51,7 @@ def test_key_and_button_flip_every_row_and_its_caption(chrome: Browser, served: 
     captions = page.locator("figcaption")
     expect(captions).to_have_text([f"{run.id}/base"] * 4)
     page.keyboard.press("f")
-    expect(captions).to_have_text([f"{run.id}/fused"] * 4)
+    expect(captions).to_have_text([f"{run.id}/adapted"] * 4)
     page.get_by_role("button", name="Flip").nth(2).click()
     expect(captions).to_have_text([f"{run.id}/base"] * 4)
 

@@ -175,7 +175,7 @@ def test_the_address_of_compare_holds_the_view_and_invalid_values_are_ignored(st
     assert app.query_params["model"] == models
     wrong = page("compare", model=["../x", "<b>"], tag="nothing", seed="x", page="99")
     assert not wrong.exception
-    assert wrong.multiselect[0].value == [f"{run.id}/base", f"{run.id}/fused"]
+    assert wrong.multiselect[0].value == [f"{run.id}/base", f"{run.id}/adapted"]
 
 
 def test_a_picture_that_is_missing_does_not_hide_the_others(store: Store, run: Run, home: Path) -> None:

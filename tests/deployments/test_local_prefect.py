@@ -112,7 +112,6 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
     assert rows(database, "select variant, count(*) from samples group by variant order by variant") == [
         ("adapted", 2),
         ("base", 2),
-        ("fused", 2),
     ]
     assert {metric for (metric,) in rows(database, "select distinct metric from scores")} >= {"fid", "clip"}
 
@@ -132,6 +131,7 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
         "mini": {"profile": "mini"},
         "t4": {"profile": "t4"},
         "t4-fast": {"profile": "t4-fast"},
+        "t4-512": {"profile": "t4-512"},
         "rescore": {},
         "watch": {},
     }

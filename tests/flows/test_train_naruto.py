@@ -28,7 +28,7 @@ from naruto_core.training import latent_cache
 from tests.flows.conftest import SMALL, Naruto, flags
 from tests.preloaded import Preloaded
 
-SAMPLES = 3 * 2 * 3  # prompts x seeds x variants
+SAMPLES = 3 * 2 * 2  # prompts x seeds x variants
 STEPS = 12
 
 
@@ -47,7 +47,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert all((home / sample.path).exists() for sample in samples)
         scores = store.scores(run_id)
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
-        assert {("fid", v) for v in ("base", "adapted", "fused", "real")} <= set(sets)
+        assert {("fid", v) for v in ("base", "adapted", "real")} <= set(sets)
         assert {metric for metric, _ in sets} == {"fid", "kid", "cmmd", "mmd", "vendi"} | {
             m.name for m in SAMPLE_METRICS if not m.optional
         }
@@ -59,6 +59,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
             findings["not measured"].sentence
         )
         assert "are too few to compare with" in findings["overfitting"].sentence
+        assert findings["fused model"].figures["pictures"] == 4
         assert all(s.low <= s.value <= s.high for s in sets.values())
         assert sets["fid", "base"].reference.endswith(":12")
         singles = [s for s in scores if s.sample_id]
@@ -105,7 +106,7 @@ def test_killed_in_ingest_train_generate_and_score_it_goes_on_to_the_same_bytes(
     curve = EventAccumulator(str(layout.tensorboard(run_id)), {"scalars": 0})
     curve.Reload()
     assert [point.step for point in curve.Scalars("train/loss")] == list(range(STEPS))
-    for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets"):
+    for table in ("runs", "samples", "scores", "steps", "adapter_files", "fused_models", "datasets", "findings"):
         assert _count(tmp_path, table) == _count(undisturbed, table), table
     with (
         open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as ours,
@@ -139,7 +140,7 @@ def test_a_second_run_of_another_rank_draws_and_encodes_only_its_own(
     monkeypatch.setattr(latent_cache, "_encode_shard", counting_encode)
     done = naruto(home, "run", *flags(SMALL | {"training.rank": 4, "training.max_train_steps": 2}))
     assert done.returncode == 0, done.stderr
-    assert Counter(name for name, _ in painted) == {"adapted": 3 * 2, "fused": 3 * 2}
+    assert Counter(name for name, _ in painted) == {"adapted": 3 * 2, "fused": 4}
     assert encoded == []
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         (second,) = (summary.run.id for summary in store.runs() if summary.run.id != first)
@@ -236,6 +237,7 @@ def test_scores_are_written_as_a_table_and_measured_again_to_the_same_figures(
     assert refused.stderr.endswith("scores.xlsx: write to a .csv or a .parquet file.\n")
     again = naruto(home, "rescore", run_id)
     assert f"{run_id}: nothing moved" in again.stderr
+    assert "ok       fused model: in 4 pictures" in naruto(home, "scores", run_id).stdout
     assert again.returncode == 1  # six pictures are too few for some metrics, and that is said
     assert "naruto: not measured: precision: the set of drawn pictures holds 6 pictures" in again.stderr
 

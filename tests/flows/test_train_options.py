@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,15 @@ def _head(path: Path) -> Path:
     return path
 
 
+def _sizes(paths: Iterable[Path]) -> Counter[int]:
+    """How many of the pictures have each width."""
+    sizes = Counter[int]()
+    for path in paths:
+        with Image.open(path) as picture:
+            sizes[picture.width] += 1
+    return sizes
+
+
 def _only_run(home: Path):
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         (summary,) = store.runs()
@@ -50,14 +61,14 @@ def _only_run(home: Path):
 
 def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, tmp_path: Path):
     styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
-    previews = {"training.previews": "{preview_steps: 2, prompts: 1}", "training.adapters": "per-style"}
+    previews = {"training.previews": "{preview_steps: 2, prompts: 1, resolution: 32}", "training.adapters": "per-style"}
     blend = {
         "fusion.style_scales": "{paper: 0.5}",
         "styles": styles,
         "generation.variants": ["base", "adapted", "fused"],
     }
     blend["training.mixed_precision"] = "fp32"  # not as samples are drawn: previews are drawn as it is trained
-    blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1}"
+    blend["training.prior"] = "{class_prompts: [a person], num_class_images: 2, class_batch_size: 1, resolution: 32}"
     with counting_models() as alive:
         done = naruto(tmp_path, "run", *flags(QUICK | previews | blend))
     assert done.returncode == 0, done.stderr
@@ -81,6 +92,9 @@ def test_an_adapter_for_each_of_two_styles_and_previews_of_each(naruto: Naruto, 
             assert (folder / "pytorch_lora_weights.safetensors").exists()
             with Image.open(folder / "sheet.png") as sheet:
                 assert sheet.width > 250  # the step beside the base
+            assert _sizes([folder / "000.png", folder.parent / "base" / "000.png"]) == {32: 2}
+    # of the base: two class pictures and one for all previews; and two samples
+    assert _sizes(tmp_path.glob("cache/pictures/*/*.png")) == {32: 3, 64: 2}
     previewed = [step.step for step in steps if "clip_score" in step.gauges]
     assert previewed == [1, 3, 5, 7]
     shown = naruto(tmp_path, "show", run.id)
@@ -139,6 +153,7 @@ def test_new_tokens_stages_buckets_views_and_the_prior_without_pictures_go_toget
     assert scores["aesthetic", "adapted"].value == pytest.approx(0.5)
     assert scores["aesthetic", "adapted"].extractor.startswith(scores["clip", "adapted"].extractor + "+head:")
     assert "captions" in findings["caption noise"].sentence
+    assert findings["fused model"].figures["pictures"] == 2  # the samples of both, with the new tokens
     assert findings["overfitting"].sentence.startswith("copying cannot be judged: 6 held-out pictures are too few")
 
 

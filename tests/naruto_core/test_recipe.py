@@ -37,6 +37,14 @@ def test_t4_fast_is_t4_with_the_effective_batch_unsplit():
     assert all(getattr(choose_recipe("t4"), part) == getattr(choose_recipe("t4-fast"), part) for part in unchanged)
 
 
+def test_t4_512_is_t4_fast_at_512_pixels():
+    fast, large = choose_recipe("t4-fast"), choose_recipe("t4-512")
+    assert large.training.resolution == 512
+    assert large.training.fit_memory  # four pictures at once do not fit into a T4 without recomputation
+    same = fast.model_dump() | {"profile": "t4-512", "training": fast.training.model_dump() | {"resolution": 512}}
+    assert large.model_dump() == same
+
+
 def test_t4_holds_the_configuration_table_of_the_report():
     recipe = choose_recipe("t4")
     table = recipe.training

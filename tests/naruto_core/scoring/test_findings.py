@@ -154,3 +154,12 @@ def test_a_picture_of_one_colour_or_cut_off_is_blank_and_a_drawing_is_not():
     assert [is_blank(Image.new("RGB", (32, 32), colour)) for colour in ("black", "white", "teal")] == [True] * 3
     assert is_blank(Image.fromarray(np.repeat(cut[..., :1], 3, axis=2)))
     assert not is_blank(Image.fromarray(noise))
+
+
+def test_the_fused_model_is_judged_by_its_worst_picture_not_by_a_single_pixel():
+    alike = findings.find_fused_difference("r", [200.0, 3.0], [0.5, 0.1])
+    assert (alike.warning, alike.figures["largest"], alike.figures["mean"]) == (False, 200, pytest.approx(0.3))
+    assert "at most 200 of 255 in a pixel and 0.30 on average" in alike.sentence
+    limit = findings.FUSED_LIMIT
+    assert not findings.find_fused_difference("r", [9.0], [limit]).warning
+    assert findings.find_fused_difference("r", [9.0, 9.0, 9.0], [limit + 0.1, 0.0, 0.0]).warning
