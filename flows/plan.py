@@ -24,11 +24,12 @@ _INPUTS = (
     "naruto_core/training/memory.py",
 )
 _ABOUT = f"""\
-What `naruto plan --gpu t4` says of each recipe that is shipped, for an empty NARUTO_HOME; a set on the hub is taken to
-have {ASSUMED_PICTURES:,} pictures, as the report's. Nothing here was measured with this program on a T4: times are FLOPs, counted
-from the networks, over the rates of the last table, or the time in which Python starts the operations
-({SECONDS_PER_OPERATION * 1e6:.0f} us each), whichever is longer. After a run, `naruto plan` on the same machine uses what the run's
-phases took. The download of the base model is not in the times.
+What `naruto plan --gpu t4` says of each recipe that is shipped, for an empty NARUTO_HOME; a set on the hub is taken
+to have {ASSUMED_PICTURES:,} pictures, as the report's. Nothing here was measured with this program on a T4.
+
+A time is the longer of two: the FLOPs, counted from the networks, over the rate of the last table; and the time in
+which Python starts the operations, {SECONDS_PER_OPERATION * 1e6:.0f} us each. The download of the base model is not
+in it. After a run, `naruto plan` on the same machine uses what the run's phases took.
 """
 
 
@@ -68,7 +69,7 @@ def plans_page(committed: str) -> str:
 
 
 def _on_every_gpu(name: str) -> tuple[dict[str, Plan], dict[str, Plan]]:
-    """The plan of a recipe on each GPU that can do it, and that of the next run of a sweep; memory is the first one's."""
+    """The plan of a recipe on each GPU that can do it, and that of the next run of a sweep; memory is the first's."""
     recipe = choose_recipe(name)
     is_bf16 = "bf16" in (recipe.training.mixed_precision, recipe.generation.mixed_precision)
     gpus = [gpu for gpu in DEVICES if not (gpu == "t4" and is_bf16)]

@@ -16,6 +16,7 @@ from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.single_file import SDXL_CONFIG, is_single_file
 from naruto_core.training.memory import MemoryPlan, plan_memory
 
+FP16_VAE_CONFIG = "package:naruto_core.planning/vae_fp16_fix"  # as madebyollin/sdxl-vae-fp16-fix: no force_upcast
 MEASURED, ESTIMATED = "measured here", "estimated"
 DISK_RATE = 300e6  # bytes/s in which weights are read and written: an assumption, of a network disk as clouds have it
 LIBRARY_BYTES = int(1.5 * GIB)  # of the host's memory, for Python and the libraries
@@ -84,11 +85,12 @@ def configured(model: ModelSection) -> tuple[ModelSection, str]:
 
     SDXL base 1.0 stands for a hub id whose configuration was not downloaded: nearly all SDXL models have its networks.
     """
-    standard = ModelSection.model_validate({"base": SDXL_CONFIG})
+    vae = {"vae": FP16_VAE_CONFIG} if "fp16-fix" in (model.vae or "") else {}
+    standard = ModelSection.model_validate({"base": SDXL_CONFIG, **vae})
     if is_single_file(model.base):
         if model.config is None:
             return standard, ""
-        return configured(ModelSection.model_validate({"base": model.config, "revision": model.config_revision}))
+        return configured(ModelSection.model_validate({"base": model.config, "revision": model.config_revision, **vae}))
     sources: list[tuple[str, str | None, str]] = [(model.base, model.revision, "unet/config.json")]
     sources += [(model.vae, model.vae_revision, "config.json")] if model.vae else []
     for name, revision, file in sources:
