@@ -21,6 +21,7 @@ from deployments.service.__main__ import app as service_app
 from deployments.service.app import create_app
 from deployments.service.options import ServiceOptions
 from flows.cli import app as naruto_app
+from flows.plan import plans_page
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.scoring.registry import Metric
@@ -28,6 +29,7 @@ from naruto_core.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference")
+PLANS = REFERENCE / "plans.md"
 DECISIONS = Path("docs/decisions")
 NOTE = "<!-- Written by docs/reference.py from the code. Change the code, then run `make docs`. -->\n"
 NOTE_ON_DECISIONS = "<!-- Written by docs/reference.py from the files in docs/decisions: `make docs`. -->\n"
@@ -86,6 +88,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "settings.md": settings_page(),
         REFERENCE / "http-api.md": http_page(),
         REFERENCE / "metrics.md": metrics_page(),
+        PLANS: plans_page((PROJECT / PLANS).read_text(encoding="utf-8") if (PROJECT / PLANS).exists() else ""),
         DECISIONS / "index.md": _decisions_page(""),
         Path("DECISIONS.md"): _decisions_page(f"{DECISIONS}/"),
     }

@@ -106,6 +106,11 @@ def choose_suite(section: GenerationSection) -> PromptSuite:
     return read_suite(_find("prompts", section.suite), section.prompts, section.seeds)
 
 
+def profile_names() -> list[str]:
+    """The names of the recipes that are shipped."""
+    return sorted(path.stem for path in (_HERE / "recipes").glob("*.yaml"))
+
+
 def all_prompt_texts() -> list[str]:
     """Every text of every suite: the words that the miniature's tokenizers must know."""
     return [p.text for path in sorted((_HERE / "prompts").glob("*.yaml")) for p in read_suite(path).prompts]

@@ -63,7 +63,8 @@ def check_fused(opened: OpenRun, fused: FusedModel) -> None:
             if samples
             else _drawn_pairs(context, _spread(context, adapted), fused)
         )
-        differences = [np.abs(first.astype(np.int16) - second) for first, second in pairs]
+        with timed_phase(context, "fused check", 0 if samples else len(_spread(context, adapted))):
+            differences = [np.abs(first.astype(np.int16) - second) for first, second in pairs]
         largest, mean = ([float(reduce(d)) for d in differences] for reduce in (np.max, np.mean))
         finding = find_fused_difference(run_id, largest, mean)
         store.add_finding(finding)

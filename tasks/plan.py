@@ -20,9 +20,10 @@ from naruto_core.errors import DeviceUnfit
 from naruto_core.generation import Job
 from naruto_core.picture_cache import PictureCache
 from naruto_core.planning.device_speeds import DEVICES, GIB, DeviceSpeed, known_speed, measured_speed
-from naruto_core.planning.plan import Plan, aligned, facts, plan_run, table
+from naruto_core.planning.plan import Plan, aligned, facts, fit_memory, plan_run, table
 from naruto_core.planning.workload import Workload, whole_workload
 from naruto_core.recipe import DatasetSection, GenerationSection, Recipe
+from naruto_core.scoring.findings import FUSED_MODEL
 from naruto_core.store.database import Store
 from tasks.context import RunContext, TaskContext
 from tasks.progress import say
@@ -63,10 +64,10 @@ def plan_for_gpu(context: TaskContext, recipe: Recipe, suite: PromptSuite, gpu: 
         raise DeviceUnfit(f"--gpu {gpu}: there is no such device in the table; use one of {', '.join(DEVICES)}.")
     if gpu == "t4" and "bf16" in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
         raise DeviceUnfit("the recipe uses bf16, which a T4 only emulates: set mixed_precision to fp16 or fp32.")
-    return _plan(context, _without_bf16(recipe), suite, DEVICES[gpu], "cuda", pictures, notes)
+    return _plan(context, without_bf16(recipe), suite, DEVICES[gpu], "cuda", pictures, notes)
 
 
-def _without_bf16(recipe: Recipe) -> Recipe:
+def without_bf16(recipe: Recipe) -> Recipe:
     """The recipe with fp16 for bf16, which takes the same time and memory; bf16 can be checked on a real GPU only."""
     training, drawing = recipe.training, recipe.generation
     fp16 = {"mixed_precision": "fp16"}
@@ -101,7 +102,8 @@ def _plan(
         if before > after
     ]
     exists = [f"exists already and is not planned: {', '.join(existing)}"] if existing else []
-    return plan_run(recipe, left, speed, kind, context.store.phase_speeds(speed.name), [*notes, *exists])
+    memory, measured = fit_memory(recipe, kind, speed.memory), context.store.phase_speeds(speed.name)
+    return plan_run(recipe, left, speed, kind, memory, measured, [*notes, *exists])
 
 
 def dataset_sizes(context: TaskContext, sections: Sequence[DatasetSection]) -> tuple[tuple[int, int], list[str]]:
@@ -122,12 +124,17 @@ def _dataset_size(context: TaskContext, section: DatasetSection) -> int | None:
     ingested = [dataset for dataset in context.store.datasets() if dataset.source == section.source]
     if ingested:
         return ingested[-1].n_pictures
-    if section.source.startswith("world:"):
-        count = parse_qs(urlsplit(section.source).query).get("count", [""])[0]
-        return int(count) if count.isdecimal() else None
+    if drawn := drawn_pictures(section.source):
+        return drawn
     folder = Path(section.source).expanduser()
     files = [path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES] if folder.is_dir() else []
     return len(files) or None
+
+
+def drawn_pictures(source: str) -> int | None:
+    """The number of pictures of a drawn world by its name, e.g. world:naruto?count=360; None for other sources."""
+    count = parse_qs(urlsplit(source).query).get("count", [""])[0] if source.startswith("world:") else ""
+    return int(count) if count.isdecimal() else None
 
 
 def remaining_workload(
@@ -170,7 +177,12 @@ def _less_samples(
         fused=0 if run and context.store.find_fused(run.id) else left.fused,
         base_samples=of_base,
         adapter_samples=max(left.adapter_samples - of_adapter, 0),
+        checked=0 if run and _is_checked(context.store, run) else left.checked,
     )
+
+
+def _is_checked(store: Store, run: Run) -> bool:
+    return any(finding.name == FUSED_MODEL for finding in store.findings(run.id))
 
 
 def _missing(

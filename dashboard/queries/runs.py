@@ -5,7 +5,7 @@ import streamlit as st
 from dashboard import model_comparison
 from dashboard.queries.database import database
 from naruto_core.artifacts import Layout, sha256_bytes
-from naruto_core.domain import PromptSuite, Sample, Variant
+from naruto_core.domain import PhaseRecord, PromptSuite, Sample, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.settings import read_settings
 from naruto_core.store.queries import RunSummary
@@ -31,6 +31,11 @@ def samples(run_id: str) -> list[Sample]:
 def samples_of(run_id: str, variant: Variant) -> list[Sample]:
     """The pictures of one variant of a run."""
     return [sample for sample in samples(run_id) if sample.variant is variant]
+
+
+def phases(run_id: str) -> list[PhaseRecord]:
+    """The plan of a run, and what its phases took."""
+    return _phases(read_settings().database_url, run_id)
 
 
 def sample_scores(run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
@@ -62,6 +67,12 @@ def _runs(url: str) -> list[RunSummary]:
 def _samples(url: str, run_id: str) -> list[Sample]:
     del url
     return database().runs.samples(run_id)
+
+
+@st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)
+def _phases(url: str, run_id: str) -> list[PhaseRecord]:
+    del url
+    return database().runs.phases(run_id)
 
 
 @st.cache_data(ttl=_SECONDS, max_entries=20, show_spinner=False)

@@ -14,7 +14,7 @@ import streamlit as st
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
-from naruto_core.domain import Run, RunState, Score, Variant, format_duration
+from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, format_duration
 from naruto_core.judging.campaign_plan import contender
 from naruto_core.ratings import Mode
 from naruto_core.store.queries import Measurement, RunSummary, measurement_of
@@ -67,6 +67,7 @@ def show() -> None:
     )  # fmt: skip
     rows = [row for row in chosen.selection.rows if row < len(summaries)]
     _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
+    _plans([summaries[row] for row in rows] or summaries[:1])
     st.header("Scores")
     measurements = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
     if not measurements:
@@ -127,6 +128,27 @@ def _strips(summaries: list[RunSummary], chosen: bool) -> None:
 def _trained_variant(run_id: str) -> Variant:
     """The trained model of a run that has pictures: the adapted one, unless only the fused one drew."""
     return next((variant for variant in _TRAINED if runs.samples_of(run_id, variant)), Variant.ADAPTED)
+
+
+def _plans(summaries: list[RunSummary]) -> None:
+    """The plan of each run beside what its phases took."""
+    planned = [(summary.run.id, phases) for summary in summaries[:_SHOWN] if (phases := runs.phases(summary.run.id))]
+    if planned:
+        st.header("Plan")
+    for run_id, phases in planned:
+        st.text(f"{run_id} on {phases[0].planned.device}")
+        st.table([_phase(record) for record in phases], hide_index=True, alt=f"Planned and measured time of {run_id}")
+
+
+def _phase(record: PhaseRecord) -> dict[str, str]:
+    plan, took = record.planned, f"{format_duration(record.measured_seconds)} for {record.measured_units:,}"
+    return {
+        "Phase": plan.phase,
+        "Units": f"{plan.units:,} {plan.unit}{'' if plan.units == 1 else 's'}",
+        "Planned": f"{format_duration(plan.seconds)} ({plan.basis})",
+        "Took": took if record.measured_units else "",
+        "Memory": f"{plan.memory / 2**30:.1f} GiB" if plan.memory else "",
+    }
 
 
 def _line(summary: RunSummary, win_rates: dict[str, str]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import resources
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from naruto_core import sdxl
 from naruto_core.recipe import ModelSection
 from naruto_core.recipe_training import ATTENTION, TrainingSection
+from naruto_core.single_file import SDXL_CONFIG
 from naruto_core.training.lora import TEXT_TARGETS
 from naruto_core.training.memory import META, FusedAttention, add_meta_lora, unet_inputs
 from naruto_core.training.step import recompute
@@ -214,10 +217,31 @@ def _read_counts() -> dict[str, dict[str, Work]]:
     }
 
 
-@lru_cache(maxsize=8)
 def architecture(model: ModelSection) -> Architecture:
     """The architecture of `model`, whose configuration is on this machine; made once in a process.
 
     Raises ModelUnusable when the configuration cannot be read.
     """
-    return Architecture(model)
+    return _architecture(model.model_dump_json())
+
+
+@lru_cache(maxsize=8)
+def _architecture(model: str) -> Architecture:
+    return Architecture(ModelSection.model_validate_json(model))
+
+
+def count_sdxl() -> dict[str, dict[str, list[float]]]:
+    """The content of counts.json: SDXL base 1.0 at the usual resolutions, with the shipped recipes' adapter."""
+    networks = Architecture(ModelSection.model_validate({"base": SDXL_CONFIG}))
+    networks._shipped = {}  # noqa: SLF001 (counted again)
+    networks.texts()
+    for resolution in (256, 512, 768, 1024):
+        for count in (networks.unet, networks.encode, networks.decode):
+            count(resolution)
+        for texts, checkpointing in product((False, True), repeat=2):
+            networks.training_pass(resolution, Adaptation(4, ATTENTION, texts, False, checkpointing))
+    return {networks.digest: {name: [work.flops, work.operations] for name, work in networks.counts.items()}}
+
+
+if __name__ == "__main__":  # python -m naruto_core.planning.flops: some minutes
+    Path(__file__).with_name(COUNTS_FILE).write_text(json.dumps(count_sdxl(), indent=1) + "\n", encoding="utf-8")

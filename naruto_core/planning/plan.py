@@ -16,6 +16,7 @@ from naruto_core.recipe import ModelSection, Recipe
 from naruto_core.single_file import SDXL_CONFIG, is_single_file
 from naruto_core.training.memory import MemoryPlan, plan_memory
 
+FP16_VAE_CONFIG = "package:naruto_core.planning/vae_fp16_fix"  # as madebyollin/sdxl-vae-fp16-fix: no force_upcast
 MEASURED, ESTIMATED = "measured here", "estimated"
 DISK_RATE = 300e6  # bytes/s in which weights are read and written: an assumption, of a network disk as clouds have it
 LIBRARY_BYTES = int(1.5 * GIB)  # of the host's memory, for Python and the libraries
@@ -44,22 +45,28 @@ class Plan:
         return max((phase.memory for phase in self.phases), default=0)
 
 
+def fit_memory(recipe: Recipe, kind: str, available: int) -> MemoryPlan:
+    """How the training fits into `available` bytes of a device of `kind` "cuda" or "cpu".
+
+    Needs configurations only, no weights. Raises DeviceUnfit when a phase does not fit, and ModelUnusable when the
+    base model's configuration cannot be read.
+    """
+    model, _ = configured(recipe.model)
+    return plan_memory(model, recipe.training, recipe.generation, torch.device(kind), available)
+
+
 def plan_run(
     recipe: Recipe,
     workload: Workload,
     device: DeviceSpeed,
     kind: str,
+    memory: MemoryPlan,
     measured: Sequence[PhaseSpeed] = (),
     notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of `workload` on `device`, which is of `kind` "cuda" or "cpu"; `measured` is what was measured before.
-
-    Needs configurations only, no weights. Raises DeviceUnfit when a phase does not fit into the device's memory, and
-    ModelUnusable when the base model's configuration cannot be read.
-    """
+    """The plan of `workload` on `device`, of `kind` "cuda" or "cpu"; `measured` is what was measured on it before."""
     model, note = configured(recipe.model)
     networks = architecture(model)
-    memory = plan_memory(model, recipe.training, recipe.generation, torch.device(kind), device.memory)
     work = phases(recipe, memory.section, workload, networks)
     weights = sum(networks.parameters.values())
     itemsize = 4 if kind == "cpu" or recipe.generation.mixed_precision == "fp32" else 2
@@ -78,14 +85,13 @@ def configured(model: ModelSection) -> tuple[ModelSection, str]:
 
     SDXL base 1.0 stands for a hub id whose configuration was not downloaded: nearly all SDXL models have its networks.
     """
-    standard = ModelSection(base=SDXL_CONFIG)
+    vae = {"vae": FP16_VAE_CONFIG} if "fp16-fix" in (model.vae or "") else {}
+    standard = ModelSection.model_validate({"base": SDXL_CONFIG, **vae})
     if is_single_file(model.base):
-        return (
-            (standard, "")
-            if model.config is None
-            else configured(ModelSection(base=model.config, revision=model.config_revision))
-        )
-    sources = [(model.base, model.revision, "unet/config.json")]
+        if model.config is None:
+            return standard, ""
+        return configured(ModelSection.model_validate({"base": model.config, "revision": model.config_revision, **vae}))
+    sources: list[tuple[str, str | None, str]] = [(model.base, model.revision, "unet/config.json")]
     sources += [(model.vae, model.vae_revision, "config.json")] if model.vae else []
     for name, revision, file in sources:
         source, pinned = sdxl.locate(name, revision)
@@ -166,11 +172,11 @@ def table(plan: Plan) -> list[list[str]]:
     rows = [["phase", "units", "TFLOP", "time", "time from", "memory"]]
     for phase in plan.phases:
         units = f"{phase.units:,} {phase.unit}{'' if phase.units == 1 else 's'}"
-        memory = f"{phase.memory / GIB:.1f} GiB" if phase.memory else ""
+        memory = size_text(phase.memory) if phase.memory else ""
         seconds = format_duration(phase.seconds)
         rows.append([phase.phase, units, _tera(phase.units * phase.flops), seconds, phase.basis, memory])
     total = sum(phase.units * phase.flops for phase in plan.phases)
-    rows.append(["all", "", _tera(total), format_duration(plan.seconds), "", f"{plan.device_bytes / GIB:.1f} GiB"])
+    rows.append(["all", "", _tera(total), format_duration(plan.seconds), "", size_text(plan.device_bytes)])
     return rows
 
 
@@ -181,17 +187,22 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def size_text(size: int) -> str:
+    """Bytes for people: "13.2 GiB", "40 MiB"."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
 def _tera(flops: float) -> str:
-    return f"{flops / 1e12:,.0f}" if flops >= 1e13 else f"{flops / 1e12:.2g}"
+    return f"{flops / 1e12:,.0f}" if flops >= 1e13 else f"{flops / 1e12:.3f}"
 
 
 def facts(plan: Plan) -> list[str]:
     """What the table does not say: the device and the source of its speed, memory of the host, disk, notes."""
-    disk = ", ".join(f"{name} {size / GIB:.1f}" for name, size in plan.disk_bytes.items() if size)
+    disk = ", ".join(f"{name} {size_text(size)}" for name, size in plan.disk_bytes.items() if size)
     return [
         f"{plan.device.name}: {plan.device.rate / 1e12:.3g} TFLOP/s ({plan.device.basis}: {plan.device.source})",
-        f"host memory: {plan.host_bytes / GIB:.1f} GiB at most",
-        f"disk: {sum(plan.disk_bytes.values()) / GIB:.1f} GiB ({disk})",
+        f"host memory: {size_text(plan.host_bytes)} at most",
+        f"disk: {size_text(sum(plan.disk_bytes.values()))} ({disk})",
         *plan.notes,
     ]
 

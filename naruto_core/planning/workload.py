@@ -67,7 +67,7 @@ def whole_workload(recipe: Recipe, suite: PromptSuite, n_train: int, n_reference
         fused=1,
         base_samples=samples if "base" in variants else 0,
         adapter_samples=samples * len([variant for variant in variants if variant != "base"]),
-        checked=getattr(recipe.fusion, "check_pictures", 0) if "adapted" in variants and "fused" not in variants else 0,
+        checked=recipe.fusion.check_pictures if "adapted" in variants and "fused" not in variants else 0,
         scored=samples * len(variants) + n_train + n_reference,
     )
 
