@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from naruto_core.recipe import RESAMPLES
+from naruto_core.recipe_sections import RESAMPLES
 from naruto_core.scoring.drift import LEAST_PROMPTS
 from naruto_core.scoring.resampling import bootstrap_mean
 from naruto_core.serving import JobState, JobTimes, ServedScore

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from naruto_core.domain import Prompt, Sample, Score
-from naruto_core.recipe import RESAMPLES
+from naruto_core.recipe_sections import RESAMPLES
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
 from naruto_core.scoring.verdict import Verdict, verdict

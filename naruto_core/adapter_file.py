@@ -25,7 +25,7 @@ from naruto_core import sdxl
 from naruto_core.artifacts import atomic_file
 from naruto_core.checkpoint import sort_header
 from naruto_core.errors import ModelUnusable
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.weight_check import equal_as_loaded, portable_name
 
 if TYPE_CHECKING:

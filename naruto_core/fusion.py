@@ -18,7 +18,7 @@ from naruto_core.artifacts import LORA_FILE, atomic_folder
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
 from naruto_core.model_folder import check_folder, make_portable, write_weights
-from naruto_core.recipe import FusionSection, ModelSection
+from naruto_core.recipe_sections import FusionSection, ModelSection
 from naruto_core.recipe_training import Precision
 from naruto_core.sdxl import load_part, load_pipeline, quiet_loading
 from naruto_core.weight_check import MODEL_PARTS

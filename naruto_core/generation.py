@@ -19,7 +19,7 @@ from naruto_core import devices
 from naruto_core.artifacts import write_atomically
 from naruto_core.errors import ModelUnusable
 from naruto_core.picture_file import encode_picture
-from naruto_core.recipe import GenerationSection
+from naruto_core.recipe_sections import GenerationSection
 from naruto_core.recipe_training import Precision
 from naruto_core.sampling import NotFinite, decode_picture, make_scheduler
 from naruto_core.text_encoding import encode_prompts

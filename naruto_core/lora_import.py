@@ -30,7 +30,7 @@ from naruto_core.adapter_file import (
 from naruto_core.artifacts import atomic_file, sha256_file
 from naruto_core.errors import ModelUnusable
 from naruto_core.kohya import kohya_module
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 
 LoraFormat = Literal["kohya", "diffusers", "peft"]
 # key parts of what is not a LoRA for SDXL, and what it is

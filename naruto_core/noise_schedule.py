@@ -7,7 +7,7 @@ and `timestep_spacing`.
 from typing import Any
 
 from naruto_core.errors import ModelUnusable
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.sampling import complete_schedule
 from naruto_core.single_file import ZERO_TERMINAL_SNR, read_base
 

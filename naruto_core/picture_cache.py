@@ -16,7 +16,7 @@ from naruto_core import sdxl
 from naruto_core.artifacts import sha256_bytes, sha256_file, write_atomically
 from naruto_core.generation import Job, Painter, padded_batch_size
 from naruto_core.picture_file import SUFFIX, encode_picture
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.refiner import BatchDrawing
 
 if TYPE_CHECKING:

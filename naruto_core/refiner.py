@@ -20,7 +20,7 @@ from naruto_core import devices
 from naruto_core.artifacts import atomic_file
 from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Job, Painter, decode_job, inference, padded_batch_size
-from naruto_core.recipe import GenerationSection, RefinerSection
+from naruto_core.recipe_sections import GenerationSection, RefinerSection
 from naruto_core.recipe_training import Precision
 from naruto_core.sampling import complete_schedule, make_scheduler, vae_dtype
 from naruto_core.sdxl import locate, quiet_loading

@@ -22,7 +22,7 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.hub import check_hub_file, check_hub_snapshot
 from naruto_core.model_folder import find_variant, tensor_shapes
 from naruto_core.noise_schedule import stated_by_recipe, stated_schedule, with_schedule
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import Precision
 from naruto_core.sampling import complete_schedule, vae_dtype
 from naruto_core.weight_check import MODEL_PARTS, portable_name

@@ -13,7 +13,7 @@ from typing import Any
 
 from naruto_core import sdxl
 from naruto_core.errors import ModelUnusable
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.text_encoding import MARKS, TOKENS_PER_CHUNK, number_of_chunks
 
 _FEWEST_TOKENS = 256  # in a vocabulary: CLIP's has every byte

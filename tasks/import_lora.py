@@ -11,7 +11,7 @@ from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
 from naruto_core.hub import download_file
 from naruto_core.lora_import import ForeignLora, read_lora
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.store.verification import adapter_fault
 from tasks.context import OpenRun, run_context
 from tasks.progress import say

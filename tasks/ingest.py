@@ -5,7 +5,7 @@ from prefect import task
 from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import is_intact
 from naruto_core.domain import DatasetVersion
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 from tasks.context import task_context
 from tasks.progress import reporter, say
 

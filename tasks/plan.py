@@ -22,7 +22,8 @@ from naruto_core.picture_cache import PictureCache
 from naruto_core.planning.device_speeds import DEVICES, GIB, DeviceSpeed, known_speed, measured_speed
 from naruto_core.planning.plan import Plan, aligned, facts, fit_memory, plan_run, table
 from naruto_core.planning.workload import Workload, whole_workload
-from naruto_core.recipe import DatasetSection, GenerationSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import DatasetSection, GenerationSection
 from naruto_core.scoring.findings import FUSED_MODEL
 from naruto_core.store.database import Store
 from tasks.context import RunContext, TaskContext

@@ -22,7 +22,8 @@ from naruto_core.hub import push_folder
 from naruto_core.kohya import no_kohya_reason
 from naruto_core.noise_schedule import stated_schedule
 from naruto_core.prompts import insert_tokens
-from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.store.database import Store
 from tasks.adapter_files import Trained, find_trained, whole_file, write_kohya_files, write_word_files
 from tasks.context import OpenRun, run_context

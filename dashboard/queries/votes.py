@@ -14,7 +14,7 @@ from naruto_core.judging.ranking import Ranking, Vote, rank
 from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_qualities
 from naruto_core.judging.votes import answers_by_unit, countable, to_votes
 from naruto_core.ratings import Campaign, Mode, Rating
-from naruto_core.recipe import RESAMPLES
+from naruto_core.recipe_sections import RESAMPLES
 from naruto_core.settings import read_settings
 
 _SEED = 0

@@ -10,7 +10,8 @@ from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, RunState
 from naruto_core.errors import NotRecorded, RecordDamaged
 from naruto_core.fusion import ScaledAdapter, scaled_adapters
-from naruto_core.recipe import GenerationSection, ModelSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.store.database import Ratings
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.verification import adapter_fault

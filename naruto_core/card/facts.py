@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from naruto_core.domain import DatasetVersion, Run, Score, Variant
 from naruto_core.git_info import is_hub_id
-from naruto_core.recipe import DatasetSection, ModelSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import DatasetSection, ModelSection
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _MARKUP = re.compile(r"[\\`*_\[\]|~$&<>]")

@@ -7,7 +7,8 @@ from naruto_core.card.facts import CardFacts, WeightFiles, escape
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.model_folder import find_variant
 from naruto_core.prompts import insert_tokens
-from naruto_core.recipe import ModelSection, Recipe, RefinerSection
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ModelSection, RefinerSection
 from naruto_core.sampling import SAMPLERS
 from naruto_core.single_file import hub_address, is_single_file
 from naruto_core.text_encoding import TOKENS_PER_CHUNK, number_of_chunks

@@ -14,7 +14,7 @@ from naruto_core.dataset.sources import open_source
 from naruto_core.dataset.versions import table_name, write_version
 from naruto_core.domain import DatasetVersion, Picture, Progress, QuarantinedRecord, Split
 from naruto_core.errors import DatasetUnusable
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 
 
 def check(record: Record) -> Picture | QuarantinedRecord:

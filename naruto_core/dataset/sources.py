@@ -22,7 +22,7 @@ from naruto_core.errors import DatasetUnusable
 from naruto_core.hub import check_hub_file
 from naruto_core.mini.pretraining.drawing import draw
 from naruto_core.mini.pretraining.world import STYLES, describe, sample_scene
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")

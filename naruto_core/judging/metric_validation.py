@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from naruto_core.ratings import Outcome, Rating
-from naruto_core.recipe import RESAMPLES
+from naruto_core.recipe_sections import RESAMPLES
 
 Array = NDArray[np.float64]
 ENOUGH_VOTES, ENOUGH_PROMPTS, ENOUGH_MODELS = 30, 10, 4

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from naruto_core import sdxl
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import ATTENTION, TrainingSection
 from naruto_core.single_file import SDXL_CONFIG
 from naruto_core.training.lora import TEXT_TARGETS

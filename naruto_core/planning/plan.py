@@ -12,7 +12,8 @@ from naruto_core.domain import PhaseSpeed, PlannedPhase, format_duration
 from naruto_core.planning.device_speeds import GIB, DeviceSpeed
 from naruto_core.planning.flops import Architecture, architecture
 from naruto_core.planning.workload import PhaseWork, Workload, phases
-from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.single_file import SDXL_CONFIG, is_single_file
 from naruto_core.training.memory import MemoryPlan, plan_memory
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from naruto_core.domain import PromptSuite
 from naruto_core.generation import padded_batch_size
 from naruto_core.planning.flops import Adaptation, Architecture, Work
-from naruto_core.recipe import GenerationSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import GenerationSection
 from naruto_core.recipe_training import Precision, TrainingSection
 
 VALIDATION_TIMESTEPS = 4  # at which the validation loss of a picture is measured

@@ -7,7 +7,7 @@ import numpy as np
 
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.recipe import ScoringSection
+from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring.evaluation import set_difference, set_metrics_of
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SAMPLE_METRICS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naruto_core.recipe import RESAMPLES
+from naruto_core.recipe_sections import RESAMPLES
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.resampling import Estimate, bootstrap_mean, bootstrap_share
 from naruto_core.serving import DriftVerdict

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from naruto_core.domain import Finding
-from naruto_core.recipe import ScoringSection
+from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.resampling import (

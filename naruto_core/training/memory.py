@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from naruto_core import devices, sdxl
 from naruto_core.errors import DeviceUnfit
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.text_encoding import number_of_chunks
 from naruto_core.training.lora import TEXT_TARGETS, AdapterSwitch, lora_config, replace_lora_layers, set_lora_weights

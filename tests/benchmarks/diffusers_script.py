@@ -18,7 +18,7 @@ from typing import IO
 import torch
 
 from naruto_core import sdxl
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training.loss import noise_scheduler, validation_loss
 from tests.benchmarks.pictures import Pictures

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 
 TOKENIZER = Path(__file__).parents[2] / "naruto_core" / "mini" / "weights" / "base" / "tokenizer"
 

@@ -11,7 +11,7 @@ from deployments.service.metrics import Metrics
 from deployments.service.model_cache import ModelCache
 from deployments.service.model_registry import ModelSpec
 from naruto_core.continuous_batching import Order
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.recipe_training import Precision
 from tests.loaded_models import counting_models
 

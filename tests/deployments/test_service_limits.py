@@ -28,7 +28,7 @@ from deployments.service.routes import _orders
 from deployments.service.schemas import ImageRequest
 from deployments.service.state import service_state
 from naruto_core.errors import ServiceFailed, ServiceKeyInvalid
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.settings import Settings
 from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
 

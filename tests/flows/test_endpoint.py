@@ -19,7 +19,8 @@ from flows.exports import export_endpoint
 from naruto_core import sampling, sdxl, text_encoding
 from naruto_core.artifacts import Layout
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from tests.flows.conftest import Naruto, overflow_when_decoded

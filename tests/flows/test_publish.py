@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 from naruto_core.errors import ServiceFailed
-from naruto_core.recipe import PublishSection
+from naruto_core.recipe_sections import PublishSection
 from tasks.context import recorded_run, task_context
 from tasks.publish import publish
 from tests.flows.conftest import Naruto

@@ -20,7 +20,7 @@ from naruto_core import devices, sdxl
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Variant
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import GenerationSection
+from naruto_core.recipe_sections import GenerationSection
 from naruto_core.sampling import SamplerName
 from naruto_core.store.database import open_store
 from naruto_core.training.memory import plan_memory

@@ -22,7 +22,7 @@ from naruto_core.domain import FusedModel
 from naruto_core.fusion import fuse_adapters, scaled_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.prompts import insert_tokens
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import TrainingSection
 from tests.loaders.load import ADAPTED, portable
 from tests.tasks.recorded_run import CPU, FIRST_SEED, Recorded, random_adapter, recorded_run, styles_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from naruto_core import sdxl
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import Precision
 
 MINIATURE = ModelSection(base="package:naruto_core.mini/weights/base")

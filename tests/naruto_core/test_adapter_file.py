@@ -12,7 +12,7 @@ from naruto_core.adapter_file import check_adapter, check_loads, load_lora, mode
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_fused
 from naruto_core.model_folder import check_folder
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.training.lora import add_adapters, trainable
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import ADAPTER, section_of

@@ -6,7 +6,7 @@ from PIL.Image import Image
 from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import GenerationSection
+from naruto_core.recipe_sections import GenerationSection
 from naruto_core.sampling import NotFinite
 
 SECTION = GenerationSection(

@@ -12,7 +12,7 @@ from naruto_core.adapter_file import write_adapter
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.sdxl import load_pipeline, locate
 from naruto_core.training.lora import add_adapters, trainable
 from tests.naruto_core.conftest import CPU, MINIATURE

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from PIL import Image
 
 from naruto_core.generation import Job, Painter, sample_id, save_picture
-from naruto_core.recipe import GenerationSection
+from naruto_core.recipe_sections import GenerationSection
 from naruto_core.sdxl import locate
 from tests.naruto_core.conftest import MINIATURE
 

@@ -12,7 +12,7 @@ from naruto_core.artifacts import link_or_copy
 from naruto_core.generation import Job, Painter
 from naruto_core.picture_cache import PictureCache
 from naruto_core.picture_file import read_facts
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.sdxl import load_pipeline
 from tests.loaded_models import counting_models
 from tests.naruto_core.conftest import CPU

@@ -18,7 +18,7 @@ from naruto_core.card.facts import WeightFiles
 from naruto_core.card.usage import diffusers_code
 from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import GenerationSection, ModelSection, RefinerSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection, RefinerSection
 from naruto_core.refiner import BatchDrawing, check_refiner, load_refiner
 from tests.naruto_core.conftest import CPU
 from tests.tiny_sdxl import write_tiny_sdxl

@@ -26,7 +26,7 @@ from naruto_core import sampling, sdxl
 from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import DatasetUnusable, ModelUnusable
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sampling import NotFinite, SamplerName, decode_picture, make_scheduler
 from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, encode_examples

@@ -22,7 +22,7 @@ from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.fusion import fuse_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.noise_schedule import stated_schedule, with_schedule
-from naruto_core.recipe import GenerationSection, ModelSection
+from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.single_file import SDXL_CONFIG, SingleFile, check_parts, clip_tokenizers, read_single_file
 from naruto_core.token_limit import load_token_limit
 from naruto_core.training.loss import noise_scheduler, prediction_target

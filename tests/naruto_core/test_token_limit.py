@@ -13,7 +13,7 @@ from flows.profiles import choose_recipe, choose_suite
 from naruto_core import sdxl
 from naruto_core.domain import Picture, Prompt, PromptSuite, Split
 from naruto_core.errors import ModelUnusable, RecipeInvalid
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.token_limit import TokenLimit, load_token_limit
 from tasks.preflight import preflight
 from tasks.truncation import StyleCaptions, check_suite, find_truncated_text, limit_of

@@ -18,7 +18,7 @@ from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture
 from naruto_core.errors import DatasetUnusable, NotRecorded
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 from naruto_core.store.database import open_store
 from tasks.captions import check_captions, find_caption_noise
 from tasks.context import task_context

@@ -9,7 +9,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion
 from naruto_core.errors import RecordDamaged
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from tasks.ingest import ingest

@@ -16,7 +16,7 @@ from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter
 from naruto_core.errors import TrainingDiverged
-from naruto_core.recipe import DatasetSection, ModelSection
+from naruto_core.recipe_sections import DatasetSection, ModelSection
 from naruto_core.sdxl import load_pipeline
 from naruto_core.store.verification import adapter_fault
 from naruto_core.training.weights import Weights

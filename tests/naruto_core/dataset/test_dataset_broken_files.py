@@ -14,7 +14,7 @@ from naruto_core.dataset.ingest import ingest
 from naruto_core.dataset.sources import open_source
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 
 CAPTIONED = {f"{i}.png": png(i) for i in range(4)} | {f"{i}.txt": f"a character, number {i}" for i in range(4)}
 TABLE = "file_name,text\n" + "".join(f"{i}.png,number {i}\n" for i in range(4))

@@ -21,7 +21,7 @@ from naruto_core.dataset.caption_audit import (
 from naruto_core.dataset.ingest import ingest
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Picture, Split
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines
 from tests.naruto_core.conftest import CPU, JUDGE

@@ -16,7 +16,7 @@ from naruto_core.dataset.records import Record
 from naruto_core.dataset.sources import open_source
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.errors import DatasetUnusable
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 
 GUIDE = Path(__file__).parents[3] / "docs/guides/datasets.md"
 ALICE, BOB = (png(1), "alice, smiling"), (png(2), "bob, in the rain")

@@ -85,7 +85,7 @@ import sys, time
 time.sleep = lambda seconds: None  # the client waits longer and longer between its attempts
 from naruto_core.dataset.sources import open_source
 from naruto_core.errors import NarutoError
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 try:
     source = open_source(DatasetSection(source="org/name", revision=sys.argv[1]))
     print(source.name, source.total, [record.caption for record in source.records()])

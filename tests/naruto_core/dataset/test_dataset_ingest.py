@@ -31,7 +31,7 @@ from naruto_core.dataset.ingest import IngestResult, ingest
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Progress, Split
 from naruto_core.errors import DatasetUnusable, StorageFailed
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 from tests.small_disk import on_a_small_disk
 
 
@@ -179,7 +179,7 @@ from pathlib import Path
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.ingest import ingest
 from naruto_core.errors import NarutoError
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 try:
     result = ingest(DatasetSection(source=sys.argv[1], hold_out=3), Layout(Path(sys.argv[2])), lambda p: None)
 except NarutoError as error:

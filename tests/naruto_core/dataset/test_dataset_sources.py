@@ -12,7 +12,7 @@ from naruto_core.dataset.records import Record
 from naruto_core.dataset.sources import open_source
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
-from naruto_core.recipe import DatasetSection
+from naruto_core.recipe_sections import DatasetSection
 
 
 def _read(source: object, **options: str) -> list[Record | QuarantinedRecord]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from naruto_core.planning.flops import Adaptation, Architecture, Work, WorkCounter, architecture
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import ATTENTION
 from naruto_core.single_file import SDXL_CONFIG
 from tests.naruto_core.conftest import MINIATURE

@@ -10,7 +10,8 @@ from naruto_core.planning.device_speeds import DEVICES, SECONDS_PER_OPERATION, k
 from naruto_core.planning.flops import Work
 from naruto_core.planning.plan import Plan, configured, plan_run, table
 from naruto_core.planning.workload import whole_workload
-from naruto_core.recipe import ModelSection, Recipe
+from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.training.memory import GIB, MemoryPlan
 
 T4 = DEVICES["t4"]

@@ -15,7 +15,7 @@ from torch import nn
 from naruto_core.errors import DeviceUnfit, RecipeInvalid
 from naruto_core.fusion import ScaledAdapter, fuse_adapters, load_adapters
 from naruto_core.generation import Job, Painter
-from naruto_core.recipe import ModelSection
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import StyleLossSection
 from naruto_core.sdxl import load_pipeline
 from naruto_core.text_encoding import encode_texts
