@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from flows.profiles import choose_import, choose_recipe, choose_suite, imported_recipe, imported_section
 from naruto_core.errors import RecipeInvalid
+from naruto_core.prompts import with_trigger
 from naruto_core.recipe import Recipe, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
@@ -170,3 +171,14 @@ def test_an_imported_recipe_has_no_training_and_code_that_asks_for_it_says_so():
     assert drawn.model.base == "Midjourney v6"
     assert "scheduler" not in drawn.model_dump(mode="json")["generation"]
     assert Recipe.model_validate_json(drawn.model_dump_json()).imported == pictures
+
+
+def test_a_trigger_replaces_the_instance_prompt_in_a_suite_of_its_own():
+    suite = choose_suite(choose_recipe("mini").generation)
+    triggered = with_trigger(suite, "a Naruto anime character", r"ink\1 style")
+    texts = {prompt.slug: prompt.text for prompt in triggered.prompts}
+    assert texts["report-red-hair"] == r"ink\1 style with red hair and green eyes"
+    assert texts["report-portrait"] == "A Naruto anime-style portrait"  # it does not have the instance prompt
+    assert [p.content for p in triggered.prompts] == [p.content for p in suite.prompts]
+    assert (triggered.name, triggered.seeds) == (rf"{suite.name} with ink\1 style", suite.seeds)
+    assert triggered.fingerprint != suite.fingerprint
