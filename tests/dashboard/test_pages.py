@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
-from naruto_core.domain import Finding, Run, Score, StepRecord, Variant
+from naruto_core.domain import Finding, PlannedPhase, Run, Score, StepRecord, Variant
 from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role
 from naruto_core.store.database import Ratings
@@ -71,6 +71,16 @@ def test_every_page_of_an_empty_database_shows_a_sentence(home: Path, view: str)
     app = page(view)
     assert not app.exception
     assert app.info
+
+
+def test_the_page_of_runs_shows_a_plan_beside_what_its_phases_took(store: Store, run: Run) -> None:
+    phase = PlannedPhase("samples", 88, "picture", 4.2e14, 3000.0, "published", "NVIDIA T4", "fp16", 13 * 2**30)
+    store.add_plan(run.id, [phase, replace(phase, phase="score", memory=0)])
+    store.add_phase_time(run.id, "samples", 88, 3660.0, NOW)
+    text = all_text(page("runs"))
+    assert f"{run.id} on NVIDIA T4" in text
+    assert "samples,88 pictures,50 min 00 s (published),1 h 01 min for 88,13.0 GiB" in text
+    assert "score,88 pictures,50 min 00 s (published),," in text
 
 
 @pytest.mark.parametrize("view", VIEWS)

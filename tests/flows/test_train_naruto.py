@@ -66,6 +66,10 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert len(singles) == SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
         steps = store.steps(run_id)
         assert [s.step for s in steps] == list(range(STEPS))
+        units = {record.planned.phase: (record.planned.units, record.measured_units) for record in store.phases(run_id)}
+        counts = {"class pictures": 4, "encode": 28 + 4 + 4, "train": STEPS, "fuse": 1, "samples": SAMPLES}
+        counts |= {"fused check": 4, "score": SAMPLES + 28 + 12}
+        assert units == {phase: (count, count) for phase, count in counts.items()}
     assert layout.adapter(run_id).exists()
     assert not layout.checkpoint(run_id).exists()
     with Image.open(layout.contact_sheet(run_id)) as sheet:
@@ -142,6 +146,13 @@ def test_a_second_run_of_another_rank_draws_and_encodes_only_its_own(
     assert done.returncode == 0, done.stderr
     assert Counter(name for name, _ in painted) == {"adapted": 3 * 2, "fused": 4}
     assert encoded == []
+    assert "exists already and is not planned: class pictures 4, samples of the base 6" in done.stderr
+    planned = naruto(home, "plan", "--json", *flags(SMALL | {"training.rank": 8}))
+    bases = {phase["phase"]: phase["basis"] for phase in json.loads(planned.stdout)["phases"]}
+    assert {bases[phase] for phase in ("train", "fuse", "samples", "score")} == {"measured here"}
+    refused = naruto(home, "plan", "--gpu", "k80")
+    assert (refused.returncode, "use one of t4, l4" in refused.stderr) == (1, True)
+    assert "which a T4 only emulates" in naruto(home, "plan", "--gpu", "t4").stderr
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         (second,) = (summary.run.id for summary in store.runs() if summary.run.id != first)
         drawn = [{(s.prompt, s.seed): s.sha256 for s in store.samples(run, Variant.BASE)} for run in (first, second)]
