@@ -71,7 +71,7 @@ def plan(
     ] = "mini",
     gpu: Annotated[
         str | None,
-        typer.Option("--gpu", metavar="GPU", help="t4, l4, a10, 4090, a100 or h100; without it, this machine."),
+        typer.Option("--gpu", metavar="GPU", help="t4, l4, a10, 4090, a100 or h100; else this machine."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
     settings: Annotated[

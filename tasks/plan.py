@@ -56,14 +56,20 @@ def _cpu_name() -> str:
 def plan_for_gpu(context: TaskContext, recipe: Recipe, suite: PromptSuite, gpu: str | None) -> Plan:
     """The plan of a new run on this machine's device, or on the GPU called `gpu` in the table of devices.
 
+    A recipe in fp16 is planned for a T4 where there is no GPU.
+
     Raises DeviceUnfit for an unknown name, and where the recipe does not fit that GPU.
     """
     pictures, notes = dataset_sizes(context, recipe.datasets)
+    precisions = recipe.training.mixed_precision, recipe.generation.mixed_precision
+    if gpu is None and context.device.type == "cpu" and "fp16" in precisions:
+        gpu = "t4"
+        notes.append("the recipe needs a GPU, which this machine has not: planned for a T4; --gpu names another")
     if gpu is None:
         return _plan(context, recipe, suite, this_device(context, recipe), context.device.type, pictures, notes)
     if gpu not in DEVICES:
         raise DeviceUnfit(f"--gpu {gpu}: there is no such device in the table; use one of {', '.join(DEVICES)}.")
-    if gpu == "t4" and "bf16" in (recipe.training.mixed_precision, recipe.generation.mixed_precision):
+    if gpu == "t4" and "bf16" in precisions:
         raise DeviceUnfit("the recipe uses bf16, which a T4 only emulates: set mixed_precision to fp16 or fp32.")
     return _plan(context, without_bf16(recipe), suite, DEVICES[gpu], "cuda", pictures, notes)
 
