@@ -1,5 +1,6 @@
 """What a task works with: the settings, folders, database and device of this machine, and the run it works on."""
 
+import json
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -115,11 +116,12 @@ def recorded_run(context: TaskContext, name: str) -> OpenRun:
     """The run called `name`, from the database; NotRecorded when it does not exist, or has no samples."""
     run, store = context.store.run(name), context.store
     suite, dataset = store.prompts(run.id), store.find_dataset(run.dataset_id)
-    recipe = Recipe.model_validate_json(store.recipe_json(run.id))
+    text = store.recipe_json(run.id)
     if suite is None or dataset is None or not store.samples(run.id):
-        kind = recipe.imported and recipe.imported.kind
-        command = f"the same  naruto import {kind}" if kind else f"naruto run --recipe {run.profile}"
+        imported = json.loads(text).get("imported")
+        command = f"the same  naruto import {imported['kind']}" if imported else f"naruto run --recipe {run.profile}"
         raise NotRecorded(f"run {run.id} has no samples yet; finish it with  {command}")
+    recipe = Recipe.model_validate_json(text)
     return OpenRun(run, recipe, suite, (dataset,))
 
 

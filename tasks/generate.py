@@ -200,5 +200,5 @@ class _Counter:
 
     def _report(self, done: float, variant: Variant | None) -> None:
         elapsed = time.monotonic() - self.began
-        left = elapsed / max(done - self.first, 1e-9) * (self.total - done)
+        left = elapsed / (done - self.first) * (self.total - done) if done > self.first else None
         self.report(Progress("generate", int(done), self.total, "picture", elapsed, left, variant or ""))

@@ -332,7 +332,7 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         _one_sentence(refused.stderr, f"{victim.name} is not the one that was recorded; `naruto run` with the choices")
         for path in kept:
             path.rename(path.with_name(path.name.removeprefix("kept-")))
-        assert naruto(home, "scores", run_id).stdout.count("fid") >= 4  # what was measured before is still there
+        assert naruto(home, "scores", run_id).stdout.count("fid") >= 3  # what was measured before is still there
     finally:
         victim.write_bytes(original)
 

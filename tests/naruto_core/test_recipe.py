@@ -35,8 +35,12 @@ def test_t4_fast_is_t4_with_the_effective_batch_unsplit():
     assert slow.effective_batch_size == fast.effective_batch_size == 4
     assert slow.prior.class_batch_size / slow.train_batch_size == fast.prior.class_batch_size / fast.train_batch_size
     assert slow.prior.model_dump(exclude={"class_batch_size"}) == fast.prior.model_dump(exclude={"class_batch_size"})
-    unchanged = ("model", "dataset", "fusion", "generation", "scoring", "publish")
+    unchanged = ("model", "dataset", "fusion", "scoring", "publish")
     assert all(getattr(choose_recipe("t4"), part) == getattr(choose_recipe("t4-fast"), part) for part in unchanged)
+    sampler = {"scheduler", "num_inference_steps"}
+    drawn, drawn_fast = choose_recipe("t4").generation, choose_recipe("t4-fast").generation
+    assert drawn.model_dump(exclude=sampler) == drawn_fast.model_dump(exclude=sampler)
+    assert (drawn.scheduler, drawn.num_inference_steps) == ("ddim", 30)  # the report's
 
 
 def test_t4_512_is_t4_fast_at_512_pixels():
