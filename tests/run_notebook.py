@@ -5,6 +5,7 @@ are changed as papermill does: a cell is added behind the one with the tag "para
 command in it, fails, or when what a user expects at the end is not there.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +35,7 @@ def parameters(folder: Path) -> dict[str, str]:
         "NARUTO_HOME": str(folder / "home"),
         "DRIVE": str(folder / "a drive"),
         "RECIPE": "mini",
-        "CHANGES": " ".join(f"--set {key}={value}" for key, value in CHANGES.items()),
+        "CHANGES": " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in CHANGES.items()),
     }
 
 

@@ -118,6 +118,6 @@ def test_fifteen_times_the_pictures_need_hardly_more_memory(tmp_path: Path):
         command = [sys.executable, "-c", GROWING, str(tmp_path / f"{count}.db"), str(count)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    few, many = most(1600), most(24_000)
-    in_memory = 24_000 * 64 * 8  # what one copy in double precision would take
-    assert many - few < in_memory / 2, f"{few:,} bytes for 1,600, {many:,} for 24,000"
+    few, many = most(4000), most(60_000)
+    in_memory = 60_000 * 64 * 8  # what one copy in double precision would take
+    assert many - few < in_memory / 2, f"{few:,} bytes for 4,000, {many:,} for 60,000"
