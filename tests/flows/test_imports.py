@@ -66,9 +66,13 @@ def test_an_imported_kohya_lora_draws_what_its_run_drew_and_is_compared_with_it(
         own, theirs = (database.runs.samples(run_id, Variant.ADAPTED) for run_id in (small_run[1], imported))
         base = database.runs.samples(small_run[1], Variant.BASE)
     assert [(s.prompt, s.seed) for s in theirs] == [(s.prompt, s.seed) for s in own]
-    for a, b, c in zip(own, theirs, base, strict=True):
-        assert np.abs(_pixels(home, a.path) - _pixels(home, b.path)).max() <= 3  # kohya's file is in half precision
-        assert np.abs(_pixels(home, a.path) - _pixels(home, c.path)).max() > 3
+    to_import, to_base = (
+        [np.abs(_pixels(home, a.path) - _pixels(home, b.path)) for a, b in zip(own, others, strict=True)]
+        for others in (theirs, base)
+    )
+    assert max(difference.max() for difference in to_import) <= 3  # kohya's file is in half precision
+    # twelve steps change little, but more than this rounding
+    assert np.mean(to_import) < np.mean(to_base) / 2
     rows = json.loads(naruto(home, "compare", small_run[1], imported, "--json").stdout)
     assert {"mmd", "clip", "copying"} <= {row["metric"] for row in rows}
     assert naruto(home, "verify").stdout.startswith("every recorded file is there")
