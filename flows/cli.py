@@ -274,17 +274,16 @@ def backup(
     """Copy NARUTO_HOME into a folder, also while a run goes on there; again: what is new or changed."""
     import time
 
-    from naruto_core.errors import NotRecorded
     from naruto_core.settings import read_settings
     from naruto_core.store.backup import back_up
 
     while True:
         try:
             print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
-        except NotRecorded as error:
+        except NarutoError as error:
             if every is None:
                 raise
-            print(f"naruto: {error}", file=sys.stderr)  # the run that it is started beside has not begun
+            print(f"naruto: {error}", file=sys.stderr)  # no run has begun yet, or the folder is away for a while
         if every is None:
             return
         time.sleep(every)
@@ -292,7 +291,7 @@ def backup(
 
 @app.command()
 def restore(folder: Annotated[Path, typer.Argument(help="A folder that `naruto backup` wrote.")]) -> None:
-    """Copy a backup into NARUTO_HOME, which must have no runs; `naruto run` then resumes."""
+    """Copy a backup into NARUTO_HOME, which must have no database yet; `naruto run` then resumes."""
     from naruto_core.settings import read_settings
     from naruto_core.store.backup import restore as copy_back
 

@@ -144,7 +144,7 @@ def _write_model(folder: Path, source: Path, recipe: Recipe) -> None:
     if recipe.generation.refiner:
         raise ModelUnusable(
             "this run draws with a refiner, which an endpoint and Triton do not load: run it without "
-            "generation.refiner, or use `naruto export models`."
+            "generation.refiner, or use `naruto export diffusers`, whose model card draws both stages."
         )
     _copy_model(source, folder)
     settings = recipe.generation.model_dump(mode="json", include=_GENERATION_KEYS) | {"new_tokens": recipe.new_tokens}

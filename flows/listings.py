@@ -21,7 +21,7 @@ from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe_import import ImportedSection
+from naruto_core.recipe_sections import ImportedSection
 from naruto_core.report.tables import (
     Compared,
     anchored,

@@ -12,8 +12,7 @@ from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.prompts import read_suite
 from naruto_core.recipe import Recipe, read_recipe
-from naruto_core.recipe_import import ImportedSection
-from naruto_core.recipe_sections import GenerationSection
+from naruto_core.recipe_sections import GenerationSection, ImportedSection
 from naruto_core.recipe_text import explain
 
 _HERE = Path(__file__).parent

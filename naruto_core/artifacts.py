@@ -38,6 +38,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_intact(path: Path, sha256: str) -> bool:
+    """Whether `path` is a file with the recorded `sha256`."""
+    return path.is_file() and sha256_file(path) == sha256
+
+
 def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
     """A sha256 over the relative names and contents of all `suffix` files below `folder`."""
     digest = hashlib.sha256()

@@ -23,8 +23,7 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.git_info import public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, Recipe
-from naruto_core.recipe_import import ImportedSection
-from naruto_core.recipe_sections import ModelSection
+from naruto_core.recipe_sections import ImportedSection, ModelSection
 from naruto_core.weight_check import portable_name
 
 _PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}

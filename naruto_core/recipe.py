@@ -20,11 +20,11 @@ from pydantic import (
 )
 
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe_import import ImportedSection
 from naruto_core.recipe_sections import (
     DatasetSection,
     FusionSection,
     GenerationSection,
+    ImportedSection,
     ModelSection,
     PublishSection,
     ScoringSection,

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from prefect import task
 
 from naruto_core import sdxl
-from naruto_core.artifacts import link_or_copy, sha256_bytes, sha256_file
+from naruto_core.artifacts import is_intact, link_or_copy, sha256_bytes, sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, Sample, Variant
 from naruto_core.fusion import load_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
@@ -76,13 +76,9 @@ def _missing(context: RunContext, requests: Sequence[_SampleRequest]) -> list[_S
     intact = {
         (sample.variant, sample.prompt, sample.seed)
         for sample in context.store.samples(context.run.id)
-        if _is_intact(context.layout.absolute(sample.path), sample.sha256)
+        if is_intact(context.layout.absolute(sample.path), sample.sha256)
     }
     return [request for request in requests if (request.variant, request.prompt.slug, request.seed) not in intact]
-
-
-def _is_intact(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_file(path) == sha256
 
 
 def _add_base_pictures(context: RunContext, requests: Sequence[_SampleRequest], counter: "_Counter") -> None:

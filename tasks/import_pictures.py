@@ -2,7 +2,7 @@
 
 from prefect import task
 
-from naruto_core.artifacts import sha256_bytes, sha256_file
+from naruto_core.artifacts import is_intact, sha256_bytes, sha256_file
 from naruto_core.dataset.sample_folder import FoundPicture, SampleFolder, decoded
 from naruto_core.domain import Sample, Variant
 from naruto_core.errors import DatasetUnusable
@@ -34,7 +34,7 @@ def record_pictures(opened: OpenRun, found: SampleFolder) -> int:
         recorded = {
             (sample.prompt, sample.seed)
             for sample in context.store.samples(opened.id, Variant.ADAPTED)
-            if _is_intact(context, sample)
+            if is_intact(context.layout.absolute(sample.path), sample.sha256)
         }
         missing = [picture for picture in found.pictures if (picture.slug, picture.seed) not in recorded]
         report = unit_reporter("import", len(missing), "picture")
@@ -43,11 +43,6 @@ def record_pictures(opened: OpenRun, found: SampleFolder) -> int:
             context.store.add_samples([_save(context, picture) for picture in batch])
             report(start + len(batch))
         return len(found.pictures)
-
-
-def _is_intact(context: RunContext, sample: Sample) -> bool:
-    path = context.layout.absolute(sample.path)
-    return path.is_file() and sha256_file(path) == sample.sha256
 
 
 def _save(context: RunContext, picture: FoundPicture) -> Sample:

@@ -108,9 +108,17 @@ def _plan(
         )
         if before > after
     ]
+    not_counted = [
+        f"not counted: {what}"
+        for what, asked in (
+            ("the refiner", recipe.generation.refiner is not None),
+            ("texts of more than one chunk", recipe.generation.max_token_length > 75),
+        )
+        if asked
+    ]
     exists = [f"exists already and is not planned: {', '.join(existing)}"] if existing else []
     memory, measured = fit_memory(recipe, kind, speed.memory), context.store.phase_speeds(speed.name)
-    return plan_run(recipe, left, speed, kind, memory, measured, [*notes, *exists])
+    return plan_run(recipe, left, speed, kind, memory, measured, [*notes, *not_counted, *exists])
 
 
 def dataset_sizes(context: TaskContext, sections: Sequence[DatasetSection]) -> tuple[tuple[int, int], list[str]]:

@@ -11,8 +11,7 @@ from naruto_core.domain import DatasetVersion, Score, Variant
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, Recipe
-from naruto_core.recipe_import import ImportedSection
-from naruto_core.recipe_sections import DatasetSection, ModelSection
+from naruto_core.recipe_sections import DatasetSection, ImportedSection, ModelSection
 from naruto_core.scoring.metrics import direction
 from naruto_core.single_file import hub_address
 

@@ -62,7 +62,7 @@ def restore(folder: Path, settings: Settings) -> CopiedFiles:
         raise NotRecorded(f"{folder} holds no backup: it has no {DATABASE_FILE}.")
     with exclusive_lock(home / "locks" / "backup.lock"):
         if has_database(home):
-            raise StorageFailed(f"{home} has runs already: set NARUTO_HOME to an empty folder, and restore there.")
+            raise StorageFailed(f"{home} has a database already: set NARUTO_HOME to an empty folder.")
         copied = _copy_files(folder, home)
         # the runs' database last: a home with it is complete
         databases = sorted(_databases(folder), key=lambda name: name == DATABASE_FILE)

@@ -1,5 +1,6 @@
 """Which runs the service can serve."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from deployments.service.errors import ApiError
 from deployments.service.model_registry import ModelRegistry
-from naruto_core.artifacts import sha256_file
-from naruto_core.domain import Adapter
-from naruto_core.errors import RecordDamaged
+from flows.exports import export_endpoint, export_triton
+from naruto_core.artifacts import sha256_file, sha256_folder
+from naruto_core.domain import Adapter, FusedModel
+from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.store.database import open_database
 from tests.tasks.recorded_run import recorded_run
 
@@ -40,3 +42,25 @@ def test_a_run_that_is_not_done_or_whose_weights_are_not_numbers_is_not_served(t
         recorded.store.add_adapters([Adapter(recorded.run.id, relative, sha256_file(path), 4, 10)])
         with pytest.raises(RecordDamaged, match=r"cannot be served: its file .* has weights that are not numbers"):
             served()
+
+
+def test_a_run_that_draws_with_a_refiner_is_neither_served_nor_exported_for_programs_that_load_none(
+    tmp_path: Path,
+) -> None:
+    with (
+        recorded_run(tmp_path, {"generation.refiner": {"base": "a-refiner"}}, drawn=False) as recorded,
+        open_database(f"sqlite:///{tmp_path / 'naruto.db'}").ratings as ratings,
+    ):
+        recorded.store.finish_run(recorded.run.id, datetime.now(UTC))
+        with pytest.raises(ApiError, match="draws with a refiner, and this service loads none"):
+            ModelRegistry(recorded.store, ratings, tmp_path, None).spec(recorded.run.id)
+        fused = recorded.layout.fused(recorded.run.id)
+        shutil.copytree(recorded.base, fused)
+        relative = recorded.layout.relative(fused)
+        recorded.store.add_fused(FusedModel(recorded.run.id, relative, sha256_folder(fused), 1.0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NARUTO_HOME", str(tmp_path))
+            for export in (export_endpoint, export_triton):
+                with pytest.raises(ModelUnusable, match="this run draws with a refiner"):
+                    export(recorded.run.id, tmp_path / "exported")
+        assert [*(tmp_path / "exported").iterdir()] == []

@@ -102,7 +102,7 @@ def test_what_cannot_be_copied_is_refused_in_one_sentence(settings: Settings, tm
     with pytest.raises(NotRecorded, match="holds no backup"):
         restore(tmp_path / "empty", settings)
     back_up(settings, tmp_path / "drive")
-    with pytest.raises(StorageFailed, match="has runs already"):
+    with pytest.raises(StorageFailed, match="has a database already"):
         restore(tmp_path / "drive", settings)
     database = tmp_path / "drive" / "naruto.db"
     database.write_bytes(database.read_bytes()[:5000])
