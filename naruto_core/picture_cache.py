@@ -33,6 +33,10 @@ class PictureCache:
         # a picture depends on the size of a padded batch, not on how many pictures of it were asked for
         self._options = section.drawing_options | {"batch_size": padded_batch_size(section.batch_size)}
         self._common = [_DRAWING_VERSION, sdxl.identity(model), model.variant, device.type, self._options]
+        if stage := section.refiner:
+            self._common.append(
+                sdxl.identity(ModelSection.model_validate(stage.model_dump(exclude={"high_noise_frac"})))
+            )
 
     def find(self, jobs: Iterable[Job]) -> dict[Job, Path]:
         """The files of those of `jobs` that were drawn before, whole as they were written."""

@@ -174,14 +174,16 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     """
     n, worst, overall = len(mean), max(mean), sum(mean) / len(mean)
     warning = worst > FUSED_LIMIT
+    pictures = "1 picture" if n == 1 else f"{n} pictures"
     sentence = (
-        f"in {n} pictures of the same prompts and seeds the fused model differs from the adapted model by at most "
+        f"in {pictures} of the same prompts and seeds the fused model differs from the adapted model by at most "
         f"{max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
     )
     sentence += (
-        f"more than rounding explains ({FUSED_LIMIT:g}); look at both, and fuse again or export the adapter instead."
+        f"more than rounding did on the miniature ({FUSED_LIMIT:g}); look at both, and fuse again or export the "
+        "adapter instead."
         if warning
-        else "no more than rounding explains."
+        else f"below the limit of {FUSED_LIMIT:g}, which rounding did not reach on the miniature."
     )
     figures = {"pictures": float(n), "largest": max(largest), "mean": overall, "worst_mean": worst}
     return Finding(run_id, FUSED_MODEL, warning, sentence, figures)

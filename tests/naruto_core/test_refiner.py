@@ -1,6 +1,7 @@
 """SDXL's second stage: what diffusers' own two calls draw, with one model in memory at a time."""
 
 import gc
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from naruto_core.card.facts import WeightFiles
 from naruto_core.card.usage import diffusers_code
 from naruto_core.errors import ModelUnusable
 from naruto_core.generation import Job, Painter
+from naruto_core.picture_cache import PictureCache
 from naruto_core.recipe_sections import GenerationSection, ModelSection, RefinerSection
 from naruto_core.refiner import BatchDrawing, check_refiner, load_refiner
 from tests.naruto_core.conftest import CPU
@@ -187,3 +189,17 @@ def test_the_model_cards_code_draws_both_stages(
     with Image.open(tmp_path / "picture.png") as picture:
         expected = np.frombuffer(drawn[JOBS[0]], np.uint8).astype(int)
         assert np.abs(np.asarray(picture).ravel() - expected).max() <= 1
+
+
+def test_a_cached_picture_of_another_refiner_in_the_same_folder_is_not_used(base: Path, refiner: Path, tmp_path: Path):
+    copy, job = tmp_path / "refiner", JOBS[0]
+    shutil.copytree(refiner, copy)
+
+    def cache() -> PictureCache:
+        return PictureCache(tmp_path / "cache", ModelSection(base=str(base)), _section(copy, batch_size=1), CPU)
+
+    drawn = dict(pair for batch in cache().draw([job]) for pair in batch.items())
+    assert cache().find([job]) == drawn
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weight + 0.01 for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    assert cache().find([job]) == {}

@@ -42,4 +42,4 @@ def test_a_fused_model_that_draws_other_pictures_is_a_warning(tmp_path: Path, mo
         (other,) = _check(recorded, base, 1)
         assert (other.warning, other.figures["pictures"]) == (True, 1)
         assert other.figures["worst_mean"] > FUSED_LIMIT
-        assert "more than rounding explains" in other.sentence
+        assert "more than rounding did" in other.sentence
