@@ -16,13 +16,13 @@ from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe_sections import ReferencePart
-from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
-from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
+from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, PixelSet, RunFeatures
+from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import RunContext, TaskContext
-from tasks.progress import unit_reporter
+from tasks.progress import say, unit_reporter
 
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
@@ -171,6 +171,7 @@ def run_features(context: RunContext) -> RunFeatures:
         held_out=inputs.of_real(real.new, sets) if real.new else None,
         blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
         extras=inputs.extras(pairs),
+        pixels=inputs.pixels(),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
     )
 
@@ -203,6 +204,19 @@ class _Inputs:
     def captions(self, extractor: Extractor) -> Features:
         phrase = self.context.recipe.instance_prompt
         return text_features(self.context, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
+
+    def pixels(self) -> PixelSet | None:
+        """Small pictures of the adapted model and of the dataset; None without samples, or where pictures are gone."""
+        if Variant.ADAPTED not in self.samples:
+            return None
+        extractor = pixel_extractor()
+        try:
+            drawn = self.of_drawn(Variant.ADAPTED, extractor).features
+            training, new = self.of_real(self.real.trained_on, extractor), self.real.new
+            return PixelSet(drawn, training, self.of_real(new, extractor) if new else training[:0])
+        except RecordDamaged as error:
+            say(f"pixels are not compared for copies: {error}")
+            return None
 
     def extras(self, pairs: Extractor) -> dict[str, Extra]:
         """Metrics of the recipe's own choice."""

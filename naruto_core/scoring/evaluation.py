@@ -9,9 +9,10 @@ from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
+from naruto_core.scoring.copied_pixels import pixel_nearness
 from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
 from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
-from naruto_core.scoring.memorization import nearest
+from naruto_core.scoring.memorization import Nearness, nearest
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.scoring.resampling import (
     Difference,
@@ -254,11 +255,12 @@ def find_risks(
 
 
 def _find_memorization(run_id: str, features: RunFeatures, held_out: Vector, calibration: str) -> Finding:
-    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
     samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
-    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
-    nearest_names = [names[row] for row in rows.tolist()]
-    return findings.find_memorization(run_id, cosines, held_out, samples, nearest_names, calibration)
+    names: Sequence[str] = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
+    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    of_features = Nearness(cosines, held_out, [names[row] for row in rows.tolist()])
+    of_pixels = features.pixels and pixel_nearness(features.pixels, names)
+    return findings.find_memorization(run_id, samples, of_features, of_pixels, calibration)
 
 
 def _find_collapse(run_id: str, features: FeatureSet, section: ScoringSection) -> Finding:

@@ -95,6 +95,15 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelSet:
+    """Small pictures (n, 3072): drawn by the adapted model, all trained on, and kept out of training (maybe none)."""
+
+    drawn: Features
+    training: Features
+    held_out: Features
+
+
+@dataclass(frozen=True, slots=True)
 class RunFeatures:
     """Everything that the scores of a run are computed from.
 
@@ -107,6 +116,7 @@ class RunFeatures:
     held_out: (h, d) of the pictures that were kept out of training; None where there are none.
     blank: (n,) by variant.
     extras: values of the optional metrics that the recipe asks for, by metric.
+    pixels: for copies of crops; None where a picture is gone that was scored before they were compared.
     """
 
     samples: Mapping[Variant, tuple[Sample, ...]]
@@ -120,6 +130,7 @@ class RunFeatures:
     held_out: Features | None
     blank: Mapping[Variant, NDArray[np.bool_]]
     extras: Mapping[str, Extra]
+    pixels: PixelSet | None = None
     training_names: tuple[str, ...] = ()
 
     def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
