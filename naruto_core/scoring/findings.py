@@ -28,8 +28,10 @@ from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
+MODEL_CHANGE = "model change"
 FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
 SMALL_EFFECT = 0.25  # standard deviations; smaller differences are no warning (Cohen 1988: 0.2 is a small effect)
+HARDLY_MOVED = 1.0  # grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79
 NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
@@ -165,12 +167,12 @@ def find_generalisation(
     }
     adjusted = dict(zip(judged, holm([changes[tag].p or 0.0 for tag in judged]), strict=True))
     worse = [
-        f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {counts[tag]} prompts)"
+        f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {_count(counts[tag])})"
         for tag, change in changes.items()
         if tag in adjusted and adjusted[tag] < LEVEL and change.value <= -smallest
         if change.low is not None and change.high is not None and change.high < 0
     ]
-    few = [f"{tag} ({counts[tag]} prompts)" for tag in rows if tag not in adjusted]
+    few = [f"{tag} ({_count(counts[tag])})" for tag in rows if tag not in adjusted]
     if not judged:
         sentence = "generalisation cannot be judged by kind of prompt."
     elif worse:
@@ -178,7 +180,7 @@ def find_generalisation(
     else:
         sentence = (
             f"no kind of prompt is followed less well than by the base by {smallest:.3f} or more, as far as can be "
-            f"told: {', '.join(f'{tag} ({counts[tag]} prompts)' for tag in judged)}."
+            f"told: {', '.join(f'{tag} ({_count(counts[tag])})' for tag in judged)}."
         )
     if few:
         sentence += f" Cannot be judged: {', '.join(few)}; at least {least} prompts are needed."
@@ -203,6 +205,10 @@ def judged_tags(counts: Mapping[str, int], resamples: int = RESAMPLES) -> tuple[
     return judged, least
 
 
+def _count(prompts: int) -> str:
+    return "1 prompt" if prompts == 1 else f"{prompts} prompts"
+
+
 def _smallest_p(prompts: int, resamples: int) -> float:
     return max(2.0 ** (1 - prompts), 1 / (resamples + 1))
 
@@ -218,6 +224,28 @@ def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
     blank_counts = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
     sentence = f"pictures without content: {blank_counts}." if blank_counts else "no picture is without content."
     return Finding(run_id, "blank pictures", bool(blank_counts), sentence, counts)
+
+
+def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Finding:
+    """Whether a run's model still draws the pictures that it drew for the run.
+
+    `mean` (n values) are the mean differences of the pixels of each canary picture, drawn now, from the recorded sample
+    of the same prompt and seed, in grey levels from 0 to 255; `expected` pictures were asked for.
+    """
+    n, worst, changed = len(mean), max(mean), sum(value > FUSED_LIMIT for value in mean)
+    pictures = "1 canary picture" if n == 1 else f"{n} canary pictures"
+    few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
+    sentence = (
+        f"the model has changed: {changed} of {pictures}{few} differ from the run's own samples of the same prompts "
+        f"and seeds by more than {FUSED_LIMIT:g} of 255 grey levels (at most {worst:.2f}); compare the base model's files, "
+        "the adapter and the versions of the libraries with those of the run."
+        if changed
+        else f"the model is steady: {pictures}{few} differ from the run's own samples of the same prompts and seeds by "
+        f"at most {worst:.2f} of 255 grey levels on average (limit {FUSED_LIMIT:g}). What differs in served pictures "
+        "comes from what people ask for."
+    )
+    figures = {"pictures": float(n), "changed": float(changed), "worst_mean": worst}
+    return Finding(run_id, MODEL_CHANGE, bool(changed), sentence, figures)
 
 
 def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[float]) -> Finding:
@@ -241,6 +269,34 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     )
     figures = {"pictures": float(n), "largest": max(largest), "mean": overall, "worst_mean": worst}
     return Finding(run_id, FUSED_MODEL, warning, sentence, figures)
+
+
+def find_hardly_moved(run_id: str, differences: Vector, gauges: Mapping[str, float]) -> Finding:
+    """Whether the adapter changed what the base draws.
+
+    `differences` (n,) are mean absolute differences, in grey levels from 0 to 255, of the small pictures of base and
+    adapted model with the same prompt and seed; `gauges` may explain them: "d" is Prodigy's step size at the end of
+    the training over that of its first step, "largest B" the largest absolute value of the adapter's B matrices (all
+    are 0 before the first step).
+    """
+    mean, n = float(np.mean(differences)), len(differences)
+    explained = {
+        "d": "Prodigy's step size d is {:.3g} times that of its first step",
+        "largest B": "the largest value of the adapter's B matrices is {:.1e}",
+    }
+    reasons = "; ".join(text.format(gauges[name]) for name, text in explained.items() if name in gauges)
+    warning = mean < HARDLY_MOVED
+    sentence = (
+        "the adapter has hardly moved: train longer, or with a higher learning rate"
+        if warning
+        else "the adapter changes the pictures"
+    )
+    sentence += (
+        f": in {n} pairs of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
+        f"of 255 grey levels on average (limit {HARDLY_MOVED:g}){'; ' + reasons if reasons else ''}."
+    )
+    figures = {"pictures": float(n), "mean": mean} | dict(gauges)
+    return Finding(run_id, "movement", warning, sentence, figures)
 
 
 def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) -> list[Finding]:

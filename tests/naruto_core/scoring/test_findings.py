@@ -201,3 +201,22 @@ def test_the_fused_model_is_judged_by_its_worst_picture_not_by_a_single_pixel():
     limit = findings.FUSED_LIMIT
     assert not findings.find_fused_difference("r", [9.0], [limit]).warning
     assert findings.find_fused_difference("r", [9.0, 9.0, 9.0], [limit + 0.1, 0.0, 0.0]).warning
+
+
+def test_an_adapter_that_has_hardly_moved_is_a_warning_with_the_reason():
+    gauges = {"d": 1.0, "largest B": 3e-6}
+    finding = findings.find_hardly_moved("r", np.full(6, 0.2), gauges)
+    assert finding.warning
+    assert "differ from the base's by 0.20 of 255 grey levels" in finding.sentence
+    assert "d is 1 times that of its first step; the largest value of the adapter's B matrices is 3.0e-06" in (
+        finding.sentence
+    )
+    assert not findings.find_hardly_moved("r", np.full(6, 20.0), {}).warning
+
+
+def test_a_canary_picture_beyond_rounding_means_that_the_model_has_changed():
+    steady = findings.find_model_change("r", [0.5, 0.0, findings.FUSED_LIMIT], 8)
+    assert not steady.warning
+    assert "3 canary pictures (of 8 that were asked for: the run has no more samples) differ" in steady.sentence
+    changed = findings.find_model_change("r", [0.0, findings.FUSED_LIMIT + 0.1], 2)
+    assert (changed.warning, changed.figures["changed"]) == (True, 1)
