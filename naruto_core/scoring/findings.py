@@ -237,8 +237,8 @@ def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Find
     few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
     sentence = (
         f"the model has changed: {changed} of {pictures}{few} differ from the run's own samples of the same prompts "
-        f"and seeds by more than {FUSED_LIMIT:g} of 255 grey levels (at most {worst:.2f}); compare the base model's files, "
-        "the adapter and the versions of the libraries with those of the run."
+        f"and seeds by more than {FUSED_LIMIT:g} of 255 grey levels (at most {worst:.2f}); compare the base model's "
+        "files, the adapter and the versions of the libraries with those of the run."
         if changed
         else f"the model is steady: {pictures}{few} differ from the run's own samples of the same prompts and seeds by "
         f"at most {worst:.2f} of 255 grey levels on average (limit {FUSED_LIMIT:g}). What differs in served pictures "

@@ -147,7 +147,7 @@ def test_the_kind_of_prompt_that_got_worse_is_named():
     finding = findings.find_generalisation("r", base, adapted, PROMPTS, tags, SECTION)
     assert finding.warning
     assert "style (-0.1" in finding.sentence
-    assert finding.sentence.endswith("Cannot be judged: odd (1 prompts); at least 7 prompts are needed.")
+    assert finding.sentence.endswith("Cannot be judged: odd (1 prompt); at least 7 prompts are needed.")
     assert "portrait" not in finding.sentence
     nearly = base - 0.002  # of every picture, so that it is significant, and too small to matter
     assert not findings.find_generalisation("r", base, nearly, PROMPTS, tags, SECTION).warning
