@@ -240,7 +240,7 @@ def watch(
     follow: Annotated[bool, typer.Option("--follow", help="Score pictures as they arrive; compare nothing.")] = False,
     pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process ends.")] = None,
 ) -> None:
-    """Score a sample of the pictures that the HTTP service served; print whether they drift from the run's samples."""
+    """Print whether the promoted model still draws its samples, and whether served pictures drift from them."""
     _settle_libraries()
     from flows import watch as watching
     from naruto_core.errors import RecipeInvalid

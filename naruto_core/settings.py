@@ -23,6 +23,13 @@ class Settings(BaseSettings):
         default="", description="Trackers that also get training curves: tensorboard, mlflow, or both."
     )
     mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
+    canary_pictures: int = Field(
+        default=8,
+        ge=0,
+        le=1000,
+        description="Samples of the promoted run that `naruto watch` draws again, to see whether the model has "
+        "changed; 0: none.",
+    )
     service: str = Field(default="", description="Address of the HTTP service, for the playground: http://host:port.")
     service_key: SecretStr = Field(
         default=SecretStr(""), description="The playground's API key, if the service requires keys."

@@ -20,7 +20,7 @@ from prefect.events import emit_event
 from naruto_core import picture_file
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
-from naruto_core.scoring.drift import Values, shift
+from naruto_core.scoring.drift import Values, shift, why_never_steady
 from naruto_core.scoring.feature_set import Features
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
@@ -224,6 +224,9 @@ def _drifts(
             share=metric == "blank",
             seed=0,
         )
+        own_prompts = len({prompts[score.sample_id or ""] for score in own})
+        if reason := why_never_steady(result, own_prompts):
+            say(f"{run_id} {metric} cannot be found steady: {reason}. The canary pictures are compared one by one.")
         yield Drift(
             run_id=run_id, metric=metric, since=since, said_at=now, served=result.served, own=result.own,
             difference=result.difference, low=result.low, high=result.high, margin=result.margin, n_served=len(served),

@@ -10,23 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from naruto_core.artifacts import sha256_file
+from naruto_core.adapter_file import largest_b
+from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe_sections import ReferencePart
-from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
-from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
+from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, PixelSet, RunFeatures
+from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from naruto_core.training.latent_cache import join_caption
 from tasks.context import RunContext, TaskContext
-from tasks.progress import unit_reporter
+from tasks.progress import say, unit_reporter
 
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
 _TEXTS_AT_ONCE = 256
+OTHER_STYLE = "style"  # the tag of prompts that ask for the base model's own styles
 _AGAIN = "`naruto run` with the choices of its run draws it again."
 
 
@@ -171,8 +173,22 @@ def run_features(context: RunContext) -> RunFeatures:
         held_out=inputs.of_real(real.new, sets) if real.new else None,
         blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
         extras=inputs.extras(pairs),
+        pixels=inputs.pixels(),
+        gauges=_training_gauges(context),
+        other_styles=frozenset(prompt.slug for prompt in context.suite.prompts if OTHER_STYLE in prompt.tags),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
     )
+
+
+def _training_gauges(context: RunContext) -> dict[str, float]:
+    """What explains how far the adapter moved: Prodigy's d over its first value, and the largest value of B."""
+    gauges: dict[str, float] = {}
+    d = [step.gauges["d"] for step in context.store.steps(context.run.id) if "d" in step.gauges]
+    if d and d[0] > 0:
+        gauges["d"] = d[-1] / d[0]
+    paths = [context.layout.absolute(adapter.path) for adapter in context.store.adapters(context.run.id)]
+    of_files = [largest_b(path) for path in paths if path.name == LORA_FILE and path.exists()]
+    return gauges | ({"largest B": max(of_files)} if of_files else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +219,20 @@ class _Inputs:
     def captions(self, extractor: Extractor) -> Features:
         phrase = self.context.recipe.instance_prompt
         return text_features(self.context, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
+
+    def pixels(self) -> PixelSet | None:
+        """Small pictures of the adapted model and of the dataset; None without samples, or where pictures are gone."""
+        if Variant.ADAPTED not in self.samples:
+            return None
+        extractor = pixel_extractor()
+        try:
+            drawn = self.of_drawn(Variant.ADAPTED, extractor).features
+            base = self.of_drawn(Variant.BASE, extractor).features if Variant.BASE in self.samples else None
+            training, new = self.of_real(self.real.trained_on, extractor), self.real.new
+            return PixelSet(drawn, training, self.of_real(new, extractor) if new else training[:0], base)
+        except RecordDamaged as error:
+            say(f"pixels are not compared for copies: {error}")
+            return None
 
     def extras(self, pairs: Extractor) -> dict[str, Extra]:
         """Metrics of the recipe's own choice."""

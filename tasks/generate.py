@@ -118,7 +118,7 @@ def _draw_variant(
     """Draw and record `requests`, all of `variant`; its model is freed on return, before the next one loads."""
     section, digest = context.recipe.generation, sha256_bytes("".join(a.sha256 for a in adapters).encode())
     folder = context.layout.latents(context.run.id, digest, variant)
-    load = partial(_painter, context, variant, adapters, fused)
+    load = partial(load_painter, context, variant, adapters, fused)
     report = partial(counter.step, variant, section.num_inference_steps)
     jobs = list(dict.fromkeys(request.job for request in requests))
     for batch in BatchDrawing(section, context.device, folder).draw(load, jobs, report):
@@ -128,7 +128,10 @@ def _draw_variant(
         counter.finish(len(drawn))
 
 
-def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel | None) -> Painter:
+def load_painter(
+    context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel | None
+) -> Painter:
+    """The model of `variant`, ready to draw."""
     recipe, root = context.recipe, context.layout.root
     section = recipe.generation
     if variant is Variant.FUSED:

@@ -9,7 +9,7 @@ from prefect import task
 from naruto_core.domain import Finding, RunState, Score, Variant
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.evaluation import evaluate
-from naruto_core.scoring.findings import FUSED_MODEL
+from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE
 from tasks.captions import find_caption_noise
 from tasks.context import OpenRun, RunContext, recorded_run, run_context, task_context
 from tasks.features import run_features
@@ -17,6 +17,7 @@ from tasks.plan import pictures_to_score, timed_phase
 from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
 
+_OF_OTHER_STEPS = (TRUNCATED_TEXT, FUSED_MODEL, MODEL_CHANGE)  # findings that scoring does not replace
 _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
 
 
@@ -28,7 +29,7 @@ def score(opened: OpenRun) -> int:
         evaluation = evaluate(run_features(context), context.suite, recipe.scoring, _score_template(context))
         store.add_scores(evaluation.scores)
         noise = find_caption_noise(context, opened.id, context.dataset, recipe)
-        kept = [finding for finding in store.findings(opened.id) if finding.name in (TRUNCATED_TEXT, FUSED_MODEL)]
+        kept = [finding for finding in store.findings(opened.id) if finding.name in _OF_OTHER_STEPS]
         findings = [*evaluation.findings, noise, *kept]
         store.add_findings(opened.id, about_import(opened.id, recipe, findings) if recipe.imported else findings)
     return len(evaluation.scores)

@@ -35,8 +35,13 @@ class ScoreLine:
 
 
 def anchored(score: Score, scores: Sequence[Score]) -> float | None:
-    """(value - base) / (real - base) by the same measurement; None where either is missing, or both are equal."""
-    same = {s.variant: s.value for s in scores if measurement_of(s) == measurement_of(score)}
+    """(value - base) / (real - base) by the same measurement; None where either is missing, or both are equal.
+
+    Real pictures that were measured with their own captions are no anchor for the suite's prompts.
+    """
+    same = {
+        s.variant: s.value for s in scores if measurement_of(s) == measurement_of(score) and "anchor" not in s.details
+    }
     base, real = same.get(Variant.BASE), same.get(Variant.REAL)
     return None if base is None or real is None or base == real else (score.value - base) / (real - base) + 0.0
 

@@ -58,7 +58,7 @@ def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparis
     _check_comparable(first, second)
     rows = _common_rows(first, second)
     comparisons = [
-        *_compare_sets(first, second, rows, section),
+        *_compare_sets(first, second, _own_style(first, rows), section),
         *_compare_samples(first, second, rows, section),
     ]
     families = ([pair for pair in comparisons if pair[0].primary is primary] for primary in (True, False))
@@ -107,6 +107,13 @@ def _common_rows(first: Side, second: Side) -> Rows:
             f"{first.name} and {second.name} have no pictures of the same prompt and seed: use the same suite."
         )
     return [first_rows[key] for key in common], [second_rows[key] for key in common]
+
+
+def _own_style(side: Side, rows: Rows) -> Rows:
+    """The rows of prompts for the run's own style: all of them where no prompt is."""
+    prompts = side.features.prompts()
+    own = [i for i, row in enumerate(rows[0]) if prompts[row] not in side.features.other_styles]
+    return ([rows[0][i] for i in own], [rows[1][i] for i in own]) if own else rows
 
 
 def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:

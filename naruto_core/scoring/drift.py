@@ -31,7 +31,11 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """The means of both sides, served minus own with its 95 % interval, the margin, and the verdict."""
+    """The means of both sides, served minus own with its 95 % interval, the margin, and the verdict.
+
+    `own_error` is the half width of the interval of the own mean alone: no number of served pictures makes the interval
+    of the difference narrower than that.
+    """
 
     served: float
     own: float
@@ -40,6 +44,7 @@ class Shift:
     high: float
     margin: float
     verdict: DriftVerdict
+    own_error: float
 
 
 def shift(served: Values, own: Values, *, share: bool, seed: int) -> Shift:
@@ -52,7 +57,28 @@ def shift(served: Values, own: Values, *, share: bool, seed: int) -> Shift:
     a, b = (_estimate(side, share=share, seed=seed) for side in (served, own))
     margin = SHARE_MARGIN if share else MARGIN * float(np.std(own.values))
     low, high = _mover(a, b)
-    return Shift(a.value, b.value, a.value - b.value, low, high, margin, _verdict(low, high, margin))
+    own_error = max(b.high - b.value, b.value - b.low)
+    return Shift(a.value, b.value, a.value - b.value, low, high, margin, _verdict(low, high, margin), own_error)
+
+
+def why_never_steady(change: Shift, own_prompts: int) -> str:
+    """Why `steady` cannot be reached however many pictures are served, and with how many own prompts; "" if it can.
+
+    The interval must lie within the margin. Where the two means are equal and both have n prompts, its half width is
+    sqrt(2) times the own error, which falls with the square root of n.
+    """
+    if change.margin == 0:
+        return "all of its own samples have one value, so that there is no margin"
+    if change.own_error < change.margin:
+        return ""
+    if not math.isfinite(change.own_error):
+        return f"its own samples have {own_prompts} prompts, at least {LEAST_PROMPTS} are needed"
+    needed = math.ceil(own_prompts * 2 * (change.own_error / change.margin) ** 2)
+    digits = 10 ** max(0, len(str(needed)) - 2)
+    return (
+        f"the mean of its own {own_prompts} prompts is known to {change.own_error:.3f}, the margin is "
+        f"{change.margin:.3f}; about {math.ceil(needed / digits) * digits:,} prompts would do, of either side"
+    )
 
 
 def _estimate(side: Values, *, share: bool, seed: int) -> Estimate:

@@ -9,9 +9,10 @@ from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
+from naruto_core.scoring.copied_pixels import pixel_nearness
 from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
 from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
-from naruto_core.scoring.memorization import nearest
+from naruto_core.scoring.memorization import Nearness, nearest
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.scoring.resampling import (
     Difference,
@@ -23,6 +24,8 @@ from naruto_core.scoring.resampling import (
 )
 from naruto_core.scoring.sample_metrics import SampleMetric, Values, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
+
+NO_ANCHOR = "none: real pictures were measured with other texts than the suite's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection,
     unmeasured: list[str] = []
     for metric, feature_set in set_metrics_of(features):
         try:
-            scores += _set_scores(template, metric, feature_set, section)
+            scores += _set_scores(template, metric, feature_set.without(features.other_styles), section)
         except NarutoError as error:
             unmeasured.append(f"{metric.name}: {error}")
     values = _without_nan(sample_values(features), unmeasured)
@@ -183,6 +186,8 @@ def _sample_scores(
         samples = features.samples.get(variant, ())
         groups = [sample.prompt for sample in samples] or [str(index) for index in range(len(rows))]
         details = template.details | (_auc_details(discrimination) if variant is Variant.REAL else {})
+        if variant is Variant.REAL and metric.real_texts:
+            details |= {"anchor": NO_ANCHOR}
         yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups, section)
         for value, sample in zip(rows.tolist(), samples, strict=False):
             score = replace(common, variant=variant, value=value, low=value, high=value, n=1)
@@ -190,6 +195,8 @@ def _sample_scores(
 
 
 def _sample_discrimination(metric: SampleMetric, values: Values, section: ScoringSection) -> Discrimination | None:
+    if metric.real_texts:
+        return None
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
     if base is None or real is None or min(len(base), len(real)) < BLOCKS:
         return None
@@ -250,15 +257,19 @@ def find_risks(
     if "clip-content" in base and "clip-content" in adapted:
         pair = base["clip-content"], adapted["clip-content"]
         yield findings.find_generalisation(run_id, *pair, prompts, tags, section)
-    yield _find_collapse(run_id, features.sets, section)
+    yield _find_collapse(run_id, features.sets.without(features.other_styles), section)
+    if features.pixels is not None and features.pixels.base is not None:
+        change = np.abs(np.asarray(features.pixels.drawn, dtype=np.float64) - features.pixels.base)
+        yield findings.find_hardly_moved(run_id, change.mean(axis=1), features.gauges)
 
 
 def _find_memorization(run_id: str, features: RunFeatures, held_out: Vector, calibration: str) -> Finding:
-    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
     samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
-    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
-    nearest_names = [names[row] for row in rows.tolist()]
-    return findings.find_memorization(run_id, cosines, held_out, samples, nearest_names, calibration)
+    names: Sequence[str] = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
+    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    of_features = Nearness(cosines, held_out, [names[row] for row in rows.tolist()])
+    of_pixels = features.pixels and pixel_nearness(features.pixels, names)
+    return findings.find_memorization(run_id, samples, of_features, of_pixels, calibration)
 
 
 def _find_collapse(run_id: str, features: FeatureSet, section: ScoringSection) -> Finding:

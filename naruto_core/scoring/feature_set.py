@@ -4,7 +4,7 @@ A feature array is (n, d): one row a picture, in half precision as it is kept, o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,14 @@ class FeatureSet:
         """The prompt of each of the n pictures."""
         return list(self.prompts[: self.n])
 
+    def without(self, prompts: frozenset[str]) -> "FeatureSet":
+        """The set without the rows of `prompts`; the same where nothing would be left or left out."""
+        rows = [row for row, prompt in enumerate(self.prompts) if prompt not in prompts]
+        if len(rows) in (0, len(self.prompts)):
+            return self
+        drawn = {variant: features[rows] for variant, features in self.drawn.items()}
+        return FeatureSet(self.extractor, [self.prompts[row] for row in rows], drawn, self.reference, self.real)
+
     def pictures(self, variant: Variant) -> Features:
         """All pictures of a variant; of REAL, real ones."""
         return self.real if variant is Variant.REAL else self.drawn[variant]
@@ -95,6 +103,19 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelSet:
+    """Small pictures (n, 3072): drawn by the adapted model, all trained on, and kept out of training (maybe none).
+
+    `base` (n, 3072) are the base model's, row by row of the same prompt and seed; None where it drew nothing.
+    """
+
+    drawn: Features
+    training: Features
+    held_out: Features
+    base: Features | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFeatures:
     """Everything that the scores of a run are computed from.
 
@@ -107,6 +128,10 @@ class RunFeatures:
     held_out: (h, d) of the pictures that were kept out of training; None where there are none.
     blank: (n,) by variant.
     extras: values of the optional metrics that the recipe asks for, by metric.
+    gauges: numbers of the training, see `findings.find_hardly_moved`.
+    other_styles: prompts that ask for other styles than the run's. Set metrics compare with the run's own style, so
+        they leave these prompts out.
+    pixels: for copies of crops; None where a picture is gone that was scored before they were compared.
     """
 
     samples: Mapping[Variant, tuple[Sample, ...]]
@@ -120,7 +145,10 @@ class RunFeatures:
     held_out: Features | None
     blank: Mapping[Variant, NDArray[np.bool_]]
     extras: Mapping[str, Extra]
+    pixels: PixelSet | None = None
     training_names: tuple[str, ...] = ()
+    gauges: Mapping[str, float] = field(default_factory=dict[str, float])
+    other_styles: frozenset[str] = frozenset()
 
     def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
         """The features that a metric with this kind of extractor needs."""

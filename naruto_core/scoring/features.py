@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Resampling
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
 from naruto_core.hub import check_hub_file
+from naruto_core.scoring.copied_pixels import SIDE as PIXELS_SIDE
 from naruto_core.sdxl import locate
 
 if TYPE_CHECKING:
@@ -80,6 +82,19 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
         return _timm(rest, device) if kind == "timm" else _open_clip(name, device)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
+
+
+def pixel_extractor() -> Extractor:
+    """No network: the picture itself, 32 x 32 RGB pixels (0 to 255) in a row of 3,072; for `copied_pixels`."""
+
+    def prepare(picture: "Image") -> torch.Tensor:
+        small = picture.resize((PIXELS_SIDE, PIXELS_SIDE), Resampling.BILINEAR)
+        return torch.from_numpy(np.array(small, dtype=np.float32))
+
+    def load() -> Network:
+        return Network(prepare, lambda pixels: pixels.flatten(1), None, None, torch.device("cpu"))
+
+    return Extractor(f"pixels:{PIXELS_SIDE}-1", load)
 
 
 def _open_clip(name: str, device: torch.device) -> Extractor:

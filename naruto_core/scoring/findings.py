@@ -11,22 +11,27 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from naruto_core.domain import Finding
-from naruto_core.recipe_sections import ScoringSection
+from naruto_core.recipe_sections import RESAMPLES, ScoringSection
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import Vector
+from naruto_core.scoring.memorization import Nearness
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
     Difference,
     Estimate,
     bootstrap_share,
     difference,
+    holm,
     mean_measure,
 )
 from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
+MODEL_CHANGE = "model change"
 FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
+SMALL_EFFECT = 0.25  # standard deviations; smaller differences are no warning (Cohen 1988: 0.2 is a small effect)
+HARDLY_MOVED = 1.0  # grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79
 NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
@@ -62,38 +67,51 @@ def find_overfitting(
 
 
 def find_memorization(
-    run_id: str, drawn: Vector, held_out: Vector, samples: Sequence[str], nearest: Sequence[str], calibration: str
+    run_id: str, samples: Sequence[str], features: Nearness, pixels: Nearness | None, calibration: str
 ) -> Finding:
     """Every drawn picture that is a copy of a training picture, by name, and how many more there may be.
 
-    `samples` and `nearest` (n names) are each drawn picture and its nearest training picture. Only copies of whole
-    pictures are seen: no crops, no mirrored copies.
+    `samples` (n names) are the drawn pictures. `features` finds copies of whole pictures, `pixels` crops and mirrored
+    copies too (None: not compared). Each has half of `memorization.FALSE_ALARM`.
     """
-    n, doubles = len(drawn), int((1 - held_out <= memorization.DOUBLE).sum())
-    calibrating = len(held_out) - doubles
+    n, doubles = len(samples), len(features.calibrating) - features.new
     left_out = f", {doubles} doubles of training pictures left out" if doubles else ""
-    if calibrating < memorization.LEAST_HELD_OUT:
+    if features.new < memorization.LEAST_HELD_OUT:
         sentence = (
-            f"memorization cannot be judged: {calibrating} {calibration}{left_out} are too few to calibrate with, at "
+            f"memorization cannot be judged: {features.new} {calibration}{left_out} are too few to calibrate with, at "
             f"least {memorization.LEAST_HELD_OUT} are needed."
         )
-        return Finding(run_id, "memorization", True, sentence, {"held_out": float(calibrating)})
-    margin = memorization.copy_margin(held_out, n)
-    copies = [i for i in np.argsort(-drawn, kind="stable").tolist() if drawn[i] > margin]
-    low, high = memorization.share_interval(len(copies), n)
+        return Finding(run_id, "memorization", True, sentence, {"held_out": float(features.new)})
+    margin = features.margin(memorization.FALSE_ALARM / 2)
+    pixel_margin = math.inf if pixels is None else pixels.margin(memorization.FALSE_ALARM / 2)
+    pairs = _copies(samples, features, margin, "cosine")
+    if pixels is not None:
+        pairs |= _copies(samples, pixels, pixel_margin, "pixels of a crop or mirrored crop") | pairs
+    low, high = memorization.share_interval(len(pairs), n)
+    compared = f"; pixels of crops and mirrored crops, correlation above {pixel_margin:.6f}"
     count = (
-        f"{len(copies)} of {n} drawn pictures lie nearer to a training picture than all {calibrating} "
-        f"{calibration}{left_out} by the calibrated margin (cosine above {margin:.6f}, whole pictures only)"
+        f"{len(pairs)} of {n} drawn pictures lie nearer to a training picture than all {features.new} "
+        f"{calibration}{left_out} by the calibrated margin (cosine above {margin:.6f}"
+        f"{compared if pixel_margin < math.inf else ', whole pictures only'})"
     )
-    if copies:
-        pairs = "; ".join(f"{samples[i]} is {nearest[i]} (cosine {drawn[i]:.4f})" for i in copies)
-        sentence = f"{count}, {len(copies) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {pairs}."
+    if pairs:
+        sentence = f"{count}, {len(pairs) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {'; '.join(pairs.values())}."
     elif high <= NO_SIGN:
         sentence = f"no sign of memorization: {count}; at most {high:.1%} (95 %) do."
     else:
         sentence = f"memorization cannot be excluded: {count}, but up to {high:.1%} (95 %) may: draw more pictures."
-    figures = {"copies": float(len(copies)), "n": float(n), "low": low, "high": high, "margin": margin}
-    return Finding(run_id, "memorization", bool(copies) or high > NO_SIGN, sentence, figures)
+    figures = {"copies": float(len(pairs)), "n": float(n), "low": low, "high": high, "margin": margin}
+    figures |= {"pixel_margin": pixel_margin} if pixel_margin < math.inf else {}
+    return Finding(run_id, "memorization", bool(pairs) or high > NO_SIGN, sentence, figures)
+
+
+def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: str) -> dict[int, str]:
+    """The pictures beyond the margin, nearest first: {row: "sample is training picture (measure value)"}."""
+    return {
+        i: f"{samples[i]} is {nearness.nearest[i]} ({measure} {nearness.drawn[i]:.4f})"
+        for i in np.argsort(-nearness.drawn, kind="stable").tolist()
+        if nearness.drawn[i] > margin
+    }
 
 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
@@ -127,35 +145,77 @@ def find_generalisation(
     tags: Mapping[str, Sequence[str]],
     section: ScoringSection,
 ) -> Finding:
-    """The kinds of prompts that the adapted model follows less well than the base.
+    """The kinds of prompts (tags) that the adapted model follows less well than the base.
 
-    `base` and `adapted` (n,) are sample scores, row by row of the same prompt and seed; `tags` are by prompt.
+    `base` and `adapted` (n,) are sample scores, row by row of the same prompt and seed; `tags` are by prompt. Reported
+    is a difference that is significant after Holm's correction over the tags that can be judged (`judged_tags`), and
+    at least `SMALL_EFFECT` standard deviations of the base's scores.
     """
-    worse: list[str] = []
-    few: list[str] = []
-    figures: dict[str, float] = {}
     names = np.asarray(prompts)
-    for tag in sorted({tag for of_prompt in tags.values() for tag in of_prompt}):
-        selected = np.isin(names, [prompt for prompt, of_prompt in tags.items() if tag in of_prompt])
-        if not selected.any():
-            continue
-        values = np.concatenate([base[selected], adapted[selected]])
-        change = difference(mean_measure(values), names[selected].tolist(), section.resamples, section.seed)
-        figures[tag] = change.value
-        if change.low is None or change.high is None or change.p is None:
-            few.append(f"{tag} (n = {change.prompts} prompts)")
-        elif change.high < 0 and change.p < LEVEL:
-            worse.append(f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}])")
-    sentence = (
-        f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
-        if worse
-        else "no kind of prompt (by tag), taken alone, is followed less well than by the base."
-    )
-    if few and len(few) == len(figures):
+    rows = {tag: np.isin(names, [p for p, of in tags.items() if tag in of]) for tag in _tags(prompts, tags)}
+    counts = {tag: len(set(names[selected].tolist())) for tag, selected in rows.items()}
+    judged, least = judged_tags(counts, section.resamples)
+    smallest = SMALL_EFFECT * float(np.std(base))
+    changes = {
+        tag: difference(
+            mean_measure(np.concatenate([base[rows[tag]], adapted[rows[tag]]])),
+            names[rows[tag]].tolist(),
+            section.resamples,
+            section.seed,
+        )
+        for tag in rows
+    }
+    adjusted = dict(zip(judged, holm([changes[tag].p or 0.0 for tag in judged]), strict=True))
+    worse = [
+        f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {_count(counts[tag])})"
+        for tag, change in changes.items()
+        if tag in adjusted and adjusted[tag] < LEVEL and change.value <= -smallest
+        if change.low is not None and change.high is not None and change.high < 0
+    ]
+    few = [f"{tag} ({_count(counts[tag])})" for tag in rows if tag not in adjusted]
+    if not judged:
         sentence = "generalisation cannot be judged by kind of prompt."
+    elif worse:
+        sentence = f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
+    else:
+        sentence = (
+            f"no kind of prompt is followed less well than by the base by {smallest:.3f} or more, as far as can be "
+            f"told: {', '.join(f'{tag} ({_count(counts[tag])})' for tag in judged)}."
+        )
     if few:
-        sentence += f" Of fewer than {LEAST_PROMPTS} prompts, and not judged: {', '.join(few)}."
+        sentence += f" Cannot be judged: {', '.join(few)}; at least {least} prompts are needed."
+    figures = {tag: change.value for tag, change in changes.items()}
     return Finding(run_id, "generalisation", bool(worse), sentence, figures)
+
+
+def judged_tags(counts: Mapping[str, int], resamples: int = RESAMPLES) -> tuple[list[str], int]:
+    """The tags that can be judged, by their number of prompts; and the number of prompts that a further tag needs.
+
+    The smallest p-value of n prompts is 2^(1 - n), see `LEAST_PROMPTS`. Times the number of tags that are judged, it
+    must be below `LEVEL`; tags with the fewest prompts are left out until it is. Scores play no part in this choice.
+    Where the resamples are too few for any p-value that small, no tag can be judged.
+    """
+    judged = [tag for tag, count in counts.items() if count >= LEAST_PROMPTS]
+    while judged and _smallest_p(min(counts[tag] for tag in judged), resamples) * len(judged) >= LEVEL:
+        fewest = min(counts[tag] for tag in judged)
+        judged = [tag for tag in judged if counts[tag] > fewest]
+    least = LEAST_PROMPTS
+    while 2.0 ** (1 - least) * (len(judged) + 1) >= LEVEL:
+        least += 1
+    return judged, least
+
+
+def _count(prompts: int) -> str:
+    return "1 prompt" if prompts == 1 else f"{prompts} prompts"
+
+
+def _smallest_p(prompts: int, resamples: int) -> float:
+    return max(2.0 ** (1 - prompts), 1 / (resamples + 1))
+
+
+def _tags(prompts: Sequence[str], tags: Mapping[str, Sequence[str]]) -> list[str]:
+    """The tags of prompts that were drawn."""
+    return sorted({tag for prompt in set(prompts) for tag in tags.get(prompt, ())})
 
 
 def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
@@ -164,6 +224,28 @@ def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
     blank_counts = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
     sentence = f"pictures without content: {blank_counts}." if blank_counts else "no picture is without content."
     return Finding(run_id, "blank pictures", bool(blank_counts), sentence, counts)
+
+
+def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Finding:
+    """Whether a run's model still draws the pictures that it drew for the run.
+
+    `mean` (n values) are the mean differences of the pixels of each canary picture, drawn now, from the recorded sample
+    of the same prompt and seed, in grey levels from 0 to 255; `expected` pictures were asked for.
+    """
+    n, worst, changed = len(mean), max(mean), sum(value > FUSED_LIMIT for value in mean)
+    pictures = "1 canary picture" if n == 1 else f"{n} canary pictures"
+    few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
+    sentence = (
+        f"the model has changed: {changed} of {pictures}{few} differ from the run's own samples of the same prompts "
+        f"and seeds by more than {FUSED_LIMIT:g} of 255 grey levels (at most {worst:.2f}); compare the base model's "
+        "files, the adapter and the versions of the libraries with those of the run."
+        if changed
+        else f"the model is steady: {pictures}{few} differ from the run's own samples of the same prompts and seeds by "
+        f"at most {worst:.2f} of 255 grey levels on average (limit {FUSED_LIMIT:g}). What differs in served pictures "
+        "comes from what people ask for."
+    )
+    figures = {"pictures": float(n), "changed": float(changed), "worst_mean": worst}
+    return Finding(run_id, MODEL_CHANGE, bool(changed), sentence, figures)
 
 
 def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[float]) -> Finding:
@@ -187,6 +269,34 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     )
     figures = {"pictures": float(n), "largest": max(largest), "mean": overall, "worst_mean": worst}
     return Finding(run_id, FUSED_MODEL, warning, sentence, figures)
+
+
+def find_hardly_moved(run_id: str, differences: Vector, gauges: Mapping[str, float]) -> Finding:
+    """Whether the adapter changed what the base draws.
+
+    `differences` (n,) are mean absolute differences, in grey levels from 0 to 255, of the small pictures of base and
+    adapted model with the same prompt and seed; `gauges` may explain them: "d" is Prodigy's step size at the end of
+    the training over that of its first step, "largest B" the largest absolute value of the adapter's B matrices (all
+    are 0 before the first step).
+    """
+    mean, n = float(np.mean(differences)), len(differences)
+    explained = {
+        "d": "Prodigy's step size d is {:.3g} times that of its first step",
+        "largest B": "the largest value of the adapter's B matrices is {:.1e}",
+    }
+    reasons = "; ".join(text.format(gauges[name]) for name, text in explained.items() if name in gauges)
+    warning = mean < HARDLY_MOVED
+    sentence = (
+        "the adapter has hardly moved: train longer, or with a higher learning rate"
+        if warning
+        else "the adapter changes the pictures"
+    )
+    sentence += (
+        f": in {n} pairs of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
+        f"of 255 grey levels on average (limit {HARDLY_MOVED:g}){'; ' + reasons if reasons else ''}."
+    )
+    figures = {"pictures": float(n), "mean": mean} | dict(gauges)
+    return Finding(run_id, "movement", warning, sentence, figures)
 
 
 def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) -> list[Finding]:

@@ -35,6 +35,8 @@ class SampleMetric(Metric):
 
     values: the function of a run's features and a variant.
     compares_with: the real pictures that a picture is compared with; empty: none.
+    real_texts: real pictures are measured with their captions, drawn ones with the suite's prompts. So the mean of
+        real pictures is not what a perfect model would get for the suite, and it is no anchor.
     share: values are 0 or 1, and the mean is a share.
     by_tag: further means, each over the prompts with one tag and under a name of its own: {tag: name}.
     requires: the recipe's key that names the metric's own model; empty: it is always measured.
@@ -43,6 +45,7 @@ class SampleMetric(Metric):
     values: Callable[[RunFeatures, Variant], Vector | None]
     compares_with: Literal["", "reference", "training"] = ""
     share: bool = False
+    real_texts: bool = False
     by_tag: Mapping[str, str] = field(default_factory=dict[str, str])
     requires: str = ""
 
@@ -101,6 +104,7 @@ def content_agreement(features: RunFeatures, variant: Variant) -> Vector | None:
 
 register(SampleMetric(
     name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair", headline=True,
+    real_texts=True,
     by_tag={"style": "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture agrees with its whole prompt (cosine of open_clip's embeddings).",
@@ -235,7 +239,8 @@ def _extra(name: str) -> Callable[[RunFeatures, Variant], Vector | None]:
 
 register(SampleMetric(
     name="preference", version="cosine 1", values=_extra("preference"), better=1,
-    extractor="own", requires="scoring.preference_model", paper="Kirstain et al. 2023, arXiv 2305.01569",
+    extractor="own", requires="scoring.preference_model", real_texts=True,
+    paper="Kirstain et al. 2023, arXiv 2305.01569",
     sees="Which picture a model that was trained on people's choices would choose.",
     blind="Your style, if those people saw only photographs; what they liked need not follow the prompt.",
 ))  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from flows.profiles import choose_recipe
 from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.errors import NarutoError
+from naruto_core.report.tables import anchored
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.evaluation import Evaluation, evaluate
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures
@@ -119,3 +120,26 @@ def test_a_drawn_picture_that_is_a_copy_is_named_with_its_training_picture():
     assert memorized.warning
     assert memorized.sentence.startswith("1 of 24 drawn pictures")
     assert memorized.sentence.endswith("are copies: adapted5 (p5, seed 1) is t9 (cosine 1.0000).")
+
+
+def test_set_scores_leave_out_prompts_for_other_styles_and_sample_scores_do_not():
+    own, mixed = features(), replace(features(), other_styles=frozenset({"p1", "p7"}))
+    mixed.sets.drawn[Variant.ADAPTED][[1, 7, 13, 19]] += 50  # pictures of another style
+    scores = evaluate(mixed, SUITE, SECTION, TEMPLATE).scores
+    fid = next(s for s in scores if (s.metric, s.variant) == ("fid", Variant.ADAPTED))
+    assert (fid.n, fid.value < 30) == (20, True)
+    clip = next(s for s in scores if (s.metric, s.variant, s.sample_id) == ("clip", Variant.ADAPTED, None))
+    assert clip.n == 24
+    pairs = compare(*(Side(str(v), mixed, v) for v in (Variant.BASE, Variant.ADAPTED)), SECTION)
+    assert {pair.metric: pair.n for pair in pairs} | {"fid": 20, "clip": 24} == {p.metric: p.n for p in pairs}
+    assert own.sets.without(frozenset()) is own.sets
+
+
+def test_captions_of_real_pictures_are_no_anchor_for_the_prompts_of_the_suite():
+    scores = evaluate(features(), SUITE, SECTION, TEMPLATE).scores
+    means = [score for score in scores if score.sample_id is None]
+    for metric in ("clip", "style"):
+        adapted = next(s for s in means if (s.metric, s.variant) == (metric, Variant.ADAPTED))
+        real = next(s for s in means if (s.metric, s.variant) == (metric, Variant.REAL))
+        assert (anchored(adapted, scores) is None) == (metric == "clip")
+        assert ("auc" in real.details) == (metric != "clip")
