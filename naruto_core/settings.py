@@ -23,6 +23,9 @@ class Settings(BaseSettings):
         default="", description="Trackers that also get training curves: tensorboard, mlflow, or both."
     )
     mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
+    dashboard: str = Field(
+        default="", description="Address of the dashboard, for links on Prefect's pages: http://host:port."
+    )
     service: str = Field(default="", description="Address of the HTTP service, for the playground: http://host:port.")
     service_key: SecretStr = Field(
         default=SecretStr(""), description="The playground's API key, if the service requires keys."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
 from naruto_core.artifacts import is_intact, link_or_copy, sha256_bytes, sha256_file
@@ -36,7 +37,7 @@ class _SampleRequest:
         return Job(self.text, self.seed)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | None) -> int:
     """Draw the samples of the run that are missing; the number of samples that exist then.
 

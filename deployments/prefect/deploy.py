@@ -60,9 +60,11 @@ def create_pool(client: "SyncPrefectClient") -> bool:
 
 
 def deployments_digest() -> str:
-    """sha256 of prefect.yaml, automations.yaml and the flows, whose signatures become forms in the UI."""
-    sources = [_DEPLOYMENTS, _AUTOMATIONS, *sorted((PROJECT / "flows").glob("*.py"))]
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
+    """sha256 of prefect.yaml, automations.yaml, the flows, whose signatures become forms, and the recipes' names."""
+    flows = PROJECT / "flows"
+    sources = [_DEPLOYMENTS, _AUTOMATIONS, *sorted(flows.glob("*.py"))]
+    recipes = " ".join(sorted(path.stem for path in flows.glob("recipes/*.yaml")))  # choices of the forms
+    return hashlib.sha256(b"\0".join([*(source.read_bytes() for source in sources), recipes.encode()])).hexdigest()
 
 
 def schedules_active(client: "SyncPrefectClient") -> dict[Schedule, bool]:

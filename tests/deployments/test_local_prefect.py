@@ -134,6 +134,7 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
         "t4-512": {"profile": "t4-512"},
         "rescore": {},
         "watch": {},
+        "promote": {},
     }
     assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}
     assert request(up, "GET", "/work_pools/gpu")["concurrency_limit"] == 1
