@@ -40,8 +40,10 @@ def promote(run: RunId, alias: str = CHAMPION, days: Days = 7.0) -> str:
     candidate = examine_candidate(run)
     form = Approval.with_initial_data(description=candidate.description)
     seconds = int(timedelta(days=days).total_seconds())
-    wait = suspend_flow_run if deployment.id else pause_flow_run
-    answer = wait(wait_for_input=form, timeout=seconds, key="approval")
+    if deployment.id:
+        answer = suspend_flow_run(wait_for_input=form, timeout=seconds, key="approval")
+    else:
+        answer = pause_flow_run(wait_for_input=form, timeout=seconds, key="approval", poll_interval=2)
     if not answer.approve:
         return f"{candidate.run_id} was not promoted: {answer.by or 'nobody'} declined. {answer.why}".strip()
     return set_alias(alias, candidate.run_id, answer.by, answer.why, answer.accept_warnings)
