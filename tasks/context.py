@@ -121,7 +121,8 @@ def _record_end(context: RunContext, step: str, error: BaseException) -> None:
     """Mark the run as cancelled where somebody stopped it, else as failed."""
     run_id, now = context.run.id, datetime.now(UTC)
     if isinstance(error, RunStopped):
-        context.store.cancel_run(run_id, f"{step}: {error}", now)
+        reason = str(error).removeprefix(f"run {run_id} stopped: ")
+        context.store.cancel_run(run_id, f"{step}: {reason}", now)
     elif isinstance(error, (KeyboardInterrupt, TerminationSignal, CancelledError)):
         context.store.cancel_run(run_id, f"{step}: stopped by a signal; the same command resumes it.", now)
     else:

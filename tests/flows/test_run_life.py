@@ -172,7 +172,7 @@ def test_runs_are_tagged_noted_promoted_cleaned_up_and_deleted_by_commands(
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         store.release_lease(store.leases(other.id)[0].id, datetime.now(UTC))
     assert "marked as cancelled" in done("stop", other.id)
-    monkeypatch.setattr("typer.confirm", lambda question: print(question))
+    monkeypatch.setattr("typer.confirm", print)
     assert "nothing was deleted" in done("delete", other.id)
     assert f"{other.id} is deleted" in done("delete", other.id, "--yes")
     assert other.id not in done("runs")
