@@ -34,7 +34,7 @@ class _HeldLease:
     def keep(self, url: str) -> None:
         """Write heartbeats to the database at `url`, and read requests to stop, until the lease is released."""
         beat = time.monotonic()
-        with open_store(url) as store:
+        with suppress(NarutoError), open_store(url) as store:
             while not self.ended.wait(_LOOK_SECONDS):
                 with suppress(NarutoError):  # the database is away for a while
                     if time.monotonic() - beat > HEARTBEAT_SECONDS:
