@@ -117,6 +117,11 @@ def _scratch_token() -> str:
     return f"{host_id()}-{secrets.token_hex(6)}"
 
 
+def scratch_path(path: Path) -> Path:
+    """A path beside `path` that no other writer has, on no machine; the file there is renamed to `path` when whole."""
+    return path.with_name(f".{path.stem}.{_scratch_token()}{path.suffix}")
+
+
 def is_abandoned(path: Path, now: float) -> bool:
     """Whether `path` is a scratch file or folder that nobody writes any more, at `now` (seconds since 1970).
 
@@ -139,7 +144,7 @@ def is_abandoned(path: Path, now: float) -> bool:
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
     """A scratch path beside `path`; it is renamed to `path` when the block succeeds, else removed. StorageFailed."""
-    scratch = path.with_name(f".{path.stem}.{_scratch_token()}{path.suffix}")
+    scratch = scratch_path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
@@ -33,10 +33,12 @@ from tests.flows.conftest import Naruto
 
 
 def flow_run_of(run_id: str) -> FlowRun:
-    """The flow run that is tagged with `run_id`."""
+    """A completed flow run that is tagged with `run_id`; tests that stop runs leave others."""
     with get_client(sync_client=True) as client:
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[run_id]))
-        return client.read_flow_runs(flow_run_filter=tagged)[-1]
+        return next(
+            run for run in client.read_flow_runs(flow_run_filter=tagged) if run.state and run.state.is_completed()
+        )
 
 
 def test_prefects_page_has_run_dataset_scores_warnings_and_pictures(small_run: tuple[Path, str]) -> None:
@@ -47,7 +49,8 @@ def test_prefects_page_has_run_dataset_scores_warnings_and_pictures(small_run: t
     with get_client(sync_client=True) as client:
         body = {"artifacts": {"flow_run_id": {"any_": [str(shown.id)]}}}
         artifacts = {a["key"]: a for a in client.request("POST", "/artifacts/filter", json=body).json() if a["key"]}
-        names = {run.name for run in client.read_task_runs()}
+        of_it = FlowRunFilter(id=FlowRunFilterId(any_=[shown.id]))
+        names = {run.name for run in client.read_task_runs(flow_run_filter=of_it)}
     scores = artifacts["scores"]["data"]
     assert "| metric | model | value | 95 % interval | n | measured by |" in scores
     assert "| mmd | adapted |" in scores

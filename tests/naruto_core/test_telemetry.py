@@ -58,7 +58,7 @@ def follow(home: Path, run: Run) -> Follow:
     def follow(names: str, *batches: list[StepRecord], uri: str = "", end: BaseException | None = None) -> list[str]:
         warnings: list[str] = []
         with (
-            suppress(ValueError, KeyboardInterrupt),
+            suppress(ValueError, KeyboardInterrupt, RunStopped),
             tracking(names, uri, Layout(home), run, TRAINING, warnings.append) as log_steps,
         ):
             for batch in batches:
