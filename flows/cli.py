@@ -13,6 +13,7 @@ import typer
 
 from flows.cli_export import RunName, exports
 from flows.cli_import import imports
+from flows.cli_runs import changes
 from naruto_core.errors import NarutoError, RecipeInvalid
 
 app = typer.Typer(
@@ -354,6 +355,7 @@ def _refuse_undecodable(arguments: list[str]) -> None:
             raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
 
 
+app.add_typer(changes)
 app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, atomic_file
 from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Finding, Score, Variant
+from naruto_core.domain import DatasetVersion, Finding, Run, RunLease, RunState, Score, Variant, format_duration
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe_sections import ImportedSection
 from naruto_core.report.tables import (
@@ -96,16 +97,18 @@ def list_runs() -> Listing:
             "source": summary.dataset_source,
             "seconds": summary.seconds,
             "failure": summary.run.failure,
+            "tags": list(summary.tags),
             "scores": [_score_row(score) for score in summary.scores],
         }
         for summary in summaries
     ]
-    lines = [["run", "state", "dataset", "seconds", "scores"]]
+    lines = [["run", "state", "tags", "dataset", "seconds", "scores"]]
     for summary in summaries:
         headline = [s for s in summary.scores if s.metric in ("fid", "clip") and s.variant is not Variant.REAL]
         shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
         seconds = "" if summary.seconds is None else f"{summary.seconds:.0f}"
-        lines.append([summary.run.id, summary.run.state, summary.dataset_source, seconds, shown or summary.run.failure])
+        run, tags = summary.run, " ".join(summary.tags)
+        lines.append([run.id, run.state, tags, summary.dataset_source, seconds, shown or run.failure])
     return Listing(rows, columns(lines))
 
 
@@ -117,6 +120,8 @@ def show_run(name: str) -> Listing:
         run = store.run(name)
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
+        tags, notes, leases = store.tags(run.id), store.notes(run.id), store.leases(run.id)
+        live, worked = store.live_lease(run.id, datetime.now(UTC)), store.worked_seconds(run.id)
         names = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
         bests = best_steps(store.steps(run.id), names, recipe.get("training", {}).get("max_train_steps", 0))
     imported = recipe.get("imported") and ImportedSection.model_validate(recipe["imported"])
@@ -126,6 +131,11 @@ def show_run(name: str) -> Listing:
         "failure": run.failure,
         "started": run.started_at.isoformat(),
         "finished": run.finished_at.isoformat() if run.finished_at else "",
+        "worked": format_duration(worked) if worked is not None else "",
+        "process": _process(run, live),
+        "CPU threads": ", then ".join(dict.fromkeys(str(lease.threads) for lease in leases)),
+        "tags": " ".join(tags),
+        "notes": "; ".join(f"{note.at:%Y-%m-%d}: {note.text}" for note in notes),
         "dataset": run.dataset_id,
         "source": dataset.source if dataset else "",
         "imported": imported.sentence if imported else "",
@@ -136,6 +146,14 @@ def show_run(name: str) -> Listing:
     }
     text = columns([[name, str(value)] for name, value in facts.items() if value], head=False)
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
+
+
+def _process(run: Run, live: RunLease | None) -> str:
+    """Which process works on a run; of one that is recorded as running without a process, how it goes on."""
+    if live is not None:
+        stopping = f"; {live.stop_requested_by} asked it to stop" if live.stop_requested_by else ""
+        return f"{live.process} on {live.host}{stopping}"
+    return "none any more; the same command resumes it" if run.state is RunState.RUNNING else ""
 
 
 def list_scores(name: str) -> Listing:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
@@ -16,6 +16,16 @@ from naruto_core.recipe_sections import GenerationSection, ImportedSection
 from naruto_core.recipe_text import explain
 
 _HERE = Path(__file__).parent
+
+
+def profile_names() -> list[str]:
+    """The names of the recipes that are shipped."""
+    return sorted(path.stem for path in (_HERE / "recipes").glob("*.yaml"))
+
+
+# Prefect's form offers these; a call from Python or from the command may also name a recipe file
+Profile = Annotated[str, Field(json_schema_extra={"enum": [*profile_names()]})]
+Overrides = Annotated[dict[str, Any] | None, Field(examples=[{"training.rank": 8}])]
 
 
 def _find(kind: str, name: str) -> Path:
@@ -104,11 +114,6 @@ def _profile_name(name: str) -> str:
 def choose_suite(section: GenerationSection) -> PromptSuite:
     """The prompts that a generation section asks for."""
     return read_suite(_find("prompts", section.suite), section.prompts, section.seeds)
-
-
-def profile_names() -> list[str]:
-    """The names of the recipes that are shipped."""
-    return sorted(path.stem for path in (_HERE / "recipes").glob("*.yaml"))
 
 
 def all_prompt_texts() -> list[str]:

@@ -15,12 +15,16 @@ from tasks.progress import say
 
 _INTERVAL, _INTERVAL_AFTER_ERROR = 5.0, 300.0  # seconds
 
-Days = Annotated[float, Field(gt=0, description="Served pictures of so many days are compared.")]
+Days = Annotated[float, Field(gt=0)]
 
 
 @flow(name="watch", result_serializer="json", task_runner=ThreadPoolTaskRunner(max_workers=1))
 def watch(days: Days = 1.0) -> list[str]:
-    """A sentence for each run and metric; a changed model and each metric that has drifted also send an event."""
+    """A sentence for each run and metric; a changed model and each metric that has drifted also send an event.
+
+    Args:
+        days: Served pictures of so many days are compared.
+    """
     measure_served()
     changes = check_canaries()
     return [*changes, *report_drift(compare_served(days))]

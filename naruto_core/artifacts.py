@@ -6,15 +6,18 @@ leaves the old file or the new one. Names come from content hashes or opaque ids
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import threading
+import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,7 +28,9 @@ from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ABANDONED = 60  # seconds; an unlocked scratch folder that is older was left by a killed process
+_SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}(?:\.old)?(?P<suffix>\.\w+)?")
+_ABANDONED = 60  # seconds; an unlocked scratch folder of this host that is older was left by a killed process
+_ABANDONED_ELSEWHERE = 24 * 3600  # the same for another host, whose locks are not visible here
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers expects
 
 
@@ -92,11 +97,54 @@ def _error_number(error: OSError | SafetensorError) -> int:
     return int(match[1]) if match else 0
 
 
+def host_id() -> str:
+    """8 hex digits for this host: its name, its boot, and its process namespace, as each container has its own."""
+    return _host_id(socket.gethostname())
+
+
+@cache
+def _host_id(name: str) -> str:
+    parts = [name]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _scratch_token() -> str:
+    """A part of a scratch name that no other writer has: process ids and threads are equal on two hosts."""
+    return f"{host_id()}-{secrets.token_hex(6)}"
+
+
+def scratch_path(path: Path) -> Path:
+    """A path beside `path` that no other writer has, on no machine; the file there is renamed to `path` when whole."""
+    return path.with_name(f".{path.stem}.{_scratch_token()}{path.suffix}")
+
+
+def is_abandoned(path: Path, now: float) -> bool:
+    """Whether `path` is a scratch file or folder that nobody writes any more, at `now` (seconds since 1970).
+
+    A folder of this host is abandoned when no process has its lock; a file, and what another host left, when nothing
+    in it has changed for a day.
+    """
+    match = _SCRATCH.fullmatch(path.name)
+    if match is None:
+        return False
+    try:
+        if match["host"] == host_id() and path.is_dir():
+            with _folder_lock(path) as locked:
+                return locked and now - path.stat().st_mtime > _ABANDONED
+        newest = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except FileNotFoundError:  # its writer has just finished
+        return False
+    return now - newest > _ABANDONED_ELSEWHERE
+
+
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
     """A scratch path beside `path`; it is renamed to `path` when the block succeeds, else removed. StorageFailed."""
-    # the thread too: a server may write the same file from two threads
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    scratch = scratch_path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -110,17 +158,14 @@ def atomic_file(path: Path) -> Generator[Path]:
 def atomic_folder(path: Path) -> Generator[Path]:
     """As `atomic_file` for a folder: it is filled under a scratch name, then replaces an older folder `path`.
 
-    A writer locks its scratch folder, so that the next writer can tell a killed writer's folder from one that is in
-    use.
+    The name of a scratch folder has its host. A writer locks its scratch folder, so that the next writer on this host
+    can tell a killed writer's folder from one that is in use; see `is_abandoned`.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    scratch = path.with_name(f".{path.name}.{_scratch_token()}")
     with storage_errors(path):
-        for left in path.parent.glob(f".{path.name}.*"):
-            with _folder_lock(left) as locked:
-                if (
-                    locked and time.time() - left.stat().st_mtime > _ABANDONED
-                ):  # else its writer may be about to lock it
-                    shutil.rmtree(left, ignore_errors=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+            if is_abandoned(left, time.time()):
+                shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(parents=True)
         with _folder_lock(scratch):
             try:

@@ -29,6 +29,8 @@ class RunState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"  # somebody stopped it; the same command resumes it
+    DELETED = "deleted"  # only its name and its recipe are left
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,40 @@ class Run:
     started_at: datetime
     finished_at: datetime | None = None
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLease:
+    """The work of one process on a run, from `began_at` to `released_at` (None: it goes on).
+
+    `owner` identifies the process, `host` and `process` name it for people; it computes with `threads` CPU threads.
+    `waited_seconds` it waited for its device. `stop_requested_by` is who asked it to stop, "" for nobody.
+    """
+
+    id: int
+    run_id: str
+    owner: str
+    host: str
+    process: int
+    threads: int
+    began_at: datetime
+    heartbeat_at: datetime
+    released_at: datetime | None
+    waited_seconds: float
+    stop_requested_by: str
+
+    def seconds(self, end: datetime) -> float:
+        """The seconds of work until `end`, without waiting."""
+        until = min(self.released_at or self.heartbeat_at, end)
+        return max((until - self.began_at).total_seconds() - self.waited_seconds, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """What somebody wrote on a run."""
+
+    text: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@
     ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
     ├── RatingRefused         a vote, reviewer or campaign that cannot be accepted (the reviewer or the admin)
     ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
+    ├── DeletionRefused       a run that cannot be deleted now (who deletes)
+    ├── RunStopped            a run that somebody asked to stop (who asked)
     ├── ServiceKeyInvalid     an API key that cannot be made or removed (who runs the service)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
@@ -56,6 +58,14 @@ class RatingRefused(NarutoError):
 
 class PromotionRefused(NarutoError):
     """A run that cannot be promoted, a promotion without a name or reason, or a rollback without an earlier run."""
+
+
+class DeletionRefused(NarutoError):
+    """A run that cannot be deleted: an alias names it, a process works on it, or people vote on it."""
+
+
+class RunStopped(NarutoError):
+    """A run that ended at a safe point because somebody asked for it; the same command resumes it."""
 
 
 class ServiceKeyInvalid(NarutoError):

@@ -30,6 +30,13 @@ class Settings(BaseSettings):
         description="Samples of the promoted run that `naruto watch` draws again, to see whether the model has "
         "changed; 0: none.",
     )
+    dashboard: str = Field(
+        default="", description="Address of the dashboard, for links on Prefect's pages: http://host:port."
+    )
+    notifications: SecretStr = Field(
+        default=SecretStr(""),
+        description="Address that Prefect posts to when a flow run ends or waits for a person, e.g. Slack's webhook.",
+    )
     service: str = Field(default="", description="Address of the HTTP service, for the playground: http://host:port.")
     service_key: SecretStr = Field(
         default=SecretStr(""), description="The playground's API key, if the service requires keys."

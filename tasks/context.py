@@ -1,6 +1,8 @@
 """What a task works with: the settings, folders, database and device of this machine, and the run it works on."""
 
 import json
+import time
+from asyncio import CancelledError
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -8,18 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from prefect.exceptions import TerminationSignal
 
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.devices import hold_device
-from naruto_core.domain import DatasetVersion, PromptSuite, Run
-from naruto_core.errors import NarutoError, NotRecorded
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState
+from naruto_core.errors import NarutoError, NotRecorded, RunStopped
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
 from naruto_core.training import distributed
 from tasks.progress import say
+from tasks.run_lease import add_wait, check_stop, hold_run, release_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +86,47 @@ def task_context() -> Generator[TaskContext]:
 
 @contextmanager
 def run_context(opened: OpenRun, step: str, *, needs_device: bool = True) -> Generator[RunContext]:
-    """The context of one step of a run, alone on the device if it `needs_device`.
+    """The context of one step of a run: this process has the run's lease, and the device if it `needs_device`.
 
-    An error is written on the run as the step's failure, and raised on.
+    An error is written on the run as the step's failure, and raised on; a run that somebody stopped is cancelled. The
+    lease is kept for the next step, unless the run has failed or was done before.
     """
     with task_context() as machine:
-        context = with_run(machine, opened)
-        alone = exclusive_device(context, f"{step} {opened.id}") if needs_device else nullcontext()
+        context, unfinished = with_run(machine, opened), opened.run.state is RunState.RUNNING
+        hold_run(context.store, context.settings, opened.id, say)
         try:
-            with alone:
+            if unfinished:
+                context.store.resume_run(opened.id)  # a step that failed is tried again
+            check_stop()
+            with _waiting_is_no_work(context, step) if needs_device else nullcontext():
                 yield context
         except BaseException as error:
-            reason = str(error) or type(error).__name__
-            context.store.fail_run(opened.id, f"{step}: {reason}", datetime.now(UTC))
+            _record_end(context, step, error)
+            release_run(context.store, context.settings, opened.id)
             raise
+        if not unfinished:
+            release_run(context.store, context.settings, opened.id)
+
+
+@contextmanager
+def _waiting_is_no_work(context: RunContext, step: str) -> Generator[None]:
+    """The device for the block alone; the time until it is free is not counted as work on the run."""
+    began = time.monotonic()
+    with exclusive_device(context, f"{step} {context.run.id}"):
+        add_wait(context.store, context.settings, context.run.id, time.monotonic() - began)
+        yield
+
+
+def _record_end(context: RunContext, step: str, error: BaseException) -> None:
+    """Mark the run as cancelled where somebody stopped it, else as failed."""
+    run_id, now = context.run.id, datetime.now(UTC)
+    if isinstance(error, RunStopped):
+        reason = str(error).removeprefix(f"run {run_id} stopped: ")
+        context.store.cancel_run(run_id, f"{step}: {reason}", now)
+    elif isinstance(error, (KeyboardInterrupt, TerminationSignal, CancelledError)):
+        context.store.cancel_run(run_id, f"{step}: stopped by a signal; the same command resumes it.", now)
+    else:
+        context.store.fail_run(run_id, f"{step}: {str(error) or type(error).__name__}", now)
 
 
 def with_run(context: TaskContext, opened: OpenRun) -> RunContext:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from prefect import task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from naruto_core import picture_file
@@ -54,7 +55,7 @@ class RunExtractors:
     reference: Features
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def measure_served(loaded: dict[str, RunExtractors] | None = None) -> int:
     """Score every served picture in the folder; how many there were. `loaded` keeps extractors between calls."""
     extractors, count = {} if loaded is None else loaded, 0
@@ -78,7 +79,7 @@ def measure_served(loaded: dict[str, RunExtractors] | None = None) -> int:
     return count
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def compare_served(days: float) -> list[Drift]:
     """Compare what was served in the last `days` with each run's own samples, and record the result."""
     now = datetime.now(UTC)
@@ -94,7 +95,7 @@ def compare_served(days: float) -> list[Drift]:
     return drifts
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def report_drift(drifts: list[Drift]) -> list[str]:
     """Report the comparison: sentences, a table in Prefect, and an event for each metric that has drifted."""
     sentences = [in_words(drift) for drift in drifts]

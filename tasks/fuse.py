@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_folder
@@ -23,7 +24,7 @@ from tasks.progress import say, unit_reporter
 Pixels = NDArray[np.uint8]
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
     """Merge the adapters, each at the recipe's scale, into a model for plain diffusers.
 
@@ -43,7 +44,7 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         return fused
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def check_fused(opened: OpenRun, fused: FusedModel) -> None:
     """Compare pictures of the fused model with the adapted model's of the same prompts and seeds; record the finding.
 

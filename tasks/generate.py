@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from naruto_core import sdxl
 from naruto_core.artifacts import is_intact, link_or_copy, sha256_bytes, sha256_file
@@ -36,7 +38,13 @@ class _SampleRequest:
         return Job(self.text, self.seed)
 
 
-@task
+def _task_name() -> str:
+    """E.g. "generate base, adapted": what the task is called in Prefect."""
+    opened: OpenRun = task_run.parameters["opened"]
+    return f"generate {', '.join(opened.recipe.generation.variants)}"
+
+
+@task(cache_policy=NO_CACHE, task_run_name=_task_name)
 def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | None) -> int:
     """Draw the samples of the run that are missing; the number of samples that exist then.
 

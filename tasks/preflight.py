@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import devices, sdxl
 from naruto_core.adapter_file import parts_without_weights
@@ -28,7 +29,7 @@ def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Mem
     return plan_memory(recipe.model, recipe.training, recipe.generation, device, available)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     """Check hub token, trackers, device, precision, base model, memory and the length of prompts.
 

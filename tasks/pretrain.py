@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.artifacts import Layout, write_atomically
 from naruto_core.domain import Progress
@@ -25,7 +26,7 @@ def _fit_reporter() -> Callable[[FitReport], None]:
     return on_report
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def begin_pretraining(plan: stages.PretrainPlan) -> str:
     """The workspace of this plan, below NARUTO_HOME."""
     workspace = Layout(read_settings().root).cache("pretrain")
@@ -33,32 +34,32 @@ def begin_pretraining(plan: stages.PretrainPlan) -> str:
     return str(workspace)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_tokenizers(workspace: str, prompts: list[str]) -> None:
     stages.train_tokenizers(Path(workspace), [*prompts, evaluation.NEGATIVE])
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_vae(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_vae(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_unet(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_unet(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_clip_judge(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_clip_judge(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_attribute_classifier(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_attribute_classifier(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]:
     """The bars of the base, as figures (report.json) and as a page with pictures (report.html)."""
     folder = Path(workspace)
@@ -87,7 +88,7 @@ def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]
     return figures
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def ship(workspace: str, plan: stages.PretrainPlan) -> str:
     """Half-precision weights with their manifest, where the package looks for them."""
     folder = Path(str(package.WEIGHTS))

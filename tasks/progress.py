@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from naruto_core.domain import Progress, format_duration
+from tasks.run_lease import check_stop
 
 TERMINAL_SECONDS, PREFECT_SECONDS = 0.5, 5.0
 BAR_WIDTH = 24
@@ -26,14 +27,19 @@ def describe(progress: Progress) -> str:
     return f"{progress.stage:<10} {counted:<20} {share}  {progress.note}{'  ' if progress.note else ''}{left}".rstrip()
 
 
-def reporter() -> Callable[[Progress], None]:
-    """A progress callback for the running task; cheap to call at every step."""
+def reporter(*, stoppable: bool = True) -> Callable[[Progress], None]:
+    """A progress callback for the running task; cheap to call at every step.
+
+    If `stoppable`, it raises RunStopped when somebody asked the run to stop: a report is a safe point.
+    """
     terminal, prefect = _terminal(), _prefect()
 
     def report(progress: Progress) -> None:
         finished = progress.done >= progress.total > 0
         terminal(progress, finished)
         prefect(progress, finished)
+        if stoppable and not finished:
+            check_stop()
 
     return report
 
@@ -102,5 +108,8 @@ def _prefect() -> Callable[[Progress, bool], None]:
 
 
 def say(sentence: str) -> None:
-    """One plain line for whoever watches the terminal."""
+    """One plain line for whoever watches the terminal, and for the log of the flow run in Prefect."""
     print(sentence, file=sys.stderr, flush=True)
+    if TaskRunContext.get() is not None:
+        logger = get_run_logger()
+        (logger.warning if sentence.startswith("warning") else logger.info)(sentence.strip("\n"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.domain import Finding, RunState, Score, Variant
 from naruto_core.recipe import Recipe
@@ -21,7 +22,7 @@ _OF_OTHER_STEPS = (TRUNCATED_TEXT, FUSED_MODEL, MODEL_CHANGE)  # findings that s
 _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def score(opened: OpenRun) -> int:
     """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
     with run_context(opened, "score") as context, timed_phase(context, "score", pictures_to_score(context)):
@@ -56,7 +57,7 @@ def _score_template(context: RunContext) -> Score:
     return Score(context.run.id, "", Variant.BASE, 0.0, 0.0, 0.0, 0, "", "", context.dataset.id, details=details)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def finished_runs(name: str | None) -> list[str]:
     """The id of the run called `name`, or those of all runs that are done."""
     with task_context() as context:
@@ -65,7 +66,7 @@ def finished_runs(name: str | None) -> list[str]:
         return [summary.run.id for summary in context.store.runs() if summary.run.state is RunState.DONE]
 
 
-@task(task_run_name="rescore-{run_id}")
+@task(task_run_name="rescore-{run_id}", cache_policy=NO_CACHE)
 def rescore_run(run_id: str) -> str:
     """Measure `run_id` again as its recipe says; a sentence that says which set scores changed."""
     with task_context() as context:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
@@ -29,11 +30,12 @@ from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, previe
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
+from tasks.run_lease import check_stop, stop_requested
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
 from tasks.truncation import find_truncated_text, limit_of, read_captions
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train(opened: OpenRun) -> list[Adapter]:
     """Fit one LoRA adapter, or one for each style.
 
@@ -108,7 +110,8 @@ def _train_head(
     call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context.run, styles))
     distributed.broadcast_job(call)
     on_preview = clock.timed(partial(preview, pipeline)) if preview else None
-    callbacks = TrainingCallbacks(reporter(), clock.counted(record_steps), on_preview)
+    report = reporter(stoppable=False)  # the loop stops at its own safe point, after a checkpoint
+    callbacks = TrainingCallbacks(report, clock.counted(record_steps), on_preview, stop_requested, check_stop)
     weights = call.train(pipeline, stages, context.settings.checkpoint_seconds, callbacks)
     clock.record(context)
     _check_finite(weights, checkpoint)

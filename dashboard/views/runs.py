@@ -77,10 +77,17 @@ def show() -> None:
         st.table(list(_scores(measurement, summaries)), hide_index=True, alt=_describe(measurement))
 
 
+_STATES = [state.value for state in RunState if state is not RunState.DELETED]
+
+
 def _filter(summaries: list[RunSummary]) -> list[RunSummary]:
     left, right = st.columns([2, 1])
-    words = left.text_input("Words in the id, profile, dataset or failure", key="words", max_chars=200).lower().split()
-    states = right.multiselect("State", [state.value for state in RunState], key="states")
+    words = (
+        left.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200)
+        .lower()
+        .split()
+    )
+    states = right.multiselect("State", _STATES, key="states")
     return [
         summary
         for summary in summaries
@@ -89,7 +96,8 @@ def _filter(summaries: list[RunSummary]) -> list[RunSummary]:
 
 
 def _searchable(summary: RunSummary) -> str:
-    return f"{summary.run.id} {summary.run.profile} {summary.dataset_source} {summary.run.failure}".lower()
+    run, tags = summary.run, " ".join(summary.tags)
+    return f"{run.id} {run.profile} {summary.dataset_source} {tags} {run.failure}".lower()
 
 
 def _win_rates() -> dict[str, str]:
@@ -156,6 +164,7 @@ def _line(summary: RunSummary, win_rates: dict[str, str]) -> dict[str, str]:
     return {
         "Run": run.id,
         "State": run.state.value,
+        "Tags": " ".join(summary.tags),
         "Profile": run.profile,
         "Dataset": summary.dataset_source,
         "Started (UTC)": f"{run.started_at:%Y-%m-%d %H:%M}",

@@ -44,8 +44,12 @@ def parse_url(url: str) -> URL:
         ) from None
 
 
-def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
-    """Create an engine for `url`; nothing is opened yet. Raises StorageFailed for an unknown kind of database."""
+def make_engine(url: URL, *, foreign_keys: bool = True, write_ahead: bool = True) -> Engine:
+    """Create an engine for `url`; nothing is opened yet. Raises StorageFailed for an unknown kind of database.
+
+    A SQLite file is in write-ahead mode, unless not `write_ahead`: that mode needs memory that all its processes share,
+    so it does not work for several machines on one volume.
+    """
     try:
         engine = create_engine(url)
     except NoSuchModuleError:
@@ -56,33 +60,33 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
             f"the database {display_url(url)} needs the Python package {package}: install it."
         ) from None
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _tune_sqlite(foreign_keys))
+        event.listen(engine, "connect", _tune_sqlite(foreign_keys, write_ahead))
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def _tune_sqlite(foreign_keys: bool) -> Callable[[Any, object], None]:
+def _tune_sqlite(foreign_keys: bool, write_ahead: bool) -> Callable[[Any, object], None]:
     def tune(connection: Any, record: object) -> None:
         del record
         # sqlite3 itself begins a transaction only at the first write and ends it at DDL; `_begin` replaces that
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-        _write_ahead(connection)
+        _set_journal_mode(connection, "wal" if write_ahead else "delete")
 
     return tune
 
 
-def _write_ahead(connection: Any) -> None:
-    """Switch to write-ahead logging, so that readers work while another process writes.
+def _set_journal_mode(connection: Any, mode: str) -> None:
+    """Switch to write-ahead logging, so that readers work while another process writes; or to a rollback journal.
 
     Changing the journal mode locks the whole file. Where two processes do it at the same time, SQLite refuses one of
     them immediately, without the busy timeout, to avoid a deadlock; so it is tried again here.
     """
     deadline = time.monotonic() + BUSY_SECONDS
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {mode}")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise

@@ -8,6 +8,7 @@ from naruto_core.artifacts import storage_errors
 from naruto_core.store.assignments import Assignments
 from naruto_core.store.campaigns import Campaigns
 from naruto_core.store.connection import make_engine, migrate, parse_url
+from naruto_core.store.deletion import Deletion
 from naruto_core.store.promotions import Promotions
 from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
@@ -21,12 +22,13 @@ class Ratings(Reviewers, Campaigns, Assignments, Promotions):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """An open database: four repositories that share one connection pool. Close it, or use it in a `with`."""
+    """An open database: repositories that share one connection pool. Close it, or use it in a `with`."""
 
     runs: Store
     ratings: Ratings
     service_jobs: ServiceJobs
     served_scores: ServedScores
+    deletion: Deletion
 
     def __enter__(self) -> Self:
         return self
@@ -35,7 +37,7 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the connection pool that the four share."""
+        """Close the connection pool that they share."""
         self.runs.close()
 
 
@@ -52,7 +54,7 @@ def open_database(url: str) -> Database:
             folder.mkdir(parents=True, exist_ok=True)
     migrate(parsed)
     engine = make_engine(parsed)
-    return Database(Store(engine), Ratings(engine), ServiceJobs(engine), ServedScores(engine))
+    return Database(Store(engine), Ratings(engine), ServiceJobs(engine), ServedScores(engine), Deletion(engine))
 
 
 def open_store(url: str) -> Store:

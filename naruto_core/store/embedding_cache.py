@@ -55,12 +55,15 @@ class Embeddings:
 
 
 class EmbeddingCache(Repository):
-    """The embeddings in the file `path`, which is created when it is missing. Several processes may use it at once."""
+    """The embeddings in the file `path`, which is created when it is missing.
+
+    Several processes may use it at once; of several machines too, on a network volume that has locks (NFSv4, CephFS).
+    """
 
     def __init__(self, path: Path) -> None:
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(make_engine(parse_url(f"sqlite:///{path}")))
+        super().__init__(make_engine(parse_url(f"sqlite:///{path}"), write_ahead=False))
         self._folder = path.parent
         with self._writing() as session:
             TABLE.create(session.connection(), checkfirst=True)

@@ -13,15 +13,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from prefect.client.schemas.actions import VariableUpdate
 from prefect.events.schemas.automations import EventTrigger
-from prefect.settings import Settings
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
-from deployments.prefect.deploy import PROJECT, read_automations, write_automations
+from deployments.prefect.deploy import PROJECT, read_automations, write_automations, write_notifications
 from deployments.prefect.local import LocalPrefect
 
 pytestmark = pytest.mark.slow
@@ -108,7 +110,12 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
         time.sleep(0.3)
     assert run["state_type"] == "COMPLETED", up.worker.log.read_text()[-5000:]
     database = up.home / "naruto.db"
-    assert rows(database, "select state from runs") == [("done",)]
+    ((name, state),) = rows(database, "select id, state from runs")
+    assert state == "done"
+    assert run["name"] == f"{name} on {SMALL['dataset.source']}"
+    assert {name, "naruto"} <= set(run["tags"])
+    logs = post(up, "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert f"run {name}" in {log["message"] for log in logs}
     assert rows(database, "select variant, count(*) from samples group by variant order by variant") == [
         ("adapted", 2),
         ("base", 2),
@@ -134,6 +141,7 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
         "t4-512": {"profile": "t4-512"},
         "rescore": {},
         "watch": {},
+        "promote": {},
     }
     assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}
     assert request(up, "GET", "/work_pools/gpu")["concurrency_limit"] == 1
@@ -249,6 +257,44 @@ def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_writ
         "rescore": False,
         "watch": True,
     }
+
+
+def test_a_failed_run_and_drift_are_posted_to_the_address_of_notifications(up: LocalPrefect) -> None:
+    posted: list[str] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *given: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/secret"
+        with temporary_settings({PREFECT_API_URL: up.api}), up.client() as client:
+            write_notifications(client, address)
+            write_notifications(client, address)
+        assert address not in json.dumps(post(up, "/block_documents/filter", {}))
+        mini = next(d["id"] for d in post(up, "/deployments/filter", {}) if d["name"] == "mini")
+        run = post(up, f"/deployments/{mini}/create_flow_run", {"name": "a-run", "state": {"type": "RUNNING"}})
+        failed = {"type": "FAILED", "message": "train: the disk is full."}
+        post(up, f"/flow_runs/{run['id']}/set_state", {"state": failed, "force": True})
+        drifted = {
+            "id": str(uuid.uuid4()), "event": "naruto.quality.drifted", "occurred": datetime.now(UTC).isoformat(),
+            "resource": {"prefect.resource.id": "naruto.run.r"}, "payload": {"sentence": "r clip: drifted"},
+        }  # fmt: skip
+        request(up, "POST", "/events", [drifted])
+        deadline = time.monotonic() + 60
+        while len(posted) < 2:
+            assert time.monotonic() < deadline, up.server.log.read_text()[-3000:]
+            time.sleep(0.2)
+        server.shutdown()
+    assert sorted(text[:40] for text in posted) == [
+        "a-run: Failed train: the disk is full. h",
+        "naruto drift: r clip: drifted",
+    ]
 
 
 def test_a_worker_asks_for_runs_every_two_seconds_unless_the_environment_has_another_value(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from naruto_core.checkpoint import write_checkpoint
+from naruto_core.checkpoint import read_checkpoint, write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
 from naruto_core.training.batches import NoiseConfig, StyleData, TrainingData, draw_batch
@@ -149,26 +149,34 @@ def programs() -> Iterator[Preloaded]:
         yield opened
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_the_step_it_has_done(programs: Preloaded, tmp_path: Path, number: signal.Signals):
+def test_asked_to_stop_by_a_signal_it_saves_the_step_it_has_done(programs: Preloaded, tmp_path: Path):
     program = programs.start("tests.naruto_core.training.stoppable", str(tmp_path), environment=os.environ)
     told: list[int] = []
     for line in program.output:
         if line.strip().isdecimal():  # libraries may say something too
             told.append(int(line))
             if told[-1] == 3:
-                os.kill(program.pid, number)
-    assert program.wait() == -number
-    from naruto_core.checkpoint import read_checkpoint
-
+                os.kill(program.pid, signal.SIGTERM)
+    assert program.wait() == -signal.SIGTERM
     assert read_checkpoint(tmp_path / "checkpoint.safetensors")[1]["steps"] == told[-1] >= 3
 
 
-def test_a_checkpoint_of_another_recipe_dataset_or_code_is_refused_with_both_names(load_miniature, examples, tmp_path):
-    path = tmp_path / "c.safetensors"
+def test_a_request_to_stop_saves_the_step_and_a_checkpoint_of_another_run_is_refused_with_both_names(
+    load_miniature, examples, tmp_path
+):
+    path, asked, section = tmp_path / "c.safetensors", iter([False, True]), section_of()
+
+    def stop() -> None:
+        raise _Killed
+
+    callbacks = TrainingCallbacks(ignore, ignore, None, lambda: next(asked), stop)
     with pytest.raises(_Killed):
-        train(load_miniature(), examples, section_of(), path, _die_after(2))
-    section = section_of()
+        train_adapter(
+            load_miniature(),
+            [data_of(examples, section)],
+            TrainingJob(section, {}, path, 1e9, "recipe/data", callbacks),
+        )
+    assert read_checkpoint(path)[1]["steps"] == 2
     job = TrainingJob(section, {}, path, 0.0, "other/data", TrainingCallbacks(ignore, ignore))
     with pytest.raises(RecordDamaged, match=r"recipe/data.*not other/data"):
         train_adapter(load_miniature(), [data_of(examples, section)], job)
