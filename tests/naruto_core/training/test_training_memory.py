@@ -88,18 +88,18 @@ def test_a_vae_that_says_force_upcast_is_counted_in_full_precision(tmp_path: Pat
 
 
 def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures():
-    recipe = choose_recipe("mini", overrides={"training.train_batch_size": 32, "training.prior": None})
+    recipe = choose_recipe("mini", overrides={"training.train_batch_size": 4, "training.prior": None})
     section = recipe.training.model_copy(update={"fit_memory": True})
     whole = plan_memory(recipe.model, section, recipe.generation, CPU, 64 * GIB)
-    assert (whole.section.train_batch_size, whole.section.gradient_checkpointing) == (32, False)
+    assert (whole.section.train_batch_size, whole.section.gradient_checkpointing) == (4, False)
     less = plan_memory(recipe.model, section, recipe.generation, CPU, whole.needs["train"] - 1)
-    assert less.section.effective_batch_size == 32
-    assert less.section.gradient_checkpointing or less.section.train_batch_size < 32
+    assert less.section.effective_batch_size == 4
+    assert less.section.gradient_checkpointing or less.section.train_batch_size < 4
     assert max(less.needs.values()) < whole.needs["train"]
     long_texts = section.model_copy(update={"max_token_length": 225, "fit_memory": False})
     assert plan_memory(recipe.model, long_texts, recipe.generation, CPU, 64 * GIB).needs["train"] > whole.needs["train"]
     assert "train" in whole.summary
-    assert "of 64.0 GiB; batch 32 x 1" in whole.summary
+    assert "of 64.0 GiB; batch 4 x 1" in whole.summary
     with pytest.raises(
         DeviceUnfit, match=r"needs \d+\.\d GiB in phase \w+, and the device has 0.2 GiB: lower training.res"
     ):
