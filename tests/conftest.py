@@ -84,7 +84,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = tmp_path_factory.mktemp("prefect")
     # a flow run waits a second for its heartbeat thread to end
     quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(quick), prefect_test_harness(server_startup_timeout=90), temporary_settings(quick):
+    with temporary_settings(quick), prefect_test_harness(server_startup_timeout=240), temporary_settings(quick):
         yield
 
 
