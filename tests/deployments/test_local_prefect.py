@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
 from deployments.prefect.deploy import PROJECT, read_automations, write_automations, write_notifications
 from deployments.prefect.local import LocalPrefect
+from tests.preloaded import preloaded
 
 pytestmark = pytest.mark.slow
 
@@ -45,17 +46,21 @@ def a_free_port() -> int:
         return probe.getsockname()[1]
 
 
-def python_m(module: str, local: LocalPrefect, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m module` as a person with nothing but these settings would run it."""
+def persons_environment(local: LocalPrefect) -> dict[str, str]:
+    """The variables of a person with nothing but these settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NARUTO_", "PREFECT_"))}
-    settings = {
+    return inherited | {
         "NARUTO_HOME": str(local.home),
         "NARUTO_PREFECT_PORT": str(local.port),
         "PREFECT_API_URL": local.api,
         "PREFECT_HOME": str(local.home / "person"),
     }
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=inherited | settings, capture_output=True, text=True, check=False)
+
+
+def python_m(module: str, local: LocalPrefect, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m module` as a person with nothing but these settings would run it."""
+    command, environment = [sys.executable, "-m", module, *arguments], persons_environment(local)
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
 
 
 def request(local: LocalPrefect, method: str, path: str, body: Any = None) -> Any:
@@ -84,9 +89,34 @@ def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefect]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> LocalPrefect:
+    return LocalPrefect(tmp_path_factory.mktemp("home"), a_free_port())
+
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def command(local: LocalPrefect) -> Iterator[Command]:
+    """`python -m` as `python_m`, without the seconds that imports take: the exit status, and what was printed."""
+    environment = persons_environment(local)
+    # Prefect reads its settings when it is imported: those that `up` sets before it imports Prefect
+    modules = ("deployments.prefect.deploy", "prefect.client.orchestration")
+    with preloaded(modules, environment | local.environment()) as programs:
+
+        def run(module: str, *arguments: str) -> tuple[int, str]:
+            program = programs.start(module, *arguments, environment=environment)
+            assert program.output
+            with program.output:
+                printed = program.output.read()
+            return program.wait(), printed
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def up(local: LocalPrefect) -> Iterator[LocalPrefect]:
     """A Prefect that `make up` started in a home of its own, stopped by `make down`."""
-    local = LocalPrefect(tmp_path_factory.mktemp("home"), a_free_port())
     try:
         started = python_m("deployments.prefect.local", local, "up")
         assert started.returncode == 0, started.stderr
@@ -123,11 +153,11 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
     assert {metric for (metric,) in rows(database, "select distinct metric from scores")} >= {"fid", "clip"}
 
 
-def test_up_a_second_time_changes_nothing_and_says_so(up: LocalPrefect) -> None:
+def test_up_a_second_time_changes_nothing_and_says_so(up: LocalPrefect, command: Command) -> None:
     before = (up.server.pid(), up.worker.pid(), deployments_as_written(up))
-    again = python_m("deployments.prefect.local", up, "up")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("Prefect was already up; nothing changed.\n")
+    status, printed = command("deployments.prefect.local", "up")
+    assert status == 0, printed
+    assert printed.startswith("Prefect was already up; nothing changed.\n")
     assert (up.server.pid(), up.worker.pid(), deployments_as_written(up)) == before
 
 
@@ -183,7 +213,9 @@ def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: p
         read_local_prefect()
 
 
-def test_after_a_crash_up_starts_a_new_worker_and_marks_the_lost_run_as_crashed(up: LocalPrefect) -> None:
+def test_after_a_crash_up_starts_a_new_worker_and_marks_the_lost_run_as_crashed(
+    up: LocalPrefect, command: Command
+) -> None:
     mini = next(d["id"] for d in post(up, "/deployments/filter", {}) if d["name"] == "mini")
     lost = post(up, f"/deployments/{mini}/create_flow_run", {"state": {"type": "RUNNING"}})
     worker = up.worker.pid()
@@ -191,9 +223,9 @@ def test_after_a_crash_up_starts_a_new_worker_and_marks_the_lost_run_as_crashed(
     os.kill(worker, signal.SIGKILL)
     while up.worker.pid() is not None:
         time.sleep(0.05)
-    again = python_m("deployments.prefect.local", up, "up")
-    assert again.returncode == 0, again.stderr
-    assert "starting a worker" in again.stdout
+    status, printed = command("deployments.prefect.local", "up")
+    assert status == 0, printed
+    assert "starting a worker" in printed
     assert up.worker.pid() not in (None, worker)
     assert request(up, "GET", f"/flow_runs/{lost['id']}")["state_type"] == "CRASHED"
 
@@ -239,7 +271,9 @@ def test_only_a_run_without_heartbeats_is_marked_as_crashed(up: LocalPrefect) ->
     assert {seconds for _, seconds in written.values()} == {600, 3600}
 
 
-def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_written_again(up: LocalPrefect) -> None:
+def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_written_again(
+    up: LocalPrefect, command: Command
+) -> None:
     def schedules() -> dict[str, tuple[str, str, bool]]:
         deployments = post(up, "/deployments/filter", {})
         return {d["name"]: (d["id"], s["id"], s["active"]) for d in deployments for s in d["schedules"]}
@@ -249,9 +283,9 @@ def test_a_schedule_that_somebody_switched_on_stays_on_when_deployments_are_writ
         request(up, "PATCH", f"/deployments/{deployment}/schedules/{schedule}", {"active": active})
     with up.client() as client:
         client.update_variable(VariableUpdate(name="naruto_deployed", value="of an older prefect.yaml"))
-    again = python_m("deployments.prefect.local", up, "up")
-    assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.startswith("writing deployments ...\nPrefect is up.")
+    status, printed = command("deployments.prefect.local", "up")
+    assert status == 0, printed
+    assert printed.startswith("writing deployments ...\nPrefect is up.")
     assert {name: active for name, (_, _, active) in schedules().items()} == {
         "t4": True,
         "rescore": False,

@@ -17,8 +17,10 @@ from naruto_core.store.embedding_cache import row_digest
 from tests.flows.conftest import SMALL, Naruto
 
 # Another repetition, of prompts enough for a verdict: 7 of them, of which the first three are the small run's. With one
-# seed, because 8 pictures and more are asked for metrics that so few cannot be resampled for.
+# seed, because 8 pictures and more are asked for metrics that so few cannot be resampled for. Only what is compared.
 SECOND = SMALL | {"training.seed": 43, "generation.prompts": 7, "generation.seeds": 1}
+SECOND |= {"training.max_train_steps": 2, "training.prior": None, "training.validation": None}
+SECOND |= {"generation.variants": ["base", "adapted"]}
 KEPT = ("naruto.db", "datasets", "cache/embeddings.db")  # what `make keep` copies
 
 

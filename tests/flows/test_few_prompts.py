@@ -12,9 +12,11 @@ THREE_PROMPTS = {
     "generation.prompts": 3,
     "generation.variants": "[base,adapted]",
     "generation.num_inference_steps": 2,
-    "training.max_train_steps": 3,
+    "training.max_train_steps": 2,
+    "training.train_batch_size": 2,
     "training.prior": "null",
     "training.validation": "null",
+    "scoring.resamples": 100,
 }
 
 
