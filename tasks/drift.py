@@ -222,7 +222,6 @@ def _drifts(
             Values(np.array([score.value for score in served]), [score.asked for score in served]),
             Values(np.array([score.value for score in own]), [prompts[score.sample_id or ""] for score in own]),
             share=metric == "blank",
-            seed=0,
         )
         yield Drift(
             run_id=run_id, metric=metric, since=since, said_at=now, served=result.served, own=result.own,

@@ -5,24 +5,20 @@ pictures and of pictures that were not trained on; `prompts` (n,) are the drawn 
 the pictures of `held_out` in the sentence.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from naruto_core.domain import Finding
-from naruto_core.recipe_sections import ScoringSection
+from naruto_core.intervals import LEVEL, Estimate, share_estimate
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
     Difference,
-    Estimate,
-    bootstrap_share,
     difference,
     mean_measure,
 )
-from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
@@ -31,17 +27,15 @@ NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this shar
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
 
-def find_overfitting(
-    run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], section: ScoringSection, calibration: str
-) -> Finding:
+def find_overfitting(run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], calibration: str) -> Finding:
     """Whether drawn pictures lie nearer to training pictures than held-out pictures do."""
     if len(held_out) < LEAST_FOR_RANKS:
         sentence = f"copying cannot be judged: {len(held_out)} {calibration} are too few to compare with."
         return Finding(run_id, "overfitting", True, sentence, {"held_out": float(len(held_out))})
     ranks = memorization.ranks(drawn, held_out)
     is_flagged = (ranks <= memorization.FLAGGED).astype(np.float64)
-    flagged = bootstrap_share(is_flagged, prompts, section.resamples, section.seed)
-    if not math.isfinite(flagged.low):
+    flagged = share_estimate(is_flagged, prompts)
+    if len(set(prompts)) < LEAST_PROMPTS:
         sentence = (
             f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
         )
@@ -101,7 +95,7 @@ def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: E
 
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
-    if shift.high is None or spread.high is None:
+    if shift.high is None or spread.high is None or shift.p is None:
         sentence = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
@@ -125,7 +119,6 @@ def find_generalisation(
     adapted: Vector,
     prompts: Sequence[str],
     tags: Mapping[str, Sequence[str]],
-    section: ScoringSection,
 ) -> Finding:
     """The kinds of prompts that the adapted model follows less well than the base.
 
@@ -140,7 +133,7 @@ def find_generalisation(
         if not selected.any():
             continue
         values = np.concatenate([base[selected], adapted[selected]])
-        change = difference(mean_measure(values), names[selected].tolist(), section.resamples, section.seed)
+        change = difference(mean_measure(values), names[selected].tolist())
         figures[tag] = change.value
         if change.low is None or change.high is None or change.p is None:
             few.append(f"{tag} (n = {change.prompts} prompts)")
