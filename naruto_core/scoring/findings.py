@@ -186,7 +186,8 @@ def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) 
     """Metrics that cannot tell base from real pictures here, and metrics that were not measured, with the reason."""
     unusable: list[Finding] = []
     if blind:
-        sentence = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
+        reason = "they cannot tell base from real pictures, or prefer the base's"
+        sentence = f"these do not discriminate here ({reason}): {', '.join(blind)}."
         unusable.append(Finding(run_id, "blind metrics", True, sentence, {"count": float(len(blind))}))
     if unmeasured:
         unusable.append(Finding(run_id, NOT_MEASURED, True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))
