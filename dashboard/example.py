@@ -1,7 +1,7 @@
 """`make dashboard EXAMPLE=1`: a campaign on the runs of this machine with made-up votes, marked as such.
 
 It shows the pages with votes. The made-up reviewers know which model drew a picture, which real reviewers do not: they
-prefer the fused and the adapted model to the base, and one of them has a bias to the left side.
+prefer the trained model to the base, and one of them has a bias to the left side.
 """
 
 import random
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from math import exp
 
 from dashboard.queries.database import database
-from naruto_core.domain import Variant
+from naruto_core.domain import Variant, distinct_variants
 from naruto_core.errors import NarutoError
 from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Action, Assignment, Campaign, Mode, Outcome, RatingEvent, Role
@@ -63,8 +63,8 @@ def _campaign(now: datetime) -> tuple[Campaign, dict[str, float]]:
     suite = store.prompts(counts[0][0]) if counts else None
     if suite is None:
         raise NarutoError("there are no pictures for an example: type `make demo` first.")
-    newest = [(run, variant) for run, variant, _ in counts if run == counts[0][0] and variant in _STRENGTHS]
-    samples = {contender(run, variant.value): store.samples(run, variant) for run, variant in newest}
+    newest, variants = counts[0][0], {variant for run, variant, _ in counts if run == counts[0][0]}
+    samples = {contender(newest, v.value): store.samples(newest, v) for v in distinct_variants(variants)}
     units = plan_units(Mode.PAIR, samples, suite.prompts, overlap=40, raters=3, gold=0, seed=0)
     question = "Which picture would you rather get for this text?"
     campaign = Campaign("", _NAME, question, Mode.PAIR, now, example=True)

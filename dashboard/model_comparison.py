@@ -11,12 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from naruto_core.domain import Prompt, Sample, Score
-from naruto_core.recipe_sections import RESAMPLES
 from naruto_core.scoring.metrics import SAMPLE_METRICS
-from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
+from naruto_core.scoring.resampling import Difference, holm, paired_difference
 from naruto_core.scoring.verdict import Verdict, verdict
-
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +89,7 @@ def compare_metrics(
         if extractor is None or measurements[index].get(metric.name) != extractor or not common:
             continue
         first, second = (np.array([row.scores[i][metric.name] for row in common]) for i in (0, index))
-        change = difference(
-            mean_measure(np.concatenate((first, second))), [row.prompt.slug for row in common], RESAMPLES, _SEED
-        )
+        change = paired_difference(first, second, [row.prompt.slug for row in common], share=metric.share)
         change = change.between_equals() if np.array_equal(first, second) else change
         comparison = MetricComparison(
             metric.name, extractor, float(first.mean()), float(second.mean()), change, Verdict("undecided"), len(common)

@@ -1,6 +1,7 @@
 """The domain model: frozen dataclasses that every package uses. Standard library only."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -20,6 +21,15 @@ class Variant(StrEnum):
     ADAPTED = "adapted"  # the base model with the adapter loaded beside its weights
     FUSED = "fused"  # the adapter merged into the weights
     REAL = "real"  # real pictures outside the reference, as a perfect model would draw them
+
+
+def distinct_variants(variants: Collection[Variant]) -> list[Variant]:
+    """`variants` in their usual order, without the fused model where the adapted one is there.
+
+    Both are the same model, but for rounding; the run's check of the fused model says so, or warns.
+    """
+    both = Variant.ADAPTED in variants
+    return [variant for variant in Variant if variant in variants and not (both and variant is Variant.FUSED)]
 
 
 GENERATED = (Variant.BASE, Variant.ADAPTED, Variant.FUSED)  # the variants that have samples

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from naruto_core.recipe_training import Precision, Section, TokenLength
 from naruto_core.sampling import SAMPLERS, SamplerName
 
-RESAMPLES = 1000  # behind every interval, unless a recipe's scoring.resamples says otherwise
+RESAMPLES = 1000  # of bootstrap intervals, unless a recipe's scoring.resamples says otherwise
 
 ReferencePart = Literal["held-out", "training"]
 
@@ -197,7 +197,10 @@ class ScoringSection(Section):
     )
     batch_size: int = Field(32, ge=1, description="Pictures per batch of a measuring network.")
     resamples: int = Field(
-        RESAMPLES, ge=100, le=1_000_000, description="Bootstrap resamples for intervals of means and of differences."
+        RESAMPLES,
+        ge=100,
+        le=1_000_000,
+        description="Bootstrap resamples of how well a metric tells base from real.",
     )
     seed: int = Field(0, ge=0, description="Seed of the resamples.")
 

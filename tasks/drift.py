@@ -223,7 +223,6 @@ def _drifts(
             Values(np.array([score.value for score in served]), [score.asked for score in served]),
             Values(np.array([score.value for score in own]), [prompts[score.sample_id or ""] for score in own]),
             share=metric == "blank",
-            seed=0,
         )
         own_prompts = len({prompts[score.sample_id or ""] for score in own})
         if reason := why_never_steady(result, own_prompts):

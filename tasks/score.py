@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from math import isclose
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -19,6 +20,7 @@ from tasks.progress import say
 from tasks.truncation import TRUNCATED_TEXT
 
 _OF_OTHER_STEPS = (TRUNCATED_TEXT, FUSED_MODEL, MODEL_CHANGE)  # findings that scoring does not replace
+SetScores = dict[tuple[str, str], float]  # by metric and variant
 _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
 
 
@@ -75,15 +77,20 @@ def rescore_run(run_id: str) -> str:
     score.fn(opened)
     with task_context() as context:
         after = _set_scores(context.store.scores(run_id))
-    changes = [
-        f"{metric} {variant} {before.get((metric, variant), float('nan')):.4g} -> {value:.4g}"
-        for (metric, variant), value in after.items()
-        if before.get((metric, variant)) != value
-    ]
+    changes = score_changes(before, after)
     sentence = f"{run_id}: {', '.join(changes) if changes else 'nothing moved'}"
     say(sentence)
     return sentence
 
 
-def _set_scores(scores: list[Score]) -> dict[tuple[str, str], float]:
+def score_changes(before: SetScores, after: SetScores) -> list[str]:
+    """The scores that differ by more than rounding, in words; libraries and thread counts change the last digits."""
+    return [
+        f"{metric} {variant} new {value:.5g}" if old is None else f"{metric} {variant} {old:.5g} -> {value:.5g}"
+        for (metric, variant), value in after.items()
+        if (old := before.get((metric, variant))) is None or not isclose(old, value, rel_tol=1e-4, abs_tol=1e-6)
+    ]
+
+
+def _set_scores(scores: list[Score]) -> SetScores:
     return {(s.metric, str(s.variant)): s.value for s in scores if s.sample_id is None}

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.formatting import describe_decision
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
+from naruto_core.domain import Variant, distinct_variants
 from naruto_core.errors import NarutoError
 from naruto_core.judging.campaign_plan import contender, plan_units
 from naruto_core.ratings import Campaign, Mode, Role
@@ -107,10 +108,21 @@ def _link(token: str) -> None:
     st.code(f"{address}/enter/{token}", language=None)
 
 
+def _models(drawn: Sequence[tuple[str, Variant]]) -> dict[str, tuple[str, Variant]]:
+    """The models that a campaign can compare; fused models beside adapted ones on demand."""
+    variants: dict[str, set[Variant]] = {}
+    for run_id, variant in drawn:
+        variants.setdefault(run_id, set()).add(variant)
+    kept = [(run_id, variant) for run_id, variant in drawn if variant in distinct_variants(variants[run_id])]
+    if len(kept) < len(drawn) and st.checkbox("List fused models too: they draw the adapted model's pictures"):
+        kept = list(drawn)
+    return {contender(run_id, variant.value): (run_id, variant) for run_id, variant in kept}
+
+
 def _new_campaign() -> None:
     st.header("New campaign")
     counts = database().runs.sample_counts()
-    models = {contender(run_id, variant.value): (run_id, variant) for run_id, variant, _ in counts}
+    models = _models([(run_id, variant) for run_id, variant, _ in counts])
     if not models:
         st.info("There are no pictures yet. Type `make demo` in a terminal, then reload this page.")
         return

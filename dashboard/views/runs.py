@@ -14,7 +14,7 @@ import streamlit as st
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
-from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, format_duration
+from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, distinct_variants, format_duration
 from naruto_core.judging.campaign_plan import contender
 from naruto_core.ratings import Mode
 from naruto_core.store.queries import Measurement, RunSummary, measurement_of
@@ -184,10 +184,12 @@ def _scores(measurement: Measurement, summaries: Iterable[RunSummary]) -> Iterab
     of_runs: dict[str, dict[Variant, Score]] = {}
     for summary in summaries:
         of_runs[summary.run.id] = {s.variant: s for s in summary.scores if measurement_of(s) == measurement}
-    variants = [variant for variant in Variant if any(variant in scores for scores in of_runs.values())]
+    shown = {run_id: distinct_variants(scores) for run_id, scores in of_runs.items()}
+    variants = [variant for variant in Variant if any(variant in of_run for of_run in shown.values())]
     for run_id, scores in of_runs.items():
         if scores:
-            yield {"Run": run_id} | {variant.value: _cell(scores.get(variant)) for variant in variants}
+            cells = {v.value: _cell(scores.get(v) if v in shown[run_id] else None) for v in variants}
+            yield {"Run": run_id} | cells
 
 
 def _cell(score: Score | None) -> str:

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from naruto_core.card.facts import CardFacts, ShownPrompt, base_licence, escape, pictures_licence, table
 from naruto_core.card.usage import comfyui_steps, diffusers_code, needed_versions
-from naruto_core.domain import DatasetVersion, Score, Variant
+from naruto_core.domain import DatasetVersion, Score, Variant, distinct_variants
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, Recipe
@@ -161,7 +161,7 @@ def score_table(facts: CardFacts) -> str:
 
     A cell is: value [95 % interval].
     """
-    variants = [variant for variant in Variant if any(score.variant is variant for score in facts.scores)]
+    variants = distinct_variants({score.variant for score in facts.scores})
     by_measurement: dict[tuple[str, ...], dict[Variant, Score]] = {}
     for score in facts.scores:
         measurement = (score.metric, score.extractor, score.version, score.reference, score.method, str(score.n))

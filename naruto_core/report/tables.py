@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from naruto_core.card.facts import escape, table
-from naruto_core.domain import Score, Variant
+from naruto_core.domain import Score, Variant, distinct_variants
 from naruto_core.scoring.discrimination import ENOUGH
 from naruto_core.scoring.metrics import BY_NAME, decimals
 from naruto_core.store.queries import measurement_of
@@ -52,7 +52,9 @@ def discrimination_text(score: Score) -> tuple[str, bool]:
         return "", False
     blind = float(auc) < ENOUGH
     interval = f"{auc:.2f} [{score.details['auc_low']:.2f}, {score.details['auc_high']:.2f}]"
-    return interval + (" does not discriminate here" if blind else ""), blind
+    inverted = float(score.details["auc_high"]) < 0.5
+    problem = " is inverted here: it prefers the base" if inverted else " does not discriminate here" if blind else ""
+    return interval + problem, blind
 
 
 def interval_text(bounds: tuple[float | None, float | None] | None, form: str) -> str:
@@ -67,8 +69,8 @@ def number_text(value: float | None, form: str) -> str:
 
 
 def scored_variants(scores: Sequence[Score]) -> list[Variant]:
-    """The variants that any of `scores` is of, in their usual order."""
-    return [variant for variant in Variant if any(score.variant is variant for score in scores)]
+    """The variants that `scores` are of, in their usual order; see `distinct_variants`."""
+    return distinct_variants({score.variant for score in scores})
 
 
 def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:

@@ -12,7 +12,7 @@ from naruto_core.scoring.evaluation import set_difference, set_metrics_of
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.scoring.registry import Metric
-from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
+from naruto_core.scoring.resampling import Difference, holm, paired_difference
 from naruto_core.scoring.sample_metrics import sample_values
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
@@ -127,7 +127,7 @@ def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection
         common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real)
         comparison = _not_measured(metric, features.extractor, common.n, section)
         try:
-            change = set_difference(common, metric, *pair, section)
+            change = set_difference(common, metric, *pair)
             reference, counts = metric.reference_of(common), each_once(common.n)
             first_value, second_value = (metric.measure(side[: common.n], reference)(counts) for side in pair)
         except NarutoError as error:
@@ -150,7 +150,7 @@ def _compare_samples(
         if metric.extractor_id(second.features) != extractor:
             continue
         pair = first_values[metric.name][rows[0]], second_values[metric.name][rows[1]]
-        change = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
+        change = paired_difference(*pair, prompts, share=metric.share)
         change = change.between_equals() if np.array_equal(*pair) else change
         means = float(pair[0].mean()), float(pair[1].mean())
         yield _measured(_not_measured(metric, extractor, len(prompts), section), means, change), metric.better

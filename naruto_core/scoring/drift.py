@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naruto_core.recipe_sections import RESAMPLES
+from naruto_core.intervals import Estimate, mean_estimate, share_estimate
 from naruto_core.scoring.feature_set import Vector
-from naruto_core.scoring.resampling import Estimate, bootstrap_mean, bootstrap_share
 from naruto_core.serving import DriftVerdict
 
 MARGIN = 0.25  # standard deviations of the run's own pictures: a small effect (Cohen 1988 calls 0.2 small, 0.5 medium)
 SHARE_MARGIN = 0.02  # of a share, e.g. of blank pictures
-LEAST_PROMPTS = 10  # of either side; a bootstrap over fewer is too narrow
+LEAST_PROMPTS = 10  # of either side; an interval over fewer is too wide to say anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +46,14 @@ class Shift:
     own_error: float
 
 
-def shift(served: Values, own: Values, *, share: bool, seed: int) -> Shift:
+def shift(served: Values, own: Values, *, share: bool) -> Shift:
     """The mean of `served` minus that of `own`; with `share`, values are 0 or 1.
 
     Each mean has an interval over whole prompts; that of the difference follows from the two by MOVER (Zou & Donner
     2008, eq. 6), which needs no symmetry. Drifted: all of it lies beyond the margin; steady: all within. Where either
     side has fewer than `LEAST_PROMPTS` prompts it is (-inf, inf).
     """
-    a, b = (_estimate(side, share=share, seed=seed) for side in (served, own))
+    a, b = (_estimate(side, share=share) for side in (served, own))
     margin = SHARE_MARGIN if share else MARGIN * float(np.std(own.values))
     low, high = _mover(a, b)
     own_error = max(b.high - b.value, b.value - b.low)
@@ -81,8 +80,8 @@ def why_never_steady(change: Shift, own_prompts: int) -> str:
     )
 
 
-def _estimate(side: Values, *, share: bool, seed: int) -> Estimate:
-    mean = (bootstrap_share if share else bootstrap_mean)(side.values, side.prompts, RESAMPLES, seed)
+def _estimate(side: Values, *, share: bool) -> Estimate:
+    mean = (share_estimate if share else mean_estimate)(side.values, side.prompts)
     enough = len(set(side.prompts)) >= LEAST_PROMPTS
     return mean if enough else Estimate(mean.value, -math.inf, math.inf)
 

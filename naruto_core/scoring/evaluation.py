@@ -7,6 +7,7 @@ import numpy as np
 
 from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
+from naruto_core.intervals import Estimate, mean_estimate, share_estimate
 from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
 from naruto_core.scoring.copied_pixels import pixel_nearness
@@ -14,14 +15,7 @@ from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, b
 from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
 from naruto_core.scoring.memorization import Nearness, nearest
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
-from naruto_core.scoring.resampling import (
-    Difference,
-    Estimate,
-    bootstrap_mean,
-    bootstrap_share,
-    difference,
-    jackknife,
-)
+from naruto_core.scoring.resampling import Difference, difference, jackknife
 from naruto_core.scoring.sample_metrics import SampleMetric, Values, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
 
@@ -52,12 +46,12 @@ def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection,
     for metric in SAMPLE_METRICS:
         scores += _sample_scores(template, metric, features, values, section)
     for metric in SAMPLE_METRICS:
-        scores += _scores_by_tag(template, metric, suite, features, values, section)
+        scores += _scores_by_tag(template, metric, suite, features, values)
     blind = [s.metric for s in scores if s.variant is Variant.REAL and float(s.details.get("auc", 1)) < ENOUGH]
     return Evaluation(
         scores,
         [
-            *find_risks(template.run_id, features, values, suite, section),
+            *find_risks(template.run_id, features, values, suite),
             *findings.find_unusable(template.run_id, blind, unmeasured),
         ],
     )
@@ -88,9 +82,7 @@ def estimate(features: FeatureSet, metric: SetMetric, variant: Variant) -> Estim
     return replace(score, low=max(score.low, least), high=min(score.high, most))
 
 
-def set_difference(
-    features: FeatureSet, metric: SetMetric, first: Features, second: Features, section: ScoringSection
-) -> Difference:
+def set_difference(features: FeatureSet, metric: SetMetric, first: Features, second: Features) -> Difference:
     """The set score of `second` (n, d) minus that of `first` (n, d), which have the same prompts and seeds row by row.
 
     NarutoError when `metric` cannot be measured with these features.
@@ -99,7 +91,7 @@ def set_difference(
         check_features(rows[: features.n], metric.least, "the set of drawn pictures")
     both = np.concatenate([first[: features.n], second[: features.n]])
     measure = metric.measure(both, metric.reference_of(features))
-    return difference(measure, features.groups(), section.resamples, section.seed)
+    return difference(measure, features.groups())
 
 
 def set_discrimination(features: FeatureSet, metric: SetMetric, section: ScoringSection) -> Discrimination | None:
@@ -109,7 +101,7 @@ def set_discrimination(features: FeatureSet, metric: SetMetric, section: Scoring
     """
     if Variant.BASE not in features.drawn:
         return None
-    if features.n < BLOCKS * metric.least or len(set(features.groups())) < BLOCKS:
+    if features.n < BLOCKS * min(metric.least, BLOCKS) or len(set(features.groups())) < BLOCKS:
         return None
     single_pictures = [str(i) for i in range(features.n)]
     try:
@@ -119,7 +111,7 @@ def set_discrimination(features: FeatureSet, metric: SetMetric, section: Scoring
         )
     except NarutoError:  # prompts with very different numbers of pictures
         return None
-    return discriminate(base, real, section.resamples, section.seed)
+    return discriminate(base, real, metric.better, section.resamples, section.seed)
 
 
 def _set_scores(template: Score, metric: SetMetric, features: FeatureSet, section: ScoringSection) -> Iterator[Score]:
@@ -188,7 +180,7 @@ def _sample_scores(
         details = template.details | (_auc_details(discrimination) if variant is Variant.REAL else {})
         if variant is Variant.REAL and metric.real_texts:
             details |= {"anchor": NO_ANCHOR}
-        yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups, section)
+        yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups)
         for value, sample in zip(rows.tolist(), samples, strict=False):
             score = replace(common, variant=variant, value=value, low=value, high=value, n=1)
             yield replace(score, sample_id=sample.id, details={})
@@ -200,7 +192,7 @@ def _sample_discrimination(metric: SampleMetric, values: Values, section: Scorin
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
     if base is None or real is None or min(len(base), len(real)) < BLOCKS:
         return None
-    return discriminate(base, real, section.resamples, section.seed)
+    return discriminate(base, real, metric.better, section.resamples, section.seed)
 
 
 def _scores_by_tag(
@@ -209,7 +201,6 @@ def _scores_by_tag(
     suite: PromptSuite,
     features: RunFeatures,
     values: Values,
-    section: ScoringSection,
 ) -> Iterator[Score]:
     """The means of a metric over the prompts with one tag, for each tag that it names."""
     for tag, name in metric.by_tag.items():
@@ -222,25 +213,19 @@ def _scores_by_tag(
         common = replace(template, metric=name, extractor=extractor, version=metric.version, reference="")
         for variant in features.samples:
             if (rows := values[variant].get(metric.name)) is not None:
-                yield _mean_score(replace(common, variant=variant), metric, rows[selected], groups, section)
+                yield _mean_score(replace(common, variant=variant), metric, rows[selected], groups)
 
 
-def _mean_score(
-    template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str], section: ScoringSection
-) -> Score:
-    bootstrap = bootstrap_share if metric.share else bootstrap_mean
-    mean = bootstrap(values, groups, section.resamples, section.seed)
-    method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
-    method += " (Clopper-Pearson where all are alike)" if metric.share else ""
+def _mean_score(template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str]) -> Score:
+    mean = (share_estimate if metric.share else mean_estimate)(values, groups)
+    method = f"{'Clopper-Pearson' if metric.share else 'Student t'} over prompts, 95 %"
     return replace(template, value=mean.value, low=mean.low, high=mean.high, n=len(groups), method=method)
 
 
 # Risks
 
 
-def find_risks(
-    run_id: str, features: RunFeatures, values: Values, suite: PromptSuite, section: ScoringSection
-) -> Iterator[Finding]:
+def find_risks(run_id: str, features: RunFeatures, values: Values, suite: PromptSuite) -> Iterator[Finding]:
     """Blank pictures, overfitting and memorization; and against the base, generalisation and collapse."""
     yield findings.find_blanks(run_id, {str(v): of["blank"] for v, of in values.items() if "blank" in of})
     if Variant.ADAPTED not in values:
@@ -249,15 +234,15 @@ def find_risks(
     calibration = "held-out pictures" if features.held_out is not None else "training pictures (to the other ones)"
     if "copying" in adapted and "copying" in values[Variant.REAL]:
         held_out = values[Variant.REAL]["copying"]
-        yield findings.find_overfitting(run_id, adapted["copying"], held_out, prompts, section, calibration)
+        yield findings.find_overfitting(run_id, adapted["copying"], held_out, prompts, calibration)
         yield _find_memorization(run_id, features, held_out, calibration)
     if Variant.BASE not in values:
         return
     base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
     if "clip-content" in base and "clip-content" in adapted:
         pair = base["clip-content"], adapted["clip-content"]
-        yield findings.find_generalisation(run_id, *pair, prompts, tags, section)
-    yield _find_collapse(run_id, features.sets.without(features.other_styles), section)
+        yield findings.find_generalisation(run_id, *pair, prompts, tags)
+    yield _find_collapse(run_id, features.sets.without(features.other_styles))
     if features.pixels is not None and features.pixels.base is not None:
         change = np.abs(np.asarray(features.pixels.drawn, dtype=np.float64) - features.pixels.base)
         yield findings.find_hardly_moved(run_id, change.mean(axis=1), features.gauges)
@@ -272,11 +257,11 @@ def _find_memorization(run_id: str, features: RunFeatures, held_out: Vector, cal
     return findings.find_memorization(run_id, samples, of_features, of_pixels, calibration)
 
 
-def _find_collapse(run_id: str, features: FeatureSet, section: ScoringSection) -> Finding:
+def _find_collapse(run_id: str, features: FeatureSet) -> Finding:
     mmd, vendi = (next(metric for metric in SET_METRICS if metric.name == name) for name in ("mmd", "vendi"))
     pair = features.drawn[Variant.BASE], features.drawn[Variant.ADAPTED]
     try:
-        shift, spread = (set_difference(features, metric, *pair, section) for metric in (mmd, vendi))
+        shift, spread = (set_difference(features, metric, *pair) for metric in (mmd, vendi))
         adapted, real = (estimate(features, vendi, variant) for variant in (Variant.ADAPTED, Variant.REAL))
         return findings.find_collapse(run_id, shift, spread, adapted, real)
     except NarutoError as error:

@@ -11,20 +11,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from naruto_core.domain import Finding
-from naruto_core.recipe_sections import RESAMPLES, ScoringSection
+from naruto_core.intervals import LEVEL, Estimate, share_estimate
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.memorization import Nearness
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
     Difference,
-    Estimate,
-    bootstrap_share,
     difference,
     holm,
     mean_measure,
 )
-from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
@@ -36,17 +33,15 @@ NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this shar
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
 
-def find_overfitting(
-    run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], section: ScoringSection, calibration: str
-) -> Finding:
+def find_overfitting(run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], calibration: str) -> Finding:
     """Whether drawn pictures lie nearer to training pictures than held-out pictures do."""
     if len(held_out) < LEAST_FOR_RANKS:
         sentence = f"copying cannot be judged: {len(held_out)} {calibration} are too few to compare with."
         return Finding(run_id, "overfitting", True, sentence, {"held_out": float(len(held_out))})
     ranks = memorization.ranks(drawn, held_out)
     is_flagged = (ranks <= memorization.FLAGGED).astype(np.float64)
-    flagged = bootstrap_share(is_flagged, prompts, section.resamples, section.seed)
-    if not math.isfinite(flagged.low):
+    flagged = share_estimate(is_flagged, prompts)
+    if len(set(prompts)) < LEAST_PROMPTS:
         sentence = (
             f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
         )
@@ -119,7 +114,7 @@ def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: E
 
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
-    if shift.high is None or spread.high is None:
+    if shift.high is None or spread.high is None or shift.p is None:
         sentence = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
@@ -143,7 +138,6 @@ def find_generalisation(
     adapted: Vector,
     prompts: Sequence[str],
     tags: Mapping[str, Sequence[str]],
-    section: ScoringSection,
 ) -> Finding:
     """The kinds of prompts (tags) that the adapted model follows less well than the base.
 
@@ -154,14 +148,12 @@ def find_generalisation(
     names = np.asarray(prompts)
     rows = {tag: np.isin(names, [p for p, of in tags.items() if tag in of]) for tag in _tags(prompts, tags)}
     counts = {tag: len(set(names[selected].tolist())) for tag, selected in rows.items()}
-    judged, least = judged_tags(counts, section.resamples)
+    judged, least = judged_tags(counts)
     smallest = SMALL_EFFECT * float(np.std(base))
     changes = {
         tag: difference(
             mean_measure(np.concatenate([base[rows[tag]], adapted[rows[tag]]])),
             names[rows[tag]].tolist(),
-            section.resamples,
-            section.seed,
         )
         for tag in rows
     }
@@ -188,15 +180,14 @@ def find_generalisation(
     return Finding(run_id, "generalisation", bool(worse), sentence, figures)
 
 
-def judged_tags(counts: Mapping[str, int], resamples: int = RESAMPLES) -> tuple[list[str], int]:
+def judged_tags(counts: Mapping[str, int]) -> tuple[list[str], int]:
     """The tags that can be judged, by their number of prompts; and the number of prompts that a further tag needs.
 
     The smallest p-value of n prompts is 2^(1 - n), see `LEAST_PROMPTS`. Times the number of tags that are judged, it
     must be below `LEVEL`; tags with the fewest prompts are left out until it is. Scores play no part in this choice.
-    Where the resamples are too few for any p-value that small, no tag can be judged.
     """
     judged = [tag for tag, count in counts.items() if count >= LEAST_PROMPTS]
-    while judged and _smallest_p(min(counts[tag] for tag in judged), resamples) * len(judged) >= LEVEL:
+    while judged and 2.0 ** (1 - min(counts[tag] for tag in judged)) * len(judged) >= LEVEL:
         fewest = min(counts[tag] for tag in judged)
         judged = [tag for tag in judged if counts[tag] > fewest]
     least = LEAST_PROMPTS
@@ -207,10 +198,6 @@ def judged_tags(counts: Mapping[str, int], resamples: int = RESAMPLES) -> tuple[
 
 def _count(prompts: int) -> str:
     return "1 prompt" if prompts == 1 else f"{prompts} prompts"
-
-
-def _smallest_p(prompts: int, resamples: int) -> float:
-    return max(2.0 ** (1 - prompts), 1 / (resamples + 1))
 
 
 def _tags(prompts: Sequence[str], tags: Mapping[str, Sequence[str]]) -> list[str]:
@@ -303,7 +290,8 @@ def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) 
     """Metrics that cannot tell base from real pictures here, and metrics that were not measured, with the reason."""
     unusable: list[Finding] = []
     if blind:
-        sentence = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
+        reason = "they cannot tell base from real pictures, or prefer the base's"
+        sentence = f"these do not discriminate here ({reason}): {', '.join(blind)}."
         unusable.append(Finding(run_id, "blind metrics", True, sentence, {"count": float(len(blind))}))
     if unmeasured:
         unusable.append(Finding(run_id, NOT_MEASURED, True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))

@@ -37,7 +37,7 @@ class SetMetric(Metric):
     prepare: the function of drawn (n, d) and reference (m, d) features.
     axis: what it measures: how far the set lies from the reference ("shift"), how varied the set is ("spread"), or how
         the two overlap ("overlap"). For an overlap both sets have the same size.
-    least: the smallest n and m.
+    least: the smallest n and m: with fewer the value says nothing, so that it is not measured.
     least_counted: the smallest number of different pictures with a count above 0.
     range: the smallest and the largest possible value.
     unit: features are scaled to length one first, as CLIP's are meant to be compared.
@@ -170,7 +170,7 @@ def _sum_of_roots(symmetric: Vector) -> float:
 
 
 register(SetMetric(
-    name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=2, range=(0, math.inf),
+    name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=16, range=(0, math.inf),
     moments=True, further_name="fd", headline=True, decimals=1,
     paper="Heusel et al. 2017, arXiv 1706.08500",
     sees="How far the mean and the spread of the features lie from the reference's.",

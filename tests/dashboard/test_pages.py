@@ -131,6 +131,8 @@ def test_the_first_person_is_an_admin_and_gets_a_link_that_is_shown_once(ratings
 
 def test_a_campaign_is_opened_from_the_page_and_closed_there(ratings: Ratings, store: Store, run: Run) -> None:
     app = page("campaigns")
+    assert set(app.multiselect(key="contenders").options) == {f"{run.id}/base", f"{run.id}/adapted"}
+    app.checkbox[0].check().run()
     app.multiselect(key="contenders").set_value([f"{run.id}/base", f"{run.id}/fused"]).run()
     next(field for field in app.text_input if field.label == "Name of the campaign").set_value("first")
     next(button for button in app.button if button.label == "Open the campaign").click().run()

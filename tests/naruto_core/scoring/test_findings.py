@@ -15,7 +15,6 @@ from naruto_core.scoring.resampling import Difference, Estimate
 from naruto_core.scoring.sample_metrics import is_blank
 from tests.naruto_core.scoring.planted import generalisation
 
-SECTION = choose_recipe("mini").scoring
 PROMPTS = [str(i // 4) for i in range(80)]
 
 
@@ -24,8 +23,8 @@ def test_copies_among_the_drawn_pictures_are_a_warning_and_new_pictures_are_not(
     held_out = rng.normal(0.7, 0.05, 200)
     new, copied = rng.normal(0.7, 0.05, 80), rng.normal(0.7, 0.05, 80)
     copied[::4] = 0.99
-    assert not findings.find_overfitting("r", new, held_out, PROMPTS, SECTION, "held-out pictures").warning
-    finding = findings.find_overfitting("r", copied, held_out, PROMPTS, SECTION, "held-out pictures")
+    assert not findings.find_overfitting("r", new, held_out, PROMPTS, "held-out pictures").warning
+    finding = findings.find_overfitting("r", copied, held_out, PROMPTS, "held-out pictures")
     assert finding.warning
     assert finding.figures["flagged"] == pytest.approx(0.25, abs=0.03)
     assert "look at the nearest pairs" in finding.sentence
@@ -34,14 +33,12 @@ def test_copies_among_the_drawn_pictures_are_a_warning_and_new_pictures_are_not(
 def test_new_pictures_are_called_copies_in_at_most_5_of_100_worlds():
     rng = np.random.default_rng(3)
     worlds = [rng.normal(0.7, 0.05, 280) for _ in range(100)]
-    alarms = [
-        findings.find_overfitting("r", w[:80], w[80:], PROMPTS, SECTION, "held-out pictures").warning for w in worlds
-    ]
+    alarms = [findings.find_overfitting("r", w[:80], w[80:], PROMPTS, "held-out pictures").warning for w in worlds]
     assert np.mean(alarms) <= 0.05
 
 
 def test_with_too_few_held_out_pictures_copying_cannot_be_judged():
-    finding = findings.find_overfitting("r", np.ones(80), np.ones(50), PROMPTS, SECTION, "held-out pictures")
+    finding = findings.find_overfitting("r", np.ones(80), np.ones(50), PROMPTS, "held-out pictures")
     assert finding.warning
     assert finding.sentence == "copying cannot be judged: 50 held-out pictures are too few to compare with."
 
@@ -144,14 +141,14 @@ def test_the_kind_of_prompt_that_got_worse_is_named():
     adapted[40:] -= 0.1
     tags = {str(i): ("portrait",) if i < 10 else ("style",) for i in range(20)}
     tags["0"] = ("portrait", "odd")
-    finding = findings.find_generalisation("r", base, adapted, PROMPTS, tags, SECTION)
+    finding = findings.find_generalisation("r", base, adapted, PROMPTS, tags)
     assert finding.warning
     assert "style (-0.1" in finding.sentence
     assert finding.sentence.endswith("Cannot be judged: odd (1 prompt); at least 7 prompts are needed.")
     assert "portrait" not in finding.sentence
     nearly = base - 0.002  # of every picture, so that it is significant, and too small to matter
-    assert not findings.find_generalisation("r", base, nearly, PROMPTS, tags, SECTION).warning
-    assert not findings.find_generalisation("r", base, base, PROMPTS, tags, SECTION).warning
+    assert not findings.find_generalisation("r", base, nearly, PROMPTS, tags).warning
+    assert not findings.find_generalisation("r", base, base, PROMPTS, tags).warning
 
 
 def test_a_tag_is_judged_only_if_it_can_be_significant_among_the_others():
