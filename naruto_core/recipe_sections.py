@@ -189,7 +189,17 @@ class ScoringSection(Section):
     )
     preference_model: str | None = Field(
         None,
-        description="open_clip model of human preferences, named like pair_extractor; adds the metric preference.",
+        description="Model of human preferences that reads pictures and texts, e.g. PickScore "
+        "(transformers:yuvalkirstain/PickScore_v1@<commit>), or an open_clip model; adds the metric preference.",
+    )
+    attribute_reader: str | None = Field(
+        None,
+        description="Folder of an attribute reader (package:naruto_core.mini/weights/reader); adds attributes and "
+        "attributes-hair, -garment, -place, -style, ...",
+    )
+    vqa_model: str | None = Field(
+        None,
+        description="BLIP model that answers questions on pictures, a folder or <owner>/<name>@<commit>; adds vqa.",
     )
     aesthetic_head: str | None = Field(
         None,

@@ -13,7 +13,7 @@ from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.scoring.registry import Metric
 from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
-from naruto_core.scoring.sample_metrics import sample_values
+from naruto_core.scoring.sample_metrics import counted, sample_values
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
 
@@ -143,10 +143,15 @@ def _compare_samples(
         if metric.extractor_id(second.features) != extractor:
             continue
         pair = first_values[metric.name][rows[0]], second_values[metric.name][rows[1]]
-        change = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
+        both = counted(pair[0]) & counted(pair[1])
+        if metric.sparse and not both.any():
+            continue
+        pair = (pair[0][both], pair[1][both]) if metric.sparse else pair
+        groups = [p for p, is_counted in zip(prompts, both, strict=True) if is_counted or not metric.sparse]
+        change = difference(mean_measure(np.concatenate(pair)), groups, section.resamples, section.seed)
         change = change.between_equals() if np.array_equal(*pair) else change
         means = float(pair[0].mean()), float(pair[1].mean())
-        yield _measured(_not_measured(metric, extractor, len(prompts), section), means, change), metric.better
+        yield _measured(_not_measured(metric, extractor, len(groups), section), means, change), metric.better
 
 
 def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSection) -> Comparison:

@@ -21,7 +21,7 @@ from naruto_core.scoring.resampling import (
     difference,
     jackknife,
 )
-from naruto_core.scoring.sample_metrics import SampleMetric, Values, sample_values
+from naruto_core.scoring.sample_metrics import SampleMetric, Values, counted, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
 
 
@@ -157,8 +157,11 @@ def _auc_details(discrimination: Discrimination | None) -> dict[str, str | float
 
 def _without_nan(values: Values, unmeasured: list[str]) -> Values:
     """`values` without those that are not numbers; their metrics are added to `unmeasured`."""
+    sparse = {metric.name for metric in SAMPLE_METRICS if metric.sparse}
     for variant, by_metric in values.items():
-        for name in [name for name, rows in by_metric.items() if not np.isfinite(rows).all()]:
+        for name, rows in list(by_metric.items()):
+            if np.isfinite(rows[counted(rows)] if name in sparse else rows).all():
+                continue
             del by_metric[name]
             unmeasured.append(f"{name} of {variant} is not a number: {NOT_NUMBERS}")
     return values
@@ -178,20 +181,25 @@ def _sample_scores(
         reference=f"{template.reference}:{size}" if size else "",
     )
     for variant, by_metric in values.items():
-        if (rows := by_metric.get(metric.name)) is None:
+        if (rows := by_metric.get(metric.name)) is None or not counted(rows).any():
             continue
         samples = features.samples.get(variant, ())
         groups = [sample.prompt for sample in samples] or [str(index) for index in range(len(rows))]
         details = template.details | (_auc_details(discrimination) if variant is Variant.REAL else {})
         yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups, section)
         for value, sample in zip(rows.tolist(), samples, strict=False):
+            if np.isnan(value):
+                continue
             score = replace(common, variant=variant, value=value, low=value, high=value, n=1)
             yield replace(score, sample_id=sample.id, details={})
 
 
 def _sample_discrimination(metric: SampleMetric, values: Values, section: ScoringSection) -> Discrimination | None:
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
-    if base is None or real is None or min(len(base), len(real)) < BLOCKS:
+    if base is None or real is None:
+        return None
+    base, real = base[counted(base)], real[counted(real)]
+    if min(len(base), len(real)) < BLOCKS:
         return None
     return discriminate(base, real, section.resamples, section.seed)
 
@@ -221,8 +229,10 @@ def _scores_by_tag(
 def _mean_score(
     template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str], section: ScoringSection
 ) -> Score:
+    """The mean of `values` (n,) with an interval over `groups` (n,); values that are NaN are not counted."""
+    groups = [group for group, is_counted in zip(groups, counted(values), strict=True) if is_counted]
     bootstrap = bootstrap_share if metric.share else bootstrap_mean
-    mean = bootstrap(values, groups, section.resamples, section.seed)
+    mean = bootstrap(values[counted(values)], groups, section.resamples, section.seed)
     method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
     method += " (Clopper-Pearson where all are alike)" if metric.share else ""
     return replace(template, value=mean.value, low=mean.low, high=mean.high, n=len(groups), method=method)

@@ -49,8 +49,8 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
         assert {("fd-judge", v) for v in ("base", "adapted", "real")} <= set(sets)
         assert {metric for metric, _ in sets} == {"fd-judge", "kd-judge", "cmmd", "mmd", "vendi"} | {
-            m.name for m in SAMPLE_METRICS if not m.optional
-        }
+            m.name for m in SAMPLE_METRICS if not (m.optional or m.sparse)
+        } | {"attributes", "attributes-place", "attributes-style"}  # what the three prompts ask for
         assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
         assert all(s.n == 6 for (_, variant), s in sets.items() if variant != "real")
         assert {s.details["seeds"] for s in sets.values()} == {"11, 22"}
@@ -63,7 +63,13 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert all(s.low <= s.value <= s.high for s in sets.values())
         assert sets["fd-judge", "base"].reference.endswith(":12")
         singles = [s for s in scores if s.sample_id]
-        assert len(singles) == SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
+        assert Counter(s.metric for s in singles if s.metric.startswith("attributes")) == {
+            "attributes": SAMPLES * 2 // 3,
+            "attributes-place": SAMPLES * 2 // 3,
+            "attributes-style": SAMPLES,
+        }
+        dense = [s for s in singles if not s.metric.startswith("attributes")]
+        assert len(dense) == SAMPLES * sum(not (metric.optional or metric.sparse) for metric in SAMPLE_METRICS)
         steps = store.steps(run_id)
         assert [s.step for s in steps] == list(range(STEPS))
         units = {record.planned.phase: (record.planned.units, record.measured_units) for record in store.phases(run_id)}
@@ -238,7 +244,7 @@ def test_scores_are_written_as_a_table_and_measured_again_to_the_same_figures(
     assert (
         tables[".csv"].num_rows
         == tables[".parquet"].num_rows
-        > SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
+        > SAMPLES * sum(not (metric.optional or metric.sparse) for metric in SAMPLE_METRICS)
     )
     assert {"metric", "value", "low", "high", "n", "extractor", "suite", "seeds", "sample"} <= set(
         tables[".parquet"].column_names
@@ -260,7 +266,7 @@ def test_two_models_are_compared_from_kept_features_and_a_report_tells_all_of_it
     done = naruto(home, "compare", f"{run_id}:base", run_id, "--json")
     assert done.returncode == 0, done.stderr
     found = {row["metric"]: row for row in json.loads(done.stdout)}
-    assert [name for name, row in found.items() if row["primary"]] == ["mmd", "clip-content"]
+    assert [name for name, row in found.items() if row["primary"]] == ["mmd", "attributes"]
     assert found["clip"]["verdict"] == "cannot be judged with n = 3 prompts: at least 6 are needed"
     assert found["precision"]["difference"] is None
     alike = naruto(home, "compare", run_id, run_id)
