@@ -19,7 +19,9 @@ from naruto_core.scoring.metrics import (
     find_metric,
     is_headline,
 )
+from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label, register
+from naruto_core.scoring.sample_metrics import ATTRIBUTES
 from naruto_core.scoring.set_metrics import SetMetric
 
 
@@ -88,8 +90,14 @@ def test_a_recorded_recipe_that_names_fid_on_other_features_still_has_it_as_prim
 def test_only_metrics_that_require_a_model_of_the_recipe_are_optional():
     section = choose_recipe("mini").scoring
     required = {metric.name: metric.requires.removeprefix("scoring.") for metric in SAMPLE_METRICS if metric.optional}
-    assert required == {"preference": "preference_model", "aesthetic": "aesthetic_head"}
-    assert all(getattr(section, key) is None for key in required.values())
+    assert required == {
+        "preference": "preference_model",
+        "aesthetic": "aesthetic_head",
+        "vqa": "vqa_model",
+        **dict.fromkeys(("attributes", *(f"attributes-{one}" for one in ATTRIBUTES)), "attribute_reader"),
+    }
+    assert set(required.values()) == set(MODEL_METRICS)
+    assert [key for key in MODEL_METRICS if getattr(section, key)] == ["attribute_reader"]
 
 
 # two metrics as somebody would add them, each to one file
