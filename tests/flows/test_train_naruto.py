@@ -51,8 +51,12 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert {metric for metric, _ in sets} == {"fd-judge", "kd-judge", "cmmd", "mmd", "vendi"} | {
             m.name for m in SAMPLE_METRICS if not (m.optional or m.sparse)
         } | {name for name, _ in sets if name.startswith("attributes")}
-        assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
-        assert all(s.n == 6 for (_, variant), s in sets.items() if variant != "real")
+        read = {key: score for key, score in sets.items() if key[0].startswith("attributes")}
+        assert all(s.extractor.startswith("reader:") and s.version and s.method for s in read.values())
+        embedded = {key: score for key, score in sets.items() if key not in read}
+        assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in embedded.values())
+        assert all(s.n == 6 for (_, variant), s in embedded.items() if variant != "real")
+        assert {read["attributes", variant].n for variant in ("base", "adapted")} == {2}
         assert {s.details["seeds"] for s in sets.values()} == {"11, 22"}
         findings = {finding.name: finding for finding in store.findings(run_id)}
         assert "recall: the set of drawn pictures holds 6 pictures; this score needs at least 8" in (
