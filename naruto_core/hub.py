@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,7 +121,7 @@ def _short(text: str) -> str:
     return _SIGNED.sub(r"\1", " ".join(text.split()))[:300]
 
 
-_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_COMMIT, _WHOLE_COMMIT = re.compile(r"[0-9a-f]{7,40}"), re.compile(r"[0-9a-f]{40}")
 
 
 def download_file(name: str, revision: str, suffix: str) -> Path:
@@ -148,6 +148,28 @@ def download_file(name: str, revision: str, suffix: str) -> Path:
         return check_hub_file(Path(hf_hub_download(repository_id, file, revision=revision)))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelUnusable(f"cannot download {name}@{revision}: {explain_error(error).reason}.") from None
+
+
+def pinned_folder(name: str, files: Sequence[str], kind: str) -> Path:
+    """The folder `name`, or the folder to which `files` of a hub id are downloaded at its pinned commit.
+
+    Raises ModelUnusable for a name that is neither, and for a folder without one of `files`; `kind` says in the message
+    whose files they are. Raises RecordDamaged for a damaged download.
+    """
+    if (folder := Path(name).expanduser()).is_dir():
+        if missing := [file for file in files if not (folder / file).is_file()]:
+            raise ModelUnusable(f"{kind}:{name}: the folder has no {' and no '.join(missing)}.")
+        return folder
+    hub_id, _, commit = name.partition("@")
+    if hub_id.count("/") != 1 or not _WHOLE_COMMIT.fullmatch(commit):
+        raise ModelUnusable(
+            f"{kind}:{name}: give a folder with {kind}'s {' and '.join(files)}, or a hub id with its commit, "
+            "owner/name@<40 hex digits>."
+        )
+    from huggingface_hub import hf_hub_download
+
+    paths = [Path(hf_hub_download(hub_id, file, revision=commit)) for file in files]
+    return check_hub_file(paths[-1]).parent  # one commit, one folder
 
 
 PUSHED = ("README.md", "*.safetensors", "*/*.safetensors", f"samples/*{picture_file.SUFFIX}")

@@ -77,6 +77,7 @@ def measure_base(workspace: str, plan: stages.PretrainPlan) -> dict[str, object]
     figures: dict[str, object] = {
         "vae_psnr_db": evaluation.measure_vae(pipeline.vae),
         "reader_accuracy_after_vae": evaluation.measure_classifier(classifier, pipeline.vae),
+        "judge_preference": evaluation.judge_preference(folder / "judge"),
         "guidance_candidates": candidates,
         "guidance": guidance,
         "prompts": len(prompts),
@@ -93,6 +94,6 @@ def ship(workspace: str, plan: stages.PretrainPlan) -> str:
     """Half-precision weights with their manifest, where the package looks for them."""
     folder = Path(str(package.WEIGHTS))
     package.ship(Path(workspace), plan, folder)
-    base, judge = (package.megabytes(folder / part) for part in ("base", "judge"))
-    say(f"shipped to {folder}: base {base:.1f} MB, judge {judge:.1f} MB")
+    sizes = ", ".join(f"{part} {package.megabytes(folder / part):.1f} MB" for part in ("base", "judge", "reader"))
+    say(f"shipped to {folder}: {sizes}")
     return str(folder)

@@ -15,7 +15,7 @@ from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Score
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.tables import interval_text
-from naruto_core.scoring.metrics import HEADLINE_METRICS, decimals
+from naruto_core.scoring.metrics import decimals, is_headline
 from tasks.context import OpenRun, run_context, task_context
 from tasks.plan import announce_plan
 from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
@@ -77,7 +77,7 @@ def present(opened: OpenRun) -> str:
         blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
         sheet = layout.contact_sheet(opened.id)
         write_sheet(blocks, [str(variant) for variant in variants], sheet)
-        scores = [s for s in store.scores(opened.id) if s.sample_id is None and s.metric in HEADLINE_METRICS]
+        scores = [s for s in store.scores(opened.id) if s.sample_id is None and is_headline(s.metric)]
         findings = [finding for finding in store.findings(opened.id) if finding.warning]
         show_scores_in_prefect(opened.run, scores, findings, sheet, context.settings.dashboard)
     warnings = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in findings)

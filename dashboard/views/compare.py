@@ -140,8 +140,8 @@ def _metrics(
         return
     st.dataframe(lines, hide_index=True, alt="Differences of the metrics of single pictures")
     st.caption(
-        "Paired over the same prompts and seeds; intervals over whole prompts; p adjusted by Holm. For FID and other "
-        "set metrics, use `naruto compare`."
+        "Paired over the same prompts and seeds; intervals over whole prompts; p adjusted by Holm. For "
+        "distances and other set metrics, use `naruto compare`."
     )
 
 

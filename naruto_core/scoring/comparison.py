@@ -13,7 +13,7 @@ from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.scoring.registry import Metric
 from naruto_core.scoring.resampling import Difference, holm, paired_difference
-from naruto_core.scoring.sample_metrics import sample_values
+from naruto_core.scoring.sample_metrics import counted, sample_values
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
 
@@ -124,7 +124,7 @@ def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection
             continue
         pair = features.drawn[first.variant][rows[0]], second_features.drawn[second.variant][rows[1]]
         prompts = [features.prompts[row] for row in rows[0]]
-        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real)
+        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real, features.label)
         comparison = _not_measured(metric, features.extractor, common.n, section)
         try:
             change = set_difference(common, metric, *pair)
@@ -150,10 +150,15 @@ def _compare_samples(
         if metric.extractor_id(second.features) != extractor:
             continue
         pair = first_values[metric.name][rows[0]], second_values[metric.name][rows[1]]
-        change = paired_difference(*pair, prompts, share=metric.share)
+        both = counted(pair[0]) & counted(pair[1])
+        if metric.sparse and not both.any():
+            continue
+        pair = (pair[0][both], pair[1][both]) if metric.sparse else pair
+        groups = [p for p, is_counted in zip(prompts, both, strict=True) if is_counted or not metric.sparse]
+        change = paired_difference(*pair, groups, share=metric.share)
         change = change.between_equals() if np.array_equal(*pair) else change
         means = float(pair[0].mean()), float(pair[1].mean())
-        yield _measured(_not_measured(metric, extractor, len(prompts), section), means, change), metric.better
+        yield _measured(_not_measured(metric, extractor, len(groups), section), means, change), metric.better
 
 
 def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSection) -> Comparison:
@@ -162,7 +167,7 @@ def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSectio
         metric=metric.name,
         version=metric.version,
         extractor=extractor,
-        primary=metric.name in section.primary,
+        primary=metric.is_named_by(section.primary),
         first=None,
         second=None,
         difference=None,

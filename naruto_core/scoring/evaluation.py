@@ -16,7 +16,7 @@ from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, R
 from naruto_core.scoring.memorization import Nearness, nearest
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.scoring.resampling import Difference, difference, jackknife
-from naruto_core.scoring.sample_metrics import SampleMetric, Values, sample_values
+from naruto_core.scoring.sample_metrics import SampleMetric, Values, counted, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
 
 NO_ANCHOR = "none: real pictures were measured with other texts than the suite's"
@@ -58,12 +58,12 @@ def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection,
 
 
 def set_metrics_of(features: RunFeatures) -> Iterator[tuple[SetMetric, FeatureSet]]:
-    """Each set metric with the features that it needs; those of further extractors under their further name."""
+    """Each set metric with the features that it needs, under the name that it has there."""
     for metric in SET_METRICS:
-        yield metric, features.feature_set(metric.extractor)
-        if metric.further_name:
-            further = replace(metric, name=metric.further_name)
-            yield from ((further, feature_set) for feature_set in features.further_sets)
+        first = features.feature_set(metric.extractor)
+        further = [other for other in features.further_sets if other.extractor != first.extractor]
+        for feature_set in (first, *(further if metric.family else ())):
+            yield metric.named_for(feature_set), feature_set
 
 
 # Set scores
@@ -152,8 +152,11 @@ def _auc_details(discrimination: Discrimination | None) -> dict[str, str | float
 
 def _without_nan(values: Values, unmeasured: list[str]) -> Values:
     """`values` without those that are not numbers; their metrics are added to `unmeasured`."""
+    sparse = {metric.name for metric in SAMPLE_METRICS if metric.sparse}
     for variant, by_metric in values.items():
-        for name in [name for name, rows in by_metric.items() if not np.isfinite(rows).all()]:
+        for name, rows in list(by_metric.items()):
+            if np.isfinite(rows[counted(rows)] if name in sparse else rows).all():
+                continue
             del by_metric[name]
             unmeasured.append(f"{name} of {variant} is not a number: {NOT_NUMBERS}")
     return values
@@ -173,7 +176,7 @@ def _sample_scores(
         reference=f"{template.reference}:{size}" if size else "",
     )
     for variant, by_metric in values.items():
-        if (rows := by_metric.get(metric.name)) is None:
+        if (rows := by_metric.get(metric.name)) is None or not counted(rows).any():
             continue
         samples = features.samples.get(variant, ())
         groups = [sample.prompt for sample in samples] or [str(index) for index in range(len(rows))]
@@ -182,6 +185,8 @@ def _sample_scores(
             details |= {"anchor": NO_ANCHOR}
         yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups)
         for value, sample in zip(rows.tolist(), samples, strict=False):
+            if np.isnan(value):
+                continue
             score = replace(common, variant=variant, value=value, low=value, high=value, n=1)
             yield replace(score, sample_id=sample.id, details={})
 
@@ -190,7 +195,10 @@ def _sample_discrimination(metric: SampleMetric, values: Values, section: Scorin
     if metric.real_texts:
         return None
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
-    if base is None or real is None or min(len(base), len(real)) < BLOCKS:
+    if base is None or real is None:
+        return None
+    base, real = base[counted(base)], real[counted(real)]
+    if min(len(base), len(real)) < BLOCKS:
         return None
     return discriminate(base, real, metric.better, section.resamples, section.seed)
 
@@ -217,7 +225,9 @@ def _scores_by_tag(
 
 
 def _mean_score(template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str]) -> Score:
-    mean = (share_estimate if metric.share else mean_estimate)(values, groups)
+    """The mean of `values` (n,) with an interval over `groups` (n,); values that are NaN are not counted."""
+    groups = [group for group, is_counted in zip(groups, counted(values), strict=True) if is_counted]
+    mean = (share_estimate if metric.share else mean_estimate)(values[counted(values)], groups)
     method = f"{'Clopper-Pearson' if metric.share else 'Student t'} over prompts, 95 %"
     return replace(template, value=mean.value, low=mean.low, high=mean.high, n=len(groups), method=method)
 

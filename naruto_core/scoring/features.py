@@ -5,7 +5,6 @@ in the embedding cache, so that a later score needs neither pictures nor network
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub import check_hub_file
+from naruto_core.hub import check_hub_file, pinned_folder
 from naruto_core.scoring.copied_pixels import SIDE as PIXELS_SIDE
 from naruto_core.sdxl import locate
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Rows = NDArray[np.float32]
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _BATCH_IN_CACHE = 8  # pictures of 299 pixels whose activations stay in a CPU's cache
 _READERS = 4  # threads that read and prepare pictures
 
@@ -71,14 +70,19 @@ class Extractor:
 def load_extractor(name: str, device: torch.device) -> Extractor:
     """The extractor with this `name` in a recipe.
 
-    `inception` is FID's own network (`inception:<file>`: with the weights in that file). `timm:<folder>` and
-    `timm:<owner>/<name>@<commit>` are timm models. Any other name is an open_clip model: `package:...`, a folder, or
-    `Arch/pretrained`. Raises ModelUnusable when its files are missing, e.g. offline before the first download.
+    `inception` is FID's own network (`inception:<file>`: with the weights in that file). `timm:`, `transformers:` and
+    `open_clip:` are followed by a folder or by `<owner>/<name>@<commit>`. Any other name is an open_clip model:
+    `package:...`, a folder, or `Arch/pretrained`. Raises ModelUnusable when its files are missing, e.g. offline before
+    the first download.
     """
     kind, _, rest = name.partition(":")
     try:
         if kind == "inception":
             return _inception(rest, device)
+        if kind == "transformers":
+            from naruto_core.scoring.hub_models import extractor_of_transformers
+
+            return extractor_of_transformers(rest, device)
         return _timm(rest, device) if kind == "timm" else _open_clip(name, device)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
@@ -100,8 +104,10 @@ def pixel_extractor() -> Extractor:
 def _open_clip(name: str, device: torch.device) -> Extractor:
     import open_clip
 
-    if name.startswith("package:") or Path(name).is_dir():
-        folder = Path(locate(name, None)[0])
+    kind, _, rest = name.partition(":")
+    if kind == "open_clip" or name.startswith("package:") or Path(name).is_dir():
+        files = ("open_clip_config.json", "open_clip_model.safetensors")
+        folder = pinned_folder(rest, files, kind) if kind == "open_clip" else Path(locate(name, None)[0])
         source, tag = f"local-dir:{folder}", None
         weights = sha256_file(folder / "open_clip_model.safetensors")
         settings = sha256_file(folder / "open_clip_config.json")
@@ -123,8 +129,8 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
 
 
 def _timm(name: str, device: torch.device) -> Extractor:
-    folder = _timm_folder(name)
-    weights, settings = sha256_file(folder / "model.safetensors"), sha256_file(folder / "config.json")
+    folder = pinned_folder(name, (_CONFIG, _WEIGHTS), "timm")
+    weights, settings = sha256_file(folder / _WEIGHTS), sha256_file(folder / _CONFIG)
 
     def load() -> Network:
         import timm
@@ -136,22 +142,6 @@ def _timm(name: str, device: torch.device) -> Extractor:
         return Network(prepare, model, None, None, device)
 
     return Extractor(f"timm:{weights[:16]}-{settings[:6]}", load)
-
-
-def _timm_folder(name: str) -> Path:
-    """The folder `name`, or the folder to which a hub id is downloaded at its pinned commit."""
-    if (folder := Path(name).expanduser()).is_dir():
-        return folder
-    hub_id, _, commit = name.partition("@")
-    if hub_id.count("/") != 1 or not _COMMIT.fullmatch(commit):
-        raise ModelUnusable(
-            f"timm:{name}: give a folder with timm's config.json and model.safetensors, or a hub id with its commit, "
-            "owner/name@<40 hex digits>."
-        )
-    from huggingface_hub import hf_hub_download
-
-    files = [hf_hub_download(hub_id, name, revision=commit) for name in ("config.json", "model.safetensors")]
-    return check_hub_file(Path(files[1])).parent  # one commit, one folder
 
 
 def _inception(weights: str, device: torch.device) -> Extractor:

@@ -47,12 +47,16 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert all((home / sample.path).exists() for sample in samples)
         scores = store.scores(run_id)
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
-        assert {("fid", v) for v in ("base", "adapted", "real")} <= set(sets)
-        assert {metric for metric, _ in sets} == {"fid", "kid", "cmmd", "mmd", "vendi"} | {
-            m.name for m in SAMPLE_METRICS if not m.optional
-        }
-        assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
-        assert all(s.n == 6 for (_, variant), s in sets.items() if variant != "real")
+        assert {("fd-judge", v) for v in ("base", "adapted", "real")} <= set(sets)
+        assert {metric for metric, _ in sets} == {"fd-judge", "kd-judge", "cmmd", "mmd", "vendi"} | {
+            m.name for m in SAMPLE_METRICS if not (m.optional or m.sparse)
+        } | {name for name, _ in sets if name.startswith("attributes")}
+        read = {key: score for key, score in sets.items() if key[0].startswith("attributes")}
+        assert all(s.extractor.startswith("reader:") and s.version and s.method for s in read.values())
+        embedded = {key: score for key, score in sets.items() if key not in read}
+        assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in embedded.values())
+        assert all(s.n == 6 for (_, variant), s in embedded.items() if variant != "real")
+        assert {read["attributes", variant].n for variant in ("base", "adapted")} == {2}
         assert {s.details["seeds"] for s in sets.values()} == {"11, 22"}
         findings = {finding.name: finding for finding in store.findings(run_id)}
         assert "recall: the set of drawn pictures holds 6 pictures; this score needs at least 8" in (
@@ -61,9 +65,15 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert "are too few to compare with" in findings["overfitting"].sentence
         assert findings["fused model"].figures["pictures"] == 4
         assert all(s.low <= s.value <= s.high for s in sets.values())
-        assert sets["fid", "base"].reference.endswith(":12")
+        assert sets["fd-judge", "base"].reference.endswith(":12")
         singles = [s for s in scores if s.sample_id]
-        assert len(singles) == SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
+        assert Counter(s.metric for s in singles if s.metric.startswith("attributes")) == {
+            "attributes": SAMPLES // 3,  # one of the three prompts asks for a place, two for the style
+            "attributes-place": SAMPLES // 3,
+            "attributes-style": SAMPLES * 2 // 3,
+        }
+        dense = [s for s in singles if not s.metric.startswith("attributes")]
+        assert len(dense) == SAMPLES * sum(not (metric.optional or metric.sparse) for metric in SAMPLE_METRICS)
         steps = store.steps(run_id)
         assert [s.step for s in steps] == list(range(STEPS))
         units = {record.planned.phase: (record.planned.units, record.measured_units) for record in store.phases(run_id)}
@@ -218,7 +228,7 @@ def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str
     listed = json.loads(naruto(home, "runs", "--json").stdout)
     assert [one["id"] for one in listed] == [run_id]
     scores = json.loads(naruto(home, "scores", run_id, "--json").stdout)
-    assert {"fid", "mmd", "vendi", "clip", "style"} <= {row["metric"] for row in scores}
+    assert {"fd-judge", "mmd", "vendi", "clip", "style"} <= {row["metric"] for row in scores}
     anchors = {row["variant"]: row["anchored"] for row in scores if row["metric"] == "mmd"}
     assert (anchors["base"], anchors["real"]) == (0, 1)
     told = naruto(home, "scores", run_id).stdout
@@ -238,7 +248,7 @@ def test_scores_are_written_as_a_table_and_measured_again_to_the_same_figures(
     assert (
         tables[".csv"].num_rows
         == tables[".parquet"].num_rows
-        > SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
+        > SAMPLES * sum(not (metric.optional or metric.sparse) for metric in SAMPLE_METRICS)
     )
     assert {"metric", "value", "low", "high", "n", "extractor", "suite", "seeds", "sample"} <= set(
         tables[".parquet"].column_names
@@ -260,7 +270,7 @@ def test_two_models_are_compared_from_kept_features_and_a_report_tells_all_of_it
     done = naruto(home, "compare", f"{run_id}:base", run_id, "--json")
     assert done.returncode == 0, done.stderr
     found = {row["metric"]: row for row in json.loads(done.stdout)}
-    assert [name for name, row in found.items() if row["primary"]] == ["mmd", "clip-content"]
+    assert [name for name, row in found.items() if row["primary"]] == ["mmd", "attributes"]
     assert found["clip"]["verdict"] == "cannot be judged with n = 3 prompts: at least 6 are needed"
     assert found["precision"]["difference"] is None
     alike = naruto(home, "compare", run_id, run_id)
@@ -332,7 +342,7 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         _one_sentence(refused.stderr, f"{victim.name} is not the one that was recorded; `naruto run` with the choices")
         for path in kept:
             path.rename(path.with_name(path.name.removeprefix("kept-")))
-        assert naruto(home, "scores", run_id).stdout.count("fid") >= 3  # what was measured before is still there
+        assert naruto(home, "scores", run_id).stdout.count("fd-judge") >= 3  # what was measured before is still there
     finally:
         victim.write_bytes(original)
 

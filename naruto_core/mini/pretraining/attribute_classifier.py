@@ -1,10 +1,10 @@
 """The attribute classifier: a small network that predicts what a picture of the drawn world shows.
 
 It is trained on drawn pictures only, and measures the quality of the base model: does the hair have the
-colour of the prompt? It is independent of the judge, and is not shipped.
+colour of the prompt? It is independent of the judge. `naruto_core.mini.attribute_reader` ships it as a metric.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,15 @@ def _block(width_in: int, width_out: int) -> nn.Sequential:
 
 
 class AttributeClassifier(nn.Module):
-    """Maps pictures (B, 3, 64, 64) in -1..1 to logits (B, classes) for every attribute."""
+    """Maps pictures (B, 3, 64, 64) in -1..1 to logits (B, classes) for every attribute of `attributes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
         super().__init__()
         pool = nn.AvgPool2d(2)
         self.body = nn.Sequential(
             _block(3, 24), pool, _block(24, 48), pool, _block(48, 96), pool, _block(96, 128), pool
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in attributes.items()})
 
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.body(pictures).flatten(1)

@@ -14,8 +14,10 @@ from PIL import Image
 
 from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
 from naruto_core.git_info import code_commit
+from naruto_core.mini.attribute_reader import ReaderConfig, save_reader
 from naruto_core.mini.pretraining import stages
-from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES
+from naruto_core.mini.pretraining.drawing import SIZE, draw
 from naruto_core.mini.pretraining.world import STYLES, sample_scene
 from naruto_core.model_folder import make_portable
 
@@ -57,7 +59,7 @@ def megabytes(folder: Path) -> float:
 
 
 def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
-    """Write base, judge, report and manifest as `folder`, replacing an older folder."""
+    """Write base, judge, attribute reader, report and manifest as `folder`, replacing an older folder."""
     with atomic_folder(folder) as scratch:
         stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
         make_portable(scratch / "base")
@@ -66,6 +68,7 @@ def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
         judge.mkdir()
         for file in (workspace / "judge").iterdir():
             (judge / file.name).write_bytes(file.read_bytes())
+        save_reader(stages.load_attribute_classifier(workspace), ReaderConfig(SIZE, ATTRIBUTES), scratch / "reader")
         (scratch / "report.json").write_bytes((workspace / "report.json").read_bytes())
         manifest = {
             "made_by": "make mini-base",

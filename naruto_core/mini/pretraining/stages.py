@@ -139,7 +139,7 @@ def train_clip_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> 
 
 
 def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: Report) -> AttributeClassifier:
-    """Train or load the attribute classifier, which measures the base and is not shipped."""
+    """Train or load the attribute classifier, which measures the base and the runs of the `mini` profile."""
     stored = workspace / "classifier" / "model.safetensors"
     if not stored.exists():
         pixels, annotations = _gallery(workspace, plan)
@@ -148,8 +148,13 @@ def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: R
         )
         stored.parent.mkdir(exist_ok=True)
         save_file(classifier.state_dict(), stored)
+    return load_attribute_classifier(workspace)
+
+
+def load_attribute_classifier(workspace: Path) -> AttributeClassifier:
+    """The trained attribute classifier of `workspace`."""
     classifier = AttributeClassifier()
-    classifier.load_state_dict(load_file(stored))
+    classifier.load_state_dict(load_file(workspace / "classifier" / "model.safetensors"))
     return classifier.eval()
 
 

@@ -55,12 +55,12 @@ def pixel_rows(pictures: list[Image.Image]) -> Features:
     return np.stack([network.prepare(picture).flatten().numpy() for picture in pictures]).astype(np.float16)
 
 
-def generalisation(suite: str, seed: int, tag: str, drop: float, resamples: int = 400) -> Finding:
+def generalisation(suite: str, seed: int, tag: str, drop: float) -> Finding:
     """The finding for random scores of two pictures a prompt, which differ by 0.005 (standard deviation).
 
     The adapted model's scores of the prompts with `tag` are lower by `drop` of these standard deviations.
     """
-    recipe = choose_recipe("mini", None, {"generation.suite": suite, "scoring.resamples": resamples})
+    recipe = choose_recipe("mini", None, {"generation.suite": suite})
     prompts = choose_suite(recipe.generation).prompts
     rng = np.random.default_rng(seed)
     base = rng.normal(0.7, 0.02, len(prompts)).repeat(2) + rng.normal(0, 0.01, 2 * len(prompts))
@@ -68,4 +68,4 @@ def generalisation(suite: str, seed: int, tag: str, drop: float, resamples: int 
     adapted = base + rng.normal(0, 0.005, len(base)) - 0.005 * drop * fallen
     names = [prompt.slug for prompt in prompts for _ in range(2)]
     tags = {prompt.slug: prompt.tags for prompt in prompts}
-    return find_generalisation("r", base, adapted, names, tags, recipe.scoring)
+    return find_generalisation("r", base, adapted, names, tags)
