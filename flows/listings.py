@@ -21,7 +21,9 @@ from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
+from naruto_core.ratings import Mode
 from naruto_core.recipe_sections import ImportedSection
+from naruto_core.report.score_table import headline_table
 from naruto_core.report.tables import (
     Compared,
     anchored,
@@ -34,13 +36,13 @@ from naruto_core.report.tables import (
 )
 from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.metrics import decimals
-from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
-from naruto_core.store.database import open_store
+from naruto_core.store.database import Ratings, open_database, open_store
 from naruto_core.store.verification import verify
 from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
+    from naruto_core.judging.decision import WinRate
     from naruto_core.scoring.comparison import Comparison
 
 
@@ -138,23 +140,59 @@ def show_run(name: str) -> Listing:
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
 
 
-def list_scores(name: str) -> Listing:
-    """The set scores and means of one run, each beside base (0) and real pictures (1), and what was found."""
-    settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores, findings = [s for s in store.scores(run.id) if s.sample_id is None], store.findings(run.id)
+def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
+    """The headline metrics of one run and its warnings; or all set scores and means, and all that was checked."""
+    with open_database(read_settings().database_url) as database:
+        run = database.runs.run(name)
+        scores, findings = database.runs.scores(run.id, of_samples=False), database.runs.findings(run.id)
+        rate = None if all_of_them else _win_rate(database.ratings, run.id)
     if not scores:
         return Listing([], f"run {run.id} has no scores yet ({run.state}).")
+    rows = [_score_row(score) | {"anchored": anchored(score, scores)} | _change_row(score) for score in scores]
+    if not all_of_them:
+        return Listing(rows, f"{headline_table(scores, findings, rate)}\n\n{_warning_lines(run.id, findings)}")
     lines = [["metric", "model", "value", "95 % interval", "anchored", "n", "tells base from real", "measured by"]]
-    rows = [_score_row(score) | {"anchored": anchored(score, scores)} for score in scores]
     lines += [_score_line(score, row["anchored"]) for score, row in zip(scores, rows, strict=True)]
     notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
         sorted({score.method for score in scores})
     )
     if any(score.interval is None for score in scores):
-        notes += f"; none of fewer than {LEAST_PROMPTS} prompts or pictures"
+        notes += "; none of too few prompts or pictures"
     return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
+
+
+def _change_row(score: Score) -> dict[str, Any]:
+    """The paired difference from the base, of the adapted model's scores."""
+    names = ("change", "change_low", "change_high", "change_word")
+    return {name: score.details.get(name) for name in names} if score.variant is Variant.ADAPTED else {}
+
+
+def _win_rate(ratings: Ratings, run_id: str) -> "WinRate | None":
+    """How often people preferred the run's adapted model to its base; None without a vote on these two."""
+    base, trained = f"{run_id}/{Variant.BASE}", {f"{run_id}/{variant}" for variant in (Variant.ADAPTED, Variant.FUSED)}
+    campaigns = [c.id for c in ratings.campaigns() if c.mode is Mode.PAIR and not c.example]
+    campaigns = [campaign for campaign in campaigns if base in ratings.models(campaign)]
+    if not campaigns:
+        return None
+    from naruto_core.judging.decision import win_rates  # imports scipy
+    from naruto_core.judging.ranking import Vote
+
+    votes = [
+        Vote(prompt, sides[0], sides[1], outcome, count)
+        for campaign in campaigns
+        for prompt, pair, outcome, count in ratings.tally(campaign)
+        if base in pair and trained & set(pair)
+        for sides in [["adapted" if side in trained else side for side in pair]]
+    ]
+    return next((rate for rate in win_rates(votes) if rate.model == "adapted"), None)
+
+
+def _warning_lines(run_id: str, findings: Sequence[Finding]) -> str:
+    warnings = [finding for finding in findings if finding.warning]
+    ok = ", ".join(finding.name for finding in findings if not finding.warning)
+    lines = [_finding_lines(warnings)] if warnings else []
+    lines += [f"checked, and no warning: {ok}."] if ok else []
+    return "\n".join([*lines, f"all metrics and checks:  naruto scores {run_id} --all"])
 
 
 def write_scores(name: str, path: Path) -> Path:

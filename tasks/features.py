@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,13 @@ from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
+from naruto_core.prompts import join_caption
 from naruto_core.recipe_sections import ReferencePart
 from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
-from naruto_core.training.latent_cache import join_caption
-from tasks.context import RunContext, TaskContext
+from tasks.context import RunContext, TaskContext, exclusive_device
 from tasks.progress import unit_reporter
 
 Load = Callable[[], Image.Image]
@@ -56,10 +57,11 @@ def text_features(context: TaskContext, texts: Sequence[str], extractor: Extract
     by_content = dict(zip(contents, texts, strict=True))
     with EmbeddingCache(context.layout.embeddings) as cache:
         missing = cache.missing(extractor.id, contents)
-        for start in range(0, len(missing), _TEXTS_AT_ONCE):
-            batch = missing[start : start + _TEXTS_AT_ONCE]
-            rows = embed_texts(extractor, [by_content[content] for content in batch])
-            cache.add(extractor.id, batch, rows, [False] * len(batch))
+        with exclusive_device(context, "score texts") if missing else nullcontext():
+            for start in range(0, len(missing), _TEXTS_AT_ONCE):
+                batch = missing[start : start + _TEXTS_AT_ONCE]
+                rows = embed_texts(extractor, [by_content[content] for content in batch])
+                cache.add(extractor.id, batch, rows, [False] * len(batch))
         return cache.read(extractor.id, contents).features
 
 
@@ -102,11 +104,12 @@ def _embed(
     with EmbeddingCache(context.layout.embeddings) as cache:
         if missing := cache.missing(extractor.id, contents):
             reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
-            for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
-                batch = missing[done : done + len(rows)]
-                cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
-                done += len(rows)
-                report(done)
+            with exclusive_device(context, stage):
+                for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
+                    batch = missing[done : done + len(rows)]
+                    cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
+                    done += len(rows)
+                    report(done)
         return cache.read(extractor.id, contents)
 
 
@@ -153,16 +156,16 @@ def run_features(context: RunContext) -> RunFeatures:
     by_slug = {prompt.slug: prompt for prompt in context.suite.prompts}
     real = real_pictures(context, context.dataset, section.reference, len(slugs))
     inputs = _Inputs(context, samples, [by_slug[slug] for slug in slugs], real)
-    sets = load_extractor(section.set_extractor, context.device)
+    sets = load_extractor(section.set_extractor, lambda: context.device)
     same = section.pair_extractor == section.set_extractor
-    pairs = sets if same else load_extractor(section.pair_extractor, context.device)
+    pairs = sets if same else load_extractor(section.pair_extractor, lambda: context.device)
     of_sets = inputs.feature_set(sets)
     return RunFeatures(
         samples=samples,
         sets=of_sets,
         pairs=of_sets if same else inputs.feature_set(pairs),
         further_sets=tuple(
-            inputs.feature_set(load_extractor(name, context.device)) for name in section.more_set_extractors
+            inputs.feature_set(load_extractor(name, lambda: context.device)) for name in section.more_set_extractors
         ),
         texts=inputs.texts(pairs),
         contents=text_features(context, [prompt.content for prompt in inputs.prompts], pairs),
@@ -208,7 +211,7 @@ class _Inputs:
         """Metrics of the recipe's own choice."""
         section, extras = self.context.recipe.scoring, dict[str, Extra]()
         if section.preference_model:
-            judge = load_extractor(section.preference_model, self.context.device)
+            judge = load_extractor(section.preference_model, lambda: self.context.device)
             texts = self.texts(judge)
             values = {variant: cosines(self.of_drawn(variant, judge).features, texts) for variant in self.samples}
             values[Variant.REAL] = cosines(self.of_real(self.real.perfect, judge), self.captions(judge))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported at their first use
 
 from naruto_core.scoring.feature_set import Measure, Vector
 
@@ -55,6 +55,6 @@ def block_values(measure: Measure, groups: Sequence[str]) -> Vector:
 
 def _auc(first: Vector, second: Vector) -> float:
     """The chance that a value of `second` exceeds one of `first`, ties half: Mann & Whitney's U over n m."""
-    ranked = stats.rankdata(np.concatenate([first, second]))
+    ranked = scipy.stats.rankdata(np.concatenate([first, second]))
     n, m = len(first), len(second)
     return float((ranked[n:].sum() - m * (m + 1) / 2) / (n * m))

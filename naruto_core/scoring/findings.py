@@ -26,6 +26,7 @@ from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
+TRUNCATED_TEXT = "truncated text"
 FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
 NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED

@@ -7,8 +7,8 @@ it: the rank of a drawn picture is the share of them that come at least as near 
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.scoring.feature_set import Features, Vector, chunks, unit_length
 
@@ -60,7 +60,7 @@ def most_by_chance(held_out: int) -> float:
     pictures beyond it has a Beta(k, m + 1 - k) distribution.
     """
     k = max(1, int(FLAGGED * (held_out + 1)))
-    return float(stats.beta.ppf(0.975, k, held_out + 1 - k))
+    return float(scipy.stats.beta.ppf(0.975, k, held_out + 1 - k))
 
 
 def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int) -> float:
@@ -88,5 +88,5 @@ def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int) -> float:
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """95 % interval (Clopper and Pearson 1934), 0 to 1, of a share when `count` of `n` were observed."""
-    low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
-    return low, float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
+    low = float(scipy.stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
+    return low, float(scipy.stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0

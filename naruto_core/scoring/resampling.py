@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.errors import NarutoError
 from naruto_core.scoring.feature_set import Counts, Measure, Vector, each_once
@@ -78,7 +78,7 @@ def bootstrap_share(values: Sequence[float] | Vector, groups: Sequence[str], res
     value = float(np.mean(values))
     if value not in (0.0, 1.0):
         return bootstrap_mean(values, groups, resamples, seed)
-    reach = float(stats.beta.ppf(0.975, 1, len(set(groups))))
+    reach = float(scipy.stats.beta.ppf(0.975, 1, len(set(groups))))
     return Estimate(0.0, 0.0, reach) if value == 0 else Estimate(1.0, 1 - reach, 1.0)
 
 
@@ -102,7 +102,7 @@ def jackknife(measure: Measure, groups: Sequence[str]) -> Estimate:
     if not np.isfinite(left_out).all():
         return unknown
     error = np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
-    reach = float(stats.t.ppf(0.975, blocks - 1)) * float(error)
+    reach = float(scipy.stats.t.ppf(0.975, blocks - 1)) * float(error)
     return Estimate(value, value - reach, value + reach)
 
 
@@ -155,7 +155,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _levels(groups: int) -> tuple[float, float]:
     """Quantiles of a 95 % percentile interval, widened for few groups (Hesterberg 2015, "expanded percentile")."""
-    reach = np.sqrt(groups / (groups - 1)) * float(stats.t.ppf(0.975, groups - 1))
+    reach = np.sqrt(groups / (groups - 1)) * float(scipy.stats.t.ppf(0.975, groups - 1))
     tail = NormalDist().cdf(-float(reach))
     return tail, 1 - tail
 
