@@ -173,7 +173,7 @@ def scores(
     as_json: AsJson = False,
 ) -> None:
     """Show what the adapter changed: headline metrics of base, adapted and real pictures, and the warnings."""
-    from flows.listings import list_scores, write_scores
+    from flows.score_listing import list_scores, write_scores
 
     if output:
         print(write_scores(name, output))

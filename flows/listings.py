@@ -1,85 +1,34 @@
-"""What the listing commands show: rows for programs, text for people; and what recaption and report write."""
+"""What the listing commands show, except `scores`; and what recaption and report write."""
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pyarrow import Table
-from pyarrow.csv import write_csv
-from pyarrow.parquet import write_table as write_parquet
-from rich import box
-from rich.console import Console
-from rich.table import Table as TerminalTable
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from flows.profiles import choose_recipe
-from naruto_core.artifacts import Layout, atomic_file
+from flows.score_listing import score_row
+from flows.terminal import Listing, columns
+from naruto_core.artifacts import Layout
 from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Finding, Score, Variant
-from naruto_core.errors import RecipeInvalid
-from naruto_core.ratings import Mode
+from naruto_core.domain import DatasetVersion, Variant
 from naruto_core.recipe_sections import ImportedSection
-from naruto_core.report.score_table import headline_table
 from naruto_core.report.tables import (
     Compared,
-    anchored,
     comparison_figures,
     comparison_markdown,
-    discrimination_text,
     headline,
-    interval_text,
     number_text,
 )
 from naruto_core.scoring.findings import NOT_MEASURED
-from naruto_core.scoring.metrics import decimals
 from naruto_core.settings import read_settings
-from naruto_core.store.database import Ratings, open_database, open_store
+from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
 from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
-    from naruto_core.judging.decision import WinRate
     from naruto_core.scoring.comparison import Comparison
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """`rows` are JSON-able values, `text` says the same in the terminal."""
-
-    rows: Any
-    text: str
-
-
-def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
-    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
-    if sys.stdout.isatty():
-        return _terminal_table(rows, head)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
-    table = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=head)
-    for title in rows[0]:
-        table.add_column(Text(title), overflow="fold")
-    for row in rows[1:] if head else rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: what a cell holds is never read as markup
-    console = Console(highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip("\n")
-
-
-def _score_row(score: Score) -> dict[str, Any]:
-    fields = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
-    values = {name: getattr(score, name) for name in fields}
-    return values if score.interval else values | {"low": None, "high": None}
 
 
 def list_runs() -> Listing:
@@ -98,7 +47,7 @@ def list_runs() -> Listing:
             "source": summary.dataset_source,
             "seconds": summary.seconds,
             "failure": summary.run.failure,
-            "scores": [_score_row(score) for score in summary.scores],
+            "scores": [score_row(score) for score in summary.scores],
         }
         for summary in summaries
     ]
@@ -138,90 +87,6 @@ def show_run(name: str) -> Listing:
     }
     text = columns([[name, str(value)] for name, value in facts.items() if value], head=False)
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
-
-
-def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
-    """The headline metrics of one run and its warnings; or all set scores and means, and all that was checked."""
-    with open_database(read_settings().database_url) as database:
-        run = database.runs.run(name)
-        scores, findings = database.runs.scores(run.id, of_samples=False), database.runs.findings(run.id)
-        rate = None if all_of_them else _win_rate(database.ratings, run.id)
-    if not scores:
-        return Listing([], f"run {run.id} has no scores yet ({run.state}).")
-    rows = [_score_row(score) | {"anchored": anchored(score, scores)} | _change_row(score) for score in scores]
-    if not all_of_them:
-        return Listing(rows, f"{headline_table(scores, findings, rate)}\n\n{_warning_lines(run.id, findings)}")
-    lines = [["metric", "model", "value", "95 % interval", "anchored", "n", "tells base from real", "measured by"]]
-    lines += [_score_line(score, row["anchored"]) for score, row in zip(scores, rows, strict=True)]
-    notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
-        sorted({score.method for score in scores})
-    )
-    if any(score.interval is None for score in scores):
-        notes += "; none of too few prompts or pictures"
-    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
-
-
-def _change_row(score: Score) -> dict[str, Any]:
-    """The paired difference from the base, of the adapted model's scores."""
-    names = ("change", "change_low", "change_high", "change_word")
-    return {name: score.details.get(name) for name in names} if score.variant is Variant.ADAPTED else {}
-
-
-def _win_rate(ratings: Ratings, run_id: str) -> "WinRate | None":
-    """How often people preferred the run's adapted model to its base; None without a vote on these two."""
-    base, trained = f"{run_id}/{Variant.BASE}", {f"{run_id}/{variant}" for variant in (Variant.ADAPTED, Variant.FUSED)}
-    campaigns = [c.id for c in ratings.campaigns() if c.mode is Mode.PAIR and not c.example]
-    campaigns = [campaign for campaign in campaigns if base in ratings.models(campaign)]
-    if not campaigns:
-        return None
-    from naruto_core.judging.decision import win_rates  # imports scipy
-    from naruto_core.judging.ranking import Vote
-
-    votes = [
-        Vote(prompt, sides[0], sides[1], outcome, count)
-        for campaign in campaigns
-        for prompt, pair, outcome, count in ratings.tally(campaign)
-        if base in pair and trained & set(pair)
-        for sides in [["adapted" if side in trained else side for side in pair]]
-    ]
-    return next((rate for rate in win_rates(votes) if rate.model == "adapted"), None)
-
-
-def _warning_lines(run_id: str, findings: Sequence[Finding]) -> str:
-    warnings = [finding for finding in findings if finding.warning]
-    ok = ", ".join(finding.name for finding in findings if not finding.warning)
-    lines = [_finding_lines(warnings)] if warnings else []
-    lines += [f"checked, and no warning: {ok}."] if ok else []
-    return "\n".join([*lines, f"all metrics and checks:  naruto scores {run_id} --all"])
-
-
-def write_scores(name: str, path: Path) -> Path:
-    """All scores of a run, those of single pictures too, as a table file; RecipeInvalid for another kind of file."""
-    writers = {".csv": write_csv, ".parquet": write_parquet}
-    if path.suffix not in writers:
-        raise RecipeInvalid(f"{path}: write to a .csv or a .parquet file.")
-    settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores = store.scores(run.id)
-    rows = [_score_row(score) | {"run": run.id, "sample": score.sample_id or "", **score.details} for score in scores]
-    columns_of = dict.fromkeys(key for row in rows for key in row)
-    with atomic_file(path) as scratch:
-        writers[path.suffix](Table.from_pydict({key: [row.get(key) for row in rows] for key in columns_of}), scratch)
-    return path
-
-
-def _score_line(score: Score, anchored_value: float | None) -> list[str]:
-    places = decimals(score.metric)
-    interval = interval_text(score.interval, f".{places}f")
-    anchored_text = "" if anchored_value is None else f"{anchored_value:.2f}"
-    measured_by = f"{score.extractor}, {score.version}"
-    value, tells = f"{score.value:.{places}f}", discrimination_text(score)[0]
-    return [score.metric, score.variant, value, interval, anchored_text, str(score.n), tells, measured_by]
-
-
-def _finding_lines(findings: Sequence[Finding]) -> str:
-    return "\n".join(f"{'warning' if f.warning else 'ok':<8} {f.name}: {f.sentence}" for f in findings)
 
 
 def verify_all() -> Listing:
