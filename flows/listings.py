@@ -53,11 +53,16 @@ def list_runs() -> Listing:
     ]
     lines = [["run", "state", "dataset", "seconds", "scores"]]
     for summary in summaries:
-        headline = [s for s in summary.scores if s.metric in ("fid", "clip") and s.variant is not Variant.REAL]
+        headline = [s for s in summary.scores if _is_short(s.metric) and s.variant is not Variant.REAL]
         shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
         seconds = "" if summary.seconds is None else f"{summary.seconds:.0f}"
         lines.append([summary.run.id, summary.run.state, summary.dataset_source, seconds, shown or summary.run.failure])
     return Listing(rows, columns(lines))
+
+
+def _is_short(metric: str) -> bool:
+    """Whether the table of all runs shows `metric`: the Fréchet distance, and agreement with the prompt."""
+    return metric in ("fid", "clip", "attributes") or metric.startswith("fd-")
 
 
 def show_run(name: str) -> Listing:

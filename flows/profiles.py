@@ -34,7 +34,7 @@ def _find(kind: str, name: str) -> Path:
 def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a profile name or .yaml path; `dataset` takes the place of its source, `overrides` are dotted.
 
-    Raises RecipeInvalid for a recipe that cannot be read, and for primary metrics that do not exist.
+    Raises RecipeInvalid for a recipe that cannot be read, and for primary metrics that it does not measure.
     """
     from naruto_core.scoring.metrics import check_metric_names
 
@@ -43,7 +43,7 @@ def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[s
         values = {"dataset.source": dataset, **values}
     path = _find("recipes", profile)
     recipe = read_recipe(path, values)
-    check_metric_names(recipe.scoring.primary, f"recipe {path.name}: scoring.primary")
+    check_metric_names(recipe.scoring, f"recipe {path.name}")
     return recipe
 
 

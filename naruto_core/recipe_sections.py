@@ -174,8 +174,13 @@ class ScoringSection(Section):
     )
     more_set_extractors: tuple[str, ...] = Field(
         (),
-        description="Further networks for the Fréchet distance (metric fd), e.g. timm:<folder of DINOv2> or "
-        "timm:<owner>/<name>@<commit>.",
+        description="Further networks for the Fréchet and the kernel distance (fd-<name>, kd-<name>), e.g. "
+        "transformers:facebook/dinov2-large@<commit> or timm:<folder>.",
+    )
+    cmmd_extractor: str | None = Field(
+        None,
+        description="Network for cmmd apart from that of the CLIP score, e.g. "
+        "open_clip:timm/vit_large_patch14_clip_336.openai@<commit>; null: the pair extractor.",
     )
     reference: ReferencePart = Field(
         "held-out",

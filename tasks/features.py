@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from naruto_core.prompts import join_caption
 from naruto_core.recipe_sections import ReferencePart
 from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
+from naruto_core.scoring.registry import extractor_label
 from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from tasks.context import RunContext, TaskContext, exclusive_device
@@ -156,17 +157,13 @@ def run_features(context: RunContext) -> RunFeatures:
     by_slug = {prompt.slug: prompt for prompt in context.suite.prompts}
     real = real_pictures(context, context.dataset, section.reference, len(slugs))
     inputs = _Inputs(context, samples, [by_slug[slug] for slug in slugs], real)
-    sets = load_extractor(section.set_extractor, lambda: context.device)
-    same = section.pair_extractor == section.set_extractor
-    pairs = sets if same else load_extractor(section.pair_extractor, lambda: context.device)
-    of_sets = inputs.feature_set(sets)
+    sets, pairs = inputs.extractor(section.set_extractor), inputs.extractor(section.pair_extractor)
+    of_sets = inputs.feature_set(section.set_extractor)
     return RunFeatures(
         samples=samples,
         sets=of_sets,
-        pairs=of_sets if same else inputs.feature_set(pairs),
-        further_sets=tuple(
-            inputs.feature_set(load_extractor(name, lambda: context.device)) for name in section.more_set_extractors
-        ),
+        pairs=of_sets if pairs is sets else inputs.feature_set(section.pair_extractor),
+        further_sets=tuple(inputs.feature_set(name) for name in section.more_set_extractors),
         texts=inputs.texts(pairs),
         contents=text_features(context, [prompt.content for prompt in inputs.prompts], pairs),
         captions=inputs.captions(pairs),
@@ -175,6 +172,8 @@ def run_features(context: RunContext) -> RunFeatures:
         blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
         extras=inputs.extras(pairs),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
+        cmmd=inputs.feature_set(section.cmmd_extractor) if section.cmmd_extractor else None,
+        tags={prompt.slug: prompt.tags for prompt in context.suite.prompts},
     )
 
 
@@ -186,6 +185,13 @@ class _Inputs:
     samples: Mapping[Variant, tuple[Sample, ...]]
     prompts: Sequence[Prompt]
     real: RealPictures
+    extractors: dict[str, Extractor] = field(default_factory=dict[str, Extractor])
+
+    def extractor(self, name: str) -> Extractor:
+        """The extractor `name` of the recipe, loaded once."""
+        if name not in self.extractors:
+            self.extractors[name] = load_extractor(name, lambda: self.context.device)
+        return self.extractors[name]
 
     def of_drawn(self, variant: Variant, extractor: Extractor) -> Embeddings:
         rows, size = self.samples[variant], self.context.recipe.scoring.batch_size
@@ -195,10 +201,12 @@ class _Inputs:
         resolution, size = self.context.recipe.generation.resolution, self.context.recipe.scoring.batch_size
         return real_features(self.context, pictures, extractor, resolution, size)
 
-    def feature_set(self, extractor: Extractor) -> FeatureSet:
+    def feature_set(self, name: str) -> FeatureSet:
+        extractor = self.extractor(name)
         drawn = {variant: self.of_drawn(variant, extractor).features for variant in self.samples}
-        kinds = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
-        return FeatureSet(extractor.id, [prompt.slug for prompt in self.prompts], drawn, *kinds)
+        reference, perfect = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
+        slugs = [prompt.slug for prompt in self.prompts]
+        return FeatureSet(extractor.id, slugs, drawn, reference, perfect, extractor_label(name))
 
     def texts(self, extractor: Extractor) -> Features:
         return text_features(self.context, [prompt.text for prompt in self.prompts], extractor)

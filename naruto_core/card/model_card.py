@@ -360,8 +360,8 @@ def _scores(facts: CardFacts) -> str:
     if not facts.scores:
         return "## Scores\n\nNothing was measured."
     notes = "Value [95 % interval] of n pictures. Only values in the same row are comparable."
-    if any(score.metric == "fid" for score in facts.scores):
-        notes += " An FID of so few pictures is biased upward; do not compare it with published values."
+    if any(score.metric == "fid" or score.metric.startswith("fd-") for score in facts.scores):
+        notes += " A Fréchet distance of so few pictures is biased upward; do not compare it with published values."
     if not facts.dataset.n_reference and not facts.recipe.imported:
         notes += " Nothing was held out: scores that compare with pictures compare with the training pictures."
     return f"## Scores\n\n{score_table(facts)}\n\n{notes}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from naruto_core.card.facts import escape, table
 from naruto_core.domain import Score, Variant
 from naruto_core.scoring.discrimination import ENOUGH
-from naruto_core.scoring.metrics import BY_NAME, decimals
+from naruto_core.scoring.metrics import decimals, find_metric
 from naruto_core.store.queries import measurement_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
 def _line(of_measurement: Sequence[Score], scores: Sequence[Score]) -> ScoreLine:
     name, by_variant = of_measurement[0].metric, {score.variant: score for score in of_measurement}
     discrimination, blind = discrimination_text(by_variant[Variant.REAL]) if Variant.REAL in by_variant else ("", False)
-    metric = BY_NAME.get(name)
+    metric = find_metric(name)
     return ScoreLine(
         metric=name,
         cells=tuple(_cell(by_variant[v], scores) if v in by_variant else "" for v in scored_variants(scores)),

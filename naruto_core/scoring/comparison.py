@@ -119,7 +119,7 @@ def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection
             continue
         pair = features.drawn[first.variant][rows[0]], second_features.drawn[second.variant][rows[1]]
         prompts = [features.prompts[row] for row in rows[0]]
-        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real)
+        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real, features.label)
         comparison = _not_measured(metric, features.extractor, common.n, section)
         try:
             change = set_difference(common, metric, *pair, section)
@@ -157,7 +157,7 @@ def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSectio
         metric=metric.name,
         version=metric.version,
         extractor=extractor,
-        primary=metric.name in section.primary,
+        primary=metric.is_named_by(section.primary),
         first=None,
         second=None,
         difference=None,

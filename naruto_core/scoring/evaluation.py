@@ -9,8 +9,8 @@ from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
-from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
 from naruto_core.scoring.blas_threads import single_threaded
+from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
 from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
 from naruto_core.scoring.memorization import nearest
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
@@ -63,12 +63,12 @@ def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection,
 
 
 def set_metrics_of(features: RunFeatures) -> Iterator[tuple[SetMetric, FeatureSet]]:
-    """Each set metric with the features that it needs; those of further extractors under their further name."""
+    """Each set metric with the features that it needs, under the name that it has there."""
     for metric in SET_METRICS:
-        yield metric, features.feature_set(metric.extractor)
-        if metric.further_name:
-            further = replace(metric, name=metric.further_name)
-            yield from ((further, feature_set) for feature_set in features.further_sets)
+        first = features.feature_set(metric.extractor)
+        further = [other for other in features.further_sets if other.extractor != first.extractor]
+        for feature_set in (first, *(further if metric.family else ())):
+            yield metric.named_for(feature_set), feature_set
 
 
 # Set scores

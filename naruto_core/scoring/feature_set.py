@@ -4,7 +4,7 @@ A feature array is (n, d): one row a picture, in half precision as it is kept, o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ class FeatureSet:
     Row i of every variant has the same prompt (`prompts[i]`) and the same seed. `reference` (m, d) is what set metrics
     compare with. `real` (k, d) are real pictures that are not in it: their scores are what a perfect model would get.
     Set metrics use the first rows only where there are more of one kind than of another: order the rows accordingly.
+    `label` is the extractor's short name (`registry.extractor_label`).
     """
 
     extractor: str
@@ -67,6 +68,12 @@ class FeatureSet:
     drawn: Mapping[Variant, Features]
     reference: Features
     real: Features
+    label: str = ""
+
+    @property
+    def short_name(self) -> str:
+        """What the names of metrics on these features end with, e.g. `judge` in `fd-judge`."""
+        return self.label or self.extractor.partition(":")[0]
 
     @property
     def n(self) -> int:
@@ -101,6 +108,8 @@ class RunFeatures:
     samples: by variant; row i of every variant has the same prompt and seed.
     sets, pairs: by `scoring.set_extractor` and by `scoring.pair_extractor`, which reads texts too.
     further_sets: one for each of `scoring.more_set_extractors`.
+    cmmd: by `scoring.cmmd_extractor`; None: `pairs`.
+    tags: of each prompt, by its slug.
     texts, contents: (n, d) of each sample's prompt, and of its content part.
     captions: (k, d) of the captions of `pairs.real`.
     training: (t, d) of all pictures that were trained on, called `training_names`.
@@ -121,9 +130,15 @@ class RunFeatures:
     blank: Mapping[Variant, NDArray[np.bool_]]
     extras: Mapping[str, Extra]
     training_names: tuple[str, ...] = ()
+    cmmd: FeatureSet | None = None
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
         """The features that a metric with this kind of extractor needs."""
+        if extractor == "cmmd":
+            return self.cmmd or self.pairs
+        if extractor == "similarity" and self.further_sets:
+            return self.further_sets[0]
         return self.pairs if extractor == "pair" else self.sets
 
     def prompts(self) -> list[str]:

@@ -71,7 +71,7 @@ def test_runs_of_two_homes_compare_as_those_of_one(
     (alone, one), (home, other) = small_run, both
     within = _rows(naruto, home, one, other)
     metrics = {row["metric"] for row in within}
-    assert {"mmd", "fid", "vendi", "clip", "clip-content", "style", "copying"} <= metrics
+    assert {"mmd", "fd-judge", "vendi", "clip", "clip-content", "style", "copying"} <= metrics
     assert {row["n"] for row in within} == {3}
     assert _rows(naruto, home, f"{alone}//{one}", other) == within
     assert _rows(naruto, alone, one, f"{home}//{other}") == within  # nothing of the second run is recorded here

@@ -47,8 +47,8 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert all((home / sample.path).exists() for sample in samples)
         scores = store.scores(run_id)
         sets = {(s.metric, str(s.variant)): s for s in scores if s.sample_id is None}
-        assert {("fid", v) for v in ("base", "adapted", "real")} <= set(sets)
-        assert {metric for metric, _ in sets} == {"fid", "kid", "cmmd", "mmd", "vendi"} | {
+        assert {("fd-judge", v) for v in ("base", "adapted", "real")} <= set(sets)
+        assert {metric for metric, _ in sets} == {"fd-judge", "kd-judge", "cmmd", "mmd", "vendi"} | {
             m.name for m in SAMPLE_METRICS if not m.optional
         }
         assert all(s.extractor.startswith("open_clip:") and s.version and s.method for s in sets.values())
@@ -61,7 +61,7 @@ def test_one_run_leaves_pictures_scores_and_a_sheet_in_the_record(small_run: tup
         assert "are too few to compare with" in findings["overfitting"].sentence
         assert findings["fused model"].figures["pictures"] == 4
         assert all(s.low <= s.value <= s.high for s in sets.values())
-        assert sets["fid", "base"].reference.endswith(":12")
+        assert sets["fd-judge", "base"].reference.endswith(":12")
         singles = [s for s in scores if s.sample_id]
         assert len(singles) == SAMPLES * sum(not metric.optional for metric in SAMPLE_METRICS)
         steps = store.steps(run_id)
@@ -218,7 +218,7 @@ def test_the_listings_speak_to_people_and_to_programs(small_run: tuple[Path, str
     listed = json.loads(naruto(home, "runs", "--json").stdout)
     assert [one["id"] for one in listed] == [run_id]
     scores = json.loads(naruto(home, "scores", run_id, "--json").stdout)
-    assert {"fid", "mmd", "vendi", "clip", "style"} <= {row["metric"] for row in scores}
+    assert {"fd-judge", "mmd", "vendi", "clip", "style"} <= {row["metric"] for row in scores}
     anchors = {row["variant"]: row["anchored"] for row in scores if row["metric"] == "mmd"}
     assert (anchors["base"], anchors["real"]) == (0, 1)
     told = naruto(home, "scores", run_id).stdout
@@ -332,7 +332,7 @@ def test_verify_is_silent_about_a_whole_archive_and_names_an_altered_picture(
         _one_sentence(refused.stderr, f"{victim.name} is not the one that was recorded; `naruto run` with the choices")
         for path in kept:
             path.rename(path.with_name(path.name.removeprefix("kept-")))
-        assert naruto(home, "scores", run_id).stdout.count("fid") >= 3  # what was measured before is still there
+        assert naruto(home, "scores", run_id).stdout.count("fd-judge") >= 3  # what was measured before is still there
     finally:
         victim.write_bytes(original)
 

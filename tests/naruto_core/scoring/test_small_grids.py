@@ -31,7 +31,7 @@ def drawn(prompts: int, seeds: int) -> RunFeatures:
     }
     real = random.normal(0, 1, (24, 16)), random.normal(0, 1, (28, 16))
     texts = random.normal(0, 1, (n, 16))
-    sets = FeatureSet("sets", names, rows, *real)
+    sets = FeatureSet("inception", names, rows, *real)
     blank = {variant: np.zeros(n, dtype=np.bool_) for variant in KINDS}
     captions = random.normal(0, 1, (28, 16))
     return RunFeatures(samples, sets, sets, (), texts, texts, captions, real[1], real[0], blank, {})

@@ -1,5 +1,6 @@
 """Opening creates a database or migrates an old one; errors are one sentence."""
 
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -56,6 +57,34 @@ def test_a_lead_of_an_older_version_is_an_admin(url: str, tmp_path: Path) -> Non
         old.execute("INSERT INTO reviewers VALUES ('r2', 'Max', 'reviewer', NULL, '01')")
     with open_database(url) as database:
         assert [person.role for person in database.ratings.reviewers()] == [Role.ADMIN, Role.REVIEWER]
+
+
+def test_distances_of_an_older_version_are_named_after_their_extractor(url: str, tmp_path: Path) -> None:
+    migrate(parse_url(url), "0001")
+    with sqlite3.connect(tmp_path / "naruto.db") as old:
+        old.executescript(ROWS_OF_THE_FIRST_SCHEMA)
+    migrate(parse_url(url), "0010")
+    judge, dino, inception = "open_clip:0123456789abcdef-aa", "timm:fedcba9876543210-bb", "inception:99-torchmetrics"
+    recipe = {"scoring": {"set_extractor": "package:naruto_core.mini/weights/judge", "more_set_extractors": ["a", "b"]}}
+    former = [("fid", judge, "torchmetrics 1.9"), ("kid", judge, "1"), ("fd", judge, "1"), ("fd", dino, "1")]
+    former += [("fid", inception, "torchmetrics 1.9"), ("mmd", judge, "1")]
+    with sqlite3.connect(tmp_path / "naruto.db") as old:
+        old.execute("UPDATE runs SET recipe_json = ?", [json.dumps(recipe)])
+        (run,) = old.execute("SELECT id FROM runs").fetchone()
+        old.executemany(
+            "INSERT INTO scores (run_id, metric, variant, value, low, high, n, extractor, version, reference, method, "
+            "details, subject) VALUES (?, ?, 'base', 9, 8, 10, 40, ?, ?, 'd', 'jackknife', '{}', '')",
+            [(run, *row) for row in former],
+        )
+    with open_store(url) as store:
+        names = {(s.metric, s.extractor, s.version) for s in store.scores(run) if s.sample_id is None}
+    assert names == {
+        ("fd-judge", judge, "Frechet 1"),
+        ("kd-judge", judge, "1"),
+        ("fd-timm-fedcba98", dino, "1"),
+        ("fid", inception, "torchmetrics 1.9"),
+        ("mmd", judge, "1"),
+    }
 
 
 def test_the_repositories_of_a_database_share_its_connections(url: str) -> None:
