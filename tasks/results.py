@@ -5,7 +5,9 @@ once. Results are not used without the embeddings that they came from: then pict
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from naruto_core.artifacts import Layout, sha256_bytes, sha256_file
+from naruto_core.artifacts import Layout, sha256_bytes, sha256_file, write_atomically
 from naruto_core.domain import Finding, Score, Variant
 from naruto_core.git_info import scoring_code_digest
 from naruto_core.hub import locate
 from naruto_core.recipe_sections import ScoringSection
-from naruto_core.store.result_cache import ResultCache
 from tasks.context import RunContext
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("numpy", "scipy", "torchmetrics", "open-clip-torch", "timm", "transformers")
 _WEIGHTS = ("*.safetensors", "*.json")
+MOST = 500  # results; a comparison has about 8 KB
 Key = list[Any]  # JSON values
 
 
@@ -126,3 +128,43 @@ def _files(name: str) -> list[str]:
         return [sha256_file(path)]
     found = sorted(file for pattern in _WEIGHTS for file in path.glob(pattern)) if path.is_dir() else []
     return [sha256_file(file) for file in found]
+
+
+class ResultCache:
+    """Results by content, one JSON file each below `folder`, named by a digest of what the result depends on.
+
+    A cache only: a missing or damaged file means that the result is computed again. Of more than `most` files those
+    that were used last are kept. Several processes may use it at once.
+    """
+
+    def __init__(self, folder: Path, most: int = MOST) -> None:
+        self._folder, self._most = folder, most
+
+    def read(self, key: object) -> Any | None:
+        """The result that was written for `key` (any JSON value); None when there is none, or a damaged one."""
+        path = self._path(key)
+        try:
+            digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+            if digest != sha256_bytes(text.encode()):
+                return None
+            os.utime(path)  # used: removed later than others
+        except (OSError, UnicodeDecodeError):
+            return None
+        return json.loads(text)
+
+    def write(self, key: object, result: object) -> None:
+        """Keep `result` (any JSON value without NaN and infinity) for `key`. Raises StorageFailed."""
+        text = json.dumps(result, allow_nan=False)
+        write_atomically(self._path(key), f"{sha256_bytes(text.encode())}\n{text}".encode())
+        self._remove_oldest()
+
+    def _path(self, key: object) -> Path:
+        return self._folder / f"{sha256_bytes(json.dumps(key, sort_keys=True).encode())}.json"
+
+    def _remove_oldest(self) -> None:
+        files: list[tuple[int, Path]] = []
+        for path in self._folder.glob("*.json"):
+            with suppress(OSError):  # another process has just removed it
+                files.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(files)[: -self._most]:
+            path.unlink(missing_ok=True)

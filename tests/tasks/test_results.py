@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from naruto_core.store.result_cache import ResultCache
+from tasks.results import ResultCache
 
 KEY = ["comparison", {"n": 4}, 0.5]
 
