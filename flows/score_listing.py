@@ -9,7 +9,7 @@ from naruto_core.artifacts import atomic_file
 from naruto_core.domain import Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
 from naruto_core.ratings import Mode
-from naruto_core.report.score_table import headline_table
+from naruto_core.report.score_table import anchored, headline_table
 from naruto_core.scoring.metrics import decimals
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Ratings, open_database, open_store
@@ -33,8 +33,6 @@ def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
         rate = None if all_of_them else _win_rate(database.ratings, run.id)
     if not scores:
         return Listing([], f"run {run.id} has no scores yet ({run.state}).")
-    from naruto_core.report.tables import anchored
-
     rows = [score_row(score) | {"anchored": anchored(score, scores)} | _change_row(score) for score in scores]
     if not all_of_them:
         return Listing(rows, f"{headline_table(scores, findings, rate)}\n\n{_warning_lines(run.id, findings)}")

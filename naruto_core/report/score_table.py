@@ -114,6 +114,13 @@ def _change(adapted: Score | None, name: str) -> tuple[str, str]:
     )
 
 
+def anchored(score: Score, scores: Sequence[Score]) -> float | None:
+    """(value - base) / (real - base) by the same measurement; None where either is missing, or both are equal."""
+    same = {s.variant: s.value for s in scores if measurement_of(s) == measurement_of(score)}
+    base, real = same.get(Variant.BASE), same.get(Variant.REAL)
+    return None if base is None or real is None or base == real else (score.value - base) / (real - base) + 0.0
+
+
 def short_number(value: float, metric: str) -> str:
     """`value` with three digits that count, and no more after the point than the metric shows."""
     size = math.floor(math.log10(abs(value))) if value else 0
