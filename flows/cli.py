@@ -167,15 +167,19 @@ def scores(
             "--output", "-o", help="Write all scores, also those of single pictures, to a .csv or .parquet file."
         ),
     ] = None,
+    all_of_them: Annotated[
+        bool,
+        typer.Option("--all", help="Every metric with interval, n and extractor, and every check."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the scores of a run with interval, n and extractor, and the risks that were checked."""
-    from flows.listings import list_scores, write_scores
+    """Show what the adapter changed: headline metrics of base, adapted and real pictures, and the warnings."""
+    from flows.score_listing import list_scores, write_scores
 
     if output:
         print(write_scores(name, output))
     else:
-        _show(list_scores(name), as_json)
+        _show(list_scores(name, all_of_them=all_of_them), as_json)
 
 
 @app.command()
@@ -183,9 +187,9 @@ def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
     _settle_libraries()
     from flows.listings import unmeasured
-    from flows.rescore import rescore as rescore_flow
+    from tasks.evaluation import rescore as rescore_run
 
-    rescore_flow(name)
+    rescore_run(name)
     if missing := unmeasured(name):
         print(f"naruto: not measured: {missing}", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,41 +1,28 @@
-"""What the listing commands show: rows for programs, text for people; and what recaption and report write."""
+"""What the listing commands show, except `scores`; and what recaption and report write."""
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pyarrow import Table
-from pyarrow.csv import write_csv
-from pyarrow.parquet import write_table as write_parquet
-from rich import box
-from rich.console import Console
-from rich.table import Table as TerminalTable
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from flows.profiles import choose_recipe
-from naruto_core.artifacts import Layout, atomic_file
+from flows.score_listing import score_row
+from flows.terminal import Listing, columns
+from naruto_core.artifacts import Layout
 from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Finding, Run, RunLease, RunState, Score, Variant, format_duration
-from naruto_core.errors import RecipeInvalid
+from naruto_core.domain import DatasetVersion, Run, RunLease, RunState, Variant, format_duration
 from naruto_core.recipe_sections import ImportedSection
 from naruto_core.report.tables import (
     Compared,
-    anchored,
     comparison_figures,
     comparison_markdown,
-    discrimination_text,
     headline,
-    interval_text,
     number_text,
 )
 from naruto_core.scoring.findings import NOT_MEASURED
-from naruto_core.scoring.metrics import decimals
-from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
 from naruto_core.store.verification import verify
@@ -43,42 +30,6 @@ from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
     from naruto_core.scoring.comparison import Comparison
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """`rows` are JSON-able values, `text` says the same in the terminal."""
-
-    rows: Any
-    text: str
-
-
-def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
-    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
-    if sys.stdout.isatty():
-        return _terminal_table(rows, head)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
-    table = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=head)
-    for title in rows[0]:
-        table.add_column(Text(title), overflow="fold")
-    for row in rows[1:] if head else rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: what a cell holds is never read as markup
-    console = Console(highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip("\n")
-
-
-def _score_row(score: Score) -> dict[str, Any]:
-    fields = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
-    values = {name: getattr(score, name) for name in fields}
-    return values if score.interval else values | {"low": None, "high": None}
 
 
 def list_runs() -> Listing:
@@ -98,7 +49,7 @@ def list_runs() -> Listing:
             "seconds": summary.seconds,
             "failure": summary.run.failure,
             "tags": list(summary.tags),
-            "scores": [_score_row(score) for score in summary.scores],
+            "scores": [score_row(score) for score in summary.scores],
         }
         for summary in summaries
     ]
@@ -159,54 +110,6 @@ def _process(run: Run, live: RunLease | None) -> str:
         stopping = f"; {live.stop_requested_by} asked it to stop" if live.stop_requested_by else ""
         return f"{live.process} on {live.host}{stopping}"
     return "none any more; the same command resumes it" if run.state is RunState.RUNNING else ""
-
-
-def list_scores(name: str) -> Listing:
-    """The set scores and means of one run, each beside base (0) and real pictures (1), and what was found."""
-    settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores, findings = [s for s in store.scores(run.id) if s.sample_id is None], store.findings(run.id)
-    if not scores:
-        return Listing([], f"run {run.id} has no scores yet ({run.state}).")
-    lines = [["metric", "model", "value", "95 % interval", "anchored", "n", "tells base from real", "measured by"]]
-    rows = [_score_row(score) | {"anchored": anchored(score, scores)} for score in scores]
-    lines += [_score_line(score, row["anchored"]) for score, row in zip(scores, rows, strict=True)]
-    notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
-        sorted({score.method for score in scores})
-    )
-    if any(score.interval is None for score in scores):
-        notes += f"; none of fewer than {LEAST_PROMPTS} prompts or pictures"
-    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
-
-
-def write_scores(name: str, path: Path) -> Path:
-    """All scores of a run, those of single pictures too, as a table file; RecipeInvalid for another kind of file."""
-    writers = {".csv": write_csv, ".parquet": write_parquet}
-    if path.suffix not in writers:
-        raise RecipeInvalid(f"{path}: write to a .csv or a .parquet file.")
-    settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores = store.scores(run.id)
-    rows = [_score_row(score) | {"run": run.id, "sample": score.sample_id or "", **score.details} for score in scores]
-    columns_of = dict.fromkeys(key for row in rows for key in row)
-    with atomic_file(path) as scratch:
-        writers[path.suffix](Table.from_pydict({key: [row.get(key) for row in rows] for key in columns_of}), scratch)
-    return path
-
-
-def _score_line(score: Score, anchored_value: float | None) -> list[str]:
-    places = decimals(score.metric)
-    interval = interval_text(score.interval, f".{places}f")
-    anchored_text = "" if anchored_value is None else f"{anchored_value:.2f}"
-    measured_by = f"{score.extractor}, {score.version}"
-    value, tells = f"{score.value:.{places}f}", discrimination_text(score)[0]
-    return [score.metric, score.variant, value, interval, anchored_text, str(score.n), tells, measured_by]
-
-
-def _finding_lines(findings: Sequence[Finding]) -> str:
-    return "\n".join(f"{'warning' if f.warning else 'ok':<8} {f.name}: {f.sentence}" for f in findings)
 
 
 def verify_all() -> Listing:

@@ -319,6 +319,11 @@ class Layout:
         """The cache of embeddings of pictures and texts, for all runs."""
         return self.root / "cache" / "embeddings.db"
 
+    @property
+    def results(self) -> Path:
+        """The folder of results that were computed from embeddings, such as comparisons of two models."""
+        return self.root / "cache" / "results"
+
     def contact_sheet(self, run_id: str) -> Path:
         return self.run(run_id) / f"contact-sheet{picture_file.SUFFIX}"
 

@@ -28,6 +28,15 @@ def training_code_digest() -> str:
     return digest.hexdigest()
 
 
+def scoring_code_digest() -> str:
+    """A digest of all code that scores depend on: a result of other code is not used again."""
+    digest = hashlib.sha256()
+    for folder in ("naruto_core/scoring", "naruto_core/dataset", "naruto_core", "tasks"):
+        for path in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def is_hub_id(name: str, revision: str | None) -> bool:
     """Whether `name` of a model or dataset is a hub id: it has a revision, and is no folder on this machine."""
     return bool(revision) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()

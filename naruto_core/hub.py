@@ -1,4 +1,4 @@
-"""Model hub: checks of downloaded files, the push of a folder in one commit, retries, and readable errors."""
+"""Model hub: where a model name leads, checks of downloads, the push of a folder in one commit, readable errors."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,32 @@ if TYPE_CHECKING:
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def locate(name: str, revision: str | None) -> tuple[str, str | None]:
+    """The arguments of `from_pretrained` for `name`: a folder and None, or a hub id and its revision.
+
+    Raises ModelUnusable for a folder that does not exist, and for a hub id without a revision.
+    """
+    if name.startswith("package:"):
+        package, _, inner = name.removeprefix("package:").partition("/")
+        try:
+            folder = Path(str(resources.files(package))) / inner
+        except ModuleNotFoundError:
+            raise ModelUnusable(f"{name}: there is no Python package {package}.") from None
+        if not folder.is_dir():
+            raise ModelUnusable(f"{name}: the package {package} has no folder {inner}.")
+        return str(folder), None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path), None
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelUnusable(f"there is no model folder {name}.")
+    if not revision:
+        raise ModelUnusable(
+            f"{name} is a hub id: set its revision (a commit hash) in the recipe, so that it cannot change."
+        )
+    return name, revision
 
 
 def check_hub_file(path: Path) -> Path:

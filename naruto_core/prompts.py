@@ -1,4 +1,4 @@
-"""Prompt suites: reading and checking their YAML files, fingerprints, and new tokens in texts."""
+"""Prompt suites: reading and checking their YAML files, fingerprints, new tokens in texts, training texts."""
 
 import hashlib
 import json
@@ -93,3 +93,14 @@ def trigger_phrases(recipe: Recipe) -> dict[str, str]:
     """The trigger phrase of each style, with its new tokens: {"main": "a <s0><s1> character"}."""
     phrases = {MAIN_STYLE: recipe.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
     return {style: insert_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}
+
+
+def join_caption(instance_prompt: str, caption: str) -> str:
+    """The training text of one picture: the instance prompt, then the caption, both unchanged.
+
+    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption, or with
+    the instance prompt for one, has the instance prompt only.
+    """
+    if caption in ("", instance_prompt):
+        return instance_prompt
+    return f"{instance_prompt}, {caption}" if instance_prompt else caption

@@ -8,22 +8,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from prefect.exceptions import TerminationSignal
-
-from naruto_core import devices
 from naruto_core.artifacts import Layout
-from naruto_core.devices import hold_device
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState
 from naruto_core.errors import NarutoError, NotRecorded, RunStopped
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
-from naruto_core.training import distributed
 from tasks.progress import say
 from tasks.run_lease import add_wait, check_stop, hold_run, release_run
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +50,19 @@ class OpenRun:
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """This machine: settings, folders, the open database, and the device."""
+    """This machine: settings, folders, and the open database."""
 
     settings: Settings
     layout: Layout
     store: Store
-    device: torch.device
+
+    @property
+    def device(self) -> "torch.device":
+        """The device of the settings; the first use imports torch. Raises DeviceUnfit."""
+        from naruto_core import devices
+        from naruto_core.training import distributed
+
+        return distributed.local_device(devices.pick_device(self.settings.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,7 @@ def task_context() -> Generator[TaskContext]:
     """This machine's context; its database is open for the length of the block."""
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        device = distributed.local_device(devices.pick_device(settings.device))
-        yield TaskContext(settings, Layout(settings.root), store, device)
+        yield TaskContext(settings, Layout(settings.root), store)
 
 
 @contextmanager
@@ -119,6 +123,8 @@ def _waiting_is_no_work(context: RunContext, step: str) -> Generator[None]:
 
 def _record_end(context: RunContext, step: str, error: BaseException) -> None:
     """Mark the run as cancelled where somebody stopped it, else as failed."""
+    from prefect.exceptions import TerminationSignal  # commands that only read a run import no Prefect
+
     run_id, now = context.run.id, datetime.now(UTC)
     if isinstance(error, RunStopped):
         reason = str(error).removeprefix(f"run {run_id} stopped: ")
@@ -135,7 +141,6 @@ def with_run(context: TaskContext, opened: OpenRun) -> RunContext:
         settings=context.settings,
         layout=context.layout,
         store=context.store,
-        device=context.device,
         run=opened.run,
         recipe=opened.recipe,
         suite=opened.suite,
@@ -173,6 +178,8 @@ def read_only_context(context: TaskContext, home: Path, beside: Path | None) -> 
 
 def exclusive_device(context: TaskContext, job: str) -> AbstractContextManager[None]:
     """The device for `job` alone; says which job it waits for."""
+    from naruto_core.devices import hold_device
+
     return hold_device(
         context.settings.locks,
         str(context.device),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
+from naruto_core.prompts import join_caption
 from naruto_core.recipe_sections import ReferencePart
 from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, PixelSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
@@ -23,8 +25,7 @@ from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label
 from naruto_core.scoring.sample_metrics import is_blank
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
-from naruto_core.training.latent_cache import join_caption
-from tasks.context import RunContext, TaskContext
+from tasks.context import RunContext, TaskContext, exclusive_device
 from tasks.progress import say, unit_reporter
 
 if TYPE_CHECKING:
@@ -63,10 +64,11 @@ def text_features(context: TaskContext, texts: Sequence[str], extractor: Extract
     by_content = dict(zip(contents, texts, strict=True))
     with EmbeddingCache(context.layout.embeddings) as cache:
         missing = cache.missing(extractor.id, contents)
-        for start in range(0, len(missing), _TEXTS_AT_ONCE):
-            batch = missing[start : start + _TEXTS_AT_ONCE]
-            rows = embed_texts(extractor, [by_content[content] for content in batch])
-            cache.add(extractor.id, batch, rows, [False] * len(batch))
+        with exclusive_device(context, "score texts") if missing else nullcontext():
+            for start in range(0, len(missing), _TEXTS_AT_ONCE):
+                batch = missing[start : start + _TEXTS_AT_ONCE]
+                rows = embed_texts(extractor, [by_content[content] for content in batch])
+                cache.add(extractor.id, batch, rows, [False] * len(batch))
         return cache.read(extractor.id, contents).features
 
 
@@ -109,11 +111,12 @@ def _embed(
     with EmbeddingCache(context.layout.embeddings) as cache:
         if missing := cache.missing(extractor.id, contents):
             reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
-            for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
-                batch = missing[done : done + len(rows)]
-                cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
-                done += len(rows)
-                report(done)
+            with exclusive_device(context, stage):
+                for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
+                    batch = missing[done : done + len(rows)]
+                    cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
+                    done += len(rows)
+                    report(done)
         return cache.read(extractor.id, contents)
 
 
@@ -208,7 +211,7 @@ class _Inputs:
         """The extractor `name` of the recipe. Only the two main ones are kept: others free their memory after use."""
         if name in self.kept:
             return self.kept[name]
-        extractor, section = load_extractor(name, self.context.device), self.context.recipe.scoring
+        extractor, section = load_extractor(name, self.choose_device), self.context.recipe.scoring
         if name in (section.set_extractor, section.pair_extractor):
             self.kept[name] = extractor
         return extractor
@@ -231,8 +234,7 @@ class _Inputs:
 
     # what metrics with a model of their own need: `scoring.model_metrics.Inputs`
 
-    @property
-    def device(self) -> "torch.device":
+    def choose_device(self) -> "torch.device":
         return self.context.device
 
     def pixels(self) -> PixelSet | None:

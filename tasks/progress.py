@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
-from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -86,6 +83,12 @@ def _terminal() -> Callable[[Progress, bool], None]:
 
 
 def _prefect() -> Callable[[Progress, bool], None]:
+    if "prefect" not in sys.modules:  # a command that runs no flow: importing it takes a second
+        return lambda _progress, _finished: None
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.context import TaskRunContext
+    from prefect.logging import get_run_logger
+
     if TaskRunContext.get() is None:  # called as a plain function, outside any flow run
         return lambda _progress, _finished: None
     logger, last, artifact = get_run_logger(), 0.0, None
@@ -110,6 +113,11 @@ def _prefect() -> Callable[[Progress, bool], None]:
 def say(sentence: str) -> None:
     """One plain line for whoever watches the terminal, and for the log of the flow run in Prefect."""
     print(sentence, file=sys.stderr, flush=True)
+    if "prefect" not in sys.modules:
+        return
+    from prefect.context import TaskRunContext
+    from prefect.logging import get_run_logger
+
     if TaskRunContext.get() is not None:
         logger = get_run_logger()
         (logger.warning if sentence.startswith("warning") else logger.info)(sentence.strip("\n"))

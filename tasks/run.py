@@ -11,11 +11,10 @@ from prefect.cache_policies import NO_CACHE
 
 from naruto_core.artifacts import sha256_file, write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Score, Variant, format_duration
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Variant, format_duration
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
-from naruto_core.report.tables import interval_text
-from naruto_core.scoring.metrics import decimals, is_headline
+from naruto_core.report.score_table import headline_table
 from tasks.context import OpenRun, run_context, task_context
 from tasks.plan import announce_plan
 from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
@@ -77,24 +76,13 @@ def present(opened: OpenRun) -> str:
         blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
         sheet = layout.contact_sheet(opened.id)
         write_sheet(blocks, [str(variant) for variant in variants], sheet)
-        scores = [s for s in store.scores(opened.id) if s.sample_id is None and is_headline(s.metric)]
-        findings = [finding for finding in store.findings(opened.id) if finding.warning]
-        show_scores_in_prefect(opened.run, scores, findings, sheet, context.settings.dashboard)
-    warnings = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in findings)
-    next_steps = f"all of it  naruto scores {opened.id}\nlook at    {sheet}\nthen type  make dashboard"
-    say(f"\n{score_table(scores)}{warnings}\n\n{next_steps}\n")
+        scores, findings = store.scores(opened.id, of_samples=False), store.findings(opened.id)
+        warnings = [finding for finding in findings if finding.warning]
+        show_scores_in_prefect(opened.run, scores, warnings, sheet, context.settings.dashboard)
+    warning_lines = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in warnings)
+    next_steps = f"all of it  naruto scores {opened.id} --all\nlook at    {sheet}\nthen type  make dashboard"
+    say(f"\n{headline_table(scores, findings)}\n{warning_lines}\n\n{next_steps}\n")
     return str(sheet)
-
-
-def score_table(scores: Sequence[Score]) -> str:
-    """Set scores and means as aligned text, one line each, with interval, n and what measured it."""
-    lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
-    for score in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
-        digits = decimals(score.metric)
-        interval = interval_text(score.interval, f".{digits}f")
-        value = f"{score.value:>8.{digits}f}   {interval:<18} {score.n:>4}"
-        lines.append(f"{score.metric:<19} {score.variant:<8} {value}  {score.extractor}, {score.version}")
-    return "\n".join(lines)
 
 
 def _fingerprint(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> str:

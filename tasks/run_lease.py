@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import torch
-
 from naruto_core.domain import RunLease
 from naruto_core.errors import NarutoError, RunStopped
 from naruto_core.settings import Settings
@@ -63,7 +61,7 @@ def hold_run(store: Store, settings: Settings, run_id: str, on_wait: Callable[[s
     waited = False
     while True:
         owner, now = this_process(), datetime.now(UTC)
-        lease = store.acquire_lease(run_id, owner, torch.get_num_threads(), now)
+        lease = store.acquire_lease(run_id, owner, _threads(), now)
         if lease.owner == owner.id:
             break
         if not waited:
@@ -105,7 +103,14 @@ def check_stop() -> None:
             raise RunStopped(f"run {run_id} stopped: {held.stop_reason}; the same command resumes it.")
 
 
+def _threads() -> int:
+    """The number of CPU threads of this process; results depend on it in their last digits."""
+    import torch  # commands that only read a run import no torch
+
+    return torch.get_num_threads()
+
+
 def other_threads(store: Store, run_id: str) -> int | None:
     """The number of CPU threads that an earlier process worked on the run with, where this one has another number."""
     earlier = [lease.threads for lease in store.leases(run_id) if lease.owner != this_process().id]
-    return earlier[-1] if earlier and earlier[-1] != torch.get_num_threads() else None
+    return earlier[-1] if earlier and earlier[-1] != _threads() else None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from naruto_core.card.facts import escape, table
 from naruto_core.domain import Score, Variant, distinct_variants
+from naruto_core.report.score_table import anchored
 from naruto_core.scoring.discrimination import ENOUGH
 from naruto_core.scoring.metrics import decimals, find_metric
 from naruto_core.store.queries import measurement_of
@@ -32,18 +33,6 @@ class ScoreLine:
     discrimination: str
     blind_here: bool
     description: str
-
-
-def anchored(score: Score, scores: Sequence[Score]) -> float | None:
-    """(value - base) / (real - base) by the same measurement; None where either is missing, or both are equal.
-
-    Real pictures that were measured with their own captions are no anchor for the suite's prompts.
-    """
-    same = {
-        s.variant: s.value for s in scores if measurement_of(s) == measurement_of(score) and "anchor" not in s.details
-    }
-    base, real = same.get(Variant.BASE), same.get(Variant.REAL)
-    return None if base is None or real is None or base == real else (score.value - base) / (real - base) + 0.0
 
 
 def discrimination_text(score: Score) -> tuple[str, bool]:

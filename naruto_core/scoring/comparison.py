@@ -8,6 +8,7 @@ import numpy as np
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe_sections import ScoringSection
+from naruto_core.scoring.blas_threads import single_threaded
 from naruto_core.scoring.evaluation import set_difference, set_metrics_of
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SAMPLE_METRICS
@@ -49,6 +50,7 @@ class Comparison:
 Rows = tuple[list[int], list[int]]  # of the first and of the second model: the same prompts and seeds in the same order
 
 
+@single_threaded
 def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparison]:
     """Every metric that both were measured with, primary metrics first.
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.scoring.feature_set import Measure, Vector
 
@@ -66,6 +66,6 @@ def block_values(measure: Measure, groups: Sequence[str]) -> Vector:
 def _auc(first: Vector, second: Vector) -> NDArray[np.float64]:
     """The chance (r,) that a value of `second` (r, m) exceeds one of `first` (r, n), ties half: Mann & Whitney's U over
     n m, row by row."""
-    ranked = stats.rankdata(np.concatenate([first, second], axis=1), axis=1)
+    ranked = scipy.stats.rankdata(np.concatenate([first, second], axis=1), axis=1)
     n, m = first.shape[1], second.shape[1]
     return (ranked[:, n:].sum(axis=1) - m * (m + 1) / 2) / (n * m)

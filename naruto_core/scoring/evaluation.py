@@ -10,6 +10,7 @@ from naruto_core.errors import NarutoError
 from naruto_core.intervals import Estimate, mean_estimate, share_estimate
 from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
+from naruto_core.scoring.blas_threads import single_threaded
 from naruto_core.scoring.copied_pixels import pixel_nearness
 from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
 from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
@@ -30,6 +31,7 @@ class Evaluation:
     findings: list[Finding]
 
 
+@single_threaded
 def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection, template: Score) -> Evaluation:
     """Every score and every finding of a run.
 

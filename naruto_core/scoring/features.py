@@ -5,6 +5,7 @@ in the embedding cache, so that a later score needs neither pictures nor network
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,23 +15,22 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL.Image import Resampling
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub import check_hub_file, pinned_folder
+from naruto_core.hub import check_hub_file, locate, pinned_folder
 from naruto_core.scoring.copied_pixels import SIDE as PIXELS_SIDE
-from naruto_core.sdxl import locate
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch and the networks' libraries are imported when something must be embedded
+    import torch
     from PIL.Image import Image
 
-Embed = Callable[[torch.Tensor], torch.Tensor]
+Embed = Callable[["torch.Tensor"], "torch.Tensor"]
+ChooseDevice = Callable[[], "torch.device"]
 Rows = NDArray[np.float32]
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the name of torch-fidelity's file
 _BATCH_IN_CACHE = 8  # pictures of 299 pixels whose activations stay in a CPU's cache
 _READERS = 4  # threads that read and prepare pictures
 
@@ -42,11 +42,11 @@ class Network:
     `tokenize` and `embed_text` do the same for texts; both are None where the network reads no texts.
     """
 
-    prepare: Callable[["Image"], torch.Tensor]
+    prepare: Callable[["Image"], "torch.Tensor"]
     embed: Embed
-    tokenize: Callable[[list[str]], torch.Tensor] | None
+    tokenize: Callable[[list[str]], "torch.Tensor"] | None
     embed_text: Embed | None
-    device: torch.device
+    device: "torch.device"
 
 
 class Extractor:
@@ -67,8 +67,8 @@ class Extractor:
             raise ModelUnusable(f"cannot load the extractor {self.id}: {' '.join(str(error).split())[:200]}") from error
 
 
-def load_extractor(name: str, device: torch.device) -> Extractor:
-    """The extractor with this `name` in a recipe.
+def load_extractor(name: str, device: "torch.device | ChooseDevice") -> Extractor:
+    """The extractor with this `name` in a recipe; a function for `device` is called when its network is loaded.
 
     `inception` is FID's own network (`inception:<file>`: with the weights in that file). `timm:`, `transformers:` and
     `open_clip:` are followed by a folder or by `<owner>/<name>@<commit>`. Any other name is an open_clip model:
@@ -76,14 +76,15 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
     the first download.
     """
     kind, _, rest = name.partition(":")
+    choose = device if callable(device) else lambda: device
     try:
         if kind == "inception":
-            return _inception(rest, device)
+            return _inception(rest, choose)
         if kind == "transformers":
             from naruto_core.scoring.hub_models import extractor_of_transformers
 
-            return extractor_of_transformers(rest, device)
-        return _timm(rest, device) if kind == "timm" else _open_clip(name, device)
+            return extractor_of_transformers(rest, choose)
+        return _timm(rest, choose) if kind == "timm" else _open_clip(name, choose)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
 
@@ -91,19 +92,22 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
 def pixel_extractor() -> Extractor:
     """No network: the picture itself, 32 x 32 RGB pixels (0 to 255) in a row of 3,072; for `copied_pixels`."""
 
-    def prepare(picture: "Image") -> torch.Tensor:
+    def prepare(picture: "Image") -> "torch.Tensor":
+        import torch
+        from PIL.Image import Resampling
+
         small = picture.resize((PIXELS_SIDE, PIXELS_SIDE), Resampling.BILINEAR)
         return torch.from_numpy(np.array(small, dtype=np.float32))
 
     def load() -> Network:
+        import torch
+
         return Network(prepare, lambda pixels: pixels.flatten(1), None, None, torch.device("cpu"))
 
     return Extractor(f"pixels:{PIXELS_SIDE}-1", load)
 
 
-def _open_clip(name: str, device: torch.device) -> Extractor:
-    import open_clip
-
+def _open_clip(name: str, choose_device: ChooseDevice) -> Extractor:
     kind, _, rest = name.partition(":")
     if kind == "open_clip" or name.startswith("package:") or Path(name).is_dir():
         files = ("open_clip_config.json", "open_clip_model.safetensors")
@@ -112,6 +116,8 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
         weights = sha256_file(folder / "open_clip_model.safetensors")
         settings = sha256_file(folder / "open_clip_config.json")
     else:
+        import open_clip
+
         source, _, tag = name.partition("/")
         known = open_clip.get_pretrained_cfg(source, tag)
         if not known:
@@ -120,6 +126,9 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
         settings = hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
 
     def load() -> Network:
+        import open_clip
+
+        device = choose_device()
         loaded: Any = open_clip.create_model_from_pretrained(source, pretrained=tag, device=device)
         model, prepare = loaded
         model.eval().requires_grad_(False)
@@ -128,7 +137,7 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
     return Extractor(f"open_clip:{weights[:16]}-{settings[:6]}", load)
 
 
-def _timm(name: str, device: torch.device) -> Extractor:
+def _timm(name: str, choose_device: ChooseDevice) -> Extractor:
     folder = pinned_folder(name, (_CONFIG, _WEIGHTS), "timm")
     weights, settings = sha256_file(folder / _WEIGHTS), sha256_file(folder / _CONFIG)
 
@@ -136,6 +145,7 @@ def _timm(name: str, device: torch.device) -> Extractor:
         import timm
         from timm.data import create_transform, resolve_data_config
 
+        device = choose_device()
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
         model.eval().requires_grad_(False).to(device)
         prepare: Any = create_transform(**resolve_data_config({}, model=model))
@@ -144,20 +154,23 @@ def _timm(name: str, device: torch.device) -> Extractor:
     return Extractor(f"timm:{weights[:16]}-{settings[:6]}", load)
 
 
-def _inception(weights: str, device: torch.device) -> Extractor:
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    path = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name)
+def _inception(weights: str, choose_device: ChooseDevice) -> Extractor:
+    path = Path(weights or _checkpoints() / _INCEPTION)
     if not path.is_file():
         if weights:
             raise ModelUnusable(f"there is no file {weights} with the weights of Inception.")
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
 
     def load() -> Network:
+        import torch
         from torchmetrics.image.fid import NoTrainInceptionV3
 
         torch.load(path, weights_only=True)  # refuses anything but tensors, which torch-fidelity would run
+        device = choose_device()
         network: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         network.eval().requires_grad_(False).to(device)
         embed = _for_cpu(network) if device.type == "cpu" else network
@@ -166,12 +179,21 @@ def _inception(weights: str, device: torch.device) -> Extractor:
     return Extractor(f"inception:{sha256_file(path)[:16]}-torchmetrics", load)
 
 
-def _for_cpu(network: torch.nn.Module) -> Embed:
+def _checkpoints() -> Path:
+    """Where torch.hub keeps weights, without importing torch."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
+
+
+def _for_cpu(network: "torch.nn.Module") -> Embed:
     """The network with batch norms folded into convolutions, and with channels-last weights.
 
     The same features up to rounding (5e-7 of the largest), in about half the time. A batch is small enough for the
     output of a layer to be in the cache when the next layer reads it.
     """
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
     for block in list(network.modules()):
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
         if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
@@ -181,23 +203,29 @@ def _for_cpu(network: torch.nn.Module) -> Embed:
     return lambda pixels: torch.cat([network(part) for part in pixels.split(_BATCH_IN_CACHE)])
 
 
-def _as_bytes(picture: "Image") -> torch.Tensor:
+def _as_bytes(picture: "Image") -> "torch.Tensor":
+    import torch
+
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def embed_pictures(extractor: Extractor, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[Rows]:
     """Features (b, d) of one batch after the other; each picture is opened shortly before its batch."""
+    import torch
+
     network = extractor.network
     for batch in _prepared(network, pictures, batch_size):
         with torch.inference_mode():
             yield network.embed(batch.to(network.device)).float().cpu().numpy().astype(np.float32)
 
 
-def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[torch.Tensor]:
+def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> "Iterator[torch.Tensor]":
     """Batches of prepared pictures; the next batch is read while the network embeds this one."""
 
-    def prepare(load: "Callable[[], Image]") -> torch.Tensor:
+    def prepare(load: "Callable[[], Image]") -> "torch.Tensor":
         return network.prepare(load().convert("RGB"))
+
+    import torch
 
     with ThreadPoolExecutor(_READERS) as readers:
         following: list[Future[torch.Tensor]] = []
@@ -212,6 +240,8 @@ def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch
 
 def embed_texts(extractor: Extractor, texts: Sequence[str]) -> Rows:
     """Features (n, d) of `texts`, in one batch; raises ModelUnusable for an extractor without a text tower."""
+    import torch
+
     network = extractor.network
     if network.tokenize is None or network.embed_text is None:
         raise ModelUnusable(f"the extractor {extractor.id} has no text tower; a CLIP score needs an open_clip model.")

@@ -26,6 +26,7 @@ from naruto_core.scoring.resampling import (
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
 MODEL_CHANGE = "model change"
+TRUNCATED_TEXT = "truncated text"
 FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
 SMALL_EFFECT = 0.25  # standard deviations; smaller differences are no warning (Cohen 1988: 0.2 is a small effect)
 HARDLY_MOVED = 1.0  # grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79

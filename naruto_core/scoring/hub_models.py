@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
 from naruto_core.hub import pinned_folder
-from naruto_core.scoring.features import Extractor, Network
+from naruto_core.scoring.features import ChooseDevice, Extractor, Network
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 _CLIP_WORDS = 49_408  # tokens of CLIP's own tokenizer, which open_clip holds
 
 
-def extractor_of_transformers(name: str, device: "torch.device") -> Extractor:
+def extractor_of_transformers(name: str, choose_device: ChooseDevice) -> Extractor:
     """DINOv2 (pictures only) or CLIP (texts too, e.g. PickScore) in transformers' form.
 
     Pictures are resized to the network's own size without a crop, so that nothing at the edges is lost.
@@ -39,7 +39,7 @@ def extractor_of_transformers(name: str, device: "torch.device") -> Extractor:
         raise ModelUnusable(f"transformers:{name} is a {kind} model; dinov2 and clip are offered.")
     weights, settings = sha256_file(folder / WEIGHTS), sha256_file(folder / CONFIG)
     load = _dinov2 if kind == "dinov2" else _clip
-    return Extractor(f"transformers:{weights[:16]}-{settings[:6]}", lambda: load(folder, device))
+    return Extractor(f"transformers:{weights[:16]}-{settings[:6]}", lambda: load(folder, choose_device()))
 
 
 def _dinov2(folder: Path, device: "torch.device") -> Network:
@@ -115,9 +115,9 @@ class VqaModel:
     BLIP-VQA of T2I-CompBench (Huang et al. 2023), which finds the phrases with a parser.
     """
 
-    def __init__(self, name: str, device: "torch.device") -> None:
+    def __init__(self, name: str, choose_device: ChooseDevice) -> None:
         self._folder = pinned_folder(name, (CONFIG, "vocab.txt", WEIGHTS), "vqa")
-        self._device = device
+        self._choose_device = choose_device
         digests = (sha256_file(self._folder / file)[:length] for file, length in ((WEIGHTS, 16), (CONFIG, 6)))
         self.id = "vqa:" + "-".join(digests)
 
@@ -137,7 +137,7 @@ class VqaModel:
             answers = [yes_probability(model, seen, question, tokenizer.token_to_id("yes")) for question in questions]
             return torch.stack(answers).prod(dim=0)[:, None]
 
-        return Network(prepare, embed, None, None, self._device)
+        return Network(prepare, embed, None, None, self._choose_device())
 
     @cached_property
     def _loaded(self) -> tuple[Any, "Callable[[Image], torch.Tensor]", Any]:
@@ -146,7 +146,7 @@ class VqaModel:
 
         tokenizer: Any = BertWordPieceTokenizer(str(self._folder / "vocab.txt"), lowercase=True)
         model: Any = BlipForQuestionAnswering.from_pretrained(self._folder, use_safetensors=True, local_files_only=True)
-        model.eval().requires_grad_(False).to(self._device)
+        model.eval().requires_grad_(False).to(self._choose_device())
         return model, squared(int(model.config.vision_config.image_size), *_CLIP), tokenizer
 
 

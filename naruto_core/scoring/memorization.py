@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.scoring.feature_set import Features, Vector, chunks, unit_length
 
@@ -84,7 +84,7 @@ def most_by_chance(held_out: int) -> float:
     pictures beyond it has a Beta(k, m + 1 - k) distribution.
     """
     k = max(1, int(FLAGGED * (held_out + 1)))
-    return float(stats.beta.ppf(0.975, k, held_out + 1 - k))
+    return float(scipy.stats.beta.ppf(0.975, k, held_out + 1 - k))
 
 
 def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int, false_alarm: float = FALSE_ALARM) -> float:
@@ -112,5 +112,5 @@ def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int, false_alarm: 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """95 % interval (Clopper and Pearson 1934), 0 to 1, of a share when `count` of `n` were observed."""
-    low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
-    return low, float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
+    low = float(scipy.stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
+    return low, float(scipy.stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0

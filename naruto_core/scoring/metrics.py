@@ -4,12 +4,15 @@ To add a metric, open `set_metrics.py` or `sample_metrics.py`: it registers itse
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring.registry import INCEPTION, Metric, extractor_label, registered
 from naruto_core.scoring.sample_metrics import SampleMetric
 from naruto_core.scoring.set_metrics import SetMetric
+
+if TYPE_CHECKING:  # `naruto scores` needs the names of metrics, and no recipe
+    from naruto_core.recipe_sections import ScoringSection
 
 SET_METRICS = registered(SetMetric)
 SAMPLE_METRICS = registered(SampleMetric)
@@ -44,7 +47,7 @@ def decimals(name: str) -> int:
     return metric.decimals if metric else 3
 
 
-def metric_names(section: ScoringSection) -> tuple[str, ...]:
+def metric_names(section: "ScoringSection") -> tuple[str, ...]:
     """The names of all metrics that a recipe with `section` can have measured, in the order of their registration."""
     labels = dict.fromkeys(map(extractor_label, (section.set_extractor, *section.more_set_extractors)))
     names: list[str] = []
@@ -56,7 +59,7 @@ def metric_names(section: ScoringSection) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_metric_names(section: ScoringSection, source: str) -> None:
+def check_metric_names(section: "ScoringSection", source: str) -> None:
     """Raise RecipeInvalid when `primary` of `section` names what is not measured, or two extractors have one label.
 
     `source` says in the message which file this is.

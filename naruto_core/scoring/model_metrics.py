@@ -14,7 +14,7 @@ from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Variant
 from naruto_core.mini import attribute_reader
 from naruto_core.scoring.feature_set import Extra, Features, Vector
-from naruto_core.scoring.features import Extractor, Network
+from naruto_core.scoring.features import ChooseDevice, Extractor, Network
 from naruto_core.scoring.hub_models import VqaModel
 from naruto_core.scoring.sample_metrics import cosines, load_head
 from naruto_core.sdxl import locate
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 class Inputs(Protocol):
     """What is measured: pictures of each variant, real ones included, and what their prompts or captions say."""
 
-    @property
-    def device(self) -> "torch.device": ...
+    def choose_device(self) -> "torch.device": ...
 
     @property
     def variants(self) -> Sequence[Variant]: ...
@@ -75,7 +74,7 @@ def _aesthetic(name: str, inputs: Inputs) -> dict[str, Extra]:
 
 
 def _vqa(name: str, inputs: Inputs) -> dict[str, Extra]:
-    model = VqaModel(name, inputs.device)
+    model = VqaModel(name, inputs.choose_device)
     values: dict[Variant, Vector] = {}
     for variant in inputs.variants:
         texts = list(inputs.contents(variant))
@@ -86,12 +85,13 @@ def _vqa(name: str, inputs: Inputs) -> dict[str, Extra]:
     return {"vqa": Extra(model.id, values)}
 
 
-def reader_extractor(folder: Path, device: "torch.device") -> Extractor:
+def reader_extractor(folder: Path, choose_device: ChooseDevice) -> Extractor:
     """The attribute reader in `folder` as an extractor: its features are the logits of all classes."""
     config = attribute_reader.read_config(folder)
     weights, settings = (sha256_file(folder / file) for file in (attribute_reader.WEIGHTS, attribute_reader.CONFIG))
 
     def load() -> Network:
+        device = choose_device()
         classifier = attribute_reader.load_reader(folder, config).to(device)
         return Network(
             lambda picture: attribute_reader.prepare(picture, config.resolution),
@@ -106,7 +106,7 @@ def reader_extractor(folder: Path, device: "torch.device") -> Extractor:
 
 def _attributes(name: str, inputs: Inputs) -> dict[str, Extra]:
     folder = Path(locate(name, None)[0])
-    config, reader = attribute_reader.read_config(folder), reader_extractor(folder, inputs.device)
+    config, reader = attribute_reader.read_config(folder), reader_extractor(folder, inputs.choose_device)
     by_name: dict[str, dict[Variant, Vector]] = {}
     for variant in inputs.variants:
         asked = [attribute_reader.asked_classes(text, config) for text in inputs.texts(variant)]

@@ -180,9 +180,10 @@ class Queries(Repository):
         with self._reading() as session:
             return dict(session.execute(query).tuples().all())
 
-    def scores(self, run_id: str) -> list[Score]:
-        """Every score of a run: set scores first, then sample scores."""
+    def scores(self, run_id: str, *, of_samples: bool = True) -> list[Score]:
+        """Every score of a run: set scores and means first, then those of samples unless they are left out."""
         query = select(ScoreRow).where(ScoreRow.run_id == run_id)
+        query = query if of_samples else query.where(ScoreRow.sample_id.is_(None))
         with self._reading() as session:
             rows = session.scalars(query.order_by(ScoreRow.subject, ScoreRow.metric, ScoreRow.variant, ScoreRow.id))
             return [row.to_domain() for row in rows]

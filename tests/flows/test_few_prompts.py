@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import NoReturn
 
+import pytest
+
 from tests.flows.conftest import Naruto, flags
+from tests.independent_scores import differences
 
 THREE_PROMPTS = {
     "dataset.source": "world:naruto?count=48&seed=3",
@@ -40,9 +43,12 @@ def test_three_prompts_of_four_seeds_are_compared_and_reported_without_an_interv
     shown = [
         naruto(home, *asked).stdout,
         naruto(home, *asked, "--markdown").stdout,
+        naruto(home, "scores", run_id, "--all").stdout,
         naruto(home, "scores", run_id).stdout,
     ]
     assert shown[0].startswith("Not judged by the primary metrics: mmd cannot be judged with n = 3 prompts")
+    row = next(line for line in shown[-1].splitlines() if line.startswith("style distance (mmd)"))
+    assert row.endswith("cannot be judged")
     scores = json.loads(naruto(home, "scores", run_id, "--json").stdout, parse_constant=_no_json)
     intervals = {(row["metric"], row["variant"]): (row["low"], row["high"]) for row in scores}
     assert intervals["mmd", "adapted"] == (None, None)
@@ -55,3 +61,9 @@ def test_three_prompts_of_four_seeds_are_compared_and_reported_without_an_interv
     for text in shown:
         words = text.lower().replace("[", " ").replace("]", " ").replace(",", " ").split()
         assert not {"nan", "+nan", "inf", "+inf", "-inf", "none]"} & set(words)
+    again = differences(home, run_id)
+    measured = {metric for metric, _ in again}
+    assert measured >= {"fd", "kd", "cmmd", "mmd", "precision", "recall", "vendi", "clip", "style", "copying"}
+    assert {variant for _, variant in again} == {"base", "adapted", "real"}
+    for key, (recorded, recomputed) in again.items():
+        assert recomputed == pytest.approx(recorded, rel=1e-4, abs=1e-4), key

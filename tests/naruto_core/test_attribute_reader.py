@@ -63,7 +63,7 @@ def test_the_shipped_reader_reads_new_drawings_of_both_kinds_of_styles():
     scenes = [scene for scene in scenes if len(scene.characters) == 1 and scene.framing == "portrait"]
     pictures = [draw(scene, random) for scene in scenes]
     loads = [partial(Image.Image.copy, picture) for picture in pictures]
-    logits = np.concatenate(list(embed_pictures(reader_extractor(READER, CPU), loads, 64)))
+    logits = np.concatenate(list(embed_pictures(reader_extractor(READER, lambda: CPU), loads, 64)))
     seen = seen_classes(logits, CONFIG)
     for name, of_scene in (("hair", "hair"), ("garment", "garment_colour")):
         truth = [getattr(scene.characters[0], of_scene) for scene in scenes]
@@ -96,4 +96,4 @@ def test_a_folder_that_holds_no_reader_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_bytes((READER / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelUnusable, match="does not hold the weights of the attribute reader"):
-        _ = reader_extractor(tmp_path, CPU).network
+        _ = reader_extractor(tmp_path, lambda: CPU).network

@@ -1,7 +1,7 @@
 """What `naruto rescore` reports as moved."""
 
 from naruto_core.domain import Variant, distinct_variants
-from tasks.score import score_changes
+from tasks.evaluation import score_changes
 
 
 def test_a_score_moved_only_where_it_differs_by_more_than_rounding() -> None:

@@ -129,7 +129,8 @@ def judge_preference(folder: Path, count: int = 200, seed: int = 9) -> dict[str,
     The same `count` scenes are drawn in both styles, and compared with the same words, which name no style: the mean
     difference of their cosines, its standard error and n. A difference between models of this size says nothing.
     """
-    judge, prepare = open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=True)
+    loaded: Any = open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=True)
+    judge, prepare = loaded
     tokenizer, rng = open_clip.get_tokenizer(f"local-dir:{folder}"), Random(f"preference/{seed}")
     model: Any = judge.eval()
     scenes = [sample_scene(rng, BASE_STYLES[i % len(BASE_STYLES)]) for i in range(count)]

@@ -173,7 +173,8 @@ for line in sys.stdin:
     try:
         kind, _, name = line.strip().partition(":")
         cpu = torch.device("cpu")
-        extractor = VqaModel(name, cpu).asking("red hair") if kind == "vqa" else load_extractor(line.strip(), cpu)
+        is_vqa = kind == "vqa"
+        extractor = VqaModel(name, lambda: cpu).asking("red hair") if is_vqa else load_extractor(line.strip(), cpu)
         size = 28 if "dino" in name else 32
         print(extractor.id, extractor.network.embed(torch.zeros(1, 3, size, size)).shape[1], flush=True)
     except NarutoError as error:
@@ -203,7 +204,7 @@ for line in sys.stdin:
     dino, pick, blip = (line.split() for line in others)
     assert dino == [load_extractor(f"transformers:{tmp_path / 'dino'}", CPU).id, "16"]
     assert pick == [load_extractor(f"transformers:{tmp_path / 'pick'}", CPU).id, "8"]
-    assert blip == [VqaModel(str(tmp_path / "blip"), CPU).asking("red hair").id, "1"]
+    assert blip == [VqaModel(str(tmp_path / "blip"), lambda: CPU).asking("red hair").id, "1"]
     assert damaged.startswith(f"RecordDamaged: the downloaded file model.safetensors is damaged: delete {weights}")
     assert not any("evil" in path and "resolve" in path for path in asked)
     assert refused.startswith("ModelUnusable: cannot load the extractor timm:me/tinny@")

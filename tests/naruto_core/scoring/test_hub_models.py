@@ -67,7 +67,7 @@ def test_a_question_is_answered_with_the_probability_of_yes_and_phrases_multiply
         logits = model.text_decoder(labels, encoder_hidden_states=asked).logits
         return logits[:, 0].softmax(dim=-1)[:, 5].numpy()
 
-    vqa = VqaModel(str(tmp_path), CPU)
+    vqa = VqaModel(str(tmp_path), lambda: CPU)
     with torch.inference_mode():
         person, hair = yes([2, 10, 11, 3]), yes([2, 7, 8, 11, 3])  # [CLS] person ? [SEP]; [CLS] red hair ? [SEP]
     assert len(set(person.round(6))) == 3  # the answer depends on the picture
@@ -93,4 +93,4 @@ def test_networks_that_cannot_be_used_are_refused_in_one_sentence(tmp_path: Path
         with pytest.raises(ModelUnusable, match=f"{kind}'s .* or a hub id with its commit"):
             load_extractor(f"{kind}:facebook/dinov2-large@main", CPU)
     with pytest.raises(ModelUnusable, match=r"vqa:me/blip: give a folder with vqa's config\.json"):
-        VqaModel("me/blip", CPU)
+        VqaModel("me/blip", lambda: CPU)

@@ -1,0 +1,40 @@
+"""Listings: rows for programs, and the same as text: a table of the terminal's width, or aligned lines when piped."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from naruto_core.report.score_table import aligned
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """`rows` are JSON-able values, `text` says the same in the terminal."""
+
+    rows: Any
+    text: str
+
+
+def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
+    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
+    if sys.stdout.isatty():
+        return _terminal_table(rows, head)
+    return aligned(rows)
+
+
+def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
+    from rich import box  # these take a tenth of the time of a short command
+    from rich.console import Console
+    from rich.table import Table as TerminalTable
+    from rich.text import Text
+
+    table = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=head)
+    for title in rows[0]:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows[1:] if head else rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: what a cell holds is never read as markup
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
