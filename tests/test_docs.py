@@ -125,7 +125,7 @@ def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_the_recipe_excerpts_in_the_guides_are_choices_that_a_recipe_takes():
     excerpts = [yaml.safe_load(found["text"]) for _, found in fences() if found["language"] == "yaml"]
     recipes = [choose_recipe("mini", None, _dotted(excerpt)) for excerpt in excerpts]
-    assert len(recipes) == 5
+    assert len(recipes) == 4
     assert any(recipe.new_tokens == {"naruto": "<s0><s1>"} for recipe in recipes)
     (styles,) = (recipe for recipe in recipes if recipe.styles)
     assert styles.training.adapters == "per-style"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from naruto_core.domain import Finding, Score, Variant
-from naruto_core.scoring.metrics import decimals, direction
+from naruto_core.scoring.metrics import decimals, direction, headline_metrics
 from naruto_core.store.queries import Measurement, measurement_of
 
 if TYPE_CHECKING:
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from naruto_core.scoring.comparison import Comparison
 
 WIDTH = 100  # columns of the table, at most
-TITLES = {
-    "mmd": "style distance",
-    "fid": "Fréchet distance",
-    "attributes": "attributes seen",
-    "clip-content": "agreement",
-    "clip": "with style words",
-    "vendi": "variety",
-}
 _HEAD = ("metric", "base", "adapted", "real", "adapted - base [95 %]", "change")
 _ARROWS = {"lower is better": "↓", "higher is better": "↑"}
 _NO_COPIES = 0.05  # the largest share of copies (95 %) of which "no sign" is said
@@ -66,8 +58,10 @@ def headline_table(scores: Sequence[Score], findings: Sequence[Finding], win_rat
 
     `scores` are all scores of a run; `win_rate` is the adapted model's by people's votes, of comparisons with its base.
     """
-    newest = {score.metric: score for score in scores if score.sample_id is None and score.metric in TITLES}
-    rows = [_row(name, measurement_of(newest[name]), scores) for name in TITLES if name in newest]
+    means = {score.metric: score for score in scores if score.sample_id is None}
+    titles = headline_metrics(means)
+    newest = {name: means[name] for name in titles}
+    rows = [_row(name, title, measurement_of(newest[name]), scores) for name, title in titles.items()]
     rows += [_copies(finding) for finding in findings if finding.name == "memorization"]
     rows += [_wins(win_rate)] if win_rate else []
     lines = aligned([_HEAD, *rows])
@@ -91,14 +85,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _row(name: str, measurement: Measurement, scores: Sequence[Score]) -> list[str]:
+def _row(name: str, title: str, measurement: Measurement, scores: Sequence[Score]) -> list[str]:
     by_variant = {s.variant: s for s in scores if s.sample_id is None and measurement_of(s) == measurement}
     values = [
         short_number(by_variant[variant].value, name) if variant in by_variant else ""
         for variant in (Variant.BASE, Variant.ADAPTED, Variant.REAL)
     ]
-    title = f"{TITLES[name]} ({name}) {_ARROWS.get(direction(name), '')}".rstrip()
-    return [title, *values, *_change(by_variant.get(Variant.ADAPTED), name)]
+    label = f"{title} ({name}) {_ARROWS.get(direction(name), '')}".rstrip()
+    return [label, *values, *_change(by_variant.get(Variant.ADAPTED), name)]
 
 
 def _change(adapted: Score | None, name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 To add a metric, open `set_metrics.py` or `sample_metrics.py`: it registers itself there.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,19 @@ _OF_TAGS: dict[str, Metric] = {name: metric for metric in SAMPLE_METRICS for nam
 
 def find_metric(name: str) -> Metric | None:
     """The metric whose scores are called `name`, e.g. `mmd`, `fd-dinov2` or `clip on base styles`; None: unknown."""
+    return BY_NAME.get(name) or _of_family(name) or _OF_TAGS.get(name)
+
+
+def _of_family(name: str) -> Metric | None:
     family, _, label = name.partition("-")
-    if label and name not in BY_NAME and family in _FAMILIES:
-        return replace(_FAMILIES[family], name=name)
-    return BY_NAME.get(name) or _OF_TAGS.get(name)
+    return replace(_FAMILIES[family], name=name) if label and family in _FAMILIES else None
 
 
-def is_headline(name: str) -> bool:
-    """Whether short tables show scores called `name`."""
-    return (metric := find_metric(name)) is not None and metric.headline
+def headline_metrics(names: Iterable[str]) -> dict[str, str]:
+    """Those of `names` that are in the headline table of a run, in its order, with the title of each."""
+    known = [metric for name in dict.fromkeys(names) if (metric := BY_NAME.get(name) or _of_family(name))]
+    shown = sorted((metric for metric in known if metric.headline), key=lambda metric: metric.headline)
+    return {metric.name: metric.title for metric in shown}
 
 
 def direction(name: str) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Variant
+from naruto_core.hub import locate
 from naruto_core.mini import attribute_reader
 from naruto_core.scoring.feature_set import Extra, Features, Vector
 from naruto_core.scoring.features import ChooseDevice, Extractor, Network
 from naruto_core.scoring.hub_models import VqaModel
 from naruto_core.scoring.sample_metrics import cosines, load_head
-from naruto_core.sdxl import locate
 
 if TYPE_CHECKING:
     import torch

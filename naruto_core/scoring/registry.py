@@ -26,7 +26,8 @@ class Metric:
         `scoring.pair_extractor` ("pair", which reads texts too), that of `scoring.cmmd_extractor` ("cmmd"; where there
         is none, the pair extractor), the first of `scoring.more_set_extractors` ("similarity"; where there is none,
         the set extractor), or a model of its own ("own").
-    headline: whether short tables show it (the table at the end of a run).
+    headline: its place in the headline table of a run (`naruto scores`), from 1; 0 where it is not in it.
+    title: what that table calls it, in words of at most 18 letters.
     decimals: digits after the point that are worth showing.
     """
 
@@ -37,7 +38,8 @@ class Metric:
     blind: str
     paper: str = ""
     extractor: ExtractorKind = "set"
-    headline: bool = False
+    headline: int = 0
+    title: str = ""
     decimals: int = 3
 
     def is_named_by(self, names: Sequence[str]) -> bool:

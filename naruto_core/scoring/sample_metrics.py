@@ -112,7 +112,8 @@ def content_agreement(features: RunFeatures, variant: Variant) -> Vector | None:
 
 
 register(SampleMetric(
-    name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair", headline=True,
+    name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair",
+    headline=5, title="with style words",
     real_texts=True,
     by_tag={"style": "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
     paper="Hessel et al. 2021, arXiv 2104.08718",
@@ -120,7 +121,8 @@ register(SampleMetric(
     blind="Number, order and relations of things; anything that the network was not trained on.",
 ))  # fmt: skip
 register(SampleMetric(
-    name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair", headline=True,
+    name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair",
+    headline=4, title="agreement",
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture shows what the prompt asks for, without the prompt's words of style.",
     blind="The style; and everything that clip is blind to.",
@@ -303,7 +305,7 @@ ATTRIBUTES = {
 
 register(SampleMetric(
     name="attributes", version="share of asked attributes 1", values=_extra("attributes"), better=1, sparse=True,
-    extractor="own", requires="scoring.attribute_reader", headline=True,
+    extractor="own", requires="scoring.attribute_reader", headline=3, title="attributes seen",
     paper="Huang et al. 2023, arXiv 2307.06350",
     sees="The share of what the prompt asks for (hair, clothing, place; not the style) that the picture shows.",
     blind="Anything that the reader has no class for, who of two people has what, and whether the picture is good.",

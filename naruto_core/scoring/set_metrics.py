@@ -187,7 +187,7 @@ def _sum_of_roots(symmetric: Vector) -> float:
 
 register(SetMetric(
     name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=16, range=(0, math.inf),
-    moments=True, family="fd", headline=True, decimals=1,
+    moments=True, family="fd", headline=2, title="Fréchet distance", decimals=1,
     paper="Heusel et al. 2017, arXiv 1706.08500",
     sees="How far the mean and the spread of the features lie from the reference's.",
     blind="It falls with the number of pictures, and below about 500 it prefers a collapsed model.",
@@ -267,7 +267,7 @@ register(SetMetric(
 ))  # fmt: skip
 register(SetMetric(
     name="mmd", version="U-statistic, median width, x1000, 1", prepare=median_mmd_measure, axis="shift", better=-1,
-    least=2, unit=True, headline=True,
+    least=2, unit=True, headline=1, title="style distance",
     paper="Gretton et al. 2012, JMLR 13",
     sees="A shift or a change of spread, at the distances that the reference itself has.",
     blind="Differences much finer or much coarser than those distances.",
@@ -376,7 +376,7 @@ def vendi_measure(drawn: Features, reference: Features) -> Measure:
 
 register(SetMetric(
     name="vendi", version="cosine 1", prepare=vendi_measure, axis="spread", better=0, least=2, range=(1, math.inf),
-    unit=True, headline=True,
+    unit=True, headline=6, title="variety",
     paper="Friedman & Dieng 2023, arXiv 2210.02410",
     sees="How many really different pictures were drawn.",
     blind="Whether they are good, or in the style: noise has the highest.",

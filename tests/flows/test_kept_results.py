@@ -75,7 +75,7 @@ def test_the_scores_of_a_run_begin_with_what_the_adapter_changed(small_run: tupl
     table = lines[: lines.index("")]
     assert max(map(len, table)) <= WIDTH
     assert "\x1b" not in shown  # no colours when piped
-    assert "warning  not measured: precision: " in shown
+    assert "warning  not measured: fd-judge: " in shown
     assert shown.rstrip().endswith(f"naruto scores {run_id} --all")
     rows = json.loads(naruto(home, "scores", run_id, "--json").stdout)
     words = {row["metric"]: row["change_word"] for row in rows if row["variant"] == "adapted"}

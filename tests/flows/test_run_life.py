@@ -54,7 +54,7 @@ def test_prefects_page_has_run_dataset_scores_warnings_and_pictures(small_run: t
     scores = artifacts["scores"]["data"]
     assert "| metric | model | value | 95 % interval | n | measured by |" in scores
     assert "| mmd | adapted |" in scores
-    assert "- **not measured**: precision:" in scores
+    assert "- **not measured**: fd-judge:" in scores
     assert artifacts["contact-sheet"]["data"].startswith("data:image/webp;base64,")
     assert len(artifacts["contact-sheet"]["data"]) < 300_000
     assert "plan" in artifacts

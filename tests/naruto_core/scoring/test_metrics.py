@@ -17,7 +17,7 @@ from naruto_core.scoring.metrics import (
     decimals,
     direction,
     find_metric,
-    is_headline,
+    headline_metrics,
 )
 from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label, register
@@ -74,7 +74,11 @@ def test_the_distances_of_an_extractor_and_the_means_of_a_tag_have_names_of_thei
     frechet = find_metric("fd-dinov2")
     assert isinstance(frechet, SetMetric)
     assert (frechet.name, frechet.prepare) == ("fd-dinov2", SET_METRICS[0].prepare)
-    assert all(map(is_headline, ("fid", "fd-judge", "clip", "clip on base styles")))
+    assert list(headline_metrics(("clip", "blank", "fd-judge", "clip on base styles", "mmd"))) == [
+        "mmd",
+        "fd-judge",
+        "clip",
+    ]
     assert (decimals("fd-judge"), decimals("clip"), decimals("clip on base styles")) == (1, 3, 3)
     assert (direction("kd-judge"), direction("clip on base styles")) == ("lower is better", "higher is better")
     assert find_metric("fd") is None
@@ -111,7 +115,7 @@ def mean_distance(drawn, reference):
     return lambda counts: float(counts @ distances / counts.sum())
 
 register(set_metrics.SetMetric(
-    name="distance", version="1", prepare=mean_distance, axis="shift", better=-1, least=2, headline=True,
+    name="distance", version="1", prepare=mean_distance, axis="shift", better=-1, least=2, headline=7, title="distance",
     sees="Distance to the mean.", blind="All else.",
 ))
 register(sample_metrics.SampleMetric(
@@ -124,7 +128,7 @@ from naruto_core.domain import Variant
 from naruto_core.report.tables import score_lines
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.evaluation import evaluate
-from naruto_core.scoring.metrics import is_headline
+from naruto_core.scoring.metrics import headline_metrics
 from tests.naruto_core.scoring.test_evaluation import SUITE, TEMPLATE, features
 
 section = choose_recipe("mini", None, {"scoring.primary": ["distance", "norm"], "scoring.resamples": 100}).scoring
@@ -132,7 +136,7 @@ run = features()
 scores = evaluate(run, SUITE, section, TEMPLATE).scores
 print({line.metric: line.description for line in score_lines([s for s in scores if s.sample_id is None])})
 sides = Side("base", run, Variant.BASE), Side("adapted", run, Variant.ADAPTED)
-print([c.metric for c in compare(*sides, section) if c.primary], is_headline("distance"))
+print([c.metric for c in compare(*sides, section) if c.primary], headline_metrics(["distance"]))
 """
 
 
@@ -142,4 +146,4 @@ def test_a_metric_that_registers_itself_is_measured_compared_shown_and_may_be_pr
     lines, comparison = done.stdout.splitlines()
     assert "'distance': 'Distance to the mean. All else.'" in lines
     assert "'norm': 'Length. All else.'" in lines
-    assert comparison == "['distance', 'norm'] True"
+    assert comparison == "['distance', 'norm'] {'distance': 'distance'}"
