@@ -90,12 +90,6 @@ def read_adapter(path: Path) -> AdapterFile:
     return AdapterFile(path, tensors, {part: _scale(config, part) for part in PARTS})
 
 
-def largest_b(path: Path) -> float:
-    """The largest absolute value of the B matrices in the adapter file at `path`; raises as `read_adapter`."""
-    tensors = read_adapter(path).scaled()
-    return max((float(tensor.abs().max()) for key, tensor in tensors.items() if ".lora_B." in key), default=0.0)
-
-
 def check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise ModelUnusable when a tensor of the adapter `path` has an infinity or NaN."""
     for key, tensor in tensors.items():

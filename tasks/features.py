@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import safe_open
 
-from naruto_core.adapter_file import largest_b
 from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
@@ -193,8 +194,15 @@ def _training_gauges(context: RunContext) -> dict[str, float]:
     if d and d[0] > 0:
         gauges["d"] = d[-1] / d[0]
     paths = [context.layout.absolute(adapter.path) for adapter in context.store.adapters(context.run.id)]
-    of_files = [largest_b(path) for path in paths if path.name == LORA_FILE and path.exists()]
+    of_files = [_largest_b(path) for path in paths if path.name == LORA_FILE and path.exists()]
     return gauges | ({"largest B": max(of_files)} if of_files else {})
+
+
+def _largest_b(path: Path) -> float:
+    """The largest absolute value of the B matrices of the adapter file at `path`, read without torch."""
+    with safe_open(path, framework="numpy") as file:
+        matrices = (file.get_tensor(key) for key in file.keys() if ".lora_B." in key)  # noqa: SIM118 (no mapping)
+        return max((float(np.abs(matrix).max()) for matrix in matrices), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

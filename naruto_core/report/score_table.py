@@ -34,6 +34,8 @@ def change_of(comparison: "Comparison") -> dict[str, str | float]:
     if difference.low is None or difference.high is None:
         return change | {"change_word": "cannot be judged"}
     change |= {"change_low": difference.low, "change_high": difference.high}
+    if difference.p is None:  # an interval of so few prompts says little of a distribution that is not normal
+        return change | {"change_word": "cannot be judged"}
     if difference.low <= 0 <= difference.high:
         return change | {"change_word": "undecided"}
     words = {"higher is better": ("better", "worse"), "lower is better": ("worse", "better")}.get(
