@@ -38,7 +38,7 @@ class SampleMetric(Metric):
     compares_with: the real pictures that a picture is compared with; empty: none.
     real_texts: real pictures are measured with their captions, drawn ones with the suite's prompts. So the mean of
         real pictures is not what a perfect model would get for the suite, and it is no anchor.
-    share: values are 0 or 1, and the mean is a share.
+    share: values lie between 0 and 1, and so do the mean and its interval.
     sparse: values are NaN for pictures that it says nothing of, e.g. because their prompt does not ask for it. These
         pictures are not counted.
     by_tag: further means, each over the prompts with one tag and under a name of its own: {tag: name}.
@@ -305,7 +305,8 @@ ATTRIBUTES = {
 
 register(SampleMetric(
     name="attributes", version="share of asked attributes 1", values=_extra("attributes"), better=1, sparse=True,
-    extractor="own", requires="scoring.attribute_reader", headline=3, title="attributes seen",
+    extractor="own", requires="scoring.attribute_reader", real_texts=True, share=True,
+    headline=3, title="attributes seen",
     paper="Huang et al. 2023, arXiv 2307.06350",
     sees="The share of what the prompt asks for (hair, clothing, place; not the style) that the picture shows.",
     blind="Anything that the reader has no class for, who of two people has what, and whether the picture is good.",
@@ -313,14 +314,14 @@ register(SampleMetric(
 for _name, _meaning in ATTRIBUTES.items():
     register(SampleMetric(
         name=f"attributes-{_name}", version="asked and seen 1", values=_extra(f"attributes-{_name}"), better=1,
-        extractor="own", requires="scoring.attribute_reader", sparse=True, share=True,
+        extractor="own", real_texts=True, requires="scoring.attribute_reader", sparse=True, share=True,
         sees=f"Whether a picture shows {_meaning} that the prompt asks for.",
         blind="Prompts that do not ask for it, or ask for two people: they are not counted.",
     ))  # fmt: skip
 
 register(SampleMetric(
     name="vqa", version="product over phrases of P(yes) 1", values=_extra("vqa"), better=1,
-    extractor="own", requires="scoring.vqa_model",
+    extractor="own", real_texts=True, share=True, requires="scoring.vqa_model",
     paper="Huang et al. 2023, arXiv 2307.06350 (BLIP-VQA)",
     sees="Whether a model that answers questions on pictures sees each part of the prompt's content.",
     blind="Style, quality, numbers; a small model often says yes, so compare models by it and never read one value.",
