@@ -79,11 +79,12 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server in a temporary folder, for flows and clients of this process."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_SERVER_REGISTER_BLOCKS_ON_START as REGISTER_BLOCKS
     from prefect.testing.utilities import prefect_test_harness
 
     home = tmp_path_factory.mktemp("prefect")
-    # a flow run waits a second for its heartbeat thread to end
-    quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    # a flow run waits a second for its heartbeat thread to end; kinds of blocks, which no test asks for, take 2 s
+    quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, REGISTER_BLOCKS: False}
     with temporary_settings(quick), prefect_test_harness(server_startup_timeout=240), temporary_settings(quick):
         yield
 
