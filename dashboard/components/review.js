@@ -274,7 +274,7 @@ class Session {
       return [element("p", { class: "ask" }, this.choice.best === undefined ? "Which picture is the best? (keys 1 to 4)" : "Which picture is the worst? (keys 1 to 4)")];
     const { anchors } = this.data;
     return [
-      ...Object.entries(anchors).map(([question, { ask, words }]) => element("fieldset", {}, element("legend", {}, ask), ...(question === "style" ? this.references() : []),
+      ...Object.entries(anchors).map(([question, { ask, words }]) => element("fieldset", {}, element("legend", {}, ask, element("span", { class: "wide" }, " (keys 1 to 5)"), element("span", { class: "narrow" }, ` (5: ${words[4]})`)), ...(question === "style" ? this.references() : []),
         ...words.map((word, i) => element("button", { type: "button", class: "grade", "aria-pressed": String(this.choice[question] === i + 1),
           onclick: () => this.grade(question, i + 1) }, `${i + 1}`, element("span", { class: "word" }, ` ${word}`))))),
       element("fieldset", {}, element("legend", {}, "Which defects do you see? (choose all)"),

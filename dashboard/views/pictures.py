@@ -34,10 +34,18 @@ def show() -> None:
     tags = sorted({tag for prompt in prompts for tag in prompt.tags})
     tag = left.selectbox("Tag", [_ALL_TAGS, *tags], key="tag")
     seed = right.selectbox("Seed", sorted({sample.seed for sample in samples}), key="seed")
-    tagged = [prompt for prompt in prompts if tag in (_ALL_TAGS, *prompt.tags)]
+    words = st.text_input("Words in the prompt", key="words", max_chars=200).lower().split()
+    shown = [
+        prompt
+        for prompt in prompts
+        if tag in (_ALL_TAGS, *prompt.tags) and all(word in prompt.text.lower() for word in words)
+    ]
+    if not shown:
+        st.info("No prompt matches. Clear the words or the tag above.")
+        return
     by_place = {(sample.prompt, sample.variant): sample for sample in samples if sample.seed == seed}
     variants = [variant for variant in Variant if any(place[1] is variant for place in by_place)]
-    picture_rows([variant.value for variant in variants], [_row(p, variants, by_place) for p in _page(tagged)])
+    picture_rows([variant.value for variant in variants], [_row(p, variants, by_place) for p in _page(shown)])
     st.caption("To zoom, double-click a picture, pinch it, or hold Shift and scroll. All pictures zoom together.")
 
 

@@ -28,11 +28,11 @@ _STYLE = """<style>
 
 _ANCHORS = {
     "adherence": {
-        "ask": "Does the picture show what the text asks for? (keys 1 to 5)",
+        "ask": "Does the picture show what the text asks for?",
         "words": ["not at all", "a little", "half", "mostly", "fully"],
     },
     "style": {
-        "ask": "Is it drawn in the style of the examples? (keys 1 to 5)",
+        "ask": "Is it drawn in the style of the examples?",
         "words": ["not at all", "a little", "partly", "mostly", "fully"],
     },
 }

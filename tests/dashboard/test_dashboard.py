@@ -102,6 +102,8 @@ def test_a_tag_and_a_seed_choose_what_is_shown(run: Run) -> None:
     assert row["text"] == "a ninja in orange"
     assert len(row["pictures"]) == 3
     assert not set(before) & set(row["pictures"])
+    app.text_input(key="words").set_value("SAMURAI").run()
+    assert "No prompt matches" in app.info[0].value
 
 
 def test_a_hostile_prompt_is_shown_as_text_and_as_nothing_else(run: Run) -> None:

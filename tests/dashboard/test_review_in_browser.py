@@ -252,6 +252,6 @@ def test_the_best_and_the_worst_of_four_are_chosen_by_keyboard(
     page.keyboard.press("3")
     expect(page.locator(".ask")).to_contain_text("worst")
     page.keyboard.press("1")
-    expect_rated(page, 1)
+    expect_rated(page, 1, of=4)
     (rating,) = ratings.ratings(campaign_id)
     assert rating.answer == Extremes(best=2, worst=0)
