@@ -13,6 +13,7 @@ import typer
 
 from flows.cli_export import RunName, exports
 from flows.cli_import import imports
+from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from naruto_core.errors import NarutoError, RecipeInvalid
 
@@ -360,6 +361,8 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 
 app.add_typer(changes)
+app.add_typer(people, name="people")
+app.add_typer(votes, name="votes")
 app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
 
 

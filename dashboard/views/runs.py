@@ -67,7 +67,7 @@ def show() -> None:
     )  # fmt: skip
     rows = [row for row in chosen.selection.rows if row < len(summaries)]
     _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
-    _plans([summaries[row] for row in rows] or summaries[:1])
+    show_plans([summary.run.id for summary in [summaries[row] for row in rows] or summaries[:1]])
     st.header("Scores")
     measurements = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
     if not measurements:
@@ -115,12 +115,14 @@ def _win_rates() -> dict[str, str]:
 
 
 def _strips(summaries: list[RunSummary], chosen: bool) -> None:
-    """A few pictures of each run; and a link to the page Compare, when two to four runs are chosen."""
+    """A few pictures of each run; and a link to the page Compare or Run, by how many runs are chosen."""
     models = [(summary.run.id, _trained_variant(summary.run.id)) for summary in summaries]
     if chosen and 2 <= len(summaries) <= 4:
         query = urlencode([("model", contender(run_id, variant.value)) for run_id, variant in models])
         st.link_button("Compare these", f"compare?{query}")
     elif chosen:
+        for run_id, _ in models[:_SHOWN]:
+            st.link_button(f"Open {run_id}", f"run?{urlencode({'id': run_id})}")
         st.text("Choose two to four runs to compare them.")
     for run_id, variant in models[:_SHOWN]:
         samples = runs.samples_of(run_id, variant)[: 6 * _STRIDE : _STRIDE]
@@ -138,9 +140,9 @@ def _trained_variant(run_id: str) -> Variant:
     return next((variant for variant in _TRAINED if runs.samples_of(run_id, variant)), Variant.ADAPTED)
 
 
-def _plans(summaries: list[RunSummary]) -> None:
+def show_plans(run_ids: list[str]) -> None:
     """The plan of each run beside what its phases took."""
-    planned = [(summary.run.id, phases) for summary in summaries[:_SHOWN] if (phases := runs.phases(summary.run.id))]
+    planned = [(run_id, phases) for run_id in run_ids[:_SHOWN] if (phases := runs.phases(run_id))]
     if planned:
         st.header("Plan")
     for run_id, phases in planned:

@@ -13,6 +13,7 @@ from naruto_core.errors import NarutoError
 from naruto_core.judging.decision import WinRate
 from naruto_core.judging.ranking import Gap
 from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, is_biased
+from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import countable, defect_shares, mean_grades
 from naruto_core.ratings import Campaign, Mode
 
@@ -35,6 +36,7 @@ def show() -> None:
         _ranking(campaign)
     _agreement(campaign)
     _people(campaign)
+    st.download_button("All votes (CSV)", lambda: votes_csv(votes.ratings(campaign.id)), "votes.csv", "text/csv")
 
 
 def _ranking(campaign: Campaign) -> None:

@@ -163,8 +163,9 @@ class Queries(Repository):
         """How many pictures each variant of each run has (run id, variant, count); newest runs first."""
         query = (
             select(SampleRow.run_id, SampleRow.variant, func.count())
-            .group_by(SampleRow.run_id, SampleRow.variant)
-            .order_by(SampleRow.run_id.desc(), SampleRow.variant)
+            .join(RunRow, RunRow.id == SampleRow.run_id)
+            .group_by(RunRow.started_at, SampleRow.run_id, SampleRow.variant)
+            .order_by(RunRow.started_at.desc(), SampleRow.run_id.desc(), SampleRow.variant)
         )
         with self._reading() as session:
             return list(session.execute(query).tuples())

@@ -1,5 +1,7 @@
 """From ratings to votes, reviewer quality, decisions and grades: known answers."""
 
+import csv
+import io
 import random
 from datetime import UTC, datetime
 
@@ -7,11 +9,14 @@ import numpy as np
 import pytest
 from choix import ilsr_pairwise
 
+from naruto_core.domain import Prompt, Sample, Variant
+from naruto_core.judging.campaign_plan import plan_units
 from naruto_core.judging.decision import PairVerdict, decide_pairs, win_rates
 from naruto_core.judging.ranking import Vote, most_informative_pair, rank
 from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
+from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import answers_by_unit, countable, defect_shares, mean_grades, to_votes
-from naruto_core.ratings import Answer, Defect, Extremes, Grades, Outcome, Rating
+from naruto_core.ratings import Answer, Defect, Extremes, Grades, Mode, Outcome, Rating
 from tests.benchmarks.rates_votes import false_decisions
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -184,3 +189,33 @@ def test_equal_votes_may_be_summed() -> None:
     assert [(r.model, r.value, r.votes) for r in win_rates(votes)] == [
         (r.model, pytest.approx(r.value), r.votes) for r in win_rates(together)
     ]
+
+
+def test_a_limited_campaign_has_as_many_units_of_each_pair_of_models_and_spreads_them_over_prompts() -> None:
+    prompts = [Prompt(f"p{n}", "t", "t", (f"tag{n}",)) for n in range(8)]
+    drawn = {
+        name: [Sample(f"{name}{p.slug}{s}", name, Variant.BASE, p.slug, s, "", "") for p in prompts for s in range(4)]
+        for name in ("a", "b", "c")
+    }
+    units = plan_units(Mode.PAIR, drawn, prompts, overlap=5, raters=3, gold=4, seed=0, limit=24)
+    plain, gold = [unit for unit in units if not unit.gold], [unit for unit in units if unit.gold]
+    assert {unit.contenders for unit in plain} == {("a", "b"), ("a", "c"), ("b", "c")}
+    for pair in (("a", "b"), ("a", "c"), ("b", "c")):
+        assert sorted(unit.prompt for unit in plain if unit.contenders == pair) == [p.slug for p in prompts]
+    assert sorted(unit.raters for unit in plain) == [1] * 19 + [3] * 5
+    assert [unit.raters for unit in gold] == [1] * 4
+
+
+def test_votes_as_csv_name_the_winner_and_no_text_is_a_formula() -> None:
+    ratings = [
+        rating(1, Outcome.RIGHT, seconds=1.25),
+        rating(2, Grades(4, 2, frozenset({Defect.HANDS})), ("a",), "=1+1", repeat=True),
+        rating(3, Extremes(best=2, worst=0), ("a", "b", "c", "d")),
+        rating(4, Outcome.TIE, ("=x", "b"), gold="b"),
+    ]
+    rows = list(csv.DictReader(io.StringIO(votes_csv(ratings))))
+    assert [row["winner"] for row in rows] == ["B", "", "", ""]
+    assert (rows[0]["answer"], rows[0]["models"], rows[0]["seconds"]) == ("right", "A B", "1.250")
+    assert (rows[1]["adherence"], rows[1]["style"], rows[1]["defects"], rows[1]["repeat"]) == ("4", "2", "hands", "1")
+    assert (rows[2]["best"], rows[2]["worst"]) == ("C", "A")
+    assert (rows[3]["samples"], rows[3]["gold"]) == ("'=x b", "b")
