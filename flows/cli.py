@@ -15,7 +15,7 @@ from flows.cli_export import RunName, exports
 from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
-from naruto_core.errors import NarutoError, RecipeInvalid
+from naruto_core.errors import NarutoError, RecipeInvalid, printable
 
 app = typer.Typer(
     name="naruto",
@@ -28,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(exports, name="export")
 
+_MOST_DAYS = 36_500  # of periods; longer ones are before all calendars of the libraries
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Model = Annotated[
     str,
@@ -60,10 +61,12 @@ def run(
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` has started: not the first
         follow()
         return
+    overrides = _overrides(settings)
+    _check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
     from flows.train_naruto import train_naruto
 
     with distributed.process_group(devices.pick_device(read_settings().device)):
-        train_naruto(recipe, dataset, _overrides(settings))
+        train_naruto(recipe, dataset, overrides)
 
 
 @app.command()
@@ -100,9 +103,11 @@ def ingest(
 ) -> None:
     """Check and store a captioned picture set; print what was kept, what was not, and why."""
     _settle_libraries()
+    overrides = _overrides(settings)
+    _check_recipe(recipe, source, overrides)
     from flows.ingest import ingest_pictures
 
-    ingest_pictures(recipe, source, _overrides(settings))
+    ingest_pictures(recipe, source, overrides)
 
 
 @app.command()
@@ -251,6 +256,8 @@ def watch(
     from flows import watch as watching
     from naruto_core.errors import RecipeInvalid
 
+    if not days <= _MOST_DAYS:  # NaN is refused too
+        raise RecipeInvalid(f"--days {days} is not a number up to {_MOST_DAYS:,}.")
     if pid is not None and not follow:
         raise RecipeInvalid("--pid needs --follow: add --follow, or leave --pid out.")
     if follow:
@@ -283,6 +290,8 @@ def backup(
     from naruto_core.settings import read_settings
     from naruto_core.store.backup import back_up
 
+    if every is not None and not every <= _MOST_DAYS * 86_400:  # NaN is refused too
+        raise RecipeInvalid(f"--every {every} is not a number of seconds up to {_MOST_DAYS:,} days.")
     while True:
         try:
             print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
@@ -308,6 +317,13 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     from naruto_core.recipe import overrides_from_text
 
     return overrides_from_text(settings or [])
+
+
+def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> None:
+    """Raise RecipeInvalid for a recipe or a suite that cannot work."""
+    from flows.profiles import choose_recipe, choose_suite
+
+    choose_suite(choose_recipe(recipe, dataset, overrides).generation)
 
 
 def _show(listing: Any, as_json: bool) -> None:
@@ -346,7 +362,7 @@ def _guarded(command: Callable[[], None]) -> None:
     try:
         command()
     except NarutoError as error:
-        print(f"naruto: {error}", file=sys.stderr)
+        print(f"naruto: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)

@@ -13,7 +13,8 @@ from flows.terminal import Listing, columns
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Run, RunLease, RunState, Variant, format_duration
+from naruto_core.domain import DatasetVersion, Picture, Run, RunLease, RunState, Variant, format_duration
+from naruto_core.errors import RecordDamaged
 from naruto_core.recipe_sections import ImportedSection
 from naruto_core.report.tables import (
     Compared,
@@ -25,7 +26,8 @@ from naruto_core.report.tables import (
 from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
-from naruto_core.store.verification import verify
+from naruto_core.store.verification import NOT_COVERED, FileProblem, ProblemKind, verify
+from naruto_core.store.writes import Store
 from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
@@ -117,12 +119,33 @@ def verify_all() -> Listing:
     settings = read_settings()
     layout = Layout(settings.root)
     with open_store(settings.database_url) as store:
-        pictures = {p.sha256: p for version in store.datasets() for p in read_pictures(layout, version)}
-        findings = verify(store, layout, pictures.values())
+        pictures, findings = _recorded_pictures(store, layout)
+        findings += verify(store, layout, pictures)
     if not findings:
-        return Listing([], "every recorded file is there and is what was recorded.")
+        return Listing([], f"every recorded file is there and is what was recorded.\n{NOT_COVERED}.")
     rows = [{"trouble": str(f.kind), "what": f.what, "path": f.path} for f in findings]
-    return Listing(rows, columns([list(row.values()) for row in rows], head=False))
+    return Listing(rows, f"{columns([list(row.values()) for row in rows], head=False)}\n\n{_REMEDIES}")
+
+
+_REMEDIES = (
+    "`naruto run` with the choices of a run makes its missing or altered files again, and what was trained or drawn "
+    "with them; `naruto ingest` does so for pictures and tables of a dataset, `naruto rescore` for scores. A damaged "
+    "file of the cache can be deleted; it is made again. A damaged database: move it away, then "
+    "`naruto restore FOLDER`."
+)
+
+
+def _recorded_pictures(store: Store, layout: Layout) -> tuple[list[Picture], list[FileProblem]]:
+    """The pictures of all datasets, and the tables that exist and cannot be read."""
+    pictures: dict[str, Picture] = {}
+    damaged: list[FileProblem] = []
+    for version in [] if store.integrity_problems() else store.datasets():
+        try:
+            pictures |= {picture.sha256: picture for picture in read_pictures(layout, version)}
+        except RecordDamaged:
+            if layout.absolute(version.table).is_dir():  # `verify` lists those that are missing
+                damaged.append(FileProblem(ProblemKind.ALTERED, f"table of dataset {version.source}", version.table))
+    return list(pictures.values()), damaged
 
 
 _SHOWN = 60  # signs of a caption in the terminal; programs get it whole

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from naruto_core.errors import printable
 from naruto_core.report.score_table import aligned
 
 
@@ -17,7 +18,11 @@ class Listing:
 
 
 def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
-    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
+    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs.
+
+    Control characters in cells, as in the name of a file, are escaped.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         return _terminal_table(rows, head)
     return aligned(rows)

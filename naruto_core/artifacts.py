@@ -49,11 +49,21 @@ def is_intact(path: Path, sha256: str) -> bool:
 
 
 def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
-    """A sha256 over the relative names and contents of all `suffix` files below `folder`."""
+    """A sha256 over the relative names and contents of all `suffix` files below `folder`; hidden files do not count."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob(f"*{suffix}")):
+    for path in sorted(path for path in folder.rglob(f"[!.]*{suffix}") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def sha256_of_all(folder: Path) -> str:
+    """As `sha256_folder`, over all files that are not hidden."""
+    return sha256_folder(folder, "")
+
+
+def is_intact_folder(folder: Path, sha256: str) -> bool:
+    """Whether `folder` has the recorded `sha256`: over all files, or, from earlier versions, over the weights alone."""
+    return folder.is_dir() and sha256 in (sha256_of_all(folder), sha256_folder(folder))
 
 
 def find_non_finite(path: Path) -> str:
@@ -82,6 +92,9 @@ def storage_errors(path: Path) -> Generator[None]:
             errno.EPERM: "this user has no write permission; change the owner, or set NARUTO_HOME to another folder",
             errno.EROFS: "it is on a read-only file system; set NARUTO_HOME to another folder",
             errno.ENOTDIR: "a file is where a folder is needed; set NARUTO_HOME to another folder",
+            errno.ENAMETOOLONG: "its name is too long; set NARUTO_HOME to another folder",
+            errno.ELOOP: "its links lead in a circle; set NARUTO_HOME to another folder",
+            errno.EIO: "the disk refused to read or write; check it and run the same command again",
             errno.EEXIST: "a file is where a folder is needed; set NARUTO_HOME to another folder",
         }.get(_error_number(error))
         if reason is None:
@@ -277,6 +290,10 @@ class Layout:
 
     def recipe(self, run_id: str) -> Path:
         return self.run(run_id) / "recipe.json"
+
+    def scores_digest(self, run_id: str) -> Path:
+        """The sha256 of the run's scores in the database, so that a change there is noticed."""
+        return self.run(run_id) / "scores.sha256"
 
     def checkpoint(self, run_id: str, style: str = "") -> Path:
         return self.run(run_id) / f"checkpoint{'-' + style if style else ''}.safetensors"

@@ -19,6 +19,33 @@
 A message says what happened, where, and what to do. Any other exception is a bug.
 """
 
+_MISLEADING = {
+    "\u202a",
+    "\u202b",
+    "\u202c",
+    "\u202d",
+    "\u202e",
+    "\u2066",
+    "\u2067",
+    "\u2068",
+    "\u2069",
+    "\u2028",
+    "\u2029",
+}
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters, which could move its cursor or change its title, are escaped.
+
+    So are marks that turn the direction of writing. New lines and tabs stay.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if (letter < " " and letter not in "\n\t") or "\x7f" <= letter <= "\x9f" or letter in _MISLEADING
+        else letter
+        for letter in text
+    )
+
 
 class NarutoError(Exception):
     """An error that one sentence explains; never shown with a traceback."""

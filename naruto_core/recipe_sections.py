@@ -210,7 +210,7 @@ class ScoringSection(Section):
         ("mmd", "clip-content"),
         description="Metrics that decide the verdict, chosen before the run; others are exploratory.",
     )
-    batch_size: int = Field(32, ge=1, description="Pictures per batch of a measuring network.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Pictures per batch of a measuring network.")
     resamples: int = Field(
         RESAMPLES,
         ge=100,

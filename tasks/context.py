@@ -14,9 +14,10 @@ from naruto_core.artifacts import Layout
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState
 from naruto_core.errors import NarutoError, NotRecorded, RunStopped
 from naruto_core.recipe import Recipe
-from naruto_core.settings import Settings, read_settings
+from naruto_core.settings import Settings, read_settings, sqlite_url
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
+from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
 from tasks.run_lease import add_wait, check_stop, hold_run, release_run
 
@@ -83,6 +84,7 @@ class RunContext(TaskContext):
 @contextmanager
 def task_context() -> Generator[TaskContext]:
     """This machine's context; its database is open for the length of the block."""
+    end_server_with_this_process()
     settings = read_settings()
     with open_store(settings.database_url) as store:
         yield TaskContext(settings, Layout(settings.root), store)
@@ -169,7 +171,7 @@ def read_only_context(context: TaskContext, home: Path, beside: Path | None) -> 
     """
     with read_only_layout(home, context.layout, beside) as layout:
         try:
-            with open_store(f"sqlite:///{layout.root / DATABASE_FILE}") as store:
+            with open_store(sqlite_url(layout.root / DATABASE_FILE)) as store:
                 yield replace(context, layout=layout, store=store)
         except NarutoError as error:
             sentence = str(error).replace(str(layout.root), str(home))

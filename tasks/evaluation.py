@@ -14,6 +14,7 @@ from naruto_core.report.score_table import with_changes
 from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_TEXT
+from naruto_core.store.verification import write_scores_digest
 from tasks.captions import find_caption_noise
 from tasks.compare import compare_sides, side_of
 from tasks.context import RunContext, TaskContext, recorded_run, task_context, with_run
@@ -32,6 +33,7 @@ def evaluate_run(context: RunContext) -> int:
     features = run_features(context)
     evaluation = evaluate(features, context.suite, recipe.scoring, _score_template(context))
     store.add_scores(_with_changes(context, features, evaluation.scores))
+    write_scores_digest(store, context.layout, run_id)
     noise = find_caption_noise(context, run_id, context.dataset, recipe)
     kept = [finding for finding in store.findings(run_id) if finding.name in _KEPT]
     findings = [*evaluation.findings, noise, *kept]

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
-from naruto_core.artifacts import sha256_folder
+from naruto_core.artifacts import is_intact_folder, sha256_of_all
 from naruto_core.domain import Adapter, FusedModel, Sample, Variant
 from naruto_core.fusion import fuse_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter
@@ -33,12 +33,14 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
     with run_context(opened, "fuse") as context:
         run, recipe = context.run, context.recipe
         recorded, folder = context.store.find_fused(run.id), context.layout.fused(run.id)
-        if recorded and sha256_folder(folder) == recorded.sha256:
+        if recorded and is_intact_folder(folder, recorded.sha256):
             return recorded
+        if recorded:
+            say(f"the fused model is made again: a file in {folder} is missing or altered")
         with timed_phase(context, "fuse", 1):
             pipeline = sdxl.load_pipeline(recipe.model, recipe.weights_precision, context.device)
             fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
-        fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
+        fused = FusedModel(run.id, context.layout.relative(folder), sha256_of_all(folder), recipe.fusion.lora_scale)
         context.store.add_fused(fused)
         say(f"fused model at {folder}")
         return fused

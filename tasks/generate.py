@@ -21,7 +21,7 @@ from naruto_core.prompts import insert_tokens
 from naruto_core.refiner import BatchDrawing
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.plan import samples_left, timed_phase
-from tasks.progress import reporter
+from tasks.progress import reporter, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,15 @@ def _requests(context: RunContext) -> list[_SampleRequest]:
 
 
 def _missing(context: RunContext, requests: Sequence[_SampleRequest]) -> list[_SampleRequest]:
-    """Those that are not recorded, or whose file is not the recorded one."""
+    """Those that are not recorded, or whose file is not the recorded one; says how many of these there are."""
+    recorded = context.store.samples(context.run.id)
     intact = {
         (sample.variant, sample.prompt, sample.seed)
-        for sample in context.store.samples(context.run.id)
+        for sample in recorded
         if is_intact(context.layout.absolute(sample.path), sample.sha256)
     }
+    if lost := len(recorded) - len(intact):
+        say(f"{lost} of {len(recorded)} samples are made again: their files are missing or altered")
     return [request for request in requests if (request.variant, request.prompt.slug, request.seed) not in intact]
 
 

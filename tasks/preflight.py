@@ -18,6 +18,7 @@ from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
 from naruto_core.training.lora import check_initial
 from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
+from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
 from tasks.publish import hub_token
 from tasks.truncation import check_suite
@@ -35,6 +36,7 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
 
     The token itself is never logged or kept. Raises a NarutoError that names what cannot work.
     """
+    end_server_with_this_process()
     if recipe.publish.push_to_hub:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from naruto_core.domain import Progress, format_duration
+from naruto_core.errors import printable
 from tasks.run_lease import check_stop
 
 TERMINAL_SECONDS, PREFECT_SECONDS = 0.5, 5.0
@@ -112,7 +113,7 @@ def _prefect() -> Callable[[Progress, bool], None]:
 
 def say(sentence: str) -> None:
     """One plain line for whoever watches the terminal, and for the log of the flow run in Prefect."""
-    print(sentence, file=sys.stderr, flush=True)
+    print(printable(sentence), file=sys.stderr, flush=True)
     if "prefect" not in sys.modules:
         return
     from prefect.context import TaskRunContext

@@ -42,7 +42,7 @@ def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersi
         if run.state is RunState.RUNNING and hold_run(context.store, context.settings, run.id, say):
             run = open_recorded()  # the other process may have finished it meanwhile
         show_run_in_prefect(run, datasets)
-        write_atomically(context.layout.recipe(run.id), resolved.encode())
+        write_atomically(context.layout.recipe(run.id), context.store.recipe_json(run.id).encode())
         say(f"run {run.id}")
         if (threads := other_threads(context.store, run.id)) and run.state is RunState.RUNNING:
             say(

@@ -13,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from naruto_core import sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
-from naruto_core.domain import Adapter, Run, StepRecord
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import Adapter, Run, Split, StepRecord
 from naruto_core.errors import TrainingDiverged
 from naruto_core.git_info import training_code_digest
 from naruto_core.recipe_training import TrainingSection
@@ -47,6 +48,7 @@ def train(opened: OpenRun) -> list[Adapter]:
         trained = _trained_heads(context)
         if trained != set(names):
             _warn_of_truncated_text(context)
+            _warn_of_small_pictures(context)
             with _trackers(context) as track:
                 for number, (head, name) in enumerate(zip(heads, names, strict=True)):
                     if name not in trained:
@@ -77,6 +79,21 @@ def _warn_of_truncated_text(context: RunContext) -> None:
     context.store.add_findings(context.run.id, [finding])
     if finding.warning:
         say(f"warning: {finding.sentence}")
+
+
+def _warn_of_small_pictures(context: RunContext) -> None:
+    """Say how many training pictures are enlarged: the adapter learns their blur too."""
+    side = context.recipe.training.resolution
+    for dataset in context.datasets:
+        pictures = [p for p in read_pictures(context.layout, dataset) if p.split is Split.TRAIN]
+        small = [p for p in pictures if min(p.width, p.height) < side]
+        if small:
+            least = min(small, key=lambda p: min(p.width, p.height))
+            say(
+                f"warning: {len(small)} of {len(pictures)} training pictures of {dataset.source} are smaller than "
+                f"{side} pixels and are enlarged, the smallest from {least.width} x {least.height}: bring larger ones, "
+                "or set training.resolution."
+            )
 
 
 def _record_steps(context: RunContext, head: int, track: LogSteps, steps: list[StepRecord]) -> None:

@@ -1,5 +1,6 @@
 """Connections to SQLite or Postgres: pragmas, short transactions, readable errors, migrations."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -36,13 +37,30 @@ _SQLITE_ERRORS: dict[int, tuple[type[NarutoError], str]] = {
 
 
 def parse_url(url: str) -> URL:
-    """Parse an SQLAlchemy URL. Raises StorageFailed for an invalid one, without repeating a password."""
+    """Parse an SQLAlchemy URL; in the path of a SQLite file, `%3F` and `%25` are `?` and `%`.
+
+    Raises StorageFailed for an invalid one, without repeating a password, and for a SQLite database in memory.
+    """
     try:
-        return make_url(url)
-    except ArgumentError:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         raise StorageFailed(
             "NARUTO_DATABASE is not a database URL; write one like sqlite:////folder/naruto.db, or leave it unset."
         ) from None
+    if parsed.get_backend_name() != "sqlite":
+        return parsed
+    if not parsed.database or ":memory:" in parsed.database or parsed.query.get("mode") == "memory":
+        raise StorageFailed(
+            "NARUTO_DATABASE names a database in memory, which ends with the command: name a file, like "
+            "sqlite:////folder/naruto.db, or leave it unset."
+        )
+    return parsed.set(database=re.sub("%(25|3F)", lambda code: {"25": "%", "3F": "?"}[code[1]], parsed.database))
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for another kind of database. Raises StorageFailed as `parse_url` does."""
+    parsed = parse_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
 def make_engine(url: URL, *, foreign_keys: bool = True, write_ahead: bool = True) -> Engine:
@@ -85,9 +103,14 @@ def _set_journal_mode(connection: Any, mode: str) -> None:
     them immediately, without the busy timeout, to avoid a deadlock; so it is tried again here.
     """
     deadline = time.monotonic() + BUSY_SECONDS
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
+    while (current := connection.execute("PRAGMA journal_mode").fetchone()[0]) != mode:
         try:
-            connection.execute(f"PRAGMA journal_mode = {mode}")
+            if connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] != mode:  # no error: never possible
+                raise StorageFailed(
+                    f"cannot use the SQLite database: it can have no journal of mode {mode}, only {current}, as where "
+                    "it is opened read-only or its disk has no shared memory; set NARUTO_HOME or NARUTO_DATABASE to "
+                    "a file on a local disk that this user may write."
+                )
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
@@ -122,6 +145,25 @@ class Repository:
     def close(self) -> None:
         """Close all connections to the database."""
         self._engine.dispose()
+
+    def integrity_problems(self) -> list[str]:
+        """What SQLite finds wrong in the pages of its file; [] on a server."""
+        try:
+            pages = [str(row[0]) for row in self._pragma("integrity_check(20)")]
+        except RecordDamaged:
+            return ["SQLite cannot read it"]
+        return [] if pages in (["ok"], []) else pages
+
+    def missing_references(self) -> list[str]:
+        """Rows of a SQLite database that name rows which do not exist; [] on a server."""
+        rows = self._pragma("foreign_key_check")
+        return [f"row {row[1]} of {row[0]} names a row of {row[2]} that is gone" for row in rows]
+
+    def _pragma(self, name: str) -> list[Any]:
+        if self._engine.dialect.name != "sqlite":
+            return []
+        with self._reading() as session:
+            return list(session.connection().exec_driver_sql(f"PRAGMA {name}"))
 
     @contextmanager
     def _reading(self) -> Generator[Session]:

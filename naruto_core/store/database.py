@@ -48,7 +48,7 @@ def open_database(url: str) -> Database:
     of this program has migrated it.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.database.startswith("file:"):
         folder = Path(parsed.database).parent
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

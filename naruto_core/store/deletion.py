@@ -74,7 +74,7 @@ def parse_kept(text: str) -> KeptRuns:
             tagged = True
         elif key == "tag" and value:
             tags.add(value)
-        elif key == "last" and value.isdecimal():
+        elif key == "last" and value.isdecimal() and len(value) < 10:
             last = int(value)
         else:
             raise RecipeInvalid(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from picture_bytes import broken_pictures, encoded, picture, png
-from PIL import Image
+from PIL import Image, ImageCms
 
 from naruto_core.dataset.ingest import check
 from naruto_core.dataset.preprocessing import prepare
@@ -62,6 +62,28 @@ def test_transparency_becomes_white() -> None:
     palette.putpalette([0, 0, 0, *RED])
     decoded = [decode(encoded(clear)), decode(encoded(palette, transparency=1)), decode(encoded(clear.convert("LA")))]
     assert [picture.image.getpixel((4, 4)) for picture in decoded] == [WHITE] * 3
+
+
+def test_a_sixteen_bit_grey_that_is_transparent_becomes_white_and_pixels_without_a_range_are_refused() -> None:
+    clear = Image.fromarray(np.zeros((8, 8), dtype=np.uint16))
+    assert decode(encoded(clear, transparency=0)).image.getpixel((4, 4)) == WHITE
+    with pytest.raises(BrokenRecordError, match="32-bit integer pixels have no standard range"):
+        decode(encoded(Image.fromarray(np.full((8, 8), 128, np.int32)), "TIFF"))
+
+
+def test_an_embedded_colour_profile_is_applied_and_a_damaged_one_is_not() -> None:
+    """A profile like sRGB whose red and blue primaries are exchanged: what is stored as red is seen as blue."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    places = {srgb[at : at + 4]: int.from_bytes(srgb[at + 4 : at + 8]) for at in range(132, 132 + 12 * srgb[131], 12)}
+    red, blue = places[b"rXYZ"], places[b"bXYZ"]
+    swapped = bytearray(srgb.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be")))
+    swapped[red : red + 20], swapped[blue : blue + 20] = srgb[blue : blue + 20], srgb[red : red + 20]
+    for picture_of_red in (Image.new("RGB", (8, 8), RED), Image.new("RGBA", (8, 8), (*RED, 255))):
+        for kind in ("PNG", "TIFF", "WEBP"):
+            seen = decode(encoded(picture_of_red, kind, icc_profile=bytes(swapped), lossless=True)).image
+            assert np.abs(np.subtract(seen.getpixel((4, 4)), (0, 0, 255))).max() <= 2, kind
+    for profile in (srgb, bytes(swapped[:200]), b"profile"):
+        assert decode(encoded(Image.new("RGB", (8, 8), RED), icc_profile=profile)).image.getpixel((4, 4)) == RED
 
 
 def test_palette_grey_sixteen_bits_and_cmyk_become_the_rgb_people_see() -> None:

@@ -13,7 +13,8 @@ from alembic.runtime.migration import MigrationContext
 
 from naruto_core.errors import RecordDamaged, StorageFailed
 from naruto_core.ratings import Role
-from naruto_core.store.connection import make_engine, migrate, parse_url
+from naruto_core.settings import Settings
+from naruto_core.store.connection import make_engine, migrate, parse_url, sqlite_file
 from naruto_core.store.database import open_database, open_store
 from naruto_core.store.rating_schema import Base
 from naruto_core.store.writes import Store
@@ -141,6 +142,22 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match="not a SQLite database"):
         open_store(f"sqlite:///{letter}")
     assert letter.read_text().startswith("Dear diary")
+
+
+def test_a_file_without_a_write_ahead_log_is_one_sentence(tmp_path: Path) -> None:
+    """SQLite then keeps the old journal and says nothing."""
+    with pytest.raises(StorageFailed, match="can have no journal of mode wal"):
+        open_store(f"sqlite:///file:{tmp_path}/naruto.db?vfs=unix-dotfile&uri=true")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%3Fb", "a%b", "a#b", "?"])
+def test_the_database_is_in_its_home_whatever_the_homes_name(name: str, tmp_path: Path, new_database: Path) -> None:
+    home = tmp_path / name
+    home.mkdir()
+    (home / "naruto.db").write_bytes(new_database.read_bytes())
+    open_store(Settings(home=home).database_url).close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sqlite_file(Settings(home=home).database_url) == home / "naruto.db"
 
 
 @pytest.mark.parametrize(
