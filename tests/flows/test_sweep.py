@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,110 +14,152 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from flows import sweep as sweep_flow
 from flows.profiles import choose_recipe
+from naruto_core.domain import Variant
 from naruto_core.errors import TrainingDiverged
 from naruto_core.generation import Job, Painter
 from naruto_core.store.database import open_store
 from naruto_core.training import latent_cache
 from tests.flows.conftest import SMALL, Naruto
+from tests.tiny_sdxl import write_tiny_sdxl
 
 TINY = SMALL | {
+    "dataset.source": "world:naruto?count=20&seed=5",
+    "dataset.hold_out": 8,
+    "training.resolution": 16,
     "training.max_train_steps": 2,
     "training.train_batch_size": 2,
+    "training.optimizer": "adamw",
+    "training.learning_rate": 0.01,
     "training.validation": None,
-    "training.prior": None,
+    "training.mixed_precision": "fp32",
+    "generation.mixed_precision": "fp32",
+    "generation.resolution": 16,
     "generation.prompts": 6,
     "generation.seeds": 1,
     "generation.num_inference_steps": 2,
     "fusion.check_pictures": 0,
+    "scoring.attribute_reader": None,
+    "scoring.primary": ["mmd", "clip-content"],
 }
-CHANGES = {"name": "ranks", "grid": {"training.rank": [4, 2], "training.learning_rate": [1.0, 0.5]}, "seeds": [1, 2]}
+CHANGES = {"name": "ranks", "grid": {"training.rank": [4, 2]}, "seeds": [1, 2], "objective": "mmd"}
 
 
 def write_sweep(folder: Path, **changes: Any) -> Path:
     """A sweep file in `folder`, with a recipe of two training steps beside it."""
     recipe = folder / "tiny.yaml"
-    tree = choose_recipe("mini", None, TINY).model_dump(mode="json", exclude={"imported"})
+    base = {"model.base": str(folder / "base")}
+    tree = choose_recipe("mini", None, TINY | base).model_dump(mode="json", exclude={"imported"})
     recipe.write_text(yaml.safe_dump(tree))
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"recipe": str(recipe), "objective": "mmd"} | CHANGES | changes, sort_keys=False))
+    path.write_text(yaml.safe_dump({"recipe": str(recipe)} | CHANGES | changes, sort_keys=False))
     return path
 
 
-def test_a_sweep_of_two_by_two_settings_and_two_seeds(naruto: Naruto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    home, file = tmp_path / "home", write_sweep(tmp_path)
-    painted: list[str] = []
-    encoded: list[object] = []
-    paint, encode = Painter.paint, latent_cache._encode_shard
+@dataclass
+class Work:
+    """What was painted, by the model's name, and how many shards of pictures were encoded."""
+
+    painted: Counter[str] = field(default_factory=Counter[str])
+    encoded: int = 0
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Counted where pictures are painted and encoded."""
+    counts, paint, encode = Work(), Painter.paint, latent_cache._encode_shard
 
     def counting_paint(self: Painter, jobs: Sequence[Job], on_step: Any = None) -> Any:
         adapted = hasattr(self.pipeline.unet, "peft_config")
-        painted.extend("adapted" if adapted else Path(self.pipeline.name_or_path).name for _ in jobs)
+        counts.painted["adapted" if adapted else Path(self.pipeline.name_or_path).name] += len(jobs)
         return paint(self, jobs, on_step)
 
     def counting_encode(*given: Any) -> None:
-        encoded.append(given)
+        counts.encoded += 1
         encode(*given)
 
     monkeypatch.setattr(Painter, "paint", counting_paint)
     monkeypatch.setattr(latent_cache, "_encode_shard", counting_encode)
+    return counts
 
-    from flows import sweep as sweep_flow
 
-    train = sweep_flow.train_naruto
+@pytest.fixture(scope="module")
+def swept(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep file and a home, in which a sweep of two settings and two seeds is done."""
+    return tmp_path_factory.mktemp("swept")
+
+
+def test_runs_of_a_sweep_draw_and_encode_only_their_own_and_a_failed_one_is_tried_again(
+    swept: Path, naruto: Naruto, work: Work, monkeypatch: pytest.MonkeyPatch
+):
+    write_tiny_sdxl(swept / "base")
+    home, file, train = swept / "home", write_sweep(swept), sweep_flow.train_naruto
 
     def diverging(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> str:
-        if overrides == {"training.rank": 2, "training.learning_rate": 0.5, "training.seed": 2}:
+        if overrides == {"training.rank": 4, "training.seed": 2}:
             raise TrainingDiverged("the loss is not a number.")
         return train(recipe, dataset, overrides)
 
     monkeypatch.setattr(sweep_flow, "train_naruto", diverging)
     failed = naruto(home, "sweep", str(file))
     assert failed.returncode == 1
-    assert "naruto: 1 of 8 runs of the sweep ranks failed: the loss is not a number. The same" in failed.stderr
-    assert Counter(painted) == {"base": 6, "adapted": 7 * 6}
-    shards = len(encoded)
-
+    assert "naruto: 1 of 4 runs of the sweep ranks failed: the loss is not a number. The same" in failed.stderr
+    assert work.painted == {"base": 6 + 4, "adapted": 3 * 6}  # 4 class pictures
+    assert "exists already and is not planned: class pictures 4, samples of the base 6" in failed.stderr
+    before = work.encoded
     monkeypatch.setattr(sweep_flow, "train_naruto", train)
     done = naruto(home, "sweep", str(file))
     assert done.returncode == 0, done.stderr
-    assert Counter(painted) == {"base": 6, "adapted": 8 * 6}  # what was done is not done again
-    assert len(encoded) == shards
+    assert work.painted == {"base": 6 + 4, "adapted": 4 * 6}  # what was done is not done again
+    assert work.encoded == before
+    assert "runs: 4 done" in done.stderr
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
-        runs = store.runs()
-        values = {
-            run.run.id: next(s.value for s in run.scores if (s.metric, s.variant) == ("mmd", "adapted")) for run in runs
-        }
-    assert len(values) == 8
+        bases = [{(s.prompt, s.seed): s.sha256 for s in store.samples(r.run.id, Variant.BASE)} for r in store.runs()]
+    assert bases == [bases[0]] * 4
+    planned = naruto(home, "plan", "--json", "--recipe", str(swept / "tiny.yaml"))
+    phases = {phase["phase"]: phase["basis"] for phase in json.loads(planned.stdout)["phases"]}
+    assert {phases[phase] for phase in ("train", "fuse", "samples", "score")} == {"measured here"}
 
+
+def test_the_settings_are_shown_with_the_values_that_their_runs_have(swept: Path, naruto: Naruto):
+    home = swept / "home"
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        scores = {run.run.id: run.scores for run in store.runs()}
+    values = {
+        run_id: next(s.value for s in of_run if (s.metric, s.variant) == ("mmd", "adapted"))
+        for run_id, of_run in scores.items()
+    }
     shown = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)
-    assert [row["label"] for row in shown["settings"]] == [
-        f"training.rank={rank}, training.learning_rate={rate}" for rank in (4, 2) for rate in (1.0, 0.5)
-    ]
+    first, second = shown["settings"]
+    assert [first["label"], second["label"]] == ["training.rank=4", "training.rank=2"]
     assert {row["run"]: row["value"] for row in shown["runs"]} == pytest.approx(values)
-    first, second = shown["settings"][:2]
     assert (first["seeds"], first["prompts"], first["difference"]) == (2, 6, None)
-    assert second["difference"]["value"] == pytest.approx(second["mean"] - first["mean"])
-    for row in shown["settings"][1:]:
-        decided = not row["difference"]["low"] <= 0 <= row["difference"]["high"]
-        assert (row["difference"]["word"] in ("better", "worse")) == decided
+    change = second["difference"]
+    assert change["value"] == pytest.approx(second["mean"] - first["mean"])
+    assert (change["word"] in ("better", "worse")) == (not change["low"] <= 0 <= change["high"])
     text = naruto(home, "sweep", "show", "ranks").stdout
-    assert "sweep ranks: mmd, lower is better; runs: 8 done" in text
-    assert text.strip() in done.stderr or "runs: 8 done" in done.stderr
-    naruto(home, "sweep", "show", "ranks", "-o", str(tmp_path / "ranks.csv"))
-    with (tmp_path / "ranks.csv").open(newline="") as table:
+    assert "sweep ranks: mmd, lower is better; runs: 4 done" in text
+    naruto(home, "sweep", "show", "ranks", "-o", str(swept / "ranks.csv"))
+    with (swept / "ranks.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
-    assert [(row["training.rank"], row["seed"]) for row in rows[:3]] == [("4", "1"), ("4", "2"), ("4", "1")]
+    assert [(row["training.rank"], row["seed"]) for row in rows] == [("4", "1"), ("4", "2"), ("2", "1"), ("2", "2")]
     assert {row["run"]: float(row["mmd"]) for row in rows} == pytest.approx(values)
-    listed = naruto(home, "sweep", "list").stdout
-    assert "8 done" in listed
     with get_client(sync_client=True) as client:
         key = ArtifactFilter(key=ArtifactFilterKey(any_=["sweep-ranks"]))
-        tables = [json.loads(artifact.data) for artifact in client.read_artifacts(artifact_filter=key)]
-    assert [row["seeds"] for row in tables[-1]] == ["2"] * 4
+        tables = [json.loads(str(artifact.data)) for artifact in client.read_artifacts(artifact_filter=key)]
+    assert ["2", "2"] in [[row["seeds"] for row in table] for table in tables]
 
-    assert naruto(home, "delete", runs[0].run.id, "--yes").returncode == 0
-    assert "7 done, 1 deleted" in naruto(home, "sweep", "list").stdout
+
+def test_a_deleted_run_stays_in_its_sweep_and_the_other_runs_are_whole_without_the_cache(swept: Path, naruto: Naruto):
+    home = swept / "home"
+    shown = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)
+    assert naruto(home, "delete", shown["runs"][3]["run"], "--yes").returncode == 0
+    assert "3 done, 1 deleted" in naruto(home, "sweep", "list").stdout
+    change = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)["settings"][1]["difference"]
+    assert (change["seeds"], change["word"]) == (1, "cannot be judged")
+    shutil.rmtree(home / "cache")
+    assert naruto(home, "verify").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -123,7 +167,7 @@ def test_a_sweep_of_two_by_two_settings_and_two_seeds(naruto: Naruto, tmp_path: 
     [
         (
             {"objective": "fid"},
-            "objective: fid is not among scoring.primary of the recipe mini: use mmd or attributes.",
+            "objective: fid is not among scoring.primary of the recipe mini: use mmd or clip-content.",
         ),
         ({"grid": {"training.rnak": [4]}}, "unknown key training.rnak (did you mean training.rank?)"),
         ({"grid": {"training.rank": [4, 0]}}, "training.rank: Input should be greater than or equal to 1"),

@@ -66,8 +66,8 @@ def test_an_interval_over_prompts_alone_would_not_where_seeds_matter():
 
 
 def test_equal_settings_are_rarely_better_or_worse_and_every_word_is_that_of_its_interval():
-    alarms, covered = sweep_rates(4, 3, PROMPTS, WORLDS["as much"], 150)
-    assert alarms <= stats.binom.isf(0.001, 150, 0.05) / 150
+    alarms, covered = sweep_rates(4, 3, PROMPTS, WORLDS["as much"], 60)
+    assert alarms <= stats.binom.isf(0.001, 60, 0.05) / 60
     assert covered > 0.93
 
 
