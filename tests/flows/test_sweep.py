@@ -105,13 +105,13 @@ def test_runs_of_a_sweep_draw_and_encode_only_their_own_and_a_failed_one_is_trie
     failed = naruto(home, "sweep", str(file))
     assert failed.returncode == 1
     assert "naruto: 1 of 4 runs of the sweep ranks failed: the loss is not a number. The same" in failed.stderr
-    assert work.painted == {"base": 6 + 4, "adapted": 3 * 6}  # 4 class pictures
+    assert work.painted == {"base": 6 + 2 * 4, "adapted": 3 * 6}  # 4 class pictures for each seed of the training
     assert "exists already and is not planned: class pictures 4, samples of the base 6" in failed.stderr
     before = work.encoded
     monkeypatch.setattr(sweep_flow, "train_naruto", train)
     done = naruto(home, "sweep", str(file))
     assert done.returncode == 0, done.stderr
-    assert work.painted == {"base": 6 + 4, "adapted": 4 * 6}  # what was done is not done again
+    assert work.painted == {"base": 6 + 2 * 4, "adapted": 4 * 6}  # what was done is not done again
     assert work.encoded == before
     assert "runs: 4 done" in done.stderr
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
