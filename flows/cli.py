@@ -1,11 +1,8 @@
 """The `naruto` command: runs the flows and lists what the database holds. Thin; each command does one thing."""
 
-import json
-import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +12,8 @@ from flows.cli_export import RunName, exports
 from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
+from flows.cli_sweep import sweeps
+from flows.terminal import print_listing
 from naruto_core.errors import NarutoError, RecipeInvalid, printable
 
 app = typer.Typer(
@@ -88,7 +87,7 @@ def plan(
     _settle_libraries()
     from flows.plan import plan_recipe
 
-    _show(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
+    print_listing(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
 
 
 @app.command()
@@ -125,7 +124,7 @@ def captions(
     _settle_libraries()
     from flows.listings import list_caption_findings
 
-    _show(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
+    print_listing(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
 
 
 @app.command()
@@ -153,7 +152,7 @@ def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first, with their scores."""
     from flows.listings import list_runs
 
-    _show(list_runs(), as_json)
+    print_listing(list_runs(), as_json)
 
 
 @app.command()
@@ -161,7 +160,7 @@ def show(name: RunName, as_json: AsJson = False) -> None:
     """Show one run: state, dataset, adapter, recipe, and the folder of its files."""
     from flows.listings import show_run
 
-    _show(show_run(name), as_json)
+    print_listing(show_run(name), as_json)
 
 
 @app.command()
@@ -185,7 +184,7 @@ def scores(
     if output:
         print(write_scores(name, output))
     else:
-        _show(list_scores(name, all_of_them=all_of_them), as_json)
+        print_listing(list_scores(name, all_of_them=all_of_them), as_json)
 
 
 @app.command()
@@ -219,7 +218,7 @@ def compare(
     from flows.listings import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
-        _show(nothing, as_json)
+        print_listing(nothing, as_json)
         return
     try:
         comparison = compared(first, second)
@@ -227,7 +226,7 @@ def compare(
         if markdown:  # the page says it too, not the terminal alone
             print(f"**Not compared**: {error}")
         raise
-    _show(list_comparison(comparison, markdown=markdown), as_json)
+    print_listing(list_comparison(comparison, markdown=markdown), as_json)
     if fail_on_worse and (worse := comparison.worse()):
         print(f"naruto: {second} is worse than {first} by {', '.join(worse)}.", file=sys.stderr)
         raise typer.Exit(1)
@@ -272,7 +271,7 @@ def verify(as_json: AsJson = False) -> None:
     from flows.listings import verify_all
 
     findings = verify_all()
-    _show(findings, as_json)
+    print_listing(findings, as_json)
     if findings.rows:
         raise typer.Exit(1)
 
@@ -326,26 +325,6 @@ def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -
     choose_suite(choose_recipe(recipe, dataset, overrides).generation)
 
 
-def _show(listing: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(_jsonable(listing.rows), indent=2, allow_nan=False))
-    else:
-        print(listing.text)
-
-
-def _jsonable(value: object) -> object:
-    """`value` in JSON types; NaN and infinity become null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
-
-
 def _settle_libraries() -> None:
     """Quiet the libraries, so that the terminal shows our progress lines; a user's explicit settings win."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -380,6 +359,7 @@ app.add_typer(changes)
 app.add_typer(people, name="people")
 app.add_typer(votes, name="votes")
 app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
+app.add_typer(sweeps, name="sweep", callback=_settle_libraries, help=sweeps.info.help)
 
 
 def main() -> None:

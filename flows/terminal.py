@@ -1,12 +1,13 @@
-"""Listings: rows for programs, and the same as text: a table of the terminal's width, or aligned lines when piped."""
+"""Listings: rows for programs (JSON), and the same as text: a table of the terminal's width, or aligned lines."""
 
+import json
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from naruto_core.errors import printable
-from naruto_core.report.score_table import aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         return _terminal_table(rows, head)
+    from naruto_core.report.score_table import aligned  # imports numpy: `naruto --help` does not need it
+
     return aligned(rows)
 
 
@@ -43,3 +46,24 @@ def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")
+
+
+def print_listing(listing: Listing, as_json: bool) -> None:
+    """Print a listing as text, or `as_json`."""
+    if as_json:
+        print(json.dumps(_jsonable(listing.rows), indent=2, allow_nan=False))
+    else:
+        print(listing.text)
+
+
+def _jsonable(value: object) -> object:
+    """`value` in JSON types; NaN and infinity become null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)

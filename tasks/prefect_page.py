@@ -4,15 +4,20 @@ Outside a flow run every function here does nothing.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image
-from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.client.orchestration import get_client
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 
 from naruto_core.domain import DatasetVersion, Finding, Run, Score, Variant
 from naruto_core.report.tables import interval_text
@@ -46,6 +51,12 @@ def show_scores_in_prefect(
         create_link_artifact(
             f"{dashboard.rstrip('/')}/compare?{models}", key="dashboard", link_text=f"Compare {run.id}"
         )
+
+
+def show_sweep_in_prefect(name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """The table of a sweep's settings, one row each with texts by column."""
+    if FlowRunContext.get() is not None:
+        create_table_artifact([dict(row) for row in rows], key=f"sweep-{name}", description=f"Sweep {name}")
 
 
 def scores_markdown(run: Run, scores: Sequence[Score], findings: Sequence[Finding]) -> str:

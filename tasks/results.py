@@ -48,9 +48,19 @@ def features_key(context: RunContext) -> Key:
     ]
 
 
+def read_result(layout: Layout, key: Key) -> Any | None:
+    """The JSON value that was kept for `key` by the same code; None when there is none."""
+    return ResultCache(layout.results).read(_with_code(key)) if layout.embeddings.exists() else None
+
+
+def keep_result(layout: Layout, key: Key, result: Any) -> None:
+    """Keep `result`, a JSON value without NaN and infinity, for `key`. Raises StorageFailed."""
+    ResultCache(layout.results).write(_with_code(key), result)
+
+
 def read_comparisons(layout: Layout, key: Key) -> "list[Comparison] | None":
     """The comparisons that were kept for `key`; None when there are none."""
-    kept = ResultCache(layout.results).read(_with_code(key)) if layout.embeddings.exists() else None
+    kept = read_result(layout, key)
     if kept is None:
         return None
     try:
@@ -63,7 +73,7 @@ def keep_comparisons(layout: Layout, key: Key, comparisons: "Sequence[Comparison
     """Keep `comparisons` for `key`, unless JSON cannot hold them without loss. Raises StorageFailed."""
     text = _comparisons().dump_json(list(comparisons))
     if _comparisons().validate_json(text) == list(comparisons):
-        ResultCache(layout.results).write(_with_code(key), json.loads(text))
+        keep_result(layout, key, json.loads(text))
 
 
 def comparison_key(sides: Sequence[tuple[Key, Variant]], section: ScoringSection) -> Key:
@@ -73,13 +83,13 @@ def comparison_key(sides: Sequence[tuple[Key, Variant]], section: ScoringSection
 
 def recorded_scores_are_current(context: RunContext, key: Key) -> bool:
     """Whether the scores and findings in the database are those that were recorded for `key`."""
-    kept = ResultCache(context.layout.results).read(_with_code(key)) if context.layout.embeddings.exists() else None
+    kept = read_result(context.layout, key)
     return kept is not None and kept == _recorded(context)
 
 
 def keep_recorded_scores(context: RunContext, key: Key) -> None:
     """Note that the scores and findings which are now in the database are those of `key`. Raises StorageFailed."""
-    ResultCache(context.layout.results).write(_with_code(key), _recorded(context))
+    keep_result(context.layout, key, _recorded(context))
 
 
 def _recorded(context: RunContext) -> str:

@@ -118,6 +118,7 @@ def _parse_typer(program: str, words: list[str]) -> None:
 
     command: Any = get_command(naruto if program == "naruto" else service)
     while hasattr(command, "commands"):
+        words = command.with_command(words) if hasattr(command, "with_command") else words
         assert words[:1], f"{program} needs a command"
         assert words[0] in command.commands, f"{program} has no command {words[0]}"
         command, words = command.commands[words[0]], words[1:]

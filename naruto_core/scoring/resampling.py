@@ -125,12 +125,31 @@ def _p_value(value: float, error: float, groups: int, blocks: int) -> float:
 
 def _jackknife_error(measure: Measure, groups: Sequence[str]) -> tuple[float, int]:
     """The standard error of `measure` from leaving out one block of groups at a time, and the number of blocks."""
+    left_out = _left_out(measure, groups)
+    blocks = len(left_out)
+    if blocks < 2:
+        return math.inf, blocks
+    return math.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum()), blocks
+
+
+def _left_out(measure: Measure, groups: Sequence[str]) -> Vector:
+    """`measure` without each block of groups (b,); b is at most `JACKKNIFE_BLOCKS`, and 1 block gives NaN."""
     member, count = _members(groups)
     blocks = min(count, JACKKNIFE_BLOCKS)
     if blocks < 2:
-        return math.inf, blocks
-    left_out = np.array([measure((member % blocks != block).astype(np.float64)) for block in range(blocks)])
-    return math.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum()), blocks
+        return np.full(blocks, np.nan)
+    return np.array([measure((member % blocks != block).astype(np.float64)) for block in range(blocks)])
+
+
+def pseudo_values(measure: Measure, groups: Sequence[str]) -> Vector:
+    """Tukey's (1958) pseudo-values (b,): `measure` behaves like their mean, as if each block of groups had a value.
+
+    Of a mean over groups of equal size these are the means of the groups. Models that drew the same prompts have the
+    same blocks. Raises what `measure` raises when too few pictures are left without one block.
+    """
+    left_out = _left_out(measure, groups)
+    blocks = len(left_out)
+    return blocks * measure(each_once(len(groups))) - (blocks - 1) * left_out
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

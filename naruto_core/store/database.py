@@ -1,4 +1,4 @@
-"""Open the database: runs, ratings, service jobs and scores of served pictures, with one connection pool."""
+"""Open the database: runs, sweeps, ratings, service jobs and scores of served pictures, with one connection pool."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from naruto_core.store.promotions import Promotions
 from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
+from naruto_core.store.sweeps import Sweeps
 from naruto_core.store.writes import Store
 
 
@@ -29,6 +30,7 @@ class Database:
     service_jobs: ServiceJobs
     served_scores: ServedScores
     deletion: Deletion
+    sweeps: Sweeps
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +56,14 @@ def open_database(url: str) -> Database:
             folder.mkdir(parents=True, exist_ok=True)
     migrate(parsed)
     engine = make_engine(parsed)
-    return Database(Store(engine), Ratings(engine), ServiceJobs(engine), ServedScores(engine), Deletion(engine))
+    return Database(
+        runs=Store(engine),
+        ratings=Ratings(engine),
+        service_jobs=ServiceJobs(engine),
+        served_scores=ServedScores(engine),
+        deletion=Deletion(engine),
+        sweeps=Sweeps(engine),
+    )
 
 
 def open_store(url: str) -> Store:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from flows.cli import _jsonable
+from flows.terminal import _jsonable
 from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.intervals import LEAST_GROUPS
 from naruto_core.report.tables import Compared, comparison_markdown, headline
