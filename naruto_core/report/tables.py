@@ -137,7 +137,7 @@ def _summary(words: set[str]) -> str:
             return word.capitalize()
     if words == {"alike"}:
         return "Alike"
-    return "Neither better nor worse" if words & {"alike", "more", "less"} else "Not judged"
+    return "Not judged" if words & {"cannot be judged", "not measured"} else "Neither better nor worse"
 
 
 def comparison_markdown(compared: Compared) -> str:

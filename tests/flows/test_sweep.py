@@ -117,9 +117,6 @@ def test_runs_of_a_sweep_draw_and_encode_only_their_own_and_a_failed_one_is_trie
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         bases = [{(s.prompt, s.seed): s.sha256 for s in store.samples(r.run.id, Variant.BASE)} for r in store.runs()]
     assert bases == [bases[0]] * 4
-    planned = naruto(home, "plan", "--json", "--recipe", str(swept / "tiny.yaml"))
-    phases = {phase["phase"]: phase["basis"] for phase in json.loads(planned.stdout)["phases"]}
-    assert {phases[phase] for phase in ("train", "fuse", "samples", "score")} == {"measured here"}
 
 
 def test_the_settings_are_shown_with_the_values_that_their_runs_have(swept: Path, naruto: Naruto):
@@ -187,7 +184,7 @@ def test_a_sweep_that_cannot_work_is_refused_before_anything_is_recorded(
 
 
 def test_more_than_a_hundred_runs_are_asked_for(naruto: Naruto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file = write_sweep(tmp_path, seeds=list(range(26)))
+    file = write_sweep(tmp_path, seeds=list(range(52)))
     asked: list[str] = []
     monkeypatch.setattr("typer.confirm", asked.append)
     answered = naruto(tmp_path / "home", "sweep", str(file))

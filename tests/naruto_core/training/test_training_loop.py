@@ -183,7 +183,7 @@ def test_a_loss_that_stays_non_finite_ends_the_training_and_the_last_good_checkp
     load_miniature, examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("naruto_core.training.step.MAX_NON_FINITE_STEPS", 3)
-    section = section_of(optimizer="adamw", learning_rate=1e30, max_train_steps=40)
+    section = section_of(optimizer="adamw", max_train_steps=40).model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingDiverged, match=r"not finite for 3 steps in a row.*learning_rate") as stopped:
         train(load_miniature(), examples, section, tmp_path / "c.safetensors")
     assert "\n" not in str(stopped.value)
