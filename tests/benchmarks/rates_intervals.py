@@ -94,7 +94,7 @@ def difference_world(
 
     both = np.concatenate([model(0.0), model(shift)])
     reference = REFERENCE[:n] if metric.axis == "overlap" else REFERENCE
-    measure = metric.prepare(both, reference)
+    measure = metric.measure(both, reference)
     return difference(measure, [str(i // seeds) for i in range(n)])
 
 
