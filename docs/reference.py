@@ -67,9 +67,7 @@ A sample metric is a number for each picture; the mean is shown. An optional met
 names a model for it, by the key in the column `optional`. Pictures that a metric says nothing of, such as those whose
 prompt asks for no hair colour, are not counted.
 """
-ABOUT_DECISIONS = """\
-One file each: context, decision, consequences. Newest first. A new decision is a new file with the next number.
-"""
+ABOUT_DECISIONS = "One file each: context, decision, consequences. Newest first. A new one has the next number.\n"
 
 # Environment variables that are no field of a settings class.
 FURTHER_VARIABLES = {
@@ -357,18 +355,9 @@ def metrics_page() -> str:
     set_rows = [[*_metric_cells(m), str(m.least), m.paper] for m in SET_METRICS]
     sample_rows = [[*_metric_cells(m), f"`{m.requires}`" if m.optional else "", m.paper] for m in SAMPLE_METRICS]
     head = ["metric", "better", "what it sees", "what it is blind to", "version", "features by"]
-    parts = [
-        NOTE,
-        "# Metrics\n",
-        ABOUT_METRICS,
-        "## Set metrics\n",
-        ABOUT_SET_METRICS,
-        _table([*head, "least", "method"], set_rows),
-        "## Sample metrics\n",
-        ABOUT_SAMPLE_METRICS,
-        _table([*head, "optional", "method"], sample_rows),
-    ]
-    return "\n".join(parts)
+    of_sets = ["## Set metrics\n", ABOUT_SET_METRICS, _table([*head, "least", "method"], set_rows)]
+    of_samples = ["## Sample metrics\n", ABOUT_SAMPLE_METRICS, _table([*head, "optional", "method"], sample_rows)]
+    return "\n".join([NOTE, "# Metrics\n", ABOUT_METRICS, *of_sets, *of_samples])
 
 
 def _metric_cells(metric: Metric) -> list[str]:

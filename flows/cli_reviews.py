@@ -1,6 +1,5 @@
 """Commands of human evaluation: people and their links, and the votes of a campaign."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +14,16 @@ def list_people(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
     """List everybody who is registered, with their role."""
-    from flows.terminal import columns
+    from flows.terminal import Listing, columns, print_listing
     from naruto_core.settings import read_settings
     from naruto_core.store.database import open_database
 
     with open_database(read_settings().database_url) as database:
         registered = database.ratings.reviewers()
     rows = [{"name": person.name, "role": person.role.value, "email": person.email} for person in registered]
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    elif rows:
-        print(columns([["name", "role", "email"], *(list(row.values()) for row in rows)]))
-    else:
-        print("nobody is registered: add yourself on the dashboard's page Campaigns (make dashboard).")
+    text = columns([["name", "role", "email"], *(list(row.values()) for row in rows)])
+    nobody = "nobody is registered: add yourself on the dashboard's page Campaigns (make dashboard)."
+    print_listing(Listing(rows, text if rows else nobody), as_json)
 
 
 @people.command("link")

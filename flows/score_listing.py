@@ -1,4 +1,4 @@
-"""What `naruto scores` shows and writes. It imports little: an answer takes half a second."""
+"""What `naruto scores` shows and writes. It imports no torch, no Prefect and no scipy.stats."""
 
 from collections.abc import Sequence
 from pathlib import Path

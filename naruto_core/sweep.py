@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from naruto_core.errors import RecipeInvalid
-from naruto_core.recipe_text import explain, read_yaml
+from naruto_core.recipe_text import explain, read_text_file, read_yaml
 from naruto_core.recipe_training import Section
 
 MANY_CELLS = 100  # above it, the command asks before it starts
@@ -108,10 +108,10 @@ def read_sweep(path: Path) -> SweepFile:
     Raises RecipeInvalid, naming file, key and reason, for a missing file, broken YAML, an unknown key or a wrong value.
     """
     try:
-        tree = read_yaml(path.read_text(encoding="utf-8"))
+        tree = read_yaml(read_text_file(path))
     except FileNotFoundError:
         raise RecipeInvalid(f"there is no sweep file {path}.") from None
-    except (OSError, UnicodeDecodeError, RecipeInvalid) as error:
+    except (OSError, ValueError, RecipeInvalid) as error:  # ValueError: no UTF-8, or a name with a zero byte
         raise RecipeInvalid(f"cannot read sweep file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeInvalid(f"sweep file {path} must be a mapping with name, recipe, grid, seeds and objective.")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from naruto_core.artifacts import sha256_bytes
@@ -26,7 +27,7 @@ from tasks.generate import load_painter
 from tasks.progress import say, unit_reporter
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def check_canaries() -> list[str]:
     """Compare the canary pictures of the promoted run; a sentence, and an event if the model has changed.
 

@@ -30,7 +30,7 @@ _KEPT = (TRUNCATED_TEXT, FUSED_MODEL, MODEL_CHANGE)  # findings that other steps
 def evaluate_run(context: RunContext) -> int:
     """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
     recipe, store, run_id = context.recipe, context.store, context.run.id
-    features = run_features(context)
+    features = run_features(context, risks=True)
     evaluation = evaluate(features, context.suite, recipe.scoring, _score_template(context))
     store.add_scores(_with_changes(context, features, evaluation.scores))
     write_scores_digest(store, context.layout, run_id)

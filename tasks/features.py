@@ -20,7 +20,7 @@ from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sam
 from naruto_core.errors import RecordDamaged
 from naruto_core.prompts import join_caption
 from naruto_core.recipe_sections import ReferencePart
-from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, PixelSet, RunFeatures
+from naruto_core.scoring.feature_set import OTHER_STYLES, Extra, Features, FeatureSet, PixelSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
 from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
 _TEXTS_AT_ONCE = 256
-OTHER_STYLE = "style"  # the tag of prompts that ask for the base model's own styles
 _AGAIN = "`naruto run` with the choices of its run draws it again."
 
 
@@ -155,8 +154,11 @@ def real_pictures(context: TaskContext, dataset: DatasetVersion, part: Reference
     return RealPictures(reference, perfect, trained_on, new)
 
 
-def run_features(context: RunContext) -> RunFeatures:
-    """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe."""
+def run_features(context: RunContext, *, risks: bool = False) -> RunFeatures:
+    """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe.
+
+    With `risks`, also what only the findings on risks need: small pictures, and numbers of the training.
+    """
     section, recorded = context.recipe.scoring, context.store.samples(context.run.id)
     samples = {v: in_order([s for s in recorded if s.variant is v], context.suite) for v in Variant}
     samples = {variant: rows for variant, rows in samples.items() if rows}
@@ -178,12 +180,11 @@ def run_features(context: RunContext) -> RunFeatures:
         held_out=inputs.of_real(real.new, sets) if real.new else None,
         blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
         extras=inputs.extras(),
-        pixels=inputs.pixels(),
-        gauges=_training_gauges(context),
-        other_styles=frozenset(prompt.slug for prompt in context.suite.prompts if OTHER_STYLE in prompt.tags),
+        pixels=inputs.pixels() if risks else None,
+        gauges=_training_gauges(context) if risks else {},
+        other_styles=frozenset(prompt.slug for prompt in context.suite.prompts if OTHER_STYLES in prompt.tags),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
         cmmd=inputs.feature_set(section.cmmd_extractor) if section.cmmd_extractor else None,
-        tags={prompt.slug: prompt.tags for prompt in context.suite.prompts},
     )
 
 

@@ -42,7 +42,10 @@ def _summary(summary: RunSummary) -> None:
         f"{run.id}: {run.state.value}{took}. Started {run.started_at:%Y-%m-%d %H:%M} UTC on {summary.dataset_source}."
     )
     if run.failure:
-        st.error("It failed:")
+        if run.state is RunState.CANCELLED:
+            st.info("It was stopped; the same command resumes it:")
+        else:
+            st.error("It failed:")
         st.code(run.failure, language=None, wrap_lines=True)
     notes = [f"{note.at:%Y-%m-%d}: {note.text}" for note in database().runs.notes(run.id)]
     for line in ([f"Tags: {' '.join(summary.tags)}"] if summary.tags else []) + notes:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from naruto_core.domain import Finding, Score, Variant
+from naruto_core.scoring.memorization import NO_SIGN
 from naruto_core.scoring.metrics import decimals, direction, headline_metrics
 from naruto_core.store.queries import Measurement, measurement_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 WIDTH = 100  # columns of the table, at most
 _HEAD = ("metric", "base", "adapted", "real", "adapted - base [95 %]", "change")
 _ARROWS = {"lower is better": "↓", "higher is better": "↑"}
-_NO_COPIES = 0.05  # the largest share of copies (95 %) of which "no sign" is said
 
 
 def change_of(comparison: "Comparison") -> dict[str, str | float]:
@@ -138,7 +138,7 @@ def _copies(finding: Finding) -> list[str]:
     if "copies" not in figures or "high" not in figures:
         return [title, "", "", "", "", "cannot be judged"]
     copies, n = figures["copies"], figures.get("n", 0)
-    word = "copies" if copies else "no sign" if figures["high"] <= _NO_COPIES else "not excluded"
+    word = "copies" if copies else "no sign" if figures["high"] <= NO_SIGN else "not excluded"
     interval = f"{figures.get('low', 0.0):.1%} to {figures['high']:.1%} of all"
     return [title, "", f"{copies:.0f} of {n:.0f}", "", interval, word]
 

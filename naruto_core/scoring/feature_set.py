@@ -4,7 +4,7 @@ A feature array is (n, d): one row a picture, in half precision as it is kept, o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,9 @@ def each_once(n: int) -> Counts:
     return np.ones(n)
 
 
+OTHER_STYLES = "style"  # the tag of prompts that ask for the base model's own styles
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
     """Features by one extractor: (n, d) of each variant, and of real pictures.
@@ -90,7 +93,7 @@ class FeatureSet:
         if len(rows) in (0, len(self.prompts)):
             return self
         drawn = {variant: features[rows] for variant, features in self.drawn.items()}
-        return FeatureSet(self.extractor, [self.prompts[row] for row in rows], drawn, self.reference, self.real)
+        return replace(self, prompts=[self.prompts[row] for row in rows], drawn=drawn)
 
     def pictures(self, variant: Variant) -> Features:
         """All pictures of a variant; of REAL, real ones."""
@@ -130,7 +133,6 @@ class RunFeatures:
     sets, pairs: by `scoring.set_extractor` and by `scoring.pair_extractor`, which reads texts too.
     further_sets: one for each of `scoring.more_set_extractors`.
     cmmd: by `scoring.cmmd_extractor`; None: `pairs`.
-    tags: of each prompt, by its slug.
     texts, contents: (n, d) of each sample's prompt, and of its content part.
     captions: (k, d) of the captions of `pairs.real`.
     training: (t, d) of all pictures that were trained on, called `training_names`.
@@ -159,7 +161,6 @@ class RunFeatures:
     gauges: Mapping[str, float] = field(default_factory=dict[str, float])
     other_styles: frozenset[str] = frozenset()
     cmmd: FeatureSet | None = None
-    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
         """The features that a metric with this kind of extractor needs."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from naruto_core.domain import Finding
-from naruto_core.intervals import LEVEL, Estimate, share_estimate
+from naruto_core.intervals import LEVEL, Estimate, exact_share, share_estimate
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.memorization import Nearness
@@ -27,10 +27,9 @@ NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
 MODEL_CHANGE = "model change"
 TRUNCATED_TEXT = "truncated text"
-FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
+SAME_PICTURE = 4.0  # grey levels, mean of a picture that was drawn again; see docs/decisions/0079-picture-cache.md
 SMALL_EFFECT = 0.25  # standard deviations; smaller differences are no warning (Cohen 1988: 0.2 is a small effect)
 HARDLY_MOVED = 1.0  # grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79
-NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
 
@@ -83,7 +82,8 @@ def find_memorization(
     pairs = _copies(samples, features, margin, "cosine")
     if pixels is not None:
         pairs |= _copies(samples, pixels, pixel_margin, "pixels of a crop or mirrored crop") | pairs
-    low, high = memorization.share_interval(len(pairs), n)
+    share = exact_share(len(pairs) / n, n)
+    low, high = share.low, share.high
     compared = f"; pixels of crops and mirrored crops, correlation above {pixel_margin:.6f}"
     count = (
         f"{len(pairs)} of {n} drawn pictures lie nearer to a training picture than all {features.new} "
@@ -92,13 +92,13 @@ def find_memorization(
     )
     if pairs:
         sentence = f"{count}, {len(pairs) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {'; '.join(pairs.values())}."
-    elif high <= NO_SIGN:
+    elif high <= memorization.NO_SIGN:
         sentence = f"no sign of memorization: {count}; at most {high:.1%} (95 %) do."
     else:
         sentence = f"memorization cannot be excluded: {count}, but up to {high:.1%} (95 %) may: draw more pictures."
     figures = {"copies": float(len(pairs)), "n": float(n), "low": low, "high": high, "margin": margin}
     figures |= {"pixel_margin": pixel_margin} if pixel_margin < math.inf else {}
-    return Finding(run_id, "memorization", bool(pairs) or high > NO_SIGN, sentence, figures)
+    return Finding(run_id, "memorization", bool(pairs) or high > memorization.NO_SIGN, sentence, figures)
 
 
 def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: str) -> dict[int, str]:
@@ -220,16 +220,16 @@ def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Find
     `mean` (n values) are the mean differences of the pixels of each canary picture, drawn now, from the recorded sample
     of the same prompt and seed, in grey levels from 0 to 255; `expected` pictures were asked for.
     """
-    n, worst, changed = len(mean), max(mean), sum(value > FUSED_LIMIT for value in mean)
+    n, worst, changed = len(mean), max(mean), sum(value > SAME_PICTURE for value in mean)
     pictures = "1 canary picture" if n == 1 else f"{n} canary pictures"
     few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
     sentence = (
         f"the model has changed: {changed} of {pictures}{few} differ from the run's own samples of the same prompts "
-        f"and seeds by more than {FUSED_LIMIT:g} of 255 grey levels (at most {worst:.2f}); compare the base model's "
+        f"and seeds by more than {SAME_PICTURE:g} of 255 grey levels (at most {worst:.2f}); compare the base model's "
         "files, the adapter and the versions of the libraries with those of the run."
         if changed
         else f"the model is steady: {pictures}{few} differ from the run's own samples of the same prompts and seeds by "
-        f"at most {worst:.2f} of 255 grey levels on average (limit {FUSED_LIMIT:g}). What differs in served pictures "
+        f"at most {worst:.2f} of 255 grey levels on average (limit {SAME_PICTURE:g}). What differs in served pictures "
         "comes from what people ask for."
     )
     figures = {"pictures": float(n), "changed": float(changed), "worst_mean": worst}
@@ -243,17 +243,17 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     the same prompt and seed, in grey levels from 0 to 255.
     """
     n, worst, overall = len(mean), max(mean), sum(mean) / len(mean)
-    warning = worst > FUSED_LIMIT
+    warning = worst > SAME_PICTURE
     pictures = "1 picture" if n == 1 else f"{n} pictures"
     sentence = (
         f"in {pictures} of the same prompts and seeds the fused model differs from the adapted model by at most "
         f"{max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
     )
     sentence += (
-        f"more than rounding did on the miniature ({FUSED_LIMIT:g}); look at both, and fuse again or export the "
+        f"more than rounding did on the miniature ({SAME_PICTURE:g}); look at both, and fuse again or export the "
         "adapter instead."
         if warning
-        else f"below the limit of {FUSED_LIMIT:g}, which rounding did not reach on the miniature."
+        else f"below the limit of {SAME_PICTURE:g}, which rounding did not reach on the miniature."
     )
     figures = {"pictures": float(n), "largest": max(largest), "mean": overall, "worst_mean": worst}
     return Finding(run_id, FUSED_MODEL, warning, sentence, figures)

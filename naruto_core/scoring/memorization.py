@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from naruto_core.scoring.feature_set import Features, Vector, chunks, unit_length
 
+NO_SIGN = 0.05  # "no sign" is said only where at most this share (95 %) of the pictures can be copies
 FALSE_ALARM = 0.02  # the largest share of runs without a copy in which a picture is named as one
 ROUNDING = 2e-6  # distance of the features of one picture to itself, because they are kept in half precision
 DOUBLE = 1e-5  # distance below which two pictures count as the same
@@ -108,9 +109,3 @@ def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int, false_alarm: 
     t = j * (max(1.0, drawn * j / (m * false_alarm)) ** (1 / j) - 1)
     calibrated = edge * np.exp(-t * np.log(edge / tail).mean())
     return 1 - float(max(min(calibrated, distances[0]), ROUNDING))
-
-
-def share_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval (Clopper and Pearson 1934), 0 to 1, of a share when `count` of `n` were observed."""
-    low = float(scipy.stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
-    return low, float(scipy.stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0

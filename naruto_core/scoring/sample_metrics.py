@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Variant
 from naruto_core.errors import ModelUnusable
-from naruto_core.scoring.feature_set import MOST, Features, RunFeatures, Vector, chunks, unit_length
+from naruto_core.scoring.feature_set import MOST, OTHER_STYLES, Features, RunFeatures, Vector, chunks, unit_length
 from naruto_core.scoring.memorization import nearest
 from naruto_core.scoring.registry import Metric, register, registered
 
@@ -115,7 +115,7 @@ register(SampleMetric(
     name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair",
     headline=5, title="with style words",
     real_texts=True,
-    by_tag={"style": "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
+    by_tag={OTHER_STYLES: "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture agrees with its whole prompt (cosine of open_clip's embeddings).",
     blind="Number, order and relations of things; anything that the network was not trained on.",
@@ -183,19 +183,17 @@ register(SampleMetric(
 def prior_drift(features: RunFeatures, variant: Variant) -> Vector | None:
     """1 - cosine (n,) of each picture to the base's picture of the same prompt and seed, 0 (alike) to 2.
 
-    NaN for prompts that ask for the trained style: those without the tag `style`.
+    NaN for prompts that ask for the trained style, see `RunFeatures.other_styles`.
     """
     feature_set = features.feature_set("similarity")
     if variant in (Variant.REAL, Variant.BASE) or Variant.BASE not in feature_set.drawn:
         return None
-    other = np.array([OTHER_STYLES in features.tags.get(prompt, ()) for prompt in feature_set.prompts])
+    other = np.array([prompt in features.other_styles for prompt in feature_set.prompts])
     if not other.any():
         return None
     distances = 1 - cosines(feature_set.drawn[variant], feature_set.drawn[Variant.BASE])
     return np.where(other, distances, np.nan)
 
-
-OTHER_STYLES = "style"  # the tag of prompts that ask for the base model's own styles
 
 register(SampleMetric(
     name="prior-drift", version="1 - cosine 1", values=prior_drift, better=-1, extractor="similarity", sparse=True,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scipy import stats
+import scipy  # its parts are imported at their first use
 
 from naruto_core.intervals import LEVEL, POWER, Forecast, forecast
 from naruto_core.scoring.resampling import LEAST_PROMPTS, Difference
@@ -61,6 +61,6 @@ def _more_prompts(change: Difference, tests: float) -> Forecast:
 
     In the normal approximation: errors shrink with the root of the prompts.
     """
-    deviations = float(stats.norm.isf(LEVEL / 2 / max(1.0, tests)) + stats.norm.ppf(POWER))
+    deviations = float(scipy.stats.norm.isf(LEVEL / 2 / max(1.0, tests)) + scipy.stats.norm.ppf(POWER))
     error, n = change.error, change.prompts
     return forecast(change.value, error, n, lambda effect: n * (deviations * error / effect) ** 2)

@@ -134,12 +134,13 @@ class Deletion(Repository):
 
     def remove(self, item: Rebuildable, now: datetime) -> bool:
         """Remove a rebuildable file; False where a process began to work on its run meanwhile."""
-        if item.kind == "fused model":
+        if item.run_id:
             with self._writing() as session:
                 run_row(session, item.run_id)
                 if live_owner(session, item.run_id, now):
                     return False
-                session.execute(delete(FusedRow).where(FusedRow.run_id == item.run_id))
+                if item.kind == "fused model":
+                    session.execute(delete(FusedRow).where(FusedRow.run_id == item.run_id))
         _remove(item.path)
         return True
 

@@ -342,7 +342,9 @@ def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_r
     store: Store, run: Run
 ) -> None:
     recipe = '{"training": {"learning_rate": 1.0}}'
-    failed = store.open_run(profile="t4", recipe_json=recipe, fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
+    common = {"profile": "t4", "recipe_json": recipe, "dataset_id": "d1", "git_commit": "", "now": NOW}
+    failed, cancelled = (store.open_run(fingerprint=fingerprint, **common) for fingerprint in ("f2", "f3"))
+    store.cancel_run(cancelled.id, "train: stopped by a signal.", NOW)
     store.add_steps(failed.id, [StepRecord(1, 0.5, 1.0), StepRecord(2, float("nan"), 1.0)])
     failure = "train: the loss is not a number at step 2: " + "lower the learning rate; " * 20
     store.fail_run(failed.id, failure, NOW)
@@ -356,5 +358,8 @@ def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_r
     assert app.dataframe[0].value.to_dict("records") == [
         {"Key": "training.learning_rate", "This run": "1.0", run.id: ""}
     ]
-    assert "No training step" in all_text(page("run", id=run.id))
+    assert app.error[0].value == "It failed:"
+    stopped = page("run", id=cancelled.id)
+    assert "No training step" in all_text(stopped)
+    assert (stopped.info[0].value, len(stopped.error)) == ("It was stopped; the same command resumes it:", 0)
     assert "is not recorded here" in all_text(page("run", id="../x"))

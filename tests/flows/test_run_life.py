@@ -5,10 +5,13 @@ import shutil
 import threading
 import time
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
-from prefect import flow
+from prefect import Task, flow
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
@@ -17,6 +20,7 @@ from prefect.flow_runs import resume_flow_run
 from prefect.states import AwaitingRetry
 from prefect.utilities.callables import parameter_schema
 
+import tasks
 from flows.ingest import ingest_pictures
 from flows.profiles import profile_names
 from flows.promote import promote
@@ -67,6 +71,14 @@ def test_every_field_of_a_form_is_described_and_recipes_are_choices(form) -> Non
     assert [name for name, field in properties.items() if not field.get("description")] == []
     if "profile" in properties:
         assert properties["profile"]["enum"] == profile_names()
+
+
+def test_no_task_takes_the_result_of_an_earlier_try() -> None:
+    names = [module.name for module in iter_modules(tasks.__path__)]
+    modules = [import_module(f"tasks.{name}") for name in names]
+    found = {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Task)}
+    assert {"train", "check_canaries", "set_alias"} <= found.keys()
+    assert [name for name, of in found.items() if of.cache_policy != NO_CACHE] == []
 
 
 def test_a_retry_acts_again(prefect_server: None, small_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A sweep file is checked before anything is computed, and says which runs there are."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def test_a_file_that_is_no_sweep_and_one_with_too_many_runs_are_refused(tmp_path
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(RecipeInvalid, match="must be a mapping with name"):
         read_sweep(tmp_path / "list.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")  # must not wait for a writer
+    with pytest.raises(RecipeInvalid, match="it is not a file"):
+        read_sweep(tmp_path / "pipe.yaml")
     huge = read_sweep(write(tmp_path, grid={"training.rank": list(range(1, 6002))}))
     with pytest.raises(RecipeInvalid, match="has 12,002 runs; the most is 10,000"):
         huge.cells()

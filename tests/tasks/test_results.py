@@ -6,9 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from naruto_core import intervals
+from naruto_core.git_info import SCORING_CODE
+from naruto_core.mini import attribute_reader
+from naruto_core.mini.pretraining import attribute_classifier
+from naruto_core.report import score_table
+from naruto_core.scoring import comparison, evaluation
+from tasks import evaluation as tasks_evaluation
 from tasks.results import ResultCache
 
+PROJECT = Path(__file__).parents[2]
+
 KEY = ["comparison", {"n": 4}, 0.5]
+
+
+def test_results_depend_on_the_code_of_every_module_that_scores_come_from():
+    modules = (attribute_reader, attribute_classifier, comparison, evaluation, intervals, score_table, tasks_evaluation)
+    folders = {Path(str(module.__file__)).parent for module in modules}
+    assert folders <= {PROJECT / folder for folder in SCORING_CODE}
 
 
 def test_a_result_is_read_for_its_own_key_only(tmp_path: Path):

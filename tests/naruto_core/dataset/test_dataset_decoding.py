@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from picture_bytes import broken_pictures, encoded, picture, png
+from picture_bytes import broken_pictures, encoded, picture, png, swapped_profile
 from PIL import Image, ImageCms
 
 from naruto_core.dataset.ingest import check
@@ -72,17 +72,12 @@ def test_a_sixteen_bit_grey_that_is_transparent_becomes_white_and_pixels_without
 
 
 def test_an_embedded_colour_profile_is_applied_and_a_damaged_one_is_not() -> None:
-    """A profile like sRGB whose red and blue primaries are exchanged: what is stored as red is seen as blue."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    places = {srgb[at : at + 4]: int.from_bytes(srgb[at + 4 : at + 8]) for at in range(132, 132 + 12 * srgb[131], 12)}
-    red, blue = places[b"rXYZ"], places[b"bXYZ"]
-    swapped = bytearray(srgb.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be")))
-    swapped[red : red + 20], swapped[blue : blue + 20] = srgb[blue : blue + 20], srgb[red : red + 20]
+    srgb, swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), swapped_profile()
     for picture_of_red in (Image.new("RGB", (8, 8), RED), Image.new("RGBA", (8, 8), (*RED, 255))):
         for kind in ("PNG", "TIFF", "WEBP"):
-            seen = decode(encoded(picture_of_red, kind, icc_profile=bytes(swapped), lossless=True)).image
+            seen = decode(encoded(picture_of_red, kind, icc_profile=swapped, lossless=True)).image
             assert np.abs(np.subtract(seen.getpixel((4, 4)), (0, 0, 255))).max() <= 2, kind
-    for profile in (srgb, bytes(swapped[:200]), b"profile"):
+    for profile in (srgb, swapped[:200], b"profile"):
         assert decode(encoded(Image.new("RGB", (8, 8), RED), icc_profile=profile)).image.getpixel((4, 4)) == RED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_bytes import encoded, picture
+from picture_bytes import encoded, picture, swapped_profile
 from PIL import Image, ImageCms
 
 from naruto_core.dataset.records import decode
@@ -42,16 +42,6 @@ def _png16(colour_type: int, channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def _profile() -> bytes:
-    """sRGB with its red and blue primaries exchanged."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    places = {srgb[at : at + 4]: int.from_bytes(srgb[at + 4 : at + 8]) for at in range(132, 132 + 12 * srgb[131], 12)}
-    red, blue = places[b"rXYZ"], places[b"bXYZ"]
-    swapped = bytearray(srgb.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be")))
-    swapped[red : red + 20], swapped[blue : blue + 20] = srgb[blue : blue + 20], srgb[red : red + 20]
-    return bytes(swapped)
-
-
 def _pictures() -> Iterator[tuple[str, bytes]]:
     rgb = picture(3)
     rgba = rgb.copy()
@@ -80,8 +70,8 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
         image = picture(5, 32, 20)
         yield f"JPEG, orientation {orientation}", encoded(image, "JPEG", quality=95, subsampling=0, exif=exif)
     for kind in ("PNG", "TIFF", "WEBP"):
-        yield f"colour profile {kind}", encoded(rgb, kind, icc_profile=_profile(), lossless=True)
-    yield "colour profile JPEG", encoded(rgb, "JPEG", quality=95, subsampling=0, icc_profile=_profile())
+        yield f"colour profile {kind}", encoded(rgb, kind, icc_profile=swapped_profile(), lossless=True)
+    yield "colour profile JPEG", encoded(rgb, "JPEG", quality=95, subsampling=0, icc_profile=swapped_profile())
 
 
 @pytest.mark.skipif(not COMMAND, reason="ImageMagick is not installed")

@@ -110,7 +110,7 @@ def test_pictures_that_a_metric_says_nothing_of_are_not_counted():
 
 def test_prior_drift_is_the_distance_from_the_bases_pictures_of_other_styles_only():
     tags = {f"p{i}": ("style",) if i < 3 else ("portrait",) for i in range(12)}
-    run = replace(features(), tags=tags)
+    run = replace(features(), other_styles=frozenset(prompt for prompt, of in tags.items() if of == ("style",)))
     base, adapted = (run.sets.drawn[variant] for variant in (Variant.BASE, Variant.ADAPTED))
     rows = [row for row, prompt in enumerate(run.prompts()) if tags[prompt] == ("style",)]
     expected = np.mean([1 - b @ a / np.sqrt(b @ b * (a @ a)) for b, a in zip(base[rows], adapted[rows], strict=True)])

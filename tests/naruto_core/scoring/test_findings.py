@@ -8,6 +8,7 @@ from PIL import Image
 
 from flows.profiles import choose_recipe, choose_suite
 from naruto_core.domain import Finding
+from naruto_core.intervals import exact_share
 from naruto_core.scoring import findings, memorization
 from naruto_core.scoring.feature_set import Vector
 from naruto_core.scoring.memorization import Nearness, nearest, ranks
@@ -73,8 +74,8 @@ def test_every_planted_copy_is_named_with_its_training_picture_however_few_there
         )
         assert all(f"s{i} is ts{i} (cosine 1.0000)" in finding.sentence for i in range(copies))
         assert finding.figures["copies"] == copies
-        low, high = memorization.share_interval(copies, 176)
-        assert f"{copies / 176:.1%} [{low:.1%}, {high:.1%}] are copies" in finding.sentence
+        share = exact_share(copies / 176, 176)
+        assert f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] are copies" in finding.sentence
     assert "[5.3%, 14.3%]" in finding.sentence
 
 
@@ -195,7 +196,7 @@ def test_the_fused_model_is_judged_by_its_worst_picture_not_by_a_single_pixel():
     alike = findings.find_fused_difference("r", [200.0, 3.0], [0.5, 0.1])
     assert (alike.warning, alike.figures["largest"], alike.figures["mean"]) == (False, 200, pytest.approx(0.3))
     assert "at most 200 of 255 in a pixel and 0.30 on average" in alike.sentence
-    limit = findings.FUSED_LIMIT
+    limit = findings.SAME_PICTURE
     assert not findings.find_fused_difference("r", [9.0], [limit]).warning
     assert findings.find_fused_difference("r", [9.0, 9.0, 9.0], [limit + 0.1, 0.0, 0.0]).warning
 
@@ -212,8 +213,8 @@ def test_an_adapter_that_has_hardly_moved_is_a_warning_with_the_reason():
 
 
 def test_a_canary_picture_beyond_rounding_means_that_the_model_has_changed():
-    steady = findings.find_model_change("r", [0.5, 0.0, findings.FUSED_LIMIT], 8)
+    steady = findings.find_model_change("r", [0.5, 0.0, findings.SAME_PICTURE], 8)
     assert not steady.warning
     assert "3 canary pictures (of 8 that were asked for: the run has no more samples) differ" in steady.sentence
-    changed = findings.find_model_change("r", [0.0, findings.FUSED_LIMIT + 0.1], 2)
+    changed = findings.find_model_change("r", [0.0, findings.SAME_PICTURE + 0.1], 2)
     assert (changed.warning, changed.figures["changed"]) == (True, 1)

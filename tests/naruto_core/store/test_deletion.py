@@ -16,7 +16,7 @@ from naruto_core.artifacts import Layout, link_or_copy, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, FusedModel, RunState, StepRecord, Variant
 from naruto_core.errors import DeletionRefused, NotRecorded, RecipeInvalid
 from naruto_core.store.database import Database, open_database
-from naruto_core.store.deletion import KeptRuns, parse_kept
+from naruto_core.store.deletion import KeptRuns, Rebuildable, parse_kept
 from naruto_core.store.leases import this_process
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.verification import verify
@@ -134,6 +134,8 @@ def test_gc_removes_fused_models_of_runs_that_are_not_kept_and_old_scratch_files
     assert items[0].size == sum(path.stat().st_size for path in layout.fused(other).rglob("*.safetensors"))
     lease = database.runs.acquire_lease(other, this_process(), 2, NOON)
     assert [database.deletion.remove(item, NOON) for item in items] == [False, True, True]
+    latents = Rebuildable("latents", other, layout.run(other) / "latents", 0)  # nor what that process draws with
+    assert not database.deletion.remove(latents, NOON)
     database.runs.release_lease(lease.id, NOON)
     assert (layout.fused(other).exists(), layout.fused(last).exists()) == (True, False)
     assert (scratch.exists(), fresh.exists(), database.runs.find_fused(last)) == (False, True, None)
