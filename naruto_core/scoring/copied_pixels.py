@@ -4,7 +4,7 @@ An embedding tells that a whole picture was copied. It changes when the copy is 
 are compared. The crop is found first on a grid of crops of every training picture, then, for the nearest few, by
 Gauss-Newton steps (Lucas and Kanade 1981, in the damped form of Levenberg and Marquardt). The value is the correlation
 of the pixels, so that brightness and contrast do not matter. No fixed threshold tells a copy: pictures that are no
-copies calibrate it (`memorization.copy_margin`).
+copies calibrate it (`memorization.copy_margin`). Crops of 70 % of the area and more are found; smaller ones may not be.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ from naruto_core.scoring.feature_set import Features, PixelSet, Vector, chunks
 from naruto_core.scoring.memorization import Nearness
 
 SIDE = 32  # pixels on a side of the small pictures that are kept
-LEAST_AREA = 0.7  # share of a training picture's area, from which on a crop is found
 _PIXELS = 12  # on a side of the blurred pictures that are compared
 _BLUR = 0.7  # standard deviation of the blur, in those pixels
 _SIDES, _STEP = (1.0, 0.95, 0.9, 0.85), 0.05  # of the crops of the grid, and between their positions; shares of a side

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -233,12 +233,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def summary(items: Sequence[Rebuildable]) -> dict[str, tuple[int, int]]:
-    """How many items of each kind, and their bytes."""
-    totals: dict[str, tuple[int, int]] = {}
-    for item in items:
-        count, size = totals.get(item.kind, (0, 0))
-        totals[item.kind] = count + 1, size + item.size
-    return totals
