@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
+from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Finding, RunState, Score, Variant
 from naruto_core.recipe import Recipe
 from naruto_core.report.score_table import with_changes
 from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.feature_set import RunFeatures
+from naruto_core.scoring.features import load_extractor
 from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_TEXT
 from naruto_core.store.verification import write_scores_digest
 from tasks.captions import find_caption_noise
@@ -35,8 +37,9 @@ def evaluate_run(context: RunContext) -> int:
     store.add_scores(_with_changes(context, features, evaluation.scores))
     write_scores_digest(store, context.layout, run_id)
     noise = find_caption_noise(context, run_id, context.dataset, recipe)
+    beyond = _find_text_beyond_scores(context)
     kept = [finding for finding in store.findings(run_id) if finding.name in _KEPT]
-    findings = [*evaluation.findings, noise, *kept]
+    findings = [*evaluation.findings, noise, *beyond, *kept]
     store.add_findings(run_id, about_import(run_id, recipe, findings) if recipe.imported else findings)
     keep_recorded_scores(context, _key(context))
     return len(evaluation.scores)
@@ -48,6 +51,17 @@ def _with_changes(context: RunContext, features: RunFeatures, scores: Sequence[S
         return list(scores)
     base, adapted = (side_of(context, v.value, v, features) for v in (Variant.BASE, Variant.ADAPTED))
     return with_changes(scores, compare_sides(context.layout, base, adapted, context.recipe.scoring))
+
+
+def _find_text_beyond_scores(context: RunContext) -> list[Finding]:
+    """Prompts and captions that the CLIP scores see only in part, as a finding; none where they see all."""
+    from tasks.truncation import find_text_beyond_scores  # imports the tokenizers
+
+    extractor = load_extractor(context.recipe.scoring.pair_extractor, lambda: context.device)
+    captions = {picture.caption for picture in read_pictures(context.layout, context.dataset)}
+    texts = {"prompts": [prompt.text for prompt in context.suite.prompts], "captions": sorted(captions)}
+    finding = find_text_beyond_scores(context.run.id, extractor, texts)
+    return [finding] if finding else []
 
 
 def about_import(run_id: str, recipe: Recipe, findings: Sequence[Finding]) -> list[Finding]:

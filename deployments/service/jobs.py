@@ -51,6 +51,7 @@ class Job:
         """See `Jobs.submit`."""
         self.record, self.as_files, self.sample_prompt, self.warning = record, as_files, sample_prompt, warning
         self.refused = False  # by the moderator
+        self.interrupted = False  # by the end of the service: the same request may succeed
         self.trace = context.get_current()  # that of the request
         self.pngs: list[bytes] = []
         self.drawn = asyncio.Event()  # every picture is drawn, or none will be
@@ -176,6 +177,7 @@ class Jobs:
         """Fail the jobs that are still open, and wait until every state is written."""
         for job in self._jobs.values():
             if job.record.state in OPEN:
+                job.interrupted = True
                 job.fail("the service was stopped before the pictures were drawn; try again.")
         await asyncio.gather(*self._tasks)
         await asyncio.to_thread(self._writer.shutdown)

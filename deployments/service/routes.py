@@ -178,9 +178,11 @@ def _job_error(job: Job) -> ApiError:
     """Why a job that has ended has no pictures."""
     if job.record.state is JobState.REFUSED:
         return ApiError(400, job.record.failure, param="prompt", code="content_policy_violation")
+    if job.record.state is JobState.FAILED and job.interrupted:
+        return ApiError(503, job.record.failure, code="shutting_down", wait=5)
     if job.record.state is JobState.FAILED:
-        return ApiError(500, job.record.failure, code="failed")
-    return ApiError(409, "The request was cancelled.", code="cancelled")
+        return ApiError(500, job.record.failure, code="failed", final=True)
+    return ApiError(409, "The request was cancelled.", code="cancelled", final=True)
 
 
 async def _ended_before_disconnect(request: Request, job: Job) -> bool:

@@ -15,6 +15,7 @@ from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import BatchStream, NoiseConfig, StyleData, draw_batch, shuffled_indices
 from naruto_core.training.latent_cache import (
     CaptionedPicture,
+    Column,
     EncodingOptions,
     Examples,
     encode_examples,
@@ -116,14 +117,39 @@ def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Ex
     assert first != second
     assert shuffled_indices(7, 10, 4, 12) == (*first[10:], *second[:2])
     stream = BatchStream([StyleData(examples), StyleData(examples, repeats=3)], 7, 4)
-    epoch = [index for step in range(12) for index in stream.indices(step)]
+    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
     counts = {index: epoch.count(index) for index in epoch}
     assert {counts[0, n] for n in range(12)} == {1}
     assert {counts[1, n] for n in range(12)} == {3}
     several = tuple(1 + n % 3 for n in range(12))
     stream = BatchStream([StyleData(examples, repeats=2, picture_repeats=several)], 7, 4)
-    epoch = [index for step in range(12) for index in stream.indices(step)]
+    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
     assert [epoch.count((0, n)) for n in range(12)] == [2 * repeats for repeats in several]
+
+
+def _of_sizes(*sizes: int) -> Examples:
+    """Examples whose latents have these heights, and no texts."""
+    zeros = [torch.zeros(1, 4, height, 8) for height in sizes]
+    column = Column(zeros)
+    return Examples(column, column, Column([torch.zeros(len(sizes), 6)]), None, None, ("",) * len(sizes))
+
+
+def test_every_picture_weighs_the_same_in_an_epoch_however_few_have_its_shape():
+    examples = _of_sizes(*[8] * 9, *[12] * 5, 16)
+    for size in (1, 2, 4):
+        stream = BatchStream([StyleData(examples)], 7, size)
+        steps = sum(-(-count // size) for count in (9, 5, 1))
+        epoch = [stream.rows(step) for step in range(steps)]
+        weights = dict.fromkeys(range(15), 0.0)
+        for row in (row for batch in epoch for row in batch):
+            weights[row.picture] += row.share
+        assert list(weights.values()) == pytest.approx([1.0] * 15)
+        assert {len(batch) for batch in epoch} == {size}
+    alone = next(step for step in range(steps) if stream.rows(step)[0].picture == 14)
+    batch = draw_batch(stream, NoiseConfig(seed=7, timesteps=1000), alone, CPU)
+    assert batch.weights.tolist() == [0.25] * 4
+    assert batch.filled == 0.25
+    assert not torch.equal(batch.noise[0], batch.noise[1])  # four noises of the only picture of its shape
 
 
 def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
