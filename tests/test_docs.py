@@ -184,3 +184,19 @@ def test_every_variable_that_the_code_reads_is_in_the_settings_page():
     }
     assert len(named) > 8
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+def test_every_known_report_has_a_row_of_its_own_and_a_test_that_exists():
+    page = (PROJECT / "docs" / "known-reports.md").read_text(encoding="utf-8")
+    row = r"^\| \[([\w-]+/[\w.-]+)#(\d+)\]\(https://github\.com/\1/(?:issues|pull)/\2\) \|[^|]+\|[^|]+\| `([^`]+)` \|$"
+    lines = [line for line in page.splitlines() if line.startswith("| [")]
+    reports = [match for line in lines if (match := re.match(row, line))]
+    assert len(reports) == len(lines) >= 40
+    assert len({(match[1], match[2]) for match in reports}) == len(reports)
+    tests: dict[str, set[str]] = {}
+    for path, _, name in (match[3].partition("::") for match in reports):
+        if path not in tests:
+            tests[path] = set(
+                re.findall(r"^def (test_\w+)\(", (PROJECT / path).read_text(encoding="utf-8"), re.MULTILINE)
+            )
+        assert name in tests[path], f"{path} has no {name}: see docs/known-reports.md"

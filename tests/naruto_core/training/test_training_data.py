@@ -152,6 +152,14 @@ def test_every_picture_weighs_the_same_in_an_epoch_however_few_have_its_shape():
     assert not torch.equal(batch.noise[0], batch.noise[1])  # four noises of the only picture of its shape
 
 
+def test_every_use_of_a_cached_picture_is_another_sample_of_its_latents():
+    mean, ones = Column([torch.zeros(1, 4, 8, 8)]), Column([torch.ones(1, 4, 8, 8)])
+    examples = Examples(mean, ones, Column([torch.zeros(1, 6)]), None, None, ("",))
+    clean = draw_batch(BatchStream([StyleData(examples)], 7, 16), NoiseConfig(seed=7, timesteps=1000), 0, CPU).clean
+    assert len({tuple(row.flatten().tolist()) for row in clean}) == 16
+    assert abs(float(clean.std()) - 1) < 0.05  # the cached deviation, over 4,096 numbers
+
+
 def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 4)
     pipeline, read = load_miniature(), []
