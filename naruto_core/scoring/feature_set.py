@@ -90,8 +90,13 @@ class FeatureSet:
     def without(self, prompts: frozenset[str]) -> "FeatureSet":
         """The set without the rows of `prompts`; the same where nothing would be left or left out."""
         rows = [row for row, prompt in enumerate(self.prompts) if prompt not in prompts]
-        if len(rows) in (0, len(self.prompts)):
-            return self
+        return self if len(rows) in (0, len(self.prompts)) else self._of_rows(rows)
+
+    def only(self, prompts: frozenset[str]) -> "FeatureSet":
+        """The rows of `prompts` of the set, maybe none."""
+        return self._of_rows([row for row, prompt in enumerate(self.prompts) if prompt in prompts])
+
+    def _of_rows(self, rows: Sequence[int]) -> "FeatureSet":
         drawn = {variant: features[rows] for variant, features in self.drawn.items()}
         return replace(self, prompts=[self.prompts[row] for row in rows], drawn=drawn)
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from PIL import Image
-
 from naruto_core.artifacts import (
     Layout,
     find_non_finite,
@@ -184,6 +182,8 @@ def _damaged_of_run(queries: Queries, layout: Layout, run: Run) -> Iterator[File
 
 def _is_readable(picture: Path) -> bool:
     """Whether every part of a PNG file has its checksum."""
+    from PIL import Image  # here: commands that verify nothing start without it
+
     try:
         with Image.open(picture) as opened:
             opened.verify()

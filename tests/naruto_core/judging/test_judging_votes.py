@@ -17,7 +17,7 @@ from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
 from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import answers_by_unit, countable, defect_shares, mean_grades, to_votes
 from naruto_core.ratings import Answer, Defect, Extremes, Grades, Mode, Outcome, Rating
-from tests.benchmarks.rates_votes import false_decisions
+from tests.benchmarks.equal_models import false_better, first_better, simulated_campaigns
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -123,8 +123,19 @@ def test_better_stands_only_beside_an_interval_above_one_half() -> None:
             assert decision.low < decision.win_rate < decision.high
 
 
-def test_a_look_after_every_tenth_vote_calls_equal_models_better_in_at_most_5_of_100_campaigns() -> None:
-    assert false_decisions(campaigns=20, votes=100, every=10) <= 0.05
+def test_a_look_after_each_of_500_votes_calls_equal_models_better_in_at_most_5_of_100_campaigns() -> None:
+    assert false_better(campaigns=300, votes=500, prompts=44, differences=0.5) <= 0.05
+
+
+def test_the_simulation_of_many_campaigns_decides_after_the_same_vote_as_the_ranking() -> None:
+    many = simulated_campaigns(np.random.default_rng(1), 3, 200, prompts=6, differences=0.5, gap=2.0)
+    for row, first in enumerate(first_better(many).tolist()):
+        assert 5 < first < 200
+        sides = [("ab", "ba")[exchanged] for exchanged in many.exchanged[row].tolist()]
+        outcomes = [Outcome.LEFT if left else Outcome.RIGHT for left in many.left_wins[row].tolist()]
+        votes = [Vote(str(p), *s, o) for p, s, o in zip(many.prompt[row].tolist(), sides, outcomes, strict=True)]
+        looks = [decide_pairs(rank(votes[:n]), votes)[0].verdict is PairVerdict.BETTER for n in range(3, first + 2)]
+        assert looks == [False] * (first - 2) + [True]
 
 
 def test_five_unanimous_votes_leave_a_wide_interval() -> None:

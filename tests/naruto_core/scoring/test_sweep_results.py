@@ -37,7 +37,7 @@ def test_the_pseudo_values_of_a_mean_are_the_groups_means():
 
 def test_where_seeds_are_alike_the_interval_is_that_over_prompts_alone():
     (run,) = simulated_runs(np.random.default_rng(1), 1, PROMPTS, World(0, 1, 0))
-    mean, expected = crossed_mean([run, run]), mean_estimate(run.pseudo_values, [str(n) for n in range(PROMPTS)])
+    mean, expected = crossed_mean([run, run]), mean_estimate(run.pseudo_values, [str(n) for n in range(PROMPTS)], 0)
     assert mean.interval() == pytest.approx((expected.low, expected.high))
 
 
@@ -60,7 +60,7 @@ def test_an_interval_over_prompts_alone_would_not_where_seeds_matter():
     rng, groups, hits = np.random.default_rng(0), [str(n) for n in range(PROMPTS)], 0
     for _ in range(100):
         runs = simulated_runs(rng, 2, PROMPTS, WORLDS["more"])
-        estimate = mean_estimate(np.mean([run.pseudo_values for run in runs], axis=0), groups)
+        estimate = mean_estimate(np.mean([run.pseudo_values for run in runs], axis=0), groups, 0)
         hits += estimate.low <= 0 <= estimate.high
     assert hits < 80
 
