@@ -39,14 +39,18 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The HTTP response; `wait` becomes its header Retry-After."""
+        headers = {} if self.wait is None else {"Retry-After": str(max(1, round(self.wait)))}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body(), self.status, headers)
+
+    def body(self) -> dict[str, Any]:
+        """An `ErrorBody`."""
         default = "server_error" if self.status >= 500 else "invalid_request_error"
         detail = ErrorDetail(
             message=self.message, type=_TYPES.get(self.status, default), param=self.param, code=self.code
         )
-        headers = {} if self.wait is None else {"Retry-After": str(max(1, round(self.wait)))}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers)
+        return ErrorBody(error=detail).model_dump()
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
