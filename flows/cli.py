@@ -326,7 +326,10 @@ def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -
 
 
 def _settle_libraries() -> None:
-    """Quiet the libraries, so that the terminal shows our progress lines; a user's explicit settings win."""
+    """Quiet the libraries, so that the terminal shows our progress lines; Prefect's server shall end with this process.
+
+    A user's explicit settings win.
+    """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # On a busy machine, the first start (which makes Prefect's database) takes longer than its 20 seconds.
@@ -335,6 +338,9 @@ def _settle_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from tasks.prefect_server import watch_for_server
+
+    watch_for_server()
 
 
 def _guarded(command: Callable[[], None]) -> None:

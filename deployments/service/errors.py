@@ -50,16 +50,20 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The HTTP response; `wait` becomes its header Retry-After, and `final` the one that OpenAI's clients read."""
-        default = "server_error" if self.status >= 500 else "invalid_request_error"
-        detail = ErrorDetail(
-            message=self.message, type=_TYPES.get(self.status, default), param=self.param, code=self.code
-        )
         headers = {} if self.wait is None else {"Retry-After": str(max(1, round(self.wait)))}
         if self.final:
             headers["X-Should-Retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers)
+        return JSONResponse(self.body(), self.status, headers)
+
+    def body(self) -> dict[str, Any]:
+        """An `ErrorBody`."""
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        detail = ErrorDetail(
+            message=self.message, type=_TYPES.get(self.status, default), param=self.param, code=self.code
+        )
+        return ErrorBody(error=detail).model_dump()
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -7,24 +7,24 @@ import secrets
 import time
 from pathlib import Path
 
-from naruto_core import picture_file
 from naruto_core.access_control import signing_key
 from naruto_core.artifacts import write_atomically
+from naruto_core.picture_file import MEDIA_TYPES, SentFormat
 
-_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(picture_file.SUFFIX)}")
+_NAME = re.compile(rf"[0-9a-f]{{32}}\.({'|'.join(MEDIA_TYPES)})")
 
 
 class ImageFiles:
-    """PNG files in `folder`/pictures. URLs are valid for `seconds`, files are kept twice as long."""
+    """Picture files in `folder`/pictures. URLs are valid for `seconds`, files are kept twice as long."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder, self._seconds = folder / "pictures", seconds
         self.key = signing_key(folder / "signing-key")
 
-    def save(self, png: bytes) -> str:
+    def save(self, data: bytes, file_format: SentFormat) -> str:
         """Write a picture; returns its name, which cannot be guessed."""
-        name = f"{secrets.token_hex(16)}{picture_file.SUFFIX}"
-        write_atomically(self._folder / name, png)
+        name = f"{secrets.token_hex(16)}.{file_format}"
+        write_atomically(self._folder / name, data)
         return name
 
     def url(self, name: str) -> str:
@@ -42,7 +42,7 @@ class ImageFiles:
 
     def delete_expired(self) -> None:
         """Delete the files whose URLs have all expired."""
-        for path in self._folder.glob(f"*{picture_file.SUFFIX}"):
+        for path in self._folder.glob("[!.]*"):
             if path.stat().st_mtime < time.time() - 2 * self._seconds:
                 path.unlink(missing_ok=True)
 

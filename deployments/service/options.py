@@ -1,6 +1,7 @@
 """Settings of the service on this machine: `NARUTO_SERVICE_*` variables. How pictures are drawn is in recipes."""
 
 import socket
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +19,11 @@ class ServiceOptions(BaseSettings):
     )
     batch_size: int | None = Field(
         default=None, ge=1, le=64, description="Pictures drawn together; unset: the run's own, at most 4."
+    )
+    determinism: Literal["off", "strict"] = Field(
+        default="off",
+        description="strict: a picture has the same bytes whatever else is drawn, and a lone one takes the time of a "
+        "full batch; off: equal to rounding.",
     )
     warm_adapters: int = Field(default=4, ge=1, description="Adapters kept loaded; the least recently used goes.")
     warm_bases: int = Field(default=1, ge=1, description="Base models kept loaded.")

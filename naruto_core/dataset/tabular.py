@@ -90,13 +90,47 @@ def _shape(shard: Path) -> tuple[int, pa.Schema]:
             return file.metadata.num_rows, file.schema_arrow
     # memory-mapped, so that counting reads only the headers of the batches
     with pa.memory_map(str(shard)) as mapped, pa.ipc.open_stream(mapped) as reader:
+        _refuse_compression(shard)
         return sum(batch.num_rows for batch in reader), reader.schema
+
+
+def _refuse_compression(shard: Path) -> None:
+    """DatasetUnusable for an Arrow file with compressed batches: what they unpack to has no limit.
+
+    `save_to_disk` compresses nothing. pyarrow shows no compression without decompressing, so the flatbuffers of the
+    batches are read here: Message.header is field 2, DictionaryBatch.data 1, RecordBatch.compression 3.
+    """
+    with pa.memory_map(str(shard)) as mapped:
+        for message in pa.ipc.MessageReader.open_stream(mapped):
+            header = message.metadata.to_pybytes()
+            batch = _field(header, _offset(header, 0), 2)
+            if message.type == "dictionary":
+                batch = _field(header, batch, 1)
+            if message.type in ("dictionary", "record batch") and _field(header, batch, 3):
+                raise DatasetUnusable(
+                    f"{shard} is compressed, which no dataset of save_to_disk is: save it again without compression."
+                )
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """The position of the table that is field `number` of the flatbuffer table at `table`; 0 when it has none."""
+    entries = table - int.from_bytes(data[table : table + 4], "little", signed=True)
+    entry = 4 + 2 * number
+    if not table or entry >= int.from_bytes(data[entries : entries + 2], "little"):
+        return 0
+    at = int.from_bytes(data[entries + entry : entries + entry + 2], "little")
+    return _offset(data, table + at) if at else 0
+
+
+def _offset(data: bytes, at: int) -> int:
+    return at + int.from_bytes(data[at : at + 4], "little")
 
 
 def _batches(shard: Path, columns: list[str]) -> Generator[pa.RecordBatch]:
     if shard.suffix == ".parquet":
         with pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as file:
-            rows = safe_batch_rows(file, columns, _BATCH, str(shard))
+            with shard.open("rb") as raw:
+                rows = safe_batch_rows(file, raw, columns, _BATCH, str(shard))
             yield from file.iter_batches(rows, columns=columns, use_threads=False)
     else:
         with pa.OSFile(str(shard)) as file, pa.ipc.open_stream(file) as reader:

@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def service(runs: Runs) -> Iterator[Serving]:
-    with serving(runs.home, most_steps=60, most_pictures=4, longest_queue=40) as running:
+    with serving(runs.home, most_steps=60, most_pictures=4, longest_queue=40, determinism="strict") as running:
         yield running
 
 
