@@ -1,12 +1,13 @@
 """Plots of values with their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 
 Row = dict[str, str | float | None]
 # Okabe and Ito (2008): colours that stay apart for colour-blind people; grey replaces black, invisible in the dark
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#7f7f7f")
+ANCHOR_COLOUR = "#8a8a8a"  # a contrast of at least 3.4 on white and on the dark background
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]  # and a second sign beside the colour
 
 
@@ -30,15 +31,68 @@ def interval_plot(rows: Sequence[Row], title: str, *, zero: float | None = None)
 _TOOLTIPS = (("name", "N", ""), ("value", "Q", ".3f"), ("low", "Q", ".3f"), ("high", "Q", ".3f"))
 
 
-def line_plot(rows: Sequence[Row], x: str, y: str) -> alt.Chart:
-    """A line for each `run` of `rows`, over the fields `x` and `y`."""
-    data = alt.Data(values=list(rows))
-    chart = alt.Chart(data).mark_line(interpolate="monotone")
-    return chart.encode(
-        x=alt.X(f"{x}:Q"),
-        y=alt.Y(f"{y}:Q", scale=alt.Scale(zero=False)),
-        color=alt.Color("run:N", scale=alt.Scale(range=list(COLOURS))),
-        strokeDash=alt.StrokeDash("run:N", scale=alt.Scale(range=_DASHES)),
+def line_plot(rows: Sequence[Row], x: str, y: str, colours: Mapping[str, str], height: int = 260) -> alt.LayerChart:
+    """A line for each `run` of `rows`, over the fields `x` and `y`; points `raw` behind it, where a row has them."""
+    runs = list(dict.fromkeys(str(row["run"]) for row in rows))
+    colour = alt.Color(
+        "run:N", title=None, legend=alt.Legend(orient="bottom", columns=2, labelLimit=400) if len(runs) > 1 else None,
+        scale=alt.Scale(domain=runs, range=[colours.get(run, COLOURS[0]) for run in runs]),
+    )  # fmt: skip
+    chart = alt.Chart(alt.Data(values=list(rows))).encode(x=alt.X(f"{x}:Q"), color=colour)
+    scale = alt.Scale(zero=False)
+    tooltips = [alt.Tooltip("run:N"), alt.Tooltip(f"{x}:Q"), alt.Tooltip(f"{y}:Q", format=".4g")]
+    lines = chart.mark_line(interpolate="monotone", strokeWidth=2).encode(
+        y=alt.Y(f"{y}:Q", scale=scale), strokeDash=alt.StrokeDash("run:N", scale=alt.Scale(range=_DASHES), legend=None),
+        tooltip=tooltips,
+    )  # fmt: skip
+    behind = chart.transform_filter("isValid(datum.raw)").mark_line(opacity=0.25, strokeWidth=1)
+    return alt.layer(behind.encode(y=alt.Y("raw:Q", title=y, scale=scale)), lines).properties(height=height)
+
+
+def metric_over_runs(
+    rows: Sequence[Row], anchors: Sequence[Row], title: str, colours: Mapping[str, str]
+) -> alt.LayerChart:
+    """A point and an interval for each `run` (run, name, at, value, low, high), in the order of time; dashed lines at
+    the `anchors` (name, value)."""
+    runs = [str(row["run"]) for row in rows]
+    base = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X("name:N", title=None, sort=[str(row["name"]) for row in rows], axis=alt.Axis(labelAngle=-30)),
+        color=alt.Color(
+            "run:N", legend=None, scale=alt.Scale(domain=runs, range=[colours.get(run, COLOURS[0]) for run in runs])
+        ),
+    )
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    tooltips = [alt.Tooltip(f"{field}:{kind}", format=number_format) for field, kind, number_format in _TOOLTIPS]
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(y=y, tooltip=tooltips)
+    layers: list[alt.Chart] = [bars, dots]
+    if anchors:
+        marks = alt.Chart(alt.Data(values=list(anchors)))
+        layers += [
+            marks.mark_rule(strokeDash=[6, 4], opacity=0.7, color=ANCHOR_COLOUR).encode(y="value:Q"),
+            marks.mark_text(align="left", dy=-6, x=4, color=ANCHOR_COLOUR, fontSize=12).encode(y="value:Q", text="name:N"),
+        ]
+    return alt.layer(*layers).properties(height=240)
+
+
+def parallel_coordinates(rows: Sequence[Row], axes: Sequence[str], colours: Mapping[str, str]) -> alt.Chart:
+    """A line for each `run` over the `axes`: rows (run, axis, place, value), `place` 0 (worst) to 1 (best)."""
+    runs = list(dict.fromkeys(str(row["run"]) for row in rows))
+    nearest = alt.selection_point(fields=["run"], on="pointerover", empty=True)
+    return (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("axis:N", sort=list(axes), title=None, axis=alt.Axis(labelAngle=-20, labelLimit=260)),
+            y=alt.Y("place:Q", title="worst to best of these runs"),
+            color=alt.Color(
+                "run:N", legend=None, scale=alt.Scale(domain=runs, range=[colours.get(run, COLOURS[0]) for run in runs])
+            ),
+            opacity=alt.when(nearest).then(alt.value(1.0)).otherwise(alt.value(0.15)),
+            tooltip=[alt.Tooltip("run:N"), alt.Tooltip("axis:N"), alt.Tooltip("value:Q", format=".4g")],
+        )
+        .add_params(nearest)
+        .properties(height=300)
     )
 
 

@@ -105,24 +105,6 @@ def compare_metrics(
     return result
 
 
-def recipe_differences(recipes: Sequence[str]) -> dict[str, list[str]]:
-    """The keys in which recipes (JSON) differ, as `section.key`, with the value in each; "" where it is missing."""
-    flat_recipes = [_flatten(json.loads(text)) for text in recipes]
-    keys = sorted({key for recipe in flat_recipes for key in recipe})
-    values = {key: [recipe.get(key, "") for recipe in flat_recipes] for key in keys}
-    return {key: of_key for key, of_key in values.items() if len(set(of_key)) > 1}
-
-
-def _flatten(value: object, path: str = "") -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {path: json.dumps(value)}
-    return {
-        key: text
-        for name, inner in value.items()
-        for key, text in _flatten(inner, f"{path}.{name}".lstrip(".")).items()
-    }
-
-
 def as_csv(names: Sequence[str], rows: Sequence[Row]) -> str:
     """CSV with a line for each picture: prompt, text, seed, model, the picture's sha256 and its scores."""
     metrics = sorted({metric for row in rows for scores in row.scores for metric in scores})

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.queries.database import database
-from naruto_core.domain import Prompt
+from naruto_core.domain import Prompt, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
 from naruto_core.judging.decision import PairDecision, WinRate, decide_pairs, win_rates
@@ -15,9 +15,11 @@ from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_quali
 from naruto_core.judging.votes import answers_by_unit, countable, to_votes
 from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.recipe_sections import RESAMPLES
+from naruto_core.report.win_rates import win_rate_over_base as win_rate_over_base_of
 from naruto_core.settings import read_settings
 
 _SEED = 0
+_NEWEST = 5  # campaigns
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,26 @@ def campaign_result(campaign_id: str) -> CampaignResult:
 def win_rates_of(campaign_id: str) -> list[WinRate]:
     """The win rate of each model; fast, because nothing is resampled."""
     return _win_rates(*_cache_key(campaign_id))
+
+
+def newest_win_rates() -> tuple[str, dict[str, WinRate]]:
+    """The newest campaign of pairs with votes that are not made up: its name, and the win rates of trained models by
+    run id; "" and {} where there is none."""
+    for campaign in [c for c in campaigns() if c.mode is Mode.PAIR and not c.example][:_NEWEST]:
+        if rates := {
+            run_id: rate
+            for rate in win_rates_of(campaign.id)
+            for run_id, _, variant in [rate.model.partition("/")]
+            if variant in (Variant.ADAPTED, Variant.FUSED)
+        }:
+            return campaign.name, rates
+    return "", {}
+
+
+def win_rate_over_base(run_id: str) -> WinRate | None:
+    """How often people preferred the run's trained model to its base; None without votes on these two."""
+    last = sum(database().ratings.last_event_id(campaign.id) for campaign in campaigns()[:_NEWEST])
+    return _win_rate_over_base(read_settings().database_url, run_id, last)
 
 
 def reviewer_quality(campaign_id: str) -> list[ReviewerQuality]:
@@ -110,6 +132,12 @@ def _campaign_result(url: str, campaign_id: str, last_event_id: int) -> Campaign
 @st.cache_data(max_entries=20, show_spinner=False)
 def _win_rates(url: str, campaign_id: str, last_event_id: int) -> list[WinRate]:
     return win_rates(_votes(url, campaign_id, last_event_id))
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _win_rate_over_base(url: str, run_id: str, last_event_id: int) -> WinRate | None:
+    del url, last_event_id
+    return win_rate_over_base_of(database().ratings, run_id)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

@@ -1,4 +1,4 @@
-"""The page Metric validation: how well each metric agrees with people's votes, beside how well people agree."""
+"""Metric agreement: how well each metric agrees with people's votes, beside how well people agree."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,6 @@ _NOT_ENOUGH = "not enough votes"
 
 
 def show() -> None:
-    st.title("Metric validation")
     campaigns = [campaign for campaign in votes.campaigns() if campaign.mode is Mode.PAIR]
     if not campaigns:
         st.info("There is no campaign of pairs yet. Open one on the page Campaigns.")

@@ -1,4 +1,4 @@
-"""The page Promote: the checks of a run, and the form by which a named person makes it the champion."""
+"""The champion: the checks of a run, and the form by which a named person makes it the champion."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,14 +21,14 @@ _RESTORED = "restored_run"  # in the session's state: the run of the history who
 
 
 def show() -> None:
-    st.title("Promote")
     by_id = {summary.run.id: summary.run for summary in runs.runs()}
     history = database().ratings.promotions(CHAMPION)
     _champion(history)
     if not by_id:
         st.info("There is no run yet. Type `make demo` in a terminal, then reload this page.")
         return
-    default = _default_run(runs.runs())
+    in_address = st.query_params.get("run", "")
+    default = in_address if in_address in by_id else _default_run(runs.runs())
     restored = st.session_state.pop(_RESTORED, None)
     if restored in by_id:
         st.session_state["promoted_run"], default = restored, next(iter(by_id))

@@ -1,4 +1,4 @@
-"""The page Serving: latency, requests and pictures of the HTTP service; quality and drift of served pictures."""
+"""The HTTP service: latency, requests and pictures of the HTTP service; quality and drift of served pictures."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,6 @@ _TITLES = {
 
 
 def show() -> None:
-    st.title("Serving")
     chosen = st.segmented_control("Period", list(Period), default=Period.DAY, key="period")
     period = Period(chosen or Period.DAY)
     load = serving.load(period)

@@ -1,4 +1,4 @@
-"""The page Verdicts: leaderboard of models from people's votes, agreement of reviewers, quality of each reviewer."""
+"""Results of a campaign: leaderboard of models from people's votes, agreement of reviewers, quality of each reviewer."""
 
 import numpy as np
 import streamlit as st
@@ -21,7 +21,6 @@ _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.B
 
 
 def show() -> None:
-    st.title("Verdicts")
     campaigns = votes.campaigns()
     if not campaigns:
         st.info("There is no campaign yet. Open one on the page Campaigns.")
