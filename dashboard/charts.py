@@ -70,7 +70,9 @@ def metric_over_runs(
         marks = alt.Chart(alt.Data(values=list(anchors)))
         layers += [
             marks.mark_rule(strokeDash=[6, 4], opacity=0.7, color=ANCHOR_COLOUR).encode(y="value:Q"),
-            marks.mark_text(align="left", dy=-6, x=4, color=ANCHOR_COLOUR, fontSize=12).encode(y="value:Q", text="name:N"),
+            marks.mark_text(align="left", dy=-6, x=4, color=ANCHOR_COLOUR, fontSize=12).encode(
+                y="value:Q", text="name:N"
+            ),
         ]
     return alt.layer(*layers).properties(height=240)
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from deployments.service.errors import ApiError
-from deployments.service.jobs import Job
+from deployments.service.jobs import Job, JobOptions
 from deployments.service.routes import _job_error
 from naruto_core.serving import JobState, ServiceJob
 
@@ -19,7 +19,7 @@ def _job(state: JobState, *, interrupted: bool = False) -> Job:
             id="job-1", instance="here", key="", model="champion", n=1, width=64, height=64, num_inference_steps=2,
             seeds=[1], asked_at=datetime.now(UTC), state=state, failure="the picture overflowed",
         )  # fmt: skip
-        job = Job(record, None, [], as_files=False, sample_prompt="", warning="")  # type: ignore[arg-type]
+        job = Job(record, None, [], JobOptions(as_files=False))  # type: ignore[arg-type]
         job.interrupted = interrupted
         return job
 
