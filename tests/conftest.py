@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.preloaded import fork_parent
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
@@ -22,10 +24,12 @@ LONG_ONES = (*ONE_PROCESS, "tests/deployments/", "tests/dashboard/", "tests/naru
 gc.disable()  # while a million objects are made that stay: the modules that tests import
 
 
-def pytest_collection_finish() -> None:
-    """Collections during the tests leave out what importing the modules has made."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Collections during the tests leave out what importing the modules has made; and programs are forked from that."""
     gc.freeze()
     gc.enable()
+    if session.items and not session.config.option.collectonly:
+        fork_parent()
 
 
 def pytest_unconfigure() -> None:

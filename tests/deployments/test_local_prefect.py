@@ -130,11 +130,13 @@ def up(local: LocalPrefect) -> Iterator[LocalPrefect]:
     assert (local.server.pid(), local.worker.pid()) == (None, None)
 
 
-def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPrefect) -> None:
-    started = python_m("prefect", up, "deployment", "run", "train-naruto", "--param", f"overrides={json.dumps(SMALL)}")
-    assert started.returncode == 0, started.stderr
-    run_id = re.search(r"UUID: ([0-9a-f-]{36})", started.stdout)
-    assert run_id, started.stdout
+def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPrefect, command: Command) -> None:
+    status, printed = command(
+        "prefect", "deployment", "run", "train-naruto", "--param", f"overrides={json.dumps(SMALL)}"
+    )
+    assert status == 0, printed
+    run_id = re.search(r"UUID: ([0-9a-f-]{36})", printed)
+    assert run_id, printed
     deadline = time.monotonic() + 200
     while (run := request(up, "GET", f"/flow_runs/{run_id[1]}"))["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
         assert time.monotonic() < deadline, f"still {run['state_type']}: {up.worker.log.read_text()[-3000:]}"

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,13 +172,18 @@ def running(services: Preloaded, tmp_path: Path) -> Iterator[tuple[str, str]]:
         "NARUTO_HOME": str(tmp_path), "NARUTO_SERVICE_HOST": "0.0.0.0", "NARUTO_SERVICE_PORT": str(port),
         "NARUTO_SERVICE_WATCHED_SHARE": "0",
     }  # fmt: skip
-    process = services.start("deployments.service", "serve", environment=os.environ | variables)
-    assert process.output
-    while "startup complete" not in (line := process.output.readline()):
-        assert line, "the service ended"
+    with Path(os.devnull).open("wb") as nowhere:
+        process = services.start("deployments.service", "serve", environment=os.environ | variables, output=nowhere)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            httpx2.get(f"http://127.0.0.1:{port}/healthz")
+            break
+        except httpx2.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     yield f"http://127.0.0.1:{port}", token
     process.kill()
-    process.output.close()
 
 
 def test_the_command_rejects_every_request_after_the_last_key_was_removed(running: tuple[str, str], tmp_path: Path):
