@@ -16,6 +16,15 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("var"), description="Folder that holds pictures, runs and the database.")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    runner: str = Field(
+        default="local",
+        pattern=r"^(local|dask:.+)$",
+        description="What draws and embeds pictures: local (this process), or dask:ADDRESS, the workers of the Dask "
+        "scheduler at ADDRESS, e.g. dask:tcp://10.0.0.5:8786.",
+    )
+    shard_seconds: float = Field(
+        default=3600.0, gt=0, description="Seconds after which a shard of a Dask worker is tried again."
+    )
     memory_gib: float | None = Field(
         default=None, gt=0, description="Memory that a training may use on its device; unset: the free memory."
     )

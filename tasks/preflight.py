@@ -21,6 +21,7 @@ from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
 from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
 from tasks.publish import hub_token
+from tasks.shards import open_cluster, scheduler_address
 from tasks.truncation import check_suite
 
 
@@ -32,7 +33,7 @@ def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Mem
 
 @task(cache_policy=NO_CACHE)
 def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
-    """Check hub token, trackers, device, precision, base model, memory and the length of prompts.
+    """Check hub token, trackers, cluster, device, precision, base model, memory and the length of prompts.
 
     The token itself is never logged or kept. Raises a NarutoError that names what cannot work.
     """
@@ -41,6 +42,9 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
     choose_trackers(settings.trackers, settings.mlflow_uri)
+    if scheduler_address(settings):
+        with open_cluster(settings):
+            pass
     device = devices.pick_device(settings.device)
     for precision in (recipe.weights_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
