@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
+from dashboard.component import page_style
 from dashboard.navigation import remember_pages
 from dashboard.queries import votes
 from dashboard.queries.database import database
@@ -19,6 +20,7 @@ from naruto_core.errors import NarutoError
 
 def main() -> None:
     st.set_page_config(page_title="Naruto SDXL", layout="wide")
+    st.html(page_style())
     try:
         visitor = votes.visitor()
         page = st.navigation(_pages(visitor))

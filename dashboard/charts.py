@@ -98,6 +98,23 @@ def parallel_coordinates(rows: Sequence[Row], axes: Sequence[str], colours: Mapp
     )
 
 
+def heat_map(rows: Sequence[Row]) -> alt.LayerChart:
+    """How many marks (x, y from the upper left, 0 to 1, name) lie in each part of a picture, and the marks."""
+    base = alt.Chart(alt.Data(values=list(rows)))
+    parts = alt.Bin(step=0.125, extent=(0, 1))
+    axis = alt.Axis(labels=False, ticks=False, grid=False)
+    rectangles = base.mark_rect(opacity=0.6).encode(
+        x=alt.X("x:Q", bin=parts, title="left to right", axis=axis),
+        y=alt.Y("y:Q", bin=parts, title="bottom to top", axis=axis, scale=alt.Scale(reverse=True)),
+        color=alt.Color("count():Q", title="marks", scale=alt.Scale(scheme="oranges")),
+    )
+    points = base.mark_point(filled=True, color="#0072b2", size=30).encode(
+        x=alt.X("x:Q", scale=alt.Scale(domain=(0, 1))), y=alt.Y("y:Q", scale=alt.Scale(domain=(0, 1), reverse=True)),
+        tooltip=alt.Tooltip("name:N"),
+    )  # fmt: skip
+    return alt.layer(rectangles, points).properties(width=260, height=260)
+
+
 def time_series(rows: Sequence[Row], title: str, *, zero: bool = True) -> alt.LayerChart:
     """A line with points for each `name` of `rows`, which have at (ISO, UTC), value, and possibly n, low and high."""
     data = alt.Data(values=list(rows))

@@ -1,6 +1,7 @@
 """Parts of pages that run in the browser: plain JavaScript and CSS, without a build step."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ _ENTER = st.components.v2.component(
     html="<span></span>",
     js="export default ({ data }) => { fetch(new URL(data.path, document.baseURI), { redirect: 'manual' }); }",
 )
+
+
+@lru_cache(maxsize=1)
+def page_style() -> str:
+    """The style of all pages, as HTML: dense, figures of one width, links that look like links."""
+    return f"<style>{(_FOLDER / 'pages.css').read_text(encoding='utf-8')}</style>"
 
 
 def picture_rows(names: Sequence[str], rows: Sequence[dict[str, object]], layout: str = "side", size: int = 0) -> None:

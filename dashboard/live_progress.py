@@ -25,7 +25,7 @@ def show_progress(runs: list[Run]) -> None:
 
 def _progress(run: Run) -> None:
     step, total = database().runs.last_step(run.id), _steps(run.id)
-    left, right = st.columns([4, 1], vertical_alignment="center")
+    left, right = st.columns([3, 1], vertical_alignment="top")
     with left:
         if not step or not total:
             st.progress(0.0, text=f"{short_name(run.id)}: not training (before it, or generating and scoring)")

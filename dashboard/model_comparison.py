@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -16,13 +16,13 @@ def remember_pages(pages: Mapping[str, StreamlitPage]) -> None:
     st.session_state[_PAGES] = dict(pages)
 
 
-def link(address: str, label: str, *, help: str | None = None, **query: str | list[str]) -> None:
+def link(address: str, label: str, *, tooltip: str | None = None, **query: str | list[str]) -> None:
     """A link to the page at `address` with a query. `label` is Markdown: no text that people wrote."""
     page = st.session_state.get(_PAGES, {}).get(address)
     if page is None:  # a page that is shown alone, as in a test
         st.link_button(label, f"{address}?{urlencode(query, doseq=True)}")
     else:
-        st.page_link(page, label=label, help=help, query_params=query)
+        st.page_link(page, label=label, help=tooltip, query_params=query)
 
 
 def short_name(run_id: str) -> str:

@@ -38,9 +38,7 @@ def _worker() -> ThreadPoolExecutor:
 
 
 @lru_cache(maxsize=256)
-def _started(
-    url: str, first: Model, second: Model, pictures: str, others: str
-) -> "Future[list[dict[str, Any]] | str]":
+def _started(url: str, first: Model, second: Model, pictures: str, others: str) -> "Future[list[dict[str, Any]] | str]":
     del url, pictures, others  # the key of the cache only
     return _worker().submit(_compare, f"{first[0]}:{first[1].value}", f"{second[0]}:{second[1].value}")
 
@@ -49,7 +47,7 @@ def _compare(first: str, second: str) -> list[dict[str, Any]] | str:
     command = [sys.executable, "-m", "flows", "compare", first, second, "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - run ids of the database, and no shell
             command, capture_output=True, text=True, timeout=_SECONDS, check=False, env=environment,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip

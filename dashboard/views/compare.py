@@ -57,8 +57,10 @@ def show() -> None:
 
 def _select_models(models: Mapping[str, tuple[str, Variant]]) -> list[str]:
     in_address = [name for name in st.query_params.get_all("model") if name in models]
-    names = st.multiselect("Models: the others are compared with the first", list(models),
-                           (in_address or _default(models))[:MOST], max_selections=MOST, format_func=short_name)  # fmt: skip
+    names = st.multiselect(
+        "Models: the others are compared with the first", list(models), (in_address or _default(models))[:MOST],
+        max_selections=MOST, format_func=short_name,
+    )  # fmt: skip
     st.query_params["model"] = names
     return names
 
@@ -204,8 +206,8 @@ def _verdicts(
         return
     _table(lines, names[0])
     st.caption(
-        "Paired over the same prompts and seeds, of the pictures chosen below; intervals over whole prompts; p adjusted "
-        "by Holm."
+        "Paired over the same prompts and seeds, of the pictures chosen below; intervals over whole prompts; p "
+        "adjusted by Holm."
     )
 
 

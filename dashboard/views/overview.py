@@ -17,6 +17,7 @@ from naruto_core.judging.decision import WinRate
 from naruto_core.ratings import Promotion
 from naruto_core.report.attention import Attention, Champion, Subject, attention
 from naruto_core.report.leaderboard import Column, HeadlineRow, Leaderboard, Place, Row, anchor, headline_rows
+from naruto_core.report.score_table import short_number
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
@@ -62,7 +63,8 @@ def _best_run(board: Leaderboard, history: Sequence[Promotion]) -> None:
             st.text(f"{history[0].by}, {history[0].at:%Y-%m-%d}: {why}")
         else:
             st.subheader(f"Best run {short_name(run_id)}")
-            st.text(f"No run is the champion. This one is the best by {column.title}." if column else "")
+            best_by = f" This one is the best by {column.title}." if column else ""
+            st.text(f"No run is the champion.{best_by}")
         headline, rate = headline_rows(shown.summary.scores), votes.win_rate_over_base(run_id)
         _pictures(run_id)
         _headline(headline, rate)
@@ -112,15 +114,21 @@ def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
 def headline_line(row: HeadlineRow) -> dict[str, str]:
     """A headline metric as a line of a table."""
     arrow = {-1: " ↓", 0: "", 1: " ↑"}[row.better]
-    values = ("" if score is None else f"{score.value:.{row.decimals}f}" for score in (row.base, row.trained, row.real))
+    values = (
+        "" if score is None else short_number(score.value, row.metric) for score in (row.base, row.trained, row.real)
+    )
     change = ""
     if row.change:
-        value, low, high = row.change
-        interval = "no interval" if low is None or high is None else f"{low:+.{row.decimals}f} to {high:+.{row.decimals}f}"
-        change = f"{value:+.{row.decimals}f} ({interval})"
+        value, low, high = (None if end is None else _signed(end, row.metric) for end in row.change)
+        change = f"{value} (no interval)" if low is None else f"{value} ({low} to {high})"
     return {"Metric": f"{row.title}{arrow}"} | dict(
         zip(("Base", "Trained", "Real", "Trained − base", ""), (*values, change, row.word), strict=True)
     )
+
+
+def _signed(value: float, metric: str) -> str:
+    text = short_number(value, metric)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _running(summaries: Sequence[RunSummary]) -> None:
@@ -196,7 +204,7 @@ def _newest(board: Leaderboard, history: Sequence[Promotion]) -> None:
     for row in board.rows[:5]:
         run_id = row.summary.run.id
         with st.container(horizontal=True, vertical_alignment="center"):
-            link("run", short_name(run_id), help=run_id, id=run_id)
+            link("run", short_name(run_id), tooltip=run_id, id=run_id)
             st.text(f"{row.summary.run.state.value}, {row.summary.run.started_at:%Y-%m-%d %H:%M} UTC")
             if other not in ("", run_id):
                 names = [contender(name, runs.trained_variant(name).value) for name in (other, run_id)]

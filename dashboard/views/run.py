@@ -14,6 +14,7 @@ from dashboard.views.overview import headline_line
 from naruto_core.domain import Finding, Run, RunState, Score, format_duration
 from naruto_core.report.leaderboard import HeadlineRow, headline_rows
 from naruto_core.report.recipe_changes import recipe_differences
+from naruto_core.report.score_table import short_number
 from naruto_core.store.queries import RunSummary
 
 _TILES = 5
@@ -73,13 +74,17 @@ def summary_sentence(summary: RunSummary, headline: Sequence[HeadlineRow], findi
     """State, time, dataset, what the headline metrics say against the base, and how many warnings there are."""
     run = summary.run
     took = f" after {format_duration(summary.seconds)}" if summary.seconds is not None else ""
-    text = f"{run.id}: {run.state.value}{took}. Started {run.started_at:%Y-%m-%d %H:%M} UTC on {summary.dataset_source}."
+    text = (
+        f"{run.id}: {run.state.value}{took}. Started {run.started_at:%Y-%m-%d %H:%M} UTC on {summary.dataset_source}."
+    )
     words: dict[str, list[str]] = {}
     for row in headline:
         if row.word:
             words.setdefault(row.word, []).append(row.title)
     if words:
-        text += " Against the base: " + "; ".join(f"{word} in {', '.join(names)}" for word, names in words.items()) + "."
+        text += (
+            " Against the base: " + "; ".join(f"{word} in {', '.join(names)}" for word, names in words.items()) + "."
+        )
     warnings = [finding.name for finding in findings if finding.warning]
     if warnings:
         return f"{text} Warnings: {', '.join(warnings)}."
@@ -95,11 +100,12 @@ def _tiles(summary: RunSummary, headline: Sequence[HeadlineRow]) -> None:
     columns = st.columns(len(rows) + bool(rate))
     for column, row in zip(columns, rows, strict=False):
         change = row.change[0] if row.change else None
-        inverse = {-1: "inverse", 0: "off", 1: "normal"}[row.better]
+        told_apart = row.better and row.word in ("better", "worse")
         column.metric(
-            row.title, f"{row.trained.value:.{row.decimals}f}" if row.trained else "–",
-            None if change is None else f"{change:+.{row.decimals}f}",
-            delta_color=inverse if row.word in ("better", "worse") else "off", help=_interval(row), border=True,
+            row.title, short_number(row.trained.value, row.metric) if row.trained else "–",
+            None if change is None else short_number(change, row.metric),
+            delta_color="off" if not told_apart else "inverse" if row.better < 0 else "normal",
+            help=_interval(row), border=True,
         )  # fmt: skip
     if rate:
         columns[-1].metric("Win rate over the base", f"{rate.value:.0%}", border=True,
@@ -109,8 +115,8 @@ def _tiles(summary: RunSummary, headline: Sequence[HeadlineRow]) -> None:
 def _interval(row: HeadlineRow) -> str:
     if not row.change or row.change[1] is None or row.change[2] is None:
         return "There is no interval of the difference to the base."
-    low, high = row.change[1], row.change[2]
-    return f"Difference to the base: {low:+.{row.decimals}f} to {high:+.{row.decimals}f} (95 %), {row.word}."
+    low, high = (short_number(end, row.metric) for end in (row.change[1], row.change[2]))
+    return f"Difference to the base: {low} to {high} (95 %), {row.word}."
 
 
 def _failure(run: Run) -> None:

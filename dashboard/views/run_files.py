@@ -67,9 +67,9 @@ def _lease(lease: RunLease) -> dict[str, object]:
     }
 
 
-def _files(folder: Path) -> list[dict[str, object]]:
+def _files(folder: Path) -> list[dict[str, str | int]]:
     """A line for each file, and one for each folder of pictures."""
-    lines: list[dict[str, object]] = []
+    lines: list[dict[str, str | int]] = []
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())] if folder.is_dir() else []
     for inner in folders:
         files = sorted(path for path in inner.iterdir() if path.is_file() and not path.name.startswith("."))

@@ -1,4 +1,4 @@
-"""The training of a run: its curves, smoothed, with steps that are not numbers; and its previews. A part of the page Run."""
+"""The training of a run: smoothed curves, steps that are not numbers, previews. A part of the page Run."""
 
 import math
 from collections.abc import Sequence

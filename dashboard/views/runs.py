@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.elements.lib.column_types import ColumnConfig
 
 from dashboard import charts
-from dashboard.live_progress import show_progress
 from dashboard.navigation import link, short_name
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
@@ -35,9 +36,6 @@ def show() -> None:
         st.info("There is no run yet. Type `make demo` in a terminal, wait some minutes, then reload this page.")
         st.text(f"This dashboard reads {runs.home()}; set NARUTO_HOME to read another folder.")
         return
-    running = [summary.run for summary in runs.runs() if summary.run.state is RunState.RUNNING]
-    if running:
-        show_progress(running)
     board, columns = _filter()
     if not board.rows:
         st.info("No run matches. Clear the words or the states above.")
@@ -60,7 +58,7 @@ def show() -> None:
 
 def _filter() -> tuple[Leaderboard, list[Column]]:
     """The rows that match, favourites first, and the columns of the chosen group."""
-    first, second, third, fourth = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
+    first, second, third, fourth = st.columns([3, 2, 4, 1], vertical_alignment="bottom")
     words = first.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200,
                              bind="query-params").lower().split()  # fmt: skip
     states = second.multiselect("State", _STATES, key="states")
@@ -91,7 +89,7 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     warnings, changes = database().runs.warnings(), runs.changes()
     lines = [_line(row, columns, rates, warnings, changes) for row in board.rows]
     frame = pd.DataFrame(lines)
-    empty = [name for name in ("Picture", "Win rate", "Warnings", "Changed keys", "Tags", "Failure")
+    empty = [name for name in ("★", "Picture", "Win rate", "Warnings", "Changed keys", "Tags", "Failure")
              if not frame[name].fillna("").astype(str).str.len().any()]  # fmt: skip
     config = _column_config(columns, f"Win rate in {campaign}" if campaign else "Win rate")
     shown = frame.drop(columns=empty).style
@@ -102,7 +100,7 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
                 shown = shown.apply(lambda _, shades=shades: shades, subset=[column.title])
     selected = st.dataframe(
         shown, hide_index=True, alt="Every run, favourites first, then the newest", on_select="rerun",
-        selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT,
+        selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT, placeholder="",
         height=min(_ROW_HEIGHT * (len(lines) + 1), 620),
     )  # fmt: skip
     return [board.rows[row] for row in selected.selection.rows if row < len(board.rows)]
@@ -115,8 +113,8 @@ def _line(
     run, rate = row.summary.run, rates.get(row.summary.run.id)
     picture = runs.first_pictures().get(run.id)
     return {
-        "★": runs.FAVOURITE in row.summary.tags,
         "Run": run.id,
+        "★": "★" if runs.FAVOURITE in row.summary.tags else "",
         "State": run.state.value,
         "Picture": f"./pictures/{picture}/256.webp" if picture else None,
         **{column.title: row.scores[column.key].value if column.key in row.scores else None for column in columns},
@@ -131,11 +129,11 @@ def _line(
     }
 
 
-def _column_config(columns: Sequence[Column], win_rate: str) -> dict[str, object]:
+def _column_config(columns: Sequence[Column], win_rate: str) -> dict[str, ColumnConfig]:
     number = st.column_config.NumberColumn
     return {
-        "★": st.column_config.CheckboxColumn("★", width=40, help="Favourite"),
-        "Run": st.column_config.TextColumn(pinned=True),
+        "★": st.column_config.TextColumn("★", width=30, help="Favourite"),
+        "Run": st.column_config.TextColumn(pinned=True, width=150),
         "Picture": st.column_config.ImageColumn(width=60),
         "Win rate": number(win_rate, format="%.0f %%", help="The share of comparisons won in the newest campaign."),
         "Minutes": number("Duration (min)", format="%.1f"),
@@ -150,7 +148,7 @@ def _describe(column: Column) -> str:
     return f"Measured by {measured.extractor}, version {measured.version}{reference}; {column.runs} runs."
 
 
-def _actions(place: st.delta_generator.DeltaGenerator, board: Leaderboard, rows: Sequence[Row]) -> None:
+def _actions(place: DeltaGenerator, board: Leaderboard, rows: Sequence[Row]) -> None:
     """What can be done with the selected runs; it stands above the table, so that it is always in sight."""
     names = [contender(row.summary.run.id, runs.trained_variant(row.summary.run.id).value) for row in rows]
     names = [name for name in names if name in runs.models()]

@@ -102,5 +102,6 @@ def _better_run(board: Leaderboard, champion: Champion) -> list[Attention]:
     if best.summary.run.state is not RunState.DONE:
         return []
     values = (f"{other.scores[column.key].value:.{column.decimals}f}" for other in (best, row))
-    sentence = f"{best.summary.run.id} is better than the champion by {column.title.rstrip(' ↓↑')}: {' against '.join(values)}."
+    title = column.title.rstrip(" ↓↑")
+    sentence = f"{best.summary.run.id} is better than the champion by {title}: {' against '.join(values)}."
     return [Attention(sentence, Subject.RUN, best.summary.run.id)]

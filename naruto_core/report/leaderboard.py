@@ -228,7 +228,9 @@ def _columns(counts: Mapping[ColumnKey, int]) -> list[Column]:
         short = f"{titles[name]} ({name})" if name in titles else name
         for key in sorted(by_metric[name], key=lambda key: (-counts[key], key)):
             title = f"{short}{_suffix(key, by_metric[name])}{_ARROWS[better]}"
-            group = Group.HEADLINE if name in titles else Group.SETS if isinstance(metric, SetMetric) else Group.PICTURES
+            group = (
+                Group.HEADLINE if name in titles else Group.SETS if isinstance(metric, SetMetric) else Group.PICTURES
+            )
             columns.append(Column(key, title, better, decimals(name), group, counts[key]))
     return columns
 
@@ -240,9 +242,7 @@ def _suffix(key: ColumnKey, others: Sequence[ColumnKey]) -> str:
         "version": key.measurement.version,
         "reference": key.measurement.reference,
     }
-    parts = [
-        text for name, text in fields.items() if len({getattr(other.measurement, name) for other in others}) > 1
-    ]
+    parts = [text for name, text in fields.items() if len({getattr(other.measurement, name) for other in others}) > 1]
     parts += [f"prompts {key.suite[:6] or 'unknown'}"] if len({other.suite for other in others}) > 1 else []
     parts += [f"seeds {key.seeds or 'unknown'}"] if len({other.seeds for other in others}) > 1 else []
     return f", {'; '.join(parts)}" if parts else ""

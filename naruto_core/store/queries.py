@@ -43,7 +43,6 @@ from naruto_core.store.schema import (
     SuiteRow,
 )
 
-
 # the columns of a Score, in its order: a thousand runs have tens of thousands, for which rows of the mapper are slow
 _SCORE_COLUMNS = tuple(getattr(ScoreRow, field.name) for field in fields(Score))
 

@@ -10,8 +10,8 @@ import pytest
 from choix import ilsr_pairwise
 
 from naruto_core.domain import Prompt, Sample, Variant
-from naruto_core.judging.campaign_plan import plan_units
-from naruto_core.judging.decision import PairVerdict, decide_pairs, win_rates
+from naruto_core.judging.campaign_plan import Budget, plan_budget, plan_units
+from naruto_core.judging.decision import PairVerdict, decide_pairs, detectable_win_rate, win_rates
 from naruto_core.judging.ranking import Vote, most_informative_pair, rank
 from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
 from naruto_core.judging.vote_table import votes_csv
@@ -230,3 +230,31 @@ def test_votes_as_csv_name_the_winner_and_no_text_is_a_formula() -> None:
     assert (rows[1]["adherence"], rows[1]["style"], rows[1]["defects"], rows[1]["repeat"]) == ("4", "2", "hands", "1")
     assert (rows[2]["best"], rows[2]["worst"]) == ("C", "A")
     assert (rows[3]["samples"], rows[3]["gold"]) == ("'=x b", "b")
+
+
+def test_a_budget_is_spent_to_the_last_vote_and_a_tenth_of_the_units_is_shared():
+    for votes, people in ((1, 1), (7, 2), (150, 3), (200, 1), (999, 40)):
+        budget = plan_budget(votes, people)
+        assert budget.votes == votes
+        assert 0 <= budget.overlap <= budget.limit
+    assert plan_budget(150, 3) == Budget(limit=126, overlap=12, raters=3)
+    assert plan_budget(200, 1).overlap == 0
+
+
+def test_the_detectable_win_rate_is_detected_in_about_four_of_five_campaigns():
+    rates = [detectable_win_rate(votes, 2) for votes in (2, 160, 400, 1600)]
+    assert rates[0] == 1.0
+    assert sorted(rates, reverse=True) == rates
+    assert detectable_win_rate(160, 4) > detectable_win_rate(160, 2)
+    rng, rate, decided = random.Random(0), rates[1], 0
+    for _ in range(100):
+        votes = [
+            Vote(
+                f"p{n % 40}", *sides, Outcome.LEFT if (rng.random() < rate) is (sides[0] == "better") else Outcome.RIGHT
+            )
+            for n in range(160)
+            for sides in [rng.sample(["better", "worse"], 2)]
+        ]
+        ranking = rank(votes)
+        decided += ranking.models[0].model == "better" and ranking.gaps[0, 1].low > 0
+    assert 0.7 <= decided / 100 <= 0.92
