@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.model_hub import ModelHub
 
 # these share a Prefect server, and some of them a finished run
-ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py")
+ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py", "tests/tasks/test_captions.py")
 LONG_ONES = (*ONE_PROCESS, "tests/deployments/", "tests/dashboard/", "tests/naruto_core/training/")
 
 
