@@ -52,14 +52,13 @@ def test_one_flipped_bit_is_found_in_every_kind_of_file_that_a_run_leaves(
     home = shutil.copytree(small_run[0], tmp_path / "home")
     monkeypatch.setenv("NARUTO_HOME", str(home))
     assert verify_all().rows == []
-    unseen: list[tuple[str, int]] = []
-    for kind in KINDS:
+    unseen: list[str] = []
+    for kind in KINDS:  # `make bench-faults` tries more positions, and mends each
         path = kind.files(home)[0]
-        positions, whole = kind.positions(path), path.read_bytes()
-        for at in positions:
-            flip(path, at)
-            if not any(kind.named in str(row["what"]) for row in verify_all().rows):
-                unseen.append((kind.pattern, at))
-            path.write_bytes(whole)
+        at, whole = kind.positions(path)[-1], path.read_bytes()
+        flip(path, at)
+        if not any(kind.named in str(row["what"]) for row in verify_all().rows):
+            unseen.append(kind.pattern)
+        path.write_bytes(whole)
     assert unseen == []
     assert verify_all().rows == []
