@@ -41,6 +41,12 @@ class Settings(BaseSettings):
         description="Samples of the promoted run that `naruto watch` draws again, to see whether the model has "
         "changed; 0: none.",
     )
+    cache_gib: float = Field(
+        default=50,
+        gt=0,
+        description="Cached pictures of base models and kept results; those unused for longest go when a run starts, "
+        "and hourly while the service runs.",
+    )
     dashboard: str = Field(
         default="", description="Address of the dashboard, for links on Prefect's pages: http://host:port."
     )

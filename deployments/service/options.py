@@ -37,4 +37,11 @@ class ServiceOptions(BaseSettings):
     watched_share: float = Field(
         default=0.05, ge=0, le=1, description="Share of served pictures whose quality is measured; 0: none."
     )
+    job_days: float = Field(default=90, gt=0, description="How long ended requests stay in the database.")
+    most_jobs: int = Field(default=1_000_000, ge=1, description="Requests in the database; the oldest go first.")
+    score_days: float = Field(default=365, gt=0, description="How long scores of served pictures stay there.")
+    most_scores: int = Field(default=1_000_000, ge=1, description="Scores of served pictures; the oldest go first.")
+    pictures_gib: float = Field(
+        default=20, gt=0, description="Pictures to be fetched by URL; the oldest are deleted before their URLs expire."
+    )
     checker: str = Field(default="", description="package.module:Class that may refuse prompts and pictures.")

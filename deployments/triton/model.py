@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ class Picture:
     batch_key: BatchKey
 
 
+class ClientsGone(Exception):
+    """Nobody waits for a picture of the batch any more."""
+
+
 class TritonPythonModel:
     """Loads the model once; each call draws the requests that Triton passes."""
 
@@ -80,11 +85,17 @@ class TritonPythonModel:
         """A response for each request: its pictures and their seeds, or an error that names the wrong input."""
         parsed = [self._parse(request) for request in requests]
         pictures = [picture for item in parsed if isinstance(item, list) for picture in item]
+        asked_by: dict[Picture, list[Any]] = {}  # two requests may ask for the same picture
+        for request, item in zip(requests, parsed, strict=True):
+            for picture in item if isinstance(item, list) else []:
+                asked_by.setdefault(picture, []).append(request)
         drawn: dict[Picture, np.ndarray | Exception] = {}
         for key in dict.fromkeys(picture.batch_key for picture in pictures):
             batch = [picture for picture in pictures if picture.batch_key == key]
             try:
-                drawn |= zip(batch, self._draw(batch), strict=True)
+                waiting = [request for picture in batch for request in asked_by[picture]]
+                images = self._draw(batch, lambda: all(request.is_cancelled() for request in waiting))  # noqa: B023 (called at once)
+                drawn |= zip(batch, images, strict=True)
             except Exception as error:  # noqa: BLE001 (whatever it is, the other batches are drawn)
                 drawn |= dict.fromkeys(batch, error)
         return [_response(item, drawn) if isinstance(item, list) else item for item in parsed]
@@ -128,8 +139,17 @@ class TritonPythonModel:
             text = re.sub(rf"\b{re.escape(word)}\b", tokens, text, flags=re.IGNORECASE)
         return text
 
-    def _draw(self, pictures: list[Picture]) -> list[np.ndarray | Exception]:
-        """Pictures of one batch, each (height, width, 3) with RGB in 0..255, or the error of a picture."""
+    def _draw(self, pictures: list[Picture], is_cancelled: Callable[[], bool]) -> list[np.ndarray | Exception]:
+        """Pictures of one batch, each (height, width, 3) with RGB in 0..255, or the error of a picture.
+
+        Raises ClientsGone at the first step after which `is_cancelled`.
+        """
+
+        def on_step_end(_pipeline: Any, _step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            if is_cancelled():
+                raise ClientsGone("the client has gone")
+            return kwargs
+
         padded = [*pictures, *[pictures[-1]] * (self.batch_size - len(pictures))]
         key = pictures[0].batch_key
         # noise is drawn on the CPU, so that a seed gives the same picture on every device
@@ -140,6 +160,7 @@ class TritonPythonModel:
             width=key.width,
             height=key.height,
             generator=[torch.Generator().manual_seed(picture.seed) for picture in padded],
+            callback_on_step_end=on_step_end,
             output_type="latent",
         ).images[: len(pictures)]
         return [self._decode(latent[None]) for latent in latents]
@@ -162,7 +183,10 @@ def _response(pictures: list[Picture], drawn: dict[Picture, np.ndarray | Excepti
     """The pictures of a request with their seeds; or an error, if one of them could not be drawn."""
     images = [drawn[picture] for picture in pictures]
     if failure := next((image for image in images if isinstance(image, Exception)), None):
-        return _error(f"drawing failed: {failure}", pb_utils.TritonError.INTERNAL)
+        gone = isinstance(failure, ClientsGone)
+        return _error(
+            f"drawing failed: {failure}", pb_utils.TritonError.CANCELLED if gone else pb_utils.TritonError.INTERNAL
+        )
     seeds = np.array([[picture.seed] for picture in pictures], dtype=np.int64)
     return pb_utils.InferenceResponse([pb_utils.Tensor("IMAGE", np.stack(images)), pb_utils.Tensor("SEED", seeds)])
 

@@ -145,6 +145,27 @@ class Deletion(Repository):
         return True
 
 
+def prune_cache(layout: Layout, most_bytes: float) -> int:
+    """Delete cached pictures and results, those that were not used for longest first, down to `most_bytes` in all.
+
+    Encoded pictures and embeddings are kept: a training may be reading them. Returns how many files went; they are made
+    again when they are needed.
+    """
+    files: list[tuple[float, int, Path]] = []
+    for path in (*layout.picture_cache.glob("??/[!.]*"), *layout.results.glob("[!.]*")):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    removed = 0
+    for _, size, path in sorted(files):
+        if total <= most_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total, removed = total - size, removed + 1
+    return removed
+
+
 def _deletion_fault(session: Session, run_id: str, now: datetime) -> str:
     newest = select(func.max(PromotionRow.id)).group_by(PromotionRow.alias)
     aliases = session.scalars(

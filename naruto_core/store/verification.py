@@ -25,7 +25,8 @@ from naruto_core.store.queries import Queries
 
 NOT_COVERED = (
     "not covered, because nothing records their content: previews, folders to publish, checkpoints of unfinished runs, "
-    "rows other than scores that somebody changed in the database, results and pictures outside of NARUTO_HOME"
+    "rows other than scores that somebody changed in the database, sizes and hashes of likeness in dataset tables, "
+    "results and pictures outside of NARUTO_HOME"
 )
 
 

@@ -154,10 +154,10 @@ def test_keys_that_are_made_at_the_same_time_are_all_stored(tmp_path: Path):
 def test_a_damaged_signing_key_signs_no_url(tmp_path: Path, content: bytes):
     (tmp_path / "signing-key").write_bytes(content)
     with pytest.raises(RecordDamaged, match=r"signing-key is not the key that was written: remove it"):
-        ImageFiles(tmp_path, 60)
+        ImageFiles(tmp_path, 60, 1e9)
     (tmp_path / "signing-key").unlink()
-    files = ImageFiles(tmp_path, 60)
-    name = files.save(b"x")
+    files = ImageFiles(tmp_path, 60, 1e9)
+    name = files.save(b"x", "png")
     expires, _, signature = files.url(name).partition("expires=")[2].partition("&signature=")
     assert files.path(name, int(expires), signature)
     assert (tmp_path / "signing-key").stat().st_mode & 0o077 == 0

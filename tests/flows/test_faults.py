@@ -1,12 +1,15 @@
 """Faults of the machine, on a real run: what they leave behind, what finds it, and what mends it."""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from flows.listings import verify_all
+from tests.faults.catalogue import KINDS, flip
 from tests.preloaded import Preloaded
 
 
@@ -41,3 +44,21 @@ def test_a_killed_run_leaves_no_server_even_while_that_starts(
     while any(map(_command, servers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_command, servers))
+
+
+def test_one_flipped_bit_is_found_in_every_kind_of_file_that_a_run_leaves(
+    small_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(small_run[0], tmp_path / "home")
+    monkeypatch.setenv("NARUTO_HOME", str(home))
+    assert verify_all().rows == []
+    unseen: list[str] = []
+    for kind in KINDS:  # `make bench-faults` tries more positions, and mends each
+        path = kind.files(home)[0]
+        at, whole = kind.positions(path)[-1], path.read_bytes()
+        flip(path, at)
+        if not any(kind.named in str(row["what"]) for row in verify_all().rows):
+            unseen.append(kind.pattern)
+        path.write_bytes(whole)
+    assert unseen == []
+    assert verify_all().rows == []

@@ -327,3 +327,18 @@ def test_at_another_address_tritons_server_needs_without_keys(address: str):
 def test_without_an_installed_server_the_error_says_where_it_runs(tmp_path: Path):
     with pytest.raises(ServiceFailed, match=r"`make triton` .* Linux .* Python 3.11 or 3.12"):
         find_server(tmp_path)
+
+
+def test_it_stops_drawing_for_a_client_that_has_gone(server: Client):
+    began = time.monotonic()
+    server.ask(PROMPT=CAT, SEED=1, STEPS=10)
+    seconds = time.monotonic() - began
+    prompt, steps = triton.InferInput("PROMPT", [1, 1], "BYTES"), triton.InferInput("STEPS", [1, 1], "INT32")
+    prompt.set_data_from_numpy(np.array([[CAT]], dtype=object))
+    steps.set_data_from_numpy(np.array([[150]], dtype=np.int32))
+    call = server.grpc.async_infer("naruto", [prompt, steps], lambda result, error: None)
+    time.sleep(seconds)  # it is being drawn
+    call.cancel()
+    began = time.monotonic()
+    server.ask(PROMPT=CAT, SEED=1, STEPS=1)
+    assert time.monotonic() - began < 8 * seconds  # the rest of 150 steps would take 14 times as long
