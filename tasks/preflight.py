@@ -61,8 +61,8 @@ def check_warmup(section: TrainingSection) -> None:
     """Raise RecipeInvalid when training ends before the learning rate has risen to its value."""
     if section.lr_warmup_steps > section.max_train_steps:
         raise RecipeInvalid(
-            f"training.lr_warmup_steps is {section.lr_warmup_steps}, and training has {section.max_train_steps} steps: the "
-            "learning rate would never reach its value; warm up in fewer steps, or train more."
+            f"training.lr_warmup_steps is {section.lr_warmup_steps}, and training has {section.max_train_steps} steps: "
+            "the learning rate would never reach its value; warm up in fewer steps, or train more."
         )
 
 

@@ -201,7 +201,13 @@ def _fetch(repository: str, revision: str) -> Path:
     except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {reason}") from error
-    for path in sorted(folder.rglob("*.parquet")):
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise DatasetUnusable(
+            f"dataset {repository} has no parquet files at {revision[:12]}: set dataset.revision to the commit of its "
+            "branch refs/convert/parquet, which the hub makes by itself, or download its pictures and use their folder."
+        )
+    for path in files:
         check_hub_file(path)
     return folder
 
