@@ -13,6 +13,7 @@ from naruto_core.errors import RecipeInvalid
 from naruto_core.hub import check_token
 from naruto_core.lora_import import ForeignLora, read_lora
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import TrainingSection
 from naruto_core.refiner import check_refiner
 from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
@@ -53,10 +54,20 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
         say(note)
     if not recipe.imported:
+        check_warmup(recipe.training)
         say(memory_plan(recipe, settings, device).summary)
         check_init_adapter(recipe)
     if suite:
         check_suite(recipe, suite)
+
+
+def check_warmup(section: TrainingSection) -> None:
+    """Raise RecipeInvalid when training ends before the learning rate has risen to its value."""
+    if section.lr_warmup_steps > section.max_train_steps:
+        raise RecipeInvalid(
+            f"training.lr_warmup_steps is {section.lr_warmup_steps}, and training has {section.max_train_steps} steps: "
+            "the learning rate would never reach its value; warm up in fewer steps, or train more."
+        )
 
 
 def check_init_adapter(recipe: Recipe) -> ForeignLora | None:

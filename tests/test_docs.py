@@ -84,6 +84,23 @@ def test_every_link_and_picture_leads_to_a_file():
     assert [(path.name, link) for path, link in links if not (path.parent / link).exists()] == []
 
 
+def test_every_link_into_a_page_leads_to_a_heading():
+    def headings(path: Path) -> set[str]:
+        found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        words = [re.sub(r"[^\w\s-]", "", heading.replace("`", "").lower()).strip() for heading in found]
+        return {re.sub(r"[-\s]+", "-", heading) for heading in words}
+
+    links = [
+        (path, target or path.name, heading)
+        for path in PAGES
+        for target, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 5
+    assert [
+        (path.name, target, heading) for path, target, heading in links if heading not in headings(path.parent / target)
+    ] == []
+
+
 def test_every_path_of_the_project_that_a_page_names_is_there():
     top = "flows|tasks|naruto_core|dashboard|deployments|docs|tests"
     named = {
