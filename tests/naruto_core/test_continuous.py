@@ -29,11 +29,11 @@ def order(text: str, seed: int, steps: int = 5, guidance: float = 4.0) -> Order:
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])
 def test_pictures_equal_the_painters_byte_for_byte_in_any_batch(load_miniature, precision: str, scheduler: str):
-    section = SECTION.model_copy(update={"mixed_precision": precision, "scheduler": scheduler})
+    section = SECTION.model_copy(update={"mixed_precision": precision, "scheduler": scheduler, "resolution": 32})
     painter = Painter(load_miniature(), section)
     jobs = [Job("a person with red hair", 1), Job("a pencil sketch of a person", 2)]
     expected = [picture.tobytes() for picture in painter.paint(jobs)]
-    batch = ContinuousBatch(painter, 64, 64, fixed_size=True)
+    batch = ContinuousBatch(painter, 32, 32, fixed_size=True)
     numbers = [batch.join(order(jobs[0].text, jobs[0].seed))]
     batch.step()
     batch.join(order("a forest", 9, steps=2, guidance=1.5))

@@ -22,7 +22,7 @@ from naruto_core.training.latent_cache import (
     time_ids,
 )
 from tests.naruto_core.conftest import CPU
-from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode, ignore
+from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, captioned_tiny, encode, ignore
 
 
 @pytest.mark.parametrize("text", ["Naruto fighting in the rain", "", "a person " * 60])
@@ -160,18 +160,18 @@ def test_every_use_of_a_cached_picture_is_another_sample_of_its_latents():
     assert abs(float(clean.std()) - 1) < 0.05  # the cached deviation, over 4,096 numbers
 
 
-def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
+def test_a_stopped_encoding_goes_on_with_the_next_shard(load_tiny, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 4)
-    pipeline, read = load_miniature(), []
+    pipeline, read = load_tiny(), []
 
     def failing(name: str, view: int) -> CaptionedPicture:
         if name == "picture-9":
             raise KeyboardInterrupt
-        return captioned(name, view)
+        return captioned_tiny(name, view)
 
     def counting(name: str, view: int) -> CaptionedPicture:
         read.append(name)
-        return captioned(name, view)
+        return captioned_tiny(name, view)
 
     with pytest.raises(KeyboardInterrupt):
         encode_examples(pipeline, [NAMES], failing, EncodingOptions(PROMPT), tmp_path, ignore)
@@ -203,32 +203,32 @@ def _forget_digest(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_flip_low_bits, _cut, _swap, _forget_digest])
-def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_path: Path, monkeypatch, damage):
+def test_a_shard_that_is_not_what_was_written_is_made_again(load_tiny, tmp_path: Path, monkeypatch, damage):
     monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 6)
-    pipeline, shard = load_miniature(), tmp_path / "shard-00000.safetensors"
-    first = encode(pipeline, tmp_path)
+    pipeline, shard = load_tiny(), tmp_path / "shard-00000.safetensors"
+    first = encode(pipeline, tmp_path, picture=captioned_tiny)
     first_means, first_hidden = ([column.row(i).clone() for i in range(12)] for column in (first.mean, first.hidden))
     other = shard.with_name("shard-00001.safetensors").stat().st_mtime_ns
     damage(shard)
     with pytest.raises(RecordDamaged, match="remove it") if damage is not _swap else nullcontext():
         read_checkpoint(shard)
-    encoded = encode(pipeline, tmp_path)
+    encoded = encode(pipeline, tmp_path, picture=captioned_tiny)
     assert encoded.texts == first.texts
     assert all(torch.equal(encoded.mean.row(index), first_means[index]) for index in range(12))
     assert all(torch.equal(encoded.hidden.row(index), first_hidden[index]) for index in range(12))
     assert shard.with_name("shard-00001.safetensors").stat().st_mtime_ns == other
 
 
-def test_where_the_encoders_learn_their_encodings_are_not_cached(load_miniature, tmp_path: Path):
-    encoded = encode(load_miniature(), tmp_path, with_text=False)
+def test_where_the_encoders_learn_their_encodings_are_not_cached(load_tiny, tmp_path: Path):
+    encoded = encode(load_tiny(), tmp_path, picture=captioned_tiny, with_text=False)
     assert encoded.hidden is None
     with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:
         assert set(file.keys()) == {"mean", "deviation", "time_ids"}
 
 
-def test_a_latent_that_is_not_a_number_is_refused_with_the_pictures_name(load_miniature, tmp_path: Path):
-    pipeline = load_miniature()
+def test_a_latent_that_is_not_a_number_is_refused_with_the_pictures_name(load_tiny, tmp_path: Path):
+    pipeline = load_tiny()
     with torch.no_grad():
         pipeline.vae.encoder.conv_in.weight.fill_(float("inf"))
     with pytest.raises(DatasetUnusable, match="picture-0"):
-        encode(pipeline, tmp_path)
+        encode(pipeline, tmp_path, picture=captioned_tiny)
