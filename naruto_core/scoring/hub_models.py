@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_CLIP_LENGTH = 77  # tokens that CLIP reads where its configuration does not say it
 _CLIP_WORDS = 49_408  # tokens of CLIP's own tokenizer, which open_clip holds
 
 
@@ -39,7 +40,8 @@ def extractor_of_transformers(name: str, choose_device: ChooseDevice) -> Extract
         raise ModelUnusable(f"transformers:{name} is a {kind} model; dinov2 and clip are offered.")
     weights, settings = sha256_file(folder / WEIGHTS), sha256_file(folder / CONFIG)
     load = _dinov2 if kind == "dinov2" else _clip
-    tokenizer = None if kind == "dinov2" else lambda: _clip_tokenizer(config["text_config"]["max_position_embeddings"])
+    read = config.get("text_config", {}).get("max_position_embeddings", _CLIP_LENGTH)
+    tokenizer = None if kind == "dinov2" else lambda: _clip_tokenizer(read)
     return Extractor(f"transformers:{weights[:16]}-{settings[:6]}", lambda: load(folder, choose_device()), tokenizer)
 
 

@@ -62,6 +62,9 @@ def test_texts_that_a_network_reads_in_part_are_told_whatever_their_tokenizer(ti
         extractor = load_extractor(name, CPU)
         whole, longer = "hair " * read, "hair " * (read + 1)
         assert extractor.truncated([longer, whole, "hair"]) == [longer], name
+        assert extractor.network.tokenize
+        end_of_whole, end_of_longer = extractor.network.tokenize([whole, longer])[:, -1].tolist()
+        assert end_of_whole == end_of_longer, name  # the end of the text, from which its embedding is taken
     finding = find_text_beyond_scores("run", extractor, {"prompts": [longer, whole], "captions": [whole]})
     assert finding
     assert finding.warning
