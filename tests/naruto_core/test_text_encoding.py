@@ -59,7 +59,7 @@ def test_words_behind_75_tokens_change_the_picture_with_150_and_the_service_draw
         drawn[length] = [picture.tobytes() for picture in painter.paint(jobs)]
     assert drawn[75][0] == drawn[75][1]
     assert drawn[150][0] != drawn[150][1]
-    batch = ContinuousBatch(painter, 64, 64)
+    batch = ContinuousBatch(painter, 64, 64, fixed_size=True)
     numbers = [batch.join(Order(job.text, job.seed, section.negative_prompt, 2, 4.0)) for job in jobs]
     served = [batch.step(), batch.step()][-1]
     pictures = [served[number] for number in numbers]
