@@ -207,6 +207,7 @@ class ContinuousBatch:
                     [negative_prompt] * size,
                     section.clip_skip,
                     section.max_token_length,
+                    weighted=section.prompt_weights,
                 )
             parts = {name: value[:1] for name, value in encoded.items()}
             self._encoded[key] = _Texts(

@@ -49,6 +49,7 @@ _LATER_KEYS: dict[str, Any] = {
     "imported": None,
     "fusion.check_pictures": 4,
     "generation.max_token_length": 75,
+    "generation.prompt_weights": False,
     "generation.refiner": None,
 }
 

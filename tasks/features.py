@@ -296,6 +296,10 @@ class _Inputs:
         if variant is Variant.REAL:
             phrase = self.context.recipe.instance_prompt
             return [join_caption(phrase, picture.caption) for picture in self.real.perfect]
+        if self.context.recipe.generation.prompt_weights:
+            from naruto_core.text_encoding import without_weights  # imports torch
+
+            return [without_weights(prompt.text) for prompt in self.prompts]
         return [prompt.text for prompt in self.prompts]
 
     def contents(self, variant: Variant) -> list[str]:

@@ -13,7 +13,7 @@ from naruto_core.recipe_training import LONGEST_TEXT
 from naruto_core.scoring.features import Extractor
 from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_TEXT
 from naruto_core.textual_inversion import split_tokens
-from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
+from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit, prompt_words
 from tasks.context import task_context
 from tasks.progress import say
 
@@ -71,13 +71,21 @@ def _remedy(recipe: Recipe) -> str:
     return f" To read more, set training.max_token_length and generation.max_token_length to {LONGEST_TEXT}."
 
 
+def _words(recipe: Recipe, prompt: str) -> str:
+    """A prompt without its weights. Raises RecipeInvalid for one that is too large."""
+    try:
+        return prompt_words(recipe.generation, prompt)
+    except ValueError as error:
+        raise RecipeInvalid(f"{error} Lower it, or set generation.prompt_weights to false.") from None
+
+
 def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
     """Say which prompts are too long; RecipeInvalid when two of the suite become the same text by being cut."""
     limit, section = limit_of(recipe), recipe.generation
     for drawn_by, tokens in (("base", dict[str, str]()), ("adapted and fused", recipe.new_tokens)):
         by_text: dict[str, list[Prompt]] = {}
         for prompt in suite.prompts:
-            by_text.setdefault(insert_tokens(prompt.text, tokens), []).append(prompt)
+            by_text.setdefault(insert_tokens(_words(recipe, prompt.text), tokens), []).append(prompt)
         report = limit.report(by_text)
         if report.merged:
             slugs = ", ".join(prompt.slug for text in report.merged[0] for prompt in by_text[text])
@@ -88,7 +96,7 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             )
         if report.truncated and (tokens or drawn_by == "base"):
             say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")
-    other_texts = {"negative_prompt": section.negative_prompt}
+    other_texts = {"negative_prompt": _words(recipe, section.negative_prompt)}
     prior = recipe.training_section and recipe.training.prior
     other_texts |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
     for name, text in other_texts.items():
@@ -103,10 +111,13 @@ def find_truncated_text(
     of the prompts. A warning needs a cut prompt, or `CUT_CAPTIONS` of the captions.
     """
     captions = count_captions(recipe, styles, limit)
-    negative = recipe.generation.negative_prompt
+    negative = _words(recipe, recipe.generation.negative_prompt)
     prompts = limit.report(
         dict.fromkeys(
-            text for prompt in suite.prompts for text in (prompt.text, insert_tokens(prompt.text, recipe.new_tokens))
+            text
+            for prompt in suite.prompts
+            for words in [_words(recipe, prompt.text)]
+            for text in (words, insert_tokens(words, recipe.new_tokens))
         )
     )
     parts = [captions.sentence("captions")] if captions.n else []

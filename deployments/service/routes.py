@@ -33,6 +33,7 @@ from naruto_core.picture_file import MEDIA_TYPES
 from naruto_core.prompts import insert_tokens
 from naruto_core.sampling import SAMPLERS
 from naruto_core.serving import JobState, ServiceJob
+from naruto_core.token_limit import prompt_words
 
 router = APIRouter()
 _CLIENT_CLOSED_REQUEST = 499  # for the log: the client does not get it
@@ -81,7 +82,7 @@ async def generate(body: ImageRequest, request: Request, client: Client, state: 
     options = JobOptions(
         as_files=respond_async or body.response_format == "url",
         encoding=body.encoding,
-        sample_prompt=body.prompt if _drawn_as_samples(record, orders[0], spec) else "",
+        sample_prompt=prompt_words(spec.section, body.prompt) if _drawn_as_samples(record, orders[0], spec) else "",
         warning=warning,
     )
     job = await state.jobs.submit(record, spec, orders, options)
@@ -190,6 +191,11 @@ def _orders(body: ImageRequest, spec: ModelSpec, state: ServiceState) -> list[Or
     negative = section.negative_prompt if body.negative_prompt is None else body.negative_prompt
     default_steps = max(1, section.num_inference_steps // 2) if body.quality == "low" else section.num_inference_steps
     steps = body.steps or default_steps
+    for name, prompt in (("prompt", body.prompt), ("negative_prompt", negative)):
+        try:
+            prompt_words(section, prompt)
+        except ValueError as error:
+            raise ApiError(400, f"{name}: {error}", param=name, code="invalid_value") from None
     _check_limits(state.options, {"prompt": body.prompt, "negative_prompt": negative}, body.n, steps)
     most_steps = SAMPLERS[section.scheduler].most_steps
     if most_steps and steps > most_steps:
@@ -223,7 +229,10 @@ def _check_limits(options: ServiceOptions, prompts: dict[str, str], n: int, step
 def _truncation_warning(state: ServiceState, spec: ModelSpec, order: Order) -> str:
     """Which prompts are too long for the text encoders, in ASCII and without their words: proxies log headers."""
     limit = state.registry.token_limit(spec)
-    texts = {"prompt": order.text, "negative_prompt": order.negative_prompt}
+    texts = {
+        name: prompt_words(spec.section, text)
+        for name, text in (("prompt", order.text), ("negative_prompt", order.negative_prompt))
+    }
     return "; ".join(f"{name}: {cut.sentence}" for name, text in texts.items() if (cut := limit.truncated(text)))
 
 

@@ -24,7 +24,7 @@ from diffusers import StableDiffusionXLPipeline
 sys.path.insert(0, str(Path(__file__).parent))  # before any package of that name
 
 from sampling import NotFinite, decode_picture, load_vae, make_scheduler
-from text_encoding import encode_prompts
+from text_encoding import encode_prompts, split_weights
 from weight_check import check_pipeline
 
 # diffusers would log the end of a prompt that is too long for the text encoders, but prompts are private
@@ -125,6 +125,11 @@ class TritonPythonModel:
                     *(_side(side, 2 * resolution) for side in size),
                 )
                 text = _text("PROMPT", prompt)
+                if self.settings["prompt_weights"]:
+                    (
+                        split_weights(text),
+                        split_weights(_text("NEGATIVE_PROMPT", negative)),
+                    )  # ValueError for an invalid weight
                 if not text.strip():
                     raise ValueError("PROMPT: must not be empty.")
                 own_seed = secrets.randbelow(2**31) if seed is None else _integer("SEED", seed, 0, 2**63 - 1)
@@ -169,7 +174,8 @@ class TritonPythonModel:
         """The prompts of `pictures` as arguments of the pipeline."""
         texts = [picture.prompt for picture in pictures], [picture.negative_prompt for picture in pictures]
         with torch.no_grad():
-            return encode_prompts(self.pipeline, *texts, self.settings["clip_skip"], self.settings["max_token_length"])
+            clip_skip, length = self.settings["clip_skip"], self.settings["max_token_length"]
+            return encode_prompts(self.pipeline, *texts, clip_skip, length, weighted=self.settings["prompt_weights"])
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray | Exception:
         """Latents (1, 4, height / 8, width / 8) as a picture; or the error, so that the rest of the batch is drawn."""
