@@ -105,8 +105,8 @@ def command(local: LocalPrefect) -> Iterator[Command]:
     modules = ("deployments.prefect.deploy", "prefect.client.orchestration")
     with preloaded(modules, environment | local.environment()) as programs:
 
-        def run(module: str, *arguments: str) -> tuple[int, str]:
-            program = programs.start(module, *arguments, environment=environment)
+        def run(module: str, *arguments: str, of: LocalPrefect = local) -> tuple[int, str]:
+            program = programs.start(module, *arguments, environment=persons_environment(of))
             assert program.output
             with program.output:
                 printed = program.output.read()
@@ -116,7 +116,7 @@ def command(local: LocalPrefect) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="module")
-def up(local: LocalPrefect) -> Iterator[LocalPrefect]:
+def up(local: LocalPrefect, command: Command) -> Iterator[LocalPrefect]:
     """A Prefect that `make up` started in a home of its own, stopped by `make down`."""
     try:
         started = python_m("deployments.prefect.local", local, "up")
@@ -125,8 +125,8 @@ def up(local: LocalPrefect) -> Iterator[LocalPrefect]:
         assert "prefect deployment run train-naruto\n" in started.stdout
         yield local
     finally:
-        stopped = python_m("deployments.prefect.local", local, "down")
-    assert stopped.returncode == 0, stopped.stderr
+        status, printed = command("deployments.prefect.local", "down")
+    assert status == 0, printed
     assert (local.server.pid(), local.worker.pid()) == (None, None)
 
 
@@ -195,16 +195,14 @@ def test_nightly_flows_are_scheduled_and_the_weekly_t4_is_switched_off(up: Local
     assert scheduled == expected
 
 
-def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_sentence(command: Command, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         local = LocalPrefect(tmp_path, other.getsockname()[1])
-        refused = python_m("deployments.prefect.local", local, "up")
-    assert refused.returncode == 1
-    assert re.fullmatch(
-        r"error: port \d+ is used by another program, .* NARUTO_PREFECT_PORT=\d+ make up\.\n", refused.stderr
-    )
+        status, printed = command("deployments.prefect.local", "up", of=local)
+    assert status == 1
+    assert re.fullmatch(r"error: port \d+ is used by another program, .* NARUTO_PREFECT_PORT=\d+ make up\.\n", printed)
 
 
 def test_a_port_that_is_no_number_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

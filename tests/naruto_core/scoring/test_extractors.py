@@ -38,7 +38,7 @@ def _textbook_fid(a: np.ndarray, b: np.ndarray) -> float:
     return float(shift @ shift + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * np.real(root)))
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 12), (40, 60, 96), (500, 30, 64)])
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 12), (40, 50, 96), (500, 30, 64)])
 def test_both_forms_of_fid_equal_the_textbook(n: int, m: int, d: int):
     rng = np.random.default_rng(n)
     a, b = rng.normal(0, 1, (n, d)), rng.normal(0.3, 1.4, (m, d))
