@@ -25,6 +25,7 @@ from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts,
 from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label
 from naruto_core.scoring.sample_metrics import is_blank
+from naruto_core.scoring.style_preference import known_preference
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from tasks.context import RunContext, TaskContext, exclusive_device
 from tasks.progress import say, unit_reporter
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 Rows = NDArray[np.float16]
+DRAWN_WORLD = "world:naruto"  # the source of pictures in the style whose preference is known
 _TEXTS_AT_ONCE = 256
 _AGAIN = "`naruto run` with the choices of its run draws it again."
 
@@ -209,6 +211,7 @@ def run_features(context: RunContext, *, risks: bool = False) -> RunFeatures:
         other_styles=frozenset(prompt.slug for prompt in context.suite.prompts if OTHER_STYLES in prompt.tags),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
         cmmd=inputs.feature_set(section.cmmd_extractor) if section.cmmd_extractor else None,
+        preference=known_preference(pairs.id) if context.dataset.source.startswith(DRAWN_WORLD) else None,
     )
 
 

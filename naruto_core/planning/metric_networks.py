@@ -1,6 +1,5 @@
 """The networks that measure a run: what they take on the disk, and what of it is still to be downloaded."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +33,14 @@ class MetricNetwork:
 
 def metric_networks(section: ScoringSection) -> list[MetricNetwork]:
     """The networks of `section` that are downloaded, each once; those of packages and folders take no room."""
-    return [_network(name) for name in dict.fromkeys(_names(section)) if not _is_local(name)]
+    return [_network(name) for name in network_names(section) if not _is_local(name)]
 
 
-def _names(section: ScoringSection) -> Iterator[str]:
+def network_names(section: ScoringSection) -> tuple[str, ...]:
+    """The names of all networks of `section`, each once."""
     further = (section.cmmd_extractor, section.vqa_model, section.preference_model, section.attribute_reader)
-    yield from (section.set_extractor, section.pair_extractor, *section.more_set_extractors)
-    yield from (name for name in further if name)
+    main = (section.set_extractor, section.pair_extractor, *section.more_set_extractors)
+    return tuple(dict.fromkeys([*main, *(name for name in further if name)]))
 
 
 def _is_local(name: str) -> bool:

@@ -8,8 +8,9 @@ from scipy import stats
 
 from naruto_core.intervals import LEVEL, POWER, mean_estimate, share_estimate
 from naruto_core.scoring.metrics import SET_METRICS
-from naruto_core.scoring.resampling import Difference, difference, mean_measure
+from naruto_core.scoring.resampling import Difference, difference, mean_measure, paired_difference
 from naruto_core.scoring.set_metrics import SetMetric
+from naruto_core.scoring.style_preference import limits
 from naruto_core.scoring.verdict import verdict
 from tests.benchmarks.bench_rates import Rate, at_least, at_most
 
@@ -22,6 +23,7 @@ def rates(seconds: float) -> Iterator[Rate]:
     """Every claim with its rate, in about so many seconds."""
     yield from mean_rates(seconds * 0.1)
     yield from difference_rates(seconds * 0.7)
+    yield at_least("interval of a change of content covers (unknown styles)", content_coverage(5000)[0], 5000, 0.95)
     yield at_least("the range of further prompts holds (20 prompts)", ranges_that_hold(20_000, 20), 20_000, 0.8)
     yield at_least("the range of further prompts holds (44 prompts)", ranges_that_hold(20_000, 44), 20_000, 0.8)
 
@@ -77,6 +79,28 @@ def share_coverage(prompts: int, share: float, worlds: int) -> float:
     values = rng.random((worlds, 4 * prompts)) < np.repeat(of_prompts, 4, axis=1)
     estimates = [share_estimate(row, groups) for row in values]
     return float(np.mean([estimate.low <= share <= estimate.high for estimate in estimates]))
+
+
+def content_coverage(worlds: int, prompts: int = 20) -> tuple[float, float]:
+    """The share of worlds in which the interval of a change of content holds it; and one that subtracts the mean does.
+
+    The network prefers the new style to each of four base styles by another amount, which 200 scenes measure. The base
+    draws an unknown mixture of them, and the adapted model an unknown part of the new style.
+    """
+    rng, groups = np.random.default_rng(prompts), [str(i) for i in range(prompts)]
+    hits, of_subtracted = 0, 0
+    for _ in range(worlds):
+        preferences = rng.normal(0, 0.015, 4)
+        measured = [rng.normal(mean, 0.04, 200) for mean in preferences]
+        preferred = float(rng.dirichlet(np.full(4, 0.5)) @ preferences * rng.uniform(0.5, 1))
+        first = rng.normal(0.6, 0.05, prompts)
+        change = paired_difference(first, first + preferred + rng.normal(0, 0.02, prompts), groups, share=False)
+        known, mean = limits(measured), float(np.mean(measured))
+        allowed = change.allowing_for(known.low, known.high)
+        assert None not in (change.low, change.high, allowed.low, allowed.high)
+        hits += allowed.low <= 0 <= allowed.high
+        of_subtracted += change.low - mean <= 0 <= change.high - mean
+    return hits / worlds, of_subtracted / worlds
 
 
 def false_alarms(prompts: int, kind: str, worlds: int) -> float:
