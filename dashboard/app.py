@@ -24,6 +24,7 @@ from dashboard.views import (
     run,
     runs,
     serving,
+    sweep,
     verdicts,
 )
 from naruto_core.errors import NarutoError
@@ -47,6 +48,7 @@ Pages = dict[str, tuple[str, Callable[[], None]]]  # the title and the function 
 _MODELS: Pages = {
     "runs": ("Runs", runs.show),
     "run": ("Run", run.show),
+    "sweep": ("Sweep", sweep.show),
     "compare": ("Compare", compare.show),
     "dataset": ("Dataset", dataset.show),
     "playground": ("Playground", playground.show),
