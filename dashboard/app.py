@@ -14,7 +14,7 @@ from dashboard.component import page_style
 from dashboard.navigation import remember_pages
 from dashboard.queries import votes
 from dashboard.queries.database import database
-from dashboard.views import campaigns, compare, dataset, deploy, overview, pictures, review, run, runs
+from dashboard.views import campaigns, compare, dataset, deploy, overview, pictures, review, run, runs, sweep
 from naruto_core.errors import NarutoError
 
 
@@ -38,6 +38,7 @@ _PAGES: Pages = {
     "overview": ("Overview", overview.show),
     "runs": ("Runs", runs.show),
     "run": ("Run", run.show),
+    "sweep": ("Sweep", sweep.show),
     "compare": ("Compare", compare.show),
     "review": ("Review", review.show),
     "campaigns": ("Campaigns", campaigns.show),

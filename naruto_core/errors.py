@@ -12,6 +12,7 @@
     ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
     ├── DeletionRefused       a run that cannot be deleted now (who deletes)
     ├── RunStopped            a run that somebody asked to stop (who asked)
+    │   └── RunPruned         a run that a sweep ended early (who wrote the sweep file)
     ├── ServiceKeyInvalid     an API key that cannot be made or removed (who runs the service)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
@@ -82,6 +83,10 @@ class DeletionRefused(NarutoError):
 
 class RunStopped(NarutoError):
     """A run that ended at a safe point because somebody asked for it; the same command resumes it."""
+
+
+class RunPruned(RunStopped):
+    """A run that a sweep ended early, because its previews scored low; `naruto run` of its recipe goes on with it."""
 
 
 class ServiceKeyInvalid(NarutoError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from naruto_core.artifacts import Layout
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState
-from naruto_core.errors import NarutoError, NotRecorded, RunStopped
+from naruto_core.errors import NarutoError, NotRecorded, RunPruned, RunStopped
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings, sqlite_url
 from naruto_core.store.database import Store, open_store
@@ -124,11 +124,13 @@ def _waiting_is_no_work(context: RunContext, step: str) -> Generator[None]:
 
 
 def _record_end(context: RunContext, step: str, error: BaseException) -> None:
-    """Mark the run as cancelled where somebody stopped it, else as failed."""
+    """Mark the run as pruned where its sweep ended it, as cancelled where somebody stopped it, else as failed."""
     from prefect.exceptions import TerminationSignal  # commands that only read a run import no Prefect
 
     run_id, now = context.run.id, datetime.now(UTC)
-    if isinstance(error, RunStopped):
+    if isinstance(error, RunPruned):
+        context.store.prune_run(run_id, str(error).removeprefix(f"run {run_id} was pruned: "), now)
+    elif isinstance(error, RunStopped):
         reason = str(error).removeprefix(f"run {run_id} stopped: ")
         context.store.cancel_run(run_id, f"{step}: {reason}", now)
     elif isinstance(error, (KeyboardInterrupt, TerminationSignal, CancelledError)):
@@ -156,6 +158,11 @@ def recorded_run(context: TaskContext, name: str) -> OpenRun:
     suite, dataset = store.prompts(run.id), store.find_dataset(run.dataset_id)
     text = store.recipe_json(run.id)
     if suite is None or dataset is None or not store.samples(run.id):
+        if run.state is RunState.PRUNED:
+            raise NotRecorded(
+                f"run {run.id} was pruned by a sweep, so it has no samples: choose another run. `naruto run` with its "
+                f"recipe and values (see  naruto show {run.id}) trains it to its end."
+            )
         imported = json.loads(text).get("imported")
         command = f"the same  naruto import {imported['kind']}" if imported else f"naruto run --recipe {run.profile}"
         raise NotRecorded(f"run {run.id} has no samples yet; finish it with  {command}")

@@ -1,6 +1,8 @@
 """Ingest: a source becomes a checked, recorded dataset version."""
 
-from prefect import task
+from typing import Any
+
+from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 
 from naruto_core.dataset.ingest import ingest as read_and_check
@@ -13,7 +15,15 @@ from tasks.progress import reporter, say
 SHOWN = 10
 
 
-@task(cache_policy=NO_CACHE)
+def may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a failed ingest is tried again: only where the hub or the network failed in a way that may pass."""
+    from naruto_core.hub import explain_error
+
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and explain_error(error).retryable
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[3, 10], retry_condition_fn=may_pass)
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:

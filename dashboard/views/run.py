@@ -124,6 +124,8 @@ def _failure(run: Run) -> None:
         return
     if run.state is RunState.CANCELLED:
         st.info("It was stopped; the same command resumes it:")
+    elif run.state is RunState.PRUNED:
+        st.info("It was pruned; `naruto run` with its recipe trains it to its end:")
     else:
         st.error("It failed:")
     st.code(run.failure, language=None, wrap_lines=True)

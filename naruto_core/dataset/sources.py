@@ -193,11 +193,11 @@ def _fetch(repository: str, revision: str) -> Path:
             folder = Path(
                 snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
             )
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as error:
         raise DatasetUnusable(
             f"cannot reach the hub for dataset {repository}, and it is not in the cache: check the network, "
             "or download it on another machine and use its folder."
-        ) from None
+        ) from error
     except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {reason}") from error

@@ -52,7 +52,9 @@ class KeptRuns:
 
 @dataclass(frozen=True, slots=True)
 class Rebuildable:
-    """A file or folder that can be made again: `kind` is "fused model", "hub folder", "latents" or "scratch".
+    """A file or folder that can be made again.
+
+    `kind` is "fused model", "hub folder", "latents", "checkpoint" (of a pruned run) or "scratch".
 
     `size` in bytes is what its removal frees: a file that has another name elsewhere (a hard link) counts nothing.
     """
@@ -117,14 +119,16 @@ class Deletion(Repository):
     def rebuildable(self, kept: KeptRuns, now: datetime, layout: Layout) -> list[Rebuildable]:
         """What of the runs that are not `kept` can be made again, and abandoned scratch files; fused models first.
 
-        A run that is not done, or that a process works on, is kept.
+        A run that is neither done nor pruned, or that a process works on, is kept.
         """
         with self._reading() as session:
             names = _kept(session, kept)
             runs = [
                 run_id
                 for run_id in session.scalars(
-                    select(RunRow.id).where(RunRow.state == RunState.DONE).order_by(RunRow.started_at)
+                    select(RunRow.id)
+                    .where(RunRow.state.in_((RunState.DONE, RunState.PRUNED)))
+                    .order_by(RunRow.started_at)
                 )
                 if run_id not in names and not live_owner(session, run_id, now)
             ]
@@ -223,6 +227,8 @@ def _of_run(layout: Layout, run_id: str) -> Iterator[Rebuildable]:
     for kind, path in paths.items():
         if path.exists():
             yield Rebuildable(kind, run_id, path, _size(path))
+    for path in sorted(layout.run(run_id).glob("checkpoint*.safetensors")):  # a run that is done has none
+        yield Rebuildable("checkpoint", run_id, path, _size(path))
 
 
 def _scratch(layout: Layout) -> Iterator[Rebuildable]:

@@ -23,7 +23,7 @@ from prefect.client.schemas.actions import VariableUpdate
 from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
-from deployments.prefect.deploy import PROJECT, read_automations, write_automations, write_notifications
+from deployments.prefect.deploy import PROJECT, QUEUES, read_automations, write_automations, write_notifications
 from deployments.prefect.local import LocalPrefect
 from tests.preloaded import preloaded
 
@@ -164,7 +164,7 @@ def test_up_a_second_time_changes_nothing_and_says_so(up: LocalPrefect, command:
     assert (up.server.pid(), up.worker.pid(), deployments_as_written(up)) == before
 
 
-def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: LocalPrefect) -> None:
+def test_every_profile_has_its_deployment_in_a_queue_that_short_flows_need_not_wait_for(up: LocalPrefect) -> None:
     deployments = {d["name"]: d for d in post(up, "/deployments/filter", {})}
     assert {name: d["parameters"] for name, d in deployments.items()} == {
         "train-naruto": {"profile": "mini"},
@@ -172,12 +172,21 @@ def test_every_profile_has_its_deployment_in_a_pool_that_runs_one_at_a_time(up: 
         "t4": {"profile": "t4"},
         "t4-fast": {"profile": "t4-fast"},
         "t4-512": {"profile": "t4-512"},
+        "sweep": {},
         "rescore": {},
         "watch": {},
         "promote": {},
     }
     assert {d["work_pool_name"] for d in deployments.values()} == {"gpu"}
-    assert request(up, "GET", "/work_pools/gpu")["concurrency_limit"] == 1
+    short = {"rescore": "nightly", "watch": "nightly", "promote": "interactive"}
+    assert {
+        name: d["work_queue_name"] for name, d in deployments.items() if d["work_queue_name"] != "training"
+    } == short
+    queues = {queue["name"]: queue for queue in post(up, "/work_pools/gpu/queues/filter", {})}
+    waiting = sorted((queues[queue.name]["priority"], queue.name) for queue in QUEUES)
+    assert [name for _, name in waiting] == ["interactive", "nightly", "training"]
+    assert {queues[queue.name]["concurrency_limit"] for queue in QUEUES} == {1}
+    assert request(up, "GET", "/work_pools/gpu")["concurrency_limit"] == 2
 
 
 def test_nightly_flows_are_scheduled_and_the_weekly_t4_is_switched_off(up: LocalPrefect) -> None:

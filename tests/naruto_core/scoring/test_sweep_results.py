@@ -111,6 +111,16 @@ def test_one_seed_or_five_prompts_judge_nothing_and_a_pending_setting_is_not_jud
     full = [setting(1), setting(2, 5.0), setting(3, 5.0)]
     results = sweep_results(full, 1, pending=[False, True, False])
     assert [r.difference.word for r in results if r.difference] == ["not finished", "better"]
+    results = sweep_results(full, 1, pruned=[False, True, False])
+    assert [(r.difference.word, r.difference.p is None) for r in results if r.difference] == [
+        ("pruned", True),
+        ("better", False),
+    ]
+    assert results[2].difference is not None
+    assert results[2].difference.confidence == pytest.approx(0.975)  # of two differences, although one is not judged
+    for result in sweep_results(full, 1, searched=True)[1:]:  # it chose its settings by their results
+        assert result.difference is not None
+        assert (result.difference.word, result.difference.low, result.difference.p) == ("not judged", None, None)
     results = sweep_results(full, 1, pending=[True, False, False])
     assert [r.difference.word for r in results if r.difference] == ["not finished", "not finished"]
 
