@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from naruto_core.errors import RecipeInvalid, StorageFailed
@@ -15,6 +15,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path("var"), description="Folder that holds pictures, runs and the database.")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
+    store: str = Field(
+        default="",
+        pattern=r"^(s3://[^/].*)?$",
+        description="Bucket that holds the recorded files of all machines: s3://BUCKET/PREFIX; needs NARUTO_DATABASE.",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     runner: str = Field(
         default="local",
@@ -58,6 +63,16 @@ class Settings(BaseSettings):
     service_key: SecretStr = Field(
         default=SecretStr(""), description="The playground's API key, if the service requires keys."
     )
+
+    @field_validator("store")
+    @classmethod
+    def _a_bucket_needs_a_shared_database(cls, store: str, info: ValidationInfo) -> str:
+        if store and not info.data.get("database"):
+            raise ValueError(
+                "a bucket needs a database that all machines share: set NARUTO_DATABASE=postgresql+psycopg://... "
+                "(the path of a SQLite file only where all processes are on one machine)"
+            )
+        return store
 
     @property
     def root(self) -> Path:

@@ -11,6 +11,7 @@ from naruto_core.domain import DatasetVersion
 from naruto_core.recipe_sections import DatasetSection
 from tasks.context import task_context
 from tasks.progress import reporter, say
+from tasks.sharing import publish_dataset
 
 SHOWN = 10
 
@@ -27,7 +28,9 @@ def may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:
-        result = read_and_check(section, context.layout, reporter(), say)
+        shared = bool(context.settings.store)
+        result = read_and_check(section, context.layout, reporter(), say, table_per_version=shared)
+        publish_dataset(context, result.version)
         recorded = context.store.find_dataset(result.version.id)
         damaged = recorded is not None and not is_intact(context.layout, recorded)
         context.store.add_dataset(result.version, result.quarantined, replace=damaged)
