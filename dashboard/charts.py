@@ -8,6 +8,7 @@ Row = dict[str, str | float | None]
 # Okabe and Ito (2008): colours that stay apart for colour-blind people; grey replaces black, invisible in the dark
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#7f7f7f")
 ANCHOR_COLOUR = "#8a8a8a"  # a contrast of at least 3.4 on white and on the dark background
+_FEW = 30
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]  # and a second sign beside the colour
 
 
@@ -18,12 +19,16 @@ def interval_plot(rows: Sequence[Row], title: str, *, zero: float | None = None)
     y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=400))
     scale = alt.Scale(zero=False)
     base = alt.Chart(data).encode(y=y)
-    lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
+    lines = base.mark_rule(strokeWidth=2, color=COLOURS[0]).encode(
+        x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"
+    )
     tooltips = [alt.Tooltip(f"{field}:{kind}", format=number_format) for field, kind, number_format in _TOOLTIPS]
-    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("value:Q", scale=scale), tooltip=tooltips)
+    dots = base.mark_point(filled=True, size=90, opacity=1, color=COLOURS[0]).encode(
+        x=alt.X("value:Q", scale=scale), tooltip=tooltips
+    )
     layers: list[alt.Chart] = [lines, dots]
     if zero is not None:
-        line = alt.Chart(alt.Data(values=[{"at": zero}])).mark_rule(strokeDash=[4, 4], opacity=0.6)
+        line = alt.Chart(alt.Data(values=[{"at": zero}])).mark_rule(strokeDash=[4, 4], color=ANCHOR_COLOUR)
         layers.insert(0, line.encode(x="at:Q"))
     return alt.layer(*layers).properties(height=alt.Step(34))
 
@@ -38,15 +43,25 @@ def line_plot(rows: Sequence[Row], x: str, y: str, colours: Mapping[str, str], h
         "run:N", title=None, legend=alt.Legend(orient="bottom", columns=2, labelLimit=400) if len(runs) > 1 else None,
         scale=alt.Scale(domain=runs, range=[colours.get(run, COLOURS[0]) for run in runs]),
     )  # fmt: skip
-    chart = alt.Chart(alt.Data(values=list(rows))).encode(x=alt.X(f"{x}:Q"), color=colour)
+    chart = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X(f"{x}:Q", axis=alt.Axis(format="d", tickMinStep=1)), color=colour
+    )
     scale = alt.Scale(zero=False)
     tooltips = [alt.Tooltip("run:N"), alt.Tooltip(f"{x}:Q"), alt.Tooltip(f"{y}:Q", format=".4g")]
-    lines = chart.mark_line(interpolate="monotone", strokeWidth=2).encode(
+    points = len(rows) <= _FEW * len(runs)  # a line through a few steps shows where they are
+    lines = chart.mark_line(interpolate="monotone", strokeWidth=2, point=points).encode(
         y=alt.Y(f"{y}:Q", scale=scale), strokeDash=alt.StrokeDash("run:N", scale=alt.Scale(range=_DASHES), legend=None),
         tooltip=tooltips,
     )  # fmt: skip
     behind = chart.transform_filter("isValid(datum.raw)").mark_line(opacity=0.25, strokeWidth=1)
     return alt.layer(behind.encode(y=alt.Y("raw:Q", title=y, scale=scale)), lines).properties(height=height)
+
+
+def sparkline(values: Sequence[float]) -> alt.Chart:
+    """A line without axes."""
+    data = alt.Data(values=[{"x": place, "y": value} for place, value in enumerate(values)])
+    x, y = (alt.X("x:Q", axis=None), alt.Y("y:Q", axis=None, scale=alt.Scale(zero=False)))
+    return alt.Chart(data).mark_line(strokeWidth=2, color=COLOURS[0]).encode(x=x, y=y).properties(height=56)
 
 
 def metric_over_runs(
@@ -65,7 +80,7 @@ def metric_over_runs(
     tooltips = [alt.Tooltip(f"{field}:{kind}", format=number_format) for field, kind, number_format in _TOOLTIPS]
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q")
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(y=y, tooltip=tooltips)
-    layers: list[alt.Chart] = [bars, dots]
+    layers: list[alt.Chart] = [dots] if all(row["low"] is None for row in rows) else [bars, dots]
     if anchors:
         marks = alt.Chart(alt.Data(values=list(anchors)))
         layers += [
@@ -125,5 +140,7 @@ def time_series(rows: Sequence[Row], title: str, *, zero: bool = True) -> alt.La
     colour = alt.Color("name:N", title=None, legend=alt.Legend(orient="bottom"), scale=alt.Scale(range=list(COLOURS)))
     base = alt.Chart(data).encode(x=x, color=colour)
     line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=scale), tooltip=tooltips)
+    if all(row.get("low") is None for row in rows):  # an empty layer is an element without a name for screen readers
+        return alt.layer(line).properties(height=220)
     bars = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6)
     return alt.layer(bars.encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"), line).properties(height=220)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
+from dashboard import charts
 from dashboard.navigation import short_name
 from dashboard.queries import votes
 from dashboard.queries.database import database
@@ -35,7 +36,8 @@ def _progress(run: Run) -> None:
             text = f"{short_name(run.id)}: step {step} of {total}, {time_left if step < total else 'trained'}"
             st.progress(min(1.0, step / total), text=text)
         if losses := _losses(database().runs.steps(run.id)):
-            st.metric("Loss", f"{losses[-1]:.4f}", chart_data=losses, label_visibility="collapsed")
+            st.altair_chart(charts.sparkline(losses), width="stretch")
+            st.caption(f"Loss {losses[-1]:.4f}")
     with right, st.popover("Stop"):
         st.text(f"{run.id} stops at its next safe point; the same command resumes it.")
         if st.button("Stop it", key=f"stop-{run.id}"):

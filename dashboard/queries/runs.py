@@ -71,6 +71,14 @@ def abandoned() -> list[str]:
     return [run_id for run_id in running if database().runs.live_lease(run_id, datetime.now(UTC)) is None]
 
 
+def promotion_fault(run_id: str) -> str:
+    """Why a run cannot be promoted, for people; its files are read again only when they changed. `promote` itself
+    reads them always."""
+    paths = [layout().absolute(adapter.path) for adapter in database().runs.adapters(run_id)]
+    files = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths if path.exists())
+    return _promotion_fault(*_version(), run_id, files)
+
+
 def samples(run_id: str) -> list[Sample]:
     """The pictures of one run."""
     return _samples(read_settings().database_url, run_id)
@@ -142,6 +150,12 @@ def _models(url: str, version: str) -> Mapping[str, tuple[str, Variant]]:
 def _first_pictures(url: str, version: str) -> Mapping[str, str]:
     del url, version
     return database().runs.first_pictures()
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _promotion_fault(url: str, version: str, run_id: str, files: tuple[tuple[str, int, int], ...]) -> str:
+    del url, version, files
+    return database().ratings.promotion_fault(run_id, layout())
 
 
 def distinct_models() -> dict[str, tuple[str, Variant]]:

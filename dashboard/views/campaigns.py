@@ -5,12 +5,10 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from dashboard.formatting import describe_decision
 from dashboard.queries import votes
 from dashboard.queries.database import database
 from dashboard.views import metric_validation, new_campaign, people, picture_notes, reviewers, verdicts
-from naruto_core.errors import NarutoError
-from naruto_core.ratings import Campaign, Mode
+from naruto_core.ratings import Campaign
 
 _PARTS: dict[str, Callable[[Campaign], None]] = {
     "Results": verdicts.show,
@@ -52,8 +50,6 @@ def _campaign(campaigns: list[Campaign], show_part: Callable[[Campaign], None]) 
         _state(campaign)
     progress = database().ratings.progress(campaign.id)
     st.progress(progress.share, text=f"{progress.votes} of {progress.votes_needed} votes on {progress.units} units")
-    for line in _decision_lines(campaign):
-        st.text(line)
     show_part(campaign)
 
 
@@ -77,12 +73,3 @@ def _state(campaign: Campaign) -> None:
             if st.button("Close it", key=f"close-{campaign.id}"):
                 ratings.close_campaign(campaign.id, datetime.now(UTC))
                 st.rerun()
-
-
-def _decision_lines(campaign: Campaign) -> list[str]:
-    if campaign.mode is Mode.SCALE:
-        return ["Grades give no ranking; the results show them with their intervals."]
-    try:
-        return [describe_decision(decision) for decision in votes.campaign_result(campaign.id).decisions]
-    except NarutoError as error:
-        return [str(error)]

@@ -18,11 +18,13 @@ from naruto_core.domain import Prompt, Variant
 from naruto_core.report.recipe_changes import recipe_differences
 
 MOST = 12  # models
-_PICTURES = 48  # on one page, about; a row has one for each model
+_LARGE_PICTURES, _SMALL_PICTURES = 24, 48  # on one page, about; a row has one for each model
+_SIZES = {2: 384, 3: 288, 4: 256}  # pixels of a picture at first, by the number of models: a row fits a laptop's screen
 _SMALL = 5  # models and more are shown in small pictures
 _ALL, _SUITE_ORDER = "all", "the order of the suite"
 _LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
 _EXPORTED = 60  # rows of pictures in one HTML file, about 10 MB
+_PARTS = ("Pictures", "Verdicts", "Recipes", "Training", "Export")
 _DIFFERENCES = 6  # keys of the recipes that stand in a sentence
 
 
@@ -43,16 +45,24 @@ def show() -> None:
         [by_sample for by_sample, _ in scores],
         _prompts(chosen),
     )
-    _recipes(chosen)
-    verdicts, training, pictures = st.container(), st.container(), st.container()
-    with pictures:
-        rows = _filter(all_rows)
-        _pictures(names, rows)
-    with verdicts:
-        _verdicts(names, chosen, rows, [measurements for _, measurements in scores])
-    with training:
-        _training(chosen)
-    _exports(names, rows)
+    st.text(_changes(chosen))
+    rows = _filter(all_rows)
+    pictures, verdicts, recipes, training, export = st.tabs(_PARTS, on_change="rerun", key="part")
+    if pictures.open:
+        with pictures:
+            _pictures(names, rows)
+    if verdicts.open:
+        with verdicts:
+            _verdicts(names, chosen, rows, [measurements for _, measurements in scores])
+    if recipes.open:
+        with recipes:
+            _recipes(chosen)
+    if training.open:
+        with training:
+            _training(chosen)
+    if export.open:
+        with export:
+            _exports(names, rows)
 
 
 def _select_models(models: Mapping[str, tuple[str, Variant]]) -> list[str]:
@@ -80,22 +90,28 @@ def _prompts(chosen: list[tuple[str, Variant]]) -> list[Prompt]:
     return list({prompt.slug: prompt for suite in suites if suite for prompt in suite.prompts}.values())
 
 
-def _recipes(chosen: Sequence[tuple[str, Variant]]) -> None:
-    """What changed between the recipes, in a sentence; all of it in a table."""
+def _changes(chosen: Sequence[tuple[str, Variant]]) -> str:
+    """What changed between the recipes, in a sentence."""
     run_ids = list(dict.fromkeys(run_id for run_id, _ in chosen))
     if len(run_ids) < 2:
-        st.text("All chosen models are of one run, so there is one recipe.")
-        return
+        return "All chosen models are of one run, so there is one recipe."
     differences = recipe_differences([database().runs.recipe_json(run_id) for run_id in run_ids])
     if not differences:
-        st.text("The recipes are equal.")
-        return
+        return "The recipes are equal."
     shown = [f"{key} {' → '.join(dict.fromkeys(v or '–' for v in values))}" for key, values in differences.items()]
     more = f"; and {len(shown) - _DIFFERENCES} more keys" if len(shown) > _DIFFERENCES else ""
-    st.text(f"Changed in the recipe: {'; '.join(shown[:_DIFFERENCES])}{more}.")
-    with st.expander("Differences of the recipes"):
-        lines = [{"Key": key} | dict(zip(run_ids, values, strict=True)) for key, values in differences.items()]
-        st.dataframe(lines, hide_index=True, alt="Keys in which the recipes differ")
+    return f"Changed in the recipe: {'; '.join(shown[:_DIFFERENCES])}{more}."
+
+
+def _recipes(chosen: Sequence[tuple[str, Variant]]) -> None:
+    """Every key in which the recipes differ, with the value in each."""
+    run_ids = list(dict.fromkeys(run_id for run_id, _ in chosen))
+    differences = recipe_differences([database().runs.recipe_json(run_id) for run_id in run_ids])
+    if not differences:
+        st.text(_changes(chosen))
+        return
+    lines = [{"Key": key} | dict(zip(run_ids, values, strict=True)) for key, values in differences.items()]
+    st.dataframe(lines, hide_index=True, alt="Keys in which the recipes differ")
 
 
 def _select_in_address(label: str, options: list[str], key: str) -> str:
@@ -110,7 +126,6 @@ def _select_in_address(label: str, options: list[str], key: str) -> str:
 
 
 def _filter(rows: list[model_comparison.Row]) -> list[model_comparison.Row]:
-    st.header("Pictures")
     first, second, third, fourth = st.columns([3, 2, 1, 3])
     words = first.text_input("Words in the prompt", st.query_params.get("words", ""), max_chars=200)
     if words:
@@ -144,11 +159,11 @@ def _pictures(names: list[str], rows: list[model_comparison.Row]) -> None:
     left, right = st.columns([3, 2])
     with left:
         layout = _select_in_address("Layout", list(_LAYOUTS.values()), "layout")
-    size = right.slider("Size of a picture (pixels)", 96, 768, 160 if len(names) >= _SMALL else 384, 32, key="size")
+    size = right.slider("Size of a picture (pixels)", 96, 768, _SIZES.get(len(names), 160), 32, key="size")
     if not rows:
         st.info("No prompt matches. Clear the words, the tag or the seed above.")
         return
-    on_page = max(2, _PICTURES // len(names))
+    on_page = max(2, (_SMALL_PICTURES if len(names) >= _SMALL else _LARGE_PICTURES) // len(names))
     pages = max(1, ceil(len(rows) / on_page))
     text = st.query_params.get("page", "1")
     first = int(text) if text.isascii() and text.isdigit() and 1 <= int(text) <= pages else 1
@@ -179,7 +194,6 @@ def _verdicts(
     measurements: Sequence[Mapping[str, str]],
 ) -> None:  # fmt: skip
     """One line a metric and model: metrics of single pictures now, all metrics when they are computed."""
-    st.header("Verdicts")
     if len({sample.sha256 for row in rows for sample in row.samples if sample}) < len(names):
         st.info("The models have too few pictures to compare.")
         return
@@ -206,7 +220,7 @@ def _verdicts(
         return
     _table(lines, names[0])
     st.caption(
-        "Paired over the same prompts and seeds, of the pictures chosen below; intervals over whole prompts; p "
+        "Paired over the same prompts and seeds, of the pictures chosen above; intervals over whole prompts; p "
         "adjusted by Holm."
     )
 
@@ -255,20 +269,16 @@ def _difference(comparison: model_comparison.MetricComparison) -> str:
 
 
 def _training(chosen: Sequence[tuple[str, Variant]]) -> None:
-    with st.expander("Training loss", on_change="rerun", key="training") as expander:
-        if not expander.open:
-            return
-        lines: list[charts.Row] = []
-        for run_id in dict.fromkeys(run_id for run_id, _ in chosen):
-            lines += curve(run_id, database().runs.steps(run_id), "loss", 0.9)
-        if lines:
-            st.altair_chart(charts.line_plot(lines, "step", "loss", runs.colours()), width="stretch")
-        else:
-            st.text("No training step is recorded for these runs.")
+    lines: list[charts.Row] = []
+    for run_id in dict.fromkeys(run_id for run_id, _ in chosen):
+        lines += curve(run_id, database().runs.steps(run_id), "loss", 0.9)
+    if lines:
+        st.altair_chart(charts.line_plot(lines, "step", "loss", runs.colours(), height=420), width="stretch")
+    else:
+        st.text("No training step is recorded for these runs.")
 
 
 def _exports(names: list[str], rows: list[model_comparison.Row]) -> None:
-    st.header("Export")
     left, right = st.columns(2)
     left.download_button("Table (CSV)", lambda: model_comparison.as_csv(names, rows), "comparison.csv", "text/csv")
     right.download_button(

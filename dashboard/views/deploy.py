@@ -5,6 +5,7 @@ The champion: the checks of a run, and the form by which a named person makes it
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 
 import streamlit as st
 
@@ -20,6 +21,7 @@ from naruto_core.settings import read_settings
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
+_MAX_RUNS = 50  # the newest scored ones, in which one that can be promoted is searched
 _MAX_CAMPAIGNS = 20  # the newest, in which votes on a run are searched
 _ADDRESSES = {"serving": "Service", "playground": "Playground"}  # of earlier versions
 _RESTORED = "restored_run"  # in the session's state: the run of the history whose checks and form are shown next
@@ -79,7 +81,7 @@ def _decide(run: Run) -> None:
     checks = run_checks(run)
     lines = [{"Question": question, "Answer": answer} for question, answer in checks.items()]
     st.table(lines, hide_index=True, alt="Checks of this run")
-    if fault := database().ratings.promotion_fault(run.id, _layout()):
+    if fault := runs.promotion_fault(run.id):
         st.warning("This run cannot be promoted:")
         st.text(f"{fault}.")
     else:
@@ -89,7 +91,7 @@ def _decide(run: Run) -> None:
 def _default_run(summaries: Sequence[RunSummary]) -> str | None:
     """The newest run that can be promoted."""
     scored = (summary.run.id for summary in summaries if summary.run.state is RunState.DONE and summary.scores)
-    return next((run_id for run_id in scored if not database().ratings.promotion_fault(run_id, _layout())), None)
+    return next((run_id for run_id in islice(scored, _MAX_RUNS) if not runs.promotion_fault(run_id)), None)
 
 
 def _layout() -> Layout:

@@ -92,9 +92,9 @@ def _pictures(run_id: str) -> None:
     by_prompt = {sample.prompt: sample for sample in drawn if sample.seed == first}
     ordered = [by_prompt[slug] for slug in texts if slug in by_prompt]
     chosen = ordered[:: max(1, len(ordered) // _PICTURES)][:_PICTURES]
-    for column, sample in zip(st.columns(_PICTURES, gap="small"), chosen, strict=False):
-        if path := thumbnail(sample.sha256, "256"):
-            column.image(path.read_bytes(), width="stretch", alt=texts[sample.prompt])
+    files = [(path.read_bytes(), sample) for sample in chosen if (path := thumbnail(sample.sha256, "256"))]
+    if files:  # as one list, they stand in two rows on a phone
+        st.image([data for data, _ in files], width=150, alt=[texts[sample.prompt] for _, sample in files])
 
 
 def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
@@ -145,7 +145,7 @@ def _attention(board: Leaderboard, history: Sequence[Promotion]) -> None:
     champion = None
     if history:
         run_id = history[0].run_id
-        fault = database().ratings.promotion_fault(run_id, runs.layout())
+        fault = runs.promotion_fault(run_id)
         champion = Champion(run_id, fault, database().runs.findings(run_id))
     progress = [(c, database().ratings.progress(c.id)) for c in votes.campaigns(open_only=True)[:_CAMPAIGNS]]
     items = attention(board, champion, runs.abandoned(), serving.drifts(), progress, datetime.now(UTC))

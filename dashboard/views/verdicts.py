@@ -42,8 +42,6 @@ def _ranking(campaign: Campaign) -> None:
         st.info("The votes cannot be evaluated yet:")
         st.text(str(error))
         return
-    for decision in result.decisions:
-        st.text(describe_decision(decision))
     models = result.ranking.models
     rows: list[charts.Row] = [
         {"name": short_name(model.model), "value": model.value, "low": _clip(model.low), "high": _clip(model.high)}
@@ -57,6 +55,8 @@ def _ranking(campaign: Campaign) -> None:
     left_column, right_column = st.columns(2)
     left_column.altair_chart(charts.interval_plot(shares, "Share of comparisons won, with 95 % intervals", zero=0.5))
     right_column.table([_rate(rate) for rate in result.win_rates], hide_index=True, alt="Win rates")
+    for decision in result.decisions:
+        st.text(describe_decision(decision))
     st.subheader("Strengths")
     st.altair_chart(
         charts.interval_plot(rows, "Bradley-Terry strength in log-odds (mean 0), anytime-valid 95 % intervals", zero=0)

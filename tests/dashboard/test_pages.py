@@ -96,7 +96,7 @@ def test_metrics_are_compared_with_votes_only_where_there_are_enough(ratings: Ra
 
 def test_compare_shows_the_difference_with_its_interval(store: Store, run: Run) -> None:
     add_clip_scores(run, store)
-    app = page("compare", model=[f"{run.id}/base", f"{run.id}/fused"])
+    app = page("compare", "Verdicts", model=[f"{run.id}/base", f"{run.id}/fused"])
     assert not app.exception
     (line,) = app.dataframe[0].value.to_dict("records")
     assert (line["Metric"], line["Verdict"]) == ("clip", "cannot be judged with n = 2 prompts: at least 6 are needed")
