@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import httpx2
-import openai
 import pytest
 from PIL import Image
 
@@ -21,6 +21,9 @@ from naruto_core.store.database import open_database
 from naruto_core.store.promotions import CHAMPION
 from tests.deployments.serving import Runs, Serving, serving, two_runs
 from tests.tasks.recorded_run import CPU
+
+if TYPE_CHECKING:  # it takes a second, in every process that collects tests
+    import openai
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,9 @@ def service(runs: Runs) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def client(service: Serving) -> openai.OpenAI:
+def client(service: Serving) -> "openai.OpenAI":
+    import openai
+
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
 
 
@@ -49,7 +54,7 @@ def decoded(text: str) -> bytes:
     return Image.open(io.BytesIO(base64.b64decode(text, validate=True))).tobytes()
 
 
-def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: openai.OpenAI, runs: Runs):
+def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: "openai.OpenAI", runs: Runs):
     recipe = runs.recorded.recipe
     pipeline = sdxl.load_pipeline(recipe.model, "bf16", CPU)
     folder = (runs.home / runs.recorded.adapters[0].path).parent
@@ -66,7 +71,9 @@ def test_openais_client_gets_the_painters_pictures_and_their_seeds(client: opena
     assert [image.seed for image in reply.data] == [7, 8]  # type: ignore[attr-defined]
     assert [model.id for model in client.models.list()] == [runs.first, runs.second, "base"]
     assert client.models.retrieve(runs.second).id == runs.second
-    with pytest.raises(openai.NotFoundError):
+    from openai import NotFoundError
+
+    with pytest.raises(NotFoundError):
         client.models.retrieve("gpt-image-1")
 
 
@@ -183,12 +190,14 @@ def test_an_invalid_parameter_is_rejected_in_openais_form_and_named(
     assert error["type"] in ("invalid_request_error", "not_found_error")
 
 
-def test_an_invalid_body_is_rejected(service: Serving, client: openai.OpenAI):
+def test_an_invalid_body_is_rejected(service: Serving, client: "openai.OpenAI"):
     url = f"{service.url}/v1/images/generations"
     assert httpx2.post(url, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
     assert httpx2.post(url, content=b"prompt=x", headers={"Content-Type": "text/plain"}).status_code == 415
     assert httpx2.post(url, content=b"[" * 10**6, headers={"Content-Type": "application/json"}).status_code == 413
-    with pytest.raises(openai.BadRequestError) as refused:
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError) as refused:
         client.images.generate(prompt="x", n=99)
     assert refused.value.param == "n"
 
