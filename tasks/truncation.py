@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
@@ -10,12 +11,14 @@ from naruto_core.errors import ModelUnusable, RecipeInvalid
 from naruto_core.prompts import insert_tokens, join_caption
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import LONGEST_TEXT
-from naruto_core.scoring.features import Extractor
 from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_TEXT
 from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit, prompt_words
 from tasks.context import task_context
 from tasks.progress import say
+
+if TYPE_CHECKING:
+    from naruto_core.scoring.features import Extractor
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,23 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             say(f"warning: {name}: {cut.sentence} (from {cut.word!r})")
 
 
+def find_text_beyond_scores(run_id: str, extractor: "Extractor", texts: Mapping[str, Sequence[str]]) -> Finding | None:
+    """The texts that `extractor` reads only in part, so that the CLIP scores do not see their ends; None without any.
+
+    `texts` are by what they are, in the plural: {"prompts": [...]}. The text encoders of the base model may read more
+    than the network of the scores (training.max_token_length).
+    """
+    cut = {noun: len(extractor.truncated(list(of_noun))) for noun, of_noun in texts.items()}
+    if not any(cut.values()):
+        return None
+    counted = " and ".join(f"{cut[noun]} of {len(texts[noun])} {noun}" for noun in texts if cut[noun])
+    sentence = (
+        f"{counted} are longer than the network of the CLIP scores reads: those scores do not see their ends; "
+        "put what matters first, or name a network that reads longer texts in scoring.pair_extractor."
+    )
+    return Finding(run_id, "truncated for scores", True, sentence, {noun: float(count) for noun, count in cut.items()})
+
+
 def find_truncated_text(
     run_id: str, recipe: Recipe, styles: Iterable[StyleCaptions], suite: PromptSuite, limit: TokenLimit
 ) -> Finding:
@@ -133,20 +153,3 @@ def find_truncated_text(
     of_captions = bool(captions.truncated) and len(captions.truncated) >= CUT_CAPTIONS * captions.n
     warning = bool(of_captions or prompts.truncated or cut)
     return Finding(run_id, TRUNCATED_TEXT, warning, sentence, figures)
-
-
-def find_text_beyond_scores(run_id: str, extractor: Extractor, texts: Mapping[str, Sequence[str]]) -> Finding | None:
-    """The texts that `extractor` reads only in part, so that the CLIP scores do not see their ends; None without any.
-
-    `texts` are by what they are, in the plural: {"prompts": [...]}. The text encoders of the base model may read more
-    than the network of the scores (training.max_token_length).
-    """
-    cut = {noun: len(extractor.truncated(list(of_noun))) for noun, of_noun in texts.items()}
-    if not any(cut.values()):
-        return None
-    counted = " and ".join(f"{cut[noun]} of {len(texts[noun])} {noun}" for noun in texts if cut[noun])
-    sentence = (
-        f"{counted} are longer than the network of the CLIP scores reads: those scores do not see their ends; "
-        "put what matters first, or name a network that reads longer texts in scoring.pair_extractor."
-    )
-    return Finding(run_id, "truncated for scores", True, sentence, {noun: float(count) for noun, count in cut.items()})

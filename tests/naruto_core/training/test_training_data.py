@@ -111,22 +111,6 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
     assert max(colours.values()) - min(colours.values()) > 0.5
 
 
-def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Examples):
-    first, second = shuffled_indices(7, 0, 12, 12), shuffled_indices(7, 12, 12, 12)
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert first != second
-    assert shuffled_indices(7, 10, 4, 12) == (*first[10:], *second[:2])
-    stream = BatchStream([StyleData(examples), StyleData(examples, repeats=3)], 7, 4)
-    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
-    counts = {index: epoch.count(index) for index in epoch}
-    assert {counts[0, n] for n in range(12)} == {1}
-    assert {counts[1, n] for n in range(12)} == {3}
-    several = tuple(1 + n % 3 for n in range(12))
-    stream = BatchStream([StyleData(examples, repeats=2, picture_repeats=several)], 7, 4)
-    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
-    assert [epoch.count((0, n)) for n in range(12)] == [2 * repeats for repeats in several]
-
-
 def _of_sizes(*sizes: int) -> Examples:
     """Examples whose latents have these heights, and no texts."""
     zeros = [torch.zeros(1, 4, height, 8) for height in sizes]
