@@ -51,16 +51,18 @@ def _ask(url: str, wait: float = 120, **fields: object) -> int:
 
 
 def _door(url: str, made: Recorded) -> dict[str, float]:
-    """Lone pictures, in turns: over HTTP, by the bare Painter at the service's batch size, by the plain loop."""
+    """Lone pictures, in turns: over HTTP, by the bare Painter, alone and padded to 4, by the plain loop."""
     pipeline = sdxl.load_pipeline(made.recipe.model, "bf16", CPU)
     load_adapters(pipeline, scaled_adapters(made.layout.root, made.recipe.fusion, made.adapters))
-    painter = Painter(pipeline, made.recipe.generation)
+    painter = Painter(pipeline, made.recipe.generation.model_copy(update={"batch_size": 1}))
+    padded = Painter(pipeline, made.recipe.generation)
     plain = sdxl.load_pipeline(made.recipe.model, "fp32", CPU)
     plain.scheduler = painter.pipeline.scheduler
     job = Job(PROMPT, 7)
     works: dict[str, Callable[[], object]] = {
         "service": lambda: _ask(url, prompt=PROMPT, seed=7),
         "painter": lambda: painter.paint([job]),
+        "padded painter": lambda: padded.paint([job]),
         "plain loop": lambda: _plain_loop(plain, [job]),
     }
     for work in works.values():
@@ -224,6 +226,7 @@ def main() -> None:
         "door_over_painter": round(lone["service"] / lone["painter"], 3),
         "lone_over_plain_loop": round(lone["service"] / lone["plain loop"], 2),
         "clients_over_one_at_a_time": round(many / one, 2),
+        "clients_over_one_at_a_time_padded": round(many * lone["padded painter"], 2),
         "clients_over_plain_loop": round(many * lone["plain loop"], 2),
     }
     print(json.dumps({"bench": "service"} | ratios | load | attacks))
