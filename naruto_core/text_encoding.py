@@ -150,5 +150,6 @@ def _chunks(
     )
     parts = [[row[start : start + room] for row in rows] for start in range(0, count * room, room)]
     chunks = [[[begin, *part, end, *[padding] * (room - len(part))] for part in chunk] for chunk in parts]
-    both = torch.tensor(chunks, dtype=torch.float64)  # holds every token's number
-    return both[..., 0].long(), both[..., 1].float()
+    tokens = [[[token for token, _ in row] for row in chunk] for chunk in chunks]
+    weights = [[[weight for _, weight in row] for row in chunk] for chunk in chunks]
+    return torch.tensor(tokens, dtype=torch.long), torch.tensor(weights)
