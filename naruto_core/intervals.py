@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Estimate:
 
 def student(groups: int, tail: float = LEVEL / 2) -> float:
     """The upper quantile of Student's t with `groups` - 1 degrees of freedom; infinite for one group."""
-    return float(scipy.stats.t.isf(tail, groups - 1)) if groups > 1 else math.inf
+    return -float(scipy.special.stdtrit(groups - 1, tail)) if groups > 1 else math.inf
 
 
 def group_sums(values: Sequence[float] | Vector, groups: Sequence[str]) -> tuple[Vector, Vector]:
@@ -80,15 +80,15 @@ def effective_trials(share: float, error: float, groups: int, n: float) -> float
     """
     if groups < 2 or error < 1e-9:
         return float(groups)
-    ratio = float(scipy.stats.norm.isf(LEVEL / 2)) / student(groups)
+    ratio = -float(scipy.special.ndtri(LEVEL / 2)) / student(groups)
     return min(n, share * (1 - share) / error**2 * ratio**2)
 
 
 def exact_share(value: float, trials: float, tail: float = LEVEL / 2) -> Estimate:
     """The share `value`, 0 to 1, of `trials` (a real number above 0) with Clopper & Pearson's (1934) interval."""
     hits = value * trials
-    low = float(scipy.stats.beta.ppf(tail, hits, trials - hits + 1)) if value > 0 else 0.0
-    high = float(scipy.stats.beta.isf(tail, hits + 1, trials - hits)) if value < 1 else 1.0
+    low = float(scipy.special.betaincinv(hits, trials - hits + 1, tail)) if value > 0 else 0.0
+    high = float(scipy.special.betainccinv(hits + 1, trials - hits, tail)) if value < 1 else 1.0
     return Estimate(value, low, high)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 from numpy.typing import NDArray
 
 from naruto_core.errors import NarutoError
@@ -133,7 +133,7 @@ def paired_difference(first: Vector, second: Vector, groups: Sequence[str], *, s
 def _p_value(value: float, error: float, groups: int, blocks: int) -> float:
     if value == 0:
         return 1.0
-    exact = 2 * float(scipy.stats.t.sf(abs(value) / error, blocks - 1)) if error > 0 else 0.0
+    exact = 2 * float(scipy.special.stdtr(blocks - 1, -abs(value) / error)) if error > 0 else 0.0
     return max(exact, 2.0 ** (1 - groups))
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 
 from naruto_core.intervals import LEVEL, POWER, Forecast, forecast
 from naruto_core.scoring.resampling import LEAST_PROMPTS, Difference
@@ -64,6 +64,6 @@ def _more_prompts(change: Difference, tests: float) -> Forecast:
 
     In the normal approximation: errors shrink with the root of the prompts.
     """
-    deviations = float(scipy.stats.norm.isf(LEVEL / 2 / max(1.0, tests)) + scipy.stats.norm.ppf(POWER))
+    deviations = float(scipy.special.ndtri(POWER) - scipy.special.ndtri(LEVEL / 2 / max(1.0, tests)))
     error, n = change.error, change.prompts
     return forecast(change.value, error, n, lambda effect: n * (deviations * error / effect) ** 2)
