@@ -264,10 +264,10 @@ def setting_label(values: Mapping[str, Any], settings: Sequence[Mapping[str, Any
 
 
 def value_text(value: Any) -> str:
-    """A value for people: real numbers with six digits."""
+    """A value for people: real numbers with four digits."""
     if isinstance(value, str):
         return value
-    return f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else json.dumps(value)
+    return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else json.dumps(value)
 
 
 def sweep_digest(file: SweepFile, fingerprints: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def begin_halving(context: RunContext, adapter: str) -> Halving:
 
 
 def shown_as_pruned(function: Callable[P, R]) -> Callable[P, R]:
-    """A flow or task that ends in Prefect with a state of its own, not as failed, when its run is pruned.
+    """A flow that ends in Prefect with a state of its own, not as failed, when its run is pruned.
 
     Whoever calls it gets CancelledRun then.
     """
@@ -131,14 +131,12 @@ def shown_as_pruned(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         try:
             return function(*args, **kwargs)
-        except (RunPruned, CancelledRun) as ended:
-            if isinstance(ended, CancelledRun) and not was_pruned(ended):
-                raise
+        except RunPruned as ended:
             return Cancelled(name=PRUNED, message=str(ended))
 
     return call
 
 
 def was_pruned(ended: CancelledRun) -> bool:
-    """Whether a flow or task ended because its run was pruned, and not because somebody cancelled it."""
+    """Whether a flow ended because its run was pruned, and not because somebody cancelled it."""
     return _MARK in str(ended)

@@ -31,13 +31,12 @@ from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, previe
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
-from tasks.pruning import begin_halving, shown_as_pruned
+from tasks.pruning import begin_halving
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
 from tasks.truncation import find_truncated_text, limit_of, read_captions
 
 
 @task(cache_policy=NO_CACHE)
-@shown_as_pruned
 def train(opened: OpenRun) -> list[Adapter]:
     """Fit one LoRA adapter, or one for each style.
 

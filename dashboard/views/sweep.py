@@ -84,13 +84,17 @@ def _settings(sweep: RecordedSweep) -> None:
     st.header("Settings")
     results = _results(sweep)
     cells = [[c for c in sweep.cells if c.cell.setting == number] for number in range(len(sweep.settings))]
+    numeric = {key for key in sweep.settings[0] if all(_is_number(values[key]) for values in sweep.settings)}
     lines = [
-        line(values, result, of_setting)
+        line({key: value if key in numeric else value_text(value) for key, value in values.items()}, result, of_setting)
         for values, result, of_setting in zip(sweep.settings, results, cells, strict=True)
     ]
+    empty = {name for name in lines[0] if all(row[name] is None for row in lines)}
+    lines = [{name: value for name, value in row.items() if name not in empty} for row in lines]
     figure = st.column_config.NumberColumn(format=f"%.{sweep.report.get('decimals', 3)}f")
     columns = dict.fromkeys(("Mean", "Spread", "Difference", "Low", "High", "Low of difference"), figure)
     columns |= {"High of difference": figure, "p (Holm)": st.column_config.NumberColumn(format="%.3f")}
+    columns |= {key: st.column_config.NumberColumn(format="%.4g") for key in numeric}
     st.dataframe(lines, hide_index=True, column_config=columns, alt=f"The settings of {sweep.name}")
     st.caption(
         "Low and high bound a 95 % interval of the mean over seeds and prompts. Spread is the standard deviation "
@@ -109,12 +113,12 @@ def _settings(sweep: RecordedSweep) -> None:
 def line(
     values: Mapping[str, Any], result: Mapping[str, Any], cells: Sequence[RecordedCell]
 ) -> dict[str, str | float | None]:
-    """One row of the table of settings."""
+    """One row of the table of settings; `values` are numbers or texts."""
     change = result["difference"] or {}
     states = Counter(str(recorded.state) for recorded in cells)
-    of_values = {key: value if _is_number(value) else value_text(value) for key, value in values.items()}
     return {
-        **of_values,
+        **values,
+        "Verdict": change.get("word") or ("compared with" if cells[0].cell.setting == 0 else "not finished"),
         "Runs": ", ".join(f"{count} {state}" for state, count in states.items()),
         "Mean": result["mean"],
         "Low": result["low"],
@@ -124,7 +128,6 @@ def line(
         "Low of difference": change.get("low"),
         "High of difference": change.get("high"),
         "p (Holm)": change.get("p"),
-        "Verdict": change.get("word", "compared with"),
     }
 
 
@@ -218,7 +221,7 @@ def _pictures(sweep: RecordedSweep) -> None:
     page = st.pagination(pages, key="page_of_sweep") if pages > 1 else 1
     shown = settings[(page - 1) * _COLUMNS : page * _COLUMNS]
     for number, column in zip(shown, st.columns(_COLUMNS), strict=False):
-        column.text(names[number])
+        column.text(names[number].replace(", ", "\n").replace("training.", ""))
     for seed in dict.fromkeys(recorded.cell.seed for recorded in sweep.cells):
         st.text(f"training seed {seed}")
         of_seed = {r.cell.setting: drawn.get(r.cell.position, {}) for r in sweep.cells if r.cell.seed == seed}

@@ -214,7 +214,7 @@ def test_a_pruned_run_has_a_state_of_its_own_wherever_it_is_shown(swept: Path, n
     assert (compared.returncode, "was pruned by a sweep, so it has no samples" in compared.stderr) == (1, True)
     promoted = naruto(home, "promote", pruned["run"], "--by", "Lea", "--why", "better")
     assert (promoted.returncode, "it is not done (pruned)" in promoted.stderr) == (1, True)
-    assert "checkpoint" in naruto(home, "gc", "--dry-run").stdout
+    assert "checkpoint" in naruto(home, "gc", "--keep", "champion", "--dry-run").stdout
     assert naruto(home, "verify").returncode == 0
     with get_client(sync_client=True) as client:
         ended = [run.state_name for run in client.read_flow_runs(limit=200) if run.name.startswith(pruned["run"])]

@@ -144,6 +144,22 @@ def test_every_use_of_a_cached_picture_is_another_sample_of_its_latents():
     assert abs(float(clean.std()) - 1) < 0.05  # the cached deviation, over 4,096 numbers
 
 
+def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Examples):
+    first, second = shuffled_indices(7, 0, 12, 12), shuffled_indices(7, 12, 12, 12)
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert shuffled_indices(7, 10, 4, 12) == (*first[10:], *second[:2])
+    stream = BatchStream([StyleData(examples), StyleData(examples, repeats=3)], 7, 4)
+    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
+    counts = {index: epoch.count(index) for index in epoch}
+    assert {counts[0, n] for n in range(12)} == {1}
+    assert {counts[1, n] for n in range(12)} == {3}
+    several = tuple(1 + n % 3 for n in range(12))
+    stream = BatchStream([StyleData(examples, repeats=2, picture_repeats=several)], 7, 4)
+    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
+    assert [epoch.count((0, n)) for n in range(12)] == [2 * repeats for repeats in several]
+
+
 def test_a_stopped_encoding_goes_on_with_the_next_shard(load_tiny, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 4)
     pipeline, read = load_tiny(), []
