@@ -18,15 +18,16 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "PREFECT_LOGGING_LEVEL": "CRITICAL", "DIFFUSERS_VERBOSITY": "error"}
 
 import distributed
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.train_naruto import train_naruto
 from naruto_core.settings import read_settings
 from tasks.context import OpenRun, recorded_run, task_context
-from tasks.generate import Models, draw_shard, generate
-from tasks.shards import conditions_of, open_cluster
+from tasks.generate import Models, generate
+from tasks.shards import GPU_TAG, Conditions, conditions_of, open_cluster, worker_context
 
 REPEATS = 3
 EMPTY = 30
@@ -55,14 +56,20 @@ def draw_again(opened: OpenRun, models: Models) -> float:
     return time.monotonic() - began
 
 
+@task(cache_policy=NO_CACHE, tags=[GPU_TAG])
+def empty_shard(shard: int, conditions: Conditions) -> int:
+    """A shard without pictures."""
+    with worker_context(conditions, "empty shard"):
+        return shard
+
+
 @flow
-def empty_shards(opened: OpenRun, models: Models) -> float:
+def empty_shards() -> float:
     """Seconds that a shard without pictures takes: Dask, Prefect, and the worker's database."""
     with task_context() as context, open_cluster(read_settings()) as cluster:
-        shared = {"opened": opened, "models": models, "conditions": conditions_of(context.device)}
-        list(cluster.map(draw_shard, [[]], shared))  # the worker imports its modules
+        shared = {"conditions": conditions_of(context.device)}
         began = time.monotonic()
-        list(cluster.map(draw_shard, [[] for _ in range(EMPTY)], shared))
+        list(cluster.map(empty_shard, range(EMPTY), shared))
         return (time.monotonic() - began) / EMPTY
 
 
@@ -105,7 +112,7 @@ def measure(home: Path) -> dict[str, Any]:
             seconds = [draw_again(opened, models) for _ in range(REPEATS + 1)]  # the first one imports modules
             rates[f"dask, {number} worker{'s' * (number > 1)}"] = pictures / median(seconds[1:])
             if number == 1:
-                empty = empty_shards(opened, models)
+                empty = empty_shards()
     return {
         "pictures": pictures,
         "pictures_per_second": {name: round(rate, 2) for name, rate in rates.items()},
