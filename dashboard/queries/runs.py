@@ -91,8 +91,8 @@ def samples_of(run_id: str, variant: Variant) -> list[Sample]:
 
 def trained_variant(run_id: str) -> Variant:
     """The trained model of a run that has pictures: the adapted one, unless only the fused one drew."""
-    trained = (Variant.ADAPTED, Variant.FUSED)
-    return next((variant for variant in trained if contender(run_id, variant.value) in models()), Variant.ADAPTED)
+    drawn, trained = models(), (Variant.ADAPTED, Variant.FUSED)
+    return next((variant for variant in trained if contender(run_id, variant.value) in drawn), Variant.ADAPTED)
 
 
 def phases(run_id: str) -> list[PhaseRecord]:

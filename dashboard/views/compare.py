@@ -77,9 +77,14 @@ def _select_models(models: Mapping[str, tuple[str, Variant]]) -> list[str]:
 
 def _default(models: Mapping[str, tuple[str, Variant]]) -> list[str]:
     """The trained models of the newest runs; base and trained model where there is one run only."""
-    trained = [name for name, (run_id, variant) in models.items() if variant is runs.trained_variant(run_id)]
+    trained: dict[str, str] = {}
+    for name, (run_id, variant) in models.items():
+        if variant is Variant.ADAPTED or (variant is Variant.FUSED and run_id not in trained):
+            trained[run_id] = name
+        if len(trained) > MOST:
+            break
     if len(trained) > 1:
-        return trained[:MOST]
+        return list(trained.values())[:MOST]
     newest = next(iter(models.values()))[0]
     of_newest = {variant: name for name, (run, variant) in models.items() if run == newest}
     return [of_newest[variant] for variant in Variant if variant in of_newest][:2]

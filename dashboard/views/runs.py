@@ -4,6 +4,7 @@ A column has scores of one measurement only: the same metric, extractor, version
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
@@ -86,8 +87,8 @@ def _searchable(summary: RunSummary) -> str:
 def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     """Draw the table; the rows that are selected."""
     campaign, rates = votes.newest_win_rates()
-    warnings, changes = database().runs.warnings(), runs.changes()
-    lines = [_line(row, columns, rates, warnings, changes) for row in board.rows]
+    about = _About(rates, database().runs.warnings(), runs.changes(), runs.first_pictures())
+    lines = [_line(row, columns, about) for row in board.rows]
     frame = pd.DataFrame(lines)
     empty = [name for name in ("★", "Picture", "Win rate", "Warnings", "Changed keys", "Tags", "Failure")
              if not frame[name].fillna("").astype(str).str.len().any()]  # fmt: skip
@@ -106,12 +107,19 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     return [board.rows[row] for row in selected.selection.rows if row < len(board.rows)]
 
 
-def _line(
-    row: Row, columns: Sequence[Column], rates: Mapping[str, WinRate], warnings: Mapping[str, Sequence[str]],
-    changes: Mapping[str, Mapping[str, str]],
-) -> dict[str, object]:  # fmt: skip
-    run, rate = row.summary.run, rates.get(row.summary.run.id)
-    picture = runs.first_pictures().get(run.id)
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What is shown of runs beside their scores, by run id."""
+
+    win_rates: Mapping[str, WinRate]
+    warnings: Mapping[str, Sequence[str]]
+    changes: Mapping[str, Mapping[str, str]]
+    pictures: Mapping[str, str]
+
+
+def _line(row: Row, columns: Sequence[Column], about: _About) -> dict[str, object]:
+    run = row.summary.run
+    rate, picture = about.win_rates.get(run.id), about.pictures.get(run.id)
     return {
         "Run": run.id,
         "★": "★" if runs.FAVOURITE in row.summary.tags else "",
@@ -119,8 +127,8 @@ def _line(
         "Picture": f"./pictures/{picture}/256.webp" if picture else None,
         **{column.title: row.scores[column.key].value if column.key in row.scores else None for column in columns},
         "Win rate": rate.value * 100 if rate else None,
-        "Warnings": ", ".join(warnings.get(run.id, ())),
-        "Changed keys": ", ".join(f"{key}={value}" for key, value in changes.get(run.id, {}).items()),
+        "Warnings": ", ".join(about.warnings.get(run.id, ())),
+        "Changed keys": ", ".join(f"{key}={value}" for key, value in about.changes.get(run.id, {}).items()),
         "Minutes": None if row.summary.seconds is None else row.summary.seconds / 60,
         "Started": run.started_at,
         "Dataset": row.summary.dataset_source,

@@ -56,7 +56,7 @@ def _ranking(campaign: Campaign) -> None:
     left_column.altair_chart(charts.interval_plot(shares, "Share of comparisons won, with 95 % intervals", zero=0.5))
     right_column.table([_rate(rate) for rate in result.win_rates], hide_index=True, alt="Win rates")
     for decision in result.decisions:
-        st.text(describe_decision(decision))
+        st.text(describe_decision(decision, short=True))
     st.subheader("Strengths")
     st.altair_chart(
         charts.interval_plot(rows, "Bradley-Terry strength in log-odds (mean 0), anytime-valid 95 % intervals", zero=0)

@@ -106,10 +106,10 @@ def page_times(view: str, part: str) -> dict[str, float]:
 
 def over_http(root: Path, people: list[str]) -> dict[str, float]:
     """50 people at once judge 100 pairs each of the newest campaign: next and vote, one after the other."""
-    with open_database(f"sqlite:///{root / 'naruto.db'}").ratings as ratings:
+    with dashboards() as programs, open_database(f"sqlite:///{root / 'naruto.db'}").ratings as ratings:
         campaign = ratings.campaigns()[0].id
         before = ratings.progress(campaign).votes
-        server = Served(root, free_port())
+        server = Served(programs, root, free_port())
         server.start()
         try:
             with ThreadPoolExecutor(PEOPLE) as pool:
