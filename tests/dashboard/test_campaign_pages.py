@@ -71,10 +71,10 @@ def test_a_reviewer_is_excluded_with_a_reason_and_the_results_say_so(ratings: Ra
     assert "Win rates" in all_text(page("campaigns", "Results"))
 
 
-def test_verdicts_show_the_better_model_and_the_quality_of_reviewers(ratings: Ratings, store: Store, run: Run) -> None:
+def test_results_show_the_better_model_and_how_far_people_agree(ratings: Ratings, store: Store, run: Run) -> None:
     finished_campaign(ratings, store, run)
     text = all_text(page("campaigns", "Results"))
-    assert f"{run.id}/fused" in text
+    assert f"{run.id[5:]}/fused is" in text or f"{run.id[5:]}/fused or" in text
     assert "100%" in text
     assert "too few to tell agreement from chance" in text
 
