@@ -31,7 +31,7 @@ FENCE = re.compile(
 REASONS = {
     "takes minutes", "takes hours", "starts a server", "needs a running service", "needs root and half an hour",
     "needs a GPU", "needs several GPUs", "needs a GPU and a model hub", "needs a BLIP model", "needs Docker",
-    "needs a cluster", "needs a campaign", "starts processes that stay", "needs a registered person", "deletes a run",
+    "needs a cluster", "needs a campaign", "needs a registered person", "deletes a run",
 }  # fmt: skip
 # Programs of which nothing is checked but that a reason says why they are not run.
 NOT_PARSED = {"curl", "dask", "export", "nvidia-smi", "openssl", "printf", "tensorboard", "uvx"}
