@@ -78,7 +78,7 @@ def test_the_table_has_kept_results_and_states_and_each_setting_shows_the_prompt
     assert runs["State"].tolist() == ["done"] * 2 + ["pruned"] * 2 + ["not started"] * 2
     assert text.count("training seed") == 2
     assert "no picture" not in [element.value for element in app.caption]
-    assert [app.selectbox(key="prompt_of_sweep").value, app.query_params["name"]] == ["kage", ["rates"]]
+    assert [app.selectbox(key="prompt_of_sweep").value, app.query_params["name"]] == ["kage", "rates"]
     assert not app.warning
 
 
