@@ -142,16 +142,10 @@ def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_the_recipe_excerpts_in_the_guides_are_choices_that_a_recipe_takes():
     excerpts = [yaml.safe_load(found["text"]) for _, found in fences() if found["language"] == "yaml"]
-<<<<<<< HEAD
-    of_recipes = [
-        excerpt for excerpt in excerpts if not {"grid", "search", "pruning"} & set(excerpt)
-    ]  # the others are of sweep files
-=======
     sweeps = [excerpt for excerpt in excerpts if {"grid", "search", "pruning"} & set(excerpt)]
     of_recipes = [excerpt for excerpt in excerpts if excerpt not in sweeps]
     whole = [SweepFile.model_validate(excerpt) for excerpt in sweeps if "name" in excerpt]
     assert (len(sweeps), {sweep.search is None for sweep in whole}) == (3, {True, False})
->>>>>>> search
     recipes = [choose_recipe("mini", None, _dotted(excerpt)) for excerpt in of_recipes]
     assert len(recipes) == 4
     assert any(recipe.new_tokens == {"naruto": "<s0><s1>"} for recipe in recipes)
