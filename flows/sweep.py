@@ -83,6 +83,8 @@ def plan_sweep(path: Path) -> SweepPlan:
         settings = list(file.grid_settings())
     cells = [cell for number, values in enumerate(settings) for cell in file.cells_of(number, values)]
     recipes = [_recipe(file, cell.overrides) for cell in cells]
+    for recipe in recipes:
+        _check_recipe(file, recipe)
     cell_of: dict[str, Cell] = {}
     for cell, recipe in zip(cells, recipes, strict=True):
         if (same := cell_of.setdefault(recipe.fingerprint, cell)) is not cell:

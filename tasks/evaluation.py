@@ -15,7 +15,7 @@ from naruto_core.report.score_table import with_changes
 from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.scoring.features import load_extractor
-from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_TEXT
+from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_FOR_SCORES, TRUNCATED_TEXT
 from naruto_core.store.verification import write_scores_digest
 from tasks.captions import find_caption_noise
 from tasks.compare import compare_sides, side_of
@@ -26,7 +26,7 @@ from tasks.results import Key, features_key, keep_recorded_scores, recorded_scor
 
 SetScores = dict[tuple[str, str], float]  # by metric and variant
 _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
-_KEPT = (TRUNCATED_TEXT, FUSED_MODEL, MODEL_CHANGE)  # findings that other steps of a run record
+_KEPT = (TRUNCATED_TEXT, TRUNCATED_FOR_SCORES, FUSED_MODEL, MODEL_CHANGE)  # findings that are recorded once
 
 
 def evaluate_run(context: RunContext) -> int:
@@ -37,9 +37,10 @@ def evaluate_run(context: RunContext) -> int:
     store.add_scores(_with_changes(context, features, evaluation.scores))
     write_scores_digest(store, context.layout, run_id)
     noise = find_caption_noise(context, run_id, context.dataset, recipe)
-    beyond = _find_text_beyond_scores(context)
     kept = [finding for finding in store.findings(run_id) if finding.name in _KEPT]
-    findings = [*evaluation.findings, noise, *beyond, *kept]
+    if not any(finding.name == TRUNCATED_FOR_SCORES for finding in kept):
+        kept.append(_find_text_beyond_scores(context))
+    findings = [*evaluation.findings, noise, *kept]
     store.add_findings(run_id, about_import(run_id, recipe, findings) if recipe.imported else findings)
     keep_recorded_scores(context, _key(context))
     return len(evaluation.scores)
@@ -53,15 +54,14 @@ def _with_changes(context: RunContext, features: RunFeatures, scores: Sequence[S
     return with_changes(scores, compare_sides(context.layout, base, adapted, context.recipe.scoring))
 
 
-def _find_text_beyond_scores(context: RunContext) -> list[Finding]:
-    """Prompts and captions that the CLIP scores see only in part, as a finding; none where they see all."""
+def _find_text_beyond_scores(context: RunContext) -> Finding:
+    """Prompts and captions that the CLIP scores see only in part, as a finding; recorded once, as texts stay the same."""
     from tasks.truncation import find_text_beyond_scores  # imports the tokenizers
 
     extractor = load_extractor(context.recipe.scoring.pair_extractor, lambda: context.device)
     captions = {picture.caption for picture in read_pictures(context.layout, context.dataset)}
     texts = {"prompts": [prompt.text for prompt in context.suite.prompts], "captions": sorted(captions)}
-    finding = find_text_beyond_scores(context.run.id, extractor, texts)
-    return [finding] if finding else []
+    return find_text_beyond_scores(context.run.id, extractor, texts)
 
 
 def about_import(run_id: str, recipe: Recipe, findings: Sequence[Finding]) -> list[Finding]:

@@ -11,7 +11,7 @@ from naruto_core.errors import ModelUnusable, RecipeInvalid
 from naruto_core.prompts import insert_tokens, join_caption
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import LONGEST_TEXT
-from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_TEXT
+from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_FOR_SCORES, TRUNCATED_TEXT
 from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit, prompt_words
 from tasks.context import task_context
@@ -107,21 +107,22 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             say(f"warning: {name}: {cut.sentence} (from {cut.word!r})")
 
 
-def find_text_beyond_scores(run_id: str, extractor: "Extractor", texts: Mapping[str, Sequence[str]]) -> Finding | None:
-    """The texts that `extractor` reads only in part, so that the CLIP scores do not see their ends; None without any.
+def find_text_beyond_scores(run_id: str, extractor: "Extractor", texts: Mapping[str, Sequence[str]]) -> Finding:
+    """How many texts `extractor` reads only in part, so that the CLIP scores do not see their ends.
 
     `texts` are by what they are, in the plural: {"prompts": [...]}. The text encoders of the base model may read more
     than the network of the scores (training.max_token_length).
     """
     cut = {noun: len(extractor.truncated(list(of_noun))) for noun, of_noun in texts.items()}
     if not any(cut.values()):
-        return None
+        sentence = f"the network of the CLIP scores reads all {' and '.join(texts)} to their end."
+        return Finding(run_id, TRUNCATED_FOR_SCORES, False, sentence, dict.fromkeys(cut, 0.0))
     counted = " and ".join(f"{cut[noun]} of {len(texts[noun])} {noun}" for noun in texts if cut[noun])
     sentence = (
         f"{counted} are longer than the network of the CLIP scores reads: those scores do not see their ends; "
         "put what matters first, or name a network that reads longer texts in scoring.pair_extractor."
     )
-    return Finding(run_id, "truncated for scores", True, sentence, {noun: float(count) for noun, count in cut.items()})
+    return Finding(run_id, TRUNCATED_FOR_SCORES, True, sentence, {noun: float(count) for noun, count in cut.items()})
 
 
 def find_truncated_text(

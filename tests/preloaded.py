@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -122,6 +123,7 @@ def fork_parent() -> None:
     ]:  # pipes of pytest's: whoever reads them waits until all copies are closed
         if int(name) not in (theirs.fileno(), nothing):
             os.dup2(nothing, int(name))  # not closed, else an object of pytest's might close what has the number later
+    _forget_finalizers()
     logging.getLogger().handlers.clear()  # pytest's, because of which programs would not set up their own
     _at_end(_serve, theirs)
 
@@ -169,6 +171,7 @@ def _next_order(control: socket.socket, report: Any) -> tuple[dict[str, Any], li
             order = json.loads(_exactly(control, int.from_bytes(size)))
             pid = os.fork()
             if not pid:
+                _forget_finalizers()
                 return order, files
             for file in files:
                 os.close(file)
@@ -180,6 +183,12 @@ def _next_order(control: socket.socket, report: Any) -> tuple[dict[str, Any], li
                 break
             children -= 1
             report(pid, os.waitstatus_to_exitcode(status))
+
+
+def _forget_finalizers() -> None:
+    """What the parent process cleans up when it ends, such as its temporary folders, stays when this process ends."""
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.detach()
 
 
 def _become(environment: Mapping[str, str], output: int) -> None:

@@ -28,6 +28,8 @@ def safe_batch_rows(file: pq.ParquetFile, raw: BinaryIO, columns: list[str], row
     largest = 1
     for group in range(file.metadata.num_row_groups):
         of_group = file.metadata.row_group(group)
+        if not of_group.num_rows:
+            continue
         for number in range(of_group.num_columns):
             column = of_group.column(number)
             if column.path_in_schema.partition(".")[0] not in columns:
@@ -36,8 +38,8 @@ def safe_batch_rows(file: pq.ParquetFile, raw: BinaryIO, columns: list[str], row
                 size = max(column.total_uncompressed_size, _unpacked_size(raw, column))
             except (ValueError, IndexError, RecursionError):
                 raise DatasetUnusable(
-                    f"{label}: the page headers of column '{column.path_in_schema}' cannot be read; download or write "
-                    "the file again."
+                    f"cannot read {label}: the page headers of column '{column.path_in_schema}' are damaged; download "
+                    "or write the file again."
                 ) from None
             cell = size / max(1, of_group.num_rows)
             if size > _HARMLESS and (size > _MOST_COMPRESSED * column.total_compressed_size or cell > MAX_BYTES):

@@ -27,6 +27,7 @@ NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
 MODEL_CHANGE = "model change"
 TRUNCATED_TEXT = "truncated text"
+TRUNCATED_FOR_SCORES = "truncated for scores"
 SAME_PICTURE = 4.0  # grey levels, mean of a picture that was drawn again; see docs/decisions/0079-picture-cache.md
 # The smallest size that matters, of each finding that measures one: what is smaller is no warning, however significant.
 SMALL_EFFECT = 0.25  # generalisation: standard deviations of the base's scores (Cohen 1988: 0.2 is a small effect)

@@ -226,5 +226,5 @@ def test_a_parquet_file_damaged_in_its_middle_is_an_error(tmp_path: Path) -> Non
     data = bytearray(source.read_bytes())
     data[len(data) // 3 : len(data) // 2] = b"\xff" * (len(data) // 2 - len(data) // 3)
     source.write_bytes(bytes(data))
-    with pytest.raises(DatasetUnusable, match=r"cannot read .*a\.parquet after row \d+"):
+    with pytest.raises(DatasetUnusable, match=r"cannot read .*a\.parquet: the page headers of .* are damaged"):
         _read(source)

@@ -66,7 +66,7 @@ def test_texts_that_a_network_reads_in_part_are_told_whatever_their_tokenizer(ti
         end_of_whole, end_of_longer = extractor.network.tokenize([whole, longer])[:, -1].tolist()
         assert end_of_whole == end_of_longer, name  # the end of the text, from which its embedding is taken
     finding = find_text_beyond_scores("run", extractor, {"prompts": [longer, whole], "captions": [whole]})
-    assert finding
     assert finding.warning
     assert finding.sentence.startswith("1 of 2 prompts are longer than the network of the CLIP scores reads")
-    assert find_text_beyond_scores("run", extractor, {"prompts": [whole], "captions": []}) is None
+    none = find_text_beyond_scores("run", extractor, {"prompts": [whole], "captions": ["hair"]})
+    assert (none.warning, none.sentence.startswith("the network of the CLIP scores reads all")) == (False, True)
