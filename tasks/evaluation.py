@@ -55,7 +55,7 @@ def _with_changes(context: RunContext, features: RunFeatures, scores: Sequence[S
 
 
 def _find_text_beyond_scores(context: RunContext) -> Finding:
-    """Prompts and captions that the CLIP scores see only in part, as a finding; recorded once, as texts stay the same."""
+    """Prompts and captions that the CLIP scores see only in part: a finding that is recorded once, as texts stay."""
     from tasks.truncation import find_text_beyond_scores  # imports the tokenizers
 
     extractor = load_extractor(context.recipe.scoring.pair_extractor, lambda: context.device)
