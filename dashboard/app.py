@@ -44,7 +44,7 @@ _PAGES: Pages = {
     "campaigns": ("Campaigns", campaigns.show),
     "deploy": ("Deploy", deploy.show),
 }
-# reached from other pages; the last six are addresses of earlier versions, which people have shared
+# reached from other pages; the last five are addresses of earlier versions, which people have shared
 _UNLISTED: Pages = {
     "dataset": ("Dataset", dataset.show),
     "pictures-of-a-run": ("Pictures", pictures.show),

@@ -23,13 +23,12 @@ from naruto_core.artifacts import (
     is_intact_folder,
     sha256_file,
 )
-from naruto_core.errors import RecordDamaged, ServiceFailed
+from naruto_core.errors import GO_ON, RecordDamaged, ServiceFailed
 
 _TRANSFERS = 16  # at a time
 _PATIENCE = 60.0  # seconds that a bucket may be away
 _PAUSE = 2.0
 _PROBE = "probe"  # an object that `check` writes
-_GO_ON = "the same command goes on where it ended."
 
 Result = TypeVar("Result")
 
@@ -150,7 +149,7 @@ class ArtifactStore:
         """Raise ServiceFailed if it is the bucket that does not exist, not an object."""
         if "NoSuchBucket" in repr(error.__cause__):
             bucket = self._key("").partition("/")[0]
-            raise ServiceFailed(f"NARUTO_STORE is {self.url}, but there is no bucket {bucket}: create it; {_GO_ON}")
+            raise ServiceFailed(f"NARUTO_STORE is {self.url}, but there is no bucket {bucket}: create it; {GO_ON}")
 
     def _call(self, action: Callable[[], Result]) -> Result:
         """`action()`, again while the bucket does not answer, at most for `patience` seconds."""
@@ -166,14 +165,14 @@ class ArtifactStore:
             except (PermissionError, NoCredentialsError) as error:
                 raise ServiceFailed(
                     f"no access to {self.url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the rights "
-                    f"to read and write there; {_GO_ON}"
+                    f"to read and write there; {GO_ON}"
                 ) from error
             except (BotoCoreError, OSError) as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                     raise  # of this machine's disk
                 if time.monotonic() > deadline:
                     raise ServiceFailed(
-                        f"{self.url} did not answer for {self.patience:.0f} s: {error}; {_GO_ON}"
+                        f"{self.url} did not answer for {self.patience:.0f} s: {error}; {GO_ON}"
                     ) from error
                 time.sleep(_PAUSE)
 

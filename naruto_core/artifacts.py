@@ -31,9 +31,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCRATCH = re.compile(
     r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?:(?P<pid>[0-9a-f]{6,})p[0-9a-f]{8}|[0-9a-f]{12})(?:\.old)?(?P<suffix>\.\w+)?"
 )
-_ABANDONED = (
-    60  # seconds; an older scratch file or folder of this host whose writer is gone was left by a killed process
-)
+_ABANDONED = 60  # seconds; older scratch of this host whose writer is gone was left by a killed process
 _ABANDONED_ELSEWHERE = 24 * 3600  # the same for another host, whose locks are not visible here
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers expects
 
@@ -166,7 +164,7 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
+    except PermissionError:  # of another user
         return True
     return True
 

@@ -20,6 +20,8 @@
 A message says what happened, where, and what to do. Any other exception is a bug.
 """
 
+GO_ON = "the same command goes on where it ended."  # how many messages end
+
 # marks that turn the direction of writing, and ends of lines
 _MISLEADING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 

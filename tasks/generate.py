@@ -14,7 +14,7 @@ from prefect.runtime import task_run
 from naruto_core import sdxl
 from naruto_core.artifacts import is_intact, link_or_copy, sha256_bytes, sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, Sample, Variant
-from naruto_core.errors import StorageFailed
+from naruto_core.errors import GO_ON, StorageFailed
 from naruto_core.fusion import load_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.picture_cache import PictureCache
@@ -25,16 +25,13 @@ from tasks.context import OpenRun, RunContext, run_context, with_run
 from tasks.plan import samples_left, timed_phase
 from tasks.progress import reporter, say
 from tasks.shards import (
-    GPU_TAG,
-    RETRIES,
-    RETRY_SECONDS,
     Conditions,
     conditions_of,
     in_batches,
-    may_pass,
     open_cluster,
     plan_shards,
     scheduler_address,
+    shard_task,
     worker_context,
 )
 
@@ -126,14 +123,7 @@ def _shard_name() -> str:
     return f"draw {shard[0].variant}, {len(shard)} samples from {shard[0].prompt.slug} {shard[0].seed}"
 
 
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name=_shard_name,
-    tags=[GPU_TAG],
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_SECONDS,
-    retry_condition_fn=may_pass,
-)
+@shard_task(_shard_name)
 def draw_shard(shard: list[SampleRequest], opened: OpenRun, models: Models, conditions: Conditions) -> list[Sample]:
     """Draw the samples of `shard`, which are of one variant, into NARUTO_HOME; their records, not yet written."""
     return _draw_shard(shard, opened, models, conditions)
@@ -153,7 +143,7 @@ def _check_shared(context: RunContext, samples: Sequence[Sample]) -> None:
         if not is_intact(context.layout.absolute(sample.path), sample.sha256):
             raise StorageFailed(
                 f"a worker drew {sample.path}, but it is not in {context.layout.root}: NARUTO_HOME of all workers must "
-                "be one shared folder; the same command goes on where it ended."
+                f"be one shared folder; {GO_ON}"
             )
 
 

@@ -16,7 +16,7 @@ from tasks.sharing import publish_dataset
 SHOWN = 10
 
 
-def may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+def hub_may_recover(_task: Any, _run: Any, state: State[Any]) -> bool:
     """Whether a failed ingest is tried again: only where the hub or the network failed in a way that may pass."""
     from naruto_core.hub import explain_error
 
@@ -24,7 +24,7 @@ def may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     return isinstance(error, BaseException) and explain_error(error).retryable
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[3, 10], retry_condition_fn=may_pass)
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[3, 10], retry_condition_fn=hub_may_recover)
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from naruto_core.domain import Picture, Sample
-from naruto_core.errors import ModelUnusable
+from naruto_core.errors import GO_ON, ModelUnusable
 from naruto_core.scoring.features import load_extractor
 from naruto_core.settings import read_settings
 from naruto_core.store.embedding_cache import EmbeddingCache
@@ -22,16 +22,13 @@ from tasks.features import EmbeddedBatch, embed_batches, missing_sources, run_pi
 from tasks.plan import pictures_to_score, timed_phase
 from tasks.progress import unit_reporter
 from tasks.shards import (
-    GPU_TAG,
-    RETRIES,
-    RETRY_SECONDS,
     Conditions,
     conditions_of,
     in_batches,
-    may_pass,
     open_cluster,
     plan_shards,
     scheduler_address,
+    shard_task,
     worker_context,
 )
 
@@ -106,14 +103,7 @@ def _shard_name() -> str:
     return f"embed {sum(map(len, shard.batches))} pictures by {shard.name}"
 
 
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name=_shard_name,
-    tags=[GPU_TAG],
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_SECONDS,
-    retry_condition_fn=may_pass,
-)
+@shard_task(_shard_name)
 def embed_shard(shard: EmbedShard, batch_size: int, resolution: int, conditions: Conditions) -> list[EmbeddedBatch]:
     """The features of the pictures of `shard`, batch by batch; nothing is written."""
     return _embed_shard(shard, batch_size, resolution, conditions)
@@ -125,7 +115,7 @@ def _embed_shard(shard: EmbedShard, batch_size: int, resolution: int, conditions
         if extractor.id != shard.extractor_id:
             raise ModelUnusable(
                 f"the files of the extractor {shard.name} differ between the worker on {gethostname()} and the run's "
-                "machine: make them the same; the same command goes on where it ended."
+                f"machine: make them the same; {GO_ON}"
             )
         return [
             embedded

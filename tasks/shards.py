@@ -5,21 +5,22 @@ process. Workers write files and return records; only the process that has the r
 """
 
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 from socket import gethostname
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
-from prefect import Task, unmapped
+from prefect import Task, task, unmapped
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 
-from naruto_core.errors import DeviceUnfit, ServiceFailed
+from naruto_core.errors import GO_ON, DeviceUnfit, ServiceFailed
 from naruto_core.settings import Settings
 from tasks.context import TaskContext, exclusive_device, task_context
 from tasks.run_lease import check_stop
@@ -34,11 +35,11 @@ CONNECT_SECONDS = 10.0
 WORKER_SECONDS = 30.0  # without any worker for so long, the step fails
 _POLL_SECONDS = 1.0
 _SHARDS_PER_WORKER = 3  # of each model: a shard loads its model, and a lost worker loses one shard
-_GO_ON = "the same command goes on where it ended."
 
 Item = TypeVar("Item")
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
+P = ParamSpec("P")
 
 
 def scheduler_address(settings: Settings) -> str:
@@ -62,6 +63,18 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     """Whether the error of a shard may pass: an input or output error, a service, or the time limit."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, (OSError, ServiceFailed))  # TimeoutError is an OSError
+
+
+def shard_task(name: Callable[[], str]) -> Callable[[Callable[P, Result]], Task[P, Result]]:
+    """The decorator of tasks that compute a shard: tried again where the error may pass; `name` is of a task run."""
+    return task(
+        cache_policy=NO_CACHE,
+        task_run_name=name,
+        tags=[GPU_TAG],
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_SECONDS,
+        retry_condition_fn=may_pass,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +184,11 @@ class Cluster:
         except (CancelledError, OSError) as error:
             if self.runner.client.status == "running" and isinstance(error, OSError):
                 raise  # the error of a shard
-            raise ServiceFailed(f"the Dask scheduler at {self.address} has ended: start it again; {_GO_ON}") from None
+            raise ServiceFailed(f"the Dask scheduler at {self.address} has ended: start it again; {GO_ON}") from None
 
     @property
     def _start_worker(self) -> str:
-        return f"start one with  dask worker {self.address} --nthreads 1 ; {_GO_ON}"
+        return f"start one with  dask worker {self.address} --nthreads 1 ; {GO_ON}"
 
     def check_workers(self) -> None:
         """Raise ServiceFailed where no worker is connected within CONNECT_SECONDS."""
@@ -210,7 +223,7 @@ def open_cluster(settings: Settings) -> Generator[Cluster]:
         except (OSError, ValueError) as error:
             raise ServiceFailed(
                 f"no Dask scheduler answers at {address} (NARUTO_RUNNER): start one with `dask scheduler`, or set "
-                f"NARUTO_RUNNER=local; {_GO_ON}"
+                f"NARUTO_RUNNER=local; {GO_ON}"
             ) from error
         cluster = Cluster(address, runner, settings.shard_seconds)
         cluster.check_workers()

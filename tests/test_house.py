@@ -73,7 +73,7 @@ def test_no_module_is_longer_than_400_lines(modules: list[Path]) -> None:
 
 def test_a_small_module_with_one_importer_is_part_of_its_importer(modules: list[Path]) -> None:
     """Flows and tasks stay apart: one flow a file, one step a file; the others are explained in docs/decisions/0077."""
-    allowed = ("flows/", "tasks/", "naruto_core/scoring/torchmetrics_fid.py", "dashboard/queries/")
+    allowed = ("flows/", "tasks/", "naruto_core/scoring/torchmetrics_fid.py", "dashboard/queries/serving.py")
     names = {".".join(path.relative_to(HOUSE).with_suffix("").parts): path for path in modules}
     importers: dict[str, set[str]] = {name: set() for name in names}
     for name, path in names.items():

@@ -1,7 +1,13 @@
 """The page Compare: what differs between models: recipes, metrics with verdicts, training, and their pictures."""
 
 import base64
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -10,12 +16,14 @@ import streamlit as st
 from dashboard import charts, model_comparison
 from dashboard.component import picture_rows
 from dashboard.navigation import short_name
-from dashboard.queries import runs, set_comparisons
+from dashboard.queries import runs
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
 from dashboard.views.run_training import curve
+from naruto_core.artifacts import sha256_bytes
 from naruto_core.domain import Prompt, Variant
 from naruto_core.report.recipe_changes import recipe_differences
+from naruto_core.settings import read_settings
 
 MOST = 12  # models
 _LARGE_PICTURES, _SMALL_PICTURES = 24, 48  # on one page, about; a row has one for each model
@@ -25,7 +33,10 @@ _ALL, _SUITE_ORDER = "all", "the order of the suite"
 _LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
 _EXPORTED = 60  # rows of pictures in one HTML file, about 10 MB
 _PARTS = ("Pictures", "Verdicts", "Recipes", "Training", "Export")
+_COMPARE_SECONDS = 600  # that one comparison may take
 _DIFFERENCES = 6  # keys of the recipes that stand in a sentence
+
+Model = tuple[str, Variant]
 
 
 def show() -> None:
@@ -242,7 +253,7 @@ def _table(lines: Sequence[dict[str, Any]], first: str) -> None:
 def _all_metrics(names: tuple[str, ...], chosen: tuple[tuple[str, Variant], ...]) -> None:
     lines: list[dict[str, Any]] = []
     for name, model in zip(names[1:], chosen[1:], strict=True):
-        result = set_comparisons.comparison(chosen[0], model)
+        result = _comparison(chosen[0], model)
         if result is None:
             st.text(f"{short_name(name)}: comparing …")
         elif isinstance(result, str):
@@ -299,3 +310,45 @@ def _page(names: list[str], rows: list[model_comparison.Row]) -> str:
         if path:
             pictures[digest] = f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
     return model_comparison.as_html(names, rows, pictures)
+
+
+def _comparison(first: Model, second: Model) -> list[dict[str, Any]] | str | None:
+    """A row for each metric, as `naruto compare --json` prints them; a sentence where it failed; None until it ends.
+
+    The command runs in the background: it needs networks that this process never loads. It keeps its results by
+    content, so that the same comparison is answered at once later, also after a restart.
+    """
+    future = _started(read_settings().database_url, first, second, _drawn_digest(first), _drawn_digest(second))
+    return future.result() if future.done() else None
+
+
+def _drawn_digest(model: Model) -> str:
+    """What changes with the pictures of a model."""
+    return sha256_bytes(" ".join(sorted(sample.sha256 for sample in runs.samples_of(*model))).encode())
+
+
+@lru_cache(maxsize=1)
+def _worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1)  # one at a time: training runs on the same machine
+
+
+@lru_cache(maxsize=256)
+def _started(url: str, first: Model, second: Model, pictures: str, others: str) -> "Future[list[dict[str, Any]] | str]":
+    del url, pictures, others  # the key of the cache only
+    return _worker().submit(_run_compare, f"{first[0]}:{first[1].value}", f"{second[0]}:{second[1].value}")
+
+
+def _run_compare(first: str, second: str) -> list[dict[str, Any]] | str:
+    command = [sys.executable, "-m", "flows", "compare", first, second, "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603 - run ids of the database, and no shell
+            command, capture_output=True, text=True, timeout=_COMPARE_SECONDS, check=False, env=environment,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"the comparison took longer than {_COMPARE_SECONDS} s; type `naruto compare {first} {second}`."
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or done.stdout.strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else "the comparison failed without a message."
+    return json.loads(done.stdout)

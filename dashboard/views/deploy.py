@@ -13,11 +13,9 @@ from dashboard.formatting import describe_decision
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.views import playground, serving
-from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, RunState
 from naruto_core.errors import NarutoError, PromotionRefused
 from naruto_core.ratings import Promotion
-from naruto_core.settings import read_settings
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
@@ -94,10 +92,6 @@ def _default_run(summaries: Sequence[RunSummary]) -> str | None:
     return next((run_id for run_id in islice(scored, _MAX_RUNS) if not runs.promotion_fault(run_id)), None)
 
 
-def _layout() -> Layout:
-    return Layout(read_settings().root)
-
-
 def _champion(history: Sequence[Promotion]) -> None:
     if not history:
         st.info("No run is the champion yet.")
@@ -106,7 +100,7 @@ def _champion(history: Sequence[Promotion]) -> None:
     name = _name() or st.text_input("Who decides to roll back", key="rolled_back_by", max_chars=80)
     if st.button("Roll back to the champion before", help="It is recorded under your name."):
         try:
-            database().ratings.roll_back(CHAMPION, name, datetime.now(UTC), _layout())
+            database().ratings.roll_back(CHAMPION, name, datetime.now(UTC), runs.layout())
         except PromotionRefused as error:
             st.error("Nothing was changed:")
             st.text(str(error))
@@ -157,7 +151,9 @@ def _form(run_id: str, checks: dict[str, str]) -> None:
         if st.form_submit_button("Make it the champion"):
             try:
                 now = datetime.now(UTC)
-                database().ratings.promote(CHAMPION, run_id, by, why, now, checks, _layout(), accept_warnings=accepted)
+                database().ratings.promote(
+                    CHAMPION, run_id, by, why, now, checks, runs.layout(), accept_warnings=accepted
+                )
             except PromotionRefused as error:
                 st.error("Nothing was changed:")
                 st.text(str(error))

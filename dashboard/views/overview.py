@@ -192,8 +192,8 @@ def _point(row: Row, column: Column) -> charts.Row:
 def _anchors(summary: RunSummary, column: Column) -> list[charts.Row]:
     """The base and real pictures, as the newest run measured them."""
     names: Mapping[Variant, str] = {Variant.BASE: "base", Variant.REAL: "real pictures"}
-    found = ((name, anchor(summary.scores, column.key, variant)) for variant, name in names.items())
-    return [{"name": name, "value": score.value} for name, score in found if score]
+    anchors = ((name, anchor(summary.scores, column.key, variant)) for variant, name in names.items())
+    return [{"name": name, "value": score.value} for name, score in anchors if score]
 
 
 def _newest(board: Leaderboard, history: Sequence[Promotion]) -> None:

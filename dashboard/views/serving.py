@@ -1,4 +1,4 @@
-"""The HTTP service: latency, requests and pictures of the HTTP service; quality and drift of served pictures."""
+"""The HTTP service: latency, requests and pictures; quality and drift of served pictures."""
 
 import math
 from collections.abc import Iterable

@@ -126,10 +126,8 @@ class TritonPythonModel:
                 )
                 text = _text("PROMPT", prompt)
                 if self.settings["prompt_weights"]:
-                    (
-                        split_weights(text),
-                        split_weights(_text("NEGATIVE_PROMPT", negative)),
-                    )  # ValueError for an invalid weight
+                    for weighted in (text, _text("NEGATIVE_PROMPT", negative)):
+                        split_weights(weighted)  # ValueError for an invalid weight
                 if not text.strip():
                     raise ValueError("PROMPT: must not be empty.")
                 own_seed = secrets.randbelow(2**31) if seed is None else _integer("SEED", seed, 0, 2**63 - 1)

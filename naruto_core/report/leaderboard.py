@@ -122,13 +122,13 @@ def leaderboard(summaries: Sequence[RunSummary]) -> Leaderboard:
 
 def trained_scores(scores: Iterable[Score]) -> dict[ColumnKey, Score]:
     """The set scores of the trained model by column."""
-    found: dict[ColumnKey, Score] = {}
+    by_column: dict[ColumnKey, Score] = {}
     for score in scores:
         if score.sample_id is None and score.variant in _TRAINED:
             key = column_key(score)
-            if key not in found or score.variant is Variant.ADAPTED:
-                found[key] = score
-    return found
+            if key not in by_column or score.variant is Variant.ADAPTED:
+                by_column[key] = score
+    return by_column
 
 
 def anchor(scores: Iterable[Score], key: ColumnKey, variant: Variant) -> Score | None:

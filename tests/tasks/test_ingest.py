@@ -15,7 +15,7 @@ from naruto_core.errors import DatasetUnusable, RecordDamaged, StorageFailed
 from naruto_core.recipe_sections import DatasetSection
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
-from tasks.ingest import ingest, may_pass
+from tasks.ingest import hub_may_recover, ingest
 
 SECTION = DatasetSection(source="world:naruto?count=12&seed=3", hold_out=4)
 
@@ -84,5 +84,12 @@ def test_only_a_failure_of_the_hub_or_the_network_that_may_pass_is_tried_again()
     ]
     offline = failure(LocalEntryNotFoundError("not in the cache"), OfflineModeIsEnabled("offline"))
     errors = [unreachable, *answers, offline, failure(), StorageFailed("the disk is full.")]
-    assert [may_pass(ingest, None, Failed(data=error)) for error in errors] == [True, True, False, False, False, False]
-    assert ingest.retry_condition_fn is may_pass
+    assert [hub_may_recover(ingest, None, Failed(data=error)) for error in errors] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert ingest.retry_condition_fn is hub_may_recover
