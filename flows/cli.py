@@ -61,6 +61,8 @@ def run(
         follow()
         return
     overrides = _overrides(settings)
+    if (launched := distributed.launched_processes()) > 1:
+        overrides.setdefault("training.processes", launched)
     _check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
     from flows.train_naruto import train_naruto
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
@@ -122,9 +123,9 @@ def begin_halving(context: RunContext, adapter: str) -> Halving:
 
 
 def shown_as_pruned(function: Callable[P, R]) -> Callable[P, R]:
-    """A flow that ends in Prefect with a state of its own, not as failed, when its run is pruned.
+    """A flow or a task that ends in Prefect with a state of its own, not as failed, when its run is pruned.
 
-    Whoever calls it gets CancelledRun then.
+    Whoever calls the flow gets CancelledRun then; who calls the task gets the state: see `raise_if_pruned`.
     """
 
     @wraps(function)
@@ -133,8 +134,19 @@ def shown_as_pruned(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except RunPruned as ended:
             return Cancelled(name=PRUNED, message=str(ended))
+        except CancelledRun as ended:  # of the task in the flow
+            if not was_pruned(ended):
+                raise
+            return Cancelled(name=PRUNED, message=str(ended))
 
     return call
+
+
+def raise_if_pruned(returned: R) -> R:
+    """What a task returned; CancelledRun where that is the state of a pruned run."""
+    if isinstance(returned, State):
+        returned.result()
+    return returned
 
 
 def was_pruned(ended: CancelledRun) -> bool:

@@ -250,8 +250,9 @@ class Queries(Repository):
             return [row.to_domain() for row in session.scalars(query)]
 
     def phase_speeds(self, device: str) -> list[PhaseSpeed]:
-        """What was measured on the device called `device`, newest first."""
-        query = select(PhaseRow).where(PhaseRow.device == device, PhaseRow.measured_units > 0)
+        """What was measured on the device called `device`, newest first; not what several processes worked on."""
+        alone = PhaseRow.device == device, PhaseRow.measured_units > 0, PhaseRow.processes == 1
+        query = select(PhaseRow).where(*alone)
         with self._reading() as session:
             return [row.to_speed() for row in session.scalars(query.order_by(PhaseRow.measured_at.desc()))]
 

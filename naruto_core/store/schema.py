@@ -331,6 +331,7 @@ class PhaseRow(Base):
     measured_units: Mapped[int] = mapped_column(server_default="0")
     measured_seconds: Mapped[float] = mapped_column(server_default="0")
     measured_at: Mapped[datetime | None]
+    processes: Mapped[int] = mapped_column(server_default="1")
 
     def to_domain(self) -> PhaseRecord:
         planned = PlannedPhase(
@@ -344,7 +345,7 @@ class PhaseRow(Base):
             precision=self.precision,
             memory=self.memory,
         )
-        return PhaseRecord(planned, self.measured_units, self.measured_seconds)
+        return PhaseRecord(planned, self.measured_units, self.measured_seconds, self.processes)
 
     def to_speed(self) -> PhaseSpeed:
         return PhaseSpeed(

@@ -231,14 +231,20 @@ class Store(Queries, RunLeases, Labels):
                 if phase.phase not in kept:
                     session.add(PhaseRow(run_id=run_id, position=position, **asdict(phase)))
 
-    def add_phase_time(self, run_id: str, phase: str, units: int, seconds: float, now: datetime) -> None:
-        """Add what a part of a phase took (a run that was stopped measures the rest later); unknown: nothing."""
+    def add_phase_time(
+        self, run_id: str, phase: str, units: int, seconds: float, now: datetime, processes: int = 1
+    ) -> None:
+        """Add what a part of a phase took (a run that was stopped measures the rest later); unknown: nothing.
+
+        `processes` worked on that part at once.
+        """
         with self._writing() as session:
             row = session.get(PhaseRow, (run_id, phase))
             if row is not None and units > 0:
                 row.measured_units += units
                 row.measured_seconds += seconds
                 row.measured_at = now
+                row.processes = max(row.processes, processes)
 
 
 def _delete_pictures(session: Session, run_id: str, variants: Sequence[Variant]) -> None:

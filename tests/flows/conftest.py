@@ -28,6 +28,28 @@ SMALL = {
     "scoring.batch_size": 2,
     "scoring.resamples": 200,
 }
+# the same on the base of `tests.tiny_sdxl`, whose pictures show nothing
+TINY = SMALL | {
+    "dataset.source": "world:naruto?count=20&seed=5",
+    "dataset.hold_out": 8,
+    "training.resolution": 16,
+    "training.rank": 4,
+    "training.max_train_steps": 2,
+    "training.train_batch_size": 2,
+    "training.optimizer": "adamw",
+    "training.learning_rate": 0.01,
+    "training.validation": None,
+    "training.previews": {"preview_steps": 1, "prompts": 1},
+    "training.mixed_precision": "fp32",
+    "generation.mixed_precision": "fp32",
+    "generation.resolution": 16,
+    "generation.prompts": 6,
+    "generation.seeds": 1,
+    "generation.num_inference_steps": 2,
+    "fusion.check_pictures": 0,
+    "scoring.attribute_reader": None,
+    "scoring.primary": ["mmd", "clip-content"],
+}
 
 
 def flags(changes: dict[str, object]) -> list[str]:

@@ -54,6 +54,15 @@ def start_worker(programs: Preloaded, environment: dict[str, str], address: str,
         return programs.start("distributed.cli.dask_worker", *arguments, environment=environment | settings, output=log)
 
 
+# the record of a run that is trained and fused
+UNDRAWN = """
+    delete from scores;
+    delete from samples;
+    update phases set measured_units = 0 where phase in ('samples', 'score');
+    update runs set state = 'running', finished_at = null;
+"""
+
+
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as database:
         return database.execute(query).fetchall()
@@ -86,6 +95,8 @@ def test_a_cluster_whose_worker_is_killed_in_mid_shard_ends_with_the_bytes_of_on
     for lost in (home / "cache" / "pictures", home / "runs" / run_id / "samples", home / "cache" / "results"):
         shutil.rmtree(lost)
     (home / "cache" / "embeddings.db").unlink()
+    with closing(sqlite3.connect(home / "naruto.db")) as database:
+        database.executescript(UNDRAWN)
     monkeypatch.setattr(shards, "_SHARDS_PER_WORKER", 1)  # three batches in a shard
     monkeypatch.setenv("NARUTO_HOME", str(home))
     monkeypatch.setenv("NARUTO_RUNNER", f"dask:{scheduler.scheduler_address}")
@@ -112,6 +123,8 @@ def test_a_cluster_whose_worker_is_killed_in_mid_shard_ends_with_the_bytes_of_on
             worker.kill()
     assert 0 < drawn[0] < 6  # of the base's six pictures
     assert recorded(home) == before
+    measured = "select phase from phases where phase in ('samples', 'score') and measured_units = units"
+    assert sorted(rows(home / "naruto.db", measured)) == [("samples",), ("score",)]
 
 
 @task(cache_policy=NO_CACHE)
