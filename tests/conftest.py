@@ -92,11 +92,13 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server in a temporary folder, for flows and clients of this process."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
     from prefect.settings import PREFECT_SERVER_REGISTER_BLOCKS_ON_START as REGISTER_BLOCKS
+    from prefect.settings import PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS as SLOT_WAIT
     from prefect.testing.utilities import prefect_test_harness
 
     home = tmp_path_factory.mktemp("prefect")
-    # a flow run waits a second for its heartbeat thread to end; kinds of blocks, which no test asks for, take 2 s
-    quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, REGISTER_BLOCKS: False}
+    # a flow run waits a second for its heartbeat thread to end; kinds of blocks, which no test asks for, take 2 s;
+    # a task waits for a place of its tag's limit in steps of 30 s
+    quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, REGISTER_BLOCKS: False, SLOT_WAIT: 0.2}
     with temporary_settings(quick), prefect_test_harness(server_startup_timeout=240), temporary_settings(quick):
         yield
 

@@ -19,9 +19,7 @@ from naruto_core.training import distributed
 from tasks import distributed as processes
 from tasks.context import task_context
 from tasks.distributed import check_processes, training_processes
-from tests.flows.conftest import TINY
 from tests.preloaded import Preloaded, Program
-from tests.tiny_sdxl import write_tiny_sdxl
 
 
 @pytest.fixture
@@ -43,14 +41,12 @@ def started(
 
 
 def test_two_processes_train_what_one_trains_with_twice_the_micro_steps_and_the_first_one_records_it(
-    started: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: list[Program], tiny_recipe: Path, tiny_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "home"
+    home, one = tiny_run
     monkeypatch.setenv("NARUTO_HOME", str(home))
-    changes = TINY | {"model.base": str(write_tiny_sdxl(tmp_path / "base"))}
-    one = train_naruto("mini", None, changes | {"training.gradient_accumulation_steps": 2})
-    assert not started
-    two = train_naruto("mini", None, changes | {"training.processes": 2})
+    changes = {"training.gradient_accumulation_steps": 1, "training.processes": 2}
+    two = train_naruto(str(tiny_recipe), None, changes)
     assert [program.wait() for program in started] == [0]
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         assert store.run(two).state is RunState.DONE

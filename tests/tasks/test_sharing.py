@@ -22,38 +22,15 @@ from tasks.context import OpenRun, task_context
 from tasks.fuse import fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
+from tests.s3_bucket import objects, serving_bucket
 from tests.tasks.recorded_run import PROMPTS, recorded_run
 
-BUCKET = "pictures"
-ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "word", "AWS_DEFAULT_REGION": "us-east-1"}
-
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    """A server that speaks S3 on this machine, with one empty bucket."""
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def address(server: ThreadedMotoServer) -> Iterator[str]:
-    """The URL of a prefix in the bucket; credentials and endpoint are in the environment."""
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ({"AWS_ENDPOINT_URL": f"http://{host}:{port}"} | ENVIRONMENT).items():
-            patch.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
-        S3FileSystem().call_s3("create_bucket", Bucket=BUCKET)
-        yield f"s3://{BUCKET}/naruto"
-        S3FileSystem.clear_instance_cache()
-
-
-def objects(address: str) -> list[str]:
-    return sorted(map(str, S3FileSystem(use_listings_cache=False).find(address)))
+def address() -> Iterator[str]:
+    """The URL of a prefix in an empty bucket."""
+    with serving_bucket() as url:
+        yield url
 
 
 def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
