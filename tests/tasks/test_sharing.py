@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
@@ -17,8 +18,11 @@ from naruto_core.artifacts import is_intact, is_intact_folder, sha256_bytes, wri
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import PromptSuite, Variant
 from naruto_core.errors import RecipeInvalid, RecordDamaged, ServiceFailed
+from naruto_core.scoring.features import pixel_extractor
 from naruto_core.settings import read_settings
+from tasks import features
 from tasks.context import OpenRun, task_context
+from tasks.features import sample_features
 from tasks.fuse import fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
@@ -49,7 +53,10 @@ def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
         fused = fuse.fn(opened, recorded.adapters)
         assert generate.fn(opened, recorded.adapters, fused) == 8
         samples, pictures = recorded.store.samples(run_id), read_pictures(recorded.layout, version)
+    with task_context() as context:
+        embedded = sample_features(context, samples, pixel_extractor(), 4, "score")
     stored = objects(address)
+    assert len([name for name in stored if "/embeddings/" in name]) == 1
     lost = [sample for sample in samples if sample.variant is Variant.ADAPTED][:2]
     for sample in lost:  # their machine died before they were published
         S3FileSystem().rm(f"{address}/objects/{sample.sha256[:2]}/{sample.sha256}")
@@ -62,6 +69,9 @@ def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
         assert read_pictures(context.layout, version) == pictures
         assert all(read_picture(context.layout, picture) for picture in pictures)
         assert is_intact_folder(context.layout.absolute(fused.path), fused.sha256)
+        monkeypatch.setattr(features, "embed_batches", None)  # nothing is embedded again
+        again = sample_features(context, samples, pixel_extractor(), 4, "score")
+        assert np.array_equal(again.features, embedded.features)
     assert ingest.fn(recorded.recipe.dataset) == version, "two machines record the same version of a dataset"
     assert objects(address) == stored, "what was drawn here was published, and nothing twice"
     assert len(stored) > len(samples) + len(pictures)
