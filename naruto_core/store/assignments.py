@@ -9,9 +9,10 @@ event, so that a double click, a reload or a lost reply counts once.
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import RatingRefused
@@ -19,6 +20,7 @@ from naruto_core.ratings import Action, Answer, Assignment, Extremes, Grades, Mo
 from naruto_core.store.campaigns import IS_GOLD, find_campaign, in_shown_order
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
+from naruto_core.store.unit_counts import change_assigned
 
 LEASE = timedelta(minutes=10)
 GRADES = range(1, 6)
@@ -117,7 +119,8 @@ class Assignments(Repository):
         query = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
         with self._reading() as session:
             own = session.scalar(query.where(~AssignmentRow.done)) or 0
-            return own + _count_open(session, campaign_id, reviewer_id)
+            campaign = session.get(CampaignRow, campaign_id)
+            return own + (_count_seen(session, campaign, reviewer_id).left if campaign else 0)
 
 
 def _check_event(event: RatingEvent, campaign: CampaignRow, *, done: bool) -> None:
@@ -148,10 +151,10 @@ def _update_unit(session: Session, row: AssignmentRow, action: Action) -> None:
         return
     unit = session.get_one(UnitRow, row.unit_id)
     if action is Action.SKIP:
-        unit.n_assigned -= 1
+        change_assigned(session, unit, -1)
     elif action is Action.UNDO and row.last_event is not None:
         undone = session.get_one(RatingEventRow, row.last_event)
-        unit.n_assigned += undone.action is Action.SKIP
+        change_assigned(session, unit, undone.action is not Action.VOTE)  # a skip, or an undo whose lease expired
 
 
 def next_unit(campaign_id: str, reviewer_id: str, pairing: str) -> Select[tuple[UnitRow]]:
@@ -196,47 +199,63 @@ def _new(
     session: Session, campaign: CampaignRow, reviewer_id: str, pairing: str, rng: random.Random
 ) -> AssignmentRow | None:
     """Assign a unit that the reviewer has not seen, and record the probability of this choice."""
-    own = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign.id, reviewer_id))
-    quota = quota_unit(campaign.id, reviewer_id, session.scalar(own.where(~AssignmentRow.repeat)) or 0)
+    counts = _count_seen(session, campaign, reviewer_id)
+    quota = quota_unit(campaign.id, reviewer_id, counts.seen)
     due = session.scalar(quota) if quota is not None else None
     if due is not None:
-        return _assign(due, reviewer_id, 1.0, rng)
+        return _assign(session, due, reviewer_id, 1.0, rng)
     best = session.scalar(next_unit(campaign.id, reviewer_id, pairing)) if pairing else None
     best = best or session.scalar(next_unit(campaign.id, reviewer_id, ""))
     if best is None:
         return None
-    unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, rng)
-    uniform = (1 - campaign.informative) / _count_open(session, campaign.id, reviewer_id)
-    return _assign(unit, reviewer_id, uniform + campaign.informative * (unit is best), rng)
+    left = max(1, counts.left)  # not 0, whatever another program wrote: `best` is one of them
+    unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, left, rng) or best
+    propensity = (1 - campaign.informative) / left + campaign.informative * (unit is best)
+    return _assign(session, unit, reviewer_id, propensity, rng)
 
 
-def _assign(unit: UnitRow, reviewer_id: str, propensity: float, rng: random.Random) -> AssignmentRow:
-    unit.n_assigned += 1
+def _assign(
+    session: Session, unit: UnitRow, reviewer_id: str, propensity: float, rng: random.Random
+) -> AssignmentRow:
+    change_assigned(session, unit, 1)
     order = "".join(map(str, rng.sample(range(len(unit.samples)), len(unit.samples))))
     return _assignment_row(unit, reviewer_id, order, propensity, repeat=False)
 
 
-def _uniform(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> UnitRow:
-    """A uniform sample of the open units: random positions are tried first, because counting to one is slower."""
+def _uniform(
+    session: Session, campaign: CampaignRow, reviewer_id: str, left: int, rng: random.Random
+) -> UnitRow | None:
+    """A uniform sample of the `left` open units: random positions are tried first, because counting to one is slower.
+
+    None where there are fewer than `left`.
+    """
     query = _open_units(campaign.id, reviewer_id)
     for _ in range(_UNIFORM_TRIES):
         unit = session.scalar(query.where(UnitRow.position == rng.randrange(campaign.units)))
         if unit is not None:
             return unit
-    offset = rng.randrange(_count_open(session, campaign.id, reviewer_id))
-    return session.scalars(query.order_by(UnitRow.position).offset(offset).limit(1)).one()
+    return session.scalar(query.order_by(UnitRow.position).offset(rng.randrange(left)).limit(1))
 
 
-def _count_open(session: Session, campaign_id: str, reviewer_id: str) -> int:
-    """How many units are open to the reviewer: all open units, less gold ones and those that they have seen."""
-    units = select(func.count()).select_from(UnitRow).where(
-        UnitRow.campaign_id == campaign_id, UnitRow.n_assigned < UnitRow.raters
-    )  # fmt: skip
-    own = units.join(AssignmentRow, AssignmentRow.unit_id == UnitRow.id).where(
-        *_of_reviewer(campaign_id, reviewer_id), ~AssignmentRow.repeat, ~IS_GOLD
+@dataclass(frozen=True, slots=True)
+class _SeenUnits:
+    """Units of a reviewer: `seen` are those that were assigned to them, `left` those that are open to them."""
+
+    seen: int
+    left: int
+
+
+def _count_seen(session: Session, campaign: CampaignRow, reviewer_id: str) -> _SeenUnits:
+    """Open to the reviewer are all open units of the campaign, less those that they have seen."""
+    is_open = (UnitRow.n_assigned < UnitRow.raters) & ~IS_GOLD
+    own = (
+        select(func.count(), func.count(case((is_open, 1))))
+        .select_from(AssignmentRow)
+        .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
+        .where(*_of_reviewer(campaign.id, reviewer_id), ~AssignmentRow.repeat)
     )
-    total, gold, seen = (session.scalar(query) or 0 for query in (units, units.where(IS_GOLD), own))
-    return total - gold - seen
+    seen, seen_open = session.execute(own).one()
+    return _SeenUnits(seen, campaign.open_units - seen_open)
 
 
 def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> AssignmentRow | None:
@@ -270,7 +289,7 @@ def _release_expired(session: Session, now: datetime) -> None:
     """
     for row in session.scalars(select(AssignmentRow).where(~AssignmentRow.done, AssignmentRow.leased_until < now)):
         if not row.repeat:
-            session.get_one(UnitRow, row.unit_id).n_assigned -= 1
+            change_assigned(session, session.get_one(UnitRow, row.unit_id), -1)
         if row.last_event is None:
             session.delete(row)
         else:
