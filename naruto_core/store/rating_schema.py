@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false, text
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 from naruto_core.errors import RecordDamaged
@@ -153,6 +153,7 @@ class AssignmentRow(Base):
     done: Mapped[bool]  # voted on or skipped, and not undone
     leased_until: Mapped[datetime]
     last_event: Mapped[int | None]  # the event that counts; the view `ratings` joins by it
+    unit: Mapped[UnitRow] = relationship()
 
 
 class RatingEventRow(Base):

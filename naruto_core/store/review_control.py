@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import and_, case, func, select
 
 from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.ratings import Action, Exclusion, PictureNote, RecordedNote, ReviewerProgress
+from naruto_core.ratings import Exclusion, PictureNote, RecordedNote, ReviewerProgress
 from naruto_core.store.campaigns import IS_GOLD, find_campaign, in_shown_order, other_events
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import (

@@ -14,7 +14,9 @@ from tests.naruto_core.store.voting import NOON, vote
 
 def test_the_stored_counts_equal_a_new_count_after_votes_skips_undos_and_expired_leases(ratings: Ratings):
     units = [
-        Unit(f"p{i % 5}", "a ninja", i, (f"a{i}", f"b{i}"), ("one", "two"), 1 + i % 3, gold="left" if i % 8 == 0 else "")
+        Unit(
+            f"p{i % 5}", "a ninja", i, (f"a{i}", f"b{i}"), ("one", "two"), 1 + i % 3, gold="left" if i % 8 == 0 else ""
+        )
         for i in range(40)
     ]
     campaign = ratings.open_campaign(Campaign("", "c", "?", Mode.PAIR, NOON, repeats=0.2), units, 1).id
@@ -41,7 +43,9 @@ def test_the_stored_counts_equal_a_new_count_after_votes_skips_undos_and_expired
     assert ratings.progress(campaign).votes > 30
 
 
-@pytest.mark.parametrize("statement", ["UPDATE campaigns SET open_units = 7", "UPDATE units SET given = 2 WHERE position < 3"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE campaigns SET open_units = 7", "UPDATE units SET given = 2 WHERE position < 3"]
+)
 def test_a_wrong_count_is_found_and_counting_again_repairs_it(ratings: Ratings, statement: str):
     units = [Unit("p", "a ninja", i, (f"a{i}", f"b{i}"), ("one", "two")) for i in range(10)]
     campaign = ratings.open_campaign(Campaign("", "round", "?", Mode.PAIR, NOON, repeats=0.0), units, 1).id
