@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic_core import from_json  # a third of the time of json.loads
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.exc import DatabaseError as SqlalchemyDatabaseError
@@ -73,7 +74,7 @@ def make_engine(url: URL, *, foreign_keys: bool = True, write_ahead: bool = True
     so it does not work for several machines on one volume.
     """
     try:
-        engine = create_engine(url, execution_options={_WRITER_LOCK: Lock()})
+        engine = create_engine(url, execution_options={_WRITER_LOCK: Lock()}, json_deserializer=from_json)
     except NoSuchModuleError:
         raise StorageFailed(f"no database of the kind {url.drivername!r} is known; check NARUTO_DATABASE.") from None
     except ModuleNotFoundError as error:
