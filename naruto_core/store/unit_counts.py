@@ -27,6 +27,14 @@ class WrongCount:
     open_units: int
     counted: int
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong, without a full stop."""
+        parts = [f"{self.units} units have a wrong number of assignments"] if self.units else []
+        if self.open_units != self.counted:
+            parts.append(f"{self.open_units} open units are recorded, and there are {self.counted}")
+        return " and ".join(parts)
+
 
 def change_assigned(session: Session, unit: UnitRow, by: int) -> None:
     """Add `by` to the number of assignments of a unit, and keep the number of open units of its campaign."""
