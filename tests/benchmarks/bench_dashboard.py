@@ -142,7 +142,10 @@ def judge(server: Served, campaign: str, who: str, count: int) -> dict[str, list
     with httpx2.Client(base_url=server.address, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
         for _ in range(count):
             begun = time.perf_counter()
-            given = http.get(f"/judging/{campaign}/next").raise_for_status().json()["assignment"]
+            reply = http.get(f"/judging/{campaign}/next")
+            if reply.is_error:
+                raise RuntimeError(reply.text)
+            given = reply.json()["assignment"]
             taken["next"].append(1000 * (time.perf_counter() - begun))
             if given is None:
                 break
