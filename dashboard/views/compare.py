@@ -19,6 +19,7 @@ from dashboard.navigation import short_name
 from dashboard.queries import runs
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
+from dashboard.views import key_grid
 from dashboard.views.run_training import curve
 from naruto_core.artifacts import sha256_bytes
 from naruto_core.domain import Prompt, Variant
@@ -32,7 +33,7 @@ _SMALL = 5  # models and more are shown in small pictures
 _ALL, _SUITE_ORDER = "all", "the order of the suite"
 _LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
 _EXPORTED = 60  # rows of pictures in one HTML file, about 10 MB
-_PARTS = ("Pictures", "Verdicts", "Recipes", "Training", "Export")
+_PARTS = ("Pictures", "Verdicts", "Recipes", "Training", "XYZ", "Export")
 _COMPARE_SECONDS = 600  # that one comparison may take
 _DIFFERENCES = 6  # keys of the recipes that stand in a sentence
 
@@ -58,7 +59,7 @@ def show() -> None:
     )
     st.text(_changes(chosen))
     rows = _filter(all_rows)
-    pictures, verdicts, recipes, training, export = st.tabs(_PARTS, on_change="rerun", key="part")
+    pictures, verdicts, recipes, training, xyz, export = st.tabs(_PARTS, on_change="rerun", key="part")
     if pictures.open:
         with pictures:
             _pictures(names, rows)
@@ -71,6 +72,9 @@ def show() -> None:
     if training.open:
         with training:
             _training(chosen)
+    if xyz.open:
+        with xyz:
+            key_grid.show()
     if export.open:
         with export:
             _exports(names, rows)

@@ -142,7 +142,10 @@ class PromptRow(Base):
 class RunRow(Base):
     __tablename__ = "runs"
     # a recipe on a dataset version is one run, even when it is started several times
-    __table_args__ = (UniqueConstraint("fingerprint", "dataset_id"),)
+    __table_args__ = (
+        UniqueConstraint("fingerprint", "dataset_id"),
+        Index(None, "state", "started_at", "finished_at"),  # whether a run has changed, without reading their recipes
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     profile: Mapped[str]
