@@ -127,7 +127,7 @@ bench-dashboard: install  ## pages and votes at 1,000 runs, 100,000 pictures, 1,
 service: install  ## serve the runs of this machine over HTTP, for any client of OpenAI's images API
 	.venv/bin/naruto-service serve
 
-bench-service: install  ## the HTTP service against the bare painter and the plain loop, and 2,000 requests; ends with JSON
+bench-service: install  ## the HTTP service against the bare painter and the plain loop, 1,000 requests and attacks; ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_service
 
 image-try: install  ## build the images without Docker and try them (root; buildah and debootstrap from apt; half an hour, 30 GB)

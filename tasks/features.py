@@ -18,7 +18,7 @@ from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
-from naruto_core.prompts import join_caption
+from naruto_core.prompts import join_caption, without_phrase
 from naruto_core.recipe_sections import ReferencePart
 from naruto_core.scoring.feature_set import OTHER_STYLES, Extra, Features, FeatureSet, PixelSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
@@ -313,7 +313,8 @@ class _Inputs:
 
     def contents(self, variant: Variant) -> list[str]:
         if variant is Variant.REAL:
-            return [picture.caption or self.context.recipe.instance_prompt for picture in self.real.perfect]
+            phrase = self.context.recipe.instance_prompt
+            return [without_phrase(picture.caption, phrase) or phrase for picture in self.real.perfect]
         return [prompt.content for prompt in self.prompts]
 
     def pictures(self, variant: Variant, extractor: Extractor, rows: Sequence[int] | None = None) -> Features:

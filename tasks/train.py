@@ -33,7 +33,7 @@ from tasks.previews import Preview
 from tasks.progress import reporter, say
 from tasks.pruning import begin_halving, raise_if_pruned, shown_as_pruned
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
-from tasks.truncation import find_truncated_text, limit_of, read_captions
+from tasks.truncation import find_truncated_text, limit_of, prompt_sentence, read_captions
 
 
 def train(opened: OpenRun) -> list[Adapter]:
@@ -84,6 +84,8 @@ def _warn_of_truncated_text(context: RunContext) -> None:
     context.store.add_findings(context.run.id, [finding])
     if finding.warning:
         say(f"warning: {finding.sentence}")
+    if known := prompt_sentence(captions):
+        say(known)
 
 
 def _warn_of_small_pictures(context: RunContext) -> None:
