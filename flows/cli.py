@@ -1,12 +1,8 @@
 """The `naruto` command: runs the flows and lists what the database holds. Thin; each command does one thing."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +12,9 @@ from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from flows.cli_sweep import sweeps
+from flows.process import guarded, refuse_undecodable, settle_libraries
 from flows.terminal import print_listing
-from naruto_core.errors import NarutoError, RecipeInvalid, printable
+from naruto_core.errors import NarutoError, RecipeInvalid
 
 app = typer.Typer(
     name="naruto",
@@ -54,7 +51,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the whole job: ingest, train, fuse, generate, score. If it is stopped, the same command resumes it."""
-    _settle_libraries()
+    settle_libraries()
     from naruto_core import devices
     from naruto_core.settings import read_settings
     from naruto_core.training import distributed
@@ -89,7 +86,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say how long each phase of a run takes, and what it needs in memory and on the disk. Downloads nothing."""
-    _settle_libraries()
+    settle_libraries()
     from flows.plan import plan_recipe
 
     print_listing(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
@@ -106,7 +103,7 @@ def ingest(
     ] = None,
 ) -> None:
     """Check and store a captioned picture set; print what was kept, what was not, and why."""
-    _settle_libraries()
+    settle_libraries()
     overrides = _overrides(settings)
     _check_recipe(recipe, source, overrides)
     from flows.ingest import ingest_pictures
@@ -126,7 +123,7 @@ def captions(
     as_json: AsJson = False,
 ) -> None:
     """Find wrong captions: empty, repeated, contradictory, or not what the picture shows."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import list_caption_findings
 
     print_listing(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
@@ -146,7 +143,7 @@ def recaption(
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="The recipe, as for `naruto captions`.")] = "mini",
 ) -> None:
     """Write new captions with a BLIP model: a new dataset with the same pictures and the same held-out part."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import recaption
 
     print(recaption(dataset, recipe, model, revision, folder, only_flagged=only_flagged))
@@ -195,7 +192,7 @@ def scores(
 @app.command()
 def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import unmeasured
     from tasks.evaluation import rescore as rescore_run
 
@@ -219,7 +216,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two models on the same prompts and seeds: differences, intervals, and a verdict on the second model."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
@@ -243,7 +240,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
     """Write one HTML page about a run: scores, verdicts, findings, pictures, nearest training pictures."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import write_page
 
     print(write_page(name, output))
@@ -256,9 +253,8 @@ def watch(
     pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process ends.")] = None,
 ) -> None:
     """Print whether the promoted model still draws its samples, and whether served pictures drift from them."""
-    _settle_libraries()
+    settle_libraries()
     from flows import watch as watching
-    from naruto_core.errors import RecipeInvalid
 
     if not days <= _MOST_DAYS:  # NaN is refused too
         raise RecipeInvalid(f"--days {days} is not a number up to {_MOST_DAYS:,}.")
@@ -330,88 +326,18 @@ def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -
     choose_suite(choose_recipe(recipe, dataset, overrides).generation)
 
 
-def _settle_libraries() -> None:
-    """Quiet the libraries, so that the terminal shows our progress lines; Prefect's server shall end with this process.
-
-    A user's explicit settings win.
-    """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # On a busy machine, the first start (which makes Prefect's database) takes longer than its 20 seconds.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    # Nobody needs automations there, and their service prints a traceback when a short command ends before it runs.
-    os.environ.setdefault("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from tasks.prefect_server import watch_for_server
-
-    watch_for_server()
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends the command as Ctrl-C does."""
-
-
-def _on_terminate(_number: int, _frame: FrameType | None) -> None:
-    raise _Terminated
-
-
-def _guarded(command: Callable[[], None]) -> None:
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _on_terminate) if is_main else None  # a flow has a handler of its own
-    try:
-        command()
-    except NarutoError as error:
-        print(f"naruto: {printable(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except BaseException as error:
-        status = _stopped_by(error)
-        if status is None:
-            raise
-        if leases := sys.modules.get("tasks.run_lease"):  # it was between two steps of a run
-            leases.cancel_held_runs()
-        print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)
-        raise SystemExit(status) from None
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _stopped_by(error: BaseException | None) -> int | None:
-    """The exit status of a command that a signal ended, 128 + its number; None where no signal did.
-
-    The signal may have stopped Prefect's server too, which then is the last error of several.
-    """
-    while error is not None:
-        if isinstance(error, _Terminated) or type(error).__name__ == "TerminationSignal":  # Prefect's
-            return 128 + signal.SIGTERM
-        if isinstance(error, KeyboardInterrupt):
-            return 128 + signal.SIGINT
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _refuse_undecodable(arguments: list[str]) -> None:
-    """Python keeps bytes that are not UTF-8 as lone surrogates, which no file or database of ours can hold."""
-    for argument in arguments:
-        if any("\ud800" <= letter <= "\udfff" for letter in argument):
-            raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
-
-
 app.add_typer(changes)
 app.add_typer(people, name="people")
 app.add_typer(votes, name="votes")
-app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
-app.add_typer(sweeps, name="sweep", callback=_settle_libraries, help=sweeps.info.help)
+app.add_typer(imports, name="import", callback=settle_libraries, help=imports.info.help)
+app.add_typer(sweeps, name="sweep", callback=settle_libraries, help=sweeps.info.help)
 
 
 def main() -> None:
     """Entry point of the `naruto` command: a user's mistake is one sentence and exit status 1."""
 
     def command() -> None:
-        _refuse_undecodable(sys.argv[1:])
+        refuse_undecodable(sys.argv[1:])
         app()
 
-    _guarded(command)
+    guarded(command)
