@@ -170,8 +170,10 @@ class Store(Queries, RunLeases, Labels):
         """Record pictures; a picture that was drawn again replaces the recorded one, and its scores are deleted."""
         with self._writing() as session:
             recorded: dict[tuple[str, Variant, str, int], Sample] = {}
+            prompts = {sample.prompt for sample in samples}  # a run may have thousands of other ones
             for run_id in {sample.run_id for sample in samples}:
-                rows = session.scalars(select(SampleRow).where(SampleRow.run_id == run_id))
+                of_prompts = SampleRow.run_id == run_id, SampleRow.prompt.in_(prompts)
+                rows = session.scalars(select(SampleRow).where(*of_prompts))
                 recorded |= {_sample_key(sample): sample for sample in (row.to_domain() for row in rows)}
             fresh = {_sample_key(sample): sample for sample in samples if recorded.get(_sample_key(sample)) != sample}
             stale = [recorded[key].id for key in fresh if key in recorded]

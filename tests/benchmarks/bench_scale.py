@@ -222,7 +222,7 @@ def _empty_run(store: Store, home: Path) -> str:
 
 def _database(store: Store, run_id: str) -> dict[str, float]:
     """Rows of samples a second, in transactions of 16 as drawing writes them, and one heartbeat: by clock and CPU."""
-    rows = [Sample(f"x{n}", run_id, Variant.BASE, "none", n, f"x/{n}.png", "0" * 64) for n in range(ROWS)]
+    rows = [Sample(f"x{n}", run_id, Variant.BASE, f"p{n // 4}", n % 4, f"x/{n}.png", "0" * 64) for n in range(ROWS)]
     clock = Workers("", Path())
     seconds, cpu = clock.timed(lambda: [store.add_samples(rows[at : at + 16]) for at in range(0, ROWS, 16)])
     lease = store.acquire_lease(run_id, this_process(), 1, datetime.now(UTC))
