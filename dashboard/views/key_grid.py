@@ -21,8 +21,9 @@ def show() -> None:
     pairs = runs.key_pairs()
     if not pairs:
         st.info(
-            "No runs differ in exactly two keys of their recipes, each with two values or more. Type `naruto sweep FILE` "
-            "with a grid of two keys, or `naruto run --set KEY=VALUE` for each pair of values; then reload this page."
+            "No runs differ in exactly two keys of their recipes, each with two values or more. Type `naruto sweep "
+            "FILE` with a grid of two keys, or `naruto run --set KEY=VALUE` for each pair of values; then reload this "
+            "page."
         )
         return
     first, second = st.columns([3, 2])
