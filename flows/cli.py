@@ -71,6 +71,24 @@ def run(
 
 
 @app.command()
+def queue(
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Profile (mini, t4).")] = "mini",
+    dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Who asks for it: a tag of the flow run.")] = "",
+) -> None:
+    """Queue a run on the Prefect server at PREFECT_API_URL, whose worker starts it when the device is free."""
+    _settle_libraries()
+    overrides = _overrides(settings)
+    _check_recipe(recipe, dataset, overrides)
+    from flows.queue_run import queue_run
+
+    print(queue_run(recipe, dataset, overrides, by))
+
+
+@app.command()
 def plan(
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="Profile (mini, t4) or path of a recipe file.")

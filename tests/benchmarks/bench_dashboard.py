@@ -25,6 +25,7 @@ from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.database import open_database
 from tests.benchmarks.judged_store import fill
 from tests.benchmarks.server_kills import round_with_kills
+from tests.preloaded import fork_parent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
 from served import Served, dashboards, free_port
@@ -50,6 +51,7 @@ TIMES, PEOPLE, VOTES, KILLS = 6, 50, 20, 20
 
 
 def main() -> None:
+    fork_parent()  # before a database is open here: SQLite damages a file that a forked process opens again
     small, large = (measure(runs, votes) for runs, votes in ((10, 5_000), (1_000, 1_000_000)))
     figures = {key: {"small": small[key], "large": large[key]} for key in large}
     ratios = {key: round(large[key] / small[key], 2) for key in large if small[key] and key.endswith("ms")}
