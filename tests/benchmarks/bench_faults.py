@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
 
 from flows.listings import verify_all
 from naruto_core.artifacts import sha256_file
@@ -95,6 +97,14 @@ def naruto(home: Path, *arguments: str, **variables: str) -> subprocess.Complete
     return subprocess.run(
         [*_COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS
     )
+
+
+@contextmanager
+def _one_server(home: Path) -> Iterator[None]:
+    """One Prefect server for all commands: a temporary server for each would take a third of the time."""
+    with temporary_settings({PREFECT_HOME: home}), prefect_test_harness(server_startup_timeout=240):
+        os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()
+        yield
 
 
 def _sentence(ended: subprocess.CompletedProcess[str]) -> str:
@@ -268,7 +278,7 @@ def main() -> None:
     }
     results: dict[str, Outcome] = {}
     spent = sum(os.times()[:4])  # CPU of this process and of those that have ended
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _one_server(Path(folder) / "prefect"):
         whole = Path(folder) / "whole"
         made = naruto(whole, *_RUN)
         assert made.returncode == 0, made.stderr
