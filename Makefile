@@ -11,6 +11,7 @@ NOTEBOOK := .notebook/installed-$(VERSION)
 LOADERS := $(patsubst tests/loaders/requirements-%.txt,.loaders/%/installed-$(VERSION),$(wildcard tests/loaders/requirements-*.txt))
 
 HERE := $(or $(NARUTO_HOME),var)
+PROCESSES ?= 3
 # In a home of one run, as CI's are, the beginning of its year is enough of its id.
 RUN ?= 20
 MAIN ?= main-var
@@ -39,9 +40,9 @@ keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` 
 	cp -R "$(HERE)/datasets" "$(MAIN)/"
 	cp "$(HERE)"/cache/embeddings.db* "$(MAIN)/cache/"
 
-# Two processes, because tests often wait for another program; of one thread each: with two on two cores it took 12 % longer.
+# One process more than two cores, because tests often wait for another program; of one thread each: with two it took longer.
 test: install $(TRITON)  ## run all tests
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(PROCESSES) --dist loadfile
 
 test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
 	NARUTO_TEST_ALL_COMBINATIONS=1 OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders tests/flows/test_exported_weights.py
