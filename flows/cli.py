@@ -80,7 +80,7 @@ def queue(
     by: Annotated[str, typer.Option("--by", help="Who asks for it: a tag of the flow run.")] = "",
 ) -> None:
     """Queue a run on the Prefect server at PREFECT_API_URL, whose worker starts it when the device is free."""
-    _settle_libraries()
+    settle_libraries()
     overrides = _overrides(settings)
     _check_recipe(recipe, dataset, overrides)
     from flows.queue_run import queue_run
