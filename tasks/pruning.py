@@ -125,7 +125,8 @@ def begin_halving(context: RunContext, adapter: str) -> Halving:
 def shown_as_cancelled(function: Callable[P, R]) -> Callable[P, R]:
     """A flow or a task that ends in Prefect as Cancelled, not as failed, when somebody stopped its run.
 
-    Where the run is pruned, the state has the name Pruned. Whoever calls the flow gets CancelledRun then; who calls the task gets the state: see `raise_if_cancelled`.
+    Where the run is pruned, the state has the name Pruned. Whoever calls the flow gets CancelledRun then; who calls the
+    task gets the state: see `raise_if_cancelled`.
     """
 
     @wraps(function)
