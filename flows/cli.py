@@ -65,8 +65,9 @@ def run(
         overrides.setdefault("training.processes", launched)
     _check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
     from flows.train_naruto import train_naruto
+    from tasks.pruning import raising_stops
 
-    with distributed.process_group(devices.pick_device(read_settings().device)):
+    with raising_stops(), distributed.process_group(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, overrides)
 
 

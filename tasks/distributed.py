@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 START_SECONDS = 300.0  # importing the libraries takes most of it
 END_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+_LOST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +119,13 @@ def training_processes(context: TaskContext, processes: int) -> Generator[None]:
     try:
         _wait_until_ready(lambda rank: distributed.is_ready(store, rank), others)
         watch.start()
-        with distributed.open_group(context.device, store, 0, processes):
+        with distributed.open_group(context.device, store, 0, processes), _naming_lost(others):
             yield
         ended.set()
         watch.join()
         with suppress(subprocess.TimeoutExpired):  # it is killed then
             for process in others:
                 process.wait(END_SECONDS)
-    except RuntimeError as error:  # of an operation of the group
-        _raise_lost(others, error)
-        raise
     finally:
         ended.set()
         for process in others:
@@ -165,13 +163,22 @@ def _first_ended(others: "Sequence[subprocess.Popen[bytes]]") -> str:
     return ""
 
 
-def _raise_lost(others: "Sequence[subprocess.Popen[bytes]]", error: RuntimeError) -> None:
-    """Raise ServiceFailed where a process ends in these seconds: its connection is closed a little earlier."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if lost := _first_ended(others):
-            raise ServiceFailed(lost) from error
-        time.sleep(_POLL_SECONDS)
+@contextmanager
+def _naming_lost(others: "Sequence[subprocess.Popen[bytes]]") -> Generator[None]:
+    """Inside the block, the error of an operation of the group is ServiceFailed where another process has gone.
+
+    Its connection is closed a little before it has ended. While the group is open, an error of this process ends no
+    other one.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        deadline = time.monotonic() + _LOST_SECONDS
+        while time.monotonic() < deadline:
+            if lost := _first_ended(others):
+                raise ServiceFailed(lost) from error
+            time.sleep(_POLL_SECONDS)
+        raise
 
 
 def _watch(others: "Sequence[subprocess.Popen[bytes]]", ended: threading.Event) -> None:

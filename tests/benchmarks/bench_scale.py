@@ -240,8 +240,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, prefect_test_harness(server_startup_timeout=240):
         folder = Path(name)
         os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value() or ""
-        figures = measure_sweep(folder, write_recipe(folder))
-        figures |= measure_shards(folder / "sweep") | measure_units(folder / "sweep")
+        home, figures = folder / "sweep", measure_sweep(folder, write_recipe(folder))
+        for measure in (measure_units, measure_shards):
+            print(figures, flush=True)  # what is known, should the rest be interrupted
+            figures |= measure(home)
     cpu = sum(os.times()[:4])
     machine = {"cpus": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1), "cpu_seconds": round(cpu)}
     print(json.dumps({"bench": "scale"} | {key: float(f"{value:.4g}") for key, value in figures.items()} | machine))

@@ -164,6 +164,9 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_setting_and_a_run_that_
     monkeypatch.setattr(Preview, "_scores", lambda self, paths: {"clip_score": -1.0})
     stopped = naruto(home, "sweep", str(file))
     assert (stopped.returncode, "lea asked it to stop" in stopped.stderr) == (1, True)
+    with get_client(sync_client=True) as client:
+        sweeps = [run for run in client.read_flow_runs(limit=200) if run.name == f"sweep-{file}"]
+    assert "Cancelled" in [run.state_name for run in sweeps]
     assert work.painted == {}  # the first setting is the recipe as it is: a run of the grid
     done = naruto(home, "sweep", str(file))
     assert done.returncode == 0, done.stderr

@@ -75,6 +75,9 @@ def test_a_process_that_ends_before_the_training_is_named_in_one_sentence(
             started[0].kill()
             distributed.all_reduce_mean([torch.ones(1)])
         assert distributed.world_size() == 1
+        monkeypatch.setattr(processes, "_LOST_SECONDS", 0.5)
+        with pytest.raises(RuntimeError, match="out of memory"), training_processes(context, 2):
+            raise RuntimeError("out of memory")  # of the first process itself: the other one is not to blame
         ending = [sys.executable, "-c", "raise SystemExit(3)"]
         monkeypatch.setattr(processes, "_start", lambda variables: subprocess.Popen(ending))
         with pytest.raises(ServiceFailed, match="ended with status 3"), training_processes(context, 2):
