@@ -18,10 +18,11 @@ Result = TypeVar("Result")
 def run_naruto(*arguments: str) -> str:
     """Run `naruto` with `arguments` and return what it prints. Raises ServiceFailed with its message where it fails."""
     command = [sys.executable, "-m", "flows", *arguments]
+    threads = {} if arguments[0] == "plan" else {"OMP_NUM_THREADS": "1"}  # a plan counts the threads of a run
     try:
         done = subprocess.run(  # noqa: S603 - no shell; values are in one argument with the name of their option
             command, capture_output=True, text=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | threads,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         typed = shlex.join(("naruto", *arguments))

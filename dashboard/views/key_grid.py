@@ -67,7 +67,8 @@ def _grid(grid: KeyGrid) -> None:
     shown = [_row(grid, index, len(columns), drawn, (slug, seed)) for index in range(len(rows))]
     picture_rows(names, shown, "side", size)
     gaps = len(columns) * len(rows) - sum(bool(digest) for row in shown for digest in row["pictures"])  # type: ignore[union-attr]
-    notes = ["Everything but the two keys is equal: the dataset, and all other keys of the recipes."]
+    about = "Everything but the two keys is equal: the dataset, and all other keys of the recipes."
+    notes = [about, "The models and words chosen above do not apply here."]
     if gaps:
         notes.append(f"{gaps} of {len(columns) * len(rows)} places have no picture: no run has these two values, or it "
                      "has not drawn this prompt and seed.")  # fmt: skip

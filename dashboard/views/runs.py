@@ -188,6 +188,8 @@ def _parallel(rows: Sequence[Row], columns: Sequence[Column]) -> None:
         for run_id, value in values.items():
             share = 0.5 if low == high else (value - low) / (high - low)
             place = share if column.better > 0 else 1 - share
-            points.append({"run": run_id, "axis": column.title, "place": place, "value": value})
-    chart = charts.parallel_coordinates(points, [column.title for column in axes], runs.colours())
+            points.append({"name": run_id, "axis": column.title, "place": place, "value": f"{value:.4g}"})
+    colour = charts.run_colour([row.summary.run.id for row in rows], runs.colours())
+    titles = [column.title for column in axes]
+    chart = charts.parallel_coordinates(points, titles, colour, title="worst to best of these runs")
     st.altair_chart(chart, width="stretch")
