@@ -112,9 +112,10 @@ class UnitRow(Base):
         # the next unit of a reviewer: the least assigned one, of a pairing or of all, then by position
         Index(None, "campaign_id", "pairing", "given", "position"),
         Index(None, "campaign_id", "given", "position", "wanted"),
-        # the few gold units and units for several reviewers, which every reviewer gets a share of
-        Index("ix_units_gold", "campaign_id", "given", "position", sqlite_where=_GOLD, postgresql_where=_GOLD),
-        Index("ix_units_overlap", "campaign_id", "given", "position", sqlite_where=_OVERLAP, postgresql_where=_OVERLAP),
+        # the few gold units and units for several reviewers, which every reviewer gets a share of; Postgres gets the
+        # same condition from the migration, because naming it here imports Postgres' dialect in every command
+        Index("ix_units_gold", "campaign_id", "given", "position", sqlite_where=_GOLD),
+        Index("ix_units_overlap", "campaign_id", "given", "position", sqlite_where=_OVERLAP),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
