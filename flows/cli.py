@@ -1,12 +1,8 @@
 """The `naruto` command: runs the flows and lists what the database holds. Thin; each command does one thing."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +12,8 @@ from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from flows.cli_sweep import sweeps
-from flows.terminal import print_listing
-from naruto_core.errors import NarutoError, RecipeInvalid, printable
+from flows.terminal import end_in_one_sentence, print_listing
+from naruto_core.errors import NarutoError, RecipeInvalid
 
 app = typer.Typer(
     name="naruto",
@@ -348,49 +344,6 @@ def _settle_libraries() -> None:
     watch_for_server()
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends the command as Ctrl-C does."""
-
-
-def _on_terminate(_number: int, _frame: FrameType | None) -> None:
-    raise _Terminated
-
-
-def _guarded(command: Callable[[], None]) -> None:
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _on_terminate) if is_main else None  # a flow has a handler of its own
-    try:
-        command()
-    except NarutoError as error:
-        print(f"naruto: {printable(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except BaseException as error:
-        status = _stopped_by(error)
-        if status is None:
-            raise
-        if leases := sys.modules.get("tasks.run_lease"):  # it was between two steps of a run
-            leases.cancel_held_runs()
-        print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)
-        raise SystemExit(status) from None
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _stopped_by(error: BaseException | None) -> int | None:
-    """The exit status of a command that a signal ended, 128 + its number; None where no signal did.
-
-    The signal may have stopped Prefect's server too, which then is the last error of several.
-    """
-    while error is not None:
-        if isinstance(error, _Terminated) or type(error).__name__ == "TerminationSignal":  # Prefect's
-            return 128 + signal.SIGTERM
-        if isinstance(error, KeyboardInterrupt):
-            return 128 + signal.SIGINT
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _refuse_undecodable(arguments: list[str]) -> None:
     """Python keeps bytes that are not UTF-8 as lone surrogates, which no file or database of ours can hold."""
     for argument in arguments:
@@ -412,4 +365,4 @@ def main() -> None:
         _refuse_undecodable(sys.argv[1:])
         app()
 
-    _guarded(command)
+    end_in_one_sentence(command)

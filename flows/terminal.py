@@ -1,13 +1,16 @@
-"""Listings: rows for programs (JSON), and the same as text: a table of the terminal's width, or aligned lines."""
+"""What commands print: listings, as JSON or as text of the terminal's width, and the sentence that a command ends in."""
 
 import json
 import math
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from types import FrameType
 from typing import Any
 
-from naruto_core.errors import printable
+from naruto_core.errors import NarutoError, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +70,47 @@ def _jsonable(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else str(value)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the command as Ctrl-C does."""
+
+
+def _on_terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def end_in_one_sentence(command: Callable[[], None]) -> None:
+    """Run `command`; a NarutoError ends in its sentence and status 1, a signal in one and status 130 or 143."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _on_terminate) if is_main else None  # a flow has a handler of its own
+    try:
+        command()
+    except NarutoError as error:
+        print(f"naruto: {printable(str(error))}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except BaseException as error:
+        status = _stopped_by(error)
+        if status is None:
+            raise
+        if leases := sys.modules.get("tasks.run_lease"):  # it was between two steps of a run
+            leases.cancel_held_runs()
+        print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)
+        raise SystemExit(status) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _stopped_by(error: BaseException | None) -> int | None:
+    """The exit status of a command that a signal ended, 128 + its number; None where no signal did.
+
+    The signal may have stopped Prefect's server too, which then is the last error of several.
+    """
+    while error is not None:
+        if isinstance(error, _Terminated) or type(error).__name__ == "TerminationSignal":  # Prefect's
+            return 128 + signal.SIGTERM
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        error = error.__cause__ or error.__context__
+    return None
