@@ -1,4 +1,4 @@
-"""What commands print: listings, as JSON or as text of the terminal's width, and the sentence that a command ends in."""
+"""What commands print: listings, as JSON or as text of the terminal's width, and the sentence that one ends in."""
 
 import json
 import math
