@@ -12,7 +12,7 @@ from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from flows.cli_sweep import sweeps
-from flows.process import guarded, refuse_undecodable, settle_libraries
+from flows.process import end_in_one_sentence, refuse_undecodable, settle_libraries
 from flows.terminal import print_listing
 from naruto_core.errors import NarutoError, RecipeInvalid
 
@@ -359,4 +359,4 @@ def main() -> None:
         refuse_undecodable(sys.argv[1:])
         app()
 
-    guarded(command)
+    end_in_one_sentence(command)

@@ -24,6 +24,7 @@ from naruto_core.report.tables import (
     number_text,
 )
 from naruto_core.scoring.findings import NOT_MEASURED
+from naruto_core.scoring.metrics import is_in_lists
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Ratings, open_database, open_store
 from naruto_core.store.verification import NOT_COVERED, FileProblem, ProblemKind, verify
@@ -57,17 +58,12 @@ def list_runs() -> Listing:
     ]
     lines = [["run", "state", "tags", "dataset", "seconds", "scores"]]
     for summary in summaries:
-        headline = [s for s in summary.scores if _is_short(s.metric) and s.variant is not Variant.REAL]
+        headline = [s for s in summary.scores if is_in_lists(s.metric) and s.variant is not Variant.REAL]
         shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
         seconds = "" if summary.seconds is None else f"{summary.seconds:.0f}"
         run, tags = summary.run, " ".join(summary.tags)
         lines.append([run.id, run.state, tags, summary.dataset_source, seconds, shown or run.failure])
     return Listing(rows, columns(lines))
-
-
-def _is_short(metric: str) -> bool:
-    """Whether the table of all runs shows `metric`: the Fréchet distance, and agreement with the prompt."""
-    return metric in ("fid", "clip", "attributes") or metric.startswith("fd-")
 
 
 def show_run(name: str) -> Listing:

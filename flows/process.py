@@ -38,8 +38,8 @@ def _on_terminate(_number: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def guarded(command: Callable[[], None]) -> None:
-    """Do `command`: an error of ours is one sentence and exit status 1, a signal to stop is 128 + its number."""
+def end_in_one_sentence(command: Callable[[], None]) -> None:
+    """Run `command`; a NarutoError ends in its sentence and status 1, a signal in one and status 130 or 143."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _on_terminate) if is_main else None  # a flow has a handler of its own
     try:

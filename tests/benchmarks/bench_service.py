@@ -120,13 +120,19 @@ def _load(url: str, home: Path) -> dict[str, object]:
         with ThreadPoolExecutor(CROWD) as crowd:
             return Counter(crowd.map(lambda number: _one(url, number), range(first, last)))
 
-    ends = part(0, REQUESTS // 2)
-    before = _memory(url)
-    ends += part(REQUESTS // 2, REQUESTS)
-    time.sleep(2)
+    ends, memory = Counter[str](), list[float]()
+    for quarter in range(4):
+        ends += part(quarter * REQUESTS // 4, (quarter + 1) * REQUESTS // 4)
+        time.sleep(2)
+        memory.append(round(_memory(url), 1))
     with open_database(f"sqlite:///{home / 'naruto.db'}").service_jobs as record:
         stuck = sum(job.state in OPEN for job in record.since(datetime(2026, 1, 1, tzinfo=UTC)))
-    return {"ends": dict(sorted(ends.items())), "stuck_jobs": stuck, "grown_mib": round(_memory(url) - before, 1)}
+    return {
+        "ends": dict(sorted(ends.items())),
+        "stuck_jobs": stuck,
+        "memory_mib": memory,
+        "grown_mib": round(memory[3] - memory[1], 1),
+    }
 
 
 def _honest(url: str) -> int:
