@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -55,7 +56,7 @@ def serving_postgres() -> Generator[str]:
                     time.sleep(0.05)
             yield address.replace("postgresql:", "postgresql+psycopg:")
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # closes the connections of clients; SIGTERM waits for them
             server.wait(30)
     finally:
         shutil.rmtree(folder)
