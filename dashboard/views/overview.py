@@ -24,7 +24,7 @@ from naruto_core.store.queries import RunSummary
 HEADLINE_LEGEND = (
     "Base: the model before training. Trained: the same model after it. Real: pictures of the dataset. ↓ less is "
     "better, ↑ more is better. In brackets the 95 % interval of the difference; undecided: it may go in either "
-    "direction."
+    "direction. n: pictures of the trained model."
 )
 _PICTURES = 4
 _ITEMS = 6  # that need attention
@@ -108,8 +108,7 @@ def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
         word = "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else "undecided"
         lines.append({
             "Metric": "human win rate over the base ↑", "Base": "", "Trained": f"{rate.value:.0%}", "Real": "",
-            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}",
-            "n": f"{rate.votes} vote{'s' * (rate.votes != 1)}", "": word,
+            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}, n = {rate.votes} votes", "": word,
         })  # fmt: skip
     if lines:
         st.table(lines, hide_index=True, border="horizontal", alt="Headline metrics of this run")
@@ -128,9 +127,10 @@ def headline_line(row: HeadlineRow) -> dict[str, str]:
     if row.change:
         value, low, high = (None if end is None else _signed(end, row.metric) for end in row.change)
         change = f"{value} (no interval)" if low is None else f"{value} ({low} to {high})"
-    n = f"{row.trained.n:,} pictures" if row.trained else ""
+    if row.trained:  # no column of its own: the table is as wide as a phone
+        change = f"{change}, n = {row.trained.n:,}".removeprefix(", ")
     return {"Metric": f"{row.title}{arrow}"} | dict(
-        zip(("Base", "Trained", "Real", "Trained − base", "n", ""), (*values, change, n, row.word), strict=True)
+        zip(("Base", "Trained", "Real", "Trained − base", ""), (*values, change, row.word), strict=True)
     )
 
 

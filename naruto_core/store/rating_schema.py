@@ -162,7 +162,7 @@ class RatingEventRow(Base):
     __table_args__ = (
         Index(None, "assignment_id", "id"),
         # the few skips and undos, so that counting the votes of a campaign reads no votes
-        Index("ix_rating_events_other", "id", "act", sqlite_where=_OTHER, postgresql_where=_OTHER),
+        Index("ix_rating_events_other", "id", "act", sqlite_where=_OTHER),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -263,6 +263,7 @@ def test_the_limit_of_the_tag_gpu_counts_shards_and_naruto_stop_cancels_those_th
         assert sum((tmp_path / str(number)).exists() for number in range(6)) <= 2, "as many as have threads"
     finally:
         worker.kill()
+        wait_until(lambda: not scheduler.scheduler.workers)  # the next test finds none
 
 
 def test_a_cluster_that_cannot_be_used_is_named_in_one_sentence(
