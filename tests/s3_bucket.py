@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from urllib.request import Request, urlopen
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -18,6 +19,8 @@ def serving_bucket() -> Generator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # moto keeps the objects of earlier servers of this process
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"), timeout=30).close()
         with pytest.MonkeyPatch.context() as patch:
             for name, value in ({"AWS_ENDPOINT_URL": f"http://{host}:{port}"} | _CREDENTIALS).items():
                 patch.setenv(name, value)

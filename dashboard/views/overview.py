@@ -108,7 +108,8 @@ def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
         word = "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else "undecided"
         lines.append({
             "Metric": "human win rate over the base ↑", "Base": "", "Trained": f"{rate.value:.0%}", "Real": "",
-            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}, n = {rate.votes} votes", "": word,
+            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}, "
+                              f"n = {rate.votes} vote{'s' * (rate.votes != 1)}", "": word,
         })  # fmt: skip
     if lines:
         st.table(lines, hide_index=True, border="horizontal", alt="Headline metrics of this run")
