@@ -220,7 +220,8 @@ def problem(item: Mapping[str, Any]) -> str:
     if item["type"] == "string_pattern_mismatch":
         pattern = item.get("ctx", {})["pattern"]
         return next((words for start, words in _PATTERNS.items() if pattern.startswith(start)), item["msg"])
-    return _PROBLEMS.get(item["type"], item["msg"].removeprefix("Value error, "))
+    message: str = item["msg"]
+    return _PROBLEMS.get(item["type"], message.removeprefix("Value error, "))
 
 
 def _near_key(model: type[BaseModel], key: str) -> str:
