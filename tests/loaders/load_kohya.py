@@ -114,7 +114,8 @@ def largest_difference(file: Path, added: Tensors) -> float:
     tensors, largest = load_file(file), 0.0
     for name, weight in added.items():
         down, up = tensors[f"{name}.lora_down.weight"].float(), tensors[f"{name}.lora_up.weight"].float()
-        expected = up @ down * (float(tensors[f"{name}.alpha"]) / down.shape[0])
+        product = (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])  # a convolution's B is 1 x 1
+        expected = product * (float(tensors[f"{name}.alpha"]) / len(down))
         largest = max(largest, float((weight.float() - expected).abs().max()))
     return largest
 
