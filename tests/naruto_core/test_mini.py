@@ -21,13 +21,17 @@ from naruto_core.mini.pretraining.trainer import FitConfig, fit
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import (
     BASE_STYLES,
+    EXPRESSION_WORDS,
     FILLER_WORDS,
     GARMENT_COLOURS,
     HAIR_COLOURS,
+    HAIR_WORDS,
     HELD_OUT_STYLE,
+    PLACE_PHRASES,
+    STYLE_PHRASES,
     STYLES,
+    VIEW_PHRASES,
     describe,
-    place_phrase,
     sample_scene,
 )
 
@@ -50,9 +54,27 @@ def test_a_caption_describes_only_what_is_drawn():
             wrong_hair = [c for c in HAIR_COLOURS if c != first.hair and f"{c} hair" in words]
             wrong_cloth = [c for c in GARMENT_COLOURS if c != first.garment_colour and f"{c} {first.garment}" in words]
             assert not wrong_hair + wrong_cloth, words
-        full = describe(scene, rng, drop=0.0)
-        assert place_phrase(scene.place) in full
-        assert all(f"{character.eyes} eyes" in full for character in scene.characters)
+
+
+def test_a_complete_caption_names_every_attribute_that_is_measured():
+    rng = Random(5)
+    for index in range(300):
+        scene = sample_scene(rng, BASE_STYLES[index % len(BASE_STYLES)])
+        words = describe(scene, rng, drop=0.0)
+        assert len(words.split()) <= 36
+        for character in scene.characters:
+            assert any(f"{colour} " in words for colour in HAIR_WORDS.get(character.hair, (character.hair,))), words
+            assert f"{character.garment_colour} " in words
+        places = PLACE_PHRASES.get(scene.place, (scene.place, scene.place.replace("gray", "grey")))
+        assert any(phrase in words for phrase in places), words
+        assert any(phrase.removesuffix(" of") in words for phrase in STYLE_PHRASES[scene.style]), words
+        if len(scene.characters) == 1:
+            first = scene.characters[0]
+            assert f"{first.eyes} eyes" in words
+            views = [phrase.format(direction=first.direction) for phrase in VIEW_PHRASES[first.view]]
+            assert any(phrase in words for phrase in views), words
+            shown = (first.pose,) if scene.framing == "full body" else EXPRESSION_WORDS[first.expression]
+            assert any(word in words for word in shown), words
 
 
 def test_no_caption_of_the_base_world_names_the_held_out_style():

@@ -10,7 +10,7 @@ from naruto_core.mini.pretraining.landscape import Backdrop
 from naruto_core.mini.pretraining.pen import Pen, Point
 from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, INKED_STYLE, Scene
 
-SIZE = 64  # pixels on a side of a finished picture
+SIZE = 128  # pixels on a side of a finished picture
 
 
 def _pens(scene: Scene, size: int, rng: Random) -> list[tuple[Point, float]]:
