@@ -18,13 +18,14 @@ from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optim
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Progress of a stage: steps done, all steps, mean loss since the last report, seconds left."""
+    """Progress of a stage: units done and in all, mean loss since the last report (None: nothing is learned), seconds left."""
 
     stage: str
     step: int
     steps: int
-    loss: float
+    loss: float | None
     seconds_left: float
+    unit: str = "step"
 
 
 @dataclass(frozen=True, slots=True)
