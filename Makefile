@@ -88,8 +88,8 @@ up: install  ## start Prefect server, worker and deployments on this machine (ag
 down: install  ## stop what `make up` started
 	@.venv/bin/python -m deployments.prefect.local down
 
-mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
-	.venv/bin/python -m flows.pretrain_mini
+mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable; REAL=... real drawings to measure the VAE with)
+	.venv/bin/python -m flows.pretrain_mini $(if $(REAL),--real "$(REAL)")
 
 bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=... and diffusers' script); ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_train $(if $(SCRIPT),"$(SCRIPT)")

@@ -21,7 +21,6 @@ from naruto_core.mini.pretraining.composition import random_composition
 from naruto_core.mini.pretraining.drawing import SIZE, draw
 from naruto_core.mini.pretraining.world import BASE_STYLES, INKED_STYLE, Character, Scene, sample_scene
 
-
 # Negative prompts have an effect only if the training captions name these flaws.
 FLAWS = ("low quality", "worst quality", "bad anatomy", "bad composition", "blurry")
 

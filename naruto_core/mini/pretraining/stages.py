@@ -71,9 +71,7 @@ def train_tokenizers(workspace: Path, prompts: Iterable[str]) -> None:
         second.save_pretrained(workspace / "tokenizer_2")
 
 
-def _corpus(
-    folder: Path, make: Maker, count: int, seed: int, on_report: Report
-) -> tuple[np.ndarray, list[Annotation]]:
+def _corpus(folder: Path, make: Maker, count: int, seed: int, on_report: Report) -> tuple[np.ndarray, list[Annotation]]:
     """The corpus in `folder`; the progress of its drawing goes to `on_report`."""
     began, before = time.monotonic(), -1
 
@@ -112,9 +110,7 @@ def train_unet(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
     """Train the text encoders and the UNet: first the encoders alone, then both together."""
     if (workspace / "unet").exists():
         return
-    pixels, annotations = _corpus(
-        workspace / "world", draw_base_picture, plan.base_pictures, plan.seed + 1, on_report
-    )
+    pixels, annotations = _corpus(workspace / "world", draw_base_picture, plan.base_pictures, plan.seed + 1, on_report)
     vae = AutoencoderKL.from_pretrained(workspace / "vae")
     latents = _latents(workspace, vae, pixels)
     encoders = new_encoders(*read_tokenizers(workspace), plan.seed)

@@ -18,7 +18,7 @@ from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optim
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Progress of a stage: units done and in all, mean loss since the last report (None: nothing is learned), seconds left."""
+    """Progress of a stage: units done and in all, mean loss since the last report (None: no training), seconds left."""
 
     stage: str
     step: int

@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, trained on pictures of every kind (see `naruto_core.mini.pretraining.composition` for the reason)."""
+"""Stage 1: the VAE, trained on pictures of every kind (see `composition` for the reason)."""
 
 from collections.abc import Callable
 from pathlib import Path
