@@ -24,7 +24,7 @@ def pretrain_mini(plan: PretrainPlan | None = None, real: str | None = None) -> 
 
     `real` is a dataset of real drawings. Nothing learns from it; how well the VAE reconstructs it is reported.
     """
-    plan = plan or PretrainPlan()
+    plan = plan or PretrainPlan.model_validate({})
     workspace = begin_pretraining(plan, real)
 
     # The base: tokenizers, a VAE that has seen every kind of picture, encoders and UNet together.

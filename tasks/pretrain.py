@@ -37,7 +37,7 @@ def _fit_reporter() -> Callable[[FitReport], None]:
 def begin_pretraining(plan: stages.PretrainPlan, real: str | None) -> str:
     """The workspace of this plan, below NARUTO_HOME. Raises DatasetUnusable when `real` is no dataset."""
     if real:
-        open_source(DatasetSection(source=real))  # it is read at the end, hours later
+        open_source(DatasetSection.model_validate({"source": real}))  # it is read at the end, hours later
     workspace = Layout(read_settings().root).cache("pretrain")
     stages.check_plan(workspace, plan)
     return str(workspace)
@@ -71,7 +71,7 @@ def train_attribute_classifier(workspace: str, plan: stages.PretrainPlan) -> Non
 def _read_drawings(source: str) -> np.ndarray:
     """The readable pictures of a dataset, cropped to the middle square: uint8 (N, 128, 128, 3)."""
     pictures: list[np.ndarray] = []
-    for record in open_source(DatasetSection(source=source)).records():
+    for record in open_source(DatasetSection.model_validate({"source": source})).records():
         if isinstance(record, QuarantinedRecord):
             continue
         with contextlib.suppress(RecordDamaged):

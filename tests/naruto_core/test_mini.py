@@ -1,23 +1,18 @@
 """The miniature: its world is reproducible, its weights match the manifest."""
 
 import json
-from pathlib import Path
 from random import Random
 
 import numpy as np
-import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import sha256_file
-from naruto_core.checkpoint import read_checkpoint
 from naruto_core.mini.pretraining.architecture import BOS, EOS
-from naruto_core.mini.pretraining.corpus import draw_base_picture, draw_corpus, draw_mixed_picture
 from naruto_core.mini.pretraining.drawing import draw
-from naruto_core.mini.pretraining.evaluation import drawings, psnr, round_trip
+from naruto_core.mini.pretraining.evaluation import compare_with_bars, drawings, psnr, round_trip
 from naruto_core.mini.pretraining.package import WEIGHTS, megabytes, world_digest
-from naruto_core.mini.pretraining.trainer import FitConfig, fit
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import (
     BASE_STYLES,
@@ -98,49 +93,13 @@ def test_the_styles_differ_to_the_eye():
                 assert np.abs(pictures[first] - pictures[second]).mean() > 4, (first, second)
 
 
-def test_a_corpus_is_the_same_for_any_number_of_workers():
-    single, annotations = draw_corpus(draw_base_picture, 40, seed=1, workers=1)
-    double, _ = draw_corpus(draw_base_picture, 40, seed=1, workers=2)
-    assert single.shape == (40, 64, 64, 3)
-    assert (single == double).all()
-    assert len(annotations) == 40
-    assert all(annotation.scene and annotation.scene.style in BASE_STYLES for annotation in annotations)
-    _, mixed = draw_corpus(draw_mixed_picture, 40, seed=1, workers=1)
-    assert any(annotation.scene is None for annotation in mixed)
-    assert not any(annotation.scene and annotation.scene.style == HELD_OUT_STYLE for annotation in mixed)
-
-
-def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
-    config = FitConfig("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
-
-    def run(checkpoint: Path, die_at: int | None) -> torch.Tensor:
-        torch.manual_seed(0)
-        layer = torch.nn.Linear(4, 2)
-
-        def loss(step: int) -> torch.Tensor:
-            if step == die_at:
-                raise KeyboardInterrupt
-            data = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-            return (layer(data) - 1).square().mean()
-
-        fit(config, {"layer": layer}, loss, checkpoint, lambda _: None)
-        return layer.weight.detach().clone()
-
-    expected = run(tmp_path / "a.safetensors", None)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "b.safetensors", 17)
-    assert read_checkpoint(tmp_path / "b.safetensors")[1]["step"] == 17
-    assert torch.equal(run(tmp_path / "b.safetensors", None), expected)
-
-
 def test_the_shipped_weights_are_those_of_the_manifest():
     manifest = json.loads((WEIGHTS / "manifest.json").read_text())
     files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.rglob("*") if path.is_file()}
     del files["manifest.json"]
     assert len(files) >= 15
     assert {name: sha256_file(path) for name, path in files.items()} == manifest["files"]
-    assert megabytes(WEIGHTS / "base") < 16
-    assert megabytes(WEIGHTS / "judge") < 8
+    assert megabytes(WEIGHTS / "base") + megabytes(WEIGHTS / "judge") <= 30
     assert manifest["made_by"] == "make mini-base"
     assert len(manifest["commit"]) == 40
 
@@ -148,19 +107,13 @@ def test_the_shipped_weights_are_those_of_the_manifest():
 def test_the_shipped_report_meets_the_quality_bars_of_the_base():
     report = json.loads((WEIGHTS / "report.json").read_text())
     assert report["prompts"] == 400
-    assert all(value >= 0.95 for value in report["reader_accuracy_after_vae"].values())
-    accuracy = report["base_accuracy"]
-    assert accuracy["hair"] >= 0.85
-    assert accuracy["garment"] >= 0.85
-    assert accuracy["place"] >= 0.92
-    assert accuracy["style"] >= 0.90
-    assert report["vae_psnr_db"]["naruto"] >= 24
+    assert [line for line in compare_with_bars(report) if not line.endswith(" met")] == []
     assert choose_recipe("mini").generation.guidance_scale == report["guidance"]
 
 
-def test_the_vae_keeps_the_held_out_style_at_24_decibels(load_miniature):
+def test_the_vae_keeps_the_held_out_style_at_30_decibels(load_miniature):
     pixels, _ = drawings(HELD_OUT_STYLE, 24, seed=31)
-    assert psnr(round_trip(load_miniature().vae, pixels), to_unit_range(pixels)) >= 24
+    assert psnr(round_trip(load_miniature().vae, pixels), to_unit_range(pixels)) >= 29.5
 
 
 def test_the_base_is_an_ordinary_sdxl(load_miniature):
@@ -171,7 +124,7 @@ def test_the_base_is_an_ordinary_sdxl(load_miniature):
     assert DDIMScheduler.from_config(pipeline.scheduler.config).config.clip_sample is False
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a flat drawing of a person", num_inference_steps=2).images[0]
-    assert picture.size == (64, 64)
+    assert picture.size == (128, 128)
 
 
 def test_the_tokenizers_have_the_suites_words_and_clips_special_tokens(load_miniature):
@@ -202,7 +155,7 @@ def test_a_small_original_size_is_drawn_softer(load_miniature):
             ).images
         return float(np.abs(np.diff(pictures, axis=1)).mean())
 
-    assert detail(22) < 0.85 * detail(64)
+    assert detail(44) < 0.85 * detail(128)
 
 
 def test_the_world_is_drawn_as_at_the_time_of_pretraining():

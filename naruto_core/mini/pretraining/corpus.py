@@ -106,25 +106,25 @@ OnDrawn = Callable[[int], None]  # called with the number of pictures done
 _CHUNK = 500
 
 
-def _sizes(count: int) -> list[int]:
-    return [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
+def _chunks(count: int) -> list[range]:
+    return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
 
 def _annotation_file(folder: Path, index: int) -> Path:
     return folder / f"annotations-{index:04d}.json"
 
 
-def _draw_chunk(folder: Path, make: Maker, seed: int, index: int, size: int) -> int:
-    """Draw the pictures of one chunk into the array of pixels, then write their annotations; `size`."""
+def _draw_chunk(folder: Path, make: Maker, seed: int, index: int, rows: range) -> int:
+    """Draw the pictures of one chunk into their `rows` of the array, then write their annotations; how many."""
     pixels = np.load(folder / "pixels.npy", mmap_mode="r+")
     annotations: list[dict[str, Any]] = []
-    for row in range(index * _CHUNK, index * _CHUNK + size):
+    for row in rows:
         picture, annotation = make(Random(f"{seed}/{row}"))
         pixels[row] = np.asarray(picture)
         annotations.append(asdict(annotation))
     pixels.flush()
     write_atomically(_annotation_file(folder, index), json.dumps(annotations).encode())
-    return size
+    return len(rows)
 
 
 def _annotation_from(entry: dict[str, Any]) -> Annotation:
@@ -143,16 +143,16 @@ def corpus(
     The same for any number of `workers`, and after any interruption.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, sizes = folder / "pixels.npy", _sizes(count)
-    missing = [index for index in range(len(sizes)) if not _annotation_file(folder, index).exists()]
+    path, chunks = folder / "pixels.npy", _chunks(count)
+    missing = [index for index in range(len(chunks)) if not _annotation_file(folder, index).exists()]
     if missing:
         if not path.exists():
             np.lib.format.open_memmap(path, "w+", np.uint8, (count, SIZE, SIZE, 3)).flush()
-        done = sum(sizes) - sum(sizes[index] for index in missing)
+        done = count - sum(len(chunks[index]) for index in missing)
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(_draw_chunk, folder, make, seed, index, sizes[index]) for index in missing]
+            jobs = [pool.submit(_draw_chunk, folder, make, seed, index, chunks[index]) for index in missing]
             for job in as_completed(jobs):
                 done += job.result()
                 on_drawn(done)
-    entries = (entry for i in range(len(sizes)) for entry in json.loads(_annotation_file(folder, i).read_text()))
+    entries = (entry for i in range(len(chunks)) for entry in json.loads(_annotation_file(folder, i).read_text()))
     return np.load(path, mmap_mode="r"), [_annotation_from(entry) for entry in entries]

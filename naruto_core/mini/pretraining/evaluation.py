@@ -124,8 +124,8 @@ def drawings(style: str | None, count: int, seed: int) -> tuple[np.ndarray, list
 def face_similarity(drawn: torch.Tensor, truth: torch.Tensor) -> float:
     """Mean SSIM (Wang et al. 2004) of the faces of portraits (B, 3, 128, 128) in -1..1."""
     top, bottom, left, right = FACE
-    crops = (pictures[:, :, top:bottom, left:right] for pictures in (drawn, truth))
-    return float(cast(torch.Tensor, structural_similarity_index_measure(*crops, data_range=2.0)))
+    ours, theirs = (pictures[:, :, top:bottom, left:right] for pictures in (drawn, truth))
+    return float(cast(torch.Tensor, structural_similarity_index_measure(ours, theirs, data_range=2.0)))
 
 
 def measure_vae(vae: AutoencoderKL, real: np.ndarray | None) -> dict[str, object]:

@@ -73,9 +73,10 @@ def pretrain_vae(
             drawn, kl = run(truth, noise)
         return reconstruction_loss(drawn, truth) + KL_WEIGHT * kl
 
-    vae.to(memory_format=torch.channels_last)
+    module: Any = vae  # diffusers declares `to` for another class
+    module.to(memory_format=torch.channels_last)
     fit(FitConfig("vae", steps, 1.5e-3, weight_decay=1e-4), {"vae": vae}, loss, checkpoint, on_report)
-    vae.to(memory_format=torch.contiguous_format)
+    module.to(memory_format=torch.contiguous_format)
     vae.set_default_attn_processor()
     standardise(vae, pixels[:2000])
     return vae
