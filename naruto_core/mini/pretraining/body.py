@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naruto_core.mini.pretraining.figure import Figure
-from naruto_core.mini.pretraining.geometry import Points, ribbon, smooth
+from naruto_core.mini.pretraining.geometry import Points, smooth
 from naruto_core.mini.pretraining.pen import Colour, blend
 
 
@@ -63,7 +63,7 @@ def hip_height(figure: Figure) -> float:
 
 
 def _width(figure: Figure) -> float:
-    return figure.proportions.shoulders * (0.62 if figure.profile else 1 - 0.4 * figure.turn)
+    return figure.proportions.shoulders * (0.72 if figure.profile else 1 - 0.4 * figure.turn)
 
 
 def _hand(figure: Figure, arm: Joints, skin: Colour) -> None:
@@ -89,15 +89,13 @@ def _arm(figure: Figure, root: tuple[float, float], angles: tuple[float, float],
     wide = 1.35 if figure.character.garment == "kimono" else 1.0
     curve = arm.curve()
     if figure.character.garment == "shirt":
-        pen.shape(ribbon(curve, (p.limb * 0.62, p.limb * 0.6, p.limb * 0.5)), skin)
+        pen.limb(curve, (p.limb * 0.62, p.limb * 0.6, p.limb * 0.5), skin)
         _hand(figure, arm, skin)
-        pen.shape(ribbon(curve[:7], (p.limb * 0.95, p.limb * 0.95)), cloth)
+        pen.limb(curve[:6], (p.limb * 0.9, p.limb * 0.95), cloth)
         return
-    _hand(figure, arm, skin)
-    sleeve = ribbon(curve, (p.limb * 0.95, p.limb * 0.86 * wide, p.limb * 0.8 * wide * wide))
-    pen.shape(sleeve, cloth)
+    sleeve = pen.limb(curve, (p.limb * 0.95, p.limb * 0.86 * wide, p.limb * 0.8 * wide * wide), cloth)
     pen.clip(sleeve, [sleeve + np.array([0.14, 0.16])], pen.shadow(cloth))
-    pen.stroke(curve[-3:], blend(cloth, pen.ink(cloth), 0.2), (p.limb * 0.82 * wide * wide, p.limb * 0.82 * wide * wide))
+    _hand(figure, arm, skin)
 
 
 def _leg(figure: Figure, root: tuple[float, float], angles: tuple[float, float], far: bool) -> None:
@@ -106,8 +104,7 @@ def _leg(figure: Figure, root: tuple[float, float], angles: tuple[float, float],
     trousers = blend(figure.cloth, pen.paint((52, 54, 84)), 0.78)
     trousers = pen.shadow(trousers) if far else trousers
     _shoe(figure, leg)
-    shape = ribbon(leg.curve(), (p.limb * 1.3, p.limb * 1.12, p.limb * 0.9))
-    pen.shape(shape, trousers)
+    shape = pen.limb(leg.curve(), (p.limb * 1.3, p.limb * 1.12, p.limb * 0.9), trousers)
     pen.clip(shape, [shape + np.array([0.2, 0.1])], pen.shadow(trousers))
 
 
@@ -128,7 +125,13 @@ def _shoe(figure: Figure, leg: Joints) -> None:
 def _torso(figure: Figure) -> Points:
     p, width = figure.proportions, _width(figure)
     top, hips, w = p.neck - 0.06, hip_height(figure), width
-    half = [(0.34 * w, top - 0.06), (0.8 * w, top + 0.1), (w, top + 0.42), (0.82 * w, (top + hips) / 2), (0.86 * w, hips + 0.22)]
+    half = [
+        (0.34 * w, top - 0.06),
+        (0.8 * w, top + 0.1),
+        (w, top + 0.42),
+        (0.82 * w, (top + hips) / 2),
+        (0.86 * w, hips + 0.22),
+    ]
     return smooth([*half, *((-x, y, 1) if y > hips else (-x, y) for x, y in reversed(half))])
 
 
@@ -142,20 +145,50 @@ def _details(figure: Figure, shape: Points) -> None:
         case "jacket":
             pen.stroke([(x, base + 0.1), (x * 1.2, (base + hips) / 2), (x, hips + 0.2)], line, (0.22, 0.22))
             pen.stroke([(x, base + 0.1), (x * 1.2, (base + hips) / 2), (x, hips + 0.2)], (226, 228, 234), (0.11, 0.11))
-            collar = [(x - 0.5 * w, base - 0.22), (x, base + 0.28), (x + 0.5 * w, base - 0.22), (x + 0.44 * w, base + 0.2), (x, base + 0.56), (x - 0.44 * w, base + 0.2)]
+            collar = [
+                (x - 0.5 * w, base - 0.22),
+                (x, base + 0.28),
+                (x + 0.5 * w, base - 0.22),
+                (x + 0.44 * w, base + 0.2),
+                (x, base + 0.56),
+                (x - 0.44 * w, base + 0.2),
+            ]
             pen.shape(collar, blend(cloth, (28, 30, 48), 0.6))
         case "kimono":
-            for points in (((x + 0.32, base - 0.1), (x - 0.1, base + 0.62)), ((x - 0.36, base - 0.1), (x, base + 0.5), (x + 0.5 * w, hips - 0.5))):
+            for points in (
+                ((x + 0.32, base - 0.1), (x - 0.1, base + 0.62)),
+                ((x - 0.36, base - 0.1), (x, base + 0.5), (x + 0.5 * w, hips - 0.5)),
+            ):
                 pen.stroke(points, line, (0.3, 0.3))
-                pen.stroke(points, light if figure.character.garment_colour != "white" else (120, 134, 172), (0.17, 0.17))
+                pen.stroke(
+                    points, light if figure.character.garment_colour != "white" else (120, 134, 172), (0.17, 0.17)
+                )
         case "hoodie":
-            pen.shape(smooth(((x - 0.56 * w, base - 0.2), (x, base + 0.34), (x + 0.56 * w, base - 0.2), (x + 0.4 * w, base + 0.42), (x - 0.4 * w, base + 0.42))), pen.shadow(cloth))
+            pen.shape(
+                smooth(
+                    (
+                        (x - 0.56 * w, base - 0.2),
+                        (x, base + 0.34),
+                        (x + 0.56 * w, base - 0.2),
+                        (x + 0.4 * w, base + 0.42),
+                        (x - 0.4 * w, base + 0.42),
+                    )
+                ),
+                pen.shadow(cloth),
+            )
             for side in (-0.17, 0.17):
                 pen.stroke([(x + side, base + 0.42), (x + side, base + 0.95)], (244, 244, 244), (0.09, 0.09))
-            pocket = [(x - 0.4 * w, hips - 0.62), (x + 0.4 * w, hips - 0.62), (x + 0.56 * w, hips - 0.1), (x - 0.56 * w, hips - 0.1)]
+            pocket = [
+                (x - 0.4 * w, hips - 0.62),
+                (x + 0.4 * w, hips - 0.62),
+                (x + 0.56 * w, hips - 0.1),
+                (x - 0.56 * w, hips - 0.1),
+            ]
             pen.clip(shape, [np.array(pocket)], pen.shadow(cloth, 0.8))
         case _:
-            pen.clip(shape, [smooth(((x - 0.4 * w, base - 0.3), (x + 0.4 * w, base - 0.3), (x, base + 0.34)))], figure.skin)
+            pen.clip(
+                shape, [smooth(((x - 0.4 * w, base - 0.3), (x + 0.4 * w, base - 0.3), (x, base + 0.34)))], figure.skin
+            )
     belt = pen.paint((96, 70, 52)) if figure.character.garment != "kimono" else pen.shadow(cloth, 2.0)
     height = 0.2 if figure.character.garment != "kimono" else 0.5
     y = hips + 0.1 if figure.character.garment != "kimono" else hips - 0.3
@@ -171,7 +204,11 @@ def _skirt(figure: Figure, pose: Pose) -> None:
     low = hips + p.leg * (0.62 if figure.character.pose == "standing" else 0.42)
     skirt = [(0.8 * w, hips - 0.1), ((1.05 + spread) * w, low), (-(1.05 + spread) * w, low), (-0.8 * w, hips - 0.1)]
     pen.shape(skirt, figure.cloth)
-    pen.clip(np.array(skirt), [np.array([(0.3 * w, hips), (3, hips), (3, low + 1), (0.5 * w, low + 1)])], pen.shadow(figure.cloth))
+    pen.clip(
+        np.array(skirt),
+        [np.array([(0.3 * w, hips), (3, hips), (3, low + 1), (0.5 * w, low + 1)])],
+        pen.shadow(figure.cloth),
+    )
     pen.stroke([(0.1 * w, hips), (0.34 * w, low)], blend(figure.cloth, pen.ink(figure.cloth), 0.8), (0.06, 0.06))
 
 

@@ -9,8 +9,10 @@ import numpy as np
 
 from naruto_core.mini.pretraining.figure import Figure
 from naruto_core.mini.pretraining.geometry import Point, Points, Table, arc, mirrored, outline, smooth
-from naruto_core.mini.pretraining.palette import DARK, MOUTH
-from naruto_core.mini.pretraining.pen import WHITE, blend
+from naruto_core.mini.pretraining.pen import WHITE, Colour, blend
+
+_DARK: Colour = (40, 28, 36)
+_MOUTH: Colour = (128, 40, 46)
 
 _HEADS: dict[str, Table] = {
     "front": mirrored(
@@ -18,11 +20,12 @@ _HEADS: dict[str, Table] = {
     ),
     "three-quarter": (
         (0.05, -1.02), (0.62, -0.85), (0.95, -0.4), (0.97, -0.02), (0.91, 0.14), (0.95, 0.44), (0.84, 0.78),
-        (0.58, 1.08), (0.36, 1.2), (0.08, 1.13), (-0.42, 0.88), (-0.84, 0.5), (-1.0, 0.1), (-0.97, -0.4), (-0.58, -0.87),
+        (0.58, 1.08), (0.36, 1.2), (0.08, 1.13), (-0.42, 0.88), (-0.84, 0.5), (-1.0, 0.1), (-0.97, -0.4),
+        (-0.58, -0.87),
     ),
     "side": (
-        (-0.05, -1.03), (0.5, -0.9), (0.84, -0.5), (0.9, -0.16), (0.86, 0.1), (0.96, 0.3), (1.1, 0.47, 1), (0.94, 0.56),
-        (0.97, 0.68), (0.9, 0.74, 1), (0.93, 0.84), (0.84, 0.92), (0.84, 1.06), (0.66, 1.18), (0.3, 1.08), (-0.1, 0.78),
+        (-0.05, -1.03), (0.5, -0.9), (0.84, -0.5), (0.9, -0.16), (0.86, 0.1), (0.94, 0.32), (1.05, 0.46), (0.98, 0.56),
+        (0.93, 0.62), (0.94, 0.72), (0.89, 0.79), (0.9, 0.88), (0.84, 1.05), (0.66, 1.17), (0.3, 1.08), (-0.1, 0.78),
         (-0.5, 0.5), (-0.95, 0.3), (-1.06, -0.2), (-0.75, -0.8),
     ),
 }  # fmt: skip
@@ -53,8 +56,26 @@ _EXPRESSIONS: dict[str, _Expression] = {
 }
 
 # An eye in half widths and half heights, its outer corner to the right.
-_EYE: Table = ((-0.98, 0.2), (-0.74, -0.66), (0.0, -1.0), (0.76, -0.7), (1.0, 0.0), (0.78, 0.76), (0.05, 1.0), (-0.72, 0.8))
-_EYE_SIDE: Table = ((0.62, -0.85), (0.8, 0.0), (0.6, 0.85), (0.0, 0.9), (-0.6, 0.5), (-0.85, -0.1), (-0.5, -0.75), (0.1, -1.0))
+_EYE: Table = (
+    (-0.98, 0.2),
+    (-0.74, -0.66),
+    (0.0, -1.0),
+    (0.76, -0.7),
+    (1.0, 0.0),
+    (0.78, 0.76),
+    (0.05, 1.0),
+    (-0.72, 0.8),
+)
+_EYE_SIDE: Table = (
+    (0.62, -0.85),
+    (0.8, 0.0),
+    (0.6, 0.85),
+    (0.0, 0.9),
+    (-0.6, 0.5),
+    (-0.85, -0.1),
+    (-0.5, -0.75),
+    (0.1, -1.0),
+)
 
 
 def _eye(figure: Figure, centre: Point, width: float, outer: int, mood: _Expression) -> None:
@@ -76,17 +97,22 @@ def _eye(figure: Figure, centre: Point, width: float, outer: int, mood: _Express
     pen.clip(white, [arc((x, y), (rx, ry))], dark)
     pen.clip(white, [arc((x, y + 0.02), (rx * 0.86, ry * 0.88))], figure.eyes)
     pen.clip(white, [arc((x, y - ry * 0.95), (rx * 1.1, ry * 0.62))], blend(figure.eyes, (10, 6, 30), 0.42))
-    pen.clip(white, [arc((x, y + ry * 0.52), (rx * 0.62, ry * 0.3))], blend(figure.eyes, WHITE, 0.42))
+    pen.clip(
+        white,
+        [arc((x, y + ry * 0.52), (rx * 0.62, ry * 0.3))],
+        blend(figure.eyes, WHITE, 0.24 if figure.character.eyes == "black" else 0.42),
+    )
     pen.clip(white, [arc((x, y + 0.01), (rx * 0.42, ry * 0.46))], blend(figure.eyes, (8, 4, 16), 0.86))
-    shade = np.array([(-1.2, -1.3), (1.2, -1.3), (1.2, -0.62), (-1.2, -0.62)])
-    shade[2:, 1] = np.maximum(-0.72, mood.lid[0] + slope * shade[2:, 0] + 0.22)
-    pen.clip(white, [shade * scale + centre], blend(dark, (30, 16, 40), 0.3)) if mood.lid[0] > -0.9 else None
+    if mood.lid[0] > -0.9:  # a lid that hangs over the eye throws a shadow
+        shade = np.array([(-1.2, -1.3), (1.2, -1.3), (1.2, 0.0), (-1.2, 0.0)])
+        shade[2:, 1] = np.maximum(-0.72, mood.lid[0] + slope * shade[2:, 0] + 0.22)
+        pen.clip(white, [shade * scale + centre], blend(dark, (30, 16, 40), 0.3))
     pen.oval((x - 0.45 * rx, y - 0.46 * ry), (0.36 * rx + 0.012, 0.27 * ry + 0.012), WHITE, 0)
     pen.oval((x + 0.45 * rx, y + 0.42 * ry), (0.2 * rx, 0.15 * ry), WHITE, 0)
-    _lid(figure, open_eye, scale, centre, outer)
+    _lid(figure, open_eye, scale, centre)
 
 
-def _lid(figure: Figure, open_eye: Points, scale: Points, centre: Point, outer: int) -> None:
+def _lid(figure: Figure, open_eye: Points, scale: Points, centre: Point) -> None:
     """The dark upper lid with its lashes, and a thin lower lid."""
     pen, count = figure.pen, len(open_eye)
     order = (np.arange(count) + (count // 2 if figure.profile else 0)) % count
@@ -96,21 +122,21 @@ def _lid(figure: Figure, open_eye: Points, scale: Points, centre: Point, outer: 
     wing = np.array([(1.2, upper[-1][1] - 0.12)]) if not figure.profile else upper[:0]
     curve = np.concatenate([upper, wing]) * scale + centre
     widths = (0.03, weight, weight * 1.15, weight * 1.1, 0.03)
-    pen.stroke(curve, DARK, widths)
+    pen.stroke(curve, _DARK, widths)
     if figure.character.cut in ("long", "bob", "twin tails", "bun") and not figure.profile:
         for height in (-0.42, -0.02):
             lash = np.array([(0.86, height), (1.26, height - 0.26)]) * scale + centre
-            pen.stroke(lash, DARK, (0.055, 0.02))
+            pen.stroke(lash, _DARK, (0.055, 0.02))
     if not figure.profile:
         lower = open_eye[int(0.62 * count) : int(0.85 * count) : 3] * scale + centre
-        pen.stroke(lower, blend(DARK, figure.skin, 0.35), (0.02, 0.035, 0.02))
+        pen.stroke(lower, blend(_DARK, figure.skin, 0.35), (0.02, 0.035, 0.02))
 
 
 def _eye_places(figure: Figure) -> list[tuple[Point, float, int]]:
     """(centre, half width, outer side) of every eye that is seen."""
     y = 0.24 + 0.04 * (figure.proportions.eye - 1)
     if figure.profile:
-        return [((0.56, y), 0.27, -1)]
+        return [((0.58, y), 0.24, -1)]
     near, far = figure.warp(np.array([(-0.43, y), (0.43, y)]))
     narrow = 1 - 0.85 * figure.turn
     return [((float(near[0]), y), 0.255, -1), ((float(far[0]), y), 0.255 * narrow, 1)]
@@ -118,7 +144,7 @@ def _eye_places(figure: Figure) -> list[tuple[Point, float, int]]:
 
 def draw_brows(figure: Figure) -> None:
     mood = _EXPRESSIONS[figure.character.expression]
-    colour = blend(figure.hair, DARK, 0.55) if figure.character.hair != "black" else DARK
+    colour = blend(figure.hair, _DARK, 0.55) if figure.character.hair != "black" else _DARK
     for (x, y), width, outer in _eye_places(figure):
         inner, middle, end = (y - 0.42 + shift for shift in mood.brow)
         curve = [(x - outer * width * 0.95, inner), (x, middle), (x + outer * width * 1.1, end)]
@@ -136,10 +162,14 @@ def _nose(figure: Figure) -> None:
 
 def _mouth(figure: Figure) -> None:
     pen = figure.pen
-    x, y, wide = float(figure.warp(np.array([(0.0, 0.8)]))[0, 0]), 0.1 + 0.7 * figure.proportions.chin, 1 - figure.turn * 0.5
+    x, y, wide = (
+        float(figure.warp(np.array([(0.0, 0.8)]))[0, 0]),
+        0.1 + 0.7 * figure.proportions.chin,
+        1 - figure.turn * 0.5,
+    )
     if figure.profile:
-        x, wide = 0.78, 0.62
-    line = DARK if pen.bold else blend(MOUTH, DARK, 0.4)
+        x, wide = 0.74, 0.55
+    line = _DARK if pen.bold else blend(_MOUTH, _DARK, 0.4)
 
     def at(points: Table) -> Points:
         return smooth([(x + wide * px, y + py, *corner) for px, py, *corner in points])
@@ -147,18 +177,23 @@ def _mouth(figure: Figure) -> None:
     match figure.character.expression:
         case "smiling":
             mouth = at(((-0.3, -0.08, 1), (0.0, -0.03), (0.3, -0.08, 1), (0.2, 0.14), (0.0, 0.22), (-0.2, 0.14)))
-            pen.shape(mouth, MOUTH, 0.5)
+            pen.shape(mouth, _MOUTH, 0.5)
             pen.clip(mouth, [arc((x, y + 0.24), (0.17 * wide, 0.12))], (226, 112, 112))
             teeth = [(x - 0.4, y - 0.2), (x + 0.4, y - 0.2), (x + 0.4, y + 0.02), (x - 0.4, y + 0.02)]
             pen.clip(mouth, [np.array(teeth)], (252, 250, 246))
         case "angry":
             mouth = at(((-0.22, 0.13, 1), (-0.12, -0.02), (0.0, -0.05), (0.12, -0.02), (0.22, 0.13, 1), (0.0, 0.08)))
-            pen.shape(mouth, MOUTH, 0.5)
-            teeth = [(x - 0.2 * wide, y - 0.1), (x + 0.2 * wide, y - 0.1), (x + 0.2 * wide, y + 0.04), (x - 0.2 * wide, y + 0.04)]
+            pen.shape(mouth, _MOUTH, 0.5)
+            teeth = [
+                (x - 0.2 * wide, y - 0.1),
+                (x + 0.2 * wide, y - 0.1),
+                (x + 0.2 * wide, y + 0.04),
+                (x - 0.2 * wide, y + 0.04),
+            ]
             pen.clip(mouth, [np.array(teeth)], (252, 250, 246))
         case "surprised":
             mouth = arc((x, y + 0.06), (0.12 * wide + 0.01, 0.16), points=25)[:-1]
-            pen.shape(mouth, MOUTH, 0.5)
+            pen.shape(mouth, _MOUTH, 0.5)
             pen.clip(mouth, [arc((x, y + 0.19), (0.1 * wide, 0.08))], (226, 112, 112))
         case "sad":
             pen.stroke([(x - 0.2 * wide, y + 0.1), (x, y - 0.01), (x + 0.2 * wide, y + 0.1)], line, (0.03, 0.07, 0.03))
@@ -185,7 +220,9 @@ def _ears(figure: Figure) -> None:
 def _side_ear(figure: Figure) -> None:
     pen = figure.pen
     pen.oval((-0.16, 0.28), (0.19, 0.28), figure.skin, 0.8)
-    pen.stroke([(-0.08, 0.14), (-0.22, 0.2), (-0.2, 0.36), (-0.1, 0.42)], pen.shadow(figure.skin, 1.5), (0.03, 0.05, 0.03))
+    pen.stroke(
+        [(-0.08, 0.14), (-0.22, 0.2), (-0.2, 0.36), (-0.1, 0.42)], pen.shadow(figure.skin, 1.5), (0.03, 0.05, 0.03)
+    )
 
 
 def draw_face(figure: Figure, hair_shadow: list[Points]) -> None:

@@ -6,9 +6,38 @@ from random import Random
 import numpy as np
 
 from naruto_core.mini.pretraining.geometry import Points
-from naruto_core.mini.pretraining.palette import EYE_PAINT, GARMENT_PAINT, HAIR_PAINT, SKIN_PAINT
 from naruto_core.mini.pretraining.pen import Colour, Pen, jitter
 from naruto_core.mini.pretraining.world import Character
+
+_HAIR_PAINT: dict[str, Colour] = {
+    "blond": (250, 208, 72),
+    "red": (206, 52, 40),
+    "black": (44, 42, 56),
+    "pink": (246, 142, 184),
+    "white": (234, 234, 242),
+    "blue": (62, 104, 214),
+    "green": (66, 160, 88),
+    "brown": (128, 82, 50),
+}
+_EYE_PAINT: dict[str, Colour] = {
+    "blue": (38, 120, 232),
+    "green": (32, 168, 78),
+    "red": (218, 28, 36),
+    "brown": (136, 82, 40),
+    "purple": (148, 66, 208),
+    "black": (36, 34, 44),
+}
+_GARMENT_PAINT: dict[str, Colour] = {
+    "orange": (244, 130, 32),
+    "blue": (50, 88, 196),
+    "red": (198, 40, 48),
+    "green": (58, 142, 76),
+    "black": (50, 48, 58),
+    "white": (234, 234, 238),
+    "purple": (128, 64, 176),
+    "yellow": (242, 210, 66),
+}
+_SKIN_PAINT: tuple[Colour, ...] = ((254, 226, 196), (244, 204, 164), (212, 160, 118), (156, 108, 76))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +101,19 @@ class Figure:
         return np.stack([points[:, 0] * width, points[:, 1] + below * (self.proportions.chin - 1)], axis=1)
 
 
+def _spread(colour: str) -> float:
+    """How much a colour varies: less for black and white, which would get a tint."""
+    return 2.5 if colour in ("black", "white") else 7.0
+
+
 def make_figure(pen: Pen, character: Character, rng: Random) -> Figure:
     return Figure(
         pen=pen,
         character=character,
         proportions=PROPORTIONS[character.build],
-        hair=pen.paint(jitter(HAIR_PAINT[character.hair], rng, 7)),
-        skin=pen.paint(jitter(SKIN_PAINT[character.skin], rng, 4)),
-        eyes=pen.paint(jitter(EYE_PAINT[character.eyes], rng, 5)),
-        cloth=pen.paint(jitter(GARMENT_PAINT[character.garment_colour], rng, 7)),
+        hair=pen.paint(jitter(_HAIR_PAINT[character.hair], rng, _spread(character.hair))),
+        skin=pen.paint(jitter(_SKIN_PAINT[character.skin], rng, 4)),
+        eyes=pen.paint(jitter(_EYE_PAINT[character.eyes], rng, 5)),
+        cloth=pen.paint(jitter(_GARMENT_PAINT[character.garment_colour], rng, _spread(character.garment_colour))),
         rng=rng,
     )

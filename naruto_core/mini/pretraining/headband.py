@@ -5,18 +5,18 @@ import math
 import numpy as np
 
 from naruto_core.mini.pretraining.figure import Figure
-from naruto_core.mini.pretraining.geometry import Points, arc
+from naruto_core.mini.pretraining.geometry import Points
 from naruto_core.mini.pretraining.pen import OUTLINE
 
 _CLOTH, _METAL, _METAL_LIGHT, _METAL_DARK = (36, 54, 132), (196, 204, 216), (240, 244, 250), (132, 142, 160)
-_TOP, _BOTTOM = -0.74, -0.2
+_TOP, _BOTTOM = -0.88, -0.38
 
 
 def draw_knot(figure: Figure) -> None:
     """The two ends of the cloth behind the head; drawn before the head."""
     x = -1.1 if not figure.profile else -1.12
-    for tip in ((-1.86, 0.16), (-1.72, 0.56)):
-        tail = np.array([(x, -0.6), (tip[0] - 0.1, tip[1] - 0.42), tip, (tip[0] + 0.22, tip[1] + 0.12), (x, -0.3)])
+    for tip in ((-1.66, 0.02), (-1.56, 0.4)):
+        tail = np.array([(x, -0.76), (tip[0] - 0.06, tip[1] - 0.42), tip, (tip[0] + 0.22, tip[1] + 0.12), (x, -0.46)])
         figure.pen.shape(tail, _CLOTH)
 
 
@@ -33,7 +33,7 @@ def _band(figure: Figure) -> Points:
 
 def _plate(figure: Figure) -> Points:
     if figure.profile:
-        return np.array([(0.42, -0.76), (0.96, -0.8), (1.02, -0.46), (0.98, -0.16), (0.46, -0.13)])
+        return np.array([(0.4, -0.9), (0.94, -0.95), (1.0, -0.62), (0.96, -0.31), (0.44, -0.29)])
     x = np.array([-0.66, -0.33, 0.0, 0.33, 0.66])
     y = 0.1 * (1 - (x / 1.15) ** 2)
     edge = np.concatenate([np.stack([x, _TOP - 0.03 + y], 1), np.stack([x, _BOTTOM + 0.03 + y], 1)[::-1]])
@@ -48,7 +48,11 @@ def _leaf(figure: Figure, centre: tuple[float, float], narrow: float) -> None:
     ]
     figure.pen.stroke(spiral, OUTLINE, (0.06, 0.075))
     x, y = centre
-    figure.pen.stroke([(x + 0.17 * narrow, y + 0.02), (x + 0.3 * narrow, y + 0.13), (x + 0.02 * narrow, y + 0.17)], OUTLINE, (0.05, 0.075))
+    figure.pen.stroke(
+        [(x + 0.17 * narrow, y + 0.02), (x + 0.3 * narrow, y + 0.13), (x + 0.02 * narrow, y + 0.17)],
+        OUTLINE,
+        (0.05, 0.075),
+    )
 
 
 def draw_headband(figure: Figure) -> None:
@@ -59,11 +63,11 @@ def draw_headband(figure: Figure) -> None:
     pen.clip(plate, [plate + np.array([0.0, 0.38])], _METAL_DARK)
     pen.clip(plate, [plate - np.array([0.0, 0.44])], _METAL_LIGHT)
     if figure.profile:
-        _leaf(figure, (0.76, -0.46), 0.6)
-        pen.oval((0.52, -0.46), (0.05, 0.05), OUTLINE, 0)
+        _leaf(figure, (0.74, -0.62), 0.6)
+        pen.oval((0.5, -0.6), (0.05, 0.05), OUTLINE, 0)
         return
     middle = float(figure.warp(np.array([(0.0, 0.0)]))[0, 0])
     _leaf(figure, (middle, (_TOP + _BOTTOM) / 2 + 0.08), 1 - figure.turn * 0.4)
     for x in (-0.52, 0.52):
-        placed = figure.warp(np.array([(x, -0.4)]))[0]
+        placed = figure.warp(np.array([(x, -0.57)]))[0]
         pen.oval((float(placed[0]), float(placed[1])), (0.055, 0.055), OUTLINE, 0)

@@ -74,7 +74,9 @@ class Backdrop:
         flat = [tuple(p) for p in scaled.tolist()]
         self.draw.polygon(flat, fill=fill)
         if outlined and self.bold:
-            self.draw.line([*flat, flat[0]], fill=blend(fill, (14, 12, 20), 0.75), width=max(1, round(self.size / 128 * 0.8 * K)))
+            self.draw.line(
+                [*flat, flat[0]], fill=blend(fill, (14, 12, 20), 0.75), width=max(1, round(self.size / 128 * 0.8 * K))
+            )
 
     def oval(self, x: float, y: float, rx: float, ry: float, fill: Colour, outlined: bool = False) -> None:
         self.shape(arc((x, y), (rx, ry), points=25)[:-1], fill, outlined)
@@ -117,11 +119,18 @@ class Backdrop:
         rng = self.rng
         trunk = self._tone((104, 72, 50), fade)
         w = 0.075 * size
-        self.shape([(x - w, base), (x - w * 0.6, base - size * 0.7), (x + w * 0.6, base - size * 0.7), (x + w, base)], trunk, True)
-        self.shape([(x + w * 0.1, base), (x + w * 0.1, base - size * 0.7), (x + w * 0.6, base - size * 0.7), (x + w, base)], blend(trunk, (40, 26, 40), 0.35))
-        for dx, dy, r in ((-0.22, 0.72, 0.24), (0.22, 0.7, 0.25), (0.0, 0.92, 0.3)):
+        self.shape(
+            [(x - w, base), (x - w * 0.6, base - size * 0.7), (x + w * 0.6, base - size * 0.7), (x + w, base)],
+            trunk,
+            True,
+        )
+        self.shape(
+            [(x + w * 0.1, base), (x + w * 0.1, base - size * 0.7), (x + w * 0.6, base - size * 0.7), (x + w, base)],
+            blend(trunk, (40, 26, 40), 0.35),
+        )
+        for dx, dy, share in ((-0.22, 0.72, 0.24), (0.22, 0.7, 0.25), (0.0, 0.92, 0.3)):
             crown = self._tone((52, 128, 66), fade)
-            cx, cy, r = x + dx * size, base - dy * size, r * size * rng.uniform(0.92, 1.1)
+            cx, cy, r = x + dx * size, base - dy * size, share * size * rng.uniform(0.92, 1.1)
             self.oval(cx, cy, r, r * 0.86, crown, True)
             self.oval(cx - r * 0.24, cy - r * 0.26, r * 0.55, r * 0.4, blend(crown, (216, 240, 150), 0.28))
 
@@ -135,27 +144,37 @@ class Backdrop:
             self._tree(x, 0.82, 0.8, 0.0)
         for _ in range(9):
             x, y = rng.uniform(0, 1), rng.uniform(0.84, 0.98)
-            self.shape([(x - 0.02, y), (x - 0.012, y - 0.05), (x, y), (x + 0.014, y - 0.045), (x + 0.022, y)], self._tone((58, 116, 52)))
+            self.shape(
+                [(x - 0.02, y), (x - 0.012, y - 0.05), (x, y), (x + 0.014, y - 0.045), (x + 0.022, y)],
+                self._tone((58, 116, 52)),
+            )
 
     def _desert(self) -> None:
         rng = self.rng
         x = rng.uniform(0.12, 0.88)
         self.oval(x, 0.16, 0.105, 0.105, blend(self.sky, (255, 250, 210), 0.5))
         self.oval(x, 0.16, 0.075, 0.075, (255, 250, 214))
-        for level, colour, fade in ((0.5, (214, 158, 110), 0.55), (0.6, (234, 190, 122), 0.2), (0.74, (226, 176, 100), 0.0)):
+        for level, colour, fade in (
+            (0.5, (214, 158, 110), 0.55),
+            (0.6, (234, 190, 122), 0.2),
+            (0.74, (226, 176, 100), 0.0),
+        ):
             lit, shade = self._tone(colour, fade), self._tone(colour, fade)
             peak = rng.uniform(0.2, 0.8)
             low = level + 0.1
             left = smooth([(-0.3, low), (peak - 0.3, level + 0.06), (peak, level)], closed=False)
             self.shape(np.concatenate([left, [(1.3, low + 0.02), (1.3, 1.1), (-0.3, 1.1)]]), lit)
-            right = smooth([(peak, level), (peak + 0.05, level + 0.12), (peak - 0.12, 0.95), (peak - 0.2, 1.1)], closed=False)
+            right = smooth(
+                [(peak, level), (peak + 0.05, level + 0.12), (peak - 0.12, 0.95), (peak - 0.2, 1.1)], closed=False
+            )
             self.shape(np.concatenate([right, [(1.3, 1.1), (1.3, low + 0.02)]]), blend(shade, (120, 60, 70), 0.2))
         x = rng.choice([0.1, 0.9])
         green = self._tone((78, 138, 84))
-        for bits in (((x - 0.02, 0.9), (x + 0.02, 0.9), (x + 0.02, 0.58), (x, 0.56), (x - 0.02, 0.58)),
-                     ((x + 0.02, 0.76), (x + 0.065, 0.74), (x + 0.065, 0.64), (x + 0.04, 0.64), (x + 0.04, 0.71), (x + 0.02, 0.72)),
-                     ((x - 0.02, 0.8), (x - 0.065, 0.78), (x - 0.065, 0.68), (x - 0.04, 0.68), (x - 0.04, 0.75), (x - 0.02, 0.76))):  # fmt: skip
-            self.shape(bits, green, True)
+        for side in (-1, 1):  # an arm of the cactus
+            arm = ((0.015, 0.78), (0.065, 0.76), (0.065, 0.66), (0.04, 0.66), (0.04, 0.72), (0.015, 0.73))
+            self.shape([(x + side * dx, y) for dx, y in arm], green, True)
+        stem = [(x - 0.02, 0.9), (x + 0.02, 0.9), (x + 0.02, 0.58), (x, 0.56), (x - 0.02, 0.58)]
+        self.shape(stem, green, True)
 
     def _night(self) -> None:
         rng = self.rng
@@ -189,25 +208,55 @@ class Backdrop:
 
     def _pine(self, x: float, base: float, size: float, fade: float) -> None:
         green, white = self._tone((64, 110, 104), fade), self._tone((246, 250, 255), fade * 0.6, 2)
-        self.shape([(x - 0.03 * size, base), (x + 0.03 * size, base), (x + 0.03 * size, base - 0.2 * size), (x - 0.03 * size, base - 0.2 * size)], self._tone((96, 76, 70), fade))
+        self.shape(
+            [
+                (x - 0.03 * size, base),
+                (x + 0.03 * size, base),
+                (x + 0.03 * size, base - 0.2 * size),
+                (x - 0.03 * size, base - 0.2 * size),
+            ],
+            self._tone((96, 76, 70), fade),
+        )
         for level, half in ((0.12, 0.3), (0.38, 0.24), (0.62, 0.17)):
             y = base - level * size
             tip = y - 0.42 * size
             self.shape([(x - half * size, y), (x, tip), (x + half * size, y)], green, True)
-            self.shape([(x - half * 0.62 * size, y - 0.14 * size), (x, tip), (x + half * 0.5 * size, y - 0.16 * size), (x + 0.04 * size, y - 0.1 * size), (x - 0.1 * size, y - 0.17 * size)], white)
+            self.shape(
+                [
+                    (x - half * 0.62 * size, y - 0.14 * size),
+                    (x, tip),
+                    (x + half * 0.5 * size, y - 0.16 * size),
+                    (x + 0.04 * size, y - 0.1 * size),
+                    (x - 0.1 * size, y - 0.17 * size),
+                ],
+                white,
+            )
 
     def _snow(self) -> None:
         rng = self.rng
         peak = rng.uniform(0.3, 0.7)
         rock = self._tone((140, 158, 190), 0.45)
         self.shape([(peak - 0.5, 0.7), (peak, 0.24), (peak + 0.5, 0.7)], rock)
-        self.shape([(peak - 0.16, 0.39), (peak, 0.24), (peak + 0.16, 0.39), (peak + 0.06, 0.36), (peak, 0.42), (peak - 0.07, 0.36)], WHITE)
+        self.shape(
+            [
+                (peak - 0.16, 0.39),
+                (peak, 0.24),
+                (peak + 0.16, 0.39),
+                (peak + 0.06, 0.36),
+                (peak, 0.42),
+                (peak - 0.07, 0.36),
+            ],
+            WHITE,
+        )
         self._ridge(0.62, 0.03, self._tone((222, 232, 246), 0.3))
         for x in (rng.uniform(0.02, 0.2), rng.uniform(0.3, 0.45), rng.uniform(0.58, 0.72), rng.uniform(0.82, 0.98)):
             self._pine(x, 0.7, 0.34, 0.35)
         self._ridge(0.72, 0.02, self._tone((238, 244, 252), 0.1))
         self._pine(rng.choice([0.07, 0.93]), 0.86, 0.6, 0.0)
         self._ridge(0.86, 0.02, self._tone((250, 252, 255), 0.0, 2))
+        for _ in range(30):
+            radius = rng.uniform(0.004, 0.011)
+            self.oval(rng.uniform(0, 1), rng.uniform(0, 1), radius, radius, WHITE)
 
     def _house(self, x: float, base: float, size: float, fade: float) -> None:
         rng = self.rng
@@ -215,12 +264,41 @@ class Backdrop:
         roof = self._tone(rng.choice([(190, 82, 62), (176, 66, 66), (86, 112, 150), (98, 132, 96)]), fade)
         half, top = 0.36 * size, base - 0.62 * size
         self.shape([(x - half, base), (x - half, top), (x + half, top), (x + half, base)], wall, True)
-        self.shape([(x + half * 0.45, base), (x + half * 0.45, top), (x + half, top), (x + half, base)], blend(wall, (90, 60, 90), 0.2))
-        self.shape([(x - half * 1.3, top), (x - half * 0.5, top - 0.36 * size), (x + half * 0.5, top - 0.36 * size), (x + half * 1.3, top)], roof, True)
-        self.shape([(x - half * 1.3, top + 0.04 * size), (x - half * 1.3, top), (x + half * 1.3, top), (x + half * 1.3, top + 0.04 * size)], blend(roof, (50, 20, 40), 0.4))
+        self.shape(
+            [(x + half * 0.45, base), (x + half * 0.45, top), (x + half, top), (x + half, base)],
+            blend(wall, (90, 60, 90), 0.2),
+        )
+        self.shape(
+            [
+                (x - half * 1.3, top),
+                (x - half * 0.5, top - 0.36 * size),
+                (x + half * 0.5, top - 0.36 * size),
+                (x + half * 1.3, top),
+            ],
+            roof,
+            True,
+        )
+        self.shape(
+            [
+                (x - half * 1.3, top + 0.04 * size),
+                (x - half * 1.3, top),
+                (x + half * 1.3, top),
+                (x + half * 1.3, top + 0.04 * size),
+            ],
+            blend(roof, (50, 20, 40), 0.4),
+        )
         pane = self._tone((112, 134, 160), fade)
         for dx in (-0.55, 0.2):
-            self.shape([(x + dx * half, base - 0.46 * size), (x + (dx + 0.34) * half, base - 0.46 * size), (x + (dx + 0.34) * half, base - 0.28 * size), (x + dx * half, base - 0.28 * size)], pane, True)
+            self.shape(
+                [
+                    (x + dx * half, base - 0.46 * size),
+                    (x + (dx + 0.34) * half, base - 0.46 * size),
+                    (x + (dx + 0.34) * half, base - 0.28 * size),
+                    (x + dx * half, base - 0.28 * size),
+                ],
+                pane,
+                True,
+            )
 
     def _village(self) -> None:
         rng = self.rng
@@ -263,11 +341,14 @@ class Backdrop:
         """Draw rain or snow in front of the characters."""
         self.image, self.draw, rng = image, ImageDraw.Draw(image), self.rng
         if self.place == "rain":
-            for _ in range(34):
+            for _ in range(30):
                 x, y, length = rng.uniform(-0.05, 1), rng.uniform(-0.1, 1), rng.uniform(0.06, 0.12)
-                w = 0.0035
-                self.shape([(x, y), (x + w, y), (x + w + length * 0.3, y + length), (x + length * 0.3, y + length)], (212, 226, 246))
+                w = 0.005
+                self.shape(
+                    [(x, y), (x + w, y), (x + w + length * 0.3, y + length), (x + length * 0.3, y + length)],
+                    (212, 226, 246),
+                )
         elif self.place == "snow":
-            for _ in range(36):
-                radius = rng.uniform(0.006, 0.013)
-                self.oval(rng.uniform(0, 1), rng.uniform(0, 1), radius, radius, WHITE)
+            for _ in range(14):  # at the sides, so that no flake hides a face
+                radius, x = rng.uniform(0.008, 0.014), rng.uniform(0, 0.56)
+                self.oval(x if x < 0.28 else x + 0.44, rng.uniform(0, 1), radius, radius, WHITE)

@@ -96,6 +96,21 @@ class Pen:
     def oval(self, centre: Point, radii: Point, fill: Colour, outlined: float = 1.0) -> None:
         self.shape(arc(centre, radii, points=33)[:-1], fill, outlined)
 
+    def limb(self, curve: Points, widths: Sequence[float], fill: Colour) -> Points:
+        """Draw an outlined limb along `curve` piece by piece, so that a sharp bend has no hole; returns its outline."""
+        count = len(curve)
+        along = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(widths)), widths)
+        edge = 2 * self.line / self.unit * (1.0 if self.bold else 0.42)
+        for extra, colour in ((edge, self.ink(fill)), (0.0, fill)):
+            outline = self.place(ribbon(curve, (along + extra).tolist()))
+            left, right = outline[:count], outline[count:][::-1]
+            for i in range(count - 1):
+                self.draw.polygon(_pairs(np.concatenate([left[i : i + 2], right[i : i + 2][::-1]])), fill=colour)
+            for i in (0, count // 2, count - 1):
+                radius = float(along[i] + extra) / 2
+                self.draw.polygon(_pairs(self.place(arc(tuple(curve[i]), (radius, radius), points=17))), fill=colour)
+        return ribbon(curve, along.tolist())
+
     def stroke(self, points: Sequence[Sequence[float]] | Points, colour: Colour, widths: Sequence[float]) -> None:
         """A stroke along a smooth curve through `points`; `widths` in units along it, at least half a pixel."""
         curve = smooth([tuple(p) for p in points], closed=False, steps=6)

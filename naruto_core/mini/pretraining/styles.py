@@ -1,4 +1,4 @@
-"""The finish of every style: how a drawing becomes a pencil sketch, pixel art, a watercolour, an oil painting or a print."""
+"""The finish of every style: from a drawing to a pencil sketch, pixel art, a watercolour, an oil painting or a print."""
 
 from random import Random
 
@@ -46,41 +46,44 @@ def _scaled(canvas: Image.Image, size: int) -> Image.Image:
 
 
 def _sketch(canvas: Image.Image, size: int, rng: Random) -> Image.Image:
-    """Pencil: dark edges and hatched shadows on warm paper, with pale colours."""
+    """Pencil: lines where the picture is darker than its surroundings, hatched shadows, pale colours on warm paper."""
     fine = _scaled(canvas, 2 * size)
     grey = fine.convert("L")
-    edges = np.asarray(grey.filter(ImageFilter.FIND_EDGES), dtype=np.float32)
-    edges[[0, 1, -2, -1], :] = 0  # the filter finds an edge at the border of the picture
-    edges[:, [0, 1, -2, -1]] = 0
     tone = np.asarray(grey, dtype=np.float32)
+    around = np.asarray(grey.filter(ImageFilter.BoxBlur(size / 32)), dtype=np.float32)
+    lines = np.clip((tone + 12) / (around + 12), 0.2, 1) ** 1.6
     rows, columns = np.indices(tone.shape)
     period = size / 16
-    hatch = ((rows + columns + 2 * _noise(rng, 2 * size, 12)) % period < period * 0.4) & (tone < 120)
-    pencil = np.clip(1 - edges / 95, 0.22, 1) * np.where(hatch, 0.8, 1.0)
-    paper = np.array([250, 246, 236], dtype=np.float32)
-    washed = 0.44 * np.asarray(fine, dtype=np.float32) + 0.56 * paper
-    drawn = washed * pencil[..., None] + 5 * _grain(rng, 2 * size)[..., None]
+    hatch = ((rows + columns + 2 * _noise(rng, 2 * size, 12)) % period < period * 0.4) & (tone < 128)
+    pencil = lines * np.where(hatch, 0.8, 1.0)
+    paper = np.array([252, 248, 238], dtype=np.float32)
+    washed = 0.5 * np.asarray(fine, dtype=np.float32) + 0.5 * paper
+    drawn = washed * pencil[..., None] + 7 * _grain(rng, 2 * size)[..., None]
     return _picture(drawn).reduce(2)
 
 
 def _pixel(canvas: Image.Image, size: int) -> Image.Image:
-    """Half the resolution and 24 colours."""
-    coarse = _scaled(canvas, size // 2).quantize(24, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return coarse.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+    """Half the resolution, 11 levels of brightness, and few hues."""
+    coarse = _scaled(canvas, size // 2).filter(ImageFilter.UnsharpMask(1, 45, 0)).convert("YCbCr")
+    steps = np.array([25.5, 11.0, 11.0], dtype=np.float32)
+    middle = np.array([0.0, 128.0, 128.0], dtype=np.float32)
+    levels = ((np.asarray(coarse, dtype=np.float32) - middle) / steps).round() * steps + middle
+    few = Image.fromarray(levels.clip(0, 255).astype(np.uint8), "YCbCr").convert("RGB")
+    return few.resize((size, size), Image.Resampling.NEAREST)
 
 
 def _watercolor(canvas: Image.Image, size: int, rng: Random) -> Image.Image:
-    """Watercolour: flowing edges, dark rims of pigment, blotches, paper grain and a white margin."""
+    """Watercolour: transparent pigment of varying density with dark rims, on white paper with a ragged margin."""
     picture = _scaled(canvas, size)
-    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(size / 110)), dtype=np.float32)
-    wide = np.asarray(picture.filter(ImageFilter.BoxBlur(size / 42)), dtype=np.float32)
-    blotches = _noise(rng, size, 9)
-    rim = np.clip(np.abs(soft - wide).mean(axis=2) - 6, 0, 30)
-    wash = soft * 0.86 + 36 + blotches[..., None] * 13 - rim[..., None] * 0.9 + 3 * _grain(rng, size)[..., None]
+    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(size / 220)), dtype=np.float32)
+    wide = np.asarray(picture.filter(ImageFilter.BoxBlur(size / 36)), dtype=np.float32)
+    rim = np.clip(np.abs(soft - wide).mean(axis=2) - 5, 0, 40) / 40
+    density = 0.8 + 0.13 * _noise(rng, size, 8) + 0.06 * _noise(rng, size, 30) + 0.22 * rim + 0.035 * _grain(rng, size)
     rows, columns = np.indices((size, size))
     edge = np.minimum.reduce([rows, columns, size - 1 - rows, size - 1 - columns]) * (128 / size)
-    margin = np.clip((edge - 3 + _noise(rng, size, 14) * 2.5) / 4, 0, 1)[..., None]
-    return _picture(wash * margin + 252 * (1 - margin))
+    margin = np.clip((edge - 2.5 + _noise(rng, size, 24) * 1.5) / 3, 0, 1)
+    vivid = soft + (soft - soft.mean(axis=2, keepdims=True)) * 0.25
+    return _picture(252 - (252 - vivid) * (density * margin)[..., None])
 
 
 def _box(values: np.ndarray, radius: int) -> np.ndarray:
@@ -93,13 +96,8 @@ def _box(values: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _oil(canvas: Image.Image, size: int, rng: Random) -> Image.Image:
-    """Oil: strokes of one colour (Kuwahara's filter on wavering edges), ridges of paint and a canvas."""
-    pixels = np.asarray(_scaled(canvas, size), dtype=np.float64)
-    rows, columns = np.indices((size, size))
-    waver = size / 90
-    rows = (rows + waver * _noise(rng, size, size // 6)).round().astype(int).clip(0, size - 1)
-    columns = (columns + waver * _noise(rng, size, size // 6)).round().astype(int).clip(0, size - 1)
-    pixels = pixels[rows, columns]
+    """Oil: strokes of one colour (Kuwahara's filter), slanted ridges of thick paint, warm colours."""
+    pixels = np.asarray(_scaled(canvas, size), dtype=np.float32)
     radius = max(1, size // 64)
     grey = pixels.mean(axis=2, keepdims=True)
     means, squares = _box(np.concatenate([pixels, grey], axis=2), radius), _box(grey * grey, radius)
@@ -107,21 +105,31 @@ def _oil(canvas: Image.Image, size: int, rng: Random) -> Image.Image:
     corners = [(slice(a, a + size), slice(b, b + size)) for a in (0, radius) for b in (0, radius)]
     best = np.argmin(np.stack([variance[corner] for corner in corners]), axis=0)
     painted = np.choose(best[..., None], [means[corner][..., :3] for corner in corners])
-    height = _noise(rng, size, size // 3) + 0.02 * painted.mean(axis=2)
-    ridge = np.clip(height - np.roll(height, (1, 1), (0, 1)), -2, 2)
-    rich = (painted - 128) * 1.08 + 122 + np.array([6.0, 0.0, -8.0])
-    return _picture(rich + 7 * ridge[..., None])
+    painted = 0.7 * painted + 0.3 * pixels
+    ridges = _strokes(rng, size)
+    rich = (painted - 128) * 1.1 + 124 + np.array([6.0, 1.0, -9.0])
+    return _picture(rich * (1 + 0.05 * ridges[..., None]) + 3 * ridges[..., None])
+
+
+def _strokes(rng: Random, size: int) -> np.ndarray:
+    """The relief of brush strokes in two directions, (size, size), of about unit variance."""
+    numbers = np.random.default_rng(rng.randrange(1 << 30))
+    nodes = numbers.normal(0, 1, (size * 2 // 5, size // 6)).astype(np.float32)
+    level = np.asarray(Image.fromarray(nodes).resize((size, size), Image.Resampling.BICUBIC))
+    rows, columns = np.indices((size, size))
+    rising = level[(rows + columns * 3 // 4) % size, (columns - rows // 3) % size]
+    falling = level[(rows - columns // 2) % size, (columns + rows // 3) % size]
+    return np.where(_noise(rng, size, 6) > 0, rising, falling)
 
 
 def _halftone(canvas: Image.Image, size: int) -> Image.Image:
-    """A halftone print: few flat colours on cream paper, and a screen of dots that grow with the darkness."""
+    """A halftone print: bright inks on cream paper, and a screen of dots that grow with the darkness."""
     fine = np.asarray(_scaled(canvas, 2 * size), dtype=np.float32)
     tone = fine.mean(axis=2)
     rows, columns = np.indices(tone.shape)
-    period = size / 16  # two fine pixels are one pixel
-    phase = 2 * np.pi / period
+    phase = 2 * np.pi / (size / 16)  # a dot every four pixels, in rows of 45 degrees
     screen = 0.5 + 0.25 * (np.cos(phase * (rows + columns)) + np.cos(phase * (rows - columns)))
-    dots = screen > 0.25 + 0.62 * tone / 255
-    levels = np.round(fine / 51) * 51
-    paper = np.array([250, 240, 214], dtype=np.float32) / 255
-    return _picture(levels * paper * np.where(dots, 0.62, 1.06)[..., None]).reduce(2)
+    dots = np.clip((screen - 0.3 - 0.5 * tone / 255) * 6, 0, 1)[..., None]
+    bright = tone[..., None] + (fine - tone[..., None]) * 1.25
+    paper = np.array([252, 244, 220], dtype=np.float32) / 255
+    return _picture((bright * 0.88 + 42) * paper * (1 - 0.42 * dots)).reduce(2)
