@@ -19,7 +19,7 @@ from naruto_core.mini.pretraining.attribute_classifier import (
     attribute_labels,
     classify,
 )
-from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.drawing import SIZE, draw
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
 from naruto_core.sampling import make_scheduler
@@ -108,15 +108,15 @@ def psnr(drawn: torch.Tensor, truth: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / errors)).mean())
 
 
-def drawings(style: str | None, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
-    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, 128, 128, 3) and scenes."""
+def drawings(style: str | None, count: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, list[Scene]]:
+    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, size, size, 3) and scenes."""
     rng = Random(f"fresh/{seed}")
     pixels: list[np.ndarray] = []
     scenes: list[Scene] = []
     while len(scenes) < count:
         scene = sample_scene(rng, style or STYLES[len(scenes) % len(STYLES)])
         if len(scene.characters) == 1 and scene.framing == "portrait":
-            pixels.append(np.asarray(draw(scene, rng)))
+            pixels.append(np.asarray(draw(scene, rng, size)))
             scenes.append(scene)
     return np.stack(pixels), scenes
 
