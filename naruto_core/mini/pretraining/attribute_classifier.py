@@ -4,7 +4,7 @@ It is trained on drawn pictures only, and measures the quality of the base model
 colour of the prompt? It is independent of the judge, and is not shipped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,16 +59,16 @@ def _block(width_in: int, width_out: int) -> nn.Sequential:
 
 
 class AttributeClassifier(nn.Module):
-    """Maps pictures (B, 3, 128, 128) in -1..1 to logits (B, classes) for every attribute."""
+    """Maps pictures (B, 3, 128, 128) in -1..1 to logits (B, classes) for every attribute of `attributes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
         super().__init__()
         pool = nn.AvgPool2d(2)
         stem = nn.Sequential(nn.Conv2d(3, 24, 5, stride=2, padding=2), nn.SiLU())  # the full size would take most time
         self.body = nn.Sequential(
             stem, _block(24, 32), pool, _block(32, 64), pool, _block(64, 128), pool, _block(128, 128), pool
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in attributes.items()})
 
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.body(pictures).flatten(1)

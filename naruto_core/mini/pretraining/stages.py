@@ -173,8 +173,13 @@ def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: R
         )
         stored.parent.mkdir(exist_ok=True)
         save_file(classifier.state_dict(), stored)
+    return load_attribute_classifier(workspace)
+
+
+def load_attribute_classifier(workspace: Path) -> AttributeClassifier:
+    """The trained attribute classifier of `workspace`."""
     classifier = AttributeClassifier()
-    classifier.load_state_dict(load_file(stored))
+    classifier.load_state_dict(load_file(workspace / "classifier" / "model.safetensors"))
     return classifier.eval()
 
 
