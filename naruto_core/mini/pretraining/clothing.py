@@ -124,11 +124,11 @@ def _kimono(figure: Figure, shape: Points) -> None:
         opening = _placed(figure, np.array([(0.1, -0.3), (0.5, 0.05), (0.62, 0.5), (0.44, 0.3)]))
         pen.clip(shape, [opening], figure.skin)
         pen.stroke(
-            _placed(figure, np.array([(-0.42, -0.3), (0.16, 0.06), (0.56, 0.8)])),
+            _placed(figure, np.array([(-0.42, -0.3), (0.16, 0.06), (0.6, 0.8), (0.8, 1.4)])),
             blend(trim, pen.ink(trim), 0.8),
             (0.28, 0.28),
         )
-        pen.stroke(_placed(figure, np.array([(-0.42, -0.3), (0.16, 0.06), (0.56, 0.8)])), trim, (0.2, 0.2))
+        pen.stroke(_placed(figure, np.array([(-0.42, -0.3), (0.16, 0.06), (0.6, 0.8), (0.8, 1.4)])), trim, (0.2, 0.2))
         return
     opening = _placed(figure, np.array([(-0.4, -0.5), (0.4, -0.5), (0.34, 0.0), (-0.06, 0.72), (-0.34, 0.0)]))
     pen.clip(shape, [opening], figure.skin)

@@ -1,4 +1,4 @@
-"""The finish of every style: from a drawing to a pencil sketch, pixel art, a watercolour, an oil painting or a print."""
+"""The finish of every style: from a drawing to a pencil sketch, pixel art, a watercolour, an oil painting, a print."""
 
 from random import Random
 
