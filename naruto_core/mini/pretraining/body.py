@@ -125,14 +125,15 @@ def _shoe(figure: Figure, leg: Joints) -> None:
 def _torso(figure: Figure) -> Points:
     p, width = figure.proportions, _width(figure)
     top, hips, w = p.neck - 0.06, hip_height(figure), width
+    low = hips + (0.0 if figure.character.garment == "kimono" else 0.22)
     half = [
         (0.34 * w, top - 0.06),
         (0.8 * w, top + 0.1),
         (w, top + 0.42),
         (0.82 * w, (top + hips) / 2),
-        (0.86 * w, hips + 0.22),
+        (0.86 * w, low),
     ]
-    return smooth([*half, *((-x, y, 1) if y > hips else (-x, y) for x, y in reversed(half))])
+    return smooth([*half, *((-x, y, 1) if y >= low else (-x, y) for x, y in reversed(half))])
 
 
 def _details(figure: Figure, shape: Points) -> None:

@@ -52,6 +52,9 @@ def _placement(scene: Scene, index: int, rng: Random) -> tuple[Point, float]:
         top = 1.95 if scene.characters[index].cut in ("spiky", "bun") else 1.35
         radius = 116 / (soles + top + POSES[scene.characters[index].pose].lift * build.leg)
         y = 122 - radius * soles
+    character = scene.characters[index]
+    if character.view == "side" and len(scene.characters) == 1:
+        x -= 0.16 * radius * _flip(character)  # the face, not the head, is in the middle
     shifted = (x + rng.uniform(-3, 3), y + rng.uniform(-1, 1))
     return shifted, radius * (1 + rng.uniform(-0.06, 0.04))
 
