@@ -15,6 +15,8 @@ from tests.preloaded import Preloaded, preloaded
 SMALL = {
     "dataset.source": "world:naruto?count=40&seed=5",
     "dataset.hold_out": 12,
+    "training.resolution": 64,  # half the recipe's, a quarter of the work
+    "generation.resolution": 64,
     "training.max_train_steps": 12,
     "training.train_batch_size": 4,
     "training.validation.validation_steps": 6,
