@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch.nn import functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from naruto_core.mini.pretraining.architecture import CONTEXT, POOLED, WIDTH_1, WIDTH_2, create_unet
 from naruto_core.mini.pretraining.attribute_classifier import (
@@ -123,6 +122,8 @@ def drawings(style: str | None, count: int, seed: int, size: int = SIZE) -> tupl
 
 def face_similarity(drawn: torch.Tensor, truth: torch.Tensor) -> float:
     """Mean SSIM (Wang et al. 2004) of the faces of portraits (B, 3, 128, 128) in -1..1."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # seconds of imports
+
     top, bottom, left, right = FACE
     ours, theirs = (pictures[:, :, top:bottom, left:right] for pictures in (drawn, truth))
     return float(cast(torch.Tensor, structural_similarity_index_measure(ours, theirs, data_range=2.0)))
