@@ -13,7 +13,7 @@ from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, attrib
 from naruto_core.mini.pretraining.composition import random_composition
 from naruto_core.mini.pretraining.corpus import corpus, draw_base_picture, draw_mixed_picture
 from naruto_core.mini.pretraining.evaluation import compare_with_bars, face_similarity, round_trip
-from naruto_core.mini.pretraining.trainer import FitConfig, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, fit, orthogonalise
 from naruto_core.mini.pretraining.vae import encode_all, standardise, to_unit_range
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, INKED_STYLE, sample_scene
 
@@ -109,8 +109,18 @@ def test_a_bar_is_met_missed_or_not_measured():
     assert lines["base_accuracy.eyes"].endswith("not measured")
 
 
-def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path):
-    config = FitConfig("toy", steps=30, learning_rate=0.05, warmup_steps=3, checkpoint_seconds=0.0)
+def test_an_update_of_muon_has_singular_values_near_one_in_the_directions_of_the_gradient():
+    matrices = torch.randn(3, 24, 60, generator=torch.Generator().manual_seed(1))
+    for wide in (matrices, matrices.mT):
+        left, _, right = torch.linalg.svd(wide, full_matrices=False)
+        inside = left.mT @ orthogonalise(wide) @ right.mT
+        assert ((inside.diagonal(dim1=1, dim2=2) > 0.6) & (inside.diagonal(dim1=1, dim2=2) < 1.3)).all()
+        assert (inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("matrix_rate", [None, 0.05], ids=["AdamW", "Muon"])
+def test_a_killed_pretraining_stage_goes_on_to_the_same_weights(tmp_path: Path, matrix_rate: float | None):
+    config = FitConfig("toy", 30, 0.05, matrix_rate, warmup_steps=3, checkpoint_seconds=0.0)
 
     def run(checkpoint: Path, die_at: int | None) -> torch.Tensor:
         torch.manual_seed(0)

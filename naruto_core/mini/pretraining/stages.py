@@ -45,7 +45,7 @@ class PretrainPlan(BaseModel):
 
     seed: int = Field(11, ge=0)
     vae_pictures: int = Field(30_000, ge=100)
-    vae_steps: int = Field(10_000, ge=1)
+    vae_steps: int = Field(5_000, ge=1)
     base_pictures: int = Field(40_000, ge=100)
     reading_steps: int = Field(800, ge=1)
     unet_steps: int = Field(6_000, ge=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,11 +11,16 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
 from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, LATENT_SIDE, create_vae
+from naruto_core.mini.pretraining.drawing import SIZE
 from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
 
-BATCH = 8
+BATCH = 4  # whole pictures; of crops, as many as have the same number of pixels
+CROP = 64  # pixels on a side: a step of many small crops learns more than one of few pictures, at the same cost
+CROP_SHARE = 0.8  # of the steps; the rest sees whole pictures, as norms and attention see them later
+FIRST_LOG_VARIANCE = -5.0  # of the posterior: latents of unit variance would drown in noise while the VAE learns little
 KL_WEIGHT = 5.0e-4  # relative to the reconstruction error per pixel; keeps latents near unit scale
 EDGE_WEIGHT = 1.0  # outlines are few pixels, but people notice them most
+MATRIX_RATE = 0.02  # of Muon: 306 steps reach 16.7 dB, where AdamW reaches 13.8 dB in 419 (the same CPU time)
 ENCODED_TOGETHER = 32  # pictures
 
 
@@ -45,6 +50,12 @@ def _varied(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack(mixed)
 
 
+def _crops(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One random square of CROP pixels of each picture."""
+    corners = rng.integers(0, pixels.shape[1] - CROP + 1, (len(pixels), 2))
+    return np.stack([p[y : y + CROP, x : x + CROP] for p, (y, x) in zip(pixels, corners, strict=True)])
+
+
 def pretrain_vae(
     pixels: np.ndarray, steps: int, seed: int, checkpoint: Path, on_report: Callable[[FitReport], None], compiled: bool
 ) -> AutoencoderKL:
@@ -52,6 +63,7 @@ def pretrain_vae(
     torch.manual_seed(seed)
     vae = create_vae()
     vae.set_attn_processor(AttnProcessor())  # on CPUs it trains about 2x faster than SDPA
+    cast(Any, vae).quant_conv.bias.data[LATENT_CHANNELS:] += FIRST_LOG_VARIANCE
 
     def forward(truth: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         coder: Any = vae  # diffusers types the outputs as unions
@@ -64,18 +76,25 @@ def pretrain_vae(
 
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng((seed, step))
-        rows = np.sort(rng.integers(len(pixels), size=BATCH))
-        truth = to_unit_range(_varied(pixels[rows], rng)).contiguous(memory_format=torch.channels_last)
-        noise = torch.from_numpy(
-            rng.standard_normal((BATCH, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE), dtype=np.float32)
-        )
+        crops = step < CROP_SHARE * steps
+        count = BATCH * (SIZE // CROP) ** 2 if crops else BATCH
+        side = LATENT_SIDE * CROP // SIZE if crops else LATENT_SIDE
+        chosen = _varied(pixels[np.sort(rng.integers(len(pixels), size=count))], rng)
+        truth = to_unit_range(_crops(chosen, rng) if crops else chosen).contiguous(memory_format=torch.channels_last)
+        noise = torch.from_numpy(rng.standard_normal((count, LATENT_CHANNELS, side, side), dtype=np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             drawn, kl = run(truth, noise)
         return reconstruction_loss(drawn, truth) + KL_WEIGHT * kl
 
     module: Any = vae  # diffusers declares `to` for another class
     module.to(memory_format=torch.channels_last)
-    fit(FitConfig("vae", steps, 1.5e-3, weight_decay=1e-4), {"vae": vae}, loss, checkpoint, on_report)
+    fit(
+        FitConfig("vae", steps, 1.5e-3, matrix_rate=MATRIX_RATE, weight_decay=1e-4),
+        {"vae": vae},
+        loss,
+        checkpoint,
+        on_report,
+    )
     module.to(memory_format=torch.contiguous_format)
     vae.set_default_attn_processor()
     standardise(vae, pixels[:2000])
