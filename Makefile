@@ -16,7 +16,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-ladder bench-growth help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-rates bench-commands bench-ladder bench-growth help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,12 @@ bench-generate: install  ## pictures/s of the painter against the plain pipe(pro
 
 bench-score: install  ## whole processes: our scoring, cold and warm, against torch-fidelity; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_score
+
+bench-rates: install  ## how often intervals, verdicts and forecasts are right, by simulation; ends with a line of JSON
+	.venv/bin/python -m tests.benchmarks.bench_rates
+
+bench-commands: install  ## scores, compare, rescore and report of a scored run, whole processes: RUN=... of NARUTO_HOME; ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_commands "$(RUN)"
 
 bench-ladder: install  ## which metric fails which made-up generator; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_ladder

@@ -1,6 +1,6 @@
 """Who opens the dashboard: by personal link, by single sign-on, or unregistered.
 
-While nobody is registered, whoever opens the dashboard on this machine is an admin. Where the dashboard is reachable
+While no admin is registered, whoever opens the dashboard on this machine is an admin. Where the dashboard is reachable
 from other machines, the first person needs the link in its log, so that an emptied or lost database makes nobody an
 admin.
 
@@ -26,6 +26,7 @@ from naruto_core.store.database import Ratings
 _log = logging.getLogger("naruto.dashboard")
 VALID = timedelta(hours=12)
 COOKIE = "naruto_link"
+_OWN_LINK = "own_link"  # in the state of a session
 _KEY_FILE = "dashboard.key"
 _MIN_COOKIE_SECRET = 16  # characters; Streamlit accepts an empty secret, with which anybody could sign a login
 
@@ -51,20 +52,26 @@ def first_admin_token(root: Path) -> str:
 def visitor(ratings: Ratings, token: str, email: str, first_token: str = "") -> Visitor:
     """The visitor with this link's token, or with this address of single sign-on.
 
-    While nobody is registered, whoever has the token `first_token` is an admin; everybody, where it is "".
+    While no admin is registered, whoever has the token `first_token` is an admin; everybody, where it is "".
     """
     reviewer = ratings.reviewer_by_token(token) if token else None
     reviewer = reviewer or (ratings.find_reviewer(email=email) if email else None)
     if reviewer is not None:
         return Visitor(reviewer, reviewer.role is Role.ADMIN)
     may_be_first = not first_token or hmac.compare_digest(first_token.encode(), token.encode())
-    return Visitor(None, may_be_first and not ratings.reviewers())
+    return Visitor(None, may_be_first and not ratings.has_admin())
 
 
 def credentials() -> tuple[str, str]:
     """The token of the visitor's link and the address of their single sign-on; each "" when missing."""
     user = st.user.to_dict()
-    return st.context.cookies.get(COOKIE, ""), verified_email(user, st.secrets) if user.get("is_logged_in") else ""
+    token = st.session_state.get(_OWN_LINK) or st.context.cookies.get(COOKIE, "")
+    return str(token), verified_email(user, st.secrets) if user.get("is_logged_in") else ""
+
+
+def remember_link(token: str) -> None:
+    """Let this session go on with a token that its visitor was just given, whose cookie the browser sends later."""
+    st.session_state[_OWN_LINK] = token
 
 
 def verified_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> str:

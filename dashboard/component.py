@@ -1,6 +1,6 @@
 """Parts of pages that run in the browser: plain JavaScript and CSS, without a build step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +18,25 @@ def component(name: str) -> Callable[..., Any]:
         css=(_FOLDER / f"{name}.css").read_text(encoding="utf-8"),
         js="\n".join((_FOLDER / script).read_text(encoding="utf-8") for script in scripts),
     )
+
+
+_COMPARE = component("compare")
+_ENTER = st.components.v2.component(
+    "naruto_enter",
+    html="<span></span>",
+    js="export default ({ data }) => { fetch(new URL(data.path, document.baseURI), { redirect: 'manual' }); }",
+)
+
+
+def picture_rows(names: Sequence[str], rows: Sequence[dict[str, object]], layout: str = "side") -> None:
+    """Rows of pictures, one column for each of `names`, zoomed together.
+
+    A row has the `text` of its prompt, a line `about` it, and for each column a sha256 in `pictures` ("" for none) and
+    a text in `notes`. `layout` is "side", "slider" or "flip".
+    """
+    _COMPARE(key="compare", data={"names": list(names), "layout": layout, "rows": list(rows)})
+
+
+def keep_link(token: str) -> None:
+    """Let the browser open a personal link in the background: the cookie is set, and the page stays."""
+    _ENTER(key="enter", data={"path": f"enter/{token}"})

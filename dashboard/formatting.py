@@ -1,16 +1,19 @@
 """Sentences about results."""
 
-from naruto_core.judging.decision import PairDecision
+from naruto_core.judging.decision import EQUAL_WITHIN, PairDecision, PairVerdict
 
 
 def describe_decision(decision: PairDecision) -> str:
-    """Which of two models is better, and whether more votes would change that."""
-    probability = f"P = {decision.chance:.1%}" if decision.chance < 0.9995 else "P > 99.9 %"
-    pair = decision.stronger, decision.weaker
-    if decision.needed == 0:
-        return "{} is better than {} ({}). More votes would not change that.".format(*pair, probability)
-    if decision.needed is None:
-        return "{} and {} are practically equal ({}). More votes would hardly change that.".format(*pair, probability)
-    return "{} may be better than {} ({}): about {} more votes would decide.".format(
-        *pair, probability, decision.needed
+    """Which of two models is better, by the interval that is shown; or how many more votes would decide it."""
+    first, second = decision.stronger, decision.weaker
+    rate = (
+        f"{first} wins {decision.win_rate:.0%} of their comparisons (95 % interval {decision.low:.1%} to "
+        f"{decision.high:.1%}, valid at any number of votes, n = {decision.votes})"
     )
+    if decision.verdict is PairVerdict.BETTER:
+        return f"{first} is better than {second}: {rate}."
+    if decision.verdict is PairVerdict.EQUAL:
+        within = f"{0.5 - EQUAL_WITHIN:.0%} to {0.5 + EQUAL_WITHIN:.0%}"
+        return f"{first} and {second} are practically equal: {rate}, which lies within {within}."
+    more = f" {decision.more.text('votes').capitalize()} would decide it." if decision.more else ""
+    return f"{first} or {second}, undecided: {rate}.{more}"

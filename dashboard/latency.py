@@ -8,9 +8,8 @@ from itertools import groupby
 
 import numpy as np
 
-from naruto_core.recipe_sections import RESAMPLES
+from naruto_core.intervals import mean_estimate
 from naruto_core.scoring.drift import LEAST_PROMPTS
-from naruto_core.scoring.resampling import bootstrap_mean
 from naruto_core.serving import JobState, JobTimes, ServedScore
 
 
@@ -119,7 +118,7 @@ def _time_bucket(at: datetime, jobs: Sequence[JobTimes]) -> TimeBucket:
 
 def _quality_bucket(at: datetime, scores: Sequence[ServedScore]) -> QualityBucket:
     first, prompts = scores[0], [score.asked for score in scores]
-    mean = bootstrap_mean([score.value for score in scores], prompts, RESAMPLES, 0)
+    mean = mean_estimate([score.value for score in scores], prompts)
     enough = len(set(prompts)) >= LEAST_PROMPTS
     low, high = (mean.low, mean.high) if enough else (None, None)
     return QualityBucket(first.run_id, first.metric, first.extractor, at, mean.value, low, high, len(scores))

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from naruto_core.domain import Prompt, Sample, Score
-from naruto_core.recipe_sections import RESAMPLES
+from naruto_core.judging.vote_table import spreadsheet_text
 from naruto_core.scoring.metrics import SAMPLE_METRICS
-from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
+from naruto_core.scoring.resampling import Difference, holm, paired_difference
 from naruto_core.scoring.verdict import Verdict, verdict
-
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +90,7 @@ def compare_metrics(
         if extractor is None or measurements[index].get(metric.name) != extractor or not common:
             continue
         first, second = (np.array([row.scores[i][metric.name] for row in common]) for i in (0, index))
-        change = difference(
-            mean_measure(np.concatenate((first, second))), [row.prompt.slug for row in common], RESAMPLES, _SEED
-        )
+        change = paired_difference(first, second, [row.prompt.slug for row in common], share=metric.share)
         change = change.between_equals() if np.array_equal(first, second) else change
         comparison = MetricComparison(
             metric.name, extractor, float(first.mean()), float(second.mean()), change, Verdict("undecided"), len(common)
@@ -137,18 +133,15 @@ def as_csv(names: Sequence[str], rows: Sequence[Row]) -> str:
         for name, sample, scores in zip(names, row.samples, row.scores, strict=True):
             if sample:
                 values = [_finite(scores.get(metric)) for metric in metrics]
-                writer.writerow([row.prompt.slug, _cell(row.prompt.text), row.seed, name, sample.sha256, *values])
+                writer.writerow(
+                    [row.prompt.slug, spreadsheet_text(row.prompt.text), row.seed, name, sample.sha256, *values]
+                )
     return memory.getvalue()
 
 
 def _finite(value: float | None) -> float | str:
     """A missing or infinite value is an empty cell, because other programs do not read "nan"."""
     return value if value is not None and math.isfinite(value) else ""
-
-
-def _cell(text: str) -> str:
-    """Escape a text that a spreadsheet would read as a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def as_html(names: Sequence[str], rows: Sequence[Row], pictures: Mapping[str, str]) -> str:

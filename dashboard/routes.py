@@ -99,7 +99,8 @@ def _next(reviewer_id: str, campaign_id: str, exclude: list[str]) -> dict[str, o
     ratings = database().ratings
     pairing = _informative_pairing(campaign_id, int(monotonic() / _PAIRING_SECONDS))
     assignment = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), pairing, exclude=exclude)
-    return {"assignment": _assignment_json(assignment), "judged": ratings.done_count(campaign_id, reviewer_id)}
+    reply = {"assignment": _assignment_json(assignment), "judged": ratings.done_count(campaign_id, reviewer_id)}
+    return reply if exclude else reply | {"left": ratings.left_count(campaign_id, reviewer_id)}
 
 
 def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
@@ -132,7 +133,10 @@ def _assignment_json(assignment: Assignment | None) -> dict[str, object] | None:
 
 
 async def next_assignment(request: Request) -> JSONResponse:
-    """The reviewer's next assignment; `besides` in the query are assignments that the page shows already."""
+    """The reviewer's next assignment; `besides` in the query are assignments that the page shows already.
+
+    Without `besides`, at the start of a session, the reply also says how many assignments are left for the reviewer.
+    """
     campaign_id, exclude = request.path_params["campaign"], request.query_params.getlist("besides")
     return await _respond(request, lambda reviewer_id: run_in_threadpool(_next, reviewer_id, campaign_id, exclude))
 

@@ -17,7 +17,7 @@ from naruto_core.settings import read_settings
 async def running(_: st.App) -> AsyncIterator[None]:
     """Write the link for the first person into the log, where the dashboard is reachable from other machines."""
     try:
-        if not access.listens_locally() and not database().ratings.reviewers():
+        if not access.listens_locally() and not database().ratings.has_admin():
             path = f"/enter/{access.first_admin_token(read_settings().root)}"
             print(f"Nobody is registered: the first person opens this dashboard at {path}", file=sys.stderr, flush=True)
     except NarutoError as error:

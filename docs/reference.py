@@ -25,6 +25,8 @@ from flows.plan import plans_page
 from naruto_core.recipe import Recipe
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.scoring.registry import Metric
+from naruto_core.scoring.sample_metrics import SampleMetric
+from naruto_core.scoring.set_metrics import SetMetric
 from naruto_core.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -56,15 +58,16 @@ How they are used: [Evaluation](../guides/evaluation.md). Where their intervals 
 [Statistics](../explanation/statistics.md).
 """
 ABOUT_SET_METRICS = """\
-A set metric is one number for all pictures of a model. With fewer pictures than `least` it is not measured.
+A set metric is one number for all pictures of a model. With fewer pictures than `least` it is not measured. `fid` and
+`kid` are the names on Inception's features; on another network they are `fd-<name>` and `kd-<name>`, and they are
+measured on `scoring.set_extractor` and on each of `scoring.more_set_extractors`.
 """
 ABOUT_SAMPLE_METRICS = """\
 A sample metric is a number for each picture; the mean is shown. An optional metric is measured only where the recipe
-names a model for it, by the key in the column `optional`.
+names a model for it, by the key in the column `optional`. Pictures that a metric says nothing of, such as those whose
+prompt asks for no hair colour, are not counted.
 """
-ABOUT_DECISIONS = """\
-One file each: context, decision, consequences. Newest first. A new decision is a new file with the next number.
-"""
+ABOUT_DECISIONS = "One file each: context, decision, consequences. Newest first. A new one has the next number.\n"
 
 # Environment variables that are no field of a settings class.
 FURTHER_VARIABLES = {
@@ -339,6 +342,11 @@ def _route(title: str, operation: Schema, link: Mapping[str, str]) -> Iterator[s
 
 # --- Metrics
 
+_EXTRACTORS = {
+    "own": "its own model",
+    "similarity": "the first of `scoring.more_set_extractors`, else `scoring.set_extractor`",
+    "cmmd": "`scoring.cmmd_extractor`, else `scoring.pair_extractor`",
+}
 _DIRECTION = {-1: "lower", 0: "neither", 1: "higher"}
 
 
@@ -347,23 +355,18 @@ def metrics_page() -> str:
     set_rows = [[*_metric_cells(m), str(m.least), m.paper] for m in SET_METRICS]
     sample_rows = [[*_metric_cells(m), f"`{m.requires}`" if m.optional else "", m.paper] for m in SAMPLE_METRICS]
     head = ["metric", "better", "what it sees", "what it is blind to", "version", "features by"]
-    parts = [
-        NOTE,
-        "# Metrics\n",
-        ABOUT_METRICS,
-        "## Set metrics\n",
-        ABOUT_SET_METRICS,
-        _table([*head, "least", "method"], set_rows),
-        "## Sample metrics\n",
-        ABOUT_SAMPLE_METRICS,
-        _table([*head, "optional", "method"], sample_rows),
-    ]
-    return "\n".join(parts)
+    of_sets = ["## Set metrics\n", ABOUT_SET_METRICS, _table([*head, "least", "method"], set_rows)]
+    of_samples = ["## Sample metrics\n", ABOUT_SAMPLE_METRICS, _table([*head, "optional", "method"], sample_rows)]
+    return "\n".join([NOTE, "# Metrics\n", ABOUT_METRICS, *of_sets, *of_samples])
 
 
 def _metric_cells(metric: Metric) -> list[str]:
-    extractor = "its own model" if metric.extractor == "own" else f"`scoring.{metric.extractor}_extractor`"
-    return [metric.name, _DIRECTION[metric.better], metric.sees, metric.blind, metric.version, extractor]
+    extractor = _EXTRACTORS.get(metric.extractor, f"`scoring.{metric.extractor}_extractor`")
+    family = metric.family if isinstance(metric, SetMetric) else ""
+    name = f"{metric.name}, {family}-*" if family else metric.name
+    if isinstance(metric, SampleMetric) and metric.by_tag:
+        name += f", {', '.join(metric.by_tag.values())}"
+    return [name, _DIRECTION[metric.better], metric.sees, metric.blind, metric.version, extractor]
 
 
 # --- Decisions

@@ -1,11 +1,8 @@
 """The `naruto` command: runs the flows and lists what the database holds. Thin; each command does one thing."""
 
-import json
-import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +10,11 @@ import typer
 
 from flows.cli_export import RunName, exports
 from flows.cli_import import imports
-from naruto_core.errors import NarutoError, RecipeInvalid
+from flows.cli_reviews import people, votes
+from flows.cli_runs import changes
+from flows.cli_sweep import sweeps
+from flows.terminal import print_listing
+from naruto_core.errors import NarutoError, RecipeInvalid, printable
 
 app = typer.Typer(
     name="naruto",
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 app.add_typer(exports, name="export")
 
+_MOST_DAYS = 36_500  # of periods; longer ones are before all calendars of the libraries
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Model = Annotated[
     str,
@@ -58,10 +60,12 @@ def run(
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` has started: not the first
         follow()
         return
+    overrides = _overrides(settings)
+    _check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
     from flows.train_naruto import train_naruto
 
     with distributed.process_group(devices.pick_device(read_settings().device)):
-        train_naruto(recipe, dataset, _overrides(settings))
+        train_naruto(recipe, dataset, overrides)
 
 
 @app.command()
@@ -83,7 +87,7 @@ def plan(
     _settle_libraries()
     from flows.plan import plan_recipe
 
-    _show(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
+    print_listing(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
 
 
 @app.command()
@@ -98,9 +102,11 @@ def ingest(
 ) -> None:
     """Check and store a captioned picture set; print what was kept, what was not, and why."""
     _settle_libraries()
+    overrides = _overrides(settings)
+    _check_recipe(recipe, source, overrides)
     from flows.ingest import ingest_pictures
 
-    ingest_pictures(recipe, source, _overrides(settings))
+    ingest_pictures(recipe, source, overrides)
 
 
 @app.command()
@@ -118,7 +124,7 @@ def captions(
     _settle_libraries()
     from flows.listings import list_caption_findings
 
-    _show(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
+    print_listing(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
 
 
 @app.command()
@@ -146,7 +152,7 @@ def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first, with their scores."""
     from flows.listings import list_runs
 
-    _show(list_runs(), as_json)
+    print_listing(list_runs(), as_json)
 
 
 @app.command()
@@ -154,7 +160,7 @@ def show(name: RunName, as_json: AsJson = False) -> None:
     """Show one run: state, dataset, adapter, recipe, and the folder of its files."""
     from flows.listings import show_run
 
-    _show(show_run(name), as_json)
+    print_listing(show_run(name), as_json)
 
 
 @app.command()
@@ -166,15 +172,19 @@ def scores(
             "--output", "-o", help="Write all scores, also those of single pictures, to a .csv or .parquet file."
         ),
     ] = None,
+    all_of_them: Annotated[
+        bool,
+        typer.Option("--all", help="Every metric with interval, n and extractor, and every check."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the scores of a run with interval, n and extractor, and the risks that were checked."""
-    from flows.listings import list_scores, write_scores
+    """Show what the adapter changed: headline metrics of base, adapted and real pictures, and the warnings."""
+    from flows.score_listing import list_scores, write_scores
 
     if output:
         print(write_scores(name, output))
     else:
-        _show(list_scores(name), as_json)
+        print_listing(list_scores(name, all_of_them=all_of_them), as_json)
 
 
 @app.command()
@@ -182,9 +192,9 @@ def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
     _settle_libraries()
     from flows.listings import unmeasured
-    from flows.rescore import rescore as rescore_flow
+    from tasks.evaluation import rescore as rescore_run
 
-    rescore_flow(name)
+    rescore_run(name)
     if missing := unmeasured(name):
         print(f"naruto: not measured: {missing}", file=sys.stderr)
         raise typer.Exit(1)
@@ -208,7 +218,7 @@ def compare(
     from flows.listings import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
-        _show(nothing, as_json)
+        print_listing(nothing, as_json)
         return
     try:
         comparison = compared(first, second)
@@ -216,7 +226,7 @@ def compare(
         if markdown:  # the page says it too, not the terminal alone
             print(f"**Not compared**: {error}")
         raise
-    _show(list_comparison(comparison, markdown=markdown), as_json)
+    print_listing(list_comparison(comparison, markdown=markdown), as_json)
     if fail_on_worse and (worse := comparison.worse()):
         print(f"naruto: {second} is worse than {first} by {', '.join(worse)}.", file=sys.stderr)
         raise typer.Exit(1)
@@ -240,11 +250,13 @@ def watch(
     follow: Annotated[bool, typer.Option("--follow", help="Score pictures as they arrive; compare nothing.")] = False,
     pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process ends.")] = None,
 ) -> None:
-    """Score a sample of the pictures that the HTTP service served; print whether they drift from the run's samples."""
+    """Print whether the promoted model still draws its samples, and whether served pictures drift from them."""
     _settle_libraries()
     from flows import watch as watching
     from naruto_core.errors import RecipeInvalid
 
+    if not days <= _MOST_DAYS:  # NaN is refused too
+        raise RecipeInvalid(f"--days {days} is not a number up to {_MOST_DAYS:,}.")
     if pid is not None and not follow:
         raise RecipeInvalid("--pid needs --follow: add --follow, or leave --pid out.")
     if follow:
@@ -259,7 +271,7 @@ def verify(as_json: AsJson = False) -> None:
     from flows.listings import verify_all
 
     findings = verify_all()
-    _show(findings, as_json)
+    print_listing(findings, as_json)
     if findings.rows:
         raise typer.Exit(1)
 
@@ -277,6 +289,8 @@ def backup(
     from naruto_core.settings import read_settings
     from naruto_core.store.backup import back_up
 
+    if every is not None and not every <= _MOST_DAYS * 86_400:  # NaN is refused too
+        raise RecipeInvalid(f"--every {every} is not a number of seconds up to {_MOST_DAYS:,} days.")
     while True:
         try:
             print(f"copied {back_up(read_settings(), folder).summary} to {folder}", flush=True)
@@ -304,24 +318,11 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     return overrides_from_text(settings or [])
 
 
-def _show(listing: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(_jsonable(listing.rows), indent=2, allow_nan=False))
-    else:
-        print(listing.text)
+def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> None:
+    """Raise RecipeInvalid for a recipe or a suite that cannot work."""
+    from flows.profiles import choose_recipe, choose_suite
 
-
-def _jsonable(value: object) -> object:
-    """`value` in JSON types; NaN and infinity become null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+    choose_suite(choose_recipe(recipe, dataset, overrides).generation)
 
 
 def _settle_libraries() -> None:
@@ -340,7 +341,7 @@ def _guarded(command: Callable[[], None]) -> None:
     try:
         command()
     except NarutoError as error:
-        print(f"naruto: {error}", file=sys.stderr)
+        print(f"naruto: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)
@@ -354,7 +355,11 @@ def _refuse_undecodable(arguments: list[str]) -> None:
             raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
 
 
+app.add_typer(changes)
+app.add_typer(people, name="people")
+app.add_typer(votes, name="votes")
 app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
+app.add_typer(sweeps, name="sweep", callback=_settle_libraries, help=sweeps.info.help)
 
 
 def main() -> None:

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from naruto_core.recipe import overrides_from_text
-
 imports = typer.Typer(
     no_args_is_help=True, help="Make a run of a LoRA or of pictures from another program: scored, compared, rated."
 )
@@ -42,6 +40,7 @@ def import_lora(
 ) -> None:
     """Draw with a LoRA of another trainer, score it, and record it as a run, beside our own."""
     from flows.import_lora import import_lora as flow
+    from naruto_core.recipe import overrides_from_text
 
     overrides = {"fusion.lora_scale": scale} | overrides_from_text(settings or [])
     flow(file, recipe, base, dataset, name, trigger, overrides)
@@ -64,6 +63,7 @@ def import_pictures(
 ) -> None:
     """Score pictures that another program drew for the prompts of a suite, and record them as a run."""
     from flows.import_pictures import import_pictures as flow
+    from naruto_core.recipe import overrides_from_text
 
     overrides = {"generation.suite": suite} if suite else {}
     overrides |= overrides_from_text(settings or [])

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from naruto_core import sdxl
-from naruto_core.artifacts import Layout, atomic_folder, sha256_folder
+from naruto_core.artifacts import Layout, atomic_folder, is_intact_folder
 from naruto_core.card.usage import LOWEST_VERSIONS
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable, RecordDamaged
@@ -189,7 +189,7 @@ def _fused(store: Store, layout: Layout, run_id: str) -> Path:
     if model is None:
         raise RecordDamaged(f"run {run_id} has no fused model{_remedy(store, run_id, 'make it')}")
     source = layout.root / model.path
-    if not source.is_dir() or sha256_folder(source) != model.sha256:
+    if not is_intact_folder(source, model.sha256):
         raise RecordDamaged(f"the fused model {model.path} is not the one that was recorded; see `naruto verify`.")
     return source
 

@@ -1,83 +1,37 @@
-"""What the listing commands show: rows for programs, text for people; and what recaption and report write."""
+"""What the listing commands show, except `scores`; and what recaption and report write."""
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pyarrow import Table
-from pyarrow.csv import write_csv
-from pyarrow.parquet import write_table as write_parquet
-from rich import box
-from rich.console import Console
-from rich.table import Table as TerminalTable
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from flows.profiles import choose_recipe
-from naruto_core.artifacts import Layout, atomic_file
+from flows.score_listing import score_row
+from flows.terminal import Listing, columns
+from naruto_core.artifacts import Layout
 from naruto_core.dataset.caption_audit import CaptionSummary
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Finding, Score, Variant
-from naruto_core.errors import RecipeInvalid
+from naruto_core.domain import DatasetVersion, Picture, Run, RunLease, RunState, Variant, format_duration
+from naruto_core.errors import RecordDamaged
 from naruto_core.recipe_sections import ImportedSection
 from naruto_core.report.tables import (
     Compared,
-    anchored,
     comparison_figures,
     comparison_markdown,
-    discrimination_text,
     headline,
-    interval_text,
     number_text,
 )
 from naruto_core.scoring.findings import NOT_MEASURED
-from naruto_core.scoring.metrics import decimals
-from naruto_core.scoring.resampling import LEAST_PROMPTS
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
-from naruto_core.store.verification import verify
+from naruto_core.store.verification import NOT_COVERED, FileProblem, ProblemKind, verify
+from naruto_core.store.writes import Store
 from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
     from naruto_core.scoring.comparison import Comparison
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """`rows` are JSON-able values, `text` says the same in the terminal."""
-
-    rows: Any
-    text: str
-
-
-def columns(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
-    """`rows`, the `head` first if there is one: a table of the terminal's width, or plain lines for other programs."""
-    if sys.stdout.isatty():
-        return _terminal_table(rows, head)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _terminal_table(rows: Sequence[Sequence[str]], head: bool) -> str:
-    table = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=head)
-    for title in rows[0]:
-        table.add_column(Text(title), overflow="fold")
-    for row in rows[1:] if head else rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: what a cell holds is never read as markup
-    console = Console(highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip("\n")
-
-
-def _score_row(score: Score) -> dict[str, Any]:
-    fields = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
-    values = {name: getattr(score, name) for name in fields}
-    return values if score.interval else values | {"low": None, "high": None}
 
 
 def list_runs() -> Listing:
@@ -96,17 +50,24 @@ def list_runs() -> Listing:
             "source": summary.dataset_source,
             "seconds": summary.seconds,
             "failure": summary.run.failure,
-            "scores": [_score_row(score) for score in summary.scores],
+            "tags": list(summary.tags),
+            "scores": [score_row(score) for score in summary.scores],
         }
         for summary in summaries
     ]
-    lines = [["run", "state", "dataset", "seconds", "scores"]]
+    lines = [["run", "state", "tags", "dataset", "seconds", "scores"]]
     for summary in summaries:
-        headline = [s for s in summary.scores if s.metric in ("fid", "clip") and s.variant is not Variant.REAL]
+        headline = [s for s in summary.scores if _is_short(s.metric) and s.variant is not Variant.REAL]
         shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
         seconds = "" if summary.seconds is None else f"{summary.seconds:.0f}"
-        lines.append([summary.run.id, summary.run.state, summary.dataset_source, seconds, shown or summary.run.failure])
+        run, tags = summary.run, " ".join(summary.tags)
+        lines.append([run.id, run.state, tags, summary.dataset_source, seconds, shown or run.failure])
     return Listing(rows, columns(lines))
+
+
+def _is_short(metric: str) -> bool:
+    """Whether the table of all runs shows `metric`: the Fréchet distance, and agreement with the prompt."""
+    return metric in ("fid", "clip", "attributes") or metric.startswith("fd-")
 
 
 def show_run(name: str) -> Listing:
@@ -117,6 +78,8 @@ def show_run(name: str) -> Listing:
         run = store.run(name)
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
         recipe = json.loads(store.recipe_json(run.id))
+        tags, notes, leases = store.tags(run.id), store.notes(run.id), store.leases(run.id)
+        live, worked = store.live_lease(run.id, datetime.now(UTC)), store.worked_seconds(run.id)
         names = list(dict.fromkeys(adapter.style for adapter in adapters)) or [""]
         bests = best_steps(store.steps(run.id), names, recipe.get("training", {}).get("max_train_steps", 0))
     imported = recipe.get("imported") and ImportedSection.model_validate(recipe["imported"])
@@ -126,6 +89,11 @@ def show_run(name: str) -> Listing:
         "failure": run.failure,
         "started": run.started_at.isoformat(),
         "finished": run.finished_at.isoformat() if run.finished_at else "",
+        "worked": format_duration(worked) if worked is not None else "",
+        "process": _process(run, live),
+        "CPU threads": ", then ".join(dict.fromkeys(str(lease.threads) for lease in leases)),
+        "tags": " ".join(tags),
+        "notes": "; ".join(f"{note.at:%Y-%m-%d}: {note.text}" for note in notes),
         "dataset": run.dataset_id,
         "source": dataset.source if dataset else "",
         "imported": imported.sentence if imported else "",
@@ -138,52 +106,12 @@ def show_run(name: str) -> Listing:
     return Listing(facts | {"recipe": recipe}, f"{text}\n\n{json.dumps(recipe, indent=2)}")
 
 
-def list_scores(name: str) -> Listing:
-    """The set scores and means of one run, each beside base (0) and real pictures (1), and what was found."""
-    settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores, findings = [s for s in store.scores(run.id) if s.sample_id is None], store.findings(run.id)
-    if not scores:
-        return Listing([], f"run {run.id} has no scores yet ({run.state}).")
-    lines = [["metric", "model", "value", "95 % interval", "anchored", "n", "tells base from real", "measured by"]]
-    rows = [_score_row(score) | {"anchored": anchored(score, scores)} for score in scores]
-    lines += [_score_line(score, row["anchored"]) for score, row in zip(scores, rows, strict=True)]
-    notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
-        sorted({score.method for score in scores})
-    )
-    if any(score.interval is None for score in scores):
-        notes += f"; none of fewer than {LEAST_PROMPTS} prompts or pictures"
-    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
-
-
-def write_scores(name: str, path: Path) -> Path:
-    """All scores of a run, those of single pictures too, as a table file; RecipeInvalid for another kind of file."""
-    writers = {".csv": write_csv, ".parquet": write_parquet}
-    if path.suffix not in writers:
-        raise RecipeInvalid(f"{path}: write to a .csv or a .parquet file.")
-    settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores = store.scores(run.id)
-    rows = [_score_row(score) | {"run": run.id, "sample": score.sample_id or "", **score.details} for score in scores]
-    columns_of = dict.fromkeys(key for row in rows for key in row)
-    with atomic_file(path) as scratch:
-        writers[path.suffix](Table.from_pydict({key: [row.get(key) for row in rows] for key in columns_of}), scratch)
-    return path
-
-
-def _score_line(score: Score, anchored_value: float | None) -> list[str]:
-    places = decimals(score.metric)
-    interval = interval_text(score.interval, f".{places}f")
-    anchored_text = "" if anchored_value is None else f"{anchored_value:.2f}"
-    measured_by = f"{score.extractor}, {score.version}"
-    value, tells = f"{score.value:.{places}f}", discrimination_text(score)[0]
-    return [score.metric, score.variant, value, interval, anchored_text, str(score.n), tells, measured_by]
-
-
-def _finding_lines(findings: Sequence[Finding]) -> str:
-    return "\n".join(f"{'warning' if f.warning else 'ok':<8} {f.name}: {f.sentence}" for f in findings)
+def _process(run: Run, live: RunLease | None) -> str:
+    """Which process works on a run; of one that is recorded as running without a process, how it goes on."""
+    if live is not None:
+        stopping = f"; {live.stop_requested_by} asked it to stop" if live.stop_requested_by else ""
+        return f"{live.process} on {live.host}{stopping}"
+    return "none any more; the same command resumes it" if run.state is RunState.RUNNING else ""
 
 
 def verify_all() -> Listing:
@@ -191,12 +119,33 @@ def verify_all() -> Listing:
     settings = read_settings()
     layout = Layout(settings.root)
     with open_store(settings.database_url) as store:
-        pictures = {p.sha256: p for version in store.datasets() for p in read_pictures(layout, version)}
-        findings = verify(store, layout, pictures.values())
+        pictures, findings = _recorded_pictures(store, layout)
+        findings += verify(store, layout, pictures)
     if not findings:
-        return Listing([], "every recorded file is there and is what was recorded.")
+        return Listing([], f"every recorded file is there and is what was recorded.\n{NOT_COVERED}.")
     rows = [{"trouble": str(f.kind), "what": f.what, "path": f.path} for f in findings]
-    return Listing(rows, columns([list(row.values()) for row in rows], head=False))
+    return Listing(rows, f"{columns([list(row.values()) for row in rows], head=False)}\n\n{_REMEDIES}")
+
+
+_REMEDIES = (
+    "`naruto run` with the choices of a run makes its missing or altered files again, and what was trained or drawn "
+    "with them; `naruto ingest` does so for pictures and tables of a dataset, `naruto rescore` for scores. A damaged "
+    "file of the cache can be deleted; it is made again. A damaged database: move it away, then "
+    "`naruto restore FOLDER`."
+)
+
+
+def _recorded_pictures(store: Store, layout: Layout) -> tuple[list[Picture], list[FileProblem]]:
+    """The pictures of all datasets, and the tables that exist and cannot be read."""
+    pictures: dict[str, Picture] = {}
+    damaged: list[FileProblem] = []
+    for version in [] if store.integrity_problems() else store.datasets():
+        try:
+            pictures |= {picture.sha256: picture for picture in read_pictures(layout, version)}
+        except RecordDamaged:
+            if layout.absolute(version.table).is_dir():  # `verify` lists those that are missing
+                damaged.append(FileProblem(ProblemKind.ALTERED, f"table of dataset {version.source}", version.table))
+    return list(pictures.values()), damaged
 
 
 _SHOWN = 60  # signs of a caption in the terminal; programs get it whole

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
@@ -16,6 +16,16 @@ from naruto_core.recipe_sections import GenerationSection, ImportedSection
 from naruto_core.recipe_text import explain
 
 _HERE = Path(__file__).parent
+
+
+def profile_names() -> list[str]:
+    """The names of the recipes that are shipped."""
+    return sorted(path.stem for path in (_HERE / "recipes").glob("*.yaml"))
+
+
+# Prefect's form offers these; a call from Python or from the command may also name a recipe file
+Profile = Annotated[str, Field(json_schema_extra={"enum": [*profile_names()]})]
+Overrides = Annotated[dict[str, Any] | None, Field(examples=[{"training.rank": 8}])]
 
 
 def _find(kind: str, name: str) -> Path:
@@ -34,7 +44,7 @@ def _find(kind: str, name: str) -> Path:
 def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a profile name or .yaml path; `dataset` takes the place of its source, `overrides` are dotted.
 
-    Raises RecipeInvalid for a recipe that cannot be read, and for primary metrics that do not exist.
+    Raises RecipeInvalid for a recipe that cannot be read, and for primary metrics that it does not measure.
     """
     from naruto_core.scoring.metrics import check_metric_names
 
@@ -43,7 +53,7 @@ def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[s
         values = {"dataset.source": dataset, **values}
     path = _find("recipes", profile)
     recipe = read_recipe(path, values)
-    check_metric_names(recipe.scoring.primary, f"recipe {path.name}: scoring.primary")
+    check_metric_names(recipe.scoring, f"recipe {path.name}")
     return recipe
 
 
@@ -104,11 +114,6 @@ def _profile_name(name: str) -> str:
 def choose_suite(section: GenerationSection) -> PromptSuite:
     """The prompts that a generation section asks for."""
     return read_suite(_find("prompts", section.suite), section.prompts, section.seeds)
-
-
-def profile_names() -> list[str]:
-    """The names of the recipes that are shipped."""
-    return sorted(path.stem for path in (_HERE / "recipes").glob("*.yaml"))
 
 
 def all_prompt_texts() -> list[str]:

@@ -1,11 +1,8 @@
 """Flow `train-naruto`: from captioned pictures to a fine-tuned SDXL, measured."""
 
-from typing import Annotated, Any
-
 from prefect import flow
-from pydantic import Field
 
-from flows.profiles import choose_recipe, choose_suite
+from flows.profiles import Overrides, Profile, choose_recipe, choose_suite
 from tasks.fuse import check_fused, fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
@@ -15,19 +12,16 @@ from tasks.run import close_run, open_run, present
 from tasks.score import score
 from tasks.train import train
 
-Profile = Annotated[str, Field(description="Recipe to run: mini, t4, or the path of a recipe file.", examples=["mini"])]
-Source = Annotated[
-    str | None, Field(description="Pictures to use instead of the recipe's: a path, hub id or world:<style>.")
-]
-Overrides = Annotated[
-    dict[str, Any] | None,
-    Field(description='Single choices to change, dotted: {"training.rank": 8}.', examples=[{"training.rank": 8}]),
-]
-
 
 @flow(name="train-naruto", flow_run_name="train-naruto-{profile}", result_serializer="json")
-def train_naruto(profile: Profile = "mini", dataset: Source = None, overrides: Overrides = None) -> str:
-    """Does a LoRA trained on a small captioned set draw that set's style better than the base it adapts?"""
+def train_naruto(profile: Profile = "mini", dataset: str | None = None, overrides: Overrides = None) -> str:
+    """Does a LoRA trained on a small captioned set draw that set's style better than the base it adapts?
+
+    Args:
+        profile: The recipe: its name, or the path of a recipe file where no form restricts it.
+        dataset: Pictures to use instead of the recipe's: a path, a hub id, or world:<style>.
+        overrides: Single values of the recipe to change, dotted, e.g. {"training.rank": 8}.
+    """
     recipe = choose_recipe(profile, dataset, overrides)
     suite = choose_suite(recipe.generation)
     preflight(recipe, suite)

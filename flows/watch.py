@@ -1,4 +1,4 @@
-"""Flow `watch`: score pictures that the HTTP service served, and say whether they drift from the promoted run."""
+"""Flow `watch`: whether the promoted run's model has changed, and whether served pictures drift from its samples."""
 
 import os
 import time
@@ -9,19 +9,25 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from naruto_core.errors import NarutoError
+from tasks.canary import check_canaries
 from tasks.drift import RunExtractors, compare_served, measure_served, report_drift
 from tasks.progress import say
 
 _INTERVAL, _INTERVAL_AFTER_ERROR = 5.0, 300.0  # seconds
 
-Days = Annotated[float, Field(gt=0, description="Served pictures of so many days are compared.")]
+Days = Annotated[float, Field(gt=0)]
 
 
 @flow(name="watch", result_serializer="json", task_runner=ThreadPoolTaskRunner(max_workers=1))
 def watch(days: Days = 1.0) -> list[str]:
-    """A sentence for each run and metric; each metric that has drifted also sends an event."""
+    """A sentence for each run and metric; a changed model and each metric that has drifted also send an event.
+
+    Args:
+        days: Served pictures of so many days are compared.
+    """
     measure_served()
-    return report_drift(compare_served(days))
+    changes = check_canaries()
+    return [*changes, *report_drift(compare_served(days))]
 
 
 def follow(pid: int | None) -> None:

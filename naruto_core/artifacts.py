@@ -6,15 +6,18 @@ leaves the old file or the new one. Names come from content hashes or opaque ids
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import threading
+import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,7 +28,9 @@ from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ABANDONED = 60  # seconds; an unlocked scratch folder that is older was left by a killed process
+_SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}(?:\.old)?(?P<suffix>\.\w+)?")
+_ABANDONED = 60  # seconds; an unlocked scratch folder of this host that is older was left by a killed process
+_ABANDONED_ELSEWHERE = 24 * 3600  # the same for another host, whose locks are not visible here
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers expects
 
 
@@ -44,11 +49,21 @@ def is_intact(path: Path, sha256: str) -> bool:
 
 
 def sha256_folder(folder: Path, suffix: str = ".safetensors") -> str:
-    """A sha256 over the relative names and contents of all `suffix` files below `folder`."""
+    """A sha256 over the relative names and contents of all `suffix` files below `folder`; hidden files do not count."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob(f"*{suffix}")):
+    for path in sorted(path for path in folder.rglob(f"[!.]*{suffix}") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def sha256_of_all(folder: Path) -> str:
+    """As `sha256_folder`, over all files that are not hidden."""
+    return sha256_folder(folder, "")
+
+
+def is_intact_folder(folder: Path, sha256: str) -> bool:
+    """Whether `folder` has the recorded `sha256`: over all files, or, from earlier versions, over the weights alone."""
+    return folder.is_dir() and sha256 in (sha256_of_all(folder), sha256_folder(folder))
 
 
 def find_non_finite(path: Path) -> str:
@@ -77,6 +92,9 @@ def storage_errors(path: Path) -> Generator[None]:
             errno.EPERM: "this user has no write permission; change the owner, or set NARUTO_HOME to another folder",
             errno.EROFS: "it is on a read-only file system; set NARUTO_HOME to another folder",
             errno.ENOTDIR: "a file is where a folder is needed; set NARUTO_HOME to another folder",
+            errno.ENAMETOOLONG: "its name is too long; set NARUTO_HOME to another folder",
+            errno.ELOOP: "its links lead in a circle; set NARUTO_HOME to another folder",
+            errno.EIO: "the disk refused to read or write; check it and run the same command again",
             errno.EEXIST: "a file is where a folder is needed; set NARUTO_HOME to another folder",
         }.get(_error_number(error))
         if reason is None:
@@ -92,11 +110,54 @@ def _error_number(error: OSError | SafetensorError) -> int:
     return int(match[1]) if match else 0
 
 
+def host_id() -> str:
+    """8 hex digits for this host: its name, its boot, and its process namespace, as each container has its own."""
+    return _host_id(socket.gethostname())
+
+
+@cache
+def _host_id(name: str) -> str:
+    parts = [name]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _scratch_token() -> str:
+    """A part of a scratch name that no other writer has: process ids and threads are equal on two hosts."""
+    return f"{host_id()}-{secrets.token_hex(6)}"
+
+
+def scratch_path(path: Path) -> Path:
+    """A path beside `path` that no other writer has, on no machine; the file there is renamed to `path` when whole."""
+    return path.with_name(f".{path.stem}.{_scratch_token()}{path.suffix}")
+
+
+def is_abandoned(path: Path, now: float) -> bool:
+    """Whether `path` is a scratch file or folder that nobody writes any more, at `now` (seconds since 1970).
+
+    A folder of this host is abandoned when no process has its lock; a file, and what another host left, when nothing
+    in it has changed for a day.
+    """
+    match = _SCRATCH.fullmatch(path.name)
+    if match is None:
+        return False
+    try:
+        if match["host"] == host_id() and path.is_dir():
+            with _folder_lock(path) as locked:
+                return locked and now - path.stat().st_mtime > _ABANDONED
+        newest = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except FileNotFoundError:  # its writer has just finished
+        return False
+    return now - newest > _ABANDONED_ELSEWHERE
+
+
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
     """A scratch path beside `path`; it is renamed to `path` when the block succeeds, else removed. StorageFailed."""
-    # the thread too: a server may write the same file from two threads
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    scratch = scratch_path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -110,17 +171,14 @@ def atomic_file(path: Path) -> Generator[Path]:
 def atomic_folder(path: Path) -> Generator[Path]:
     """As `atomic_file` for a folder: it is filled under a scratch name, then replaces an older folder `path`.
 
-    A writer locks its scratch folder, so that the next writer can tell a killed writer's folder from one that is in
-    use.
+    The name of a scratch folder has its host. A writer locks its scratch folder, so that the next writer on this host
+    can tell a killed writer's folder from one that is in use; see `is_abandoned`.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    scratch = path.with_name(f".{path.name}.{_scratch_token()}")
     with storage_errors(path):
-        for left in path.parent.glob(f".{path.name}.*"):
-            with _folder_lock(left) as locked:
-                if (
-                    locked and time.time() - left.stat().st_mtime > _ABANDONED
-                ):  # else its writer may be about to lock it
-                    shutil.rmtree(left, ignore_errors=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+            if is_abandoned(left, time.time()):
+                shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(parents=True)
         with _folder_lock(scratch):
             try:
@@ -233,6 +291,10 @@ class Layout:
     def recipe(self, run_id: str) -> Path:
         return self.run(run_id) / "recipe.json"
 
+    def scores_digest(self, run_id: str) -> Path:
+        """The sha256 of the run's scores in the database, so that a change there is noticed."""
+        return self.run(run_id) / "scores.sha256"
+
     def checkpoint(self, run_id: str, style: str = "") -> Path:
         return self.run(run_id) / f"checkpoint{'-' + style if style else ''}.safetensors"
 
@@ -273,6 +335,11 @@ class Layout:
     def embeddings(self) -> Path:
         """The cache of embeddings of pictures and texts, for all runs."""
         return self.root / "cache" / "embeddings.db"
+
+    @property
+    def results(self) -> Path:
+        """The folder of results that were computed from embeddings, such as comparisons of two models."""
+        return self.root / "cache" / "results"
 
     def contact_sheet(self, run_id: str) -> Path:
         return self.run(run_id) / f"contact-sheet{picture_file.SUFFIX}"

@@ -7,7 +7,6 @@ It contains a sha256 of its content: a damaged file is refused.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from naruto_core.artifacts import scratch_path
 from naruto_core.errors import RecordDamaged
 
 State = dict[str, Any]
@@ -24,7 +24,7 @@ State = dict[str, Any]
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: State) -> None:
     """Save `tensors` (on any device) and `values` (for JSON) at `path`, atomically. Raises OSError, SafetensorError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = scratch_path(path)
     # copies: safetensors refuses views of one buffer, which a flat optimizer's weights are
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     plain = json.dumps(values, sort_keys=True)

@@ -1,6 +1,7 @@
 """The domain model: frozen dataclasses that every package uses. Standard library only."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +23,15 @@ class Variant(StrEnum):
     REAL = "real"  # real pictures outside the reference, as a perfect model would draw them
 
 
+def distinct_variants(variants: Collection[Variant]) -> list[Variant]:
+    """`variants` in their usual order, without the fused model where the adapted one is there.
+
+    Both are the same model, but for rounding; the run's check of the fused model says so, or warns.
+    """
+    both = Variant.ADAPTED in variants
+    return [variant for variant in Variant if variant in variants and not (both and variant is Variant.FUSED)]
+
+
 GENERATED = (Variant.BASE, Variant.ADAPTED, Variant.FUSED)  # the variants that have samples
 
 
@@ -29,6 +39,8 @@ class RunState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"  # somebody stopped it; the same command resumes it
+    DELETED = "deleted"  # only its name and its recipe are left
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,40 @@ class Run:
     started_at: datetime
     finished_at: datetime | None = None
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLease:
+    """The work of one process on a run, from `began_at` to `released_at` (None: it goes on).
+
+    `owner` identifies the process, `host` and `process` name it for people; it computes with `threads` CPU threads.
+    `waited_seconds` it waited for its device. `stop_requested_by` is who asked it to stop, "" for nobody.
+    """
+
+    id: int
+    run_id: str
+    owner: str
+    host: str
+    process: int
+    threads: int
+    began_at: datetime
+    heartbeat_at: datetime
+    released_at: datetime | None
+    waited_seconds: float
+    stop_requested_by: str
+
+    def seconds(self, end: datetime) -> float:
+        """The seconds of work until `end`, without waiting."""
+        until = min(self.released_at or self.heartbeat_at, end)
+        return max((until - self.began_at).total_seconds() - self.waited_seconds, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """What somebody wrote on a run."""
+
+    text: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

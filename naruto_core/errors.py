@@ -10,12 +10,30 @@
     ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
     ├── RatingRefused         a vote, reviewer or campaign that cannot be accepted (the reviewer or the admin)
     ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
+    ├── DeletionRefused       a run that cannot be deleted now (who deletes)
+    ├── RunStopped            a run that somebody asked to stop (who asked)
     ├── ServiceKeyInvalid     an API key that cannot be made or removed (who runs the service)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
 
 A message says what happened, where, and what to do. Any other exception is a bug.
 """
+
+# marks that turn the direction of writing, and ends of lines
+_MISLEADING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters, which could move its cursor or change its title, are escaped.
+
+    So are marks that turn the direction of writing. New lines and tabs stay.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if (letter < " " and letter not in "\n\t") or "\x7f" <= letter <= "\x9f" or letter in _MISLEADING
+        else letter
+        for letter in text
+    )
 
 
 class NarutoError(Exception):
@@ -56,6 +74,14 @@ class RatingRefused(NarutoError):
 
 class PromotionRefused(NarutoError):
     """A run that cannot be promoted, a promotion without a name or reason, or a rollback without an earlier run."""
+
+
+class DeletionRefused(NarutoError):
+    """A run that cannot be deleted: an alias names it, a process works on it, or people vote on it."""
+
+
+class RunStopped(NarutoError):
+    """A run that ended at a safe point because somebody asked for it; the same command resumes it."""
 
 
 class ServiceKeyInvalid(NarutoError):

@@ -20,11 +20,27 @@ def code_commit() -> str:
     return result.stdout.strip()
 
 
+# Folders whose modules scores depend on; those of their subfolders are named apart.
+SCORING_CODE = (
+    "naruto_core", "naruto_core/dataset", "naruto_core/mini", "naruto_core/mini/pretraining", "naruto_core/report",
+    "naruto_core/scoring", "tasks",
+)  # fmt: skip
+
+
 def training_code_digest() -> str:
     """A digest of the training code: a checkpoint of other code cannot be resumed, because numbers may differ."""
     digest = hashlib.sha256()
     for path in sorted((Path(__file__).parent / "training").glob("*.py")):
         digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def scoring_code_digest() -> str:
+    """A digest of all code that scores depend on (`SCORING_CODE`): a result of other code is not used again."""
+    digest = hashlib.sha256()
+    for folder in SCORING_CODE:
+        for path in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

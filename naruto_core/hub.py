@@ -1,14 +1,15 @@
-"""Model hub: checks of downloaded files, the push of a folder in one commit, retries, and readable errors."""
+"""Model hub: where a model name leads, checks of downloads, the push of a folder in one commit, readable errors."""
 
 import json
 import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,32 @@ if TYPE_CHECKING:
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def locate(name: str, revision: str | None) -> tuple[str, str | None]:
+    """The arguments of `from_pretrained` for `name`: a folder and None, or a hub id and its revision.
+
+    Raises ModelUnusable for a folder that does not exist, and for a hub id without a revision.
+    """
+    if name.startswith("package:"):
+        package, _, inner = name.removeprefix("package:").partition("/")
+        try:
+            folder = Path(str(resources.files(package))) / inner
+        except ModuleNotFoundError:
+            raise ModelUnusable(f"{name}: there is no Python package {package}.") from None
+        if not folder.is_dir():
+            raise ModelUnusable(f"{name}: the package {package} has no folder {inner}.")
+        return str(folder), None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path), None
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelUnusable(f"there is no model folder {name}.")
+    if not revision:
+        raise ModelUnusable(
+            f"{name} is a hub id: set its revision (a commit hash) in the recipe, so that it cannot change."
+        )
+    return name, revision
 
 
 def check_hub_file(path: Path) -> Path:
@@ -121,7 +148,7 @@ def _short(text: str) -> str:
     return _SIGNED.sub(r"\1", " ".join(text.split()))[:300]
 
 
-_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_COMMIT, _WHOLE_COMMIT = re.compile(r"[0-9a-f]{7,40}"), re.compile(r"[0-9a-f]{40}")
 
 
 def download_file(name: str, revision: str, suffix: str) -> Path:
@@ -148,6 +175,28 @@ def download_file(name: str, revision: str, suffix: str) -> Path:
         return check_hub_file(Path(hf_hub_download(repository_id, file, revision=revision)))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelUnusable(f"cannot download {name}@{revision}: {explain_error(error).reason}.") from None
+
+
+def pinned_folder(name: str, files: Sequence[str], kind: str) -> Path:
+    """The folder `name`, or the folder to which `files` of a hub id are downloaded at its pinned commit.
+
+    Raises ModelUnusable for a name that is neither, and for a folder without one of `files`; `kind` says in the message
+    whose files they are. Raises RecordDamaged for a damaged download.
+    """
+    if (folder := Path(name).expanduser()).is_dir():
+        if missing := [file for file in files if not (folder / file).is_file()]:
+            raise ModelUnusable(f"{kind}:{name}: the folder has no {' and no '.join(missing)}.")
+        return folder
+    hub_id, _, commit = name.partition("@")
+    if hub_id.count("/") != 1 or not _WHOLE_COMMIT.fullmatch(commit):
+        raise ModelUnusable(
+            f"{kind}:{name}: give a folder with {kind}'s {' and '.join(files)}, or a hub id with its commit, "
+            "owner/name@<40 hex digits>."
+        )
+    from huggingface_hub import hf_hub_download
+
+    paths = [Path(hf_hub_download(hub_id, file, revision=commit)) for file in files]
+    return check_hub_file(paths[-1]).parent  # one commit, one folder
 
 
 PUSHED = ("README.md", "*.safetensors", "*/*.safetensors", f"samples/*{picture_file.SUFFIX}")

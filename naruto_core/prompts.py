@@ -1,4 +1,4 @@
-"""Prompt suites: reading and checking their YAML files, fingerprints, and new tokens in texts."""
+"""Prompt suites: reading and checking their YAML files, fingerprints, new tokens in texts, training texts."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from naruto_core.domain import Prompt, PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe import MAIN_STYLE, Recipe
-from naruto_core.recipe_text import explain, read_yaml
+from naruto_core.recipe_text import explain, read_text_file, read_yaml
 from naruto_core.recipe_training import MAX_INT
 
 
@@ -50,14 +50,14 @@ def read_suite(path: Path, prompts: int | None = None, seeds: int | None = None)
     Raises RecipeInvalid with the file and the entry.
     """
     try:
-        tree = read_yaml(path.read_text(encoding="utf-8"))
+        tree = read_yaml(read_text_file(path))
         suite = _SuiteFile.model_validate(tree)
     except FileNotFoundError:
         raise RecipeInvalid(f"there is no prompt suite {path}.") from None
-    except (OSError, UnicodeDecodeError, RecipeInvalid) as error:
-        raise RecipeInvalid(f"cannot read prompt suite {path}: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise RecipeInvalid(f"prompt suite {path.name}: {explain(error, _SuiteFile)}") from None
+    except (OSError, ValueError, RecipeInvalid) as error:  # ValueError: no UTF-8, or a name with a zero byte
+        raise RecipeInvalid(f"cannot read prompt suite {path}: {' '.join(str(error).split())}") from error
     chosen = tuple(Prompt(p.slug, p.text, p.content, p.tags) for p in suite.prompts[:prompts])
     return _suite(suite.name, chosen, suite.seeds[:seeds])
 
@@ -93,3 +93,14 @@ def trigger_phrases(recipe: Recipe) -> dict[str, str]:
     """The trigger phrase of each style, with its new tokens: {"main": "a <s0><s1> character"}."""
     phrases = {MAIN_STYLE: recipe.instance_prompt} | {s.name: s.instance_prompt for s in recipe.styles}
     return {style: insert_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}
+
+
+def join_caption(instance_prompt: str, caption: str) -> str:
+    """The training text of one picture: the instance prompt, then the caption, both unchanged.
+
+    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption, or with
+    the instance prompt for one, has the instance prompt only.
+    """
+    if caption in ("", instance_prompt):
+        return instance_prompt
+    return f"{instance_prompt}, {caption}" if instance_prompt else caption

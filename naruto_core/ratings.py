@@ -111,8 +111,8 @@ class Unit:
     """What is rated: samples (by id) of one prompt and seed, rated by `raters` reviewers.
 
     `contenders` are the models that drew the samples ("RUN/fused"), in the same order; `text` is the text of the
-    prompt. `gold` is the id of the sample that every attentive reviewer prefers, or "": gold units test attention and
-    count for no model. The order on the screen is drawn for each assignment.
+    prompt. `gold` is the id of the sample that every attentive reviewer prefers, or "": gold units test attention, go
+    to every reviewer and count for no model. The order on the screen is drawn for each assignment.
     """
 
     prompt: str
@@ -178,7 +178,7 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class CampaignProgress:
-    """Progress of a campaign: its units, the votes it needs, and the votes so far (without repeats)."""
+    """Progress of a campaign: its units, the votes it needs, and the votes so far; without repeats and gold units."""
 
     units: int
     votes_needed: int

@@ -30,7 +30,7 @@ from naruto_core.recipe_sections import (
     ScoringSection,
     StyleSection,
 )
-from naruto_core.recipe_text import explain, read_yaml, value_from_text
+from naruto_core.recipe_text import explain, read_text_file, read_yaml, value_from_text
 from naruto_core.recipe_training import Precision, Section, TrainingSection
 
 MAIN_STYLE = "main"  # the name of training.instance_prompt among the styles
@@ -187,10 +187,10 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     key or a value out of range.
     """
     try:
-        tree = read_yaml(path.read_text(encoding="utf-8"))
+        tree = read_yaml(read_text_file(path))
     except FileNotFoundError:
         raise RecipeInvalid(f"there is no recipe {path}.") from None
-    except (OSError, UnicodeDecodeError, RecipeInvalid) as error:
+    except (OSError, ValueError, RecipeInvalid) as error:  # ValueError: no UTF-8, or a name with a zero byte
         raise RecipeInvalid(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeInvalid(f"recipe {path} must be a mapping of sections (model, dataset, training, ...).")

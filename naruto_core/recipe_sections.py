@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from naruto_core.recipe_training import Precision, Section, TokenLength
 from naruto_core.sampling import SAMPLERS, SamplerName
 
-RESAMPLES = 1000  # behind every interval, unless a recipe's scoring.resamples says otherwise
+RESAMPLES = 1000  # of bootstrap intervals, unless a recipe's scoring.resamples says otherwise
 
 ReferencePart = Literal["held-out", "training"]
 
@@ -174,8 +174,13 @@ class ScoringSection(Section):
     )
     more_set_extractors: tuple[str, ...] = Field(
         (),
-        description="Further networks for the Fréchet distance (metric fd), e.g. timm:<folder of DINOv2> or "
-        "timm:<owner>/<name>@<commit>.",
+        description="Further networks for the Fréchet and the kernel distance (fd-<name>, kd-<name>), e.g. "
+        "transformers:facebook/dinov2-large@<commit> or timm:<folder>.",
+    )
+    cmmd_extractor: str | None = Field(
+        None,
+        description="Network for cmmd apart from that of the CLIP score, e.g. "
+        "open_clip:timm/vit_large_patch14_clip_336.openai@<commit>; null: the pair extractor.",
     )
     reference: ReferencePart = Field(
         "held-out",
@@ -184,7 +189,17 @@ class ScoringSection(Section):
     )
     preference_model: str | None = Field(
         None,
-        description="open_clip model of human preferences, named like pair_extractor; adds the metric preference.",
+        description="Model of human preferences that reads pictures and texts, e.g. PickScore "
+        "(transformers:yuvalkirstain/PickScore_v1@<commit>), or an open_clip model; adds the metric preference.",
+    )
+    attribute_reader: str | None = Field(
+        None,
+        description="Folder of an attribute reader (package:naruto_core.mini/weights/reader); adds attributes and "
+        "attributes-hair, -garment, -place, -style, ...",
+    )
+    vqa_model: str | None = Field(
+        None,
+        description="BLIP model that answers questions on pictures, a folder or <owner>/<name>@<commit>; adds vqa.",
     )
     aesthetic_head: str | None = Field(
         None,
@@ -195,9 +210,12 @@ class ScoringSection(Section):
         ("mmd", "clip-content"),
         description="Metrics that decide the verdict, chosen before the run; others are exploratory.",
     )
-    batch_size: int = Field(32, ge=1, description="Pictures per batch of a measuring network.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Pictures per batch of a measuring network.")
     resamples: int = Field(
-        RESAMPLES, ge=100, le=1_000_000, description="Bootstrap resamples for intervals of means and of differences."
+        RESAMPLES,
+        ge=100,
+        le=1_000_000,
+        description="Bootstrap resamples of how well a metric tells base from real.",
     )
     seed: int = Field(0, ge=0, description="Seed of the resamples.")
 

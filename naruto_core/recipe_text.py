@@ -4,10 +4,13 @@ YAML guesses types: `ninja #1` is `ninja`, `012` is 10, `1:30` is 90, `no` is fa
 command line the shell removes them. So a value of `--set` is parsed as YAML only where the field is a list or mapping.
 """
 
+import os
 import re
 import reprlib
+import stat
 import types
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
@@ -17,6 +20,8 @@ from pydantic.fields import FieldInfo
 from naruto_core.errors import RecipeInvalid
 
 MAX_YAML_NODES = 100_000  # with every alias expanded; the longest shipped recipe has about 100
+MAX_FILE_BYTES = 1_000_000  # of a recipe or a suite; the longest shipped file has 10,000
+_SHOWN = 8  # problems of a recipe that one sentence names
 _INT_TAG = "tag:yaml.org,2002:int"
 _NULL = ("", "null", "none")
 
@@ -40,13 +45,32 @@ _DecimalLoader.add_implicit_resolver(_INT_TAG, re.compile(r"[-+]?[0-9]+$"), list
 _DecimalLoader.add_constructor(_INT_TAG, _decimal)
 
 
+def read_text_file(path: Path) -> str:
+    """The text of a recipe or suite, in UTF-8. Raises RecipeInvalid for a file that is none or too large; OSError,
+    UnicodeDecodeError."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RecipeInvalid("it is not a file.")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise RecipeInvalid(f"it has more than {MAX_FILE_BYTES:,} bytes.")
+    return data.decode("utf-8-sig")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for a writer
+
+
 def read_yaml(text: str) -> Any:
     """The YAML document in `text`; None when it is empty.
 
     Raises RecipeInvalid, in one line, for broken YAML, a repeated key of a mapping, a tag that is not
     YAML's own, and for aliases or nesting that make the document infinite or very large.
     """
-    loader = _DecimalLoader(text)
+    try:
+        loader = _DecimalLoader(text)
+    except yaml.YAMLError as error:  # a control character
+        raise RecipeInvalid(" ".join(str(error).split())) from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -158,9 +182,9 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """A pydantic error of `model` as one sentence: every field with the problem and the value that it got."""
+    """A pydantic error of `model` as one sentence: the first fields, each with the problem and the value it got."""
     parts: list[str] = []
-    for item in error.errors():
+    for item in error.errors()[:_SHOWN]:
         where = ".".join(str(part) for part in item["loc"]) or "recipe"
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key {where}{_near_key(model, where)}")
@@ -171,7 +195,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             value = item["input"]
             shown = "" if isinstance(value, dict | BaseModel) else f" (got {_shortened.repr(value)})"
             parts.append(f"{where}: {message}{shown}")
-    return "; ".join(parts) + "."
+    more = error.error_count() - len(parts)
+    return "; ".join(parts) + (f"; and {more} more." if more else ".")
 
 
 def _near_key(model: type[BaseModel], key: str) -> str:

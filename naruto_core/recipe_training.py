@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Precision = Literal["fp32", "bf16", "fp16"]
 LoraLayer = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 MAX_INT = 2**53  # whole numbers up to it are exact in JSON, in a database and in a float
+MAX_RATE = 1000  # of learning; above it every weight is lost in the first step
 LONGEST_TEXT = 225  # tokens; kohya's largest value too
 # the encoders read 75 tokens at once
 TokenLength = Annotated[int, Field(ge=75, le=LONGEST_TEXT, multiple_of=75)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 ATTENTION: tuple[LoraLayer, ...] = ("to_k", "to_out.0", "to_q", "to_v")
 
 
@@ -115,7 +117,7 @@ class TextualInversionSection(Section):
     initializer_concept: str | None = Field(
         None, min_length=1, description="Words whose embeddings are the initial values; null: random."
     )
-    learning_rate: float = Field(1.0, gt=0, description="Learning rate of the new embeddings.")
+    learning_rate: float = Field(1.0, gt=0, le=MAX_RATE, description="Learning rate of the new embeddings.")
     pivot_step: int | None = Field(None, ge=1, description="The tokens are frozen from this step on; null: never.")
     train_lora: bool = Field(True, description="False: train the tokens only.")
 
@@ -168,16 +170,18 @@ class TrainingSection(Section):
     optimizer: Literal["prodigy", "adamw", "adamw8bit"] = Field(
         "prodigy", description="Prodigy estimates its own step size."
     )
-    learning_rate: float = Field(1.0, gt=0, description="With Prodigy a factor on its own step size, usually 1.")
+    learning_rate: float = Field(
+        1.0, gt=0, le=MAX_RATE, description="With Prodigy a factor on its own step size, usually 1."
+    )
     text_encoder_lr: float | None = Field(
-        None, gt=0, description="Learning rate of LoRA on both text encoders; null: they are frozen."
+        None, gt=0, le=MAX_RATE, description="Learning rate of LoRA on both text encoders; null: they are frozen."
     )
     text_encoder_stop_step: int | None = Field(
         None, ge=1, description="The text encoders are frozen from this step on."
     )
     prodigy_separate_d: bool = Field(False, description="Prodigy estimates one step size per parameter group.")
-    adam_weight_decay: float = Field(1.0e-4, ge=0, description="Weight decay, for every optimizer.")
-    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="Betas, for every optimizer.")
+    adam_weight_decay: float = Field(1.0e-4, ge=0, le=MAX_RATE, description="Weight decay, for every optimizer.")
+    adam_betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Betas, for every optimizer.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="Schedule of the learning rate.")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0.")
@@ -199,7 +203,9 @@ class TrainingSection(Section):
         "modules must fit. null: start from zero.",
     )
     rank: int = Field(4, ge=1, le=512, description="Rank of the low-rank update.")
-    lora_alpha: int | None = Field(None, ge=1, description="The update is scaled by alpha / rank; null: alpha = rank.")
+    lora_alpha: int | None = Field(
+        None, ge=1, le=1_000_000, description="The update is scaled by alpha / rank; null: alpha = rank."
+    )
     lora_layers: tuple[LoraLayer, ...] = Field(ATTENTION, min_length=1, description="The UNet layers that get LoRA.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a LoRA layer's inputs that is set to 0.")
     use_dora: bool = Field(False, description="DoRA: learn magnitude and direction separately (Liu et al. 2024).")

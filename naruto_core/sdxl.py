@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import torch
 from naruto_core import devices, single_file
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub import check_hub_file, check_hub_snapshot
+from naruto_core.hub import check_hub_file, check_hub_snapshot, locate
 from naruto_core.model_folder import find_variant, tensor_shapes
 from naruto_core.noise_schedule import stated_by_recipe, stated_schedule, with_schedule
 from naruto_core.recipe_sections import ModelSection
@@ -99,32 +98,6 @@ def locate_config(section: ModelSection) -> tuple[str, str | None]:
         return snapshot_download(source, revision=revision, allow_patterns=["*.json", "*/*.json", "*/*.txt"]), None
     except OSError as error:
         raise ModelUnusable(f"cannot download the configurations {source}: {' '.join(str(error).split())}") from error
-
-
-def locate(name: str, revision: str | None) -> tuple[str, str | None]:
-    """The arguments of `from_pretrained` for `name`: a folder and None, or a hub id and its revision.
-
-    Raises ModelUnusable for a folder that does not exist, and for a hub id without a revision.
-    """
-    if name.startswith("package:"):
-        package, _, inner = name.removeprefix("package:").partition("/")
-        try:
-            folder = Path(str(resources.files(package))) / inner
-        except ModuleNotFoundError:
-            raise ModelUnusable(f"{name}: there is no Python package {package}.") from None
-        if not folder.is_dir():
-            raise ModelUnusable(f"{name}: the package {package} has no folder {inner}.")
-        return str(folder), None
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path), None
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ModelUnusable(f"there is no model folder {name}.")
-    if not revision:
-        raise ModelUnusable(
-            f"{name} is a hub id: set its revision (a commit hash) in the recipe, so that it cannot change."
-        )
-    return name, revision
 
 
 def identity(section: ModelSection) -> str:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from naruto_core.errors import RecipeInvalid, StorageFailed
 
 
 class Settings(BaseSettings):
@@ -23,6 +25,20 @@ class Settings(BaseSettings):
         default="", description="Trackers that also get training curves: tensorboard, mlflow, or both."
     )
     mlflow_uri: str = Field(default="", description="MLflow server or database; empty: SQLite at NARUTO_HOME/mlflow.")
+    canary_pictures: int = Field(
+        default=8,
+        ge=0,
+        le=1000,
+        description="Samples of the promoted run that `naruto watch` draws again, to see whether the model has "
+        "changed; 0: none.",
+    )
+    dashboard: str = Field(
+        default="", description="Address of the dashboard, for links on Prefect's pages: http://host:port."
+    )
+    notifications: SecretStr = Field(
+        default=SecretStr(""),
+        description="Address that Prefect posts to when a flow run ends or waits for a person, e.g. Slack's webhook.",
+    )
     service: str = Field(default="", description="Address of the HTTP service, for the playground: http://host:port.")
     service_key: SecretStr = Field(
         default=SecretStr(""), description="The playground's API key, if the service requires keys."
@@ -30,18 +46,32 @@ class Settings(BaseSettings):
 
     @property
     def root(self) -> Path:
-        """`home` as an absolute path."""
-        return self.home.expanduser().absolute()
+        """`home` as an absolute path. Raises StorageFailed for the home of a user who does not exist."""
+        try:
+            return self.home.expanduser().absolute()
+        except RuntimeError as error:
+            raise StorageFailed(f"NARUTO_HOME is {self.home}: {error}; write the whole path.") from None
 
     @property
     def database_url(self) -> str:
-        return self.database or f"sqlite:///{self.root / 'naruto.db'}"
+        return self.database or sqlite_url(self.root / "naruto.db")
 
     @property
     def locks(self) -> Path:
         return self.lock_folder or self.root / "locks"
 
 
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite file; `naruto_core.store.connection.parse_url` reads it back."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+
+
 def read_settings() -> Settings:
-    """The settings of this process, read now."""
-    return Settings()
+    """The settings of this process, read now. Raises RecipeInvalid for an invalid value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"NARUTO_{str(e['loc'][0]).upper()}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()
+        ]
+        raise RecipeInvalid(f"a setting is invalid: {'; '.join(wrong)}.") from None

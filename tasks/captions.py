@@ -19,9 +19,8 @@ from naruto_core.recipe import Recipe
 from naruto_core.scoring.features import Extractor, load_extractor
 from naruto_core.scoring.sample_metrics import cosines
 from naruto_core.store.writes import Store
-from tasks.context import TaskContext, exclusive_device, task_context
+from tasks.context import TaskContext, task_context
 from tasks.features import real_features, text_features
-from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text
 
 NOISY = 0.05  # share of captions that look wrong from which a run carries a warning
 
@@ -48,14 +47,16 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
         dataset = find_dataset(context.store, name)
         pictures = read_pictures(context.layout, dataset)
         words_only = words_only or not _any_caption(pictures)
-        extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, context.device)
-        similarity = None if extractor is None else _similarity(context, dataset, pictures, recipe, extractor)
+        extractor = None if words_only else load_extractor(recipe.scoring.pair_extractor, lambda: context.device)
+        similarity = None if extractor is None else _similarity(context, pictures, recipe, extractor)
     length, truncated = _lengths(pictures, recipe)
     return _audit(dataset, pictures, similarity, extractor, length, truncated)
 
 
 def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str, str]]:
     """How many captions are too long in words, and what is cut of which; why it is not known, where that is so."""
+    from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text  # imports the tokenizers
+
     try:
         limit = limit_of(recipe)
     except ModelUnusable as error:
@@ -83,8 +84,8 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
         )
         figures = {str(CaptionFault.EMPTY): float(len(pictures)), "share": 1.0}
         return Finding(run_id, "caption noise", True, sentence, figures)
-    extractor = load_extractor(recipe.scoring.pair_extractor, context.device)
-    summary = _audit(dataset, pictures, _similarity(context, dataset, pictures, recipe, extractor), extractor).summary
+    extractor = load_extractor(recipe.scoring.pair_extractor, lambda: context.device)
+    summary = _audit(dataset, pictures, _similarity(context, pictures, recipe, extractor), extractor).summary
     counts = {kind: count for kind, count in summary.counts.items() if kind is not CaptionFault.TRUNCATED}
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     sentence = (
@@ -114,15 +115,12 @@ def _audit(
     return CaptionAudit(dataset, tuple(pictures), tuple(findings), summary, length)
 
 
-def _similarity(
-    context: TaskContext, dataset: DatasetVersion, pictures: Sequence[Picture], recipe: Recipe, extractor: Extractor
-) -> Similarity:
+def _similarity(context: TaskContext, pictures: Sequence[Picture], recipe: Recipe, extractor: Extractor) -> Similarity:
     """The cosine of each picture with its caption."""
     captions = sorted({picture.caption for picture in pictures})
-    with exclusive_device(context, f"captions {dataset.id}"):
-        resolution, batch_size = recipe.generation.resolution, recipe.scoring.batch_size
-        picture_features = real_features(context, pictures, extractor, resolution, batch_size)
-        text_features_of = text_features(context, captions, extractor)
+    resolution, batch_size = recipe.generation.resolution, recipe.scoring.batch_size
+    picture_features = real_features(context, pictures, extractor, resolution, batch_size)
+    text_features_of = text_features(context, captions, extractor)
     row = {caption: i for i, caption in enumerate(captions)}
     return cosines(picture_features, text_features_of[[row[picture.caption] for picture in pictures]])
 

@@ -1,16 +1,21 @@
 """Compare: two models over the same prompts and seeds, from kept features, each of this data root or of another one."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from naruto_core.domain import GENERATED, Variant
+from naruto_core.artifacts import Layout
+from naruto_core.domain import GENERATED, Sample, Variant
 from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ScoringSection
 from naruto_core.report.tables import Compared
-from naruto_core.scoring.comparison import Side, compare
+from naruto_core.scoring.comparison import Comparison, Side, compare
+from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.store.read_only_home import has_database
-from tasks.context import TaskContext, read_only_context, recorded_run, with_run
+from tasks.context import RunContext, TaskContext, read_only_context, recorded_run, with_run
 from tasks.features import run_features
+from tasks.results import Key, comparison_key, features_key, keep_comparisons, read_comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,50 @@ def compare_models(context: TaskContext, first: str, second: str) -> Compared:
     names = parse_model(first), parse_model(second)
     left = _read_model(context, names[0], None)
     right = _read_model(context, names[1], names[0].home)
-    comparisons = compare(left.side, right.side, right.recipe.scoring)
+    comparisons = compare_sides(context.layout, left.side, right.side, right.recipe.scoring)
     return Compared(left.label, right.label, comparisons, *_same_pictures(left.side, right.side))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSide:
+    """One of two models that are compared: a variant of a run. `features` reads the features of the run."""
+
+    name: str
+    variant: Variant
+    samples: Sequence[Sample]
+    key: Key
+    features: Callable[[], RunFeatures]
+
+
+def side_of(context: RunContext, name: str, variant: Variant, features: RunFeatures | None = None) -> ModelSide:
+    """The model that drew `variant` in the run of `context`, which must stay open until its features were read."""
+    samples = context.store.samples(context.run.id, variant)
+
+    def read() -> RunFeatures:
+        return run_features(context) if features is None else features
+
+    return ModelSide(name, variant, samples, features_key(context), read)
+
+
+def compare_sides(layout: Layout, first: ModelSide, second: ModelSide, section: ScoringSection) -> list[Comparison]:
+    """Every metric of both models. A comparison of the same features by the same code is read, not computed again.
+
+    Raises NarutoError for what cannot be compared.
+    """
+    key = comparison_key([(side.key, side.variant) for side in (first, second)], section)
+    comparisons = read_comparisons(layout, key)
+    if comparisons is None:
+        left, right = (Side(side.name, side.features(), side.variant) for side in (first, second))
+        comparisons = compare(left, right, section)
+        keep_comparisons(layout, key, comparisons)
+    return comparisons
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
     """A model with its recipe; `label` says in full which model it is."""
 
-    side: Side
+    side: ModelSide
     recipe: Recipe
     label: str
 
@@ -64,26 +104,24 @@ def _read_model(context: TaskContext, name: ModelName, beside: Path | None) -> _
     if name.home is None:
         return _read_model_at(context, name)
     with read_only_context(context, name.home, beside) as other:
-        return _read_model_at(other, name)
+        model = _read_model_at(other, name)
+        features = model.side.features()  # now: the copy of that home is removed with this block
+        return replace(model, side=replace(model.side, features=lambda: features))
 
 
 def _read_model_at(context: TaskContext, name: ModelName) -> _Model:
     run = context.store.run(name.run)
     label = f"{f'{name.home}//' if name.home else ''}{run.id}:{name.variant}"
     opened = recorded_run(context, run.id)
-    features = run_features(with_run(context, opened))
-    if name.variant not in features.samples:
+    side = side_of(with_run(context, opened), label, name.variant)
+    if not side.samples:
         raise NotRecorded(f"{label}: this run drew no pictures with {name.variant}.")
     commit = next((summary.git_commit for summary in context.store.runs() if summary.run.id == run.id), "")
-    side = Side(label, features, name.variant)
     return _Model(side, opened.recipe, f"{label}, commit {commit[:10] or 'unknown'}")
 
 
-def _same_pictures(first: Side, second: Side) -> tuple[int, int]:
+def _same_pictures(first: ModelSide, second: ModelSide) -> tuple[int, int]:
     """How many pictures have the same prompt and seed, and how many of them have the same bytes."""
-    left, right = (
-        {(sample.prompt, sample.seed): sample.sha256 for sample in side.features.samples[side.variant]}
-        for side in (first, second)
-    )
+    left, right = ({(sample.prompt, sample.seed): sample.sha256 for sample in side.samples} for side in (first, second))
     common = left.keys() & right.keys()
     return len(common), sum(left[key] == right[key] for key in common)

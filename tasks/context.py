@@ -1,25 +1,28 @@
 """What a task works with: the settings, folders, database and device of this machine, and the run it works on."""
 
 import json
+import time
+from asyncio import CancelledError
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from naruto_core import devices
 from naruto_core.artifacts import Layout
-from naruto_core.devices import hold_device
-from naruto_core.domain import DatasetVersion, PromptSuite, Run
-from naruto_core.errors import NarutoError, NotRecorded
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState
+from naruto_core.errors import NarutoError, NotRecorded, RunStopped
 from naruto_core.recipe import Recipe
-from naruto_core.settings import Settings, read_settings
+from naruto_core.settings import Settings, read_settings, sqlite_url
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
-from naruto_core.training import distributed
+from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
+from tasks.run_lease import add_wait, check_stop, hold_run, release_run
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,19 @@ class OpenRun:
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """This machine: settings, folders, the open database, and the device."""
+    """This machine: settings, folders, and the open database."""
 
     settings: Settings
     layout: Layout
     store: Store
-    device: torch.device
+
+    @property
+    def device(self) -> "torch.device":
+        """The device of the settings; the first use imports torch. Raises DeviceUnfit."""
+        from naruto_core import devices
+        from naruto_core.training import distributed
+
+        return distributed.local_device(devices.pick_device(self.settings.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +84,57 @@ class RunContext(TaskContext):
 @contextmanager
 def task_context() -> Generator[TaskContext]:
     """This machine's context; its database is open for the length of the block."""
+    end_server_with_this_process()
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        device = distributed.local_device(devices.pick_device(settings.device))
-        yield TaskContext(settings, Layout(settings.root), store, device)
+        yield TaskContext(settings, Layout(settings.root), store)
 
 
 @contextmanager
 def run_context(opened: OpenRun, step: str, *, needs_device: bool = True) -> Generator[RunContext]:
-    """The context of one step of a run, alone on the device if it `needs_device`.
+    """The context of one step of a run: this process has the run's lease, and the device if it `needs_device`.
 
-    An error is written on the run as the step's failure, and raised on.
+    An error is written on the run as the step's failure, and raised on; a run that somebody stopped is cancelled. The
+    lease is kept for the next step, unless the run has failed or was done before.
     """
     with task_context() as machine:
-        context = with_run(machine, opened)
-        alone = exclusive_device(context, f"{step} {opened.id}") if needs_device else nullcontext()
+        context, unfinished = with_run(machine, opened), opened.run.state is RunState.RUNNING
+        hold_run(context.store, context.settings, opened.id, say)
         try:
-            with alone:
+            if unfinished:
+                context.store.resume_run(opened.id)  # a step that failed is tried again
+            check_stop()
+            with _waiting_is_no_work(context, step) if needs_device else nullcontext():
                 yield context
         except BaseException as error:
-            reason = str(error) or type(error).__name__
-            context.store.fail_run(opened.id, f"{step}: {reason}", datetime.now(UTC))
+            _record_end(context, step, error)
+            release_run(context.store, context.settings, opened.id)
             raise
+        if not unfinished:
+            release_run(context.store, context.settings, opened.id)
+
+
+@contextmanager
+def _waiting_is_no_work(context: RunContext, step: str) -> Generator[None]:
+    """The device for the block alone; the time until it is free is not counted as work on the run."""
+    began = time.monotonic()
+    with exclusive_device(context, f"{step} {context.run.id}"):
+        add_wait(context.store, context.settings, context.run.id, time.monotonic() - began)
+        yield
+
+
+def _record_end(context: RunContext, step: str, error: BaseException) -> None:
+    """Mark the run as cancelled where somebody stopped it, else as failed."""
+    from prefect.exceptions import TerminationSignal  # commands that only read a run import no Prefect
+
+    run_id, now = context.run.id, datetime.now(UTC)
+    if isinstance(error, RunStopped):
+        reason = str(error).removeprefix(f"run {run_id} stopped: ")
+        context.store.cancel_run(run_id, f"{step}: {reason}", now)
+    elif isinstance(error, (KeyboardInterrupt, TerminationSignal, CancelledError)):
+        context.store.cancel_run(run_id, f"{step}: stopped by a signal; the same command resumes it.", now)
+    else:
+        context.store.fail_run(run_id, f"{step}: {str(error) or type(error).__name__}", now)
 
 
 def with_run(context: TaskContext, opened: OpenRun) -> RunContext:
@@ -104,7 +143,6 @@ def with_run(context: TaskContext, opened: OpenRun) -> RunContext:
         settings=context.settings,
         layout=context.layout,
         store=context.store,
-        device=context.device,
         run=opened.run,
         recipe=opened.recipe,
         suite=opened.suite,
@@ -133,7 +171,7 @@ def read_only_context(context: TaskContext, home: Path, beside: Path | None) -> 
     """
     with read_only_layout(home, context.layout, beside) as layout:
         try:
-            with open_store(f"sqlite:///{layout.root / DATABASE_FILE}") as store:
+            with open_store(sqlite_url(layout.root / DATABASE_FILE)) as store:
                 yield replace(context, layout=layout, store=store)
         except NarutoError as error:
             sentence = str(error).replace(str(layout.root), str(home))
@@ -142,6 +180,8 @@ def read_only_context(context: TaskContext, home: Path, beside: Path | None) -> 
 
 def exclusive_device(context: TaskContext, job: str) -> AbstractContextManager[None]:
     """The device for `job` alone; says which job it waits for."""
+    from naruto_core.devices import hold_device
+
     return hold_device(
         context.settings.locks,
         str(context.device),

@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 from prefect import task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from naruto_core import picture_file
 from naruto_core.domain import Variant
 from naruto_core.errors import NotRecorded, RecordDamaged
-from naruto_core.scoring.drift import Values, shift
+from naruto_core.scoring.drift import Values, shift, why_never_steady
 from naruto_core.scoring.feature_set import Features
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
 from naruto_core.scoring.sample_metrics import cosines, is_blank, style_closeness
@@ -54,7 +55,7 @@ class RunExtractors:
     reference: Features
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def measure_served(loaded: dict[str, RunExtractors] | None = None) -> int:
     """Score every served picture in the folder; how many there were. `loaded` keeps extractors between calls."""
     extractors, count = {} if loaded is None else loaded, 0
@@ -78,7 +79,7 @@ def measure_served(loaded: dict[str, RunExtractors] | None = None) -> int:
     return count
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def compare_served(days: float) -> list[Drift]:
     """Compare what was served in the last `days` with each run's own samples, and record the result."""
     now = datetime.now(UTC)
@@ -94,7 +95,7 @@ def compare_served(days: float) -> list[Drift]:
     return drifts
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def report_drift(drifts: list[Drift]) -> list[str]:
     """Report the comparison: sentences, a table in Prefect, and an event for each metric that has drifted."""
     sentences = [in_words(drift) for drift in drifts]
@@ -222,8 +223,10 @@ def _drifts(
             Values(np.array([score.value for score in served]), [score.asked for score in served]),
             Values(np.array([score.value for score in own]), [prompts[score.sample_id or ""] for score in own]),
             share=metric == "blank",
-            seed=0,
         )
+        own_prompts = len({prompts[score.sample_id or ""] for score in own})
+        if reason := why_never_steady(result, own_prompts):
+            say(f"{run_id} {metric} cannot be found steady: {reason}. The canary pictures are compared one by one.")
         yield Drift(
             run_id=run_id, metric=metric, since=since, said_at=now, served=result.served, own=result.own,
             difference=result.difference, low=result.low, high=result.high, margin=result.margin, n_served=len(served),

@@ -2,27 +2,35 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import safe_open
 
-from naruto_core.artifacts import sha256_file
+from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
+from naruto_core.prompts import join_caption
 from naruto_core.recipe_sections import ReferencePart
-from naruto_core.scoring.feature_set import Extra, Features, FeatureSet, RunFeatures
-from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor
-from naruto_core.scoring.sample_metrics import cosines, is_blank, load_head
+from naruto_core.scoring.feature_set import OTHER_STYLES, Extra, Features, FeatureSet, PixelSet, RunFeatures
+from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
+from naruto_core.scoring.model_metrics import MODEL_METRICS
+from naruto_core.scoring.registry import extractor_label
+from naruto_core.scoring.sample_metrics import is_blank
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
-from naruto_core.training.latent_cache import join_caption
-from tasks.context import RunContext, TaskContext
-from tasks.progress import unit_reporter
+from tasks.context import RunContext, TaskContext, exclusive_device
+from tasks.progress import say, unit_reporter
+
+if TYPE_CHECKING:
+    import torch
 
 Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
@@ -56,10 +64,11 @@ def text_features(context: TaskContext, texts: Sequence[str], extractor: Extract
     by_content = dict(zip(contents, texts, strict=True))
     with EmbeddingCache(context.layout.embeddings) as cache:
         missing = cache.missing(extractor.id, contents)
-        for start in range(0, len(missing), _TEXTS_AT_ONCE):
-            batch = missing[start : start + _TEXTS_AT_ONCE]
-            rows = embed_texts(extractor, [by_content[content] for content in batch])
-            cache.add(extractor.id, batch, rows, [False] * len(batch))
+        with exclusive_device(context, "score texts") if missing else nullcontext():
+            for start in range(0, len(missing), _TEXTS_AT_ONCE):
+                batch = missing[start : start + _TEXTS_AT_ONCE]
+                rows = embed_texts(extractor, [by_content[content] for content in batch])
+                cache.add(extractor.id, batch, rows, [False] * len(batch))
         return cache.read(extractor.id, contents).features
 
 
@@ -102,11 +111,12 @@ def _embed(
     with EmbeddingCache(context.layout.embeddings) as cache:
         if missing := cache.missing(extractor.id, contents):
             reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
-            for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
-                batch = missing[done : done + len(rows)]
-                cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
-                done += len(rows)
-                report(done)
+            with exclusive_device(context, stage):
+                for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
+                    batch = missing[done : done + len(rows)]
+                    cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
+                    done += len(rows)
+                    report(done)
         return cache.read(extractor.id, contents)
 
 
@@ -144,8 +154,11 @@ def real_pictures(context: TaskContext, dataset: DatasetVersion, part: Reference
     return RealPictures(reference, perfect, trained_on, new)
 
 
-def run_features(context: RunContext) -> RunFeatures:
-    """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe."""
+def run_features(context: RunContext, *, risks: bool = False) -> RunFeatures:
+    """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe.
+
+    With `risks`, also what only the findings on risks need: small pictures, and numbers of the training.
+    """
     section, recorded = context.recipe.scoring, context.store.samples(context.run.id)
     samples = {v: in_order([s for s in recorded if s.variant is v], context.suite) for v in Variant}
     samples = {variant: rows for variant, rows in samples.items() if rows}
@@ -153,26 +166,44 @@ def run_features(context: RunContext) -> RunFeatures:
     by_slug = {prompt.slug: prompt for prompt in context.suite.prompts}
     real = real_pictures(context, context.dataset, section.reference, len(slugs))
     inputs = _Inputs(context, samples, [by_slug[slug] for slug in slugs], real)
-    sets = load_extractor(section.set_extractor, context.device)
-    same = section.pair_extractor == section.set_extractor
-    pairs = sets if same else load_extractor(section.pair_extractor, context.device)
-    of_sets = inputs.feature_set(sets)
+    sets, pairs = inputs.extractor(section.set_extractor), inputs.extractor(section.pair_extractor)
+    of_sets = inputs.feature_set(section.set_extractor)
     return RunFeatures(
         samples=samples,
         sets=of_sets,
-        pairs=of_sets if same else inputs.feature_set(pairs),
-        further_sets=tuple(
-            inputs.feature_set(load_extractor(name, context.device)) for name in section.more_set_extractors
-        ),
-        texts=inputs.texts(pairs),
-        contents=text_features(context, [prompt.content for prompt in inputs.prompts], pairs),
-        captions=inputs.captions(pairs),
+        pairs=of_sets if pairs is sets else inputs.feature_set(section.pair_extractor),
+        further_sets=tuple(inputs.feature_set(name) for name in section.more_set_extractors),
+        texts=inputs.embedded(inputs.texts(Variant.BASE), pairs),
+        contents=inputs.embedded(inputs.contents(Variant.BASE), pairs),
+        captions=inputs.embedded(inputs.texts(Variant.REAL), pairs),
         training=inputs.of_real(real.trained_on, sets),
         held_out=inputs.of_real(real.new, sets) if real.new else None,
         blank={variant: inputs.of_drawn(variant, sets).blank for variant in samples},
-        extras=inputs.extras(pairs),
+        extras=inputs.extras(),
+        pixels=inputs.pixels() if risks else None,
+        gauges=_training_gauges(context) if risks else {},
+        other_styles=frozenset(prompt.slug for prompt in context.suite.prompts if OTHER_STYLES in prompt.tags),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
+        cmmd=inputs.feature_set(section.cmmd_extractor) if section.cmmd_extractor else None,
     )
+
+
+def _training_gauges(context: RunContext) -> dict[str, float]:
+    """What explains how far the adapter moved: Prodigy's d over its first value, and the largest value of B."""
+    gauges: dict[str, float] = {}
+    d = [step.gauges["d"] for step in context.store.steps(context.run.id) if "d" in step.gauges]
+    if d and d[0] > 0:
+        gauges["d"] = d[-1] / d[0]
+    paths = [context.layout.absolute(adapter.path) for adapter in context.store.adapters(context.run.id)]
+    of_files = [_largest_b(path) for path in paths if path.name == LORA_FILE and path.exists()]
+    return gauges | ({"largest B": max(of_files)} if of_files else {})
+
+
+def _largest_b(path: Path) -> float:
+    """The largest absolute value of the B matrices of the adapter file at `path`, read without torch."""
+    with safe_open(path, framework="numpy") as file:
+        matrices = (file.get_tensor(key) for key in file.keys() if ".lora_B." in key)  # noqa: SIM118 (no mapping)
+        return max((float(np.abs(matrix).max()) for matrix in matrices), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,39 +214,84 @@ class _Inputs:
     samples: Mapping[Variant, tuple[Sample, ...]]
     prompts: Sequence[Prompt]
     real: RealPictures
+    kept: dict[str, Extractor] = field(default_factory=dict[str, Extractor])
 
-    def of_drawn(self, variant: Variant, extractor: Extractor) -> Embeddings:
-        rows, size = self.samples[variant], self.context.recipe.scoring.batch_size
-        return sample_features(self.context, rows, extractor, size, f"score {variant}")
+    def extractor(self, name: str) -> Extractor:
+        """The extractor `name` of the recipe. Only the two main ones are kept: others free their memory after use."""
+        if name in self.kept:
+            return self.kept[name]
+        extractor, section = load_extractor(name, self.choose_device), self.context.recipe.scoring
+        if name in (section.set_extractor, section.pair_extractor):
+            self.kept[name] = extractor
+        return extractor
+
+    def of_drawn(self, variant: Variant, extractor: Extractor, rows: Sequence[int] | None = None) -> Embeddings:
+        samples, size = self.samples[variant], self.context.recipe.scoring.batch_size
+        chosen = samples if rows is None else [samples[row] for row in rows]
+        return sample_features(self.context, chosen, extractor, size, f"score {variant}")
 
     def of_real(self, pictures: Sequence[Picture], extractor: Extractor) -> Features:
         resolution, size = self.context.recipe.generation.resolution, self.context.recipe.scoring.batch_size
         return real_features(self.context, pictures, extractor, resolution, size)
 
-    def feature_set(self, extractor: Extractor) -> FeatureSet:
+    def feature_set(self, name: str) -> FeatureSet:
+        extractor = self.extractor(name)
         drawn = {variant: self.of_drawn(variant, extractor).features for variant in self.samples}
-        kinds = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
-        return FeatureSet(extractor.id, [prompt.slug for prompt in self.prompts], drawn, *kinds)
+        reference, perfect = (self.of_real(part, extractor) for part in (self.real.reference, self.real.perfect))
+        slugs = [prompt.slug for prompt in self.prompts]
+        return FeatureSet(extractor.id, slugs, drawn, reference, perfect, extractor_label(name))
 
-    def texts(self, extractor: Extractor) -> Features:
-        return text_features(self.context, [prompt.text for prompt in self.prompts], extractor)
+    # what metrics with a model of their own need: `scoring.model_metrics.Inputs`
 
-    def captions(self, extractor: Extractor) -> Features:
-        phrase = self.context.recipe.instance_prompt
-        return text_features(self.context, [join_caption(phrase, p.caption) for p in self.real.perfect], extractor)
+    def choose_device(self) -> "torch.device":
+        return self.context.device
 
-    def extras(self, pairs: Extractor) -> dict[str, Extra]:
-        """Metrics of the recipe's own choice."""
-        section, extras = self.context.recipe.scoring, dict[str, Extra]()
-        if section.preference_model:
-            judge = load_extractor(section.preference_model, self.context.device)
-            texts = self.texts(judge)
-            values = {variant: cosines(self.of_drawn(variant, judge).features, texts) for variant in self.samples}
-            values[Variant.REAL] = cosines(self.of_real(self.real.perfect, judge), self.captions(judge))
-            extras["preference"] = Extra(judge.id, values)
-        if section.aesthetic_head:
-            head = load_head(Path(section.aesthetic_head))
-            values = {variant: head(self.of_drawn(variant, pairs).features) for variant in self.samples}
-            values[Variant.REAL] = head(self.of_real(self.real.perfect, pairs))
-            extras["aesthetic"] = Extra(f"{pairs.id}+{head.id}", values)
+    def pixels(self) -> PixelSet | None:
+        """Small pictures of the adapted model and of the dataset; None without samples, or where pictures are gone."""
+        if Variant.ADAPTED not in self.samples:
+            return None
+        extractor = pixel_extractor()
+        try:
+            drawn = self.of_drawn(Variant.ADAPTED, extractor).features
+            base = self.of_drawn(Variant.BASE, extractor).features if Variant.BASE in self.samples else None
+            training, new = self.of_real(self.real.trained_on, extractor), self.real.new
+            return PixelSet(drawn, training, self.of_real(new, extractor) if new else training[:0], base)
+        except RecordDamaged as error:
+            say(f"pixels are not compared for copies: {error}")
+            return None
+
+    @property
+    def pairs(self) -> Extractor:
+        return self.extractor(self.context.recipe.scoring.pair_extractor)
+
+    @property
+    def variants(self) -> Sequence[Variant]:
+        return (*self.samples, Variant.REAL)
+
+    def texts(self, variant: Variant) -> list[str]:
+        if variant is Variant.REAL:
+            phrase = self.context.recipe.instance_prompt
+            return [join_caption(phrase, picture.caption) for picture in self.real.perfect]
+        return [prompt.text for prompt in self.prompts]
+
+    def contents(self, variant: Variant) -> list[str]:
+        if variant is Variant.REAL:
+            return [picture.caption or self.context.recipe.instance_prompt for picture in self.real.perfect]
+        return [prompt.content for prompt in self.prompts]
+
+    def pictures(self, variant: Variant, extractor: Extractor, rows: Sequence[int] | None = None) -> Features:
+        if variant is Variant.REAL:
+            perfect = self.real.perfect
+            return self.of_real(perfect if rows is None else [perfect[row] for row in rows], extractor)
+        return self.of_drawn(variant, extractor, rows).features
+
+    def embedded(self, texts: Sequence[str], extractor: Extractor) -> Features:
+        return text_features(self.context, texts, extractor)
+
+    def extras(self) -> dict[str, Extra]:
+        """The metrics whose model the recipe names."""
+        extras: dict[str, Extra] = {}
+        for key, compute in MODEL_METRICS.items():
+            if name := getattr(self.context.recipe.scoring, key):
+                extras |= compute(name, self)
         return extras

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
-from naruto_core.artifacts import sha256_folder
+from naruto_core.artifacts import is_intact_folder, sha256_of_all
 from naruto_core.domain import Adapter, FusedModel, Sample, Variant
 from naruto_core.fusion import fuse_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter
@@ -23,7 +24,7 @@ from tasks.progress import say, unit_reporter
 Pixels = NDArray[np.uint8]
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
     """Merge the adapters, each at the recipe's scale, into a model for plain diffusers.
 
@@ -32,18 +33,20 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
     with run_context(opened, "fuse") as context:
         run, recipe = context.run, context.recipe
         recorded, folder = context.store.find_fused(run.id), context.layout.fused(run.id)
-        if recorded and sha256_folder(folder) == recorded.sha256:
+        if recorded and is_intact_folder(folder, recorded.sha256):
             return recorded
+        if recorded:
+            say(f"the fused model is made again: a file in {folder} is missing or altered")
         with timed_phase(context, "fuse", 1):
             pipeline = sdxl.load_pipeline(recipe.model, recipe.weights_precision, context.device)
             fuse_adapters(pipeline, scaled_adapters(context.layout.root, recipe.fusion, adapters), folder)
-        fused = FusedModel(run.id, context.layout.relative(folder), sha256_folder(folder), recipe.fusion.lora_scale)
+        fused = FusedModel(run.id, context.layout.relative(folder), sha256_of_all(folder), recipe.fusion.lora_scale)
         context.store.add_fused(fused)
         say(f"fused model at {folder}")
         return fused
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def check_fused(opened: OpenRun, fused: FusedModel) -> None:
     """Compare pictures of the fused model with the adapted model's of the same prompts and seeds; record the finding.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from naruto_core import sdxl
 from naruto_core.artifacts import is_intact, link_or_copy, sha256_bytes, sha256_file
@@ -19,7 +21,7 @@ from naruto_core.prompts import insert_tokens
 from naruto_core.refiner import BatchDrawing
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.plan import samples_left, timed_phase
-from tasks.progress import reporter
+from tasks.progress import reporter, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,13 @@ class _SampleRequest:
         return Job(self.text, self.seed)
 
 
-@task
+def _task_name() -> str:
+    """E.g. "generate base, adapted": what the task is called in Prefect."""
+    opened: OpenRun = task_run.parameters["opened"]
+    return f"generate {', '.join(opened.recipe.generation.variants)}"
+
+
+@task(cache_policy=NO_CACHE, task_run_name=_task_name)
 def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | None) -> int:
     """Draw the samples of the run that are missing; the number of samples that exist then.
 
@@ -72,12 +80,15 @@ def _requests(context: RunContext) -> list[_SampleRequest]:
 
 
 def _missing(context: RunContext, requests: Sequence[_SampleRequest]) -> list[_SampleRequest]:
-    """Those that are not recorded, or whose file is not the recorded one."""
+    """Those that are not recorded, or whose file is not the recorded one; says how many of these there are."""
+    recorded = context.store.samples(context.run.id)
     intact = {
         (sample.variant, sample.prompt, sample.seed)
-        for sample in context.store.samples(context.run.id)
+        for sample in recorded
         if is_intact(context.layout.absolute(sample.path), sample.sha256)
     }
+    if lost := len(recorded) - len(intact):
+        say(f"{lost} of {len(recorded)} samples are made again: their files are missing or altered")
     return [request for request in requests if (request.variant, request.prompt.slug, request.seed) not in intact]
 
 
@@ -118,7 +129,7 @@ def _draw_variant(
     """Draw and record `requests`, all of `variant`; its model is freed on return, before the next one loads."""
     section, digest = context.recipe.generation, sha256_bytes("".join(a.sha256 for a in adapters).encode())
     folder = context.layout.latents(context.run.id, digest, variant)
-    load = partial(_painter, context, variant, adapters, fused)
+    load = partial(load_painter, context, variant, adapters, fused)
     report = partial(counter.step, variant, section.num_inference_steps)
     jobs = list(dict.fromkeys(request.job for request in requests))
     for batch in BatchDrawing(section, context.device, folder).draw(load, jobs, report):
@@ -128,7 +139,10 @@ def _draw_variant(
         counter.finish(len(drawn))
 
 
-def _painter(context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel | None) -> Painter:
+def load_painter(
+    context: RunContext, variant: Variant, adapters: Sequence[Adapter], fused: FusedModel | None
+) -> Painter:
+    """The model of `variant`, ready to draw."""
     recipe, root = context.recipe, context.layout.root
     section = recipe.generation
     if variant is Variant.FUSED:

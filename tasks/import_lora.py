@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter
@@ -52,7 +53,7 @@ def examine_lora(file: LoraFile, model: ModelSection) -> ForeignLora:
     return lora
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def record_lora(opened: OpenRun, file: LoraFile) -> list[Adapter]:
     """Write the LoRA as the run's adapter, unless that was done; the steps of its training are unknown (0)."""
     with run_context(opened, "import", needs_device=False) as context:

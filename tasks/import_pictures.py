@@ -1,6 +1,7 @@
 """Import pictures: those that another program drew for the prompts of a suite become samples of a run."""
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.artifacts import is_intact, sha256_bytes, sha256_file
 from naruto_core.dataset.sample_folder import FoundPicture, SampleFolder, decoded
@@ -26,7 +27,7 @@ def say_sizes(found: SampleFolder, resolution: int) -> None:
     )
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def record_pictures(opened: OpenRun, found: SampleFolder) -> int:
     """Save every picture as a sample of the adapted model, unless that was done; the number of samples then."""
     with run_context(opened, "import", needs_device=False) as context:

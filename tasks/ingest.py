@@ -1,6 +1,7 @@
 """Ingest: a source becomes a checked, recorded dataset version."""
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.versions import is_intact
@@ -12,7 +13,7 @@ from tasks.progress import reporter, say
 SHOWN = 10
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:

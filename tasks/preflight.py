@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import devices, sdxl
 from naruto_core.adapter_file import parts_without_weights
@@ -17,6 +18,7 @@ from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
 from naruto_core.training.lora import check_initial
 from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
+from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
 from tasks.publish import hub_token
 from tasks.truncation import check_suite
@@ -28,12 +30,13 @@ def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Mem
     return plan_memory(recipe.model, recipe.training, recipe.generation, device, available)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     """Check hub token, trackers, device, precision, base model, memory and the length of prompts.
 
     The token itself is never logged or kept. Raises a NarutoError that names what cannot work.
     """
+    end_server_with_this_process()
     if recipe.publish.push_to_hub:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()

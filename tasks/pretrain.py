@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.artifacts import Layout, write_atomically
 from naruto_core.dataset.preprocessing import prepare
@@ -33,7 +34,7 @@ def _fit_reporter() -> Callable[[FitReport], None]:
     return on_report
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def begin_pretraining(plan: stages.PretrainPlan, real: str | None) -> str:
     """The workspace of this plan, below NARUTO_HOME. Raises DatasetUnusable when `real` is no dataset."""
     if real:
@@ -43,27 +44,27 @@ def begin_pretraining(plan: stages.PretrainPlan, real: str | None) -> str:
     return str(workspace)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_tokenizers(workspace: str, prompts: list[str]) -> None:
     stages.train_tokenizers(Path(workspace), [*prompts, evaluation.NEGATIVE])
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_vae(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_vae(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_unet(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_unet(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_clip_judge(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_clip_judge(Path(workspace), plan, _fit_reporter())
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train_attribute_classifier(workspace: str, plan: stages.PretrainPlan) -> None:
     stages.train_attribute_classifier(Path(workspace), plan, _fit_reporter())
 
@@ -81,7 +82,7 @@ def _read_drawings(source: str) -> np.ndarray:
     return np.stack(pictures)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def measure_base(workspace: str, plan: stages.PretrainPlan, real: str | None) -> dict[str, object]:
     """The figures of the base (report.json) and a page with pictures (report.html).
 
@@ -102,6 +103,7 @@ def measure_base(workspace: str, plan: stages.PretrainPlan, real: str | None) ->
     figures: dict[str, object] = {
         **evaluation.measure_vae(pipeline.vae, _read_drawings(real) if real else None),
         "reader_accuracy_after_vae": evaluation.measure_classifier(classifier, pipeline.vae),
+        "judge_preference": evaluation.judge_preference(folder / "judge"),
         "guidance_candidates": candidates,
         "guidance": guidance,
         "prompts": len(prompts),
@@ -115,11 +117,11 @@ def measure_base(workspace: str, plan: stages.PretrainPlan, real: str | None) ->
     return figures
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def ship(workspace: str, plan: stages.PretrainPlan) -> str:
     """Half-precision weights with their manifest, where the package looks for them."""
     folder = Path(str(package.WEIGHTS))
     package.ship(Path(workspace), plan, folder)
-    base, judge = (package.megabytes(folder / part) for part in ("base", "judge"))
-    say(f"shipped to {folder}: base {base:.1f} MB, judge {judge:.1f} MB")
+    sizes = ", ".join(f"{part} {package.megabytes(folder / part):.1f} MB" for part in ("base", "judge", "reader"))
+    say(f"shipped to {folder}: {sizes}")
     return str(folder)

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
-from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from naruto_core.domain import Progress, format_duration
+from naruto_core.errors import printable
+from tasks.run_lease import check_stop
 
 TERMINAL_SECONDS, PREFECT_SECONDS = 0.5, 5.0
 BAR_WIDTH = 24
@@ -26,14 +25,19 @@ def describe(progress: Progress) -> str:
     return f"{progress.stage:<10} {counted:<20} {share}  {progress.note}{'  ' if progress.note else ''}{left}".rstrip()
 
 
-def reporter() -> Callable[[Progress], None]:
-    """A progress callback for the running task; cheap to call at every step."""
+def reporter(*, stoppable: bool = True) -> Callable[[Progress], None]:
+    """A progress callback for the running task; cheap to call at every step.
+
+    If `stoppable`, it raises RunStopped when somebody asked the run to stop: a report is a safe point.
+    """
     terminal, prefect = _terminal(), _prefect()
 
     def report(progress: Progress) -> None:
         finished = progress.done >= progress.total > 0
         terminal(progress, finished)
         prefect(progress, finished)
+        if stoppable and not finished:
+            check_stop()
 
     return report
 
@@ -80,6 +84,12 @@ def _terminal() -> Callable[[Progress, bool], None]:
 
 
 def _prefect() -> Callable[[Progress, bool], None]:
+    if "prefect" not in sys.modules:  # a command that runs no flow: importing it takes a second
+        return lambda _progress, _finished: None
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.context import TaskRunContext
+    from prefect.logging import get_run_logger
+
     if TaskRunContext.get() is None:  # called as a plain function, outside any flow run
         return lambda _progress, _finished: None
     logger, last, artifact = get_run_logger(), 0.0, None
@@ -102,5 +112,13 @@ def _prefect() -> Callable[[Progress, bool], None]:
 
 
 def say(sentence: str) -> None:
-    """One plain line for whoever watches the terminal."""
-    print(sentence, file=sys.stderr, flush=True)
+    """One plain line for whoever watches the terminal, and for the log of the flow run in Prefect."""
+    print(printable(sentence), file=sys.stderr, flush=True)
+    if "prefect" not in sys.modules:
+        return
+    from prefect.context import TaskRunContext
+    from prefect.logging import get_run_logger
+
+    if TaskRunContext.get() is not None:
+        logger = get_run_logger()
+        (logger.warning if sentence.startswith("warning") else logger.info)(sentence.strip("\n"))

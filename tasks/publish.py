@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import picture_file, sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
@@ -124,7 +125,7 @@ def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, fol
     return name
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish(opened: OpenRun, adapters: Sequence[Adapter]) -> str:
     """Push the run's folder, private by default, tagged with the run's id; its address, or "" when not asked to."""
     section = opened.recipe.publish

@@ -11,9 +11,9 @@ from naruto_core.dataset.versions import read_picture
 from naruto_core.domain import Picture, Sample, Variant
 from naruto_core.report.page import Neighbours, ReportFacts, image_url, picture_url, report_page
 from naruto_core.scoring import memorization
-from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.scoring.sample_metrics import nearness_of_held_out
+from tasks.compare import compare_sides, side_of
 from tasks.context import TaskContext, recorded_run, with_run
 from tasks.features import real_pictures, run_features
 
@@ -25,10 +25,11 @@ def write_report(context: TaskContext, name: str, path: Path) -> Path:
     run = context.store.run(name)
     opened = recorded_run(context, run.id)
     recipe, suite, dataset = opened.recipe, opened.suite, opened.dataset
-    features = run_features(with_run(context, opened))
+    run_context = with_run(context, opened)
+    features = run_features(run_context)
     samples = [sample for sample in context.store.samples(run.id) if sample.seed == suite.seeds[0]]
     both = {Variant.BASE, Variant.ADAPTED} <= features.samples.keys()
-    sides = (Side(v.value, features, v) for v in (Variant.BASE, Variant.ADAPTED))
+    base, adapted = (side_of(run_context, v.value, v, features) for v in (Variant.BASE, Variant.ADAPTED))
     real = real_pictures(context, dataset, recipe.scoring.reference, len(features.prompts()))
     findings = context.store.findings(run.id)
     copies = sum(int(finding.figures.get("copies", 0)) for finding in findings)
@@ -37,7 +38,7 @@ def write_report(context: TaskContext, name: str, path: Path) -> Path:
         suite=suite,
         scores=[score for score in context.store.scores(run.id) if score.sample_id is None],
         findings=findings,
-        comparisons=compare(*sides, recipe.scoring) if both else [],
+        comparisons=compare_sides(context.layout, base, adapted, recipe.scoring) if both else [],
         steps=context.store.steps(run.id),
         pictures={(s.prompt, s.variant): context.layout.absolute(s.path) for s in samples},
         neighbours=_neighbours(context, features, real.trained_on, recipe.generation.resolution, copies),

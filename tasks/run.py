@@ -5,54 +5,70 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core.artifacts import sha256_file, write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
-from naruto_core.domain import DatasetVersion, PromptSuite, Run, Score, Variant, format_duration
+from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Variant, format_duration
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
-from naruto_core.report.tables import interval_text
-from naruto_core.scoring.metrics import HEADLINE_METRICS, decimals
-from tasks.context import OpenRun, task_context
+from naruto_core.report.score_table import headline_table
+from tasks.context import OpenRun, run_context, task_context
 from tasks.plan import announce_plan
+from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
 from tasks.progress import say
+from tasks.run_lease import hold_run, other_threads, release_run
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersion]) -> OpenRun:
     """The run of this recipe on these datasets: a new run, or the unfinished one, which then continues."""
     resolved = recipe.model_dump_json(indent=2)
     with task_context() as context:
-        run = context.store.open_run(
-            profile=recipe.profile,
-            recipe_json=resolved,
-            fingerprint=_fingerprint(recipe, datasets),
-            dataset_id=datasets[0].id,
-            git_commit=code_commit(),
-            now=datetime.now(UTC),
-        )
-        write_atomically(context.layout.recipe(run.id), resolved.encode())
+
+        def open_recorded() -> Run:
+            return context.store.open_run(
+                profile=recipe.profile,
+                recipe_json=resolved,
+                fingerprint=_fingerprint(recipe, datasets),
+                dataset_id=datasets[0].id,
+                git_commit=code_commit(),
+                now=datetime.now(UTC),
+            )
+
+        run = open_recorded()
+        if run.state is RunState.RUNNING and hold_run(context.store, context.settings, run.id, say):
+            run = open_recorded()  # the other process may have finished it meanwhile
+        show_run_in_prefect(run, datasets)
+        write_atomically(context.layout.recipe(run.id), context.store.recipe_json(run.id).encode())
         say(f"run {run.id}")
+        if (threads := other_threads(context.store, run.id)) and run.state is RunState.RUNNING:
+            say(
+                f"warning: the run began with {threads} CPU threads and goes on with {torch.get_num_threads()}: bytes "
+                f"may differ from those of an undisturbed run; OMP_NUM_THREADS={threads} gives the same."
+            )
         announce_plan(context, run, recipe, suite, datasets)
     return OpenRun(run, recipe, suite, tuple(datasets))
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def close_run(opened: OpenRun) -> Run:
     """Mark the run done."""
-    with task_context() as context:
+    with run_context(opened, "close", needs_device=False) as context:
         context.store.finish_run(opened.id, datetime.now(UTC))
-        run = context.store.run(opened.id)
-    if run.finished_at:
-        say(f"run {run.id} done in {format_duration((run.finished_at - run.started_at).total_seconds())}")
+        release_run(context.store, context.settings, opened.id)
+        run, seconds = context.store.run(opened.id), context.store.worked_seconds(opened.id)
+    if seconds is not None:
+        say(f"run {run.id} done in {format_duration(seconds)}")
     return run
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def present(opened: OpenRun) -> str:
     """Lay out the first seed of every prompt, base beside adapted; the path of the contact sheet."""
-    with task_context() as context:
+    with run_context(opened, "present", needs_device=False) as context:
         store, layout, suite = context.store, context.layout, opened.suite
         samples = [s for s in store.samples(opened.id) if s.seed == suite.seeds[0]]
         paths = {(s.prompt, s.variant): layout.root / s.path for s in samples}
@@ -60,23 +76,13 @@ def present(opened: OpenRun) -> str:
         blocks = [SheetBlock(p.text, tuple(paths.get((p.slug, v)) for v in variants)) for p in suite.prompts]
         sheet = layout.contact_sheet(opened.id)
         write_sheet(blocks, [str(variant) for variant in variants], sheet)
-        scores = [s for s in store.scores(opened.id) if s.sample_id is None and s.metric in HEADLINE_METRICS]
-        findings = [finding for finding in store.findings(opened.id) if finding.warning]
-    warnings = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in findings)
-    next_steps = f"all of it  naruto scores {opened.id}\nlook at    {sheet}\nthen type  make dashboard"
-    say(f"\n{score_table(scores)}{warnings}\n\n{next_steps}\n")
+        scores, findings = store.scores(opened.id, of_samples=False), store.findings(opened.id)
+        warnings = [finding for finding in findings if finding.warning]
+        show_scores_in_prefect(opened.run, scores, warnings, sheet, context.settings.dashboard)
+    warning_lines = "".join(f"\nwarning    {finding.name}: {finding.sentence}" for finding in warnings)
+    next_steps = f"all of it  naruto scores {opened.id} --all\nlook at    {sheet}\nthen type  make dashboard"
+    say(f"\n{headline_table(scores, findings)}\n{warning_lines}\n\n{next_steps}\n")
     return str(sheet)
-
-
-def score_table(scores: Sequence[Score]) -> str:
-    """Set scores and means as aligned text, one line each, with interval, n and what measured it."""
-    lines = [f"{'metric':<19} {'model':<8} {'value':>8}   {'95 % interval':<18} {'n':>4}  measured by"]
-    for score in sorted(scores, key=lambda s: (s.metric, list(Variant).index(s.variant))):
-        digits = decimals(score.metric)
-        interval = interval_text(score.interval, f".{digits}f")
-        value = f"{score.value:>8.{digits}f}   {interval:<18} {score.n:>4}"
-        lines.append(f"{score.metric:<19} {score.variant:<8} {value}  {score.extractor}, {score.version}")
-    return "\n".join(lines)
 
 
 def _fingerprint(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> str:

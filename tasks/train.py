@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
-from naruto_core.domain import Adapter, Run, StepRecord
+from naruto_core.dataset.versions import read_pictures
+from naruto_core.domain import Adapter, Run, Split, StepRecord
 from naruto_core.errors import TrainingDiverged
 from naruto_core.git_info import training_code_digest
 from naruto_core.recipe_training import TrainingSection
@@ -29,11 +31,12 @@ from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, previe
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
+from tasks.run_lease import check_stop, stop_requested
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
 from tasks.truncation import find_truncated_text, limit_of, read_captions
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train(opened: OpenRun) -> list[Adapter]:
     """Fit one LoRA adapter, or one for each style.
 
@@ -45,6 +48,7 @@ def train(opened: OpenRun) -> list[Adapter]:
         trained = _trained_heads(context)
         if trained != set(names):
             _warn_of_truncated_text(context)
+            _warn_of_small_pictures(context)
             with _trackers(context) as track:
                 for number, (head, name) in enumerate(zip(heads, names, strict=True)):
                     if name not in trained:
@@ -75,6 +79,21 @@ def _warn_of_truncated_text(context: RunContext) -> None:
     context.store.add_findings(context.run.id, [finding])
     if finding.warning:
         say(f"warning: {finding.sentence}")
+
+
+def _warn_of_small_pictures(context: RunContext) -> None:
+    """Say how many training pictures are enlarged: the adapter learns their blur too."""
+    side = context.recipe.training.resolution
+    for dataset in context.datasets:
+        pictures = [p for p in read_pictures(context.layout, dataset) if p.split is Split.TRAIN]
+        small = [p for p in pictures if min(p.width, p.height) < side]
+        if small:
+            least = min(small, key=lambda p: min(p.width, p.height))
+            say(
+                f"warning: {len(small)} of {len(pictures)} training pictures of {dataset.source} are smaller than "
+                f"{side} pixels and are enlarged, the smallest from {least.width} x {least.height}: bring larger ones, "
+                "or set training.resolution."
+            )
 
 
 def _record_steps(context: RunContext, head: int, track: LogSteps, steps: list[StepRecord]) -> None:
@@ -108,7 +127,8 @@ def _train_head(
     call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context.run, styles))
     distributed.broadcast_job(call)
     on_preview = clock.timed(partial(preview, pipeline)) if preview else None
-    callbacks = TrainingCallbacks(reporter(), clock.counted(record_steps), on_preview)
+    report = reporter(stoppable=False)  # the loop stops at its own safe point, after a checkpoint
+    callbacks = TrainingCallbacks(report, clock.counted(record_steps), on_preview, stop_requested, check_stop)
     weights = call.train(pipeline, stages, context.settings.checkpoint_seconds, callbacks)
     clock.record(context)
     _check_finite(weights, checkpoint)

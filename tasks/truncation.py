@@ -7,16 +7,14 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptSuite
 from naruto_core.errors import ModelUnusable, RecipeInvalid
-from naruto_core.prompts import insert_tokens
+from naruto_core.prompts import insert_tokens, join_caption
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import LONGEST_TEXT
+from naruto_core.scoring.findings import TRUNCATED_TEXT
 from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
-from naruto_core.training.latent_cache import join_caption
 from tasks.context import task_context
 from tasks.progress import say
-
-TRUNCATED_TEXT = "truncated text"  # the finding's name
 
 
 @dataclass(frozen=True, slots=True)

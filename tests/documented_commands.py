@@ -31,7 +31,7 @@ FENCE = re.compile(
 REASONS = {
     "takes minutes", "takes hours", "starts a server", "needs a running service", "needs root and half an hour",
     "needs a GPU", "needs several GPUs", "needs a GPU and a model hub", "needs a BLIP model", "needs Docker",
-    "needs a cluster",
+    "needs a cluster", "needs a campaign", "needs a registered person", "deletes a run",
 }  # fmt: skip
 # Programs of which nothing is checked but that a reason says why they are not run.
 NOT_PARSED = {"curl", "export", "nvidia-smi", "openssl", "printf", "tensorboard", "uvx"}
@@ -118,6 +118,7 @@ def _parse_typer(program: str, words: list[str]) -> None:
 
     command: Any = get_command(naruto if program == "naruto" else service)
     while hasattr(command, "commands"):
+        words = command.with_command(words) if hasattr(command, "with_command") else words
         assert words[:1], f"{program} needs a command"
         assert words[0] in command.commands, f"{program} has no command {words[0]}"
         command, words = command.commands[words[0]], words[1:]

@@ -2,23 +2,28 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
 @contextmanager
-def downloads(folder: Path, name: str, commit: str) -> Iterator[tuple[str, list[str]]]:
-    """The address of a server that has the files of `folder` as repository `name`, and the paths it was asked for."""
+def downloads(
+    folder: Path, name: str, commit: str, further: Mapping[str, Path] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that has the files of `folder` as repository `name`, and the paths it was asked for.
+
+    `further` holds more repositories at the same commit, by name.
+    """
     asked: list[str] = []
+    folders = {f"/{name}/resolve/{commit}/": folder for name, folder in {name: folder, **(further or {})}.items()}
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            start = f"/{name}/resolve/{commit}/"
-            file = folder / self.path.removeprefix(start)
-            if self.path.startswith(start) and file.is_file():
+            start = next((start for start in folders if self.path.startswith(start)), "")
+            if start and (file := folders[start] / self.path.removeprefix(start)).is_file():
                 self._answer(file.read_bytes())
             else:
                 self.send_response(404)

@@ -1,9 +1,6 @@
 // Rows with the pictures of several models, zoomed and panned together; or two of them in one place, with slider or flip.
-const address = (digest) => new URL(`pictures/${digest}/full.webp`, document.baseURI).href;
-
 function picture(digest, alt) {
-  return digest ? element("img", { src: address(digest), alt, loading: "lazy", draggable: "false" })
-    : element("p", { class: "missing" }, "No picture");
+  return pictureElement(digest, alt, digest ? "This picture is missing or was changed. `naruto verify` lists such files." : "No picture");
 }
 
 function side(data, row) {

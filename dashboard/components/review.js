@@ -1,10 +1,11 @@
 // The review page in the browser: shows an assignment, prefetches the next one, and sends every rating event until the
 // server answers. Unsent events are in localStorage, so that a reload or a lost connection loses none; the server counts
 // events of the same nonce once.
-const LABELS = {
-  pair: [["left", "← Left is better", "ArrowLeft", "Upper is better"], ["tie", "↓ Equally good", "ArrowDown", "Equally good"],
-         ["both-bad", "X Both bad", "x", "Both bad"], ["right", "Right is better →", "ArrowRight", "Lower is better"]],
+const LABELS = {  // answer, label, key, label on an upright screen and the rest of it for screen readers
+  pair: [["left", "← Left is better", "ArrowLeft", "Upper", " is better"], ["tie", "↓ Equally good", "ArrowDown", "Equal", "ly good"],
+         ["both-bad", "X Both bad", "x", "Both bad", ""], ["right", "Right is better →", "ArrowRight", "Lower", " is better"]],
 };
+const LEAST_HEIGHT = 420;  // pixels; on a lower screen the page scrolls
 const MIN_VIEW_MS = 250;  // nobody rates a picture faster; a double click would hit the next one
 const DEFECTS = [["hands", "Hands"], ["face", "Face"], ["eyes", "Eyes"], ["line-art", "Line art"], ["text", "Text"]];
 
@@ -14,26 +15,37 @@ class Session {
     this.data = data;
     this.storageKey = `naruto-events-${data.campaign}-${data.reviewer}`;
     this.current = this.next = null;
-    this.rated = 0;
+    this.rated = this.total = 0;
     this.sending = null;
     this.choice = {};
     this.stage = element("div", { class: "stage" });
     this.controls = element("div", { class: "controls" });
     this.status = element("p", { class: "status", role: "status", "aria-live": "polite" });
     this.warning = element("p", { class: "warning", role: "alert" });
+    host.className = `review ${data.mode}`;
     host.replaceChildren(this.stage, this.controls, this.status, this.warning);
     this.zoom = zoomTogether(host);
     this.onKeyDown = (event) => this.handleKey(event);
     this.resend = () => this.flush();
     document.addEventListener("keydown", this.onKeyDown);
     window.addEventListener("online", this.resend);
+    this.onResize = () => this.fit();
+    window.addEventListener("resize", this.onResize);
     this.start();
   }
 
   close() {
     document.removeEventListener("keydown", this.onKeyDown);
     window.removeEventListener("online", this.resend);
+    window.removeEventListener("resize", this.onResize);
     this.closed = true;
+  }
+
+  // Fill the window below whatever stands above, so that nothing has to be scrolled to.
+  fit() {
+    const main = document.querySelector("[data-testid=stMain]");
+    const top = this.host.getBoundingClientRect().top + (main ? main.scrollTop : 0);
+    this.host.style.height = `${Math.max(LEAST_HEIGHT, window.innerHeight - top - 4)}px`;
   }
 
   // ---- requests to the server
@@ -86,6 +98,7 @@ class Session {
     const { status, reply } = await this.requestWithRetry(`judging/${this.data.campaign}/next${query}`);
     if (status !== 200) { if (status) this.warn(reply.error || "The server refused the request."); return null; }
     this.rated = reply.judged;
+    if (reply.left !== undefined) this.total = reply.judged + reply.left;
     if (reply.assignment) await this.preload(reply.assignment);
     return reply.assignment;
   }
@@ -94,12 +107,10 @@ class Session {
     return Promise.all(assignment.pictures.map((digest) => {
       if (!digest) return null;
       const picture = new Image();
-      picture.src = this.picture(digest);
+      picture.src = pictureAddress(digest, "512");
       return picture.decode().catch(() => null);
     }));
   }
-
-  picture(digest) { return this.url(`pictures/${digest}/${this.data.size}.webp`); }
 
   // ---- the session
 
@@ -166,7 +177,8 @@ class Session {
 
   handleKey(event) {
     const path = event.composedPath();
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented) return;
+    if (document.querySelector("[role=dialog]")) return;  // whoever reads a message does not vote
     if (path.some((node) => node.matches && node.matches("input:not([type=checkbox]), textarea, select, [contenteditable]"))) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const command = this.commandOf(key);
@@ -213,8 +225,11 @@ class Session {
     this.current = assignment;
     this.choice = { defects: new Set() };
     this.shownAt = performance.now();
+    this.zoom.reset();  // the next pictures are seen whole first
     this.draw();
     this.showStatus();
+    this.fit();
+    setTimeout(() => this.closed || this.fit(), 300);  // when what stands above is drawn
   }
 
   draw() {
@@ -226,21 +241,22 @@ class Session {
     const assignment = this.current;
     const panes = assignment.pictures.map((digest, position) => this.pane(digest, position, assignment));
     if (this.stage.dataset.shown !== assignment.id || this.data.mode === "best-worst") {
-      this.stage.replaceChildren(element("p", { class: "prompt", dir: "auto" }, assignment.text),
+      this.stage.replaceChildren(element("p", { class: "question" }, this.data.question),
+                                 element("p", { class: "prompt", dir: "auto", tabindex: "0" }, assignment.text),
                                  element("div", { class: `panes of-${panes.length}` }, ...panes));
       this.stage.dataset.shown = assignment.id;
     }
     this.controls.replaceChildren(...this.answers(),
-      element("div", { class: "row" }, this.button("S Skip", () => this.submit("skip"), "quiet"),
+      element("div", { class: "row more" }, this.button("S Skip", () => this.submit("skip"), "quiet"),
               this.button("U Undo", () => this.undo(), "quiet"),
               this.button("+ Zoom in", () => this.zoom.by(1.5), "quiet zoom"), this.button("− Zoom out", () => this.zoom.by(1 / 1.5), "quiet zoom")));
     this.zoom();
   }
 
   pane(digest, position, assignment) {
-    if (!digest) return element("div", { class: "pane missing" }, "This picture is missing. Please skip this comparison.");
-    const picture = element("img", { src: this.picture(digest), alt: assignment.text, draggable: "false" });
+    const picture = pictureElement(digest, assignment.text, "This picture is missing. Please skip this comparison.");
     const pane = element("div", { class: "pane", tabindex: "-1" }, picture);
+    if (!digest) return pane;
     if (this.data.mode === "best-worst") {
       const best = this.choice.best === position;
       pane.append(element("button", { class: `position ${best ? "best" : ""}`, type: "button", onclick: () => this.extreme(position) },
@@ -251,15 +267,16 @@ class Session {
 
   answers() {
     if (this.data.mode === "pair")
-      return [element("div", { class: "row" }, ...LABELS.pair.map(([answer, wide, , narrow]) =>
-        this.button(element("span", {}, element("span", { class: "wide" }, wide), element("span", { class: "narrow" }, narrow)), () => this.submit("vote", answer), answer === "left" || answer === "right" ? "main" : "")))];
+      return [element("div", { class: "row" }, ...LABELS.pair.map(([answer, wide, , narrow, rest]) =>
+        this.button(element("span", {}, element("span", { class: "wide" }, wide), element("span", { class: "narrow" }, narrow, element("span", { class: "unseen" }, rest))),
+          () => this.submit("vote", answer), answer === "left" || answer === "right" ? "main" : "")))];
     if (this.data.mode === "best-worst")
       return [element("p", { class: "ask" }, this.choice.best === undefined ? "Which picture is the best? (keys 1 to 4)" : "Which picture is the worst? (keys 1 to 4)")];
     const { anchors } = this.data;
     return [
-      ...Object.entries(anchors).map(([question, { ask, words }]) => element("fieldset", {}, element("legend", {}, ask), ...(question === "style" ? this.references() : []),
+      ...Object.entries(anchors).map(([question, { ask, words }]) => element("fieldset", {}, element("legend", {}, ask, element("span", { class: "wide" }, " (keys 1 to 5)"), element("span", { class: "narrow" }, ` (5: ${words[4]})`)), ...(question === "style" ? this.references() : []),
         ...words.map((word, i) => element("button", { type: "button", class: "grade", "aria-pressed": String(this.choice[question] === i + 1),
-          onclick: () => this.grade(question, i + 1) }, `${i + 1} ${word}`)))),
+          onclick: () => this.grade(question, i + 1) }, `${i + 1}`, element("span", { class: "word" }, ` ${word}`))))),
       element("fieldset", {}, element("legend", {}, "Which defects do you see? (choose all)"),
         ...DEFECTS.map(([name, label]) => element("button", { type: "button", class: "grade", "aria-pressed": String(this.choice.defects.has(name)),
           onclick: () => { if (!this.choice.defects.delete(name)) this.choice.defects.add(name); this.draw(); } }, label))),
@@ -277,7 +294,7 @@ class Session {
   warn(text) { this.warning.textContent = text; }
   showStatus() {
     const text = this.status.dataset.text || "";
-    this.status.textContent = `You rated ${this.rated}. ${this.current || text === "Saved." ? text : ""}`;
+    this.status.textContent = `You rated ${this.rated} of ${Math.max(this.rated, this.total)}. ${this.current || text === "Saved." ? text : ""}`;
     this.host.dataset.ready = String(Boolean(this.next));
   }
 }

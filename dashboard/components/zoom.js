@@ -5,10 +5,19 @@ function zoomTogether(root) {
   const pointers = new Map();
   let lastDistance = 0;
 
+  const sharpen = (picture) => {  // the small picture stays where the full one cannot be loaded
+    const address = picture.dataset.full, full = new Image();
+    if (!address) return;
+    delete picture.dataset.full;
+    full.onload = () => { picture.src = address; };
+    full.src = address;
+  };
   const apply = () => {
     for (const pane of root.querySelectorAll(".pane")) {
-      for (const picture of pane.querySelectorAll("img"))  // in percent, because a picture that is not loaded yet has no height
+      for (const picture of pane.querySelectorAll("img")) {  // in percent, because a picture that is not loaded yet has no height
         picture.style.transform = `translate(${100 * view.x}%, ${100 * view.y}%) scale(${view.scale})`;
+        if (view.scale > 1) sharpen(picture);
+      }
       pane.classList.toggle("zoomed", view.scale > 1);
     }
   };
@@ -38,7 +47,7 @@ function zoomTogether(root) {
   root.addEventListener("dblclick", (event) => {
     const pane = paneOf(event);
     if (!pane) return;
-    if (view.scale > 1) { view.scale = 1; view.x = view.y = 0; apply(); }
+    if (view.scale > 1) apply.reset();
     else zoom(3, pane, event.clientX, event.clientY);
   });
   root.addEventListener("pointerdown", (event) => {
@@ -64,6 +73,7 @@ function zoomTogether(root) {
   });
   for (const end of ["pointerup", "pointercancel", "pointerleave"])
     root.addEventListener(end, (event) => { pointers.delete(event.pointerId); lastDistance = 0; });
+  apply.reset = () => { view.scale = 1; view.x = view.y = 0; apply(); };
   apply.by = (factor) => {
     const pane = root.querySelector(".pane");
     if (!pane) return;

@@ -1,9 +1,9 @@
 """The database, opened once for all requests and sessions: opening it takes longer than a query."""
 
 from functools import lru_cache
-from pathlib import Path
 
 from naruto_core.settings import read_settings
+from naruto_core.store.connection import sqlite_file
 from naruto_core.store.database import Database, open_database
 
 
@@ -14,8 +14,8 @@ def database() -> Database:
 
 
 def _inode(url: str) -> int:
-    path = Path(url.removeprefix("sqlite:///"))
-    return path.stat().st_ino if url.startswith("sqlite:///") and path.exists() else 0
+    path = sqlite_file(url)
+    return path.stat().st_ino if path and path.exists() else 0
 
 
 @lru_cache(maxsize=4)

@@ -4,9 +4,7 @@ import streamlit as st
 
 from dashboard import model_comparison
 from dashboard.queries.database import database
-from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import PhaseRecord, PromptSuite, Sample, Variant
-from naruto_core.errors import RecordDamaged
 from naruto_core.settings import read_settings
 from naruto_core.store.queries import RunSummary
 
@@ -46,15 +44,6 @@ def sample_scores(run_id: str) -> tuple[dict[str, dict[str, float]], dict[str, s
 def prompts(run_id: str) -> PromptSuite | None:
     """The prompt suite of a run's pictures; None before they are generated."""
     return _prompts(read_settings().database_url, run_id)
-
-
-def picture(sample: Sample) -> bytes | None:
-    """The bytes of a sample's file; None when it is missing or was changed."""
-    try:
-        data = Layout(read_settings().root).absolute(sample.path).read_bytes()
-    except (OSError, RecordDamaged):
-        return None
-    return data if sha256_bytes(data) == sample.sha256 else None
 
 
 @st.cache_data(ttl=_SECONDS, show_spinner=False)

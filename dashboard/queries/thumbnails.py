@@ -40,7 +40,7 @@ def webp(data: bytes, size: int | None) -> bytes:
     with Image.open(io.BytesIO(data)) as image:
         rgb = image.convert("RGB")
     if size is None:
-        rgb.save(memory, "WEBP", lossless=True)
+        rgb.save(memory, "WEBP", lossless=True, quality=0, method=0)  # the least effort: the pixels are the same
     else:
         rgb.thumbnail((size, size), Image.Resampling.LANCZOS)
         rgb.save(memory, "WEBP", quality=88, method=4)

@@ -103,7 +103,7 @@ def _votes(url: str, campaign_id: str, last_event_id: int) -> tuple[Vote, ...]:
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
 def _campaign_result(url: str, campaign_id: str, last_event_id: int) -> CampaignResult:
     votes = _votes(url, campaign_id, last_event_id)
-    ranking = rank(votes, RESAMPLES, _SEED)
+    ranking = rank(votes)
     return CampaignResult(ranking, decide_pairs(ranking, votes), win_rates(votes))
 
 

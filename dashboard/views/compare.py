@@ -7,15 +7,14 @@ from math import ceil
 import streamlit as st
 
 from dashboard import charts, model_comparison
-from dashboard.component import component
+from dashboard.component import picture_rows
 from dashboard.queries import runs
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
+from dashboard.views.run import curve
 from naruto_core.domain import Prompt, Variant
 from naruto_core.judging.campaign_plan import contender
 
-_POINTS = 400  # of a curve: more points are not visible
-_COMPONENT = component("compare")
 _ROWS = 6  # on one page
 _ALL, _SUITE_ORDER = "all", "the order of the suite"
 _LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
@@ -101,7 +100,7 @@ def _pictures(names: list[str], rows: list[model_comparison.Row]) -> None:
     st.query_params["page"] = str(page)
     on_page = [_row(row) for row in rows[(page - 1) * _ROWS : page * _ROWS]]
     layout_key = next(key for key, label in _LAYOUTS.items() if label == layout)
-    _COMPONENT(key="compare", data={"names": names, "layout": layout_key, "rows": on_page})
+    picture_rows(names, on_page, layout_key)
     st.caption("To zoom, double-click a picture, pinch it, or hold Shift and scroll. All pictures zoom together.")
 
 
@@ -140,8 +139,8 @@ def _metrics(
         return
     st.dataframe(lines, hide_index=True, alt="Differences of the metrics of single pictures")
     st.caption(
-        "Paired over the same prompts and seeds; intervals over whole prompts; p adjusted by Holm. For FID and other "
-        "set metrics, use `naruto compare`."
+        "Paired over the same prompts and seeds; intervals over whole prompts; p adjusted by Holm. For "
+        "distances and other set metrics, use `naruto compare`."
     )
 
 
@@ -155,9 +154,7 @@ def _difference(comparison: model_comparison.MetricComparison) -> str:
 def _training(chosen: Sequence[tuple[str, Variant]]) -> None:
     lines: list[charts.Row] = []
     for run_id in dict.fromkeys(run_id for run_id, _ in chosen):
-        steps = database().runs.steps(run_id)
-        thinned = steps[:: max(1, len(steps) // _POINTS)]
-        lines += [{"run": run_id, "step": step.step, "loss": step.loss} for step in thinned if step.loss == step.loss]
+        lines += curve(run_id, database().runs.steps(run_id))
     if lines:
         with st.expander("Training loss"):
             st.altair_chart(charts.line_plot(lines, "step", "loss"))

@@ -1,18 +1,16 @@
-"""The page Pictures: a row for each prompt of a run, with the models that drew it side by side.
+"""The page Pictures: a row for each prompt of a run, with the models that drew it side by side."""
 
-Prompts are untrusted text: they are shown as plain text, never as Markdown.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import ceil
 
 import streamlit as st
 
+from dashboard.component import picture_rows
 from dashboard.queries import runs
 from naruto_core.domain import Prompt, Sample, Variant
 
 _ALL_TAGS = "all"
-_ROWS = 12  # prompts on one page: at 1024 pixels that is 36 pictures of 1.5 MB
+_ROWS = 12  # prompts on one page
 
 Place = tuple[str, Variant]
 
@@ -23,7 +21,8 @@ def show() -> None:
     if not run_ids:
         st.info("There are no pictures yet. Type `make demo` in a terminal, wait some minutes, then reload this page.")
         return
-    run_id = st.selectbox("Run", run_ids, key="run")
+    in_address = st.query_params.get("run", "")
+    run_id = st.selectbox("Run", run_ids, run_ids.index(in_address) if in_address in run_ids else 0, key="run")
     samples = runs.samples(run_id)
     suite = runs.prompts(run_id)
     if not samples or suite is None:
@@ -35,8 +34,19 @@ def show() -> None:
     tags = sorted({tag for prompt in prompts for tag in prompt.tags})
     tag = left.selectbox("Tag", [_ALL_TAGS, *tags], key="tag")
     seed = right.selectbox("Seed", sorted({sample.seed for sample in samples}), key="seed")
-    tagged = [prompt for prompt in prompts if tag in (_ALL_TAGS, *prompt.tags)]
-    _rows(_page(tagged), {(sample.prompt, sample.variant): sample for sample in samples if sample.seed == seed})
+    words = st.text_input("Words in the prompt", key="words", max_chars=200).lower().split()
+    shown = [
+        prompt
+        for prompt in prompts
+        if tag in (_ALL_TAGS, *prompt.tags) and all(word in prompt.text.lower() for word in words)
+    ]
+    if not shown:
+        st.info("No prompt matches. Clear the words or the tag above.")
+        return
+    by_place = {(sample.prompt, sample.variant): sample for sample in samples if sample.seed == seed}
+    variants = [variant for variant in Variant if any(place[1] is variant for place in by_place)]
+    picture_rows([variant.value for variant in variants], [_row(p, variants, by_place) for p in _page(shown)])
+    st.caption("To zoom, double-click a picture, pinch it, or hold Shift and scroll. All pictures zoom together.")
 
 
 def _page(prompts: list[Prompt]) -> list[Prompt]:
@@ -46,20 +56,11 @@ def _page(prompts: list[Prompt]) -> list[Prompt]:
     return prompts[(number - 1) * _ROWS : number * _ROWS]
 
 
-def _rows(prompts: Iterable[Prompt], samples: Mapping[Place, Sample]) -> None:
-    variants = [variant for variant in Variant if any(place[1] is variant for place in samples)]
-    for prompt in prompts:
-        st.text(prompt.text)
-        for column, variant in zip(st.columns(len(variants)), variants, strict=True):
-            with column:
-                _cell(prompt, variant, samples.get((prompt.slug, variant)))
-
-
-def _cell(prompt: Prompt, variant: Variant, sample: Sample | None) -> None:
-    data = runs.picture(sample) if sample else None
-    if data is not None:
-        st.image(data, caption=variant.value, width="stretch", alt=f"{prompt.text} ({variant.value})")
-    elif sample is None:
-        st.caption(f"{variant.value}: not drawn yet")
-    else:
-        st.warning(f"{variant.value}: the picture is missing or was changed. `naruto verify` lists all such files.")
+def _row(prompt: Prompt, variants: list[Variant], samples: Mapping[Place, Sample]) -> dict[str, object]:
+    drawn = [samples.get((prompt.slug, variant)) for variant in variants]
+    return {
+        "text": prompt.text,
+        "about": ", ".join(prompt.tags),
+        "pictures": [sample.sha256 if sample else "" for sample in drawn],
+        "notes": ["" if sample else "not drawn yet" for sample in drawn],
+    }

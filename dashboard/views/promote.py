@@ -17,6 +17,7 @@ from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
 _MAX_CAMPAIGNS = 20  # the newest, in which votes on a run are searched
+_RESTORED = "restored_run"  # in the session's state: the run of the history whose checks and form are shown next
 
 
 def show() -> None:
@@ -28,6 +29,9 @@ def show() -> None:
         st.info("There is no run yet. Type `make demo` in a terminal, then reload this page.")
         return
     default = _default_run(runs.runs())
+    restored = st.session_state.pop(_RESTORED, None)
+    if restored in by_id:
+        st.session_state["promoted_run"], default = restored, next(iter(by_id))
     chosen = st.selectbox("Run", list(by_id), list(by_id).index(default) if default else None, key="promoted_run")
     if chosen is None:
         st.info("No run can be promoted yet: none is done, scored and complete. Choose a run to see what it lacks.")
@@ -40,6 +44,17 @@ def show() -> None:
             for event in history
         ]
         st.dataframe(lines, hide_index=True, alt="Every promotion, newest first")
+        earlier = [run_id for run_id in dict.fromkeys(event.run_id for event in history[1:]) if run_id in by_id]
+        _restore([run_id for run_id in earlier if run_id != history[0].run_id])
+
+
+def _restore(run_ids: list[str]) -> None:
+    """Let the user choose an earlier champion; its checks and the form are shown then."""
+    if run_ids:
+        chosen = st.selectbox("Earlier champion", run_ids, key="earlier_champion")
+        if st.button("Restore this one", help="Its checks and the form are shown: say who decides, and why."):
+            st.session_state[_RESTORED] = chosen
+            st.rerun()
 
 
 def _decide(run: Run) -> None:

@@ -16,14 +16,23 @@ from naruto_core.ratings import Campaign, Mode, Reviewer
 from naruto_core.settings import read_settings
 
 _COMPONENT = component("review")
+# the pictures and the buttons need the height: the title stays for screen readers, the header and the gaps get small
+_STYLE = """<style>
+[data-testid="stHeader"] { height: 2.25rem; min-height: 0; }
+[data-testid="stMainBlockContainer"] { padding: 2.25rem 1rem .25rem; }
+[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .25rem; }
+[data-testid="stMainBlockContainer"] h1 {
+  position: absolute; width: 1px; height: 1px; padding: 0; overflow: hidden; clip-path: inset(50%);
+}
+</style>"""
 
 _ANCHORS = {
     "adherence": {
-        "ask": "Does the picture show what the text asks for? (keys 1 to 5)",
+        "ask": "Does the picture show what the text asks for?",
         "words": ["not at all", "a little", "half", "mostly", "fully"],
     },
     "style": {
-        "ask": "Is it drawn in the style of the examples? (keys 1 to 5)",
+        "ask": "Is it drawn in the style of the examples?",
         "words": ["not at all", "a little", "partly", "mostly", "fully"],
     },
 }
@@ -63,9 +72,13 @@ def show() -> None:
     if not campaigns:
         st.info("There is nothing to rate now. An admin opens a campaign on the page Campaigns.")
         return
-    campaign = _select_campaign(campaigns)
-    st.text(campaign.question)
-    _review(campaign, reviewer)
+    st.html(_STYLE)
+    below = st.container()  # what stands below the pictures is chosen first
+    in_sight = below.container()
+    with below:
+        campaign = _select_campaign(campaigns)
+    with in_sight:
+        _review(campaign, reviewer)
     with st.expander("Guidelines with examples"):
         for line in _GUIDELINES[campaign.mode]:
             st.text(line)
@@ -92,7 +105,7 @@ def _review(campaign: Campaign, reviewer: Reviewer) -> None:
             "mode": campaign.mode.value,
             "reviewer": reviewer.id,
             "token": access.make_session_token(read_settings().root, reviewer, datetime.now(UTC)),
-            "size": "full",
+            "question": campaign.question,
             "anchors": _ANCHORS,
             "references": _references(campaign),
         },

@@ -14,7 +14,7 @@ import streamlit as st
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
-from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, format_duration
+from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, distinct_variants, format_duration
 from naruto_core.judging.campaign_plan import contender
 from naruto_core.ratings import Mode
 from naruto_core.store.queries import Measurement, RunSummary, measurement_of
@@ -67,7 +67,7 @@ def show() -> None:
     )  # fmt: skip
     rows = [row for row in chosen.selection.rows if row < len(summaries)]
     _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
-    _plans([summaries[row] for row in rows] or summaries[:1])
+    show_plans([summary.run.id for summary in [summaries[row] for row in rows] or summaries[:1]])
     st.header("Scores")
     measurements = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
     if not measurements:
@@ -77,10 +77,17 @@ def show() -> None:
         st.table(list(_scores(measurement, summaries)), hide_index=True, alt=_describe(measurement))
 
 
+_STATES = [state.value for state in RunState if state is not RunState.DELETED]
+
+
 def _filter(summaries: list[RunSummary]) -> list[RunSummary]:
     left, right = st.columns([2, 1])
-    words = left.text_input("Words in the id, profile, dataset or failure", key="words", max_chars=200).lower().split()
-    states = right.multiselect("State", [state.value for state in RunState], key="states")
+    words = (
+        left.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200)
+        .lower()
+        .split()
+    )
+    states = right.multiselect("State", _STATES, key="states")
     return [
         summary
         for summary in summaries
@@ -89,7 +96,8 @@ def _filter(summaries: list[RunSummary]) -> list[RunSummary]:
 
 
 def _searchable(summary: RunSummary) -> str:
-    return f"{summary.run.id} {summary.run.profile} {summary.dataset_source} {summary.run.failure}".lower()
+    run, tags = summary.run, " ".join(summary.tags)
+    return f"{run.id} {run.profile} {summary.dataset_source} {tags} {run.failure}".lower()
 
 
 def _win_rates() -> dict[str, str]:
@@ -107,12 +115,14 @@ def _win_rates() -> dict[str, str]:
 
 
 def _strips(summaries: list[RunSummary], chosen: bool) -> None:
-    """A few pictures of each run; and a link to the page Compare, when two to four runs are chosen."""
+    """A few pictures of each run; and a link to the page Compare or Run, by how many runs are chosen."""
     models = [(summary.run.id, _trained_variant(summary.run.id)) for summary in summaries]
     if chosen and 2 <= len(summaries) <= 4:
         query = urlencode([("model", contender(run_id, variant.value)) for run_id, variant in models])
         st.link_button("Compare these", f"compare?{query}")
     elif chosen:
+        for run_id, _ in models[:_SHOWN]:
+            st.link_button(f"Open {run_id}", f"run?{urlencode({'id': run_id})}")
         st.text("Choose two to four runs to compare them.")
     for run_id, variant in models[:_SHOWN]:
         samples = runs.samples_of(run_id, variant)[: 6 * _STRIDE : _STRIDE]
@@ -130,9 +140,9 @@ def _trained_variant(run_id: str) -> Variant:
     return next((variant for variant in _TRAINED if runs.samples_of(run_id, variant)), Variant.ADAPTED)
 
 
-def _plans(summaries: list[RunSummary]) -> None:
+def show_plans(run_ids: list[str]) -> None:
     """The plan of each run beside what its phases took."""
-    planned = [(summary.run.id, phases) for summary in summaries[:_SHOWN] if (phases := runs.phases(summary.run.id))]
+    planned = [(run_id, phases) for run_id in run_ids[:_SHOWN] if (phases := runs.phases(run_id))]
     if planned:
         st.header("Plan")
     for run_id, phases in planned:
@@ -156,6 +166,7 @@ def _line(summary: RunSummary, win_rates: dict[str, str]) -> dict[str, str]:
     return {
         "Run": run.id,
         "State": run.state.value,
+        "Tags": " ".join(summary.tags),
         "Profile": run.profile,
         "Dataset": summary.dataset_source,
         "Started (UTC)": f"{run.started_at:%Y-%m-%d %H:%M}",
@@ -175,10 +186,12 @@ def _scores(measurement: Measurement, summaries: Iterable[RunSummary]) -> Iterab
     of_runs: dict[str, dict[Variant, Score]] = {}
     for summary in summaries:
         of_runs[summary.run.id] = {s.variant: s for s in summary.scores if measurement_of(s) == measurement}
-    variants = [variant for variant in Variant if any(variant in scores for scores in of_runs.values())]
+    shown = {run_id: distinct_variants(scores) for run_id, scores in of_runs.items()}
+    variants = [variant for variant in Variant if any(variant in of_run for of_run in shown.values())]
     for run_id, scores in of_runs.items():
         if scores:
-            yield {"Run": run_id} | {variant.value: _cell(scores.get(variant)) for variant in variants}
+            cells = {v.value: _cell(scores.get(v) if v in shown[run_id] else None) for v in variants}
+            yield {"Run": run_id} | cells
 
 
 def _cell(score: Score | None) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import streamlit as st
+from scipy.special import expit
 
 from dashboard import charts
 from dashboard.formatting import describe_decision
@@ -10,7 +11,9 @@ from dashboard.queries.database import database
 from dashboard.views.campaigns import select_campaign
 from naruto_core.errors import NarutoError
 from naruto_core.judging.decision import WinRate
+from naruto_core.judging.ranking import Gap
 from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, is_biased
+from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import countable, defect_shares, mean_grades
 from naruto_core.ratings import Campaign, Mode
 
@@ -33,6 +36,7 @@ def show() -> None:
         _ranking(campaign)
     _agreement(campaign)
     _people(campaign)
+    st.download_button("All votes (CSV)", lambda: votes_csv(votes.ratings(campaign.id)), "votes.csv", "text/csv")
 
 
 def _ranking(campaign: Campaign) -> None:
@@ -50,7 +54,9 @@ def _ranking(campaign: Campaign) -> None:
         for model in models
     ]
     st.header("Leaderboard")
-    st.altair_chart(charts.interval_plot(rows, "Strength in log-odds (mean 0), with 95 % intervals", zero=0))
+    st.altair_chart(
+        charts.interval_plot(rows, "Strength in log-odds (mean 0), with anytime-valid 95 % intervals", zero=0)
+    )
     st.table([_rate(rate) for rate in result.win_rates], hide_index=True, alt="Win rates")
     left = result.ranking.left
     significance = (
@@ -60,15 +66,19 @@ def _ranking(campaign: Campaign) -> None:
         f"Bias to the left side: {left.value:+.2f} log-odds ({left.low:+.2f} to {left.high:+.2f}, n = {left.votes} "
         f"votes), {significance}. Bradley-Terry model with a term for the side; intervals over whole prompts."
     )
-    st.header("Probability of being better")
+    st.header("Win rates between two models")
     table = [
-        {"": model.model} | {other.model: "" if i == j else f"{result.ranking.better[i, j]:.0%}"
+        {"": model.model} | {other.model: "" if i == j else _win_rate(result.ranking.gaps[i, j])
                              for j, other in enumerate(models)}
         for i, model in enumerate(models)
     ]  # fmt: skip
-    st.text("The probability that the model of the row is better than the model of the column.")
-    st.table(table, hide_index=True, alt="Probability that the row's model is better than the column's")
+    st.text("How often the row's model wins against the column's: 95 % intervals, valid at any number of votes.")
+    st.table(table, hide_index=True, alt="Intervals of the win rate of the row's model against the column's")
     _by_tag(campaign, [model.model for model in models])
+
+
+def _win_rate(gap: Gap) -> str:
+    return f"{expit(gap.low):.0%} to {expit(gap.high):.0%}"
 
 
 def _clip(value: float) -> float:

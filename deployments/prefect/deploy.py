@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from naruto_core.errors import NarutoError, ServiceFailed
+from naruto_core.settings import read_settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -24,6 +25,7 @@ PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 POOL = "gpu"
 _DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
 _AUTOMATIONS = Path(__file__).with_name("automations.yaml")
+_NOTIFICATIONS = Path(__file__).with_name("notifications.yaml")
 _DIGEST = "naruto_deployed"  # the Prefect variable
 
 Schedule = tuple[UUID, str | None]  # a deployment's id, its schedule's slug
@@ -35,6 +37,8 @@ def deploy(client: "SyncPrefectClient", environment: Mapping[str, str] | None = 
     Raises ServiceFailed if Prefect refuses a deployment, httpx.HTTPError if the server does not answer.
     """
     created = create_pool(client)
+    if url := read_settings().notifications.get_secret_value():
+        write_notifications(client, url)
     digest, written = deployments_digest(), client.read_variable_by_name(_DIGEST)
     if written and written.value == digest:
         return created
@@ -60,9 +64,11 @@ def create_pool(client: "SyncPrefectClient") -> bool:
 
 
 def deployments_digest() -> str:
-    """sha256 of prefect.yaml, automations.yaml and the flows, whose signatures become forms in the UI."""
-    sources = [_DEPLOYMENTS, _AUTOMATIONS, *sorted((PROJECT / "flows").glob("*.py"))]
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
+    """sha256 of prefect.yaml, automations.yaml, the flows, whose signatures become forms, and the recipes' names."""
+    flows = PROJECT / "flows"
+    sources = [_DEPLOYMENTS, _AUTOMATIONS, *sorted(flows.glob("*.py"))]
+    recipes = " ".join(sorted(path.stem for path in flows.glob("recipes/*.yaml")))  # choices of the forms
+    return hashlib.sha256(b"\0".join([*(source.read_bytes() for source in sources), recipes.encode()])).hexdigest()
 
 
 def schedules_active(client: "SyncPrefectClient") -> dict[Schedule, bool]:
@@ -100,6 +106,26 @@ def write_automations(client: "SyncPrefectClient", automations: "list[Automation
             client.update_automation(existing[0].id, automation.model_copy(update={"enabled": enabled}))
         else:
             client.create_automation(automation)
+
+
+def write_notifications(client: "SyncPrefectClient", url: str) -> None:
+    """Write the automations of notifications.yaml, which post {"text": ...} to `url`, as Slack's webhooks take it.
+
+    The address is a secret of the notification block "naruto". PREFECT_API_URL must be the server of `client`.
+    """
+    import yaml
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.events.schemas.automations import AutomationCore
+    from prefect.types import SecretDict
+
+    text = {"text": "{{subject}}: {{body}}"}
+    block = CustomWebhookNotificationBlock(
+        name="naruto", url="{{url}}", json_data=text, secrets=SecretDict({"url": url})
+    )
+    action = {"type": "send-notification", "block_document_id": str(block.save("naruto", overwrite=True))}
+    described = yaml.safe_load(_NOTIFICATIONS.read_text())["automations"]
+    filled = [{**item, "actions": [action | {"subject": item["name"], **item["actions"][0]}]} for item in described]
+    write_automations(client, [AutomationCore.model_validate(item) for item in filled])
 
 
 def _prefect_deploy(environment: Mapping[str, str] | None) -> None:

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from naruto_core.card.facts import CardFacts, ShownPrompt, base_licence, escape, pictures_licence, table
 from naruto_core.card.usage import comfyui_steps, diffusers_code, needed_versions
-from naruto_core.domain import DatasetVersion, Score, Variant
+from naruto_core.domain import DatasetVersion, Score, Variant, distinct_variants
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, Recipe
@@ -161,7 +161,7 @@ def score_table(facts: CardFacts) -> str:
 
     A cell is: value [95 % interval].
     """
-    variants = [variant for variant in Variant if any(score.variant is variant for score in facts.scores)]
+    variants = distinct_variants({score.variant for score in facts.scores})
     by_measurement: dict[tuple[str, ...], dict[Variant, Score]] = {}
     for score in facts.scores:
         measurement = (score.metric, score.extractor, score.version, score.reference, score.method, str(score.n))
@@ -360,8 +360,8 @@ def _scores(facts: CardFacts) -> str:
     if not facts.scores:
         return "## Scores\n\nNothing was measured."
     notes = "Value [95 % interval] of n pictures. Only values in the same row are comparable."
-    if any(score.metric == "fid" for score in facts.scores):
-        notes += " An FID of so few pictures is biased upward; do not compare it with published values."
+    if any(score.metric == "fid" or score.metric.startswith("fd-") for score in facts.scores):
+        notes += " A Fréchet distance of so few pictures is biased upward; do not compare it with published values."
     if not facts.dataset.n_reference and not facts.recipe.imported:
         notes += " Nothing was held out: scores that compare with pictures compare with the training pictures."
     return f"## Scores\n\n{score_table(facts)}\n\n{notes}"

@@ -1,14 +1,16 @@
 """An imagefolder: picture files, and a metadata file with their names and captions.
 
-The metadata file is `metadata.jsonl` (one JSON object a line), `metadata.csv` or `metadata.parquet`. File names may be
-in subfolders, never outside the folder. Pictures that no row names are quarantined as records without a caption, so
-that a missing row is noticed.
+The metadata file is `metadata.jsonl` (one JSON object a line, or all of them in one JSON array), `metadata.csv` or
+`metadata.parquet`. File names may be in subfolders, never outside the folder; Windows' backslashes and the other
+Unicode normalization of a name (macOS writes decomposed letters) are understood. Pictures that no row names are
+quarantined as records without a caption, so that a missing row is noticed.
 """
 
 import codecs
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Generator, Iterator
 from itertools import chain, islice
 from pathlib import PurePosixPath
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from naruto_core.dataset.file_trees import FileTree, leads_out
+from naruto_core.dataset.parquet_limits import safe_batch_rows
 from naruto_core.dataset.records import PICTURE_SUFFIXES, BrokenRecordError, Record
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
@@ -28,6 +31,7 @@ METADATA_FILES = (METADATA, _CSV, _PARQUET)
 _ROWS_CHECKED = 100  # for the columns, on opening
 _BATCH = 256  # rows of a parquet file in memory at a time
 _MAX_REPEATS = 1000
+_MAX_ARRAY = 100_000_000  # letters of a JSON array, which is in memory as a whole
 _DEFAULT_CAPTION_COLUMN = "text"
 _FILE_COLUMN, _REPEATS = "file_name", "repeats"
 _ADDRESS_COLUMNS = ("url", "image_url", "img_url", "URL")
@@ -69,6 +73,8 @@ class ImageFolder:
     def __init__(self, tree: FileTree, metadata: str, image_column: str, caption_column: str) -> None:
         self.tree, self.metadata = tree, metadata
         self.notes = list(tree.notes)
+        self._names = frozenset(tree.names)
+        self._by_key = {_key(name): name for name in reversed(tree.names)}
         columns = self._columns()
         self._file = self._file_column(columns, image_column)
         self._caption = self._caption_column(columns, caption_column)
@@ -144,7 +150,11 @@ class ImageFolder:
 
     def _json_rows(self) -> Generator[_Row]:
         with self._text("\n") as lines:
-            for line in lines:
+            first = next((line for line in lines if line.strip()), "")
+            if first.lstrip().startswith("["):
+                yield from _json_array(first + lines.read(_MAX_ARRAY))
+                return
+            for line in chain([first], lines):
                 if line.strip():
                     try:
                         yield _parse(line)
@@ -174,8 +184,9 @@ class ImageFolder:
 
     def _parquet_rows(self) -> Generator[_Row]:
         with self.tree.open(self.metadata) as file, pq.ParquetFile(file, pre_buffer=False) as table:
+            rows = safe_batch_rows(table, table.schema_arrow.names, _BATCH, self._place)
             try:
-                for batch in table.iter_batches(_BATCH, use_threads=False):
+                for batch in table.iter_batches(rows, use_threads=False):
                     yield from cast("list[dict[str, Any]]", batch.to_pylist())
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise DatasetUnusable(f"cannot read {self._place}: {error}") from error
@@ -202,9 +213,26 @@ class ImageFolder:
             raise BrokenRecordError("bad-metadata", f"{self._file} is missing or not text")
         if "://" in name:
             raise BrokenRecordError("address", f"{name[:200]} is an address: {URLS.rstrip('.')}")
-        if leads_out(name):
+        if leads_out(name) or leads_out(name.replace("\\", "/")):
             raise BrokenRecordError("outside-folder", f"{name} leads out of the folder")
-        return PurePosixPath(name).as_posix()
+        plain = PurePosixPath(name).as_posix()
+        return plain if plain in self._names else self._by_key.get(_key(plain), plain)
+
+
+def _key(name: str) -> str:
+    """What a file name has in common with its other spellings."""
+    return unicodedata.normalize("NFC", PurePosixPath(name.replace("\\", "/")).as_posix())
+
+
+def _json_array(text: str) -> Iterator[_Row]:
+    """The rows of a file that is one JSON array of objects; a broken file is one broken row."""
+    try:
+        rows: list[object] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        yield BrokenRecordError("bad-metadata", f"the file begins as a JSON array, and is none: {error}")
+        return
+    for row in rows:
+        yield cast("dict[str, Any]", row) if isinstance(row, dict) else _no_object("entry")
 
 
 def _parse(line: str) -> dict[str, Any]:
@@ -213,8 +241,12 @@ def _parse(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BrokenRecordError("bad-metadata", f"the line is not JSON: {error}") from None
     if not isinstance(entry, dict):
-        raise BrokenRecordError("bad-metadata", "the line is not a JSON object")
+        raise _no_object("line")
     return cast("dict[str, Any]", entry)
+
+
+def _no_object(what: str) -> BrokenRecordError:
+    return BrokenRecordError("bad-metadata", f"the {what} is not a JSON object")
 
 
 def _ragged(line: int) -> BrokenRecordError:

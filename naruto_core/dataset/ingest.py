@@ -13,7 +13,7 @@ from naruto_core.dataset.records import BrokenRecordError, Record, Source, decod
 from naruto_core.dataset.sources import open_source
 from naruto_core.dataset.versions import table_name, write_version
 from naruto_core.domain import DatasetVersion, Picture, Progress, QuarantinedRecord, Split
-from naruto_core.errors import DatasetUnusable
+from naruto_core.errors import DatasetUnusable, printable
 from naruto_core.recipe_sections import DatasetSection
 
 
@@ -150,7 +150,7 @@ def _check_records(
 
 def _printable(text: str) -> str:
     """`text` as valid Unicode in one line: a file's name may be neither."""
-    return " ".join(text.encode("utf-8", "replace").decode().splitlines())
+    return printable(" ".join(text.encode("utf-8", "replace").decode().splitlines()))
 
 
 def _store(data: bytes, picture: Picture, layout: Layout) -> None:

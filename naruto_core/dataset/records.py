@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from naruto_core.domain import QuarantinedRecord
 
@@ -84,11 +84,12 @@ _EXIF_ROTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedPicture:
-    """A picture as it is displayed: RGB, upright, alpha on white; `suffix` is that of its file format."""
+    """A picture as it is displayed: sRGB, upright, alpha on white; `suffix` is that of its file format."""
 
     image: Image.Image
     suffix: str
@@ -105,7 +106,7 @@ def decode(data: bytes) -> DecodedPicture:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image)
             image.load()
-            return DecodedPicture(_as_rgb(_upright(image)), SUFFIXES[image.format or ""])
+            return DecodedPicture(_as_rgb(_in_srgb(_upright(image))), SUFFIXES[image.format or ""])
     except (BrokenRecordError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -176,11 +177,34 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if rotation is None else image.transpose(rotation)
 
 
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """`image` with its embedded colour profile applied, as viewers do; unchanged without a profile, or with one that
+    is damaged, of another kind of pixels, or sRGB itself."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode[0] in "IF1":
+        return image
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(embedded):
+            return image
+        if image.mode in ("LA", "PA", "La", "RGBa") or (image.mode != "RGBA" and image.has_transparency_data):
+            image = image.convert("RGBA")
+        elif image.mode == "P":
+            image = image.convert("RGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, embedded, _SRGB, outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise BrokenRecordError("unreadable", "floating-point pixels have no standard range")
+    if image.mode in ("F", "I"):
+        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        raise BrokenRecordError("unreadable", f"{kind} pixels have no standard range: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
         grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
+        if (transparent := image.info.get("transparency")) is not None:
+            grey[np.asarray(image) == transparent] = 255
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

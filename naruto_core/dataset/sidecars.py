@@ -9,6 +9,7 @@ import codecs
 import json
 import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -196,9 +197,9 @@ def _folder(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """The name without its last suffix."""
+    """The name without its last suffix, in one Unicode normalization (macOS writes decomposed letters)."""
     folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{PurePosixPath(file).stem}"
+    return unicodedata.normalize("NFC", f"{folder}{slash}{PurePosixPath(file).stem}")
 
 
 def _suffixes(json_key: str) -> tuple[str, ...]:
@@ -210,6 +211,6 @@ def _caption_files(names: Sequence[str], stems: Mapping[str, int], suffixes: Seq
     files: dict[str, str] = {}
     for suffix in reversed(suffixes):
         for name in names:
-            if name.lower().endswith(suffix) and (stem := name[: -len(suffix)]) in stems:
+            if name.lower().endswith(suffix) and (stem := unicodedata.normalize("NFC", name[: -len(suffix)])) in stems:
                 files[stem] = name
     return files

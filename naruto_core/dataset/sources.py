@@ -28,6 +28,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _WORLD = "world:"
 _FILES = (".parquet", ".arrow", ".jsonl", ".csv", ".zip", ".tar")
+_MAX_DRAWINGS = 1_000_000
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SPLITS = frozenset({"train", "test", "validation", "valid", "val", "dev"})
 
@@ -209,15 +210,15 @@ def _world(text: str) -> Source:
     except ValueError:
         raise _not_a_world(text) from None
     count, seed = options.pop("count", 360), options.pop("seed", 0)
-    if options or parts.path not in STYLES or count < 1:
+    if options or parts.path not in STYLES or not 1 <= count <= _MAX_DRAWINGS:
         raise _not_a_world(text)
     return Source(text, count, lambda: _drawings(text, parts.path, count, seed))
 
 
 def _not_a_world(text: str) -> DatasetUnusable:
     return DatasetUnusable(
-        f"'{text}' is no drawn world: write {_WORLD}<style>?count=N&seed=S with N >= 1 and a style of "
-        f"{', '.join(STYLES)}."
+        f"'{text}' is no drawn world: write {_WORLD}<style>?count=N&seed=S with N from 1 to {_MAX_DRAWINGS:,} "
+        f"and a style of {', '.join(STYLES)}."
     )
 
 

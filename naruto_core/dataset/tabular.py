@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from naruto_core.dataset.imagefolder import URLS, address_column
+from naruto_core.dataset.parquet_limits import safe_batch_rows
 from naruto_core.dataset.records import BrokenRecordError, Record
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
@@ -95,7 +96,8 @@ def _shape(shard: Path) -> tuple[int, pa.Schema]:
 def _batches(shard: Path, columns: list[str]) -> Generator[pa.RecordBatch]:
     if shard.suffix == ".parquet":
         with pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as file:
-            yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
+            rows = safe_batch_rows(file, columns, _BATCH, str(shard))
+            yield from file.iter_batches(rows, columns=columns, use_threads=False)
     else:
         with pa.OSFile(str(shard)) as file, pa.ipc.open_stream(file) as reader:
             for batch in reader:

@@ -50,7 +50,7 @@ _NO_RETENTION = {
 }
 _MIN_FREE = 1 << 18  # bytes free for a commit and a data file without rows
 _FREE_PER_ROW = 400  # bytes, uncompressed
-_INVALID_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f]")  # deltalake 1.6 reads these as parts of a URL
+_INVALID_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^?#\\\x00-\x1f]")  # deltalake 1.6 reads these as parts of a URL
 _SYSTEM_ERROR = r"(?:os error|code:) (\d+)"  # an errno in messages of Delta's writer
 _COMMITS = 20  # tries to write a version while other processes write to the same table
 _UNREADABLE = (DeltaError, TableNotFoundError, OSError, pa.ArrowException, ValueError, TypeError)

@@ -1,6 +1,7 @@
 """The units of a campaign: every prompt and seed that all its models drew, some of them for several reviewers."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -9,9 +10,6 @@ from naruto_core.domain import Prompt, Sample
 from naruto_core.ratings import Mode, Unit
 
 PromptSeed = tuple[str, int]  # a prompt's slug and a seed
-
-
-_ALL_REVIEWERS = 1_000_000  # every reviewer judges every gold unit
 
 
 def contender(run_id: str, variant: str) -> str:
@@ -28,12 +26,13 @@ def plan_units(
     raters: int,
     gold: int,
     seed: int,
+    limit: int | None = None,
 ) -> list[Unit]:
-    """Units from the samples `drawn` by each contender, for `prompts` only.
+    """Units from the samples `drawn` by each contender, for `prompts` only: all, or at most `limit`.
 
     `overlap` units, drawn at random with `seed`, are judged by `raters` reviewers, to measure agreement; the other
-    units by one reviewer, to cover more prompts. In pair mode there are `gold` further units: the right picture against
-    one of another prompt by the same contender, so that the right answer is known.
+    units by one reviewer, to cover more prompts. In pair mode there are `gold` units beyond the `limit`, for every
+    reviewer: the right picture against one of another prompt by the same contender, so that the right answer is known.
     """
     rng = random.Random(seed)
     texts = {prompt.slug: prompt.text for prompt in prompts}
@@ -46,9 +45,25 @@ def plan_units(
         for names in combinations(sorted(drawn), mode.pictures)
         for slug, number in sorted(set[PromptSeed].intersection(*(set(sample_ids[name]) for name in names)))
     ]
-    shuffled = rng.sample(units, len(units))
+    chosen = units if limit is None else _spread(units, limit, rng)
+    shuffled = rng.sample(chosen, len(chosen))
     planned = [replace(unit, raters=raters) for unit in shuffled[:overlap]] + shuffled[overlap:]
     return planned + (_gold(sample_ids, prompts, gold, rng) if mode is Mode.PAIR else [])
+
+
+def _spread(units: Sequence[Unit], limit: int, rng: random.Random) -> list[Unit]:
+    """`limit` of the `units` at random, as many of each set of models; in each, every prompt before any comes again."""
+    rounds: Counter[tuple[tuple[str, ...], str]] = Counter()
+    by_models: dict[tuple[str, ...], list[tuple[int, Unit]]] = {}
+    for unit in rng.sample(units, len(units)):
+        by_models.setdefault(unit.contenders, []).append((rounds[unit.contenders, unit.prompt], unit))
+        rounds[unit.contenders, unit.prompt] += 1
+    places = [
+        (place, unit)
+        for of_models in by_models.values()
+        for place, (_, unit) in enumerate(sorted(of_models, key=lambda entry: entry[0]))
+    ]
+    return [unit for _, unit in sorted(places, key=lambda entry: entry[0])[:limit]]
 
 
 def _gold(
@@ -58,7 +73,7 @@ def _gold(
     tags = {prompt.slug: set(prompt.tags) for prompt in prompts}
     texts = {prompt.slug: prompt.text for prompt in prompts}
     units = [
-        Unit(slug, texts[slug], number, (right, wrong), (name, name), raters=_ALL_REVIEWERS, gold=right)
+        Unit(slug, texts[slug], number, (right, wrong), (name, name), gold=right)
         for name, pictures in sorted(sample_ids.items())
         for (slug, number), right in sorted(pictures.items())
         for (other_slug, other_number), wrong in sorted(pictures.items())

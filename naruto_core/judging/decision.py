@@ -7,17 +7,20 @@ from enum import StrEnum
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 
-from naruto_core.judging.ranking import Ranking, Vote
+from naruto_core.intervals import POWER, Forecast, effective_trials, exact_share, forecast
+from naruto_core.judging.ranking import Gap, Ranking, Vote, reach
 from naruto_core.ratings import Outcome
 
-_MOST_VOTES = 20  # times the votes so far: reviewers do not cast more
+EQUAL_WITHIN = 0.1  # two models are equal when the win rate between them lies within 0.5 +- this
 
 
 class PairVerdict(StrEnum):
     """Whether the stronger of two models is better by the votes."""
 
     BETTER = "better"
+    EQUAL = "equal"
     UNDECIDED = "undecided"
 
 
@@ -25,21 +28,26 @@ class PairVerdict(StrEnum):
 class PairDecision:
     """The decision between two models that are neighbours in the ranking.
 
-    chance: the probability, 0 to 1, that `stronger` is stronger.
-    needed: the votes that are still needed; 0 when it is decided, None when it would take more than 20 times the votes
-        so far: the two are nearly equal.
+    win_rate, low, high: the probability, 0 to 1, that `stronger` wins a comparison with `weaker`, ties as half, and its
+        anytime-valid 95 % interval. The verdict says where the interval lies: above 0.5 (better), within 0.5 +-
+        `EQUAL_WITHIN` (equal), or neither (undecided).
+    votes: the votes on either of the two.
+    more: the further votes that would decide it; None when it is decided.
     """
 
     stronger: str
     weaker: str
-    chance: float
+    win_rate: float
+    low: float
+    high: float
+    votes: int
     verdict: PairVerdict
-    needed: int | None
+    more: Forecast | None
 
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """The share of votes that a model won, 0 to 1, ties as half, with a 95 % interval over prompts (Student's t)."""
+    """The share of votes that a model won, 0 to 1, ties as half, with an anytime-valid 95 % interval over prompts."""
 
     model: str
     value: float
@@ -50,29 +58,37 @@ class WinRate:
 
 
 def decide_pairs(ranking: Ranking, votes: Sequence[Vote]) -> list[PairDecision]:
-    """The decision between each two neighbours of `ranking`, top first.
-
-    With n votes the difference is d standard errors from zero, and standard errors shrink with the root of the votes:
-    with (z / d)^2 n votes, on as many more prompts, it would be z, the 97.5 % point.
-    """
+    """The decision between each two neighbours of `ranking`, top first."""
     pairs = zip(ranking.models, ranking.models[1:], strict=False)
     return [
-        _decide(ranking, position, stronger.model, weaker.model, votes)
+        _decide(ranking.gaps[position, position + 1], stronger.model, weaker.model, votes)
         for position, (stronger, weaker) in enumerate(pairs)
     ]
 
 
-def _decide(ranking: Ranking, position: int, stronger: str, weaker: str, votes: Sequence[Vote]) -> PairDecision:
-    chance = float(ranking.better[position, position + 1])
+def _decide(gap: Gap, stronger: str, weaker: str, votes: Sequence[Vote]) -> PairDecision:
     n = sum(vote.count for vote in votes if {vote.left, vote.right} & {stronger, weaker})
-    z = float(stats.norm.ppf(0.975))
-    deviations = float(stats.norm.ppf(min(max(chance, 0.5), 1 - 1e-9)))
-    if deviations >= z:
-        return PairDecision(stronger, weaker, chance, PairVerdict.BETTER, 0)
-    if deviations <= z / math.sqrt(_MOST_VOTES):
-        return PairDecision(stronger, weaker, chance, PairVerdict.UNDECIDED, None)
-    needed = math.ceil(n * ((z / deviations) ** 2 - 1))
-    return PairDecision(stronger, weaker, chance, PairVerdict.UNDECIDED, needed)
+    win_rate, low, high = (float(expit(x)) for x in (gap.value, gap.low, gap.high))
+    verdict, more = PairVerdict.UNDECIDED, None
+    if low > 0.5:
+        verdict = PairVerdict.BETTER
+    elif low > 0.5 - EQUAL_WITHIN and high < 0.5 + EQUAL_WITHIN:
+        verdict = PairVerdict.EQUAL
+    else:
+        more = forecast(gap.value, gap.error, n, lambda effect: _needed(effect, gap.error, n))
+    return PairDecision(stronger, weaker, win_rate, low, high, n, verdict, more)
+
+
+def _needed(effect: float, error: float, n: int) -> float:
+    """The votes, in all, with which an anytime-valid interval excludes 0 with 80 % power, at a true gap of `effect`.
+
+    Errors shrink with the root of the votes: n votes, on as many prompts, gave `error`. The reach grows slowly with the
+    votes, so that four steps from its smallest value are enough.
+    """
+    total, power = float(n), float(stats.norm.ppf(POWER))
+    for _ in range(4):
+        total = n * ((reach(total / n / error**2) + power) * error / effect) ** 2
+    return total
 
 
 def win_rates(votes: Sequence[Vote]) -> list[WinRate]:
@@ -87,11 +103,11 @@ def _win_rate(name: str, votes: Sequence[Vote]) -> WinRate:
         if name in (vote.left, vote.right):
             by_prompt.setdefault(vote.prompt, []).append((_won(name, vote), vote.count))
     means = np.array([sum(won * n for won, n in wins) / sum(n for _, n in wins) for wins in by_prompt.values()])
-    margin = math.inf
-    if len(means) > 1:
-        margin = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
-    value, count = float(means.mean()), sum(n for wins in by_prompt.values() for _, n in wins)
-    return WinRate(name, value, max(0.0, value - margin), min(1.0, value + margin), count, len(means))
+    value, count, prompts = float(means.mean()), sum(n for wins in by_prompt.values() for _, n in wins), len(means)
+    error = float(means.std(ddof=1)) / math.sqrt(prompts) if prompts > 1 else math.inf
+    trials = effective_trials(value, error, prompts, count)
+    interval = exact_share(value, trials, float(stats.norm.sf(reach(trials / 4))))  # 4 / trials: variance of log-odds
+    return WinRate(name, value, interval.low, interval.high, count, prompts)
 
 
 def _won(name: str, vote: Vote) -> float:

@@ -2,11 +2,12 @@
 
 Three questions, as in the meta-evaluation of machine translation (Mathur et al. 2020; Freitag et al. 2023): does the
 metric choose the picture that people choose (pairwise), does it order pictures as they do (pointwise), does it order
-models as they do (ordering)? Votes on one prompt depend on each other, so that intervals resample whole prompts.
+models as they do (ordering)? Votes on one prompt depend on each other, so that intervals are over whole prompts.
 
 Arguments: `scores` are a metric's values by sample id; `better` is 1 where more is better, -1 where less is better.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from naruto_core.intervals import LEAST_GROUPS, share_estimate, student
 from naruto_core.ratings import Outcome, Rating
-from naruto_core.recipe_sections import RESAMPLES
 
 Array = NDArray[np.float64]
 ENOUGH_VOTES, ENOUGH_PROMPTS, ENOUGH_MODELS = 30, 10, 4
@@ -88,7 +89,7 @@ def pointwise_correlation(
     if len(samples) < 3 or np.ptp(people) == 0 or np.ptp(metric) == 0:
         return None
     groups = [prompts[sample] for sample in samples]
-    value, low, high = _resampled(groups, lambda rows: _spearman(people[rows], metric[rows]))
+    value, low, high = _jackknife(groups, lambda rows: _spearman(people[rows], metric[rows]))
     return MetricAgreement(value, low, high, len(samples), len(set(groups)))
 
 
@@ -131,9 +132,9 @@ def _won(answer: Outcome, side: int) -> float:
 def _share(hits: Sequence[tuple[str, float]]) -> MetricAgreement | None:
     if not hits:
         return None
-    groups, values = [prompt for prompt, _ in hits], np.array([hit for _, hit in hits])
-    value, low, high = _resampled(groups, lambda rows: float(values[rows].mean()))
-    return MetricAgreement(value, low, high, len(hits), len(set(groups)))
+    groups = [prompt for prompt, _ in hits]
+    share = share_estimate([hit for _, hit in hits], groups)
+    return MetricAgreement(share.value, share.low, share.high, len(hits), len(set(groups)))
 
 
 def _spearman(a: Array, b: Array) -> float:
@@ -143,20 +144,15 @@ def _spearman(a: Array, b: Array) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _resampled(
-    groups: Sequence[str], measure: Callable[[NDArray[np.intp]], float], resamples: int = RESAMPLES
-) -> tuple[float, float, float]:
-    """`measure` of all rows, and its interval: the standard deviation over resampled prompts times Student's t."""
+def _jackknife(groups: Sequence[str], measure: Callable[[NDArray[np.intp]], float]) -> tuple[float, float, float]:
+    """`measure` of all rows, and its interval: Student's t with the error from leaving out one group at a time.
+
+    (-inf, inf) below `LEAST_GROUPS` groups, and where the measure is not defined without one of them.
+    """
     names, member = np.unique(groups, return_inverse=True)
-    members = [np.flatnonzero(member == i) for i in range(len(names))]
-    value = measure(np.arange(len(groups)))
-    if len(names) < 2:
-        return value, -np.inf, np.inf
-    random = np.random.default_rng(0)
-    resampled = [
-        measure(np.concatenate([members[i] for i in random.integers(len(names), size=len(names))]))
-        for _ in range(resamples)
-    ]
-    error = np.nanstd(resampled, ddof=1) * np.sqrt(len(names) / (len(names) - 1))
-    margin = float(stats.t.ppf(0.975, len(names) - 1) * error)
+    value, count = measure(np.arange(len(groups))), len(names)
+    left_out = np.array([measure(np.flatnonzero(member != group)) for group in range(count)])
+    if count < LEAST_GROUPS or not np.isfinite(left_out).all():
+        return value, -math.inf, math.inf
+    margin = student(count) * math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
     return value, value - margin, value + margin

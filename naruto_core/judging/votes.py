@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from naruto_core.intervals import effective_trials, exact_share
 from naruto_core.judging.ranking import Vote
 from naruto_core.judging.reviewer_quality import Share, share
 from naruto_core.ratings import Defect, Extremes, Grades, Outcome, Rating
@@ -75,7 +75,7 @@ def _code(rating: Rating, question: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class MeanGrade:
-    """A model's mean grade for one question, 1 to 5, with a 95 % interval over prompts (Student's t)."""
+    """A model's mean grade for one question, 1 to 5, with a 95 % interval over prompts."""
 
     model: str
     question: str
@@ -107,8 +107,8 @@ def _mean_grade(model: str, question: str, ratings: Sequence[Rating]) -> MeanGra
         if rating.contenders[0] == model and isinstance(rating.answer, Grades):
             by_prompt.setdefault(rating.prompt, []).append(getattr(rating.answer, question))
     means = np.array([np.mean(grades) for grades in by_prompt.values()])
-    mean, margin = float(means.mean()), math.inf
-    if len(means) > 1:
-        margin = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
-    n = sum(map(len, by_prompt.values()))
-    return MeanGrade(model, question, mean, max(1.0, mean - margin), min(5.0, mean + margin), n, len(means))
+    n, prompts = sum(map(len, by_prompt.values())), len(means)
+    error = float(means.std(ddof=1)) / math.sqrt(prompts) / 4 if prompts > 1 else math.inf
+    share = (float(means.mean()) - 1) / 4  # of the way from 1 to 5: its interval has a width where all grades are equal
+    interval = exact_share(share, effective_trials(share, error, prompts, n))
+    return MeanGrade(model, question, float(means.mean()), 1 + 4 * interval.low, 1 + 4 * interval.high, n, prompts)

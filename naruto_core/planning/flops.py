@@ -7,7 +7,7 @@ their operations, whatever they compute.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import resources
@@ -29,6 +29,7 @@ from naruto_core.training.memory import META, FusedAttention, add_meta_lora, une
 from naruto_core.training.step import recompute
 
 COUNTS_FILE = "counts.json"
+MINIATURE = "package:naruto_core.mini/weights/base"
 _NO_KERNEL = {torch.ops.aten._unsafe_view.default, torch.ops.aten.empty.memory_format}  # noqa: SLF001
 
 
@@ -206,7 +207,7 @@ def _read(encoder: nn.Module, tokens: int) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _read_counts() -> dict[str, dict[str, Work]]:
-    """The counts that are shipped (SDXL base 1.0 at the usual resolutions), by digest and name."""
+    """The counts that are shipped (SDXL base 1.0 at the usual resolutions, the miniature), by digest and name."""
     file = resources.files("naruto_core.planning") / COUNTS_FILE
     if not file.is_file():
         return {}
@@ -230,18 +231,27 @@ def _architecture(model: str) -> Architecture:
     return Architecture(ModelSection.model_validate_json(model))
 
 
-def count_sdxl() -> dict[str, dict[str, list[float]]]:
-    """The content of counts.json: SDXL base 1.0 at the usual resolutions, with the shipped recipes' adapter."""
-    networks = Architecture(ModelSection.model_validate({"base": SDXL_CONFIG}))
+def count_all() -> dict[str, dict[str, list[float]]]:
+    """The content of counts.json, by digest and name: of SDXL base 1.0 and of the miniature."""
+    sdxl_base, miniature = (
+        _count_networks(base, resolutions, ranks)
+        for base, resolutions, ranks in ((SDXL_CONFIG, (256, 512, 768, 1024), (4,)), (MINIATURE, (64,), (4, 16)))
+    )
+    return sdxl_base | miniature
+
+
+def _count_networks(base: str, resolutions: Sequence[int], ranks: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """All counts of a base model, with adapters of the shipped recipes' kind."""
+    networks = Architecture(ModelSection.model_validate({"base": base}))
     networks._shipped = {}  # noqa: SLF001 (counted again)
     networks.texts()
-    for resolution in (256, 512, 768, 1024):
+    for resolution in resolutions:
         for count in (networks.unet, networks.encode, networks.decode):
             count(resolution)
-        for texts, checkpointing in product((False, True), repeat=2):
-            networks.training_pass(resolution, Adaptation(4, ATTENTION, texts, False, checkpointing))
+        for rank, texts, checkpointing in product(ranks, (False, True), (False, True)):
+            networks.training_pass(resolution, Adaptation(rank, ATTENTION, texts, False, checkpointing))
     return {networks.digest: {name: [work.flops, work.operations] for name, work in networks.counts.items()}}
 
 
 if __name__ == "__main__":  # python -m naruto_core.planning.flops: some minutes
-    Path(__file__).with_name(COUNTS_FILE).write_text(json.dumps(count_sdxl(), indent=1) + "\n", encoding="utf-8")
+    Path(__file__).with_name(COUNTS_FILE).write_text(json.dumps(count_all(), indent=1) + "\n", encoding="utf-8")

@@ -143,5 +143,6 @@ def scoring_work(recipe: Recipe) -> Work:
     """One picture, seen by every network that measures."""
     scoring = recipe.scoring
     names = {scoring.set_extractor, scoring.pair_extractor, *scoring.more_set_extractors}
-    names |= {scoring.preference_model} if scoring.preference_model else set()
+    further = (scoring.preference_model, scoring.cmmd_extractor, scoring.vqa_model, scoring.attribute_reader)
+    names |= {name for name in further if name}
     return Work(sum(_EXTRACTOR_FLOPS.get(name.split("/")[0], _OTHER_EXTRACTOR) for name in names))

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from naruto_core.card.facts import escape, table
-from naruto_core.domain import Score, Variant
+from naruto_core.domain import Score, Variant, distinct_variants
+from naruto_core.report.score_table import anchored
 from naruto_core.scoring.discrimination import ENOUGH
-from naruto_core.scoring.metrics import BY_NAME, decimals
+from naruto_core.scoring.metrics import decimals, find_metric
 from naruto_core.store.queries import measurement_of
 
 if TYPE_CHECKING:
@@ -34,20 +35,15 @@ class ScoreLine:
     description: str
 
 
-def anchored(score: Score, scores: Sequence[Score]) -> float | None:
-    """(value - base) / (real - base) by the same measurement; None where either is missing, or both are equal."""
-    same = {s.variant: s.value for s in scores if measurement_of(s) == measurement_of(score)}
-    base, real = same.get(Variant.BASE), same.get(Variant.REAL)
-    return None if base is None or real is None or base == real else (score.value - base) / (real - base) + 0.0
-
-
 def discrimination_text(score: Score) -> tuple[str, bool]:
     """How well the metric of a REAL score tells base from real pictures; and whether too badly to trust it."""
     if (auc := score.details.get("auc")) is None:
         return "", False
     blind = float(auc) < ENOUGH
     interval = f"{auc:.2f} [{score.details['auc_low']:.2f}, {score.details['auc_high']:.2f}]"
-    return interval + (" does not discriminate here" if blind else ""), blind
+    inverted = float(score.details["auc_high"]) < 0.5
+    problem = " is inverted here: it prefers the base" if inverted else " does not discriminate here" if blind else ""
+    return interval + problem, blind
 
 
 def interval_text(bounds: tuple[float | None, float | None] | None, form: str) -> str:
@@ -62,8 +58,8 @@ def number_text(value: float | None, form: str) -> str:
 
 
 def scored_variants(scores: Sequence[Score]) -> list[Variant]:
-    """The variants that any of `scores` is of, in their usual order."""
-    return [variant for variant in Variant if any(score.variant is variant for score in scores)]
+    """The variants that `scores` are of, in their usual order; see `distinct_variants`."""
+    return distinct_variants({score.variant for score in scores})
 
 
 def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
@@ -75,7 +71,7 @@ def score_lines(scores: Sequence[Score]) -> list[ScoreLine]:
 def _line(of_measurement: Sequence[Score], scores: Sequence[Score]) -> ScoreLine:
     name, by_variant = of_measurement[0].metric, {score.variant: score for score in of_measurement}
     discrimination, blind = discrimination_text(by_variant[Variant.REAL]) if Variant.REAL in by_variant else ("", False)
-    metric = BY_NAME.get(name)
+    metric = find_metric(name)
     return ScoreLine(
         metric=name,
         cells=tuple(_cell(by_variant[v], scores) if v in by_variant else "" for v in scored_variants(scores)),
@@ -141,7 +137,7 @@ def _summary(words: set[str]) -> str:
             return word.capitalize()
     if words == {"alike"}:
         return "Alike"
-    return "Neither better nor worse" if words & {"alike", "more", "less"} else "Not judged"
+    return "Not judged" if words & {"cannot be judged", "not measured"} else "Neither better nor worse"
 
 
 def comparison_markdown(compared: Compared) -> str:

@@ -8,12 +8,13 @@ import numpy as np
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.recipe_sections import ScoringSection
+from naruto_core.scoring.blas_threads import single_threaded
 from naruto_core.scoring.evaluation import set_difference, set_metrics_of
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.scoring.registry import Metric
-from naruto_core.scoring.resampling import Difference, difference, holm, mean_measure
-from naruto_core.scoring.sample_metrics import sample_values
+from naruto_core.scoring.resampling import Difference, holm, paired_difference
+from naruto_core.scoring.sample_metrics import counted, sample_values
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
 
 
@@ -49,6 +50,7 @@ class Comparison:
 Rows = tuple[list[int], list[int]]  # of the first and of the second model: the same prompts and seeds in the same order
 
 
+@single_threaded
 def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparison]:
     """Every metric that both were measured with, primary metrics first.
 
@@ -58,7 +60,7 @@ def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparis
     _check_comparable(first, second)
     rows = _common_rows(first, second)
     comparisons = [
-        *_compare_sets(first, second, rows, section),
+        *_compare_sets(first, second, _own_style(first, rows), section),
         *_compare_samples(first, second, rows, section),
     ]
     families = ([pair for pair in comparisons if pair[0].primary is primary] for primary in (True, False))
@@ -109,6 +111,13 @@ def _common_rows(first: Side, second: Side) -> Rows:
     return [first_rows[key] for key in common], [second_rows[key] for key in common]
 
 
+def _own_style(side: Side, rows: Rows) -> Rows:
+    """The rows of prompts for the run's own style: all of them where no prompt is."""
+    prompts = side.features.prompts()
+    own = [i for i, row in enumerate(rows[0]) if prompts[row] not in side.features.other_styles]
+    return ([rows[0][i] for i in own], [rows[1][i] for i in own]) if own else rows
+
+
 def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
     second_sets = {(metric.name, features.extractor): features for metric, features in set_metrics_of(second.features)}
     for metric, features in set_metrics_of(first.features):
@@ -117,10 +126,10 @@ def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection
             continue
         pair = features.drawn[first.variant][rows[0]], second_features.drawn[second.variant][rows[1]]
         prompts = [features.prompts[row] for row in rows[0]]
-        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real)
+        common = FeatureSet(features.extractor, prompts, {}, features.reference, features.real, features.label)
         comparison = _not_measured(metric, features.extractor, common.n, section)
         try:
-            change = set_difference(common, metric, *pair, section)
+            change = set_difference(common, metric, *pair)
             reference, counts = metric.reference_of(common), each_once(common.n)
             first_value, second_value = (metric.measure(side[: common.n], reference)(counts) for side in pair)
         except NarutoError as error:
@@ -143,10 +152,15 @@ def _compare_samples(
         if metric.extractor_id(second.features) != extractor:
             continue
         pair = first_values[metric.name][rows[0]], second_values[metric.name][rows[1]]
-        change = difference(mean_measure(np.concatenate(pair)), prompts, section.resamples, section.seed)
+        both = counted(pair[0]) & counted(pair[1])
+        if metric.sparse and not both.any():
+            continue
+        pair = (pair[0][both], pair[1][both]) if metric.sparse else pair
+        groups = [p for p, is_counted in zip(prompts, both, strict=True) if is_counted or not metric.sparse]
+        change = paired_difference(*pair, groups, share=metric.share)
         change = change.between_equals() if np.array_equal(*pair) else change
         means = float(pair[0].mean()), float(pair[1].mean())
-        yield _measured(_not_measured(metric, extractor, len(prompts), section), means, change), metric.better
+        yield _measured(_not_measured(metric, extractor, len(groups), section), means, change), metric.better
 
 
 def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSection) -> Comparison:
@@ -155,7 +169,7 @@ def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSectio
         metric=metric.name,
         version=metric.version,
         extractor=extractor,
-        primary=metric.name in section.primary,
+        primary=metric.is_named_by(section.primary),
         first=None,
         second=None,
         difference=None,

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naruto_core.recipe_sections import RESAMPLES
+from naruto_core.intervals import Estimate, mean_estimate, share_estimate
 from naruto_core.scoring.feature_set import Vector
-from naruto_core.scoring.resampling import Estimate, bootstrap_mean, bootstrap_share
 from naruto_core.serving import DriftVerdict
 
 MARGIN = 0.25  # standard deviations of the run's own pictures: a small effect (Cohen 1988 calls 0.2 small, 0.5 medium)
 SHARE_MARGIN = 0.02  # of a share, e.g. of blank pictures
-LEAST_PROMPTS = 10  # of either side; a bootstrap over fewer is too narrow
+LEAST_PROMPTS = 10  # of either side; an interval over fewer is too wide to say anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,11 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """The means of both sides, served minus own with its 95 % interval, the margin, and the verdict."""
+    """The means of both sides, served minus own with its 95 % interval, the margin, and the verdict.
+
+    `own_error` is the half width of the interval of the own mean alone: no number of served pictures makes the interval
+    of the difference narrower than that.
+    """
 
     served: float
     own: float
@@ -40,23 +43,45 @@ class Shift:
     high: float
     margin: float
     verdict: DriftVerdict
+    own_error: float
 
 
-def shift(served: Values, own: Values, *, share: bool, seed: int) -> Shift:
+def shift(served: Values, own: Values, *, share: bool) -> Shift:
     """The mean of `served` minus that of `own`; with `share`, values are 0 or 1.
 
     Each mean has an interval over whole prompts; that of the difference follows from the two by MOVER (Zou & Donner
     2008, eq. 6), which needs no symmetry. Drifted: all of it lies beyond the margin; steady: all within. Where either
     side has fewer than `LEAST_PROMPTS` prompts it is (-inf, inf).
     """
-    a, b = (_estimate(side, share=share, seed=seed) for side in (served, own))
+    a, b = (_estimate(side, share=share) for side in (served, own))
     margin = SHARE_MARGIN if share else MARGIN * float(np.std(own.values))
     low, high = _mover(a, b)
-    return Shift(a.value, b.value, a.value - b.value, low, high, margin, _verdict(low, high, margin))
+    own_error = max(b.high - b.value, b.value - b.low)
+    return Shift(a.value, b.value, a.value - b.value, low, high, margin, _verdict(low, high, margin), own_error)
 
 
-def _estimate(side: Values, *, share: bool, seed: int) -> Estimate:
-    mean = (bootstrap_share if share else bootstrap_mean)(side.values, side.prompts, RESAMPLES, seed)
+def why_never_steady(change: Shift, own_prompts: int) -> str:
+    """Why `steady` cannot be reached however many pictures are served, and with how many own prompts; "" if it can.
+
+    The interval must lie within the margin. Where the two means are equal and both have n prompts, its half width is
+    sqrt(2) times the own error, which falls with the square root of n.
+    """
+    if change.margin == 0:
+        return "all of its own samples have one value, so that there is no margin"
+    if change.own_error < change.margin:
+        return ""
+    if not math.isfinite(change.own_error):
+        return f"its own samples have {own_prompts} prompts, at least {LEAST_PROMPTS} are needed"
+    needed = math.ceil(own_prompts * 2 * (change.own_error / change.margin) ** 2)
+    digits = 10 ** max(0, len(str(needed)) - 2)
+    return (
+        f"the mean of its own {own_prompts} prompts is known to {change.own_error:.3f}, the margin is "
+        f"{change.margin:.3f}; about {math.ceil(needed / digits) * digits:,} prompts would do, of either side"
+    )
+
+
+def _estimate(side: Values, *, share: bool) -> Estimate:
+    mean = (share_estimate if share else mean_estimate)(side.values, side.prompts)
     enough = len(set(side.prompts)) >= LEAST_PROMPTS
     return mean if enough else Estimate(mean.value, -math.inf, math.inf)
 

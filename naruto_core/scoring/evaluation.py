@@ -7,22 +7,20 @@ import numpy as np
 
 from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
+from naruto_core.intervals import Estimate, mean_estimate, share_estimate
 from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
+from naruto_core.scoring.blas_threads import single_threaded
+from naruto_core.scoring.copied_pixels import pixel_nearness
 from naruto_core.scoring.discrimination import BLOCKS, ENOUGH, Discrimination, block_values, discriminate
 from naruto_core.scoring.feature_set import NOT_NUMBERS, Features, FeatureSet, RunFeatures, Vector, check_features
-from naruto_core.scoring.memorization import nearest
+from naruto_core.scoring.memorization import Nearness, nearest
 from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
-from naruto_core.scoring.resampling import (
-    Difference,
-    Estimate,
-    bootstrap_mean,
-    bootstrap_share,
-    difference,
-    jackknife,
-)
-from naruto_core.scoring.sample_metrics import SampleMetric, Values, sample_values
+from naruto_core.scoring.resampling import Difference, difference, jackknife
+from naruto_core.scoring.sample_metrics import SampleMetric, Values, counted, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
+
+NO_ANCHOR = "none: real pictures were measured with other texts than the suite's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,7 @@ class Evaluation:
     findings: list[Finding]
 
 
+@single_threaded
 def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection, template: Score) -> Evaluation:
     """Every score and every finding of a run.
 
@@ -42,31 +41,31 @@ def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection,
     unmeasured: list[str] = []
     for metric, feature_set in set_metrics_of(features):
         try:
-            scores += _set_scores(template, metric, feature_set, section)
+            scores += _set_scores(template, metric, feature_set.without(features.other_styles), section)
         except NarutoError as error:
             unmeasured.append(f"{metric.name}: {error}")
     values = _without_nan(sample_values(features), unmeasured)
     for metric in SAMPLE_METRICS:
         scores += _sample_scores(template, metric, features, values, section)
     for metric in SAMPLE_METRICS:
-        scores += _scores_by_tag(template, metric, suite, features, values, section)
+        scores += _scores_by_tag(template, metric, suite, features, values)
     blind = [s.metric for s in scores if s.variant is Variant.REAL and float(s.details.get("auc", 1)) < ENOUGH]
     return Evaluation(
         scores,
         [
-            *find_risks(template.run_id, features, values, suite, section),
+            *find_risks(template.run_id, features, values, suite),
             *findings.find_unusable(template.run_id, blind, unmeasured),
         ],
     )
 
 
 def set_metrics_of(features: RunFeatures) -> Iterator[tuple[SetMetric, FeatureSet]]:
-    """Each set metric with the features that it needs; those of further extractors under their further name."""
+    """Each set metric with the features that it needs, under the name that it has there."""
     for metric in SET_METRICS:
-        yield metric, features.feature_set(metric.extractor)
-        if metric.further_name:
-            further = replace(metric, name=metric.further_name)
-            yield from ((further, feature_set) for feature_set in features.further_sets)
+        first = features.feature_set(metric.extractor)
+        further = [other for other in features.further_sets if other.extractor != first.extractor]
+        for feature_set in (first, *(further if metric.family else ())):
+            yield metric.named_for(feature_set), feature_set
 
 
 # Set scores
@@ -85,9 +84,7 @@ def estimate(features: FeatureSet, metric: SetMetric, variant: Variant) -> Estim
     return replace(score, low=max(score.low, least), high=min(score.high, most))
 
 
-def set_difference(
-    features: FeatureSet, metric: SetMetric, first: Features, second: Features, section: ScoringSection
-) -> Difference:
+def set_difference(features: FeatureSet, metric: SetMetric, first: Features, second: Features) -> Difference:
     """The set score of `second` (n, d) minus that of `first` (n, d), which have the same prompts and seeds row by row.
 
     NarutoError when `metric` cannot be measured with these features.
@@ -96,7 +93,7 @@ def set_difference(
         check_features(rows[: features.n], metric.least, "the set of drawn pictures")
     both = np.concatenate([first[: features.n], second[: features.n]])
     measure = metric.measure(both, metric.reference_of(features))
-    return difference(measure, features.groups(), section.resamples, section.seed)
+    return difference(measure, features.groups())
 
 
 def set_discrimination(features: FeatureSet, metric: SetMetric, section: ScoringSection) -> Discrimination | None:
@@ -106,7 +103,7 @@ def set_discrimination(features: FeatureSet, metric: SetMetric, section: Scoring
     """
     if Variant.BASE not in features.drawn:
         return None
-    if features.n < BLOCKS * metric.least or len(set(features.groups())) < BLOCKS:
+    if features.n < BLOCKS * min(metric.least, BLOCKS) or len(set(features.groups())) < BLOCKS:
         return None
     single_pictures = [str(i) for i in range(features.n)]
     try:
@@ -116,7 +113,7 @@ def set_discrimination(features: FeatureSet, metric: SetMetric, section: Scoring
         )
     except NarutoError:  # prompts with very different numbers of pictures
         return None
-    return discriminate(base, real, section.resamples, section.seed)
+    return discriminate(base, real, metric.better, section.resamples, section.seed)
 
 
 def _set_scores(template: Score, metric: SetMetric, features: FeatureSet, section: ScoringSection) -> Iterator[Score]:
@@ -157,8 +154,11 @@ def _auc_details(discrimination: Discrimination | None) -> dict[str, str | float
 
 def _without_nan(values: Values, unmeasured: list[str]) -> Values:
     """`values` without those that are not numbers; their metrics are added to `unmeasured`."""
+    sparse = {metric.name for metric in SAMPLE_METRICS if metric.sparse}
     for variant, by_metric in values.items():
-        for name in [name for name, rows in by_metric.items() if not np.isfinite(rows).all()]:
+        for name, rows in list(by_metric.items()):
+            if np.isfinite(rows[counted(rows)] if name in sparse else rows).all():
+                continue
             del by_metric[name]
             unmeasured.append(f"{name} of {variant} is not a number: {NOT_NUMBERS}")
     return values
@@ -178,22 +178,31 @@ def _sample_scores(
         reference=f"{template.reference}:{size}" if size else "",
     )
     for variant, by_metric in values.items():
-        if (rows := by_metric.get(metric.name)) is None:
+        if (rows := by_metric.get(metric.name)) is None or not counted(rows).any():
             continue
         samples = features.samples.get(variant, ())
         groups = [sample.prompt for sample in samples] or [str(index) for index in range(len(rows))]
         details = template.details | (_auc_details(discrimination) if variant is Variant.REAL else {})
-        yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups, section)
+        if variant is Variant.REAL and metric.real_texts:
+            details |= {"anchor": NO_ANCHOR}
+        yield _mean_score(replace(common, variant=variant, details=details), metric, rows, groups)
         for value, sample in zip(rows.tolist(), samples, strict=False):
+            if np.isnan(value):
+                continue
             score = replace(common, variant=variant, value=value, low=value, high=value, n=1)
             yield replace(score, sample_id=sample.id, details={})
 
 
 def _sample_discrimination(metric: SampleMetric, values: Values, section: ScoringSection) -> Discrimination | None:
-    base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
-    if base is None or real is None or min(len(base), len(real)) < BLOCKS:
+    if metric.real_texts:
         return None
-    return discriminate(base, real, section.resamples, section.seed)
+    base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
+    if base is None or real is None:
+        return None
+    base, real = base[counted(base)], real[counted(real)]
+    if min(len(base), len(real)) < BLOCKS:
+        return None
+    return discriminate(base, real, metric.better, section.resamples, section.seed)
 
 
 def _scores_by_tag(
@@ -202,7 +211,6 @@ def _scores_by_tag(
     suite: PromptSuite,
     features: RunFeatures,
     values: Values,
-    section: ScoringSection,
 ) -> Iterator[Score]:
     """The means of a metric over the prompts with one tag, for each tag that it names."""
     for tag, name in metric.by_tag.items():
@@ -215,25 +223,21 @@ def _scores_by_tag(
         common = replace(template, metric=name, extractor=extractor, version=metric.version, reference="")
         for variant in features.samples:
             if (rows := values[variant].get(metric.name)) is not None:
-                yield _mean_score(replace(common, variant=variant), metric, rows[selected], groups, section)
+                yield _mean_score(replace(common, variant=variant), metric, rows[selected], groups)
 
 
-def _mean_score(
-    template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str], section: ScoringSection
-) -> Score:
-    bootstrap = bootstrap_share if metric.share else bootstrap_mean
-    mean = bootstrap(values, groups, section.resamples, section.seed)
-    method = f"bootstrap over prompts, {section.resamples} resamples, 95 %"
-    method += " (Clopper-Pearson where all are alike)" if metric.share else ""
+def _mean_score(template: Score, metric: SampleMetric, values: Vector, groups: Sequence[str]) -> Score:
+    """The mean of `values` (n,) with an interval over `groups` (n,); values that are NaN are not counted."""
+    groups = [group for group, is_counted in zip(groups, counted(values), strict=True) if is_counted]
+    mean = (share_estimate if metric.share else mean_estimate)(values[counted(values)], groups)
+    method = f"{'Clopper-Pearson' if metric.share else 'Student t'} over prompts, 95 %"
     return replace(template, value=mean.value, low=mean.low, high=mean.high, n=len(groups), method=method)
 
 
 # Risks
 
 
-def find_risks(
-    run_id: str, features: RunFeatures, values: Values, suite: PromptSuite, section: ScoringSection
-) -> Iterator[Finding]:
+def find_risks(run_id: str, features: RunFeatures, values: Values, suite: PromptSuite) -> Iterator[Finding]:
     """Blank pictures, overfitting and memorization; and against the base, generalisation and collapse."""
     yield findings.find_blanks(run_id, {str(v): of["blank"] for v, of in values.items() if "blank" in of})
     if Variant.ADAPTED not in values:
@@ -242,30 +246,34 @@ def find_risks(
     calibration = "held-out pictures" if features.held_out is not None else "training pictures (to the other ones)"
     if "copying" in adapted and "copying" in values[Variant.REAL]:
         held_out = values[Variant.REAL]["copying"]
-        yield findings.find_overfitting(run_id, adapted["copying"], held_out, prompts, section, calibration)
+        yield findings.find_overfitting(run_id, adapted["copying"], held_out, prompts, calibration)
         yield _find_memorization(run_id, features, held_out, calibration)
     if Variant.BASE not in values:
         return
     base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
     if "clip-content" in base and "clip-content" in adapted:
         pair = base["clip-content"], adapted["clip-content"]
-        yield findings.find_generalisation(run_id, *pair, prompts, tags, section)
-    yield _find_collapse(run_id, features.sets, section)
+        yield findings.find_generalisation(run_id, *pair, prompts, tags)
+    yield _find_collapse(run_id, features.sets.without(features.other_styles))
+    if features.pixels is not None and features.pixels.base is not None:
+        change = np.abs(np.asarray(features.pixels.drawn, dtype=np.float64) - features.pixels.base)
+        yield findings.find_hardly_moved(run_id, change.mean(axis=1), features.gauges)
 
 
 def _find_memorization(run_id: str, features: RunFeatures, held_out: Vector, calibration: str) -> Finding:
-    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
     samples = [f"{s.id} ({s.prompt}, seed {s.seed})" for s in features.samples[Variant.ADAPTED]]
-    names = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
-    nearest_names = [names[row] for row in rows.tolist()]
-    return findings.find_memorization(run_id, cosines, held_out, samples, nearest_names, calibration)
+    names: Sequence[str] = features.training_names or [f"training picture {i}" for i in range(len(features.training))]
+    cosines, rows = nearest(features.sets.drawn[Variant.ADAPTED], features.training)
+    of_features = Nearness(cosines, held_out, [names[row] for row in rows.tolist()])
+    of_pixels = features.pixels and pixel_nearness(features.pixels, names)
+    return findings.find_memorization(run_id, samples, of_features, of_pixels, calibration)
 
 
-def _find_collapse(run_id: str, features: FeatureSet, section: ScoringSection) -> Finding:
+def _find_collapse(run_id: str, features: FeatureSet) -> Finding:
     mmd, vendi = (next(metric for metric in SET_METRICS if metric.name == name) for name in ("mmd", "vendi"))
     pair = features.drawn[Variant.BASE], features.drawn[Variant.ADAPTED]
     try:
-        shift, spread = (set_difference(features, metric, *pair, section) for metric in (mmd, vendi))
+        shift, spread = (set_difference(features, metric, *pair) for metric in (mmd, vendi))
         adapted, real = (estimate(features, vendi, variant) for variant in (Variant.ADAPTED, Variant.REAL))
         return findings.find_collapse(run_id, shift, spread, adapted, real)
     except NarutoError as error:

@@ -4,7 +4,7 @@ A feature array is (n, d): one row a picture, in half precision as it is kept, o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,9 @@ def each_once(n: int) -> Counts:
     return np.ones(n)
 
 
+OTHER_STYLES = "style"  # the tag of prompts that ask for the base model's own styles
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
     """Features by one extractor: (n, d) of each variant, and of real pictures.
@@ -60,6 +63,7 @@ class FeatureSet:
     Row i of every variant has the same prompt (`prompts[i]`) and the same seed. `reference` (m, d) is what set metrics
     compare with. `real` (k, d) are real pictures that are not in it: their scores are what a perfect model would get.
     Set metrics use the first rows only where there are more of one kind than of another: order the rows accordingly.
+    `label` is the extractor's short name (`registry.extractor_label`).
     """
 
     extractor: str
@@ -67,6 +71,12 @@ class FeatureSet:
     drawn: Mapping[Variant, Features]
     reference: Features
     real: Features
+    label: str = ""
+
+    @property
+    def short_name(self) -> str:
+        """What the names of metrics on these features end with, e.g. `judge` in `fd-judge`."""
+        return self.label or self.extractor.partition(":")[0]
 
     @property
     def n(self) -> int:
@@ -76,6 +86,14 @@ class FeatureSet:
     def groups(self) -> list[str]:
         """The prompt of each of the n pictures."""
         return list(self.prompts[: self.n])
+
+    def without(self, prompts: frozenset[str]) -> "FeatureSet":
+        """The set without the rows of `prompts`; the same where nothing would be left or left out."""
+        rows = [row for row, prompt in enumerate(self.prompts) if prompt not in prompts]
+        if len(rows) in (0, len(self.prompts)):
+            return self
+        drawn = {variant: features[rows] for variant, features in self.drawn.items()}
+        return replace(self, prompts=[self.prompts[row] for row in rows], drawn=drawn)
 
     def pictures(self, variant: Variant) -> Features:
         """All pictures of a variant; of REAL, real ones."""
@@ -95,18 +113,36 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelSet:
+    """Small pictures (n, 3072): drawn by the adapted model, all trained on, and kept out of training (maybe none).
+
+    `base` (n, 3072) are the base model's, row by row of the same prompt and seed; None where it drew nothing.
+    """
+
+    drawn: Features
+    training: Features
+    held_out: Features
+    base: Features | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFeatures:
     """Everything that the scores of a run are computed from.
 
     samples: by variant; row i of every variant has the same prompt and seed.
     sets, pairs: by `scoring.set_extractor` and by `scoring.pair_extractor`, which reads texts too.
     further_sets: one for each of `scoring.more_set_extractors`.
+    cmmd: by `scoring.cmmd_extractor`; None: `pairs`.
     texts, contents: (n, d) of each sample's prompt, and of its content part.
     captions: (k, d) of the captions of `pairs.real`.
     training: (t, d) of all pictures that were trained on, called `training_names`.
     held_out: (h, d) of the pictures that were kept out of training; None where there are none.
     blank: (n,) by variant.
     extras: values of the optional metrics that the recipe asks for, by metric.
+    gauges: numbers of the training, see `findings.find_hardly_moved`.
+    other_styles: prompts that ask for other styles than the run's. Set metrics compare with the run's own style, so
+        they leave these prompts out.
+    pixels: for copies of crops; None where a picture is gone that was scored before they were compared.
     """
 
     samples: Mapping[Variant, tuple[Sample, ...]]
@@ -120,10 +156,18 @@ class RunFeatures:
     held_out: Features | None
     blank: Mapping[Variant, NDArray[np.bool_]]
     extras: Mapping[str, Extra]
+    pixels: PixelSet | None = None
     training_names: tuple[str, ...] = ()
+    gauges: Mapping[str, float] = field(default_factory=dict[str, float])
+    other_styles: frozenset[str] = frozenset()
+    cmmd: FeatureSet | None = None
 
     def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
         """The features that a metric with this kind of extractor needs."""
+        if extractor == "cmmd":
+            return self.cmmd or self.pairs
+        if extractor == "similarity" and self.further_sets:
+            return self.further_sets[0]
         return self.pairs if extractor == "pair" else self.sets
 
     def prompts(self) -> list[str]:

@@ -5,7 +5,7 @@ in the embedding cache, so that a later score needs neither pictures nor network
 """
 
 import hashlib
-import re
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable
-from naruto_core.hub import check_hub_file
-from naruto_core.sdxl import locate
+from naruto_core.hub import check_hub_file, locate, pinned_folder
+from naruto_core.scoring.copied_pixels import SIDE as PIXELS_SIDE
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch and the networks' libraries are imported when something must be embedded
+    import torch
     from PIL.Image import Image
 
-Embed = Callable[[torch.Tensor], torch.Tensor]
+Embed = Callable[["torch.Tensor"], "torch.Tensor"]
+ChooseDevice = Callable[[], "torch.device"]
 Rows = NDArray[np.float32]
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the name of torch-fidelity's file
 _BATCH_IN_CACHE = 8  # pictures of 299 pixels whose activations stay in a CPU's cache
 _READERS = 4  # threads that read and prepare pictures
 
@@ -41,11 +42,11 @@ class Network:
     `tokenize` and `embed_text` do the same for texts; both are None where the network reads no texts.
     """
 
-    prepare: Callable[["Image"], torch.Tensor]
+    prepare: Callable[["Image"], "torch.Tensor"]
     embed: Embed
-    tokenize: Callable[[list[str]], torch.Tensor] | None
+    tokenize: Callable[[list[str]], "torch.Tensor"] | None
     embed_text: Embed | None
-    device: torch.device
+    device: "torch.device"
 
 
 class Extractor:
@@ -66,31 +67,57 @@ class Extractor:
             raise ModelUnusable(f"cannot load the extractor {self.id}: {' '.join(str(error).split())[:200]}") from error
 
 
-def load_extractor(name: str, device: torch.device) -> Extractor:
-    """The extractor with this `name` in a recipe.
+def load_extractor(name: str, device: "torch.device | ChooseDevice") -> Extractor:
+    """The extractor with this `name` in a recipe; a function for `device` is called when its network is loaded.
 
-    `inception` is FID's own network (`inception:<file>`: with the weights in that file). `timm:<folder>` and
-    `timm:<owner>/<name>@<commit>` are timm models. Any other name is an open_clip model: `package:...`, a folder, or
-    `Arch/pretrained`. Raises ModelUnusable when its files are missing, e.g. offline before the first download.
+    `inception` is FID's own network (`inception:<file>`: with the weights in that file). `timm:`, `transformers:` and
+    `open_clip:` are followed by a folder or by `<owner>/<name>@<commit>`. Any other name is an open_clip model:
+    `package:...`, a folder, or `Arch/pretrained`. Raises ModelUnusable when its files are missing, e.g. offline before
+    the first download.
     """
     kind, _, rest = name.partition(":")
+    choose = device if callable(device) else lambda: device
     try:
         if kind == "inception":
-            return _inception(rest, device)
-        return _timm(rest, device) if kind == "timm" else _open_clip(name, device)
+            return _inception(rest, choose)
+        if kind == "transformers":
+            from naruto_core.scoring.hub_models import extractor_of_transformers
+
+            return extractor_of_transformers(rest, choose)
+        return _timm(rest, choose) if kind == "timm" else _open_clip(name, choose)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelUnusable(f"cannot load the extractor {name}: {' '.join(str(error).split())[:200]}") from error
 
 
-def _open_clip(name: str, device: torch.device) -> Extractor:
-    import open_clip
+def pixel_extractor() -> Extractor:
+    """No network: the picture itself, 32 x 32 RGB pixels (0 to 255) in a row of 3,072; for `copied_pixels`."""
 
-    if name.startswith("package:") or Path(name).is_dir():
-        folder = Path(locate(name, None)[0])
+    def prepare(picture: "Image") -> "torch.Tensor":
+        import torch
+        from PIL.Image import Resampling
+
+        small = picture.resize((PIXELS_SIDE, PIXELS_SIDE), Resampling.BILINEAR)
+        return torch.from_numpy(np.array(small, dtype=np.float32))
+
+    def load() -> Network:
+        import torch
+
+        return Network(prepare, lambda pixels: pixels.flatten(1), None, None, torch.device("cpu"))
+
+    return Extractor(f"pixels:{PIXELS_SIDE}-1", load)
+
+
+def _open_clip(name: str, choose_device: ChooseDevice) -> Extractor:
+    kind, _, rest = name.partition(":")
+    if kind == "open_clip" or name.startswith("package:") or Path(name).is_dir():
+        files = ("open_clip_config.json", "open_clip_model.safetensors")
+        folder = pinned_folder(rest, files, kind) if kind == "open_clip" else Path(locate(name, None)[0])
         source, tag = f"local-dir:{folder}", None
         weights = sha256_file(folder / "open_clip_model.safetensors")
         settings = sha256_file(folder / "open_clip_config.json")
     else:
+        import open_clip
+
         source, _, tag = name.partition("/")
         known = open_clip.get_pretrained_cfg(source, tag)
         if not known:
@@ -99,6 +126,9 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
         settings = hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
 
     def load() -> Network:
+        import open_clip
+
+        device = choose_device()
         loaded: Any = open_clip.create_model_from_pretrained(source, pretrained=tag, device=device)
         model, prepare = loaded
         model.eval().requires_grad_(False)
@@ -107,14 +137,15 @@ def _open_clip(name: str, device: torch.device) -> Extractor:
     return Extractor(f"open_clip:{weights[:16]}-{settings[:6]}", load)
 
 
-def _timm(name: str, device: torch.device) -> Extractor:
-    folder = _timm_folder(name)
-    weights, settings = sha256_file(folder / "model.safetensors"), sha256_file(folder / "config.json")
+def _timm(name: str, choose_device: ChooseDevice) -> Extractor:
+    folder = pinned_folder(name, (_CONFIG, _WEIGHTS), "timm")
+    weights, settings = sha256_file(folder / _WEIGHTS), sha256_file(folder / _CONFIG)
 
     def load() -> Network:
         import timm
         from timm.data import create_transform, resolve_data_config
 
+        device = choose_device()
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
         model.eval().requires_grad_(False).to(device)
         prepare: Any = create_transform(**resolve_data_config({}, model=model))
@@ -123,36 +154,23 @@ def _timm(name: str, device: torch.device) -> Extractor:
     return Extractor(f"timm:{weights[:16]}-{settings[:6]}", load)
 
 
-def _timm_folder(name: str) -> Path:
-    """The folder `name`, or the folder to which a hub id is downloaded at its pinned commit."""
-    if (folder := Path(name).expanduser()).is_dir():
-        return folder
-    hub_id, _, commit = name.partition("@")
-    if hub_id.count("/") != 1 or not _COMMIT.fullmatch(commit):
-        raise ModelUnusable(
-            f"timm:{name}: give a folder with timm's config.json and model.safetensors, or a hub id with its commit, "
-            "owner/name@<40 hex digits>."
-        )
-    from huggingface_hub import hf_hub_download
-
-    files = [hf_hub_download(hub_id, name, revision=commit) for name in ("config.json", "model.safetensors")]
-    return check_hub_file(Path(files[1])).parent  # one commit, one folder
-
-
-def _inception(weights: str, device: torch.device) -> Extractor:
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    path = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name)
+def _inception(weights: str, choose_device: ChooseDevice) -> Extractor:
+    path = Path(weights or _checkpoints() / _INCEPTION)
     if not path.is_file():
         if weights:
             raise ModelUnusable(f"there is no file {weights} with the weights of Inception.")
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
 
     def load() -> Network:
+        import torch
         from torchmetrics.image.fid import NoTrainInceptionV3
 
         torch.load(path, weights_only=True)  # refuses anything but tensors, which torch-fidelity would run
+        device = choose_device()
         network: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         network.eval().requires_grad_(False).to(device)
         embed = _for_cpu(network) if device.type == "cpu" else network
@@ -161,12 +179,21 @@ def _inception(weights: str, device: torch.device) -> Extractor:
     return Extractor(f"inception:{sha256_file(path)[:16]}-torchmetrics", load)
 
 
-def _for_cpu(network: torch.nn.Module) -> Embed:
+def _checkpoints() -> Path:
+    """Where torch.hub keeps weights, without importing torch."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
+
+
+def _for_cpu(network: "torch.nn.Module") -> Embed:
     """The network with batch norms folded into convolutions, and with channels-last weights.
 
     The same features up to rounding (5e-7 of the largest), in about half the time. A batch is small enough for the
     output of a layer to be in the cache when the next layer reads it.
     """
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
     for block in list(network.modules()):
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
         if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
@@ -176,23 +203,29 @@ def _for_cpu(network: torch.nn.Module) -> Embed:
     return lambda pixels: torch.cat([network(part) for part in pixels.split(_BATCH_IN_CACHE)])
 
 
-def _as_bytes(picture: "Image") -> torch.Tensor:
+def _as_bytes(picture: "Image") -> "torch.Tensor":
+    import torch
+
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def embed_pictures(extractor: Extractor, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[Rows]:
     """Features (b, d) of one batch after the other; each picture is opened shortly before its batch."""
+    import torch
+
     network = extractor.network
     for batch in _prepared(network, pictures, batch_size):
         with torch.inference_mode():
             yield network.embed(batch.to(network.device)).float().cpu().numpy().astype(np.float32)
 
 
-def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> Iterator[torch.Tensor]:
+def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch_size: int) -> "Iterator[torch.Tensor]":
     """Batches of prepared pictures; the next batch is read while the network embeds this one."""
 
-    def prepare(load: "Callable[[], Image]") -> torch.Tensor:
+    def prepare(load: "Callable[[], Image]") -> "torch.Tensor":
         return network.prepare(load().convert("RGB"))
+
+    import torch
 
     with ThreadPoolExecutor(_READERS) as readers:
         following: list[Future[torch.Tensor]] = []
@@ -207,6 +240,8 @@ def _prepared(network: Network, pictures: "Sequence[Callable[[], Image]]", batch
 
 def embed_texts(extractor: Extractor, texts: Sequence[str]) -> Rows:
     """Features (n, d) of `texts`, in one batch; raises ModelUnusable for an extractor without a text tower."""
+    import torch
+
     network = extractor.network
     if network.tokenize is None or network.embed_text is None:
         raise ModelUnusable(f"the extractor {extractor.id} has no text tower; a CLIP score needs an open_clip model.")

@@ -11,37 +11,37 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from naruto_core.domain import Finding
-from naruto_core.recipe_sections import ScoringSection
+from naruto_core.intervals import LEVEL, Estimate, exact_share, share_estimate
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import Vector
+from naruto_core.scoring.memorization import Nearness
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
     Difference,
-    Estimate,
-    bootstrap_share,
     difference,
+    holm,
     mean_measure,
 )
-from naruto_core.scoring.verdict import LEVEL
 
 NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
-FUSED_LIMIT = 4.0  # grey levels, mean of a picture; measured in docs/decisions/0079-picture-cache.md
-NO_SIGN = 0.05  # "no sign of memorization" is said only where at most this share (95 %) can be copies
+MODEL_CHANGE = "model change"
+TRUNCATED_TEXT = "truncated text"
+SAME_PICTURE = 4.0  # grey levels, mean of a picture that was drawn again; see docs/decisions/0079-picture-cache.md
+SMALL_EFFECT = 0.25  # standard deviations; smaller differences are no warning (Cohen 1988: 0.2 is a small effect)
+HARDLY_MOVED = 1.0  # grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
 
-def find_overfitting(
-    run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], section: ScoringSection, calibration: str
-) -> Finding:
+def find_overfitting(run_id: str, drawn: Vector, held_out: Vector, prompts: Sequence[str], calibration: str) -> Finding:
     """Whether drawn pictures lie nearer to training pictures than held-out pictures do."""
     if len(held_out) < LEAST_FOR_RANKS:
         sentence = f"copying cannot be judged: {len(held_out)} {calibration} are too few to compare with."
         return Finding(run_id, "overfitting", True, sentence, {"held_out": float(len(held_out))})
     ranks = memorization.ranks(drawn, held_out)
     is_flagged = (ranks <= memorization.FLAGGED).astype(np.float64)
-    flagged = bootstrap_share(is_flagged, prompts, section.resamples, section.seed)
-    if not math.isfinite(flagged.low):
+    flagged = share_estimate(is_flagged, prompts)
+    if len(set(prompts)) < LEAST_PROMPTS:
         sentence = (
             f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
         )
@@ -62,38 +62,52 @@ def find_overfitting(
 
 
 def find_memorization(
-    run_id: str, drawn: Vector, held_out: Vector, samples: Sequence[str], nearest: Sequence[str], calibration: str
+    run_id: str, samples: Sequence[str], features: Nearness, pixels: Nearness | None, calibration: str
 ) -> Finding:
     """Every drawn picture that is a copy of a training picture, by name, and how many more there may be.
 
-    `samples` and `nearest` (n names) are each drawn picture and its nearest training picture. Only copies of whole
-    pictures are seen: no crops, no mirrored copies.
+    `samples` (n names) are the drawn pictures. `features` finds copies of whole pictures, `pixels` crops and mirrored
+    copies too (None: not compared). Each has half of `memorization.FALSE_ALARM`.
     """
-    n, doubles = len(drawn), int((1 - held_out <= memorization.DOUBLE).sum())
-    calibrating = len(held_out) - doubles
+    n, doubles = len(samples), len(features.calibrating) - features.new
     left_out = f", {doubles} doubles of training pictures left out" if doubles else ""
-    if calibrating < memorization.LEAST_HELD_OUT:
+    if features.new < memorization.LEAST_HELD_OUT:
         sentence = (
-            f"memorization cannot be judged: {calibrating} {calibration}{left_out} are too few to calibrate with, at "
+            f"memorization cannot be judged: {features.new} {calibration}{left_out} are too few to calibrate with, at "
             f"least {memorization.LEAST_HELD_OUT} are needed."
         )
-        return Finding(run_id, "memorization", True, sentence, {"held_out": float(calibrating)})
-    margin = memorization.copy_margin(held_out, n)
-    copies = [i for i in np.argsort(-drawn, kind="stable").tolist() if drawn[i] > margin]
-    low, high = memorization.share_interval(len(copies), n)
+        return Finding(run_id, "memorization", True, sentence, {"held_out": float(features.new)})
+    margin = features.margin(memorization.FALSE_ALARM / 2)
+    pixel_margin = math.inf if pixels is None else pixels.margin(memorization.FALSE_ALARM / 2)
+    pairs = _copies(samples, features, margin, "cosine")
+    if pixels is not None:
+        pairs |= _copies(samples, pixels, pixel_margin, "pixels of a crop or mirrored crop") | pairs
+    share = exact_share(len(pairs) / n, n)
+    low, high = share.low, share.high
+    compared = f"; pixels of crops and mirrored crops, correlation above {pixel_margin:.6f}"
     count = (
-        f"{len(copies)} of {n} drawn pictures lie nearer to a training picture than all {calibrating} "
-        f"{calibration}{left_out} by the calibrated margin (cosine above {margin:.6f}, whole pictures only)"
+        f"{len(pairs)} of {n} drawn pictures lie nearer to a training picture than all {features.new} "
+        f"{calibration}{left_out} by the calibrated margin (cosine above {margin:.6f}"
+        f"{compared if pixel_margin < math.inf else ', whole pictures only'})"
     )
-    if copies:
-        pairs = "; ".join(f"{samples[i]} is {nearest[i]} (cosine {drawn[i]:.4f})" for i in copies)
-        sentence = f"{count}, {len(copies) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {pairs}."
-    elif high <= NO_SIGN:
+    if pairs:
+        sentence = f"{count}, {len(pairs) / n:.1%} [{low:.1%}, {high:.1%}] are copies: {'; '.join(pairs.values())}."
+    elif high <= memorization.NO_SIGN:
         sentence = f"no sign of memorization: {count}; at most {high:.1%} (95 %) do."
     else:
         sentence = f"memorization cannot be excluded: {count}, but up to {high:.1%} (95 %) may: draw more pictures."
-    figures = {"copies": float(len(copies)), "n": float(n), "low": low, "high": high, "margin": margin}
-    return Finding(run_id, "memorization", bool(copies) or high > NO_SIGN, sentence, figures)
+    figures = {"copies": float(len(pairs)), "n": float(n), "low": low, "high": high, "margin": margin}
+    figures |= {"pixel_margin": pixel_margin} if pixel_margin < math.inf else {}
+    return Finding(run_id, "memorization", bool(pairs) or high > memorization.NO_SIGN, sentence, figures)
+
+
+def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: str) -> dict[int, str]:
+    """The pictures beyond the margin, nearest first: {row: "sample is training picture (measure value)"}."""
+    return {
+        i: f"{samples[i]} is {nearness.nearest[i]} ({measure} {nearness.drawn[i]:.4f})"
+        for i in np.argsort(-nearness.drawn, kind="stable").tolist()
+        if nearness.drawn[i] > margin
+    }
 
 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
@@ -101,7 +115,7 @@ def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: E
 
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
-    if shift.high is None or spread.high is None:
+    if shift.high is None or spread.high is None or shift.p is None:
         sentence = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
@@ -125,37 +139,71 @@ def find_generalisation(
     adapted: Vector,
     prompts: Sequence[str],
     tags: Mapping[str, Sequence[str]],
-    section: ScoringSection,
 ) -> Finding:
-    """The kinds of prompts that the adapted model follows less well than the base.
+    """The kinds of prompts (tags) that the adapted model follows less well than the base.
 
-    `base` and `adapted` (n,) are sample scores, row by row of the same prompt and seed; `tags` are by prompt.
+    `base` and `adapted` (n,) are sample scores, row by row of the same prompt and seed; `tags` are by prompt. Reported
+    is a difference that is significant after Holm's correction over the tags that can be judged (`judged_tags`), and
+    at least `SMALL_EFFECT` standard deviations of the base's scores.
     """
-    worse: list[str] = []
-    few: list[str] = []
-    figures: dict[str, float] = {}
     names = np.asarray(prompts)
-    for tag in sorted({tag for of_prompt in tags.values() for tag in of_prompt}):
-        selected = np.isin(names, [prompt for prompt, of_prompt in tags.items() if tag in of_prompt])
-        if not selected.any():
-            continue
-        values = np.concatenate([base[selected], adapted[selected]])
-        change = difference(mean_measure(values), names[selected].tolist(), section.resamples, section.seed)
-        figures[tag] = change.value
-        if change.low is None or change.high is None or change.p is None:
-            few.append(f"{tag} (n = {change.prompts} prompts)")
-        elif change.high < 0 and change.p < LEVEL:
-            worse.append(f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}])")
-    sentence = (
-        f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
-        if worse
-        else "no kind of prompt (by tag), taken alone, is followed less well than by the base."
-    )
-    if few and len(few) == len(figures):
+    rows = {tag: np.isin(names, [p for p, of in tags.items() if tag in of]) for tag in _tags(prompts, tags)}
+    counts = {tag: len(set(names[selected].tolist())) for tag, selected in rows.items()}
+    judged, least = judged_tags(counts)
+    smallest = SMALL_EFFECT * float(np.std(base))
+    changes = {
+        tag: difference(
+            mean_measure(np.concatenate([base[rows[tag]], adapted[rows[tag]]])),
+            names[rows[tag]].tolist(),
+        )
+        for tag in rows
+    }
+    adjusted = dict(zip(judged, holm([changes[tag].p or 0.0 for tag in judged]), strict=True))
+    worse = [
+        f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {_count(counts[tag])})"
+        for tag, change in changes.items()
+        if tag in adjusted and adjusted[tag] < LEVEL and change.value <= -smallest
+        if change.low is not None and change.high is not None and change.high < 0
+    ]
+    few = [f"{tag} ({_count(counts[tag])})" for tag in rows if tag not in adjusted]
+    if not judged:
         sentence = "generalisation cannot be judged by kind of prompt."
+    elif worse:
+        sentence = f"the adapter agrees less with prompts of these kinds than the base does: {', '.join(worse)}."
+    else:
+        sentence = (
+            f"no kind of prompt is followed less well than by the base by {smallest:.3f} or more, as far as can be "
+            f"told: {', '.join(f'{tag} ({_count(counts[tag])})' for tag in judged)}."
+        )
     if few:
-        sentence += f" Of fewer than {LEAST_PROMPTS} prompts, and not judged: {', '.join(few)}."
+        sentence += f" Cannot be judged: {', '.join(few)}; at least {least} prompts are needed."
+    figures = {tag: change.value for tag, change in changes.items()}
     return Finding(run_id, "generalisation", bool(worse), sentence, figures)
+
+
+def judged_tags(counts: Mapping[str, int]) -> tuple[list[str], int]:
+    """The tags that can be judged, by their number of prompts; and the number of prompts that a further tag needs.
+
+    The smallest p-value of n prompts is 2^(1 - n), see `LEAST_PROMPTS`. Times the number of tags that are judged, it
+    must be below `LEVEL`; tags with the fewest prompts are left out until it is. Scores play no part in this choice.
+    """
+    judged = [tag for tag, count in counts.items() if count >= LEAST_PROMPTS]
+    while judged and 2.0 ** (1 - min(counts[tag] for tag in judged)) * len(judged) >= LEVEL:
+        fewest = min(counts[tag] for tag in judged)
+        judged = [tag for tag in judged if counts[tag] > fewest]
+    least = LEAST_PROMPTS
+    while 2.0 ** (1 - least) * (len(judged) + 1) >= LEVEL:
+        least += 1
+    return judged, least
+
+
+def _count(prompts: int) -> str:
+    return "1 prompt" if prompts == 1 else f"{prompts} prompts"
+
+
+def _tags(prompts: Sequence[str], tags: Mapping[str, Sequence[str]]) -> list[str]:
+    """The tags of prompts that were drawn."""
+    return sorted({tag for prompt in set(prompts) for tag in tags.get(prompt, ())})
 
 
 def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
@@ -166,6 +214,28 @@ def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
     return Finding(run_id, "blank pictures", bool(blank_counts), sentence, counts)
 
 
+def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Finding:
+    """Whether a run's model still draws the pictures that it drew for the run.
+
+    `mean` (n values) are the mean differences of the pixels of each canary picture, drawn now, from the recorded sample
+    of the same prompt and seed, in grey levels from 0 to 255; `expected` pictures were asked for.
+    """
+    n, worst, changed = len(mean), max(mean), sum(value > SAME_PICTURE for value in mean)
+    pictures = "1 canary picture" if n == 1 else f"{n} canary pictures"
+    few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
+    sentence = (
+        f"the model has changed: {changed} of {pictures}{few} differ from the run's own samples of the same prompts "
+        f"and seeds by more than {SAME_PICTURE:g} of 255 grey levels (at most {worst:.2f}); compare the base model's "
+        "files, the adapter and the versions of the libraries with those of the run."
+        if changed
+        else f"the model is steady: {pictures}{few} differ from the run's own samples of the same prompts and seeds by "
+        f"at most {worst:.2f} of 255 grey levels on average (limit {SAME_PICTURE:g}). What differs in served pictures "
+        "comes from what people ask for."
+    )
+    figures = {"pictures": float(n), "changed": float(changed), "worst_mean": worst}
+    return Finding(run_id, MODEL_CHANGE, bool(changed), sentence, figures)
+
+
 def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[float]) -> Finding:
     """Whether the fused model draws the adapted model's pictures.
 
@@ -173,27 +243,56 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     the same prompt and seed, in grey levels from 0 to 255.
     """
     n, worst, overall = len(mean), max(mean), sum(mean) / len(mean)
-    warning = worst > FUSED_LIMIT
+    warning = worst > SAME_PICTURE
     pictures = "1 picture" if n == 1 else f"{n} pictures"
     sentence = (
         f"in {pictures} of the same prompts and seeds the fused model differs from the adapted model by at most "
         f"{max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
     )
     sentence += (
-        f"more than rounding did on the miniature ({FUSED_LIMIT:g}); look at both, and fuse again or export the "
+        f"more than rounding did on the miniature ({SAME_PICTURE:g}); look at both, and fuse again or export the "
         "adapter instead."
         if warning
-        else f"below the limit of {FUSED_LIMIT:g}, which rounding did not reach on the miniature."
+        else f"below the limit of {SAME_PICTURE:g}, which rounding did not reach on the miniature."
     )
     figures = {"pictures": float(n), "largest": max(largest), "mean": overall, "worst_mean": worst}
     return Finding(run_id, FUSED_MODEL, warning, sentence, figures)
+
+
+def find_hardly_moved(run_id: str, differences: Vector, gauges: Mapping[str, float]) -> Finding:
+    """Whether the adapter changed what the base draws.
+
+    `differences` (n,) are mean absolute differences, in grey levels from 0 to 255, of the small pictures of base and
+    adapted model with the same prompt and seed; `gauges` may explain them: "d" is Prodigy's step size at the end of
+    the training over that of its first step, "largest B" the largest absolute value of the adapter's B matrices (all
+    are 0 before the first step).
+    """
+    mean, n = float(np.mean(differences)), len(differences)
+    explained = {
+        "d": "Prodigy's step size d is {:.3g} times that of its first step",
+        "largest B": "the largest value of the adapter's B matrices is {:.1e}",
+    }
+    reasons = "; ".join(text.format(gauges[name]) for name, text in explained.items() if name in gauges)
+    warning = mean < HARDLY_MOVED
+    sentence = (
+        "the adapter has hardly moved: train longer, or with a higher learning rate"
+        if warning
+        else "the adapter changes the pictures"
+    )
+    sentence += (
+        f": in {n} pairs of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
+        f"of 255 grey levels on average (limit {HARDLY_MOVED:g}){'; ' + reasons if reasons else ''}."
+    )
+    figures = {"pictures": float(n), "mean": mean} | dict(gauges)
+    return Finding(run_id, "movement", warning, sentence, figures)
 
 
 def find_unusable(run_id: str, blind: Sequence[str], unmeasured: Sequence[str]) -> list[Finding]:
     """Metrics that cannot tell base from real pictures here, and metrics that were not measured, with the reason."""
     unusable: list[Finding] = []
     if blind:
-        sentence = f"these do not discriminate here (they cannot tell base from real pictures): {', '.join(blind)}."
+        reason = "they cannot tell base from real pictures, or prefer the base's"
+        sentence = f"these do not discriminate here ({reason}): {', '.join(blind)}."
         unusable.append(Finding(run_id, "blind metrics", True, sentence, {"count": float(len(blind))}))
     if unmeasured:
         unusable.append(Finding(run_id, NOT_MEASURED, True, "; ".join(unmeasured), {"count": float(len(unmeasured))}))

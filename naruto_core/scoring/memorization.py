@@ -5,13 +5,15 @@ it: the rank of a drawn picture is the share of them that come at least as near 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.scoring.feature_set import Features, Vector, chunks, unit_length
 
+NO_SIGN = 0.05  # "no sign" is said only where at most this share (95 %) of the pictures can be copies
 FALSE_ALARM = 0.02  # the largest share of runs without a copy in which a picture is named as one
 ROUNDING = 2e-6  # distance of the features of one picture to itself, because they are kept in half precision
 DOUBLE = 1e-5  # distance below which two pictures count as the same
@@ -42,6 +44,29 @@ def nearest(pictures: Features, training: Features, *, same: bool = False) -> tu
     return cosine, nearest_row
 
 
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How near n drawn and m calibrating pictures come to their nearest training pictures: cosines or correlations.
+
+    `nearest` has the names (n) of the training pictures that are nearest to the drawn ones.
+    """
+
+    drawn: Vector
+    calibrating: Vector
+    nearest: Sequence[str]
+
+    @property
+    def new(self) -> int:
+        """Calibrating pictures that are no doubles of training pictures."""
+        return int((1 - self.calibrating > DOUBLE).sum())
+
+    def margin(self, false_alarm: float) -> float:
+        """See `copy_margin`; infinite where there are too few calibrating pictures."""
+        if self.new < LEAST_HELD_OUT:
+            return np.inf
+        return copy_margin(self.calibrating, len(self.drawn), false_alarm)
+
+
 def ranks(nearness: Vector, of_held_out: Sequence[float] | Vector) -> Vector:
     """For each picture (n,) the share, above 0 up to 1, of held-out pictures that come at least as near.
 
@@ -60,17 +85,17 @@ def most_by_chance(held_out: int) -> float:
     pictures beyond it has a Beta(k, m + 1 - k) distribution.
     """
     k = max(1, int(FLAGGED * (held_out + 1)))
-    return float(stats.beta.ppf(0.975, k, held_out + 1 - k))
+    return float(scipy.stats.beta.ppf(0.975, k, held_out + 1 - k))
 
 
-def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int) -> float:
+def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int, false_alarm: float = FALSE_ALARM) -> float:
     """The cosine above which a picture, of `drawn` pictures in all, is a copy of its nearest training picture.
 
-    At most a share of `FALSE_ALARM` of the runs without a copy have any picture above it. Near 0 the distances
+    At most a share of `false_alarm` of the runs without a copy have any picture above it. Near 0 the distances
     d = 1 - cosine of new pictures to their nearest training picture follow a power law whose exponent is the dimension
     in which pictures vary (Hill 1975; Levina and Bickel 2004). So log(d_j / d) of the j nearest of m held-out pictures
     is exponential, and that of a new picture exceeds t times their mean with probability (1 + t / j)^-j, in which the
-    mean's own uncertainty is included. t is chosen so that drawn * j / m times this is `FALSE_ALARM`. Held-out doubles
+    mean's own uncertainty is included. t is chosen so that drawn * j / m times this is `false_alarm`. Held-out doubles
     of training pictures (nearer than `DOUBLE`) are left out: they are not new. Raises ValueError when fewer than
     `LEAST_HELD_OUT` are left.
     """
@@ -81,12 +106,6 @@ def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int) -> float:
         raise ValueError(f"a margin needs {LEAST_HELD_OUT} held-out pictures, not {m}")
     j = max(m // 10, min(10, m // 2))
     edge, tail = distances[j], distances[:j]
-    t = j * (max(1.0, drawn * j / (m * FALSE_ALARM)) ** (1 / j) - 1)
+    t = j * (max(1.0, drawn * j / (m * false_alarm)) ** (1 / j) - 1)
     calibrated = edge * np.exp(-t * np.log(edge / tail).mean())
     return 1 - float(max(min(calibrated, distances[0]), ROUNDING))
-
-
-def share_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval (Clopper and Pearson 1934), 0 to 1, of a share when `count` of `n` were observed."""
-    low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
-    return low, float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0

@@ -5,10 +5,12 @@ register through `metrics.py`: evaluation, comparison, report, the recipe's name
 metric is one function and one `register(...)` in one of these two files, and its test.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-ExtractorKind = Literal["set", "pair", "own"]
+ExtractorKind = Literal["set", "pair", "cmmd", "similarity", "own"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +22,12 @@ class Metric:
     better: 1 where more is better, -1 where less is better, 0 where neither is.
     sees, blind: one sentence each: what it measures, and what it cannot see.
     paper: the source of the method; empty where it is our own.
-    extractor: which network's features it needs: that of `scoring.set_extractor`, that of `scoring.pair_extractor`
-        (which reads texts too), or one of its own.
-    headline: whether short tables show it (the table at the end of a run).
+    extractor: which network's features it needs: that of `scoring.set_extractor` ("set"), that of
+        `scoring.pair_extractor` ("pair", which reads texts too), that of `scoring.cmmd_extractor` ("cmmd"; where there
+        is none, the pair extractor), the first of `scoring.more_set_extractors` ("similarity"; where there is none,
+        the set extractor), or a model of its own ("own").
+    headline: its place in the headline table of a run (`naruto scores`), from 1; 0 where it is not in it.
+    title: what that table calls it, in words of at most 18 letters.
     decimals: digits after the point that are worth showing.
     """
 
@@ -33,8 +38,13 @@ class Metric:
     blind: str
     paper: str = ""
     extractor: ExtractorKind = "set"
-    headline: bool = False
+    headline: int = 0
+    title: str = ""
     decimals: int = 3
+
+    def is_named_by(self, names: Sequence[str]) -> bool:
+        """Whether `names` of a recipe contain this metric."""
+        return self.name in names
 
 
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
@@ -52,3 +62,26 @@ def register(metric: AnyMetric) -> AnyMetric:
 def registered(kind: type[AnyMetric]) -> tuple[AnyMetric, ...]:
     """All metrics of `kind` whose modules were imported, in the order of their registration."""
     return tuple(metric for metric in _METRICS.values() if isinstance(metric, kind))
+
+
+INCEPTION = "inception"
+_DINOV2 = re.compile(r"dinov2(?:[-_](small|base|large|giant))?|vit_(small|base|large|giant)\w*dinov2")
+
+
+def extractor_label(name: str) -> str:
+    """The short name that metrics of the extractor `name` of a recipe end with, e.g. `judge` in `fd-judge`.
+
+    The last part of a folder or of a hub id in lower case, without commit: `ViT-L-14/openai` is `vit-l-14`. DINOv2 is
+    `dinov2` in its usual size (ViT-L), and `dinov2-small`, `dinov2-base`, `dinov2-giant` else.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == INCEPTION:
+        return INCEPTION
+    path = (rest if rest and "/" not in kind else name).partition("@")[0].rstrip("/")
+    architecture, _, tag = path.partition("/")
+    part = architecture if re.match(r"(ViT|RN|convnext|coca|EVA)", architecture) and "/" not in tag else ""
+    label = (part or path.rpartition("/")[2]).lower()
+    if found := _DINOV2.search(label):
+        size = found[1] or found[2] or "large"
+        return "dinov2" if size == "large" else f"dinov2-{size}"
+    return re.sub(r"[^a-z0-9]+", "-", label).strip("-") or kind

@@ -1,42 +1,35 @@
-"""Uncertainty: intervals, differences and tests by resampling whole prompts.
+"""Uncertainty: intervals, differences and tests over whole prompts.
 
-Pictures of one prompt succeed or fail together; resampling single pictures would make every interval far too narrow
-(Cameron, Gelbach & Miller 2008). Everything here calls a `Measure` again with other counts, so that a mean of sample
-scores and a distance between sets are treated alike. With fewer than `LEAST_PROMPTS` prompts there is a value, but no
-interval and no test.
+Pictures of one prompt succeed or fail together; treating single pictures as independent would make every interval far
+too narrow (Cameron, Gelbach & Miller 2008). A `Measure` is called again with other counts, so that a mean of sample
+scores and a distance between sets are treated alike. An interval needs `LEAST_GROUPS` prompts, a test `LEAST_PROMPTS`.
+The measured coverage of every interval here is in `tests/benchmarks/rates_intervals.py`.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.errors import NarutoError
+from naruto_core.intervals import LEAST_GROUPS, Estimate, exact_share, student
 from naruto_core.scoring.feature_set import Counts, Measure, Vector, each_once
 
-# With n prompts the exchange test has 2^n outcomes, of which at least 2 are as large as the observed one: 2 / 2^5 is
-# above 5 %, so that fewer prompts can never decide anything. They have at most 126 different resamples, too.
+# Under exchange of both models, prompt by prompt, n prompts have 2^n outcomes, of which at least 2 are as large as the
+# observed one: 2 / 2^5 is above 5 %, so that fewer prompts decide nothing without assumptions on their distribution.
 LEAST_PROMPTS = 6
 JACKKNIFE_BLOCKS = 50  # the most blocks of groups that are left out in turn
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95 % interval; (-inf, inf) where nothing can be said about it."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Second minus first, its 95 % interval, the p-value of "both are alike", and the number of prompts.
 
-    With fewer than `LEAST_PROMPTS` prompts only the value is known; but see `between_equals`.
+    Interval and p-value are of the same t statistic: with `LEAST_PROMPTS` prompts or more, p < 0.05 only where the
+    interval does not contain 0. With fewer there is no p; with fewer than `LEAST_GROUPS` there is no interval either.
     """
 
     value: float
@@ -50,7 +43,15 @@ class Difference:
 
         Rounding alone can make FID of the same features, computed twice, differ in its last digits.
         """
-        return replace(self, value=0.0, p=1.0)
+        bound = None if self.low is None else 0.0
+        return replace(self, value=0.0, low=bound, high=bound, p=1.0)
+
+    @property
+    def error(self) -> float:
+        """The standard error; infinite where there is no interval."""
+        if self.low is None or self.high is None:
+            return math.inf
+        return (self.high - self.low) / (2 * student(min(self.prompts, JACKKNIFE_BLOCKS)))
 
 
 def mean_measure(values: Sequence[float] | Vector) -> Measure:
@@ -59,88 +60,96 @@ def mean_measure(values: Sequence[float] | Vector) -> Measure:
     return lambda counts: float(counts @ array / counts.sum())
 
 
-def bootstrap_mean(values: Sequence[float] | Vector, groups: Sequence[str], resamples: int, seed: int) -> Estimate:
-    """The mean of `values` (n,) and its percentile-bootstrap interval over `groups` (n,), widened for few groups."""
-    measure = mean_measure(values)
-    if len(set(groups)) < LEAST_PROMPTS:
-        return Estimate(measure(each_once(len(groups))), -np.inf, np.inf)
-    means = [measure(counts) for counts in resampled(groups, resamples, seed)]
-    low, high = np.quantile(means, _levels(len(set(groups))))
-    return Estimate(measure(each_once(len(groups))), float(low), float(high))
-
-
-def bootstrap_share(values: Sequence[float] | Vector, groups: Sequence[str], resamples: int, seed: int) -> Estimate:
-    """The mean of `values` (n,) that are 0 or 1, as `bootstrap_mean`.
-
-    Where all are equal, so is every resample, and the interval would have no width. Then it is Clopper & Pearson's
-    (1934) with each group as one trial, which holds for any number of groups.
-    """
-    value = float(np.mean(values))
-    if value not in (0.0, 1.0):
-        return bootstrap_mean(values, groups, resamples, seed)
-    reach = float(stats.beta.ppf(0.975, 1, len(set(groups))))
-    return Estimate(0.0, 0.0, reach) if value == 0 else Estimate(1.0, 1 - reach, 1.0)
-
-
 def jackknife(measure: Measure, groups: Sequence[str]) -> Estimate:
     """The value for all, and an interval from leaving out one group at a time (Efron & Tibshirani 1993, chapter 11).
 
     For set scores: their bootstrap is biased, because a resample with doubled pictures looks like a smaller set. The
     interval covers the choice of prompts and seeds, not that of the reference, which is the same for all models. It is
-    (-inf, inf) for fewer than `LEAST_PROMPTS` groups, and where too few pictures are left without one of them.
+    (-inf, inf) for fewer than `LEAST_GROUPS` groups, and where too few pictures are left without one of them.
     """
-    member, count = _members(groups)
-    blocks = min(count, JACKKNIFE_BLOCKS)
     value = measure(each_once(len(groups)))
-    unknown = Estimate(value, -np.inf, np.inf)
-    if count < LEAST_PROMPTS:
-        return unknown
     try:
-        left_out = np.array([measure((member % blocks != block).astype(np.float64)) for block in range(blocks)])
+        error, blocks = _jackknife_error(measure, groups)
     except NarutoError:  # too few pictures for this metric
-        return unknown
-    if not np.isfinite(left_out).all():
-        return unknown
-    error = np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
-    reach = float(stats.t.ppf(0.975, blocks - 1)) * float(error)
-    return Estimate(value, value - reach, value + reach)
+        return Estimate(value, -math.inf, math.inf)
+    reach = student(blocks) * error
+    known = blocks >= LEAST_GROUPS and math.isfinite(reach)
+    return Estimate(value, value - reach, value + reach) if known else Estimate(value, -math.inf, math.inf)
 
 
-def difference(measure: Measure, groups: Sequence[str], resamples: int, seed: int) -> Difference:
+def difference(measure: Measure, groups: Sequence[str]) -> Difference:
     """`measure` of the second half of its rows minus that of the first; `groups` (n,) are the prompts of either half.
 
-    The halves are paired: row i of both has the same prompt and seed. Interval: basic bootstrap over prompts, with the
-    same prompts for both halves, so that the bias of doubled pictures cancels. Test: permutation, where the halves are
-    exchanged prompt by prompt (Good 2005); p is at least 1 / (resamples + 1). Raises what `measure` raises for a
-    resample with too few pictures.
+    The halves are paired: row i of both has the same prompt and seed. Interval and test: Student's t with the standard
+    error of the paired jackknife, which leaves out the same prompt in both halves, so that what both have in common
+    cancels. p is at least 2^(1 - prompts), the smallest p of a test by exchange. Raises what `measure` raises when too
+    few pictures are left without one prompt.
     """
     n = len(groups)
-    member, count = _members(groups)
-    value = _second_minus_first(measure, np.zeros(n), each_once(n))
-    if count < LEAST_PROMPTS:
+    nothing = np.zeros(n)
+
+    def change(counts: Counts) -> float:
+        return measure(np.concatenate([nothing, counts])) - measure(np.concatenate([counts, nothing]))
+
+    value, count = change(each_once(n)), len(set(groups))
+    if count < LEAST_GROUPS:
         return Difference(value, None, None, None, count)
-    resampled_values = [
-        _second_minus_first(measure, np.zeros(n), counts) for counts in resampled(groups, resamples, seed)
-    ]
-    low, high = np.quantile(resampled_values, _levels(count))
-    swaps = np.random.default_rng((seed, 1)).integers(2, size=(resamples, count))[:, member].astype(np.float64)
-    exchanged = np.array([_second_minus_first(measure, swap, each_once(n)) for swap in swaps])
-    as_large = int((np.abs(exchanged) >= abs(value) * (1 - 1e-12)).sum())
-    return Difference(value, float(2 * value - high), float(2 * value - low), (as_large + 1) / (resamples + 1), count)
+    error, blocks = _jackknife_error(change, groups)
+    if not math.isfinite(error):
+        return Difference(value, None, None, None, count)
+    reach = student(blocks) * error
+    p = None if count < LEAST_PROMPTS else _p_value(value, error, count, blocks)
+    return Difference(value, value - reach, value + reach, p, count)
 
 
-def _second_minus_first(measure: Measure, exchanged: Vector, counts: Counts) -> float:
-    """`exchanged` (n,) is 1 where the pictures of a pair are exchanged."""
-    stay, go = counts * (1 - exchanged), counts * exchanged
-    return measure(np.concatenate([go, stay])) - measure(np.concatenate([stay, go]))
+def paired_difference(first: Vector, second: Vector, groups: Sequence[str], *, share: bool) -> Difference:
+    """`difference` of the means of `first` and `second` (n,); with `share` they are 0 or 1.
+
+    Where the difference of two shares is the same in all prompts the interval would have no width: then as many prompts
+    as Clopper & Pearson's upper bound of 0 of them may differ by -1 or by 1.
+    """
+    change = difference(mean_measure(np.concatenate([first, second])), groups)
+    if not share or change.low is None or change.high is None or change.high - change.low > 1e-9:
+        return change
+    unseen = exact_share(0.0, change.prompts).high
+    low, high = change.value * (1 - unseen) - unseen, change.value * (1 - unseen) + unseen
+    return replace(change, low=low, high=high)
 
 
-def resampled(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Counts]:
-    """`resamples` times the counts (n,) of pictures when whole groups are drawn with replacement."""
+def _p_value(value: float, error: float, groups: int, blocks: int) -> float:
+    if value == 0:
+        return 1.0
+    exact = 2 * float(scipy.stats.t.sf(abs(value) / error, blocks - 1)) if error > 0 else 0.0
+    return max(exact, 2.0 ** (1 - groups))
+
+
+def _jackknife_error(measure: Measure, groups: Sequence[str]) -> tuple[float, int]:
+    """The standard error of `measure` from leaving out one block of groups at a time, and the number of blocks."""
+    left_out = _left_out(measure, groups)
+    blocks = len(left_out)
+    if blocks < 2:
+        return math.inf, blocks
+    return math.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum()), blocks
+
+
+def _left_out(measure: Measure, groups: Sequence[str]) -> Vector:
+    """`measure` without each block of groups (b,); b is at most `JACKKNIFE_BLOCKS`, and 1 block gives NaN."""
     member, count = _members(groups)
-    picks = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    for row in picks:
-        yield np.bincount(row, minlength=count).astype(np.float64)[member]
+    blocks = min(count, JACKKNIFE_BLOCKS)
+    if blocks < 2:
+        return np.full(blocks, np.nan)
+    return np.array([measure((member % blocks != block).astype(np.float64)) for block in range(blocks)])
+
+
+def pseudo_values(measure: Measure, groups: Sequence[str]) -> Vector:
+    """Tukey's (1958) pseudo-values (b,): `measure` behaves like their mean, as if each block of groups had a value.
+
+    Of a mean over groups of equal size these are the means of the groups. Models that drew the same prompts have the
+    same blocks. Raises what `measure` raises when too few pictures are left without one block.
+    """
+    left_out = _left_out(measure, groups)
+    blocks = len(left_out)
+    return blocks * measure(each_once(len(groups))) - (blocks - 1) * left_out
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -151,13 +160,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def _levels(groups: int) -> tuple[float, float]:
-    """Quantiles of a 95 % percentile interval, widened for few groups (Hesterberg 2015, "expanded percentile")."""
-    reach = np.sqrt(groups / (groups - 1)) * float(stats.t.ppf(0.975, groups - 1))
-    tail = NormalDist().cdf(-float(reach))
-    return tail, 1 - tail
 
 
 def _members(groups: Sequence[str]) -> tuple[NDArray[np.intp], int]:

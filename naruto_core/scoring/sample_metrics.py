@@ -4,7 +4,7 @@ Each metric is a function of the run's features and a variant. It returns values
 pictures, or None where it cannot be measured, as a metric of prompts cannot for real pictures.
 
 To add a metric: write its function here and register it below the function. Nothing else needs a change, unless it
-needs a model of its own: then the recipe names the model, and `tasks/features.py` computes the values (`Extra`).
+needs a model of its own: then the recipe names the model, and a function of `model_metrics.py` computes the values.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Variant
 from naruto_core.errors import ModelUnusable
-from naruto_core.scoring.feature_set import MOST, Features, RunFeatures, Vector, chunks, unit_length
+from naruto_core.scoring.feature_set import MOST, OTHER_STYLES, Features, RunFeatures, Vector, chunks, unit_length
 from naruto_core.scoring.memorization import nearest
 from naruto_core.scoring.registry import Metric, register, registered
 
@@ -35,7 +36,11 @@ class SampleMetric(Metric):
 
     values: the function of a run's features and a variant.
     compares_with: the real pictures that a picture is compared with; empty: none.
-    share: values are 0 or 1, and the mean is a share.
+    real_texts: real pictures are measured with their captions, drawn ones with the suite's prompts. So the mean of
+        real pictures is not what a perfect model would get for the suite, and it is no anchor.
+    share: values lie between 0 and 1, and so do the mean and its interval.
+    sparse: values are NaN for pictures that it says nothing of, e.g. because their prompt does not ask for it. These
+        pictures are not counted.
     by_tag: further means, each over the prompts with one tag and under a name of its own: {tag: name}.
     requires: the recipe's key that names the metric's own model; empty: it is always measured.
     """
@@ -43,6 +48,8 @@ class SampleMetric(Metric):
     values: Callable[[RunFeatures, Variant], Vector | None]
     compares_with: Literal["", "reference", "training"] = ""
     share: bool = False
+    real_texts: bool = False
+    sparse: bool = False
     by_tag: Mapping[str, str] = field(default_factory=dict[str, str])
     requires: str = ""
 
@@ -62,6 +69,11 @@ class SampleMetric(Metric):
         return {"": 0, "reference": len(features.sets.reference), "training": len(features.training)}[
             self.compares_with
         ]
+
+
+def counted(values: Vector) -> NDArray[np.bool_]:
+    """Which values (n,) of a metric count: those that are not NaN."""
+    return ~np.isnan(values)
 
 
 def sample_values(features: RunFeatures) -> Values:
@@ -100,14 +112,17 @@ def content_agreement(features: RunFeatures, variant: Variant) -> Vector | None:
 
 
 register(SampleMetric(
-    name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair", headline=True,
-    by_tag={"style": "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
+    name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair",
+    headline=5, title="with style words",
+    real_texts=True,
+    by_tag={OTHER_STYLES: "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture agrees with its whole prompt (cosine of open_clip's embeddings).",
     blind="Number, order and relations of things; anything that the network was not trained on.",
 ))  # fmt: skip
 register(SampleMetric(
-    name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair", headline=True,
+    name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair",
+    headline=4, title="agreement",
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture shows what the prompt asks for, without the prompt's words of style.",
     blind="The style; and everything that clip is blind to.",
@@ -159,6 +174,32 @@ register(SampleMetric(
     paper="Somepalli et al. 2023, arXiv 2212.03860",
     sees="How near a picture comes to its nearest training picture.",
     blind="Copies of a part; within one style all pictures are near: compare with the value of held-out pictures.",
+))  # fmt: skip
+
+
+# Distance from what the base draws
+
+
+def prior_drift(features: RunFeatures, variant: Variant) -> Vector | None:
+    """1 - cosine (n,) of each picture to the base's picture of the same prompt and seed, 0 (alike) to 2.
+
+    NaN for prompts that ask for the trained style, see `RunFeatures.other_styles`.
+    """
+    feature_set = features.feature_set("similarity")
+    if variant in (Variant.REAL, Variant.BASE) or Variant.BASE not in feature_set.drawn:
+        return None
+    other = np.array([prompt in features.other_styles for prompt in feature_set.prompts])
+    if not other.any():
+        return None
+    distances = 1 - cosines(feature_set.drawn[variant], feature_set.drawn[Variant.BASE])
+    return np.where(other, distances, np.nan)
+
+
+register(SampleMetric(
+    name="prior-drift", version="1 - cosine 1", values=prior_drift, better=-1, extractor="similarity", sparse=True,
+    paper="Ruiz et al. 2023, arXiv 2208.12242",
+    sees="How far the adapter moves pictures of other styles away from the base's of the same prompt and seed.",
+    blind="Whether the change is for better or worse; what the network of the features does not see.",
 ))  # fmt: skip
 
 
@@ -235,13 +276,51 @@ def _extra(name: str) -> Callable[[RunFeatures, Variant], Vector | None]:
 
 register(SampleMetric(
     name="preference", version="cosine 1", values=_extra("preference"), better=1,
-    extractor="own", requires="scoring.preference_model", paper="Kirstain et al. 2023, arXiv 2305.01569",
-    sees="Which picture a model that was trained on people's choices would choose.",
-    blind="Your style, if those people saw only photographs; what they liked need not follow the prompt.",
+    extractor="own", requires="scoring.preference_model", real_texts=True,
+    paper="Kirstain et al. 2023, arXiv 2305.01569",
+    sees="Which picture a model that was trained on people's choices (PickScore) would choose.",
+    blind="Your style, if those people saw other pictures. Compare pictures of the same prompt only.",
 ))  # fmt: skip
 register(SampleMetric(
     name="aesthetic", version="linear head 1", values=_extra("aesthetic"), better=1,
     extractor="own", requires="scoring.aesthetic_head", paper="Schuhmann et al. 2022, arXiv 2210.08402",
     sees="How beautiful people would rate a picture, by a linear head on CLIP.",
     blind="The prompt, and flaws that CLIP does not see.",
+))  # fmt: skip
+
+
+# What the prompt asks for, read from the picture
+
+ATTRIBUTES = {
+    "hair": "the colour of the hair",
+    "eyes": "the colour of the eyes",
+    "garment": "the colour of the clothing",
+    "expression": "the expression of the face",
+    "view": "the side from which a person is drawn",
+    "place": "the place or background",
+    "style": "the style of the drawing",
+}
+
+register(SampleMetric(
+    name="attributes", version="share of asked attributes 1", values=_extra("attributes"), better=1, sparse=True,
+    extractor="own", requires="scoring.attribute_reader", real_texts=True, share=True,
+    headline=3, title="attributes seen",
+    paper="Huang et al. 2023, arXiv 2307.06350",
+    sees="The share of what the prompt asks for (hair, clothing, place; not the style) that the picture shows.",
+    blind="Anything that the reader has no class for, who of two people has what, and whether the picture is good.",
+))  # fmt: skip
+for _name, _meaning in ATTRIBUTES.items():
+    register(SampleMetric(
+        name=f"attributes-{_name}", version="asked and seen 1", values=_extra(f"attributes-{_name}"), better=1,
+        extractor="own", real_texts=True, requires="scoring.attribute_reader", sparse=True, share=True,
+        sees=f"Whether a picture shows {_meaning} that the prompt asks for.",
+        blind="Prompts that do not ask for it, or ask for two people: they are not counted.",
+    ))  # fmt: skip
+
+register(SampleMetric(
+    name="vqa", version="product over phrases of P(yes) 1", values=_extra("vqa"), better=1,
+    extractor="own", real_texts=True, share=True, requires="scoring.vqa_model",
+    paper="Huang et al. 2023, arXiv 2307.06350 (BLIP-VQA)",
+    sees="Whether a model that answers questions on pictures sees each part of the prompt's content.",
+    blind="Style, quality, numbers; a small model often says yes, so compare models by it and never read one value.",
 ))  # fmt: skip

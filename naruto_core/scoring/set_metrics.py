@@ -8,8 +8,8 @@ To add a metric: write its function here and register it below the function. Not
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from naruto_core.scoring.feature_set import (
     squared_distances,
     unit_length,
 )
-from naruto_core.scoring.registry import Metric, register
+from naruto_core.scoring.registry import INCEPTION, Metric, register
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,15 @@ class SetMetric(Metric):
     prepare: the function of drawn (n, d) and reference (m, d) features.
     axis: what it measures: how far the set lies from the reference ("shift"), how varied the set is ("spread"), or how
         the two overlap ("overlap"). For an overlap both sets have the same size.
-    least: the smallest n and m.
+    least: the smallest n and m: with fewer the value says nothing, so that it is not measured.
     least_counted: the smallest number of different pictures with a count above 0.
     range: the smallest and the largest possible value.
     unit: features are scaled to length one first, as CLIP's are meant to be compared.
     moments: only mean and covariance of the reference matter, so that it may be of any size. The other metrics compare
         pictures pair by pair.
-    further_name: the name of the same metric on the features of `scoring.more_set_extractors`; empty: not measured.
+    family: the metric is called `name` on Inception's features only; on those of another extractor it is called
+        `<family>-<label of the extractor>`, e.g. `fd-dinov2`. It is measured with `scoring.set_extractor` and with
+        each of `scoring.more_set_extractors`. Empty: it has one name, and is measured with one extractor.
     """
 
     prepare: Callable[[Features, Features], Measure]
@@ -53,7 +55,21 @@ class SetMetric(Metric):
     range: tuple[float, float] = (-math.inf, math.inf)
     unit: bool = False
     moments: bool = False
-    further_name: str = ""
+    family: str = ""
+
+    def named_for(self, features: FeatureSet) -> "SetMetric":
+        """This metric under the name that it has on `features`."""
+        if not self.family or features.extractor.partition(":")[0] == INCEPTION:
+            return self
+        return replace(self, name=f"{self.family}-{features.short_name}")
+
+    def is_named_by(self, names: Sequence[str]) -> bool:
+        """Whether `names` of a recipe contain this metric.
+
+        Recipes recorded before the names of extractors were part of a name have `fid`, `kid` or `fd`.
+        """
+        former = {"fd": ("fid", "fd"), "kd": ("kid",)}.get(self.family, ())
+        return self.name in names or any(name in names for name in former)
 
     def measure(self, drawn: Features, reference: Features) -> Measure:
         """The metric of `drawn` (n, d) against `reference` (m, d), as a function of counts (n,).
@@ -93,7 +109,7 @@ class SetMetric(Metric):
         return features.reference[: features.n if self.axis == "overlap" else MOST]
 
 
-# FID: the Fréchet distance between two normal distributions, fast enough to be resampled.
+# The Fréchet distance (FID on Inception's features) between two normal distributions, fast enough to be resampled.
 
 
 def frechet_measure(drawn: Features, reference: Features) -> Measure:
@@ -170,8 +186,8 @@ def _sum_of_roots(symmetric: Vector) -> float:
 
 
 register(SetMetric(
-    name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=2, range=(0, math.inf),
-    moments=True, further_name="fd", headline=True, decimals=1,
+    name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=16, range=(0, math.inf),
+    moments=True, family="fd", headline=2, title="Fréchet distance", decimals=1,
     paper="Heusel et al. 2017, arXiv 1706.08500",
     sees="How far the mean and the spread of the features lie from the reference's.",
     blind="It falls with the number of pictures, and below about 500 it prefers a collapsed model.",
@@ -237,21 +253,21 @@ def median_squared_width(features: Features) -> float:
 
 register(SetMetric(
     name="kid", version="U-statistic, cubic kernel 1", prepare=kid_measure, axis="shift", better=-1, least=2,
-    decimals=1,
+    decimals=1, family="kd",
     paper="Binkowski et al. 2018, arXiv 1801.01401",
     sees="A shift of the features, with the same mean at any number of pictures.",
     blind="Lost variety: it is nearly the distance of the means.",
 ))  # fmt: skip
 register(SetMetric(
     name="cmmd", version="U-statistic, sigma 10, x1000, 1", prepare=cmmd_measure, axis="shift", better=-1, least=2,
-    unit=True, extractor="pair",
+    unit=True, extractor="cmmd",
     paper="Jayasumana et al. 2024, arXiv 2401.09603",
     sees="A shift of features of length one, as CLIP's are compared.",
     blind="Lost variety: with so wide a kernel it is the distance of the means.",
 ))  # fmt: skip
 register(SetMetric(
     name="mmd", version="U-statistic, median width, x1000, 1", prepare=median_mmd_measure, axis="shift", better=-1,
-    least=2, unit=True, headline=True,
+    least=2, unit=True, headline=1, title="style distance",
     paper="Gretton et al. 2012, JMLR 13",
     sees="A shift or a change of spread, at the distances that the reference itself has.",
     blind="Differences much finer or much coarser than those distances.",
@@ -360,7 +376,7 @@ def vendi_measure(drawn: Features, reference: Features) -> Measure:
 
 register(SetMetric(
     name="vendi", version="cosine 1", prepare=vendi_measure, axis="spread", better=0, least=2, range=(1, math.inf),
-    unit=True, headline=True,
+    unit=True, headline=6, title="variety",
     paper="Friedman & Dieng 2023, arXiv 2210.02410",
     sees="How many really different pictures were drawn.",
     blind="Whether they are good, or in the style: noise has the highest.",

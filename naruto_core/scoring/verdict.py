@@ -1,14 +1,13 @@
-"""The verdict on a difference: better, worse, or undecided, with the number of prompts that would decide it."""
+"""The verdict on a difference: better, worse, or undecided, with the range of prompts that would decide it."""
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
+import scipy  # its parts are imported at their first use
+
+from naruto_core.intervals import LEVEL, POWER, Forecast, forecast
 from naruto_core.scoring.resampling import LEAST_PROMPTS, Difference
 
-LEVEL, POWER = 0.05, 0.8
 ROUNDING = 1e-6  # of the values themselves
-MOST_PROMPTS = 10_000  # a larger number is not shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,25 +16,20 @@ class Verdict:
 
     word: better, worse or undecided; more or less where neither is better; alike where nothing differs at all; cannot
         be judged; not measured.
-    more: the further prompts that would probably decide an undecided difference; None: more than `MOST_PROMPTS`.
+    more: the further prompts that would decide an undecided difference.
     why: the reason of the last two words.
     """
 
     word: str
-    more: int | None = None
+    more: Forecast | None = None
     why: str = ""
 
     def __str__(self) -> str:
-        if self.why:
-            return f"{self.word}{self.why}"
-        if self.word != "undecided":
-            return self.word
-        many = f"more than {MOST_PROMPTS:,}" if self.more is None else f"about {self.more:,}"
-        return f"undecided, {many} more prompt{'' if self.more == 1 else 's'} would decide it"
+        return f"{self.word}{self.why}" + (f", {self.more.text('prompts')} would decide it" if self.more else "")
 
 
 def not_judged(prompts: int) -> Verdict:
-    """The verdict for fewer prompts than any test needs."""
+    """The verdict for fewer prompts than a test needs; there may be an interval nevertheless."""
     return Verdict("cannot be judged", why=f" with n = {prompts} prompts: at least {LEAST_PROMPTS} are needed")
 
 
@@ -48,23 +42,25 @@ def verdict(change: Difference, better: int, adjusted_p: float | None, size: flo
     """What `change` says of the second model.
 
     `better` is 1 when more is better, -1 when less is, 0 when neither is; `adjusted_p` is Holm's; `size` is the size of
-    the values that differ. The number of prompts that would decide: with so many, a difference as large as this one
-    would be detected with 80 % power at the 5 % level, in the normal approximation (prompts grow with the square of the
-    interval over the difference); less those that there are.
+    the values that differ.
     """
-    if change.p == 1 and change.low is None:
+    if change.p == 1 and not change.low and not change.value:
         return Verdict("alike")
-    if change.low is None or change.high is None or adjusted_p is None:
+    if change.low is None or change.high is None or change.p is None or adjusted_p is None:
         return not_judged(change.prompts)
     if max(abs(change.low), abs(change.high)) < ROUNDING * size:
         return Verdict("alike")
     if adjusted_p < LEVEL:
         up, down = ("better", "worse") if better > 0 else ("worse", "better") if better < 0 else ("more", "less")
         return Verdict(up if change.value > 0 else down)
-    normal = NormalDist()
-    error = (change.high - change.low) / (2 * normal.inv_cdf(1 - LEVEL / 2))
-    if not math.isfinite(error) or abs(change.value) < 1e-12 + error / 100:
-        return Verdict("undecided")
-    reach = (normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(POWER)) * error / abs(change.value)
-    further = max(1, math.ceil(change.prompts * reach**2) - change.prompts)
-    return Verdict("undecided", further if further <= MOST_PROMPTS else None)
+    return Verdict("undecided", _more_prompts(change, adjusted_p / change.p))
+
+
+def _more_prompts(change: Difference, tests: float) -> Forecast:
+    """The further prompts with which the difference is decided at the 5 % level over `tests` tests (Bonferroni).
+
+    In the normal approximation: errors shrink with the root of the prompts.
+    """
+    deviations = float(scipy.stats.norm.isf(LEVEL / 2 / max(1.0, tests)) + scipy.stats.norm.ppf(POWER))
+    error, n = change.error, change.prompts
+    return forecast(change.value, error, n, lambda effect: n * (deviations * error / effect) ** 2)

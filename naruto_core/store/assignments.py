@@ -1,6 +1,7 @@
 """Assign units to reviewers and record their votes. Every method is one transaction.
 
 A unit is leased to a reviewer. A reviewer gets the same unit once, or twice where the second time tests consistency.
+Every fifth new unit of a reviewer is one that others rate too, every tenth a gold unit, while there are such units.
 Events are append-only: an undone vote stays in the database and no longer counts. The page makes a nonce for each
 event, so that a double click, a reload or a lost reply counts once.
 """
@@ -10,12 +11,12 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import RatingRefused
 from naruto_core.ratings import Action, Answer, Assignment, Extremes, Grades, Mode, Outcome, RatingEvent
-from naruto_core.store.campaigns import find_campaign, in_shown_order
+from naruto_core.store.campaigns import IS_GOLD, find_campaign, in_shown_order
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
 
@@ -23,6 +24,9 @@ LEASE = timedelta(minutes=10)
 GRADES = range(1, 6)
 _REPEAT_DISTANCE = 8  # units rated between a unit and its repeat, so that nobody answers from memory
 _UNIFORM_TRIES = 30
+_OVERLAP_EVERY, _OVERLAP_TURN = 5, 2  # the third, the eighth, ... new unit of a reviewer is one that others rate too
+_GOLD_EVERY, _GOLD_TURN = 10, 4  # the fifth, the fifteenth, ... is a gold unit
+_IS_OVERLAP = (UnitRow.raters > literal_column("1"), ~IS_GOLD)  # as the condition of the index
 
 
 class Assignments(Repository):
@@ -39,10 +43,12 @@ class Assignments(Repository):
     ) -> Assignment | None:
         """The next assignment of a reviewer; None when nothing is left for them.
 
-        An open assignment of theirs comes first. Otherwise it is, with the campaign's share of informative units, the
-        least assigned unit of `pairing` ("" for any), or else a uniform sample of all open units; sometimes a repeat
-        with sides swapped. Expired leases of all reviewers are released first. `exclude` are ids of assignments that
-        the page shows already while it loads the next (at most one counts). NotRecorded for an unknown campaign.
+        An open assignment of theirs comes first, then what the quotas ask for: a gold unit, or the unit for several
+        reviewers that most others were assigned already. Otherwise it is, with the campaign's share of informative
+        units, the least assigned unit of `pairing` ("" for any), or else a uniform sample of all open units; sometimes
+        a repeat with sides swapped. Expired leases of all reviewers are released first. `exclude` are ids of
+        assignments that the page shows already while it loads the next (at most one counts). NotRecorded for an unknown
+        campaign.
         """
         rng = rng or random.SystemRandom()
         with self._writing() as session:
@@ -103,6 +109,16 @@ class Assignments(Repository):
         with self._reading() as session:
             return session.scalar(query.where(AssignmentRow.done)) or 0
 
+    def left_count(self, campaign_id: str, reviewer_id: str) -> int:
+        """How many units are left for the reviewer: open assignments of theirs, and units that can be assigned to them.
+
+        Other reviewers take of the same units. Gold units and repeats are not counted before they are assigned.
+        """
+        query = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
+        with self._reading() as session:
+            own = session.scalar(query.where(~AssignmentRow.done)) or 0
+            return own + _count_open(session, campaign_id, reviewer_id)
+
 
 def _check_event(event: RatingEvent, campaign: CampaignRow, *, done: bool) -> None:
     if campaign.closed_at is not None:
@@ -140,15 +156,32 @@ def _update_unit(session: Session, row: AssignmentRow, action: Action) -> None:
 
 def next_unit(campaign_id: str, reviewer_id: str, pairing: str) -> Select[tuple[UnitRow]]:
     """Select the least assigned unit that the reviewer has not seen, then by position; of a pairing, or "" for any."""
-    query = select(UnitRow).where(UnitRow.campaign_id == campaign_id, *_open_to(reviewer_id))
+    query = _open_units(campaign_id, reviewer_id)
     if pairing:
         query = query.where(UnitRow.pairing == pairing)
     return query.order_by(UnitRow.n_assigned, UnitRow.position).limit(1)
 
 
-def _open_to(reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
+def _open_units(campaign_id: str, reviewer_id: str) -> Select[tuple[UnitRow]]:
+    return _unseen(campaign_id, reviewer_id).where(~IS_GOLD, UnitRow.n_assigned < UnitRow.raters)
+
+
+def _unseen(campaign_id: str, reviewer_id: str) -> Select[tuple[UnitRow]]:
     own = select(AssignmentRow.id).where(AssignmentRow.reviewer_id == reviewer_id, AssignmentRow.unit_id == UnitRow.id)
-    return UnitRow.n_assigned < UnitRow.raters, ~own.exists()
+    return select(UnitRow).where(UnitRow.campaign_id == campaign_id, ~own.exists())
+
+
+def quota_unit(campaign_id: str, reviewer_id: str, turn: int) -> Select[tuple[UnitRow]] | None:
+    """Select the unit that the quotas ask for at the reviewer's new unit number `turn`, from 0; None at other turns.
+
+    Of units for several reviewers it is the most assigned one, so that it soon has two ratings, which agreement needs.
+    """
+    query = _unseen(campaign_id, reviewer_id).order_by(UnitRow.n_assigned.desc(), UnitRow.position.desc()).limit(1)
+    if turn % _GOLD_EVERY == _GOLD_TURN:
+        return query.where(IS_GOLD)
+    if turn % _OVERLAP_EVERY == _OVERLAP_TURN:
+        return query.where(*_IS_OVERLAP, UnitRow.n_assigned < UnitRow.raters)
+    return None
 
 
 def _of_reviewer(campaign_id: str, reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
@@ -163,20 +196,29 @@ def _new(
     session: Session, campaign: CampaignRow, reviewer_id: str, pairing: str, rng: random.Random
 ) -> AssignmentRow | None:
     """Assign a unit that the reviewer has not seen, and record the probability of this choice."""
+    own = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign.id, reviewer_id))
+    quota = quota_unit(campaign.id, reviewer_id, session.scalar(own.where(~AssignmentRow.repeat)) or 0)
+    due = session.scalar(quota) if quota is not None else None
+    if due is not None:
+        return _assign(due, reviewer_id, 1.0, rng)
     best = session.scalar(next_unit(campaign.id, reviewer_id, pairing)) if pairing else None
     best = best or session.scalar(next_unit(campaign.id, reviewer_id, ""))
     if best is None:
         return None
     unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, rng)
     uniform = (1 - campaign.informative) / _count_open(session, campaign.id, reviewer_id)
+    return _assign(unit, reviewer_id, uniform + campaign.informative * (unit is best), rng)
+
+
+def _assign(unit: UnitRow, reviewer_id: str, propensity: float, rng: random.Random) -> AssignmentRow:
     unit.n_assigned += 1
     order = "".join(map(str, rng.sample(range(len(unit.samples)), len(unit.samples))))
-    return _assignment_row(unit, reviewer_id, order, uniform + campaign.informative * (unit is best), repeat=False)
+    return _assignment_row(unit, reviewer_id, order, propensity, repeat=False)
 
 
 def _uniform(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> UnitRow:
     """A uniform sample of the open units: random positions are tried first, because counting to one is slower."""
-    query = select(UnitRow).where(UnitRow.campaign_id == campaign.id, *_open_to(reviewer_id))
+    query = _open_units(campaign.id, reviewer_id)
     for _ in range(_UNIFORM_TRIES):
         unit = session.scalar(query.where(UnitRow.position == rng.randrange(campaign.units)))
         if unit is not None:
@@ -186,14 +228,15 @@ def _uniform(session: Session, campaign: CampaignRow, reviewer_id: str, rng: ran
 
 
 def _count_open(session: Session, campaign_id: str, reviewer_id: str) -> int:
-    """How many units are open to the reviewer: all open units, less those that they have seen."""
+    """How many units are open to the reviewer: all open units, less gold ones and those that they have seen."""
     units = select(func.count()).select_from(UnitRow).where(
         UnitRow.campaign_id == campaign_id, UnitRow.n_assigned < UnitRow.raters
     )  # fmt: skip
     own = units.join(AssignmentRow, AssignmentRow.unit_id == UnitRow.id).where(
-        *_of_reviewer(campaign_id, reviewer_id), ~AssignmentRow.repeat
+        *_of_reviewer(campaign_id, reviewer_id), ~AssignmentRow.repeat, ~IS_GOLD
     )
-    return (session.scalar(units) or 0) - (session.scalar(own) or 0)
+    total, gold, seen = (session.scalar(query) or 0 for query in (units, units.where(IS_GOLD), own))
+    return total - gold - seen
 
 
 def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> AssignmentRow | None:

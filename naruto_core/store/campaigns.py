@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, column, func, insert, select, table
+from sqlalchemy import Row, column, func, insert, literal_column, select, table
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NotRecorded, RatingRefused
@@ -15,7 +15,8 @@ from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
 
 _BATCH = 500
-_RATINGS_VIEW = table("ratings", column("campaign_id"), column("repeat"))  # made by migration 0005
+_RATINGS_VIEW = table("ratings", column("campaign_id"), column("unit_id"), column("repeat"))  # made by migration 0005
+IS_GOLD = UnitRow.gold != literal_column("''")  # not a bound value, or SQLite does not use the index of gold units
 
 
 class Campaigns(Repository):
@@ -61,6 +62,11 @@ class Campaigns(Repository):
         """Close a campaign: it takes no more votes, and keeps those it has."""
         with self._writing() as session:
             find_campaign(session, campaign_id).closed_at = now
+
+    def reopen_campaign(self, campaign_id: str) -> None:
+        """Let a closed campaign take votes again."""
+        with self._writing() as session:
+            find_campaign(session, campaign_id).closed_at = None
 
     def ratings(self, campaign_id: str) -> list[Rating]:
         """The votes that count: the last event of each assignment, where that is a vote; in order of time."""
@@ -120,12 +126,16 @@ class Campaigns(Repository):
 
     def progress(self, campaign_id: str) -> CampaignProgress:
         """How many votes a campaign needs and how many it has."""
-        query = select(func.count(), func.coalesce(func.sum(UnitRow.raters), 0))
+        units = select(func.count(), func.coalesce(func.sum(UnitRow.raters), 0)).where(
+            UnitRow.campaign_id == campaign_id, ~IS_GOLD
+        )
         view = _RATINGS_VIEW.c
         votes = select(func.count()).select_from(_RATINGS_VIEW).where(view.campaign_id == campaign_id, ~view.repeat)
+        of_gold = votes.join(UnitRow, UnitRow.id == view.unit_id).where(UnitRow.campaign_id == campaign_id, IS_GOLD)
         with self._reading() as session:
-            units, votes_needed = session.execute(query.where(UnitRow.campaign_id == campaign_id)).one()
-            return CampaignProgress(units, votes_needed, session.scalar(votes) or 0)
+            n_units, votes_needed = session.execute(units).one()
+            n_votes = (session.scalar(votes) or 0) - (session.scalar(of_gold) or 0)
+            return CampaignProgress(n_units, votes_needed, n_votes)
 
 
 def find_campaign(session: Session, campaign_id: str) -> CampaignRow:

@@ -1,23 +1,25 @@
 """Connections to SQLite or Postgres: pragmas, short transactions, readable errors, migrations."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.exc import DatabaseError as SqlalchemyDatabaseError
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NarutoError, RecordDamaged, StorageFailed
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 BUSY_SECONDS = 30
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
 
 _BUSY = "another process has been writing to it for too long; try again when it is done"
@@ -35,17 +37,38 @@ _SQLITE_ERRORS: dict[int, tuple[type[NarutoError], str]] = {
 
 
 def parse_url(url: str) -> URL:
-    """Parse an SQLAlchemy URL. Raises StorageFailed for an invalid one, without repeating a password."""
+    """Parse an SQLAlchemy URL; in the path of a SQLite file, `%3F` and `%25` are `?` and `%`.
+
+    Raises StorageFailed for an invalid one, without repeating a password, and for a SQLite database in memory.
+    """
     try:
-        return make_url(url)
-    except ArgumentError:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         raise StorageFailed(
             "NARUTO_DATABASE is not a database URL; write one like sqlite:////folder/naruto.db, or leave it unset."
         ) from None
+    if parsed.get_backend_name() != "sqlite":
+        return parsed
+    if not parsed.database or ":memory:" in parsed.database or parsed.query.get("mode") == "memory":
+        raise StorageFailed(
+            "NARUTO_DATABASE names a database in memory, which ends with the command: name a file, like "
+            "sqlite:////folder/naruto.db, or leave it unset."
+        )
+    return parsed.set(database=re.sub("%(25|3F)", lambda code: {"25": "%", "3F": "?"}[code[1]], parsed.database))
 
 
-def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
-    """Create an engine for `url`; nothing is opened yet. Raises StorageFailed for an unknown kind of database."""
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for another kind of database. Raises StorageFailed as `parse_url` does."""
+    parsed = parse_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
+def make_engine(url: URL, *, foreign_keys: bool = True, write_ahead: bool = True) -> Engine:
+    """Create an engine for `url`; nothing is opened yet. Raises StorageFailed for an unknown kind of database.
+
+    A SQLite file is in write-ahead mode, unless not `write_ahead`: that mode needs memory that all its processes share,
+    so it does not work for several machines on one volume.
+    """
     try:
         engine = create_engine(url)
     except NoSuchModuleError:
@@ -56,33 +79,38 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
             f"the database {display_url(url)} needs the Python package {package}: install it."
         ) from None
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _tune_sqlite(foreign_keys))
+        event.listen(engine, "connect", _tune_sqlite(foreign_keys, write_ahead))
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def _tune_sqlite(foreign_keys: bool) -> Callable[[Any, object], None]:
+def _tune_sqlite(foreign_keys: bool, write_ahead: bool) -> Callable[[Any, object], None]:
     def tune(connection: Any, record: object) -> None:
         del record
         # sqlite3 itself begins a transaction only at the first write and ends it at DDL; `_begin` replaces that
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-        _write_ahead(connection)
+        _set_journal_mode(connection, "wal" if write_ahead else "delete")
 
     return tune
 
 
-def _write_ahead(connection: Any) -> None:
-    """Switch to write-ahead logging, so that readers work while another process writes.
+def _set_journal_mode(connection: Any, mode: str) -> None:
+    """Switch to write-ahead logging, so that readers work while another process writes; or to a rollback journal.
 
     Changing the journal mode locks the whole file. Where two processes do it at the same time, SQLite refuses one of
     them immediately, without the busy timeout, to avoid a deadlock; so it is tried again here.
     """
     deadline = time.monotonic() + BUSY_SECONDS
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+    while (current := connection.execute("PRAGMA journal_mode").fetchone()[0]) != mode:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            if connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] != mode:  # no error: never possible
+                raise StorageFailed(
+                    f"cannot use the SQLite database: it can have no journal of mode {mode}, only {current}, as where "
+                    "it is opened read-only or its disk has no shared memory; set NARUTO_HOME or NARUTO_DATABASE to "
+                    "a file on a local disk that this user may write."
+                )
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
@@ -117,6 +145,25 @@ class Repository:
     def close(self) -> None:
         """Close all connections to the database."""
         self._engine.dispose()
+
+    def integrity_problems(self) -> list[str]:
+        """What SQLite finds wrong in the pages of its file; [] on a server."""
+        try:
+            pages = [str(row[0]) for row in self._pragma("integrity_check(20)")]
+        except RecordDamaged:
+            return ["SQLite cannot read it"]
+        return [] if pages in (["ok"], []) else pages
+
+    def missing_references(self) -> list[str]:
+        """Rows of a SQLite database that name rows which do not exist; [] on a server."""
+        rows = self._pragma("foreign_key_check")
+        return [f"row {row[1]} of {row[0]} names a row of {row[2]} that is gone" for row in rows]
+
+    def _pragma(self, name: str) -> list[Any]:
+        if self._engine.dialect.name != "sqlite":
+            return []
+        with self._reading() as session:
+            return list(session.connection().exec_driver_sql(f"PRAGMA {name}"))
 
     @contextmanager
     def _reading(self) -> Generator[Session]:
@@ -159,8 +206,18 @@ def display_url(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def alembic_config(connection: Connection | None = None) -> Config:
+def _has_newest_schema(connection: Connection) -> bool:
+    """Whether the database has the newest revision: the files of revisions begin with their number."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    newest = max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    return list(connection.scalars(text("SELECT version_num FROM alembic_version"))) == [newest]
+
+
+def alembic_config(connection: Connection | None = None) -> "Config":
     """Alembic's configuration: the migration scripts of this package, and the connection they run on."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "naruto_core.store:migrations")
     config.attributes["connection"] = connection
@@ -172,11 +229,18 @@ def migrate(url: URL, target: str = "head") -> None:
 
     Raises RecordDamaged for a database that a newer version of this program has migrated.
     """
-    scripts = ScriptDirectory.from_config(alembic_config())
     # SQLite changes a column by copying its table and dropping the old one; foreign keys would cascade then
     engine = make_engine(url, foreign_keys=False)
     try:
         with database_errors(url):
+            with engine.connect() as connection:
+                if _has_newest_schema(connection):
+                    return
+            from alembic import command  # a quarter of the time that a short command takes
+            from alembic.runtime.migration import MigrationContext
+            from alembic.script import ScriptDirectory
+
+            scripts = ScriptDirectory.from_config(alembic_config())
             with engine.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
             revisions = {script.revision for script in scripts.walk_revisions()}

@@ -1,4 +1,4 @@
-"""Open the database: runs, ratings, service jobs and scores of served pictures, with one connection pool."""
+"""Open the database: runs, sweeps, ratings, service jobs and scores of served pictures, with one connection pool."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,12 @@ from naruto_core.artifacts import storage_errors
 from naruto_core.store.assignments import Assignments
 from naruto_core.store.campaigns import Campaigns
 from naruto_core.store.connection import make_engine, migrate, parse_url
+from naruto_core.store.deletion import Deletion
 from naruto_core.store.promotions import Promotions
 from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
+from naruto_core.store.sweeps import Sweeps
 from naruto_core.store.writes import Store
 
 
@@ -21,12 +23,14 @@ class Ratings(Reviewers, Campaigns, Assignments, Promotions):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """An open database: four repositories that share one connection pool. Close it, or use it in a `with`."""
+    """An open database: repositories that share one connection pool. Close it, or use it in a `with`."""
 
     runs: Store
     ratings: Ratings
     service_jobs: ServiceJobs
     served_scores: ServedScores
+    deletion: Deletion
+    sweeps: Sweeps
 
     def __enter__(self) -> Self:
         return self
@@ -35,7 +39,7 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the connection pool that the four share."""
+        """Close the connection pool that they share."""
         self.runs.close()
 
 
@@ -46,13 +50,20 @@ def open_database(url: str) -> Database:
     of this program has migrated it.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.database.startswith("file:"):
         folder = Path(parsed.database).parent
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
     migrate(parsed)
     engine = make_engine(parsed)
-    return Database(Store(engine), Ratings(engine), ServiceJobs(engine), ServedScores(engine))
+    return Database(
+        runs=Store(engine),
+        ratings=Ratings(engine),
+        service_jobs=ServiceJobs(engine),
+        served_scores=ServedScores(engine),
+        deletion=Deletion(engine),
+        sweeps=Sweeps(engine),
+    )
 
 
 def open_store(url: str) -> Store:

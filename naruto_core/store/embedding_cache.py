@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from naruto_core.artifacts import storage_errors
 from naruto_core.errors import RecordDamaged
+from naruto_core.settings import sqlite_url
 from naruto_core.store.connection import Repository, make_engine, parse_url
 
 TABLE = Table(
@@ -55,12 +56,15 @@ class Embeddings:
 
 
 class EmbeddingCache(Repository):
-    """The embeddings in the file `path`, which is created when it is missing. Several processes may use it at once."""
+    """The embeddings in the file `path`, which is created when it is missing.
+
+    Several processes may use it at once; of several machines too, on a network volume that has locks (NFSv4, CephFS).
+    """
 
     def __init__(self, path: Path) -> None:
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(make_engine(parse_url(f"sqlite:///{path}")))
+        super().__init__(make_engine(parse_url(sqlite_url(path)), write_ahead=False))
         self._folder = path.parent
         with self._writing() as session:
             TABLE.create(session.connection(), checkfirst=True)
@@ -84,6 +88,12 @@ class EmbeddingCache(Repository):
                 for batch in _batches(damaged):
                     session.execute(delete(TABLE).where(_rows_of(extractor, batch)))
         return [content for content in dict.fromkeys(contents) if content not in valid]
+
+    def is_intact(self) -> bool:
+        """Whether every row has its digest."""
+        with self._reading() as session:
+            rows = session.execute(select(TABLE).execution_options(yield_per=_BATCH))
+            return all(r.digest == row_digest(r.extractor, r.content, r.features, blank=r.blank) for r in rows)
 
     def add(
         self, extractor: str, contents: Sequence[str], features: NDArray[np.floating], blank: Sequence[bool]

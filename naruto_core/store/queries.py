@@ -17,6 +17,8 @@ from naruto_core.domain import (
     PromptSuite,
     QuarantinedRecord,
     Run,
+    RunLease,
+    RunState,
     Sample,
     Score,
     StepRecord,
@@ -24,6 +26,8 @@ from naruto_core.domain import (
 )
 from naruto_core.errors import NarutoError, NotRecorded
 from naruto_core.store.connection import Repository
+from naruto_core.store.labels import TagRow
+from naruto_core.store.leases import LeaseRow, worked_seconds
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
@@ -54,7 +58,7 @@ class Measurement:
 class RunSummary:
     """A run in a list: with the source of its dataset and its set scores, without scores of single pictures.
 
-    `seconds` from the first start to the end, pauses included; None for a run that has not ended.
+    `seconds` is the time that processes worked on it, without pauses; None for a run that has not ended.
     """
 
     run: Run
@@ -62,6 +66,7 @@ class RunSummary:
     git_commit: str
     seconds: float | None
     scores: tuple[Score, ...]
+    tags: tuple[str, ...] = ()
 
 
 def measurement_of(score: Score) -> Measurement:
@@ -158,8 +163,9 @@ class Queries(Repository):
         """How many pictures each variant of each run has (run id, variant, count); newest runs first."""
         query = (
             select(SampleRow.run_id, SampleRow.variant, func.count())
-            .group_by(SampleRow.run_id, SampleRow.variant)
-            .order_by(SampleRow.run_id.desc(), SampleRow.variant)
+            .join(RunRow, RunRow.id == SampleRow.run_id)
+            .group_by(RunRow.started_at, SampleRow.run_id, SampleRow.variant)
+            .order_by(RunRow.started_at.desc(), SampleRow.run_id.desc(), SampleRow.variant)
         )
         with self._reading() as session:
             return list(session.execute(query).tuples())
@@ -175,9 +181,10 @@ class Queries(Repository):
         with self._reading() as session:
             return dict(session.execute(query).tuples().all())
 
-    def scores(self, run_id: str) -> list[Score]:
-        """Every score of a run: set scores first, then sample scores."""
+    def scores(self, run_id: str, *, of_samples: bool = True) -> list[Score]:
+        """Every score of a run: set scores and means first, then those of samples unless they are left out."""
         query = select(ScoreRow).where(ScoreRow.run_id == run_id)
+        query = query if of_samples else query.where(ScoreRow.sample_id.is_(None))
         with self._reading() as session:
             rows = session.scalars(query.order_by(ScoreRow.subject, ScoreRow.metric, ScoreRow.variant, ScoreRow.id))
             return [row.to_domain() for row in rows]
@@ -213,27 +220,43 @@ class Queries(Repository):
             return [row.to_speed() for row in session.scalars(query.order_by(PhaseRow.measured_at.desc()))]
 
     def runs(self) -> list[RunSummary]:
-        """Every run with its set scores, newest first."""
+        """Every run with its set scores and tags, newest first; no deleted ones."""
+        newest = select(RunRow, DatasetRow.source).join(DatasetRow).where(RunRow.state != RunState.DELETED)
         with self._reading() as session:
-            rows = session.execute(
-                select(RunRow, DatasetRow.source).join(DatasetRow).order_by(RunRow.started_at.desc(), RunRow.id.desc())
-            ).all()
+            rows = session.execute(newest.order_by(RunRow.started_at.desc(), RunRow.id.desc())).all()
             scores: dict[str, list[Score]] = {}
             set_scores = select(ScoreRow).where(ScoreRow.sample_id.is_(None))
             for score in session.scalars(set_scores.order_by(ScoreRow.metric, ScoreRow.variant, ScoreRow.id)):
                 scores.setdefault(score.run_id, []).append(score.to_domain())
-            return [_summary(row, source, scores.get(row.id, ())) for row, source in rows]
+            leases: dict[str, list[RunLease]] = {}
+            for lease in session.scalars(select(LeaseRow)):
+                leases.setdefault(lease.run_id, []).append(lease.to_domain())
+            tags: dict[str, list[str]] = {}
+            for tag in session.scalars(select(TagRow).order_by(TagRow.tag)):
+                tags.setdefault(tag.run_id, []).append(tag.tag)
+            return [
+                RunSummary(
+                    run=row.to_domain(),
+                    dataset_source=source,
+                    git_commit=row.git_commit,
+                    seconds=worked_seconds(leases.get(row.id, ()), row),
+                    scores=tuple(scores.get(row.id, ())),
+                    tags=tuple(tags.get(row.id, ())),
+                )
+                for row, source in rows
+            ]
+
+    def worked_seconds(self, run_id: str) -> float | None:
+        """See `RunSummary.seconds`."""
+        with self._reading() as session:
+            leases = session.scalars(select(LeaseRow).where(LeaseRow.run_id == run_id))
+            return worked_seconds([lease.to_domain() for lease in leases], _find_run(session, run_id))
 
     def orphan_samples(self) -> list[Sample]:
-        """Pictures whose run is missing: no method here removes runs, so another program changed the database."""
+        """Pictures whose run is missing: no method removes the row of a run; another program changed the database."""
         with self._reading() as session:
             query = select(SampleRow).outerjoin(RunRow, RunRow.id == SampleRow.run_id).where(RunRow.id.is_(None))
             return [row.to_domain() for row in session.scalars(query.order_by(SampleRow.id))]
-
-
-def _summary(row: RunRow, source: str, scores: Sequence[Score]) -> RunSummary:
-    seconds = None if row.finished_at is None else (row.finished_at - row.started_at).total_seconds()
-    return RunSummary(row.to_domain(), source, row.git_commit, seconds, tuple(scores))
 
 
 def _find_run(session: Session, run_id: str) -> RunRow:
@@ -241,11 +264,12 @@ def _find_run(session: Session, run_id: str) -> RunRow:
     exact = session.get(RunRow, run_id)
     if exact is not None:
         return exact
-    ids = list(session.scalars(select(RunRow.id).order_by(RunRow.started_at.desc())))
+    exists = RunRow.state != RunState.DELETED
+    ids = list(session.scalars(select(RunRow.id).where(exists).order_by(RunRow.started_at.desc())))
     if not ids:
         raise NotRecorded(f"there is no run {run_id!r}: nothing has been run yet; type `make demo` to begin.")
     has_part = or_(RunRow.id.startswith(run_id, autoescape=True), RunRow.id.endswith(run_id, autoescape=True))
-    matches = list(session.scalars(select(RunRow).where(has_part).order_by(RunRow.id))) if run_id else []
+    matches = list(session.scalars(select(RunRow).where(exists, has_part).order_by(RunRow.id))) if run_id else []
     if len(matches) == 1:
         return matches[0]
     if matches:

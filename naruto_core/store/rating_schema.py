@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -98,6 +98,9 @@ class CampaignRow(Base):
         )  # fmt: skip
 
 
+_GOLD, _OVERLAP = text("gold != ''"), text("wanted > 1 AND gold = ''")
+
+
 class UnitRow(Base):
     __tablename__ = "units"
     __table_args__ = (
@@ -105,6 +108,9 @@ class UnitRow(Base):
         # the next unit of a reviewer: the least assigned one, of a pairing or of all, then by position
         Index(None, "campaign_id", "pairing", "given", "position"),
         Index(None, "campaign_id", "given", "position", "wanted"),
+        # the few gold units and units for several reviewers, which every reviewer gets a share of
+        Index("ix_units_gold", "campaign_id", "given", "position", sqlite_where=_GOLD, postgresql_where=_GOLD),
+        Index("ix_units_overlap", "campaign_id", "given", "position", sqlite_where=_OVERLAP, postgresql_where=_OVERLAP),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

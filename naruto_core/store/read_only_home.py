@@ -54,8 +54,8 @@ def read_only_layout(home: Path, own: Layout, compared_with: Path | None = None)
 
 
 def _copy(database: Path, target: Path) -> None:
-    """Copy a database and its write-ahead log. Raises StorageFailed when it changes meanwhile."""
-    names = [database.name, f"{database.name}-wal"]
+    """Copy a database and its journal. Raises StorageFailed when it changes meanwhile."""
+    names = [database.name, f"{database.name}-wal", f"{database.name}-journal"]
     sources = [path for name in names if (path := database.with_name(name)).exists()]
     before = [_stamp(path) for path in sources]
     for source in sources:

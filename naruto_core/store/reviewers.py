@@ -7,7 +7,7 @@ import secrets
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import RatingRefused
+from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import ReviewerRow
@@ -16,13 +16,14 @@ _LONGEST_NAME = 80
 
 
 class Reviewers(Repository):
-    """Registered people. While there are none, whoever opens the dashboard has the rights of an admin."""
+    """Registered people. While there is no admin, whoever opens the dashboard has the rights of an admin."""
 
-    def add_reviewer(self, name: str, role: Role, email: str = "") -> tuple[Reviewer, str]:
+    def add_reviewer(self, name: str, role: Role, email: str = "", *, example: bool = False) -> tuple[Reviewer, str]:
         """Add a reviewer; returns them and the token of their personal link, which is not stored.
 
         Raises RatingRefused for an empty, too long or used name, a used `email`, and for a reviewer before the first
-        admin: from the first registered person on, the dashboard needs links, and an admin must be able to make them.
+        admin: from the first admin on, the dashboard needs links, and an admin must be able to make them. A made-up
+        reviewer of an `example` may come before, because nobody opens the dashboard by their link.
         """
         name, token = name.strip(), secrets.token_urlsafe(24)
         if not 0 < len(name) <= _LONGEST_NAME:
@@ -32,9 +33,9 @@ class Reviewers(Repository):
                 raise RatingRefused(f"the name {name!r} is used by another reviewer: choose another name.")
             if email and session.scalar(select(ReviewerRow.id).where(ReviewerRow.email == email)):
                 raise RatingRefused(f"the address {email!r} is used by another reviewer.")
-            if role is not Role.ADMIN and not _count_admins(session):
+            if role is not Role.ADMIN and not example and not _count_admins(session):
                 raise RatingRefused(
-                    "add an admin first: once somebody is registered, only people with a link can open the dashboard."
+                    "add an admin first: once an admin is registered, only people with a link can open the dashboard."
                 )
             row = ReviewerRow(
                 id=secrets.token_hex(8), name=name, role=role, email=email or None, token_sha256=_digest(token)
@@ -42,12 +43,25 @@ class Reviewers(Repository):
             session.add(row)
             return row.to_domain(), token
 
-    def renew_link(self, reviewer_id: str) -> str:
-        """Replace a personal link; returns the token of the new one. The old link stops working."""
+    def renew_link(self, reviewer_id: str = "", *, name: str = "") -> str:
+        """Replace the personal link of a reviewer; returns the token of the new one. The old link stops working.
+
+        The reviewer is given by id or by `name`. Raises NotRecorded when there is none.
+        """
         token = secrets.token_urlsafe(24)
         with self._writing() as session:
-            session.get_one(ReviewerRow, reviewer_id).token_sha256 = _digest(token)
+            condition = ReviewerRow.name == name if name else ReviewerRow.id == reviewer_id
+            row = session.scalar(select(ReviewerRow).where(condition))
+            if row is None:
+                names = ", ".join(session.scalars(select(ReviewerRow.name).order_by(ReviewerRow.name))) or "nobody"
+                raise NotRecorded(f"nobody is registered as {name or reviewer_id!r}; registered: {names}.")
+            row.token_sha256 = _digest(token)
             return token
+
+    def has_admin(self) -> bool:
+        """Whether an admin is registered: from then on the dashboard needs personal links."""
+        with self._reading() as session:
+            return _count_admins(session) > 0
 
     def reviewer_by_token(self, token: str) -> Reviewer | None:
         """The reviewer whose personal link has this token, or None."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from sqlalchemy import JSON, BigInteger, DateTime, Double, Enum, ForeignKey, Index, MetaData, Text, UniqueConstraint
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from naruto_core.domain import (
@@ -26,6 +26,7 @@ from naruto_core.domain import (
     StepRecord,
     Variant,
 )
+from naruto_core.errors import NotRecorded
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -166,6 +167,14 @@ class RunRow(Base):
             finished_at=self.finished_at,
             failure=self.failure,
         )
+
+
+def run_row(session: Session, run_id: str) -> RunRow:
+    """The row of a run. Raises NotRecorded for an unknown or a deleted one."""
+    row = session.get(RunRow, run_id)
+    if row is None or row.state is RunState.DELETED:
+        raise NotRecorded(f"there is no run {run_id!r}; `naruto runs` lists them all.")
+    return row
 
 
 class AdapterRow(Base):

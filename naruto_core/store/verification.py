@@ -1,4 +1,8 @@
-"""Compare the files with the database: every recorded file is hashed again, and unrecorded files are listed."""
+"""Compare the files with the database: every recorded file is hashed again, and unrecorded files are listed.
+
+The database file, the caches and the scores of a run are compared with digests of their own. `NOT_COVERED` names what
+has no digest anywhere.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -6,10 +10,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from naruto_core.artifacts import Layout, find_non_finite, sha256_file, sha256_folder
-from naruto_core.domain import Adapter, Picture, Progress, RunState, Sample
+from PIL import Image
+
+from naruto_core.artifacts import (
+    Layout,
+    find_non_finite,
+    is_intact,
+    is_intact_folder,
+    sha256_bytes,
+    write_atomically,
+)
+from naruto_core.domain import Adapter, Picture, Progress, Run, RunState, Sample, Score
 from naruto_core.errors import RecordDamaged
+from naruto_core.store.cache_verification import cache_checks
 from naruto_core.store.queries import Queries
+
+NOT_COVERED = (
+    "not covered, because nothing records their content: previews, folders to publish, checkpoints of unfinished runs, "
+    "rows other than scores that somebody changed in the database, results and pictures outside of NARUTO_HOME"
+)
 
 
 class ProblemKind(StrEnum):
@@ -44,11 +63,27 @@ def verify(
     pictures: Iterable[Picture] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[FileProblem]:
-    """Every file below `layout` that is missing, altered or unrecorded.
+    """Every file below `layout` that is missing, altered or unrecorded. Of a damaged database, that alone.
 
     Dataset pictures are named by their sha256, so each of them on disk is checked. Which should exist is in the Delta
     tables, so a missing one is noticed only among the `pictures` that the caller passes.
     """
+    if problems_of_database := queries.integrity_problems():
+        return [_of_database(text) for text in problems_of_database]
+    try:
+        return _verify(queries, layout, pictures, on_progress)
+    except (LookupError, ValueError) as error:  # a value that no version of this program writes
+        reason = " ".join(str(error).split())[:200]
+        return [_of_database(f"a value cannot be read: {reason}")]
+
+
+def _of_database(problem: str) -> FileProblem:
+    return FileProblem(ProblemKind.ALTERED, f"database ({problem})", "naruto.db")
+
+
+def _verify(
+    queries: Queries, layout: Layout, pictures: Iterable[Picture], on_progress: Callable[[Progress], None] | None
+) -> list[FileProblem]:
     paths = {layout.relative(layout.picture(picture.sha256, picture.suffix)) for picture in pictures}
     expected = [*_recorded(queries), *_pictures(layout, paths)]
     problems: list[FileProblem] = []
@@ -60,6 +95,9 @@ def verify(
             seconds = time.monotonic() - started
             left = seconds / done * (len(expected) - done)
             on_progress(Progress("verify", done, len(expected), "file", seconds, left, f"{len(problems)} problems"))
+    problems += [_of_database(text) for text in queries.missing_references()]
+    problems += _damaged_of_runs(queries, layout)
+    problems += _damaged_caches(layout)
     problems += _missing_tables(queries, layout)
     problems += _unrecorded(queries, layout, {expected_file.path for expected_file in expected})
     return problems
@@ -99,12 +137,71 @@ def _pictures(layout: Layout, paths: set[str]) -> Iterator[_Expected]:
 def _problem_kind(layout: Layout, expected: _Expected) -> ProblemKind | None:
     try:
         path = layout.absolute(expected.path)
-        digest = sha256_folder(path) if path.is_dir() else sha256_file(path)
-    except FileNotFoundError:
-        return ProblemKind.MISSING
+        if not path.exists():
+            return ProblemKind.MISSING
+        intact = is_intact_folder(path, expected.sha256) if path.is_dir() else is_intact(path, expected.sha256)
     except (RecordDamaged, OSError):
         return ProblemKind.ALTERED
-    return None if digest == expected.sha256 else ProblemKind.ALTERED
+    return None if intact else ProblemKind.ALTERED
+
+
+def write_scores_digest(queries: Queries, layout: Layout, run_id: str) -> None:
+    """Write the sha256 of the recorded scores of a run beside its files, for `verify`. Raises StorageFailed."""
+    digest = _scores_digest(queries.scores(run_id))
+    write_atomically(layout.scores_digest(run_id), f"{digest}\n".encode())
+
+
+def _scores_digest(scores: Iterable[Score]) -> str:
+    """Over what identifies a score, its value, interval and n."""
+    rows = [
+        (s.metric, str(s.variant), s.extractor, s.version, s.reference, s.sample_id, s.value, s.low, s.high, s.n)
+        for s in scores
+    ]
+    return sha256_bytes(repr(sorted(rows, key=repr)).encode())
+
+
+def _damaged_of_runs(queries: Queries, layout: Layout) -> Iterator[FileProblem]:
+    """Of done runs: the copy of the recipe, the contact sheet, and the scores in the database."""
+    for run in (summary.run for summary in queries.runs()):
+        if run.state is RunState.DONE:
+            yield from _damaged_of_run(queries, layout, run)
+
+
+def _damaged_of_run(queries: Queries, layout: Layout, run: Run) -> Iterator[FileProblem]:
+    recipe, sheet, scores = layout.recipe(run.id), layout.contact_sheet(run.id), layout.scores_digest(run.id)
+    if not recipe.exists():
+        yield FileProblem(ProblemKind.MISSING, "recipe", layout.relative(recipe))
+    elif recipe.read_bytes() != queries.recipe_json(run.id).encode():
+        yield FileProblem(ProblemKind.ALTERED, "recipe", layout.relative(recipe))
+    if not sheet.exists():
+        yield FileProblem(ProblemKind.MISSING, "contact sheet", layout.relative(sheet))
+    elif not _is_readable(sheet):
+        yield FileProblem(ProblemKind.ALTERED, "contact sheet", layout.relative(sheet))
+    # runs that an earlier version scored have no such file
+    if scores.exists() and scores.read_bytes().strip() != _scores_digest(queries.scores(run.id)).encode():
+        yield FileProblem(ProblemKind.ALTERED, f"scores of {run.id} in the database", layout.relative(scores))
+
+
+def _is_readable(picture: Path) -> bool:
+    """Whether every part of a PNG file has its checksum."""
+    try:
+        with Image.open(picture) as opened:
+            opened.verify()
+    except Exception:  # noqa: BLE001 (decoders of damaged bytes raise nearly anything)
+        return False
+    return True
+
+
+def _damaged_caches(layout: Layout) -> Iterator[FileProblem]:
+    for what, path, is_whole in cache_checks(layout):
+        try:
+            problem = None if is_whole(path) else ProblemKind.ALTERED
+        except FileNotFoundError:  # a running process has just removed it
+            continue
+        except OSError:
+            problem = ProblemKind.ALTERED
+        if problem:
+            yield FileProblem(problem, what, layout.relative(path))
 
 
 def _missing_tables(queries: Queries, layout: Layout) -> Iterator[FileProblem]:

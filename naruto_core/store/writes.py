@@ -26,6 +26,8 @@ from naruto_core.domain import (
     Variant,
 )
 from naruto_core.errors import NotRecorded, RecipeInvalid
+from naruto_core.store.labels import Labels
+from naruto_core.store.leases import RunLeases
 from naruto_core.store.queries import Queries
 from naruto_core.store.schema import (
     AdapterRow,
@@ -40,14 +42,15 @@ from naruto_core.store.schema import (
     ScoreRow,
     StepRow,
     SuiteRow,
+    run_row,
 )
 
 _BATCH = 500  # values in one statement, which every database accepts
 T = TypeVar("T")
 
 
-class Store(Queries):
-    """The database of runs: the methods here write, those of `Queries` read."""
+class Store(Queries, RunLeases, Labels):
+    """The database of runs: the methods here write, those of `Queries` read; leases and labels of runs are theirs."""
 
     def add_dataset(
         self, version: DatasetVersion, quarantined: Sequence[QuarantinedRecord], *, replace: bool = False
@@ -68,7 +71,8 @@ class Store(Queries):
     def open_run(
         self, *, profile: str, recipe_json: str, fingerprint: str, dataset_id: str, git_commit: str, now: datetime
     ) -> Run:
-        """The run of this recipe on this dataset version: new, or continued when unfinished, or unchanged when done.
+        """The run of this recipe on this dataset version: new or deleted, which begins;
+        unfinished, which goes on; or unchanged when done.
 
         Raises NotRecorded when the dataset version is not recorded.
         """
@@ -91,6 +95,8 @@ class Store(Queries):
                 )
                 session.add(row)
             elif row.state is not RunState.DONE:
+                if row.state is RunState.DELETED:
+                    row.started_at, row.git_commit = now, git_commit
                 row.state, row.finished_at, row.failure = RunState.RUNNING, None, ""
             return row.to_domain()
 
@@ -102,9 +108,20 @@ class Store(Queries):
         """Mark the run as failed because of `failure`, a sentence; a run that is done stays done."""
         self._end_run(run_id, RunState.FAILED, failure, now)
 
+    def cancel_run(self, run_id: str, reason: str, now: datetime) -> None:
+        """Mark the run as cancelled: somebody stopped it, and the same command resumes it; a done run stays done."""
+        self._end_run(run_id, RunState.CANCELLED, reason, now)
+
+    def resume_run(self, run_id: str) -> None:
+        """Mark a failed or cancelled run as running again, because a step of it is tried again."""
+        with self._writing() as session:
+            row = run_row(session, run_id)
+            if row.state in (RunState.FAILED, RunState.CANCELLED):
+                row.state, row.finished_at, row.failure = RunState.RUNNING, None, ""
+
     def _end_run(self, run_id: str, state: RunState, failure: str, now: datetime) -> None:
         with self._writing() as session:
-            row = _run_row(session, run_id)
+            row = run_row(session, run_id)
             if row.state is not RunState.DONE:
                 row.state, row.finished_at, row.failure = state, now, failure
 
@@ -132,7 +149,7 @@ class Store(Queries):
     def add_prompts(self, run_id: str, suite: PromptSuite) -> None:
         """Record the prompt suite of a run. Raises RecipeInvalid when the run has pictures of another suite."""
         with self._writing() as session:
-            run = _run_row(session, run_id)
+            run = run_row(session, run_id)
             drawn = session.scalar(select(SampleRow.id).where(SampleRow.run_id == run_id).limit(1))
             if drawn is not None and run.suite != suite.fingerprint:
                 raise RecipeInvalid(
@@ -180,14 +197,14 @@ class Store(Queries):
     def add_findings(self, run_id: str, findings: Sequence[Finding]) -> None:
         """Record the findings of a run, and replace all earlier ones."""
         with self._writing() as session:
-            _run_row(session, run_id)
+            run_row(session, run_id)
             session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
             session.add_all(FindingRow(**asdict(finding)) for finding in findings)
 
     def add_finding(self, finding: Finding) -> None:
         """Record one finding of a run, and replace the earlier one of its name."""
         with self._writing() as session:
-            _run_row(session, finding.run_id)
+            run_row(session, finding.run_id)
             session.merge(FindingRow(**asdict(finding)))
 
     def add_steps(self, run_id: str, steps: Sequence[StepRecord]) -> None:
@@ -201,7 +218,7 @@ class Store(Queries):
     def add_plan(self, run_id: str, phases: Sequence[PlannedPhase]) -> None:
         """Record the plan of a run; a phase that was measured keeps its first plan, the others are replaced."""
         with self._writing() as session:
-            _run_row(session, run_id)
+            run_row(session, run_id)
             not_measured = PhaseRow.run_id == run_id, PhaseRow.measured_units == 0
             session.execute(delete(PhaseRow).where(*not_measured))
             kept = {row.phase: row for row in session.scalars(select(PhaseRow).where(PhaseRow.run_id == run_id))}
@@ -225,13 +242,6 @@ def _delete_pictures(session: Session, run_id: str, variants: Sequence[Variant])
     session.execute(delete(ScoreRow).where(ScoreRow.run_id == run_id, ScoreRow.variant.in_(variants)))
     session.execute(delete(SampleRow).where(SampleRow.run_id == run_id, SampleRow.variant.in_(variants)))
     session.execute(delete(FindingRow).where(FindingRow.run_id == run_id))
-
-
-def _run_row(session: Session, run_id: str) -> RunRow:
-    row = session.get(RunRow, run_id)
-    if row is None:
-        raise NotRecorded(f"there is no run {run_id!r}; `naruto runs` lists them all.")
-    return row
 
 
 def _new_id(session: Session, stem: str, content: str) -> str:

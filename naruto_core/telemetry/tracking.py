@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, StepRecord
-from naruto_core.errors import DeviceUnfit, RecipeInvalid
+from naruto_core.errors import DeviceUnfit, RecipeInvalid, RunStopped
 from naruto_core.telemetry.trackers import Outcome, Tracker
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}  # the Python package that each tracker needs
@@ -78,6 +78,8 @@ def tracking(
     try:
         yield log_steps
         outcome = "FINISHED"
+    except RunStopped:
+        raise
     except Exception:
         outcome = "FAILED"
         raise

@@ -16,6 +16,7 @@ from naruto_core.artifacts import storage_errors
 from naruto_core.checkpoint import State, read_checkpoint, write_checkpoint
 from naruto_core.domain import Progress
 from naruto_core.errors import DatasetUnusable, RecordDamaged
+from naruto_core.prompts import join_caption
 from naruto_core.text_encoding import encode_texts
 
 if TYPE_CHECKING:
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
 def time_ids(original_size: tuple[int, int], crop: tuple[int, int], target_size: tuple[int, int]) -> list[float]:
     """SDXL's six size numbers, as `_get_add_time_ids`: original (h, w), crop (top, left), target (h, w), in pixels."""
     return [float(v) for v in (*original_size, *crop, *target_size)]
-
-
-def join_caption(instance_prompt: str, caption: str) -> str:
-    """The training text of one picture: the instance prompt, then the caption, both unchanged.
-
-    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption, or with
-    the instance prompt for one, has the instance prompt only.
-    """
-    if caption in ("", instance_prompt):
-        return instance_prompt
-    return f"{instance_prompt}, {caption}" if instance_prompt else caption
 
 
 ROWS_PER_SHARD = 64

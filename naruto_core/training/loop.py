@@ -75,12 +75,15 @@ class TrainingCallbacks:
     """Functions that the loop calls: with its progress, with the numbers of every step, and for a preview.
 
     `on_steps` gets every optimizer step once; after a resume it may get a step again, with the same numbers.
-    `on_preview(steps, weights)` returns metrics that are added to those of its step.
+    `on_preview(steps, weights)` returns metrics that are added to those of its step. After each step the loop asks
+    `is_stop_requested`: if it is true, the loop saves a checkpoint and calls `on_stop`, which raises.
     """
 
     on_progress: Callable[[Progress], None]
     on_steps: Callable[[list[StepRecord]], None]
     on_preview: OnPreview | None = None
+    is_stop_requested: Callable[[], bool] = lambda: False
+    on_stop: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,8 @@ def train_adapter(pipeline: "StableDiffusionXLPipeline", stages: Sequence[Traini
         for step in range(start, section.max_train_steps):
             pending.append(trainer.optimizer_step(step))
             now, last = time.monotonic(), step + 1 == section.max_train_steps
-            save = last or bool(stop.received) or now - saved > job.checkpoint_seconds
+            stopping = callbacks.is_stop_requested()
+            save = last or bool(stop.received) or stopping or now - saved > job.checkpoint_seconds
             if not distributed.is_main_process():
                 pending = []
             elif save or now - reported > REPORT_SECONDS:
@@ -127,6 +131,8 @@ def train_adapter(pipeline: "StableDiffusionXLPipeline", stages: Sequence[Traini
                 trainer.save(job.checkpoint, job.identity, step + 1)
                 saved = now
             stop.raise_received()
+            if stopping and not last:
+                callbacks.on_stop()
     trainer.weights.finish()
     return trainer.weights
 

@@ -1,5 +1,6 @@
 """The memory plan: an estimate of each phase's memory before a training starts, and a batch size that fits."""
 
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,10 +178,12 @@ def plan_memory(
     Raises DeviceUnfit, with the estimate, when none fits.
     """
     parts = _Parts(model, section, device)
-    plans = [MemoryPlan(split, parts.needs(split, drawing), available, parts.trainable) for split in splits(section)]
-    for plan in plans:
+    plans: list[MemoryPlan] = []
+    for split in splits(section):
+        plan = MemoryPlan(split, parts.needs(split, drawing), available, parts.trainable)
         if max(plan.needs.values()) <= available:
             return plan
+        plans.append(plan)
     least = min(plans, key=lambda plan: max(plan.needs.values()))
     phase = max(least.needs, key=lambda name: least.needs[name])
     hint = "" if section.fit_memory else " (training.fit_memory=true tries smaller batches with accumulation)"
@@ -208,19 +211,41 @@ def splits(section: TrainingSection) -> Iterator[TrainingSection]:
             yield section.model_copy(update=changed | {"gradient_checkpointing": checkpointing})
 
 
+@lru_cache(maxsize=4)
+def _adapted_unet(config: str, section: str, dtype: torch.dtype) -> "tuple[UNet2DConditionModel, int]":
+    """The UNet of a configuration with the adapter of a training section, and the number of the adapter's weights.
+
+    Both are JSON. Made once in a process, so that `unet_activations` counts once what a run plans twice.
+    """
+    from diffusers import UNet2DConditionModel
+
+    with torch.device(META):
+        unet: Any = UNet2DConditionModel.from_config(json.loads(config))
+    read = TrainingSection.model_validate_json(section)
+    return unet, add_meta_lora(unet, read, read.lora_layers, dtype)
+
+
+def _adapter_options(section: TrainingSection) -> str:
+    """A training section as JSON, of which only the options differ that `add_meta_lora` reads."""
+    options = {"rank", "lora_alpha", "lora_layers", "lora_dropout", "use_dora", "use_rslora"}
+    required = {"instance_prompt": "-", "resolution": 64}
+    return json.dumps(required | section.model_dump(mode="json", include=options))
+
+
 class _Parts:
     """The base model on the meta device, without memory for its weights."""
 
     def __init__(self, model: ModelSection, section: TrainingSection, device: torch.device) -> None:
         self.device, self.dtype = device, devices.half(section.mixed_precision) or torch.float32
         loaded = sdxl.describe_parts(model)
-        self.unet: UNet2DConditionModel = loaded["unet"]
+        self.unet: UNet2DConditionModel
+        config: str = loaded["unet"].to_json_string()
+        self.unet, self.trainable = _adapted_unet(config, _adapter_options(section), self.dtype)
         self.vae: AutoencoderKL = loaded["vae"]
         self.encoders: list[Any] = [loaded["text_encoder"], loaded["text_encoder_2"]]
         self.itemsize = devices.weights_dtype(section.mixed_precision, device).itemsize
-        config: Any = self.vae.config
-        self.vae_itemsize = 4 if config.force_upcast else self.itemsize  # bytes of a number, see `sampling.vae_dtype`
-        self.trainable = add_meta_lora(self.unet, section, section.lora_layers, self.dtype)
+        of_vae: Any = self.vae.config
+        self.vae_itemsize = 4 if of_vae.force_upcast else self.itemsize  # bytes of a number, see `sampling.vae_dtype`
         if section.text_encoder_lr is not None:
             self.trainable += sum(add_meta_lora(e, section, TEXT_TARGETS, self.dtype) for e in self.encoders)
 

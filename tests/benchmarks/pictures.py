@@ -13,7 +13,8 @@ from PIL import Image
 
 from naruto_core.domain import Progress
 from naruto_core.mini.pretraining.evaluation import drawings
-from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, Examples, encode_examples, join_caption
+from naruto_core.prompts import join_caption
+from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions, Examples, encode_examples
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

@@ -12,9 +12,10 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 from diffusers.training_utils import compute_snr
 
+from naruto_core.prompts import join_caption
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.text_encoding import encode_texts
-from naruto_core.training.latent_cache import join_caption, time_ids
+from naruto_core.training.latent_cache import time_ids
 from naruto_core.training.lora import add_adapters, trainable
 
 CAPTION, CLASS_PROMPT = "a person with red hair in the rain", "an anime character"

@@ -1,6 +1,7 @@
 """A NARUTO_HOME with a store in it, and one finished run with real pictures."""
 
 import io
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -66,7 +67,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def store(home: Path) -> Iterator[Store]:
+def store(home: Path, new_database: Path) -> Iterator[Store]:
+    _copy_database(new_database, home)
     with open_store(read_settings().database_url) as store:
         yield store
 
@@ -106,7 +108,8 @@ def run(store: Store, home: Path, train: Callable[..., None]) -> Run:
 
 
 @pytest.fixture
-def ratings(home: Path) -> Iterator[Ratings]:
+def ratings(home: Path, new_database: Path) -> Iterator[Ratings]:
+    _copy_database(new_database, home)
     with open_database(read_settings().database_url) as database:
         yield database.ratings
 
@@ -137,6 +140,11 @@ def served(programs: Preloaded, home: Path) -> Iterator[Served]:
     server.start()
     yield server
     server.stop()
+
+
+def _copy_database(new_database: Path, home: Path) -> None:
+    if not (home / "naruto.db").exists():
+        shutil.copyfile(new_database, home / "naruto.db")
 
 
 def _draw(layout: Layout, run_id: str, variant: Variant, prompt: Prompt, seed: int) -> Sample:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from playwright.sync_api import Browser, expect
 from served import Served, free_port
 from streamlit import config
 from streamlit.testing.v1 import AppTest
@@ -92,3 +93,19 @@ def test_the_server_writes_the_first_persons_link_into_its_log_and_a_damaged_key
         assert (response.status_code, "remove it" in response.json()["error"]) == (500, True)
     finally:
         server.stop()
+
+
+def test_the_first_admin_stays_in_and_the_shared_address_of_runs_opens(
+    chrome: Browser, served: Served, run: Run
+) -> None:
+    page = chrome.new_page()
+    page.goto(f"{served.address}/campaigns")
+    page.get_by_label("Name", exact=True).fill("Ann")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_text("/enter/")).to_be_visible(timeout=30_000)
+    page.get_by_role("link", name="Verdicts").click()
+    expect(page.get_by_role("heading", name="Verdicts")).to_be_visible(timeout=15_000)
+    page.goto(f"{served.address}/runs")
+    expect(page.get_by_text("You are Ann.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible(timeout=15_000)
+    assert page.get_by_role("dialog").count() == 0

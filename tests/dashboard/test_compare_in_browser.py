@@ -1,12 +1,15 @@
 """The page Compare in a real browser: the address holds the view; slider, flip, zoom; dark mode."""
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Browser, Page, expect
 from served import Served
 
-from naruto_core.domain import Run
+from naruto_core.artifacts import Layout
+from naruto_core.domain import Run, Variant
+from naruto_core.store.writes import Store
 
 
 def open_page(chrome: Browser, address: str, **context: object) -> Page:
@@ -56,11 +59,35 @@ def test_key_and_button_flip_every_row_and_its_caption(chrome: Browser, served: 
     expect(captions).to_have_text([f"{run.id}/base"] * 4)
 
 
-def test_dark_is_dark_and_its_text_is_light(chrome: Browser, served: Served, run: Run) -> None:
+def test_text_has_contrast_in_light_and_dark_and_a_missing_picture_is_a_sentence(
+    chrome: Browser, served: Served, run: Run, store: Store, home: Path
+) -> None:
+    lost = store.samples(run.id, Variant.BASE)[0]
+    Layout(home).absolute(lost.path).unlink()
+    light = open_page(chrome, f"{served.address}/compare", color_scheme="light")
+    expect(light.locator(".compare .missing").first).to_contain_text("This picture is missing or was changed.")
+    caption = light.locator("[data-testid=stCaptionContainer] p").first
+    assert seen_contrast(caption.evaluate(COLOURS)) > 4.5
     page = open_page(chrome, f"{served.address}/compare", color_scheme="dark")
     back = page.locator(".stApp").evaluate("node => getComputedStyle(node).backgroundColor")
     text = page.locator(".compare .prompt").first.evaluate("node => getComputedStyle(node).color")
     assert contrast(text, back) > 7
+
+
+# the colours of a text and of what is behind it, and the text's opacity
+COLOURS = """node => { let opacity = 1, behind = null;
+for (let up = node; up; up = up.parentElement) { const style = getComputedStyle(up); opacity *= Number(style.opacity);
+  if (!behind && !/, 0\\)|transparent/.test(style.backgroundColor)) behind = style.backgroundColor; }
+return [getComputedStyle(node).color, behind, opacity]; }"""
+
+
+def seen_contrast(colours: tuple[str, str, float]) -> float:
+    """The contrast of a text that may be transparent, by its own colour or by the opacity of what contains it."""
+    text, behind, opacity = colours
+    channels, back = ([float(part) for part in re.findall(r"[\d.]+", colour)] for colour in (text, behind))
+    share = opacity * (channels[3] if len(channels) > 3 else 1.0)
+    mixed = (share * a + (1 - share) * b for a, b in zip(channels[:3], back[:3], strict=True))
+    return contrast(f"rgb({', '.join(map(str, mixed))})", behind)
 
 
 def contrast(text: str, background: str) -> float:

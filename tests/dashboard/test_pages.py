@@ -13,6 +13,7 @@ from dashboard.example import add_example
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Finding, PlannedPhase, Run, Score, StepRecord, Variant
 from naruto_core.judging.campaign_plan import contender, plan_units
+from naruto_core.judging.reviewer_quality import reviewer_qualities
 from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role
 from naruto_core.store.database import Ratings
 from naruto_core.store.writes import Store
@@ -20,7 +21,7 @@ from naruto_core.store.writes import Store
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 Train = Callable[..., None]
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-VIEWS = ("review", "campaigns", "verdicts", "metric_validation", "compare", "promote")
+VIEWS = ("review", "campaigns", "verdicts", "metric_validation", "compare", "promote", "run")
 
 
 def page(name: str, **query: list[str] | str) -> AppTest:
@@ -131,14 +132,24 @@ def test_the_first_person_is_an_admin_and_gets_a_link_that_is_shown_once(ratings
 
 def test_a_campaign_is_opened_from_the_page_and_closed_there(ratings: Ratings, store: Store, run: Run) -> None:
     app = page("campaigns")
+    assert set(app.multiselect(key="contenders").options) == {f"{run.id}/base", f"{run.id}/adapted"}
+    app.checkbox[0].check().run()
     app.multiselect(key="contenders").set_value([f"{run.id}/base", f"{run.id}/fused"]).run()
     next(field for field in app.text_input if field.label == "Name of the campaign").set_value("first")
+    limit, overlap = app.number_input[:2]
+    assert limit.value == 120
+    limit.set_value(3)
+    overlap.set_value(2)
     next(button for button in app.button if button.label == "Open the campaign").click().run()
     assert not app.exception
     (campaign,) = ratings.campaigns()
-    assert ratings.progress(campaign.id).units == 4 + 4  # pairs and gold pairs
+    assert ratings.progress(campaign.id).units == 3
+    assert "0 of 7 votes on 3 units" in [bar.proto.text for bar in app.get("progress")]  # without the gold pairs
+    assert "Close the campaign" in [popover.proto.popover.label for popover in app.get("popover")]  # it asks first
     app.button(key=f"close-{campaign.id}").click().run()
     assert ratings.campaign(campaign.id).closed_at is not None
+    app.button(key=f"reopen-{campaign.id}").click().run()
+    assert ratings.campaign(campaign.id).closed_at is None
 
 
 def test_verdicts_show_the_better_model_and_the_quality_of_reviewers(ratings: Ratings, store: Store, run: Run) -> None:
@@ -161,7 +172,15 @@ def test_metrics_are_compared_with_votes_only_where_there_are_enough(ratings: Ra
 def test_an_example_is_marked_wherever_its_votes_are_shown(ratings: Ratings, store: Store, run: Run) -> None:
     assert add_example(NOW)
     assert not add_example(NOW)
-    assert "made these votes up" in all_text(page("verdicts"))
+    assert not ratings.has_admin()
+    assert [title.value for title in AppTest.from_file(str(APP), default_timeout=60).run().title] == ["Runs"]
+    verdicts = all_text(page("verdicts"))
+    assert "made these votes up" in verdicts
+    assert "units rated by at least two people" in verdicts
+    (campaign,) = ratings.campaigns()
+    assert [(quality.gold.hits, quality.gold.n) for quality in reviewer_qualities(ratings.ratings(campaign.id))] == [
+        (1, 1)
+    ] * 3
     assert "votes made up" in all_text(page("campaigns"))
     assert "Rated by people?,no" in all_text(page("promote"))
 
@@ -233,6 +252,22 @@ def test_a_promotion_is_signed_recorded_and_rolled_back(ratings: Ratings, store:
     assert ratings.promotions("champion")[0].run_id == run.id
 
 
+def test_an_earlier_champion_is_restored_by_its_form(ratings: Ratings, store: Store, run: Run, train: Train) -> None:
+    other = _newer_run(store, run)
+    train(other)
+    store.finish_run(other, NOW)
+    for run_id in (run.id, other):
+        _promote(run_id)
+    app = page("promote")
+    assert app.selectbox(key="earlier_champion").options == [run.id]
+    assert app.selectbox(key="promoted_run").value == other
+    next(button for button in app.button if button.label == "Restore this one").click().run()
+    assert not app.exception
+    assert not app.warning
+    assert app.selectbox(key="promoted_run").value == run.id
+    assert len(ratings.promotions("champion")) == 2
+
+
 def test_a_run_that_cannot_be_promoted_is_not_the_default_and_the_page_says_why(
     store: Store, run: Run, home: Path, train: Train
 ) -> None:
@@ -295,9 +330,36 @@ def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, sto
     assert suite
     units = plan_units(Mode.PAIR, samples, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
     campaign = ratings.open_campaign(Campaign("", "real", "Which?", Mode.PAIR, NOW, repeats=0.0), units, 0)
-    reviewer, _ = ratings.add_reviewer("Ann", Role.REVIEWER)
+    reviewer, _ = ratings.add_reviewer("Ann", Role.ADMIN)
     assignment = ratings.next_assignment(campaign.id, reviewer.id, NOW)
     assert assignment
     side = Outcome.LEFT if assignment.samples[0].startswith("fused") else Outcome.RIGHT
     ratings.record(reviewer.id, RatingEvent(assignment.id, Action.VOTE, "n", 3.0, "1x1", side), NOW)
     assert page("runs").dataframe[0].value["Win rate"].tolist() == ["100% (0% to 100%, n = 1)"]
+
+
+def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_recipe_changed(
+    store: Store, run: Run
+) -> None:
+    recipe = '{"training": {"learning_rate": 1.0}}'
+    common = {"profile": "t4", "recipe_json": recipe, "dataset_id": "d1", "git_commit": "", "now": NOW}
+    failed, cancelled = (store.open_run(fingerprint=fingerprint, **common) for fingerprint in ("f2", "f3"))
+    store.cancel_run(cancelled.id, "train: stopped by a signal.", NOW)
+    store.add_steps(failed.id, [StepRecord(1, 0.5, 1.0), StepRecord(2, float("nan"), 1.0)])
+    failure = "train: the loss is not a number at step 2: " + "lower the learning rate; " * 20
+    store.fail_run(failed.id, failure, NOW)
+    app = page("run", id=failed.id)
+    assert not app.exception
+    assert app.code[0].value == failure
+    assert f"{failed.id}: failed" in app.text[0].value
+    assert "not a number at 1 steps; the first is step 2" in all_text(app)
+    assert len(app.get("vega_lite_chart")) + len(app.get("arrow_vega_lite_chart")) == 1
+    assert app.selectbox(key="other_run").value == run.id
+    assert app.dataframe[0].value.to_dict("records") == [
+        {"Key": "training.learning_rate", "This run": "1.0", run.id: ""}
+    ]
+    assert app.error[0].value == "It failed:"
+    stopped = page("run", id=cancelled.id)
+    assert "No training step" in all_text(stopped)
+    assert (stopped.info[0].value, len(stopped.error)) == ("It was stopped; the same command resumes it:", 0)
+    assert "is not recorded here" in all_text(page("run", id="../x"))

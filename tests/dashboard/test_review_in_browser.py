@@ -1,5 +1,6 @@
 """A review session in a real browser, against the real server."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -50,8 +51,8 @@ def wait_min_view_time(page: Page) -> None:
     page.wait_for_timeout(300)
 
 
-def expect_rated(page: Page, count: int, text: str = "Saved.") -> None:
-    expect(page.locator(".status")).to_have_text(f"You rated {count}. {text}", timeout=15_000)
+def expect_rated(page: Page, count: int, text: str = "Saved.", of: int = 12) -> None:
+    expect(page.locator(".status")).to_have_text(f"You rated {count} of {of}. {text}", timeout=15_000)
 
 
 def test_a_whole_session_by_keyboard(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
@@ -83,7 +84,7 @@ def test_to_the_end_and_nothing_is_asked_twice(
         previous = page.locator(".stage").get_attribute("data-shown")
         wait_min_view_time(page)
         page.keyboard.press("ArrowLeft")
-        expect(page.locator(".status")).to_contain_text(f"You rated {number + 1}.", timeout=15_000)
+        expect(page.locator(".status")).to_contain_text(f"You rated {number + 1} of 12.", timeout=15_000)
         if number < 11:
             expect(page.locator(".stage")).not_to_have_attribute("data-shown", previous or "", timeout=15_000)
     expect(page.locator(".done")).to_contain_text("nothing left")
@@ -94,7 +95,7 @@ def test_to_the_end_and_nothing_is_asked_twice(
 def test_nothing_on_the_page_or_in_its_addresses_names_a_model(
     chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
 ) -> None:
-    open_campaign(ratings, store, run)
+    campaign_id = open_campaign(ratings, store, run)
     urls: list[str] = []
     context = chrome.new_context()
     page = context.new_page()
@@ -113,6 +114,18 @@ def test_nothing_on_the_page_or_in_its_addresses_names_a_model(
         expect(page.get_by_text("You are Ann <b>bold</b>.")).to_be_visible(timeout=30_000)
         expect(page.get_by_role("heading", name="Review")).to_be_visible(timeout=30_000)
         assert page.get_by_role("heading", name=title, exact=True).count() == 0
+        assert page.get_by_role("dialog").count() == 0
+    expect(page.get_by_text("That page is for admins.")).to_be_visible()
+    page.goto(f"{served.address}/review")
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("That page is for admins.")).to_have_count(0)
+    page.goto(f"{served.address}/nothing")
+    expect(page.get_by_role("dialog")).to_be_visible(timeout=30_000)
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    ready(page)
+    page.keyboard.press("ArrowLeft")  # read behind a message, this would be a vote
+    page.wait_for_timeout(300)
+    assert len(ratings.ratings(campaign_id)) == 1
 
 
 def test_a_reload_a_second_tab_and_a_double_click_count_once(
@@ -124,7 +137,7 @@ def test_a_reload_a_second_tab_and_a_double_click_count_once(
     other.goto(served.address)
     expect(other.locator(".review .pane").first).to_be_visible(timeout=30_000)
     page.get_by_role("button", name="Left is better").dblclick()
-    expect(page.locator(".status")).to_contain_text("You rated 1.", timeout=15_000)
+    expect(page.locator(".status")).to_contain_text("You rated 1 of 12.", timeout=15_000)
     page.wait_for_timeout(500)
     assert len(ratings.ratings(campaign_id)) == 1
     other.keyboard.press("ArrowLeft")
@@ -147,16 +160,22 @@ def test_votes_given_while_the_server_is_away_arrive_when_it_is_back(
     assert [rating.answer for rating in ratings.ratings(campaign_id)] == [Outcome.LEFT]
 
 
-def test_pictures_zoom_in_step(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
+def test_pictures_zoom_in_step_in_full_size_and_the_next_pair_is_seen_whole(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
     open_campaign(ratings, store, run)
     page = enter(chrome, served, reviewer(ratings))
+    pictures = page.locator(".pane img")
+    assert all("/512.webp" in address for address in pictures.evaluate_all("all => all.map(node => node.src)"))
     page.locator(".pane").first.dblclick()
-    views = page.locator(".pane img").evaluate_all("all => all.map(node => node.style.transform)")
+    views = pictures.evaluate_all("all => all.map(node => node.style.transform)")
     assert views[0] == views[1]
     assert "scale(3)" in views[0]
+    expect(pictures.nth(1)).to_have_attribute("src", re.compile("/full.webp"))
     page.keyboard.press("ArrowLeft")
     expect_rated(page, 1)
-    assert "scale(3)" in page.locator(".pane img").first.evaluate("node => node.style.transform")
+    assert "scale(1)" in pictures.first.evaluate("node => node.style.transform")
+    assert "/512.webp" in (pictures.first.get_attribute("src") or "")
 
 
 def test_a_hostile_prompt_is_text_and_the_picture_says_it_to_those_who_cannot_see(
@@ -173,18 +192,39 @@ def test_a_hostile_prompt_is_text_and_the_picture_says_it_to_those_who_cannot_se
     assert page.locator(".prompt script, .prompt img").count() == 0
 
 
-def test_it_fits_a_phone(chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run) -> None:
-    campaign_id = open_campaign(ratings, store, run)
-    page = enter(chrome, served, reviewer(ratings), 390, 844)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    button = page.get_by_role("button", name="Lower is better")
-    box = button.bounding_box()
-    assert box
-    assert box["height"] >= 44
-    button.click()
-    expect_rated(page, 1)
-    (rating,) = ratings.ratings(campaign_id)
-    assert rating.answer is Outcome.RIGHT
+SCREENS = {(1440, 900): 520, (1366, 650): 340, (390, 844): 240, (360, 640): 150}  # and the least side of a picture
+OUT_OF_SIGHT = """
+all => all.filter(node => node.checkVisibility())
+  .map(node => [node.className || node.textContent, node.getBoundingClientRect()])
+  .filter(([_, box]) => box.left < 0 || box.top < 0 || box.right > innerWidth || box.bottom > innerHeight)
+  .map(([name]) => name)
+"""
+
+
+@pytest.mark.parametrize("mode", [Mode.PAIR, Mode.SCALE])
+def test_all_of_the_review_page_is_in_sight_on_phones_and_laptops(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run, mode: Mode
+) -> None:
+    campaign_id = open_campaign(ratings, store, run, mode)
+    page = enter(chrome, served, reviewer(ratings))
+    for (width, height), least in SCREENS.items():
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(400)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        parts = page.locator(".review :is(button, .prompt, .pane, .status)")
+        assert parts.count() >= 8
+        assert parts.evaluate_all(OUT_OF_SIGHT) == [], (width, height)
+        boxes = [pane.bounding_box() for pane in page.locator(".pane").all()]
+        sides = [min(box["width"], box["height"]) for box in boxes if box]
+        assert min(sides) >= (least if mode is Mode.PAIR else 100), (width, height)
+        button = page.locator(".controls button").first.bounding_box()
+        assert button
+        assert button["height"] >= 44
+    if mode is Mode.PAIR:
+        page.get_by_role("button", name="Lower is better").click()
+        expect_rated(page, 1)
+        (rating,) = ratings.ratings(campaign_id)
+        assert rating.answer is Outcome.RIGHT
 
 
 def test_single_pictures_are_graded_by_keyboard(
@@ -212,6 +252,6 @@ def test_the_best_and_the_worst_of_four_are_chosen_by_keyboard(
     page.keyboard.press("3")
     expect(page.locator(".ask")).to_contain_text("worst")
     page.keyboard.press("1")
-    expect_rated(page, 1)
+    expect_rated(page, 1, of=4)
     (rating,) = ratings.ratings(campaign_id)
     assert rating.answer == Extremes(best=2, worst=0)

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from naruto_core.access_control import is_loopback, signing_key
 from naruto_core.errors import RecordDamaged, ServiceFailed
 from naruto_core.settings import Settings
 from tests.deployments.serving import free_port
+from tests.preloaded import Preloaded
 
 DAMAGES = {
     "gone": None,
@@ -165,22 +164,20 @@ def test_a_damaged_signing_key_signs_no_url(tmp_path: Path, content: bytes):
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[str, str]]:
+def running(services: Preloaded, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """(address, key) of `naruto-service` at every address of this machine."""
     token, port = Keys(tmp_path / "service" / "keys.json").add("ada"), free_port()
     variables = {
         "NARUTO_HOME": str(tmp_path), "NARUTO_SERVICE_HOST": "0.0.0.0", "NARUTO_SERVICE_PORT": str(port),
         "NARUTO_SERVICE_WATCHED_SHARE": "0",
     }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deployments.service", "serve"], env=os.environ | variables, stderr=subprocess.PIPE
-    )
-    assert process.stderr
-    while b"startup complete" not in (line := process.stderr.readline()):
+    process = services.start("deployments.service", "serve", environment=os.environ | variables)
+    assert process.output
+    while "startup complete" not in (line := process.output.readline()):
         assert line, "the service ended"
     yield f"http://127.0.0.1:{port}", token
     process.kill()
-    process.communicate()
+    process.output.close()
 
 
 def test_the_command_rejects_every_request_after_the_last_key_was_removed(running: tuple[str, str], tmp_path: Path):

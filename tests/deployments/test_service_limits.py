@@ -31,6 +31,7 @@ from naruto_core.errors import ServiceFailed, ServiceKeyInvalid
 from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.settings import Settings
 from tests.deployments.serving import Runs, free_port, serving, two_runs, wait_until_ready
+from tests.preloaded import Preloaded, Program
 
 
 @pytest.fixture(scope="module")
@@ -139,28 +140,28 @@ def steps(url: str) -> str:
     return next(line for line in lines if line.startswith("naruto_steps_total"))
 
 
-def start(home: Path, port: int) -> subprocess.Popen[bytes]:
+def start(services: Preloaded, home: Path, port: int) -> Program:
     variables = {
         "NARUTO_HOME": str(home),
         "NARUTO_SERVICE_PORT": str(port),
         "NARUTO_SERVICE_INSTANCE": "one",
         "NARUTO_SERVICE_WATCHED_SHARE": "0",
     }
-    command = [sys.executable, "-m", "deployments.service", "serve"]
-    return subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.DEVNULL)
+    with Path(os.devnull).open("wb") as nowhere:
+        return services.start("deployments.service", "serve", environment=os.environ | variables, output=nowhere)
 
 
-def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_drawn(runs: Runs):
+def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_drawn(services: Preloaded, runs: Runs):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = start(runs.home, port)
+    process = start(services, runs.home, port)
     try:
         wait_until_ready(url)
         body = {"prompt": "x", "steps": 60, "n": 2}
         job = httpx2.post(f"{url}/v1/images/generations", json=body, headers={"Prefer": "respond-async"})
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process = start(runs.home, port)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process = start(services, runs.home, port)
         wait_until_ready(url)
         lost = httpx2.get(url + job.headers["Location"]).json()
         assert lost["status"] == "lost"
@@ -171,7 +172,7 @@ def test_after_a_kill_its_jobs_are_lost_and_after_sigterm_accepted_pictures_are_
             while steps(url) == before:
                 assert not last.done()
                 time.sleep(0.02)
-            process.send_signal(signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)
             assert last.result().status_code == 200
         assert process.wait(30) in (0, -signal.SIGTERM)
     finally:

@@ -2,8 +2,7 @@
 
 import gzip
 import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.deployments.serving import free_port, two_runs, wait_until_ready
+from tests.preloaded import Preloaded
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -56,27 +56,29 @@ def spans() -> dict[str, Span]:
     return {span.name: span for resource in resources for scope in resource.scope_spans for span in scope.spans}
 
 
-def test_a_request_is_traced_with_its_waiting_and_drawing_and_nothing_private(tmp_path: Path, collector: str) -> None:
+def test_a_request_is_traced_with_its_waiting_and_drawing_and_nothing_private(
+    services: Preloaded, tmp_path: Path, collector: str
+) -> None:
     port = free_port()
     variables = {
         "NARUTO_SERVICE_PORT": str(port), "NARUTO_SERVICE_WATCHED_SHARE": "0", "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }  # fmt: skip
-    with two_runs(tmp_path) as runs:
-        command = [sys.executable, "-m", "deployments.service", "serve"]
+    with two_runs(tmp_path) as runs, Path(os.devnull).open("wb") as nowhere:
         environment = os.environ | variables | {"NARUTO_HOME": str(runs.home)}
-        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-            try:
-                url = f"http://127.0.0.1:{port}"
-                wait_until_ready(url)
-                body = {"prompt": "a very secret word", "steps": 3}
-                headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
-                assert httpx2.post(f"{url}/v1/images/generations", json=body, headers=headers).status_code == 200
-                deadline = time.monotonic() + 20
-                while "draw" not in spans() and time.monotonic() < deadline:
-                    time.sleep(0.1)
-            finally:
-                process.terminate()
+        process = services.start("deployments.service", "serve", environment=environment, output=nowhere)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_ready(url)
+            body = {"prompt": "a very secret word", "steps": 3}
+            headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+            assert httpx2.post(f"{url}/v1/images/generations", json=body, headers=headers).status_code == 200
+            deadline = time.monotonic() + 20
+            while "draw" not in spans() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait()
     by_name = spans()
     request, wait, draw = (by_name[name] for name in ("POST /v1/images/generations", "wait", "draw"))
     assert request.trace_id.hex() == draw.trace_id.hex() == TRACE

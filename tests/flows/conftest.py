@@ -28,6 +28,7 @@ SMALL = {
     "generation.num_inference_steps": 3,
     "generation.batch_size": 2,
     "scoring.batch_size": 2,
+    "scoring.resamples": 200,
 }
 
 

@@ -8,8 +8,10 @@ import itertools
 import math
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from naruto_core.domain import Adapter, DatasetVersion, FusedModel, Run
 from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import fuse_adapters, load_adapters, load_fused, scaled_adapters
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_sections import ModelSection
 from naruto_core.store.database import open_store
 from naruto_core.textual_inversion import FILE
 from naruto_core.training.weights import Weights, write_files
@@ -96,9 +99,22 @@ def _scales(recipe: Recipe) -> dict[str, float]:
     }
 
 
+@lru_cache(maxsize=1)
+def _loaded(model: str) -> tuple[StableDiffusionXLPipeline, Mapping[str, torch.Tensor]]:
+    """The base of a model section, given as JSON, and the weights of its layers, by part and module."""
+    pipeline = sdxl.load_pipeline(ModelSection.model_validate_json(model), "fp32", CPU)
+    weights = {part: _effective(network) for part, network in _models(pipeline).items()}
+    return pipeline, {f"{part}.{name}": weight for part, each in weights.items() for name, weight in each.items()}
+
+
+def _base(recipe: Recipe) -> StableDiffusionXLPipeline:
+    """The base as it is loaded: a copy, which is quicker."""
+    return deepcopy(_loaded(recipe.model.model_dump_json())[0])
+
+
 def _train(recipe: Recipe, seed: int, folder: Path) -> Weights:
     """Every weight that learns set at random, as no training leaves it alone; written as training writes."""
-    pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
+    pipeline = _base(recipe)
     weights = Weights(pipeline, recipe.training, recipe.new_tokens)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -144,8 +160,7 @@ class _Homes(dict[tuple[str, ...], Trained]):
 
 def _record(home: Path, recipe: Recipe) -> Trained:
     layout = Layout(home)
-    before = {part: _effective(model) for part, model in _models(sdxl.load_pipeline(recipe.model, "fp32", CPU)).items()}
-    expected = {f"{part}.{name}": weight for part, found in before.items() for name, weight in found.items()}
+    expected = _loaded(recipe.model.model_dump_json())[1]
     adapted: dict[str, torch.Tensor] = {}
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         store.add_dataset(DatasetVersion("ds-1", "world:naruto", "datasets/w", 0, 300, 200, 0, 0), [])
@@ -177,11 +192,10 @@ def _record(home: Path, recipe: Recipe) -> Trained:
                 for path in sorted(folder.glob("*.safetensors"))
             ]
         store.add_adapters(adapters)
-        pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
-        fuse_adapters(pipeline, scaled_adapters(home, recipe.fusion, store.adapters(run.id)), layout.fused(run.id))
+        fuse_adapters(_base(recipe), scaled_adapters(home, recipe.fusion, store.adapters(run.id)), layout.fused(run.id))
         fused = FusedModel(run.id, layout.relative(layout.fused(run.id)), sha256_folder(layout.fused(run.id)), 0.7)
         store.add_fused(fused)
-    return Trained(home, run, recipe, expected | adapted, tokens)
+    return Trained(home, run, recipe, {**expected, **adapted}, tokens)
 
 
 def _models(pipeline: object) -> dict[str, nn.Module]:

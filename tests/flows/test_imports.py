@@ -103,7 +103,7 @@ def test_what_is_said_and_handed_out_of_an_imported_run_claims_no_training(
     shown = json.loads(naruto(home, "show", imported, "--json").stdout)
     assert "training" not in shown["recipe"]
     assert shown["imported"].endswith("its training is unknown.")
-    scores = naruto(home, "scores", imported).stdout
+    scores = naruto(home, "scores", imported, "--all").stdout
     assert "imported: Imported from" in scores
     assert scores.count("Its training pictures are unknown") == 2
     for command in ("hub", "kohya", "endpoint"):

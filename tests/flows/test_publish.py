@@ -50,7 +50,7 @@ def test_what_is_pushed_is_what_the_export_shows_beforehand(
     assert len(files) == 3 + 3 * 2  # card, two files of weights, three prompts by base and adapted
     assert (at_the_hub.private, len(at_the_hub.commits), list(at_the_hub.tags)) == (True, 1, [run_id])
     card = ModelCard(at_the_hub.files["README.md"].decode())
-    assert "| fid (lower is better), against 12 held-out pictures |" in card.text
+    assert "| mmd (lower is better), against 12 held-out pictures |" in card.text
     assert card.data.license == "apache-2.0"
 
 

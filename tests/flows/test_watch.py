@@ -13,12 +13,15 @@ from pathlib import Path
 import httpx2
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from deployments.service.quality_worker import QualitySampler
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.domain import DatasetVersion, Prompt, PromptSuite, Sample, Score, Variant
+from naruto_core.scoring.findings import MODEL_CHANGE
 from naruto_core.serving import DriftVerdict, ServedScore
 from naruto_core.store.database import open_database, open_store
+from naruto_core.store.promotions import CHAMPION
 from tasks.context import task_context
 from tasks.drift import _run_extractors
 from tests.deployments.serving import serving
@@ -127,6 +130,29 @@ def test_a_process_to_follow_goes_with_following(tmp_path: Path, naruto: Naruto)
     ended = naruto(tmp_path, "watch", "--pid", "1")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "add --follow" in ended.stderr
+
+
+def test_the_canary_tells_a_changed_model_from_the_wishes_of_people(
+    small_run: tuple[Path, str], tmp_path: Path, naruto: Naruto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, run_id = tmp_path / "home", small_run[1]
+    shutil.copytree(small_run[0], home)
+    with open_database(url(home)).ratings as ratings:
+        ratings.promote(
+            CHAMPION, run_id, "me", "a test", LONG_AGO, {}, Layout(home), accept_warnings=run_id
+        )  # fmt: skip
+    monkeypatch.setenv("NARUTO_CANARY_PICTURES", "2")
+    assert f"{run_id}: the model is steady: 2 canary pictures differ" in naruto(home, "watch").stderr
+    with open_store(url(home)) as store:
+        path = home / store.adapters(run_id)[0].path
+    tensors = load_file(path)
+    save_file({key: tensor + (0.2 if ".lora_B." in key else 0) for key, tensor in tensors.items()}, path)
+    assert "the model has changed: 2 of 2 canary pictures" in naruto(home, "watch").stderr
+    with open_store(url(home)) as store:
+        assert next(finding for finding in store.findings(run_id) if finding.name == MODEL_CHANGE).warning
+    path.unlink()
+    gone = naruto(home, "watch")
+    assert (gone.returncode, gone.stderr.count("canary pictures cannot be compared")) == (0, 1)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from naruto_core import artifacts
 from naruto_core.artifacts import atomic_folder, exclusive_lock
 
 HOLD = """
@@ -55,6 +56,28 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
     with atomic_folder(tmp_path / "fused") as scratch:
         (scratch / "ours").write_text("ours")
     assert [path.name for path in tmp_path.iterdir()] == ["fused"]
+
+
+def test_the_scratch_folder_of_another_machine_on_the_same_volume_is_left_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock cannot be seen here: a lock that is free says nothing. Its folder's own time stands still for hours."""
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another")
+        scratch = tmp_path / f".fused.{artifacts._scratch_token()}"
+    scratch.mkdir()
+    (scratch / "unet").mkdir()
+    written = scratch / "unet" / "weights"
+    written.write_text("half of it")
+    for path in (scratch, scratch / "unet"):
+        os.utime(path, (time.time() - 30 * 3600,) * 2)
+    with atomic_folder(tmp_path / "fused"):
+        pass
+    assert written.read_text() == "half of it"
+    os.utime(written, (time.time() - 30 * 3600,) * 2)
+    with atomic_folder(tmp_path / "fused"):
+        pass
+    assert not scratch.exists()
 
 
 def test_a_folder_that_cannot_be_filled_leaves_the_old_one(tmp_path: Path) -> None:

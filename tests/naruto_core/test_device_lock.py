@@ -1,28 +1,32 @@
 """The device lock: one process at a time on a device, also when a process is killed."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from naruto_core.devices import hold_device
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from naruto_core.devices import hold_device
-with hold_device(Path(sys.argv[1]), "cuda:0", "train some-run", print):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
-def _holder(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+def _hold(folder: Path, ready: "Connection") -> None:
+    with hold_device(folder, "cuda:0", "train some-run", print):
+        ready.send("held")
+        time.sleep(60)
+
+
+def _holder(folder: Path) -> BaseProcess:
+    """A process that holds the device; forked, because to import torch takes two seconds."""
+    context = multiprocessing.get_context("fork")
+    ready, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_hold, args=(folder, theirs))
+    process.start()
+    assert ready.recv() == "held"
     return process
 
 
@@ -38,7 +42,7 @@ def test_a_second_process_waits_and_gets_the_holders_name_until_the_first_is_kil
     with hold_device(tmp_path, "cuda:0", "score other-run", waiting):
         assert time.monotonic() - began < 10
     assert holders == [f"train some-run, process {first.pid}"]
-    first.wait()
+    first.join()
 
 
 def test_two_devices_do_not_wait_for_each_other(tmp_path: Path):
@@ -46,7 +50,7 @@ def test_two_devices_do_not_wait_for_each_other(tmp_path: Path):
     with hold_device(tmp_path, "cuda:1", "score", lambda holder: (_ for _ in ()).throw(AssertionError(holder))):
         pass
     first.kill()
-    first.wait()
+    first.join()
 
 
 def test_one_process_may_hold_its_device_twice(tmp_path: Path):

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run, RunState, StepRecord
-from naruto_core.errors import DeviceUnfit, NarutoError, RecipeInvalid
+from naruto_core.errors import DeviceUnfit, NarutoError, RecipeInvalid, RunStopped
 from naruto_core.telemetry.trackers import flatten
 from naruto_core.telemetry.tracking import choose_trackers, tracking
 
@@ -58,7 +58,7 @@ def follow(home: Path, run: Run) -> Follow:
     def follow(names: str, *batches: list[StepRecord], uri: str = "", end: BaseException | None = None) -> list[str]:
         warnings: list[str] = []
         with (
-            suppress(ValueError, KeyboardInterrupt),
+            suppress(ValueError, KeyboardInterrupt, RunStopped),
             tracking(names, uri, Layout(home), run, TRAINING, warnings.append) as log_steps,
         ):
             for batch in batches:
@@ -138,7 +138,7 @@ def test_a_choice_longer_than_mlflow_takes_is_cut(home: Path, run: Run):
 
 
 @pytest.mark.parametrize(
-    ("end", "status"), [(None, "FINISHED"), (ValueError("diverged"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+    ("end", "status"), [(None, "FINISHED"), (ValueError("diverged"), "FAILED"), (RunStopped("asked"), "KILLED")]
 )
 def test_mlflow_knows_how_training_ended(follow: Follow, home: Path, run: Run, end: BaseException | None, status: str):
     assert follow("mlflow", steps(0, 2), end=end) == []

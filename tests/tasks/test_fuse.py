@@ -7,7 +7,7 @@ import pytest
 
 from naruto_core.artifacts import sha256_folder
 from naruto_core.domain import Finding, FusedModel, PromptSuite
-from naruto_core.scoring.findings import FUSED_LIMIT, FUSED_MODEL
+from naruto_core.scoring.findings import FUSED_MODEL, SAME_PICTURE
 from tasks.context import OpenRun
 from tasks.fuse import check_fused, fuse
 from tests.tasks.recorded_run import PROMPTS, Recorded, recorded_run
@@ -41,5 +41,5 @@ def test_a_fused_model_that_draws_other_pictures_is_a_warning(tmp_path: Path, mo
         recorded.store.add_fused(base)  # deletes the finding about the earlier model
         (other,) = _check(recorded, base, 1)
         assert (other.warning, other.figures["pictures"]) == (True, 1)
-        assert other.figures["worst_mean"] > FUSED_LIMIT
+        assert other.figures["worst_mean"] > SAME_PICTURE
         assert "more than rounding did" in other.sentence

@@ -1,7 +1,7 @@
 """The attribute classifier: a small network that predicts what a picture of the drawn world shows.
 
 It is trained on drawn pictures only, and measures the quality of the base model: does the hair have the
-colour of the prompt? It is independent of the judge, and is not shipped.
+colour of the prompt? It is independent of the judge. `naruto_core.mini.attribute_reader` ships it as a metric.
 """
 
 from collections.abc import Callable, Mapping, Sequence

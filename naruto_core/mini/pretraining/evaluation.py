@@ -1,12 +1,14 @@
 """Quality of the miniature base, measured with the attribute classifier on held-out prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from resource import RUSAGE_SELF, getrusage
 from typing import Any, cast
 
 import numpy as np
+import open_clip
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch.nn import functional as F
@@ -147,6 +149,29 @@ def measure_classifier(classifier: AttributeClassifier, vae: AutoencoderKL) -> d
     """The classifier's own accuracy on new drawings after a VAE round trip."""
     pixels, scenes = drawings(None, 500, 8)
     return accuracy(classifier, round_trip(vae, pixels), scenes)
+
+
+@torch.no_grad()
+def judge_preference(folder: Path, count: int = 200, seed: int = 9) -> dict[str, float]:
+    """How much higher the judge in `folder` scores the content of a scene in the held-out style than in a base style.
+
+    The same `count` scenes are drawn in both styles, and compared with the same words, which name no style: the mean
+    difference of their cosines, its standard error and n. A difference between models of this size says nothing.
+    """
+    loaded: Any = open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=True)
+    judge, prepare = loaded
+    tokenizer, rng = open_clip.get_tokenizer(f"local-dir:{folder}"), Random(f"preference/{seed}")
+    model: Any = judge.eval()
+    scenes = [sample_scene(rng, BASE_STYLES[i % len(BASE_STYLES)]) for i in range(count)]
+    foreign = [replace(scene, style=HELD_OUT_STYLE) for scene in scenes]
+    texts = model.encode_text(tokenizer([describe(scene, rng, drop=0.0) for scene in foreign]), normalize=True)
+    cosines: list[torch.Tensor] = []
+    for styled in (foreign, scenes):
+        pictures = [prepare(draw(scene, Random(i))) for i, scene in enumerate(styled)]
+        cosines.append((model.encode_image(torch.stack(pictures), normalize=True) * texts).sum(dim=-1))
+    difference = cosines[0] - cosines[1]
+    error = float(difference.std()) / count**0.5
+    return {"mean": round(float(difference.mean()), 4), "standard_error": round(error, 4), "n": count}
 
 
 def choose_guidance(

@@ -5,7 +5,6 @@ import hashlib
 import html
 import io
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ from PIL import Image
 
 from naruto_core.artifacts import atomic_folder, sha256_file, write_atomically
 from naruto_core.git_info import code_commit
+from naruto_core.mini.attribute_reader import ReaderConfig, save_reader
 from naruto_core.mini.pretraining import stages
-from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES
+from naruto_core.mini.pretraining.drawing import SIZE, draw
 from naruto_core.mini.pretraining.world import STYLES, sample_scene
 from naruto_core.model_folder import make_portable
 
@@ -63,7 +64,10 @@ def write_models(workspace: Path, folder: Path) -> None:
     stages.assemble(workspace).to(torch.float16).save_pretrained(folder / "base", safe_serialization=True)
     make_portable(folder / "base")
     _clean_configs(folder / "base")
-    shutil.copytree(workspace / "judge", folder / "judge")
+    judge = folder / "judge"
+    judge.mkdir()
+    for file in (workspace / "judge").iterdir():
+        (judge / file.name).write_bytes(file.read_bytes())
 
 
 def shipped_megabytes(workspace: Path) -> float:
@@ -74,9 +78,10 @@ def shipped_megabytes(workspace: Path) -> float:
 
 
 def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
-    """Write base, judge, report and manifest as `folder`, replacing an older folder."""
+    """Write base, judge, attribute reader, report and manifest as `folder`, replacing an older folder."""
     with atomic_folder(folder) as scratch:
         write_models(workspace, scratch)
+        save_reader(stages.load_attribute_classifier(workspace), ReaderConfig(SIZE, ATTRIBUTES), scratch / "reader")
         (scratch / "report.json").write_bytes((workspace / "report.json").read_bytes())
         manifest = {
             "made_by": "make mini-base",

@@ -164,7 +164,7 @@ def train_clip_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> 
 
 
 def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: Report) -> AttributeClassifier:
-    """Train or load the attribute classifier, which measures the base and is not shipped."""
+    """Train or load the attribute classifier, which measures the base and the runs of the `mini` profile."""
     stored = workspace / "classifier" / "model.safetensors"
     if not stored.exists():
         pixels, annotations = _gallery(workspace, plan, on_report)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageCms
 
 Row = tuple[Any, Any]  # picture bytes, caption
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -23,6 +23,16 @@ def picture(seed: int, width: int = 24, height: int = 24) -> Image.Image:
     """A soft pattern that looks like no other seed's."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def swapped_profile() -> bytes:
+    """A colour profile like sRGB whose red and blue primaries are exchanged: what is stored as red is seen as blue."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    places = {srgb[at : at + 4]: int.from_bytes(srgb[at + 4 : at + 8]) for at in range(132, 132 + 12 * srgb[131], 12)}
+    red, blue = places[b"rXYZ"], places[b"bXYZ"]
+    swapped = bytearray(srgb.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be")))
+    swapped[red : red + 20], swapped[blue : blue + 20] = srgb[blue : blue + 20], srgb[red : red + 20]
+    return bytes(swapped)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from picture_bytes import broken_pictures, encoded, picture, png
-from PIL import Image
+from picture_bytes import broken_pictures, encoded, picture, png, swapped_profile
+from PIL import Image, ImageCms
 
 from naruto_core.dataset.ingest import check
 from naruto_core.dataset.preprocessing import prepare
@@ -62,6 +62,23 @@ def test_transparency_becomes_white() -> None:
     palette.putpalette([0, 0, 0, *RED])
     decoded = [decode(encoded(clear)), decode(encoded(palette, transparency=1)), decode(encoded(clear.convert("LA")))]
     assert [picture.image.getpixel((4, 4)) for picture in decoded] == [WHITE] * 3
+
+
+def test_a_sixteen_bit_grey_that_is_transparent_becomes_white_and_pixels_without_a_range_are_refused() -> None:
+    clear = Image.fromarray(np.zeros((8, 8), dtype=np.uint16))
+    assert decode(encoded(clear, transparency=0)).image.getpixel((4, 4)) == WHITE
+    with pytest.raises(BrokenRecordError, match="32-bit integer pixels have no standard range"):
+        decode(encoded(Image.fromarray(np.full((8, 8), 128, np.int32)), "TIFF"))
+
+
+def test_an_embedded_colour_profile_is_applied_and_a_damaged_one_is_not() -> None:
+    srgb, swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), swapped_profile()
+    for picture_of_red in (Image.new("RGB", (8, 8), RED), Image.new("RGBA", (8, 8), (*RED, 255))):
+        for kind in ("PNG", "TIFF", "WEBP"):
+            seen = decode(encoded(picture_of_red, kind, icc_profile=swapped, lossless=True)).image
+            assert np.abs(np.subtract(seen.getpixel((4, 4)), (0, 0, 255))).max() <= 2, kind
+    for profile in (srgb, swapped[:200], b"profile"):
+        assert decode(encoded(Image.new("RGB", (8, 8), RED), icc_profile=profile)).image.getpixel((4, 4)) == RED
 
 
 def test_palette_grey_sixteen_bits_and_cmyk_become_the_rgb_people_see() -> None:

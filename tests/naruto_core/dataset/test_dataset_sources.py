@@ -1,6 +1,7 @@
 """Every kind of source gives the same records; anything else is refused with one sentence."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +42,27 @@ def test_parquet_files_folders_imagefolders_and_saved_datasets_give_the_same_rec
         write_saved(tmp_path / "saved", content),
     ]
     assert [_content(_read(source)) for source in sources] == [content] * 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_metadata_as_a_json_array_with_windows_paths_and_the_other_normalization_is_read(
+    encoding: str, tmp_path: Path
+) -> None:
+    content = rows(3)
+    names = ["img/a.png", f"img/{unicodedata.normalize('NFD', 'é')}.png", f"{unicodedata.normalize('NFC', 'ü')}.png"]
+    spelt = ["img\\a.png", f"img/{unicodedata.normalize('NFC', 'é')}.png", f"{unicodedata.normalize('NFD', 'ü')}.png"]
+    (tmp_path / "img").mkdir()
+    for name, (data, _) in zip(names, content, strict=True):
+        (tmp_path / name).write_bytes(data)
+    entries = [{"file_name": name, "text": text} for name, (_, text) in zip(spelt, content, strict=True)]
+    (tmp_path / "metadata.jsonl").write_bytes(json.dumps(entries, indent=1).encode(encoding))
+    assert _content(_read(tmp_path)) == content
+
+
+def test_a_caption_file_in_the_other_normalization_is_its_pictures(tmp_path: Path) -> None:
+    (tmp_path / f"{unicodedata.normalize('NFD', 'é')}.png").write_bytes(png(1))
+    (tmp_path / f"{unicodedata.normalize('NFC', 'é')}.txt").write_text("a ninja")
+    assert _content(_read(tmp_path)) == [(png(1), "a ninja")]
 
 
 def test_the_training_split_is_chosen_among_several(tmp_path: Path) -> None:
@@ -124,7 +146,7 @@ SENTENCES = {
     "some words": "'some words' is no dataset",
     "org/name": "needs a pinned revision",
     "world:cubist?count=5": "a style of flat, sketch, pixel, watercolor, oil, halftone, naruto",
-    "world:naruto?count=0": "N >= 1",
+    "world:naruto?count=0": "N from 1 to",
     "world:naruto?count=many": "is no drawn world",
     "world:naruto?colour=3": "is no drawn world",
 }

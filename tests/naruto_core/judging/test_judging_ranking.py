@@ -40,7 +40,7 @@ def test_strengths_equal_choixs_without_side_bias():
         for v in both
     ]
     theirs = choix.opt_pairwise(len(names), pairs, alpha=1 / (2 * PRIOR**2), tol=1e-10)
-    ranking = rank(both, 10, 0)
+    ranking = rank(both)
     assert [values(ranking)[name] for name in names] == pytest.approx(theirs - theirs.mean(), abs=1e-5)
     assert ranking.left.value == pytest.approx(0, abs=1e-8)
 
@@ -53,29 +53,29 @@ def test_a_tie_is_half_a_vote_for_either():
     ties = [Vote("p", "a", "b", Outcome.TIE), Vote("p", "a", "b", Outcome.BOTH_BAD)]
     split = [Vote("p", "a", "b", Outcome.LEFT), Vote("p", "a", "b", Outcome.RIGHT)]
     clear = [Vote("q", "b", "a", Outcome.LEFT)]
-    assert values(rank([*ties, *clear], 10, 0)) == pytest.approx(values(rank([*split, *clear], 10, 0)))
+    assert values(rank([*ties, *clear])) == pytest.approx(values(rank([*split, *clear])))
 
 
 def test_a_model_that_won_every_vote_stays_finite_and_first():
     votes = [Vote(f"p{i}", *sides, outcome) for i in range(200) for sides, outcome in
              ((("a", "b"), Outcome.LEFT), (("b", "a"), Outcome.RIGHT))]  # fmt: skip
-    ranking = rank(votes, 20, 0)
+    ranking = rank(votes)
     assert [strength.model for strength in ranking.models] == ["a", "b"]
     assert 3 < ranking.models[0].value < 10
-    assert ranking.better[0, 1] == 1
+    assert 3 < ranking.gaps[0, 1].low < ranking.gaps[0, 1].value
     assert ranking.models[0].votes == 400
 
 
-def test_intervals_cover_known_strengths_and_the_known_left_bias_in_95_of_100_worlds():
-    worlds, hits, ordered = 200, dict.fromkeys((*TRUE, "left"), 0), 0
+def test_intervals_cover_known_strengths_and_the_known_left_bias_in_at_least_95_of_100_worlds():
+    worlds, hits, ordered = 100, dict.fromkeys((*TRUE, "left"), 0), 0
     centred = {name: value - np.mean(list(TRUE.values())) for name, value in TRUE.items()} | {"left": LEFT_BIAS}
     for seed in range(worlds):
-        ranking = rank(world(seed), 60, seed)
+        ranking = rank(world(seed))
         ordered += ranking.models[0].model == "a"
         for strength in (*ranking.models, ranking.left):
             hits[strength.model] += strength.low <= centred[strength.model] <= strength.high
-    low, high = stats.binom.ppf(0.001, worlds, 0.92), stats.binom.ppf(0.999, worlds, 0.98)
-    assert {name: low <= count <= high for name, count in hits.items()} == dict.fromkeys(hits, True), hits
+    low = stats.binom.ppf(0.001, worlds, 0.95)
+    assert {name: low <= count for name, count in hits.items()} == dict.fromkeys(hits, True), hits
     assert ordered > 0.95 * worlds
 
 
@@ -83,17 +83,16 @@ def test_intervals_over_single_votes_would_be_too_narrow():
     votes = [vote for vote in world(1, 20, 2) for _ in range(10)]  # all votes on a prompt are the same
     independent = [Vote(f"{v.prompt}-{i}", v.left, v.right, v.outcome) for i, v in enumerate(votes)]
     widths = [
-        np.mean([strength.high - strength.low for strength in rank(cast, 200, 0).models])
-        for cast in (votes, independent)
+        np.mean([strength.high - strength.low for strength in rank(cast).models]) for cast in (votes, independent)
     ]
     assert widths[0] > 2 * widths[1]
 
 
 def test_votes_that_give_no_ranking_are_an_error():
     with pytest.raises(NarutoError, match="no votes yet"):
-        rank([], 10, 0)
+        rank([])
     apart = [Vote("p", "a", "b", Outcome.LEFT), Vote("p", "c", "d", Outcome.LEFT)]
     with pytest.raises(NarutoError, match="never compared with each other: a, b; c, d"):
-        rank(apart, 10, 0)
+        rank(apart)
     with pytest.raises(NarutoError, match="a was shown against itself on p"):
-        rank([Vote("p", "a", "a", Outcome.TIE)], 10, 0)
+        rank([Vote("p", "a", "a", Outcome.TIE)])

@@ -1,5 +1,7 @@
 """From ratings to votes, reviewer quality, decisions and grades: known answers."""
 
+import csv
+import io
 import random
 from datetime import UTC, datetime
 
@@ -7,11 +9,15 @@ import numpy as np
 import pytest
 from choix import ilsr_pairwise
 
+from naruto_core.domain import Prompt, Sample, Variant
+from naruto_core.judging.campaign_plan import plan_units
 from naruto_core.judging.decision import PairVerdict, decide_pairs, win_rates
 from naruto_core.judging.ranking import Vote, most_informative_pair, rank
 from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
+from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import answers_by_unit, countable, defect_shares, mean_grades, to_votes
-from naruto_core.ratings import Answer, Defect, Extremes, Grades, Outcome, Rating
+from naruto_core.ratings import Answer, Defect, Extremes, Grades, Mode, Outcome, Rating
+from tests.benchmarks.rates_votes import false_decisions
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -89,31 +95,45 @@ def test_gold_answers_are_right_or_wrong_by_their_picture() -> None:
     assert (quality.gold.hits, quality.gold.n) == (1, 3)
 
 
-def test_a_clear_winner_needs_no_more_votes_and_equals_never_get_enough() -> None:
+def even(votes: int) -> list[Vote]:
+    """As many votes for "a" as for "b", on 20 prompts."""
+    shown = [("a", "b", Outcome.LEFT), ("a", "b", Outcome.RIGHT), ("b", "a", Outcome.LEFT), ("b", "a", Outcome.RIGHT)]
+    return [Vote(f"p{i // 4 % 20}", *shown[i % 4]) for i in range(votes)]
+
+
+def test_a_clear_winner_needs_no_more_votes_and_few_even_votes_are_undecided_not_equal() -> None:
     clear = cast({"a": 1.5, "b": -1.5}, 200, 1)
-    (decision,) = decide_pairs(rank(clear, 200, 0), clear)
-    assert (decision.stronger, decision.verdict, decision.needed) == ("a", PairVerdict.BETTER, 0)
-    even = [
-        Vote(f"p{i % 20}", *sides, outcome)
-        for i in range(40)
-        for sides in (("a", "b"), ("b", "a"))
-        for outcome in (Outcome.LEFT, Outcome.RIGHT)
-    ]
-    (decision,) = decide_pairs(rank(even, 200, 0), even)
-    assert (decision.verdict, decision.needed) == (PairVerdict.UNDECIDED, None)
+    (decision,) = decide_pairs(rank(clear), clear)
+    assert (decision.stronger, decision.verdict, decision.more) == ("a", PairVerdict.BETTER, None)
+    few, many = even(80), even(800)
+    (decision,) = decide_pairs(rank(few), few)
+    assert decision.verdict is PairVerdict.UNDECIDED
+    assert decision.more
+    assert decision.more.high is None
+    (decision,) = decide_pairs(rank(many), many)
+    assert decision.verdict is PairVerdict.EQUAL
+    assert 0.4 < decision.low < 0.5 < decision.high < 0.6
 
 
-def test_the_votes_still_needed_would_have_been_about_enough() -> None:
-    strength = {"a": 0.2, "b": -0.2}
-    answers = []
-    for seed in range(12):
-        votes = cast(strength, 60, seed)
-        (decision,) = decide_pairs(rank(votes, 200, 0), votes)
-        if decision.needed and decision.stronger == "a":
-            enough = cast(strength, 60 + 2 * decision.needed, seed + 100)
-            answers.append(decide_pairs(rank(enough, 200, 0), enough)[0].verdict is PairVerdict.BETTER)
-    assert len(answers) >= 4
-    assert sum(answers) >= len(answers) / 2
+def test_better_stands_only_beside_an_interval_above_one_half() -> None:
+    for seed in range(10):
+        votes = cast({"a": 0.3, "b": -0.1, "c": -0.3}, 150, seed)
+        for decision in decide_pairs(rank(votes), votes):
+            assert (decision.verdict is PairVerdict.BETTER) == (decision.low > 0.5)
+            assert decision.low < decision.win_rate < decision.high
+
+
+def test_a_look_after_every_tenth_vote_calls_equal_models_better_in_at_most_5_of_100_campaigns() -> None:
+    assert false_decisions(campaigns=20, votes=100, every=10) <= 0.05
+
+
+def test_five_unanimous_votes_leave_a_wide_interval() -> None:
+    votes = [Vote(f"p{i}", "a", "b", Outcome.LEFT) for i in range(5)]
+    best, worst = win_rates(votes)
+    assert (best.value, best.high, worst.value, worst.low) == (1, 1, 0, 0)
+    assert best.low < 0.478  # Clopper and Pearson's for a single look
+    (decision,) = decide_pairs(rank(votes), votes)
+    assert decision.verdict is PairVerdict.UNDECIDED
 
 
 def test_win_rates_give_every_prompt_the_same_weight() -> None:
@@ -138,7 +158,7 @@ def test_strengths_agree_with_choix_on_the_same_votes() -> None:
     names = ["a", "b", "c"]
     pairs = [(v.left, v.right) if v.outcome is Outcome.LEFT else (v.right, v.left) for v in votes]
     theirs = ilsr_pairwise(3, [(names.index(x), names.index(y)) for x, y in pairs], alpha=0.0)
-    ours = {model.model: model.value for model in rank(votes, 20, 0).models}
+    ours = {model.model: model.value for model in rank(votes).models}
     assert [ours[name] for name in names] == pytest.approx((theirs - theirs.mean()).tolist(), abs=0.02)
 
 
@@ -150,7 +170,7 @@ def test_grades_are_means_over_prompts_and_defects_shares_of_ratings() -> None:
     ]
     adherence, style = mean_grades(ratings)
     assert (adherence.mean, adherence.ratings, adherence.prompts) == (3.5, 3, 2)
-    assert (style.mean, style.low, style.high) == (3.0, 3.0, 3.0)
+    assert style.low < style.mean == 3.0 < style.high
     hands = defect_shares(ratings)["A"][Defect.HANDS]
     assert (hands.hits, hands.n) == (1, 3)
 
@@ -162,10 +182,40 @@ def test_equal_votes_may_be_summed() -> None:
         counts[vote] = counts.get(vote, 0) + 1
     together = [Vote(v.prompt, v.left, v.right, v.outcome, n) for v, n in counts.items()]
     assert len(together) < len(votes)
-    single, summed = rank(votes, 100, 0), rank(together, 100, 0)
+    single, summed = rank(votes), rank(together)
     assert [m.value for m in single.models] == pytest.approx([m.value for m in summed.models], abs=1e-9)
     assert single.models[0].votes == summed.models[0].votes
-    assert [m.needed for m in decide_pairs(single, votes)] == [m.needed for m in decide_pairs(summed, together)]
+    assert [m.more for m in decide_pairs(single, votes)] == [m.more for m in decide_pairs(summed, together)]
     assert [(r.model, r.value, r.votes) for r in win_rates(votes)] == [
         (r.model, pytest.approx(r.value), r.votes) for r in win_rates(together)
     ]
+
+
+def test_a_limited_campaign_has_as_many_units_of_each_pair_of_models_and_spreads_them_over_prompts() -> None:
+    prompts = [Prompt(f"p{n}", "t", "t", (f"tag{n}",)) for n in range(8)]
+    drawn = {
+        name: [Sample(f"{name}{p.slug}{s}", name, Variant.BASE, p.slug, s, "", "") for p in prompts for s in range(4)]
+        for name in ("a", "b", "c")
+    }
+    units = plan_units(Mode.PAIR, drawn, prompts, overlap=5, raters=3, gold=4, seed=0, limit=24)
+    plain, gold = [unit for unit in units if not unit.gold], [unit for unit in units if unit.gold]
+    assert {unit.contenders for unit in plain} == {("a", "b"), ("a", "c"), ("b", "c")}
+    for pair in (("a", "b"), ("a", "c"), ("b", "c")):
+        assert sorted(unit.prompt for unit in plain if unit.contenders == pair) == [p.slug for p in prompts]
+    assert sorted(unit.raters for unit in plain) == [1] * 19 + [3] * 5
+    assert [unit.raters for unit in gold] == [1] * 4
+
+
+def test_votes_as_csv_name_the_winner_and_no_text_is_a_formula() -> None:
+    ratings = [
+        rating(1, Outcome.RIGHT, seconds=1.25),
+        rating(2, Grades(4, 2, frozenset({Defect.HANDS})), ("a",), "=1+1", repeat=True),
+        rating(3, Extremes(best=2, worst=0), ("a", "b", "c", "d")),
+        rating(4, Outcome.TIE, ("=x", "b"), gold="b"),
+    ]
+    rows = list(csv.DictReader(io.StringIO(votes_csv(ratings))))
+    assert [row["winner"] for row in rows] == ["B", "", "", ""]
+    assert (rows[0]["answer"], rows[0]["models"], rows[0]["seconds"]) == ("right", "A B", "1.250")
+    assert (rows[1]["adherence"], rows[1]["style"], rows[1]["defects"], rows[1]["repeat"]) == ("4", "2", "hands", "1")
+    assert (rows[2]["best"], rows[2]["worst"]) == ("C", "A")
+    assert (rows[3]["samples"], rows[3]["gold"]) == ("'=x b", "b")

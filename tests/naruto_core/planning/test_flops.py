@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from naruto_core.planning.flops import Adaptation, Architecture, Work, WorkCounter, architecture
+from naruto_core.planning.flops import Adaptation, Architecture, Work, WorkCounter
 from naruto_core.recipe_sections import ModelSection
 from naruto_core.recipe_training import ATTENTION
 from naruto_core.single_file import SDXL_CONFIG
@@ -29,12 +29,15 @@ def test_a_batch_starts_the_operations_of_one_and_repetition_starts_all():
 
 
 def test_training_takes_more_than_drawing_and_recomputing_at_most_one_more_forward_pass():
-    networks = architecture(MINIATURE)
+    networks = Architecture(MINIATURE)
+    shipped = networks.unet(64), networks.training_pass(64, Adaptation(4, ATTENTION, False, False, False))
+    networks._shipped = {}
     forward = networks.unet(64)
     kept, recomputed = (
         networks.training_pass(64, Adaptation(4, ATTENTION, False, False, checkpointing))
         for checkpointing in (False, True)
     )
+    assert (forward, kept) == shipped
     assert 1.5 * forward.flops < kept.flops < 3 * forward.flops
     assert kept.flops < recomputed.flops < kept.flops + 1.05 * forward.flops
 

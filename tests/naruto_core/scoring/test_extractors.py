@@ -20,6 +20,7 @@ from naruto_core.artifacts import sha256_file
 from naruto_core.errors import ModelUnusable, NarutoError
 from naruto_core.scoring.feature_set import each_once
 from naruto_core.scoring.features import embed_pictures, embed_texts, load_extractor
+from naruto_core.scoring.hub_models import VqaModel
 from naruto_core.scoring.sample_metrics import cosines
 from naruto_core.scoring.set_metrics import frechet_measure, kid_measure
 from naruto_core.scoring.torchmetrics_fid import fid
@@ -27,6 +28,7 @@ from naruto_core.sdxl import locate
 from tests.hub_downloads import downloads
 from tests.naruto_core.conftest import CPU, JUDGE
 from tests.naruto_core.scoring.inception_file import write_random_inception
+from tests.tiny_models import write_blip, write_clip, write_dinov2
 
 
 def _textbook_fid(a: np.ndarray, b: np.ndarray) -> float:
@@ -153,24 +155,33 @@ def test_a_timm_folder_is_an_extractor_for_pictures_only(tmp_path: Path):
             load_extractor(unpinned, CPU)
 
 
-def test_a_timm_model_is_downloaded_from_a_hub_at_its_pinned_commit(tmp_path: Path):
+def test_networks_are_downloaded_from_a_hub_at_their_pinned_commit(tmp_path: Path):
+    further = {"facebook/dino": tmp_path / "dino", "me/pick": tmp_path / "pick", "me/blip": tmp_path / "blip"}
+    for write, folder in zip((write_dinov2, write_clip, write_blip), further.values(), strict=True):
+        write(folder)
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
     save_for_hf(model, tmp_path / "model", model_args={"img_size": 32}, safe_serialization=True)
     (tmp_path / "model" / "evil.py").write_text("raise SystemExit")
     commit = "0123456789abcdef0123456789abcdef01234567"
+    digest = sha256_file(tmp_path / "model" / "model.safetensors")
     fetch = """
 import sys, torch
 from naruto_core.errors import NarutoError
 from naruto_core.scoring.features import load_extractor
+from naruto_core.scoring.hub_models import VqaModel
 for line in sys.stdin:
     try:
-        extractor = load_extractor(line.strip(), torch.device("cpu"))
-        print(extractor.id, extractor.network.embed(torch.zeros(1, 3, 32, 32)).shape[1], flush=True)
+        kind, _, name = line.strip().partition(":")
+        cpu = torch.device("cpu")
+        is_vqa = kind == "vqa"
+        extractor = VqaModel(name, lambda: cpu).asking("red hair") if is_vqa else load_extractor(line.strip(), cpu)
+        size = 28 if "dino" in name else 32
+        print(extractor.id, extractor.network.embed(torch.zeros(1, 3, size, size)).shape[1], flush=True)
     except NarutoError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
 """
     pipe = subprocess.PIPE
-    with downloads(tmp_path / "model", "me/tiny", commit) as (address, asked):
+    with downloads(tmp_path / "model", "me/tiny", commit, further) as (address, asked):
         # a process of its own: the hub's client reads its address when it is imported
         environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         command = [sys.executable, "-c", fetch]
@@ -178,17 +189,22 @@ for line in sys.stdin:
             assert process.stdin
             assert process.stdout
 
-            def load(name: str) -> str:
-                process.stdin.write(f"timm:{name}@{commit}\n")
+            def load(name: str, kind: str = "timm") -> str:
+                process.stdin.write(f"{kind}:{name}@{commit}\n")
                 process.stdin.flush()
                 return process.stdout.readline()
 
+            others = [load("facebook/dino", "transformers"), load("me/pick", "transformers"), load("me/blip", "vqa")]
             done = load("me/tiny")
-            (weights,) = (path for path in (tmp_path / "home").rglob("blobs/*") if path.stat().st_size > 1_000_000)
+            (weights,) = (path for path in (tmp_path / "home").rglob("blobs/*") if path.name == digest)
             weights.write_bytes(weights.read_bytes()[:-1] + b"x")
             damaged = load("me/tiny")
             refused = load("me/tinny")
     assert done.split() == [load_extractor(f"timm:{tmp_path / 'model'}", CPU).id, str(model.num_features)]
+    dino, pick, blip = (line.split() for line in others)
+    assert dino == [load_extractor(f"transformers:{tmp_path / 'dino'}", CPU).id, "16"]
+    assert pick == [load_extractor(f"transformers:{tmp_path / 'pick'}", CPU).id, "8"]
+    assert blip == [VqaModel(str(tmp_path / "blip"), lambda: CPU).asking("red hair").id, "1"]
     assert damaged.startswith(f"RecordDamaged: the downloaded file model.safetensors is damaged: delete {weights}")
     assert not any("evil" in path and "resolve" in path for path in asked)
     assert refused.startswith("ModelUnusable: cannot load the extractor timm:me/tinny@")

@@ -1,16 +1,22 @@
-"""Intervals cover the truth as often as they claim, and tests raise no more false alarms than they claim."""
+"""Intervals cover the truth as often as they claim, and tests raise no more false alarms than they claim.
 
-from functools import cache
+The long forms, for every metric and number of prompts, are in tests/benchmarks/rates_intervals.py.
+"""
+
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from naruto_core.intervals import Forecast, exact_share, forecast, mean_estimate, share_estimate
 from naruto_core.scoring.discrimination import discriminate
 from naruto_core.scoring.feature_set import each_once
-from naruto_core.scoring.resampling import bootstrap_mean, bootstrap_share, difference, holm, jackknife, mean_measure
-from naruto_core.scoring.set_metrics import frechet_measure, median_mmd_measure
+from naruto_core.scoring.metrics import SET_METRICS
+from naruto_core.scoring.resampling import Difference, difference, holm, jackknife, mean_measure, paired_difference
+from naruto_core.scoring.set_metrics import frechet_measure
 from naruto_core.scoring.verdict import verdict
+from tests.benchmarks.rates_intervals import difference_world, mean_coverage, ranges_that_hold
 
 PROMPTS, SEEDS = 40, 4
 GROUPS = [str(i // SEEDS) for i in range(PROMPTS * SEEDS)]
@@ -21,43 +27,63 @@ def scores_of(rng: np.random.Generator, shift: float = 0.0) -> np.ndarray:
     return np.repeat(rng.normal(shift, 1.0, PROMPTS), SEEDS) + rng.normal(0, 0.5, PROMPTS * SEEDS)
 
 
-def covered(hits: int, worlds: int) -> bool:
-    """Whether so many hits can be those of an interval that covers 92 to 98 %."""
-    return stats.binom.ppf(0.001, worlds, 0.92) <= hits <= stats.binom.ppf(0.999, worlds, 0.98)
+def covered(hits: int, worlds: int, claim: float = 0.95) -> bool:
+    """Whether so many hits can be those of an interval that covers `claim` or more."""
+    return hits >= stats.binom.ppf(0.001, worlds, claim - 0.02)
 
 
-def test_the_interval_of_a_mean_covers_the_truth_in_95_of_100_worlds():
-    rng = np.random.default_rng(0)
-    estimates = [bootstrap_mean(scores_of(rng), GROUPS, 400, world) for world in range(500)]
-    assert 0.92 <= np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) <= 0.98
+@pytest.mark.parametrize("prompts", [3, 9, 44])
+def test_the_interval_of_a_mean_covers_the_truth_in_95_of_100_worlds_from_three_prompts_on(prompts):
+    assert covered(round(300 * mean_coverage(prompts, 300)), 300)
 
 
 def test_an_interval_over_single_pictures_would_cover_it_in_less_than_80_of_100_worlds():
     rng = np.random.default_rng(0)
     alone = [str(i) for i in range(PROMPTS * SEEDS)]
-    estimates = [bootstrap_mean(scores_of(rng), alone, 400, world) for world in range(200)]
+    estimates = [mean_estimate(scores_of(rng), alone) for _ in range(200)]
     assert np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) < 0.8
 
 
-@cache
-def null_worlds() -> tuple[tuple[float, bool], ...]:
-    """p and whether the interval holds 0, in 500 worlds where both models are alike."""
+def test_a_mean_is_students_t_of_scipy_and_needs_three_prompts():
+    values = np.array([1.0, 2.0, 4.0, 8.0])
+    estimate = mean_estimate(values, list("abcd"))
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+    assert mean_estimate(values[:2], ["a", "b"]).high == math.inf
+
+
+def test_the_difference_of_means_is_the_paired_t_test_of_scipy():
     rng = np.random.default_rng(1)
-    rows: list[tuple[float, bool]] = []
-    for world in range(500):
-        common = np.repeat(rng.normal(0, 1, PROMPTS), SEEDS)
-        first, second = (common + 0.5 * scores_of(rng) for _ in range(2))
-        change = difference(mean_measure(np.concatenate([first, second])), GROUPS, 200, world)
-        rows.append((change.p, change.low <= 0 <= change.high))
-    return tuple(rows)
+    first, second = rng.normal(size=(2, 12))
+    change = difference(mean_measure(np.concatenate([first, second])), [str(i) for i in range(12)])
+    expected = stats.ttest_rel(second, first)
+    interval = expected.confidence_interval()
+    assert (change.p, change.low, change.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
+    assert (change.p < 0.05) == (not change.low <= 0 <= change.high)
 
 
-def test_the_paired_test_raises_a_false_alarm_in_at_most_7_of_100_worlds():
-    assert np.mean([p <= 0.05 for p, _ in null_worlds()]) <= 0.07
+@pytest.mark.parametrize("metric", SET_METRICS, ids=lambda metric: metric.name)
+def test_the_difference_of_equal_models_holds_0_by_every_set_metric(metric):
+    rng, hits, worlds = np.random.default_rng(5), 0, 40
+    for _ in range(worlds):
+        change = difference_world(metric, rng, prompts=8, seeds=2)
+        hits += change.low <= 0 <= change.high
+        assert (change.p < 0.05) <= (not change.low <= 0 <= change.high)
+    assert covered(hits, worlds)
 
 
-def test_the_interval_of_a_difference_covers_the_truth_in_95_of_100_worlds():
-    assert 0.92 <= np.mean([inside for _, inside in null_worlds()]) <= 0.98
+def test_p_is_never_below_that_of_a_test_by_exchange_and_needs_six_prompts():
+    same = np.concatenate([np.zeros(6), np.ones(6)])
+    assert difference(mean_measure(same), list("abcdef")).p == 2 / 2**6
+    few = difference(mean_measure(np.concatenate([np.zeros(5), np.ones(5)])), list("abcde"))
+    assert (few.p, few.low) == (None, 1.0)
+    assert str(verdict(few, 1, None)) == "cannot be judged with n = 5 prompts: at least 6 are needed"
+
+
+def test_the_difference_of_two_shares_never_has_an_interval_without_width():
+    change = paired_difference(np.zeros(12), np.ones(12), [str(i) for i in range(12)], share=True)
+    unseen = stats.binomtest(0, 12).proportion_ci().high
+    assert (change.value, change.low, change.high) == pytest.approx((1, 1 - 2 * unseen, 1))
 
 
 def _drawn(rng: np.random.Generator, shift: float) -> np.ndarray:
@@ -68,33 +94,22 @@ def _drawn(rng: np.random.Generator, shift: float) -> np.ndarray:
 def test_the_interval_of_fid_covers_what_a_fresh_set_of_prompts_gives():
     rng = np.random.default_rng(4)
     reference = rng.normal(size=(400, 6))
-    expected = np.mean([frechet_measure(_drawn(rng, 0.4), reference)(each_once(PROMPTS * SEEDS)) for _ in range(400)])
-    estimates = [jackknife(frechet_measure(_drawn(rng, 0.4), reference), GROUPS) for _ in range(120)]
-    assert covered(sum(estimate.low <= expected <= estimate.high for estimate in estimates), 120)
+    expected = np.mean([frechet_measure(_drawn(rng, 0.4), reference)(each_once(PROMPTS * SEEDS)) for _ in range(200)])
+    estimates = [jackknife(frechet_measure(_drawn(rng, 0.4), reference), GROUPS) for _ in range(60)]
+    assert covered(sum(estimate.low <= expected <= estimate.high for estimate in estimates), 60)
 
 
-@pytest.mark.parametrize("metric", [frechet_measure, median_mmd_measure])
-def test_the_difference_of_two_sets_covers_the_truth_and_is_0_for_equal_models(metric):
-    rng = np.random.default_rng(5)
-    reference = rng.normal(size=(200, 6))
-    hits, alarms, worlds = 0, 0, 100
-    for world in range(worlds):
-        both = np.concatenate([_drawn(rng, 0.3), _drawn(rng, 0.3)])
-        change = difference(metric(both, reference), GROUPS, 100, world)
-        hits += change.low <= 0 <= change.high
-        alarms += change.p <= 0.05
-    assert covered(hits, worlds)
-    assert alarms <= stats.binom.ppf(0.999, worlds, 0.05)
-
-
-def test_a_share_of_0_or_1_has_clopper_and_pearsons_interval_over_prompts():
+def test_a_share_has_clopper_and_pearsons_interval_with_its_effective_trials():
     groups = [f"p{i % 44}" for i in range(176)]
     bound = stats.binomtest(0, 44).proportion_ci().high
     for value, interval in ((0.0, (0, bound)), (1.0, (1 - bound, 1))):
-        estimate = bootstrap_share(np.full(176, value), groups, 200, 0)
+        estimate = share_estimate(np.full(176, value), groups)
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value, *interval))
-    mixed = np.arange(176) < 60
-    assert bootstrap_share(mixed, groups, 200, 0) == bootstrap_mean(mixed, groups, 200, 0)
+    exact = stats.binomtest(7, 20).proportion_ci()
+    assert exact_share(7 / 20, 20).low == pytest.approx(exact.low)
+    clustered = share_estimate(np.repeat([1.0, 0.0] * 10, 5), [str(i // 5) for i in range(100)])
+    assert clustered.low == pytest.approx(stats.binomtest(10, 20).proportion_ci().low, abs=0.03)
+    assert share_estimate([1.0] * 5, list("abcde")).low == pytest.approx(0.478, abs=0.001)
 
 
 def test_a_jackknife_of_one_group_has_no_interval():
@@ -108,42 +123,40 @@ def test_holms_adjustment_is_the_textbooks():
     assert holm([]) == []
 
 
-def test_the_area_under_the_curve_is_mann_and_whitneys():
+def test_the_area_under_the_curve_is_mann_and_whitneys_and_below_one_half_where_a_metric_is_inverted():
     rng = np.random.default_rng(6)
-    base, real = rng.normal(0, 1, 80), rng.normal(1, 1, 60)
+    base, real = rng.normal(0, 1, 80), rng.normal(2, 1, 60)
     expected = stats.mannwhitneyu(real, base).statistic / (80 * 60)
-    discrimination = discriminate(base, real, 200, 0)
-    assert discrimination.auc == pytest.approx(expected)
-    assert discrimination.low < discrimination.auc < discrimination.high
-    assert discrimination.enough == (expected >= 0.8)
-    assert discriminate(real, base, 200, 0).auc == pytest.approx(expected)  # in either order
+    right, inverted, either = (discriminate(base, real, better, 250, 0) for better in (1, -1, 0))
+    assert right.auc == pytest.approx(expected)
+    assert right.low < right.auc < right.high
+    assert inverted.auc == pytest.approx(1 - expected)
+    assert (right.enough, inverted.enough) == (True, False)
+    assert either.auc == discriminate(real, base, 0, 250, 0).auc == pytest.approx(expected)
 
 
 def test_a_clear_difference_is_better_or_worse_and_a_small_one_names_the_prompts_that_would_decide_it():
     rng = np.random.default_rng(7)
     first = scores_of(rng)
-    clear = difference(mean_measure(np.concatenate([first, first + 1])), GROUPS, 500, 0)
+    clear = difference(mean_measure(np.concatenate([first, first + 1])), GROUPS)
     assert str(verdict(clear, 1, clear.p)) == "better"
     assert str(verdict(clear, -1, clear.p)) == "worse"
-    second = first + 0.1 + np.repeat(rng.normal(0, 1, PROMPTS), SEEDS)
-    small = difference(mean_measure(np.concatenate([first, second])), GROUPS, 500, 0)
-    undecided = verdict(small, 1, small.p)
-    assert undecided.word == "undecided"
-    assert undecided.more
-    assert f"about {undecided.more:,} more prompts would decide it" in str(undecided)
+    small = Difference(0.1, -0.1, 0.3, 0.32, 40)
+    assert str(verdict(small, 1, 0.32)) == "undecided, at least 4 more prompts would decide it"
+    assert str(verdict(Difference(0.19, -0.01, 0.39, 0.06, 40), 1, 0.06)).startswith("undecided, up to ")
+    corrected, alone = (verdict(small, 1, p).more for p in (0.96, 0.32))
+    assert corrected
+    assert alone
+    assert corrected.low > alone.low
 
 
-def test_with_the_prompts_that_a_verdict_asks_for_four_worlds_in_five_are_decided():
-    rng = np.random.default_rng(8)
+def test_a_forecast_is_rounded_outwards_and_open_where_the_difference_may_be_zero():
+    effects = forecast(3.0, 1.0, 50, lambda effect: 100 * (3 / effect) ** 2)
+    assert effects == Forecast(0, 500)
+    assert forecast(1.0, 1.0, 50, lambda effect: 1000 / effect).high is None
+    assert Forecast(20, 400).text("votes") == "20 to 400 more votes"
+    assert Forecast(0, None).text("votes") == "an unknown number of further votes"
 
-    def paired(prompts: int) -> tuple[np.ndarray, list[str]]:
-        gap = 0.3 + rng.normal(0, 1, prompts)
-        return np.concatenate([np.zeros(prompts), gap]), [str(i) for i in range(prompts)]
 
-    exact = difference(mean_measure(np.concatenate([np.zeros(4), [1.3, -0.7, 1.3, -0.7]])), list("abcd"), 500, 0)
-    error = 1.0  # of one prompt; the normal approximation asks for ((1.96 + 0.84) / 0.3)^2 = 87
-    forecast = verdict(type(exact)(0.3, 0.3 - 1.96 * error / 2, 0.3 + 1.96 * error / 2, 0.5, 4), 1, 0.5)
-    assert forecast.more == pytest.approx(84, abs=2)
-    values = [paired(4 + (forecast.more or 0)) for _ in range(200)]
-    decided = [difference(mean_measure(v), groups, 200, 0).p < 0.05 for v, groups in values]
-    assert 0.7 < np.mean(decided) < 0.9
+def test_the_range_of_further_prompts_holds_in_80_of_100_worlds():
+    assert ranges_that_hold(400, prompts=20) >= 0.8

@@ -6,8 +6,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from flows.cli import _jsonable
+from flows.terminal import _jsonable
 from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
+from naruto_core.intervals import LEAST_GROUPS
 from naruto_core.report.tables import Compared, comparison_markdown, headline
 from naruto_core.scoring.comparison import Comparison, Side, compare
 from naruto_core.scoring.evaluation import evaluate
@@ -31,7 +32,7 @@ def drawn(prompts: int, seeds: int) -> RunFeatures:
     }
     real = random.normal(0, 1, (24, 16)), random.normal(0, 1, (28, 16))
     texts = random.normal(0, 1, (n, 16))
-    sets = FeatureSet("sets", names, rows, *real)
+    sets = FeatureSet("inception", names, rows, *real)
     blank = {variant: np.zeros(n, dtype=np.bool_) for variant in KINDS}
     captions = random.normal(0, 1, (28, 16))
     return RunFeatures(samples, sets, sets, (), texts, texts, captions, real[1], real[0], blank, {})
@@ -56,7 +57,8 @@ def test_every_metric_of_a_small_grid_has_values_or_a_reason(prompts: int, seeds
             not_judged = f"cannot be judged with n = {prompts} prompts: at least 6 are needed"
             alike = comparison.metric == "blank"  # nothing differs at all: no picture is blank
             assert str(comparison.verdict) == ("alike" if alike else not_judged)
-            assert (difference.low, difference.high, comparison.p) == (None, None, 1 if alike else None)
+            assert comparison.p == (1 if alike else None)
+            assert (difference.low is None, difference.high is None) == (prompts < LEAST_GROUPS,) * 2
         else:
             assert word in ("better", "worse", "undecided", "more", "less", "alike")
             assert difference.low is not None
@@ -77,8 +79,9 @@ def test_every_score_of_a_small_grid_is_a_number_with_an_interval_or_none(prompt
     assert all(np.isfinite(score.value) for score in evaluation.scores)
     assert not any(np.isnan([score.low, score.high]).any() for score in evaluation.scores)
     for score in sets:
-        few = prompts < LEAST_PROMPTS and score.variant is not Variant.REAL and score.metric != "blank"
+        few = prompts < LEAST_GROUPS and score.variant is not Variant.REAL and score.metric != "blank"
         assert score.interval is None or not few
+        assert score.metric != "fid" or score.n >= 16
     for finding in evaluation.findings:
         assert not {"nan", "inf", "-inf"} & set(finding.sentence.replace("[", " ").replace("%", " ").split())
         json.dumps(finding.figures, allow_nan=False)
@@ -88,23 +91,21 @@ def test_every_score_of_a_small_grid_is_a_number_with_an_interval_or_none(prompt
         assert "cannot be judged" in sentences["generalisation"]
 
 
-def test_with_twelve_prompts_of_one_seed_only_recall_is_not_measured() -> None:
+def test_of_twelve_pictures_only_fid_is_not_measured() -> None:
     comparisons = {comparison.metric: comparison for comparison in compared(12, 1)}
-    assert [name for name, comparison in comparisons.items() if comparison.difference is None] == ["recall"]
-    assert "resamples of the prompts count 5 different pictures; this score needs at least 6 in each" in str(
-        comparisons["recall"].verdict
-    )
+    assert [name for name, comparison in comparisons.items() if comparison.difference is None] == ["fid"]
+    assert "holds 12 pictures; this score needs at least 16" in str(comparisons["fid"].verdict)
 
 
 @pytest.mark.parametrize("metric", SET_METRICS, ids=lambda metric: metric.name)
 def test_each_metric_has_a_value_from_the_fewest_pictures_that_it_says_it_needs(metric) -> None:
     random = np.random.default_rng(0)
-    measure = metric.measure(random.normal(0, 1, (12, 8)), random.normal(0, 1, (12, 8)))
-    counts = np.zeros(12)
+    measure = metric.measure(random.normal(0, 1, (16, 8)), random.normal(0, 1, (16, 8)))
+    counts = np.zeros(16)
     counts[: metric.least_counted] = 1
-    counts[0] = 12 - metric.least_counted + 1
+    counts[0] = 16 - metric.least_counted + 1
     assert np.isfinite(measure(counts))
-    assert np.isfinite(measure(each_once(12)))
+    assert np.isfinite(measure(each_once(16)))
 
 
 def test_values_that_are_not_finite_are_null_in_json() -> None:

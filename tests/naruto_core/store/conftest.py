@@ -1,5 +1,6 @@
 """A store on a real file, with one run to hang things on."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
+def store(url: str, new_database: Path) -> Iterator[Store]:
+    _copy_database(new_database, url)
     with open_store(url) as store:
         yield store
 
@@ -35,6 +37,13 @@ def run(store: Store, dataset: DatasetVersion) -> Run:
 
 
 @pytest.fixture
-def ratings(url: str) -> Iterator[Ratings]:
+def ratings(url: str, new_database: Path) -> Iterator[Ratings]:
+    _copy_database(new_database, url)
     with open_database(url) as database:
         yield database.ratings
+
+
+def _copy_database(new_database: Path, url: str) -> None:
+    path = Path(url.removeprefix("sqlite:///"))
+    if not path.exists():
+        shutil.copyfile(new_database, path)

@@ -3,14 +3,17 @@
 import random
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects.sqlite import dialect
-from voting import NOON, open_campaign, vote
+from voting import NOON, open_campaign, units, vote
 
-from naruto_core.errors import RatingRefused
+from naruto_core.errors import NotRecorded, RatingRefused
+from naruto_core.judging.agreement import krippendorff_alpha
+from naruto_core.judging.votes import answers_by_unit, countable
 from naruto_core.ratings import (
     Action,
     Answer,
@@ -24,17 +27,22 @@ from naruto_core.ratings import (
     Role,
     Unit,
 )
-from naruto_core.store.assignments import next_unit
+from naruto_core.store.assignments import next_unit, quota_unit
 from naruto_core.store.database import Ratings, open_store
 
 
 def test_the_next_unit_is_found_by_an_index_with_and_without_a_pairing(ratings: Ratings, tmp_path: Path):
     campaign, (me,) = open_campaign(ratings, 3)
-    for pairing, index in (
-        ("", "ix_units_campaign_id_given_position"),
-        ("one two", "ix_units_campaign_id_pairing_given_position"),
+    overlap, gold = quota_unit(campaign, me, 2), quota_unit(campaign, me, 4)
+    assert overlap is not None
+    assert gold is not None
+    for query, index in (
+        (next_unit(campaign, me, ""), "ix_units_campaign_id_given_position"),
+        (next_unit(campaign, me, "one two"), "ix_units_campaign_id_pairing_given_position"),
+        (overlap, "ix_units_overlap"),
+        (gold, "ix_units_gold"),
     ):
-        question = next_unit(campaign, me, pairing).compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
+        question = query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
         with sqlite3.connect(tmp_path / "naruto.db") as database:
             plan = " ".join(str(row) for row in database.execute(f"EXPLAIN QUERY PLAN {question}"))
         assert index in plan
@@ -82,6 +90,45 @@ def test_every_prompt_is_rated_once_before_any_is_rated_again(ratings: Ratings):
     prompts = [rating.prompt for rating in ratings.ratings(campaign)]
     for start in range(0, 20, 5):
         assert len(set(prompts[start : start + 5])) == 5
+
+
+def test_agreement_and_gold_answers_exist_when_a_third_of_the_votes_is_in(ratings: Ratings):
+    planned = [replace(unit, raters=3) if n < 20 else unit for n, unit in enumerate(units(80))]
+    planned += [Unit("p", "t", n, (f"g{n}", f"w{n}"), ("one", "one"), gold=f"g{n}") for n in range(4)]
+    campaign = ratings.open_campaign(Campaign("", "c", "?", Mode.PAIR, NOON), planned, 3).id
+    ratings.add_reviewer("admin", Role.ADMIN)
+    people = [ratings.add_reviewer(f"r{i}", Role.REVIEWER)[0].id for i in range(3)]
+    needed, rng, turn = ratings.progress(campaign).votes_needed, random.Random(0), 0
+    assert (needed, ratings.progress(campaign).units) == (60 + 3 * 20, 80)
+    assert ratings.left_count(campaign, people[0]) == 80
+    while ratings.progress(campaign).votes < needed / 3:
+        me, turn = people[turn % 3], turn + 1
+        assignment = ratings.next_assignment(campaign, me, NOON, rng=rng)
+        assert assignment is not None
+        ratings.record(me, vote(assignment.id, f"n{turn}", rng.choice((Outcome.LEFT, Outcome.RIGHT))), NOON)
+    votes = ratings.ratings(campaign)
+    assert {rating.reviewer_id for rating in votes if rating.gold} == set(people)
+    assert len([rating for rating in votes if not rating.gold and not rating.repeat]) == 40
+    agreement = krippendorff_alpha(answers_by_unit(countable(votes), "better")[0], "nominal", 10, 0)
+    assert agreement.units >= 3
+    assert ratings.progress(campaign).votes == 40
+
+
+def test_gold_units_go_to_everybody_and_ordinary_units_to_the_end(ratings: Ratings):
+    planned = units(12) + [Unit("p", "t", n, (f"g{n}", "w"), ("one", "one"), gold=f"g{n}") for n in range(2)]
+    campaign = ratings.open_campaign(Campaign("", "c", "?", Mode.PAIR, NOON, repeats=0.0), planned, 3).id
+    ratings.add_reviewer("admin", Role.ADMIN)
+    people = [ratings.add_reviewer(f"r{i}", Role.REVIEWER)[0].id for i in range(2)]
+    counts: Counter[tuple[str, bool]] = Counter()
+    for number in range(12 + 2):
+        me = people[number % 2]
+        assignment = ratings.next_assignment(campaign, me, NOON)
+        assert assignment is not None
+        ratings.record(me, vote(assignment.id, f"n{number}"), NOON)
+        counts[me, assignment.samples[0][0] in "gw"] += 1
+    assert [ratings.next_assignment(campaign, me, NOON) for me in people] == [None, None]
+    assert [ratings.left_count(campaign, me) for me in people] == [0, 0]
+    assert counts == {(me, gold): 1 if gold else 6 for me in people for gold in (True, False)}
 
 
 def test_a_share_of_assignments_is_uniform_and_each_records_its_probability(ratings: Ratings):
@@ -150,13 +197,18 @@ def test_one_picture_is_graded_and_four_have_a_best_and_a_worst(ratings: Ratings
 def test_the_first_registered_person_must_be_an_admin(ratings: Ratings):
     with pytest.raises(RatingRefused, match="add an admin first"):
         ratings.add_reviewer("Ada", Role.REVIEWER)
+    ratings.add_reviewer("made up", Role.REVIEWER, example=True)
+    assert not ratings.has_admin()
     admin, token = ratings.add_reviewer("Lea", Role.ADMIN, "lea@example.org")
     assert ratings.find_reviewer(email="lea@example.org") == admin
     assert ratings.find_reviewer(reviewer_id=admin.id) == admin
     assert ratings.find_reviewer() is None
-    renewed = ratings.renew_link(admin.id)
-    assert ratings.reviewer_by_token(token) is None
-    assert ratings.reviewer_by_token(renewed) == admin
+    assert ratings.has_admin()
+    by_id, by_name = ratings.renew_link(admin.id), ratings.renew_link(name="Lea")
+    assert [ratings.reviewer_by_token(old) for old in (token, by_id)] == [None, None]
+    assert ratings.reviewer_by_token(by_name) == admin
+    with pytest.raises(NotRecorded, match="nobody is registered as 'Eve'; registered: Lea, made up"):
+        ratings.renew_link(name="Eve")
     for name in ("", "x" * 81, "   "):
         with pytest.raises(RatingRefused, match="1 to 80"):
             ratings.add_reviewer(name, Role.REVIEWER)

@@ -1,14 +1,18 @@
 """The embedding cache: each embedding is computed once, and read as an array mapped from a file."""
 
 import sqlite3
-import subprocess
-import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError, RecordDamaged
+from naruto_core.scoring import feature_set, sample_metrics, set_metrics
+from naruto_core.scoring.evaluation import estimate
+from naruto_core.scoring.feature_set import FeatureSet
+from naruto_core.scoring.metrics import SET_METRICS
 from naruto_core.store.embedding_cache import EmbeddingCache
 
 ROWS = np.random.default_rng(0).normal(size=(1203, 7)).astype(np.float16)
@@ -86,38 +90,34 @@ def test_nothing_but_the_database_is_left_on_the_disk(tmp_path: Path):
     assert embeddings.features.sum(dtype=np.float64) == pytest.approx(ROWS.sum(dtype=np.float64))
 
 
-GROWING = """
-import sys, tracemalloc
-from pathlib import Path
-import numpy as np
-from naruto_core.scoring import sample_metrics
-from naruto_core.scoring.sample_metrics import cosines
-from naruto_core.scoring.evaluation import estimate
-from naruto_core.scoring.feature_set import FeatureSet
-from naruto_core.scoring.metrics import SET_METRICS
-from naruto_core.domain import Variant
-from naruto_core.store.embedding_cache import EmbeddingCache
-count, d, random = int(sys.argv[2]), 64, np.random.default_rng(0)
-with EmbeddingCache(Path(sys.argv[1])) as cache:
-    for start in range(0, count, 1000):
-        names = [f"p{i}" for i in range(start, start + 1000)]
-        cache.add("x", names, random.normal(size=(1000, d)), [False] * 1000)
-    tracemalloc.start()
-    rows = cache.read("x", [f"p{i}" for i in range(count)]).features
-drawn = rows[:64]
-evidence = FeatureSet("x", [str(i // 2) for i in range(64)], {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
-for metric in SET_METRICS:
-    estimate(evidence, metric, Variant.ADAPTED)
-sample_metrics.style_closeness(drawn, rows), sample_metrics.nearness(drawn, rows), cosines(rows, rows)
-print(tracemalloc.get_traced_memory()[1])
-"""
+def test_ten_times_the_pictures_need_hardly_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From the cache through every set metric, with smaller chunks, so that few pictures are more than one."""
+    for module in (feature_set, set_metrics, sample_metrics):
+        monkeypatch.setattr(module, "MOST", 128)
+    monkeypatch.setattr(feature_set, "_CHUNK", 64)
+    many, d, random = 6000, 128, np.random.default_rng(0)
+    names = [f"p{number}" for number in range(many)]
+    with EmbeddingCache(tmp_path / "e.db") as cache:
+        for start in range(0, many, 1000):
+            cache.add("x", names[start : start + 1000], random.normal(size=(1000, d)), [False] * 1000)
 
+        def peak(count: int) -> int:
+            """The most bytes that are allocated while `count` pictures are read and measured."""
+            tracemalloc.start()
+            rows = cache.read("x", names[:count]).features
+            drawn = rows[:64]
+            prompts = [str(number // 2) for number in range(64)]
+            features = FeatureSet("x", prompts, {Variant.ADAPTED: drawn}, rows[64:], rows[:64])
+            for metric in SET_METRICS:
+                estimate(features, metric, Variant.ADAPTED)
+            sample_metrics.style_closeness(drawn, rows)
+            sample_metrics.nearness(drawn, rows)
+            sample_metrics.cosines(rows, rows)
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return most
 
-def test_fifteen_times_the_pictures_need_hardly_more_memory(tmp_path: Path):
-    def most(count: int) -> int:
-        command = [sys.executable, "-c", GROWING, str(tmp_path / f"{count}.db"), str(count)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    few, many = most(4000), most(60_000)
-    in_memory = 60_000 * 64 * 8  # what one copy in double precision would take
-    assert many - few < in_memory / 2, f"{few:,} bytes for 4,000, {many:,} for 60,000"
+        peak(many // 10)  # what is made once in a process
+        few, all_of_them = peak(many // 10), peak(many)
+    in_memory = many * d * 8  # what one copy in double precision would take
+    assert all_of_them - few < in_memory / 2, f"{few:,} bytes for {many // 10:,}, {all_of_them:,} for {many:,}"

@@ -132,6 +132,8 @@ def test_a_closed_campaign_takes_no_votes(ratings: Ratings):
     with pytest.raises(RatingRefused, match="closed"):
         ratings.record(me, vote(assignment.id, "n"), NOON)
     assert ratings.ratings(campaign) == []
+    ratings.reopen_campaign(campaign)
+    assert ratings.record(me, vote(assignment.id, "n"), NOON)
 
 
 def test_ten_reviewers_at_once_lose_no_vote_and_get_no_unit_twice(url: str):

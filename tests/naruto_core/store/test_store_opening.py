@@ -1,5 +1,6 @@
 """Opening creates a database or migrates an old one; errors are one sentence."""
 
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ from alembic.runtime.migration import MigrationContext
 
 from naruto_core.errors import RecordDamaged, StorageFailed
 from naruto_core.ratings import Role
-from naruto_core.store.connection import make_engine, migrate, parse_url
+from naruto_core.settings import Settings
+from naruto_core.store.connection import make_engine, migrate, parse_url, sqlite_file
 from naruto_core.store.database import open_database, open_store
 from naruto_core.store.rating_schema import Base
 from naruto_core.store.writes import Store
@@ -56,6 +58,34 @@ def test_a_lead_of_an_older_version_is_an_admin(url: str, tmp_path: Path) -> Non
         old.execute("INSERT INTO reviewers VALUES ('r2', 'Max', 'reviewer', NULL, '01')")
     with open_database(url) as database:
         assert [person.role for person in database.ratings.reviewers()] == [Role.ADMIN, Role.REVIEWER]
+
+
+def test_distances_of_an_older_version_are_named_after_their_extractor(url: str, tmp_path: Path) -> None:
+    migrate(parse_url(url), "0001")
+    with sqlite3.connect(tmp_path / "naruto.db") as old:
+        old.executescript(ROWS_OF_THE_FIRST_SCHEMA)
+    migrate(parse_url(url), "0010")
+    judge, dino, inception = "open_clip:0123456789abcdef-aa", "timm:fedcba9876543210-bb", "inception:99-torchmetrics"
+    recipe = {"scoring": {"set_extractor": "package:naruto_core.mini/weights/judge", "more_set_extractors": ["a", "b"]}}
+    former = [("fid", judge, "torchmetrics 1.9"), ("kid", judge, "1"), ("fd", judge, "1"), ("fd", dino, "1")]
+    former += [("fid", inception, "torchmetrics 1.9"), ("mmd", judge, "1")]
+    with sqlite3.connect(tmp_path / "naruto.db") as old:
+        old.execute("UPDATE runs SET recipe_json = ?", [json.dumps(recipe)])
+        (run,) = old.execute("SELECT id FROM runs").fetchone()
+        old.executemany(
+            "INSERT INTO scores (run_id, metric, variant, value, low, high, n, extractor, version, reference, method, "
+            "details, subject) VALUES (?, ?, 'base', 9, 8, 10, 40, ?, ?, 'd', 'jackknife', '{}', '')",
+            [(run, *row) for row in former],
+        )
+    with open_store(url) as store:
+        names = {(s.metric, s.extractor, s.version) for s in store.scores(run) if s.sample_id is None}
+    assert names == {
+        ("fd-judge", judge, "Frechet 1"),
+        ("kd-judge", judge, "1"),
+        ("fd-timm-fedcba98", dino, "1"),
+        ("fid", inception, "torchmetrics 1.9"),
+        ("mmd", judge, "1"),
+    }
 
 
 def test_the_repositories_of_a_database_share_its_connections(url: str) -> None:
@@ -112,6 +142,22 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match="not a SQLite database"):
         open_store(f"sqlite:///{letter}")
     assert letter.read_text().startswith("Dear diary")
+
+
+def test_a_file_without_a_write_ahead_log_is_one_sentence(tmp_path: Path) -> None:
+    """SQLite then keeps the old journal and says nothing."""
+    with pytest.raises(StorageFailed, match="can have no journal of mode wal"):
+        open_store(f"sqlite:///file:{tmp_path}/naruto.db?vfs=unix-dotfile&uri=true")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%3Fb", "a%b", "a#b", "?"])
+def test_the_database_is_in_its_home_whatever_the_homes_name(name: str, tmp_path: Path, new_database: Path) -> None:
+    home = tmp_path / name
+    home.mkdir()
+    (home / "naruto.db").write_bytes(new_database.read_bytes())
+    open_store(Settings(home=home).database_url).close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sqlite_file(Settings(home=home).database_url) == home / "naruto.db"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ def test_runs_are_listed_newest_first_with_their_set_scores_only(store: Store, r
     assert (second.dataset_source, second.git_commit) == ("world:ninja", "abc123")
 
 
+def test_the_newest_run_comes_first_whatever_its_id(store: Store, run: Run) -> None:
+    later = [open_run(store, run.dataset_id, f"{hour}" * 64, NOON + timedelta(hours=hour)) for hour in range(1, 4)]
+    ids = [run.id, *(other.id for other in later)]
+    store.add_samples([sample(run_id, 1) for run_id in ids])
+    assert [run_id for run_id, _, _ in store.sample_counts()] == ids[::-1]
+
+
 @pytest.mark.parametrize("typed", ["2026-11-23-mini-c26e", "c26e", "2026-11-23-mini-c"])
 def test_a_run_is_found_by_the_part_of_its_id_that_somebody_typed(store: Store, run: Run, typed: str) -> None:
     open_run(store, run.dataset_id, "e" * 64)

@@ -5,13 +5,26 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from recorded import NOON, sample
+import torch
+from PIL import Image
+from recorded import NOON, sample, score
 
-from naruto_core.artifacts import Layout, sha256_bytes, sha256_file, sha256_folder, write_atomically
+from naruto_core.artifacts import (
+    Layout,
+    sha256_bytes,
+    sha256_file,
+    sha256_folder,
+    sha256_of_all,
+    write_atomically,
+)
+from naruto_core.checkpoint import write_checkpoint
 from naruto_core.domain import Adapter, FusedModel, Picture, Progress, Run, Split
 from naruto_core.errors import RecordDamaged
-from naruto_core.store.verification import FileProblem, ProblemKind, verify
+from naruto_core.picture_file import encode_picture
+from naruto_core.store.embedding_cache import EmbeddingCache
+from naruto_core.store.verification import FileProblem, ProblemKind, verify, write_scores_digest
 from naruto_core.store.writes import Store
 
 
@@ -27,12 +40,17 @@ def layout(tmp_path: Path, store: Store, run: Run) -> Layout:
     fused = layout.fused(run.id)
     write_atomically(fused / "unet" / "model.safetensors", b"weights")
     write_atomically(fused / "vae" / "model.safetensors", b"more weights")
-    store.add_fused(FusedModel(run.id, layout.relative(fused), sha256_folder(fused), 1.0))
+    write_atomically(fused / "model_index.json", b"{}")
+    store.add_fused(FusedModel(run.id, layout.relative(fused), sha256_of_all(fused), 1.0))
+    write_atomically(layout.recipe(run.id), store.recipe_json(run.id).encode())
+    write_atomically(layout.contact_sheet(run.id), encode_picture(Image.new("RGB", (8, 8)), {}))
     for number in range(2):
         data = b"picture %d" % number
         drawn = sample(run.id, number, sha256=sha256_bytes(data))
         write_atomically(layout.absolute(drawn.path), data)
         store.add_samples([drawn])
+    store.add_scores([score(run.id, 3.0)])
+    write_scores_digest(store, layout, run.id)
     store.finish_run(run.id, NOON)
     return layout
 
@@ -69,6 +87,74 @@ def test_one_flipped_bit_is_found_in_every_kind_of_file(store: Store, layout: La
         "base picture of kage, seed 0",
         "dataset picture",
     ]
+
+
+def _flip(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_one_flipped_bit_is_found_beside_the_weights(store: Store, layout: Layout, run: Run) -> None:
+    _flip(layout.fused(run.id) / "model_index.json")
+    _flip(layout.recipe(run.id))
+    _flip(layout.contact_sheet(run.id), -20)
+    problems = [(problem.kind.value, problem.what) for problem in verify(store, layout)]
+    assert problems == [("altered", "fused model"), ("altered", "recipe"), ("altered", "contact sheet")]
+    layout.recipe(run.id).unlink()
+    layout.contact_sheet(run.id).unlink()
+    problems = [(problem.kind.value, problem.what) for problem in verify(store, layout)]
+    assert problems == [("altered", "fused model"), ("missing", "recipe"), ("missing", "contact sheet")]
+
+
+def test_a_fused_model_of_an_earlier_version_is_intact(store: Store, layout: Layout, run: Run) -> None:
+    """Its sha256 is over the weights alone."""
+    fused = layout.fused(run.id)
+    store.add_fused(FusedModel(run.id, layout.relative(fused), sha256_folder(fused), 1.0))
+    _flip(fused / "model_index.json")
+    assert verify(store, layout) == []
+
+
+def test_damage_in_the_database_is_found(store: Store, layout: Layout, run: Run) -> None:
+    path = layout.root / "naruto.db"
+    with sqlite3.connect(path) as careless:
+        careless.execute("UPDATE scores SET value = value + 0.001")
+    (problem,) = verify(store, layout)
+    assert (problem.kind.value, problem.what) == ("altered", f"scores of {run.id} in the database")
+    with sqlite3.connect(path) as careless:
+        careless.execute("UPDATE samples SET variant = 'bose'")
+    (problem,) = verify(store, layout)
+    assert problem.what.startswith("database (a value cannot be read")
+    with sqlite3.connect(path) as careless:
+        careless.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (root,) = careless.execute("SELECT rootpage FROM sqlite_master WHERE name = 'samples'").fetchone()
+        (size,) = careless.execute("PRAGMA page_size").fetchone()
+    store.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size + 3)
+        file.write(b"\xff" * 40)
+    problems = verify(store, layout)
+    assert problems
+    assert all(problem.what.startswith("database (") for problem in problems)
+
+
+def test_damage_in_every_cache_is_found(store: Store, layout: Layout) -> None:
+    picture = layout.picture_cache / "aa" / f"{'a' * 64}.{sha256_bytes(b'drawn')}.png"
+    write_atomically(picture, b"drawn")
+    shard = layout.cache("examples-1") / "shard-00000.safetensors"
+    tensors = {"mean": torch.randn(2, 4), "half": torch.ones(3, dtype=torch.bfloat16), "count": torch.tensor(3)}
+    write_checkpoint(shard, tensors, {"names": ["a"]})
+    result = layout.results / "r.json"
+    write_atomically(result, f"{sha256_bytes(b'1')}\n1".encode())
+    with EmbeddingCache(layout.embeddings) as cache:
+        cache.add("judge", ["a"], np.ones((1, 4)), [False])
+    assert verify(store, layout) == []
+    for path in (picture, shard, result):
+        _flip(path)
+    with sqlite3.connect(layout.embeddings) as careless:
+        careless.execute("UPDATE embeddings SET features = zeroblob(8)")
+    names = ["cached picture of the base model", "encoded pictures", "kept result", "kept embeddings"]
+    assert [problem.what for problem in verify(store, layout)] == names
 
 
 def test_a_deleted_dataset_picture_is_missing_when_it_is_known_to_belong(store: Store, layout: Layout) -> None:

@@ -1,5 +1,7 @@
-"""Encoded pictures, made once per session; a new pipeline for every training."""
+"""Encoded pictures, made once per session; a new pipeline for every training; programs that train."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from naruto_core import sdxl
 from naruto_core.training.latent_cache import Examples
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import encode
+from tests.preloaded import Preloaded, preloaded
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,13 @@ def _report_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def adapter_file(tmp_path: Path) -> Path:
     return tmp_path / "adapter" / "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Preloaded]:
+    """What starts the modules of this folder in processes of their own, without the seconds that imports take."""
+    pipeline = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    folder = "tests.naruto_core.training"
+    own = (f"{folder}.stoppable", f"{folder}.launched", f"{folder}.largest_step")
+    with preloaded([*own, "peft", "torch.distributed.launcher.api", pipeline], os.environ) as opened:
+        yield opened

@@ -7,8 +7,10 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
+from naruto_core import sdxl
 from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import CLASS_STREAM, BatchStream, NoiseConfig, StyleData, draw_batch
+from naruto_core.training.latent_cache import Examples
 from naruto_core.training.lora import add_adapters, trainable
 from naruto_core.training.loss import (
     LossWeighting,
@@ -19,7 +21,7 @@ from naruto_core.training.loss import (
     prediction_target,
 )
 from naruto_core.training.step import Trainer
-from tests.naruto_core.conftest import CPU
+from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import BASE_PRIOR, NAMES, PRIOR, captioned, data_of, encode, section_of
 
 
@@ -94,13 +96,19 @@ def _plain_gradients(pipeline, examples, class_examples, section, micro_steps):
     return losses, {name: p.grad for name, p in trainable(pipeline).items()}
 
 
-@pytest.mark.parametrize("prior", [None, PRIOR])
-@pytest.mark.parametrize("text_encoder_lr", [None, 1.0])
-@pytest.mark.parametrize(("size", "snr_gamma"), [(1, 5.0), (4, None)])
+@pytest.fixture(scope="module")
+def class_examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    """The pictures with their captions alone."""
+    return encode(sdxl.load_pipeline(MINIATURE, "fp32", CPU), tmp_path_factory.mktemp("class"), "")
+
+
+@pytest.mark.parametrize(  # every pair of choices once
+    ("prior", "text_encoder_lr", "size", "snr_gamma"),
+    [(None, None, 1, 5.0), (None, 1.0, 4, None), (PRIOR, None, 4, None), (PRIOR, 1.0, 1, 5.0)],
+)
 def test_loss_and_gradients_equal_plain_peft_and_autograd(
-    load_miniature, examples, tmp_path, prior, text_encoder_lr, size, snr_gamma
+    load_miniature, examples, class_examples, prior, text_encoder_lr, size, snr_gamma
 ):
-    class_examples = encode(load_miniature(), tmp_path / "class", "")
     assert class_examples.texts[0] == captioned(NAMES[0]).caption  # a class prompt stands alone
     section = section_of(prior=prior, text_encoder_lr=text_encoder_lr, train_batch_size=size, snr_gamma=snr_gamma)
     run = Trainer(load_miniature(), [data_of(examples, section, class_examples)], section, {})

@@ -1,6 +1,7 @@
 """The memory planner: counted right, split right, refused with figures."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from naruto_core.training.memory import (
 from naruto_core.training.step import Trainer
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import PRIOR, data_of, section_of
+from tests.preloaded import Preloaded
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -88,18 +90,18 @@ def test_a_vae_that_says_force_upcast_is_counted_in_full_precision(tmp_path: Pat
 
 
 def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures():
-    recipe = choose_recipe("mini", overrides={"training.train_batch_size": 32, "training.prior": None})
+    recipe = choose_recipe("mini", overrides={"training.train_batch_size": 4, "training.prior": None})
     section = recipe.training.model_copy(update={"fit_memory": True})
     whole = plan_memory(recipe.model, section, recipe.generation, CPU, 64 * GIB)
-    assert (whole.section.train_batch_size, whole.section.gradient_checkpointing) == (32, False)
+    assert (whole.section.train_batch_size, whole.section.gradient_checkpointing) == (4, False)
     less = plan_memory(recipe.model, section, recipe.generation, CPU, whole.needs["train"] - 1)
-    assert less.section.effective_batch_size == 32
-    assert less.section.gradient_checkpointing or less.section.train_batch_size < 32
+    assert less.section.effective_batch_size == 4
+    assert less.section.gradient_checkpointing or less.section.train_batch_size < 4
     assert max(less.needs.values()) < whole.needs["train"]
     long_texts = section.model_copy(update={"max_token_length": 225, "fit_memory": False})
     assert plan_memory(recipe.model, long_texts, recipe.generation, CPU, 64 * GIB).needs["train"] > whole.needs["train"]
     assert "train" in whole.summary
-    assert "of 64.0 GiB; batch 32 x 1" in whole.summary
+    assert "of 64.0 GiB; batch 4 x 1" in whole.summary
     with pytest.raises(
         DeviceUnfit, match=r"needs \d+\.\d GiB in phase \w+, and the device has 0.2 GiB: lower training.res"
     ):
@@ -108,31 +110,11 @@ def test_less_memory_makes_smaller_splits_and_too_little_is_refused_with_figures
         plan_memory(recipe.model, recipe.training, recipe.generation, CPU, int(0.2 * GIB))
 
 
-def test_a_step_really_takes_no_more_memory_than_was_planned(tmp_path: Path):
+def test_a_step_really_takes_no_more_memory_than_was_planned(programs: Preloaded, tmp_path: Path):
     """In a process of its own: the most it ever used, less what it used before the training."""
-    import subprocess
-    import sys
-
-    program = """
-import sys
-from pathlib import Path
-from naruto_core import devices, sdxl
-from naruto_core.training.memory import _Parts
-from naruto_core.training.step import Trainer
-from tests.naruto_core.conftest import CPU, MINIATURE
-from tests.naruto_core.training.pictures import data_of, encode, section_of
-section = section_of(train_batch_size=48, mixed_precision="bf16")
-pipeline = sdxl.load_pipeline(MINIATURE, "bf16", CPU)
-examples = encode(pipeline, Path(sys.argv[1]))
-run = Trainer(pipeline, [data_of(examples, section)], section, {})
-run.gradients[0].stream.size = 1
-run.optimizer_step(0)
-before = devices.peak_memory(CPU)
-run.gradients[0].stream.size = 48
-run.optimizer_step(1)
-print(before, devices.peak_memory(CPU), _Parts(MINIATURE, section, CPU)._activations(section, 64, False) / 2**30)
-"""
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    before, after, planned = (float(word) for word in done.stdout.split())
+    program = programs.start("tests.naruto_core.training.largest_step", str(tmp_path), environment=os.environ)
+    assert program.output
+    printed = program.output.read()
+    assert program.wait() == 0, printed
+    before, after, planned = (float(word) for word in printed.splitlines()[-1].split())
     assert 0.6 * planned < after - before < 2 * planned  # kernels' own scratch memory is an allowance of the plan

@@ -1,0 +1,115 @@
+"""What `naruto scores` shows and writes. It imports no torch, no Prefect and no scipy.stats."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.terminal import Listing, columns
+from naruto_core.artifacts import atomic_file
+from naruto_core.domain import Finding, Score, Variant
+from naruto_core.errors import RecipeInvalid
+from naruto_core.ratings import Mode
+from naruto_core.report.score_table import anchored, headline_table
+from naruto_core.scoring.metrics import decimals
+from naruto_core.settings import read_settings
+from naruto_core.store.database import Ratings, open_database, open_store
+
+if TYPE_CHECKING:
+    from naruto_core.judging.decision import WinRate
+
+
+def score_row(score: Score) -> dict[str, Any]:
+    """A score as JSON values; an interval that is not known is null."""
+    fields = ("metric", "variant", "value", "low", "high", "n", "extractor", "version", "reference", "method")
+    values = {name: getattr(score, name) for name in fields}
+    return values if score.interval else values | {"low": None, "high": None}
+
+
+def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
+    """The headline metrics of one run and its warnings; or all set scores and means, and all that was checked."""
+    with open_database(read_settings().database_url) as database:
+        run = database.runs.run(name)
+        scores, findings = database.runs.scores(run.id, of_samples=False), database.runs.findings(run.id)
+        rate = None if all_of_them else _win_rate(database.ratings, run.id)
+    if not scores:
+        return Listing([], f"run {run.id} has no scores yet ({run.state}).")
+    rows = [score_row(score) | {"anchored": anchored(score, scores)} | _change_row(score) for score in scores]
+    if not all_of_them:
+        return Listing(rows, f"{headline_table(scores, findings, rate)}\n\n{_warning_lines(run.id, findings)}")
+    lines = [["metric", "model", "value", "95 % interval", "anchored", "n", "tells base from real", "measured by"]]
+    lines += [_score_line(score, row["anchored"]) for score, row in zip(scores, rows, strict=True)]
+    notes = "anchored: base is 0, real pictures are 1, measured alike. Intervals by: " + "; ".join(
+        sorted({score.method for score in scores})
+    )
+    if any(score.interval is None for score in scores):
+        notes += "; none of too few prompts or pictures"
+    return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
+
+
+def _change_row(score: Score) -> dict[str, Any]:
+    """The paired difference from the base, of the adapted model's scores."""
+    names = ("change", "change_low", "change_high", "change_word")
+    return {name: score.details.get(name) for name in names} if score.variant is Variant.ADAPTED else {}
+
+
+def _win_rate(ratings: Ratings, run_id: str) -> "WinRate | None":
+    """How often people preferred the run's adapted model to its base; None without a vote on these two."""
+    base, trained = f"{run_id}/{Variant.BASE}", {f"{run_id}/{variant}" for variant in (Variant.ADAPTED, Variant.FUSED)}
+    campaigns = [c.id for c in ratings.campaigns() if c.mode is Mode.PAIR and not c.example]
+    campaigns = [campaign for campaign in campaigns if base in ratings.models(campaign)]
+    if not campaigns:
+        return None
+    from naruto_core.judging.decision import win_rates  # imports scipy
+    from naruto_core.judging.ranking import Vote
+
+    votes = [
+        Vote(prompt, sides[0], sides[1], outcome, count)
+        for campaign in campaigns
+        for prompt, pair, outcome, count in ratings.tally(campaign)
+        if base in pair and trained & set(pair)
+        for sides in [["adapted" if side in trained else side for side in pair]]
+    ]
+    return next((rate for rate in win_rates(votes) if rate.model == "adapted"), None)
+
+
+def _warning_lines(run_id: str, findings: Sequence[Finding]) -> str:
+    warnings = [finding for finding in findings if finding.warning]
+    ok = ", ".join(finding.name for finding in findings if not finding.warning)
+    lines = [_finding_lines(warnings)] if warnings else []
+    lines += [f"checked, and no warning: {ok}."] if ok else []
+    return "\n".join([*lines, f"all metrics and checks:  naruto scores {run_id} --all"])
+
+
+def write_scores(name: str, path: Path) -> Path:
+    """All scores of a run, those of single pictures too, as a table file; RecipeInvalid for another kind of file."""
+    from pyarrow import Table
+    from pyarrow.csv import write_csv
+    from pyarrow.parquet import write_table as write_parquet
+
+    writers = {".csv": write_csv, ".parquet": write_parquet}
+    if path.suffix not in writers:
+        raise RecipeInvalid(f"{path}: write to a .csv or a .parquet file.")
+    settings = read_settings()
+    with open_store(settings.database_url) as store:
+        run = store.run(name)
+        scores = store.scores(run.id)
+    rows = [score_row(score) | {"run": run.id, "sample": score.sample_id or "", **score.details} for score in scores]
+    columns_of = dict.fromkeys(key for row in rows for key in row)
+    with atomic_file(path) as scratch:
+        writers[path.suffix](Table.from_pydict({key: [row.get(key) for row in rows] for key in columns_of}), scratch)
+    return path
+
+
+def _score_line(score: Score, anchored_value: float | None) -> list[str]:
+    from naruto_core.report.tables import discrimination_text, interval_text
+
+    places = decimals(score.metric)
+    interval = interval_text(score.interval, f".{places}f")
+    anchored_text = "" if anchored_value is None else f"{anchored_value:.2f}"
+    measured_by = f"{score.extractor}, {score.version}"
+    value, tells = f"{score.value:.{places}f}", discrimination_text(score)[0]
+    return [score.metric, score.variant, value, interval, anchored_text, str(score.n), tells, measured_by]
+
+
+def _finding_lines(findings: Sequence[Finding]) -> str:
+    return "\n".join(f"{'warning' if f.warning else 'ok':<8} {f.name}: {f.sentence}" for f in findings)

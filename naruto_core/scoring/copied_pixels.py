@@ -1,0 +1,196 @@
+"""Copies by their pixels: how near a picture comes to a crop, or to a mirrored crop, of a training picture.
+
+An embedding tells that a whole picture was copied. It changes when the copy is cropped or mirrored. Here small pictures
+are compared. The crop is found first on a grid of crops of every training picture, then, for the nearest few, by
+Gauss-Newton steps (Lucas and Kanade 1981, in the damped form of Levenberg and Marquardt). The value is the correlation
+of the pixels, so that brightness and contrast do not matter. No fixed threshold tells a copy: pictures that are no
+copies calibrate it (`memorization.copy_margin`). Crops of 70 % of the area and more are found; smaller ones may not be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naruto_core.scoring.feature_set import Features, PixelSet, Vector, chunks
+from naruto_core.scoring.memorization import Nearness
+
+SIDE = 32  # pixels on a side of the small pictures that are kept
+_PIXELS = 12  # on a side of the blurred pictures that are compared
+_BLUR = 0.7  # standard deviation of the blur, in those pixels
+_SIDES, _STEP = (1.0, 0.95, 0.9, 0.85), 0.05  # of the crops of the grid, and between their positions; shares of a side
+_LEAST_SIDE = 0.8  # of an aligned crop
+_NEAREST = 3  # plain or mirrored training pictures that are aligned with each picture
+_ITERATIONS = 6
+_CALIBRATING = 500  # pictures, where there are so many
+_AT_ONCE = 1024  # training pictures that are compared at once
+_DERIVATIVE = 0.004  # half the step of a numerical derivative
+
+Single = NDArray[np.float32]
+Crops = NDArray[np.float64]  # (n, 3): top, left and side, as shares of the picture's side
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """For each of n pictures the largest correlation (n,), -1 to 1, and the row (n,) of that training picture."""
+
+    correlation: Vector
+    row: NDArray[np.intp]
+
+
+def match_pixels(pictures: Features, training: Features, *, same: bool = False) -> Match:
+    """The nearest crop or mirrored crop of a training picture, for each picture.
+
+    `pictures` (n, 3072) and `training` (t, 3072) are 32 x 32 RGB pixels in rows, see `features.pixel_extractor`. With
+    `same`, `pictures` are the first rows of `training`, and no picture is its own neighbour.
+    """
+    if not len(pictures):
+        return Match(np.zeros(0), np.zeros(0, dtype=np.intp))
+    small = _small(pictures)
+    target = _normalized(_shrunk(small, np.tile([0.0, 0.0, 1.0], (len(small), 1))))
+    near = _nearest_on_grid(target, training, same)
+    aligned = np.stack([
+        _align(target, _sources(training, near.row[:, k], near.mirrored[:, k]), near.crop[:, k])
+        for k in range(near.row.shape[1])
+    ])  # fmt: skip
+    best, each = np.argmax(aligned, axis=0), np.arange(len(small))
+    return Match(aligned[best, each], near.row[each, best])
+
+
+def pixel_nearness(pixels: PixelSet, names: Sequence[str]) -> Nearness:
+    """The drawn pictures' nearness to the training pictures called `names` (t).
+
+    The held-out pictures calibrate it; where they are fewer than 500, so do training pictures, each compared with the
+    other ones: a margin from few pictures is so cautious that it misses copies.
+    """
+    match = match_pixels(pixels.drawn, pixels.training)
+    held_out = match_pixels(pixels.held_out[:_CALIBRATING], pixels.training).correlation
+    further = pixels.training[: _CALIBRATING - len(held_out)] if len(pixels.training) > 1 else pixels.training[:0]
+    of_training = match_pixels(further, pixels.training, same=True).correlation
+    calibrating = np.concatenate([held_out, of_training])
+    return Nearness(match.correlation, calibrating, [names[int(row)] for row in match.row])
+
+
+def _small(features: Features) -> Single:
+    return np.concatenate([chunk.astype(np.float32) for chunk in chunks(features)]).reshape(-1, SIDE, SIDE, 3)
+
+
+def _weights(start: Vector, side: Vector) -> Single:
+    """Matrices (n, 12, 32) that blur and shrink the pixels of a crop along one axis; none outside the crop counts."""
+    cell = (side * SIDE / _PIXELS)[:, None, None]
+    begin, end = start[:, None, None] * SIDE, (start + side)[:, None, None] * SIDE
+    pixel = np.arange(SIDE)
+    distance = pixel + 0.5 - (begin + cell * (np.arange(_PIXELS)[:, None] + 0.5))
+    inside = np.clip(np.minimum(pixel + 1, end) - np.maximum(pixel, begin), 0, 1)
+    weights = inside * np.exp(-0.5 * (distance / (cell * _BLUR)) ** 2)
+    return (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
+
+
+def _shrunk(pictures: Single, crops: Crops) -> Single:
+    """Small blurred pictures (n, 12, 12, 3) of one crop of each picture (n, 32, 32, 3)."""
+    n = len(pictures)
+    down = _weights(crops[:, 0], crops[:, 2]) @ pictures.reshape(n, SIDE, SIDE * 3)
+    return np.matmul(_weights(crops[:, 1], crops[:, 2])[:, None], down.reshape(n, _PIXELS, SIDE, 3))
+
+
+def _normalized(pictures: Single) -> Single:
+    """Rows (n, d) of mean 0 and length 1; zeros where a picture has one colour."""
+    rows = pictures.reshape(len(pictures), -1)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.where(length > 1e-3, rows / np.maximum(length, 1e-3), 0)
+
+
+def _grid() -> Crops:
+    """All crops (k, 3) of the grid."""
+    crops: list[tuple[float, float, float]] = []
+    for side in _SIDES:
+        starts = np.linspace(0, 1 - side, round((1 - side) / _STEP) + 1).tolist()
+        crops += [(top, left, side) for top in starts for left in starts]
+    return np.array(crops)
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """For each of n pictures the k nearest on the grid: correlation (n, k), row, whether mirrored, crop (n, k, 3)."""
+
+    correlation: Single
+    row: NDArray[np.intp]
+    mirrored: NDArray[np.bool_]
+    crop: NDArray[np.float64]
+
+    def best(self, other: "_Near") -> "_Near":
+        """The k nearest of both."""
+        correlation = np.concatenate([self.correlation, other.correlation], axis=1)
+        order = np.argsort(-correlation, axis=1, kind="stable")[:, :_NEAREST]
+        row = np.take_along_axis(np.concatenate([self.row, other.row], axis=1), order, axis=1)
+        mirrored = np.take_along_axis(np.concatenate([self.mirrored, other.mirrored], axis=1), order, axis=1)
+        crop = np.take_along_axis(np.concatenate([self.crop, other.crop], axis=1), order[..., None], axis=1)
+        return _Near(np.take_along_axis(correlation, order, axis=1), row, mirrored, crop)
+
+
+def _nearest_on_grid(target: Single, training: Features, same: bool) -> _Near:
+    """The nearest training pictures, plain or mirrored, with their crops on the grid."""
+    return reduce(
+        _Near.best, (_nearest_of_part(target, training, start, same) for start in range(0, len(training), _AT_ONCE))
+    )
+
+
+def _nearest_of_part(target: Single, training: Features, start: int, same: bool) -> _Near:
+    """The same of `_AT_ONCE` training pictures from `start` on."""
+    plain, grid = _small(training[start : start + _AT_ONCE]), _grid()
+    sources = np.concatenate([plain, plain[:, :, ::-1]])
+    best = np.full((len(target), len(sources)), -np.inf, dtype=np.float32)
+    crop_number = np.zeros(best.shape, dtype=np.uint8)
+    for number, crop in enumerate(grid):
+        similar = target @ _normalized(_shrunk(sources, np.tile(crop, (len(sources), 1)))).T
+        nearer = similar > best
+        best[nearer], crop_number[nearer] = similar[nearer], number
+    if same:
+        for row in range(start, min(start + len(plain), len(target))):
+            best[row, [row - start, row - start + len(plain)]] = -np.inf
+    column = np.argsort(-best, axis=1, kind="stable")[:, :_NEAREST]
+    crop = grid[np.take_along_axis(crop_number, column, axis=1)]
+    correlation = np.take_along_axis(best, column, axis=1)
+    return _Near(correlation, start + column % len(plain), column >= len(plain), crop)
+
+
+def _sources(training: Features, rows: NDArray[np.intp], mirrored: NDArray[np.bool_]) -> Single:
+    pictures = _small(training[rows])
+    return np.where(mirrored[:, None, None, None], pictures[:, :, ::-1], pictures)
+
+
+def _align(target: Single, sources: Single, crops: Crops) -> Vector:
+    """The largest correlation (n,) of each target with a crop of its source near `crops` (n, 3)."""
+    crops, current = crops.copy(), _normalized(_shrunk(sources, crops))
+    best = (target * current).sum(axis=1).astype(np.float64)
+    damping = np.full(len(crops), 0.01)
+    for _ in range(_ITERATIONS):
+        moved = _inside(crops + _step(target, sources, crops, current, damping))
+        shrunk = _normalized(_shrunk(sources, moved))
+        correlation = (target * shrunk).sum(axis=1).astype(np.float64)
+        nearer = correlation > best
+        crops[nearer], current[nearer], best[nearer] = moved[nearer], shrunk[nearer], correlation[nearer]
+        damping = np.where(nearer, damping / 5, damping * 10)
+    return best
+
+
+def _step(target: Single, sources: Single, crops: Crops, current: Single, damping: Vector) -> Crops:
+    """A Levenberg-Marquardt step (n, 3) of `crops`, whose normalized pixels are `current`."""
+    columns = [
+        (_normalized(_shrunk(sources, crops + h)) - _normalized(_shrunk(sources, crops - h))) / (2 * _DERIVATIVE)
+        for h in np.eye(3) * _DERIVATIVE
+    ]
+    slopes = np.stack(columns, axis=2).astype(np.float64)
+    squares = np.einsum("ndi,ndj->nij", slopes, slopes)
+    diagonal = np.einsum("nii->ni", squares)[:, :, None] * np.eye(3)
+    towards = np.einsum("ndi,nd->ni", slopes, (target - current).astype(np.float64))
+    return np.linalg.solve(squares + damping[:, None, None] * diagonal + 1e-6 * np.eye(3), towards[..., None])[..., 0]
+
+
+def _inside(crops: Crops) -> Crops:
+    """The nearest crops that lie inside the picture."""
+    side = np.clip(crops[:, 2], _LEAST_SIDE, 1.0)
+    return np.column_stack([np.clip(crops[:, :2], 0.0, (1 - side)[:, None]), side])

@@ -1,0 +1,116 @@
+"""The lease of the run that this process works on: a thread keeps it alive and sees when somebody asks to stop.
+
+`open_run` takes the lease, `close_run` or an error ends it; between two steps of a run it is kept. A process that is
+killed leaves it: see `naruto_core.store.leases` for when it is over then.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from naruto_core.domain import RunLease
+from naruto_core.errors import NarutoError, RunStopped
+from naruto_core.settings import Settings
+from naruto_core.store.database import Store, open_store
+from naruto_core.store.leases import HEARTBEAT_SECONDS, this_process
+
+_LOOK_SECONDS = 2.0  # between two looks for a request to stop
+_WAIT_SECONDS = 1.0  # between two looks whether the other process is done
+
+
+@dataclass(slots=True)
+class _HeldLease:
+    """A lease of this process. The thread that keeps it writes the fields; it ends with `release`."""
+
+    lease: RunLease
+    stop_reason: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def keep(self, url: str) -> None:
+        """Write heartbeats to the database at `url`, and read requests to stop, until the lease is released."""
+        beat = time.monotonic()
+        with suppress(NarutoError), open_store(url) as store:
+            while not self.ended.wait(_LOOK_SECONDS):
+                with suppress(NarutoError):  # the database is away for a while
+                    if time.monotonic() - beat > HEARTBEAT_SECONDS:
+                        recorded, beat = store.renew_lease(self.lease.id, datetime.now(UTC)), time.monotonic()
+                    else:
+                        recorded = store.read_lease(self.lease.id)
+                    if self.ended.is_set():
+                        return
+                    if recorded.stop_requested_by:
+                        self.stop_reason = f"{recorded.stop_requested_by} asked it to stop"
+                    elif recorded.released_at is not None:
+                        self.stop_reason = "another process took it over, because this one gave no sign of life"
+
+
+_held: dict[tuple[str, str], _HeldLease] = {}  # by database and run
+
+
+def hold_run(store: Store, settings: Settings, run_id: str, on_wait: Callable[[str], None]) -> bool:
+    """Take the lease of a run for this process, waiting while another process has it; whether it waited.
+
+    `on_wait` is called once with a sentence that names that process.
+    """
+    key = settings.database_url, run_id
+    if key in _held:
+        return False
+    waited = False
+    while True:
+        owner, now = this_process(), datetime.now(UTC)
+        lease = store.acquire_lease(run_id, owner, _threads(), now)
+        if lease.owner == owner.id:
+            break
+        if not waited:
+            on_wait(
+                f"waiting: process {lease.process} on {lease.host} works on run {run_id}; "
+                f"`naruto stop {run_id}` asks it to stop"
+            )
+        waited = True
+        time.sleep(_WAIT_SECONDS)
+    held = _held[key] = _HeldLease(lease)
+    threading.Thread(target=held.keep, args=(settings.database_url,), name=f"lease {run_id}", daemon=True).start()
+    return waited
+
+
+def release_run(store: Store, settings: Settings, run_id: str) -> None:
+    """End this process's lease of a run, if it has one."""
+    held = _held.pop((settings.database_url, run_id), None)
+    if held is not None:
+        held.ended.set()
+        store.release_lease(held.lease.id, datetime.now(UTC))
+
+
+def add_wait(store: Store, settings: Settings, run_id: str, seconds: float) -> None:
+    """Record that this process waited for its device, in `seconds`."""
+    held = _held.get((settings.database_url, run_id))
+    if held is not None and seconds > 1:
+        store.add_lease_wait(held.lease.id, seconds)
+
+
+def stop_requested() -> bool:
+    """Whether somebody asked a run of this process to stop."""
+    return any(held.stop_reason for held in _held.values())
+
+
+def check_stop() -> None:
+    """Called at safe points: raise RunStopped if somebody asked a run of this process to stop."""
+    for (_, run_id), held in _held.items():
+        if held.stop_reason:
+            raise RunStopped(f"run {run_id} stopped: {held.stop_reason}; the same command resumes it.")
+
+
+def _threads() -> int:
+    """The number of CPU threads of this process; results depend on it in their last digits."""
+    import torch  # commands that only read a run import no torch
+
+    return torch.get_num_threads()
+
+
+def other_threads(store: Store, run_id: str) -> int | None:
+    """The number of CPU threads that an earlier process worked on the run with, where this one has another number."""
+    earlier = [lease.threads for lease in store.leases(run_id) if lease.owner != this_process().id]
+    return earlier[-1] if earlier and earlier[-1] != _threads() else None

@@ -1,0 +1,192 @@
+"""A sweep: what its runs share is made once, it goes on where it was stopped, and its settings are compared."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from flows import sweep as sweep_flow
+from flows.profiles import choose_recipe
+from naruto_core.domain import Variant
+from naruto_core.errors import TrainingDiverged
+from naruto_core.generation import Job, Painter
+from naruto_core.store.database import open_store
+from naruto_core.training import latent_cache
+from tests.flows.conftest import SMALL, Naruto
+from tests.tiny_sdxl import write_tiny_sdxl
+
+TINY = SMALL | {
+    "dataset.source": "world:naruto?count=20&seed=5",
+    "dataset.hold_out": 8,
+    "training.resolution": 16,
+    "training.max_train_steps": 2,
+    "training.train_batch_size": 2,
+    "training.optimizer": "adamw",
+    "training.learning_rate": 0.01,
+    "training.validation": None,
+    "training.mixed_precision": "fp32",
+    "generation.mixed_precision": "fp32",
+    "generation.resolution": 16,
+    "generation.prompts": 6,
+    "generation.seeds": 1,
+    "generation.num_inference_steps": 2,
+    "fusion.check_pictures": 0,
+    "scoring.attribute_reader": None,
+    "scoring.primary": ["mmd", "clip-content"],
+}
+CHANGES = {"name": "ranks", "grid": {"training.rank": [4, 2]}, "seeds": [1, 2], "objective": "mmd"}
+
+
+def write_sweep(folder: Path, **changes: Any) -> Path:
+    """A sweep file in `folder`, with a recipe of two training steps beside it."""
+    recipe = folder / "tiny.yaml"
+    base = {"model.base": str(folder / "base")}
+    tree = choose_recipe("mini", None, TINY | base).model_dump(mode="json", exclude={"imported"})
+    recipe.write_text(yaml.safe_dump(tree))
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"recipe": str(recipe)} | CHANGES | changes, sort_keys=False))
+    return path
+
+
+@dataclass
+class Work:
+    """What was painted, by the model's name, and how many shards of pictures were encoded."""
+
+    painted: Counter[str] = field(default_factory=Counter[str])
+    encoded: int = 0
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Counted where pictures are painted and encoded."""
+    counts, paint, encode = Work(), Painter.paint, latent_cache._encode_shard
+
+    def counting_paint(self: Painter, jobs: Sequence[Job], on_step: Any = None) -> Any:
+        adapted = hasattr(self.pipeline.unet, "peft_config")
+        counts.painted["adapted" if adapted else Path(self.pipeline.name_or_path).name] += len(jobs)
+        return paint(self, jobs, on_step)
+
+    def counting_encode(*given: Any) -> None:
+        counts.encoded += 1
+        encode(*given)
+
+    monkeypatch.setattr(Painter, "paint", counting_paint)
+    monkeypatch.setattr(latent_cache, "_encode_shard", counting_encode)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def swept(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep file and a home, in which a sweep of two settings and two seeds is done."""
+    return tmp_path_factory.mktemp("swept")
+
+
+def test_runs_of_a_sweep_draw_and_encode_only_their_own_and_a_failed_one_is_tried_again(
+    swept: Path, naruto: Naruto, work: Work, monkeypatch: pytest.MonkeyPatch
+):
+    write_tiny_sdxl(swept / "base")
+    home, file, train = swept / "home", write_sweep(swept), sweep_flow.train_naruto
+
+    def diverging(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> str:
+        if overrides == {"training.rank": 4, "training.seed": 2}:
+            raise TrainingDiverged("the loss is not a number.")
+        return train(recipe, dataset, overrides)
+
+    monkeypatch.setattr(sweep_flow, "train_naruto", diverging)
+    failed = naruto(home, "sweep", str(file))
+    assert failed.returncode == 1
+    assert "naruto: 1 of 4 runs of the sweep ranks failed: the loss is not a number. The same" in failed.stderr
+    assert work.painted == {"base": 6 + 2 * 4, "adapted": 3 * 6}  # 4 class pictures for each seed of the training
+    assert "exists already and is not planned: class pictures 4, samples of the base 6" in failed.stderr
+    before = work.encoded
+    monkeypatch.setattr(sweep_flow, "train_naruto", train)
+    done = naruto(home, "sweep", str(file))
+    assert done.returncode == 0, done.stderr
+    assert work.painted == {"base": 6 + 2 * 4, "adapted": 4 * 6}  # what was done is not done again
+    assert work.encoded == before
+    assert "runs: 4 done" in done.stderr
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        bases = [{(s.prompt, s.seed): s.sha256 for s in store.samples(r.run.id, Variant.BASE)} for r in store.runs()]
+    assert bases == [bases[0]] * 4
+
+
+def test_the_settings_are_shown_with_the_values_that_their_runs_have(swept: Path, naruto: Naruto):
+    home = swept / "home"
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        scores = {run.run.id: run.scores for run in store.runs()}
+    values = {
+        run_id: next(s.value for s in of_run if (s.metric, s.variant) == ("mmd", "adapted"))
+        for run_id, of_run in scores.items()
+    }
+    shown = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)
+    first, second = shown["settings"]
+    assert [first["label"], second["label"]] == ["training.rank=4", "training.rank=2"]
+    assert {row["run"]: row["value"] for row in shown["runs"]} == pytest.approx(values)
+    assert (first["seeds"], first["prompts"], first["difference"]) == (2, 6, None)
+    change = second["difference"]
+    assert change["value"] == pytest.approx(second["mean"] - first["mean"])
+    assert (change["word"] in ("better", "worse")) == (not change["low"] <= 0 <= change["high"])
+    text = naruto(home, "sweep", "show", "ranks").stdout
+    assert "sweep ranks: mmd, lower is better; runs: 4 done" in text
+    naruto(home, "sweep", "show", "ranks", "-o", str(swept / "ranks.csv"))
+    with (swept / "ranks.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["training.rank"], row["seed"]) for row in rows] == [("4", "1"), ("4", "2"), ("2", "1"), ("2", "2")]
+    assert {row["run"]: float(row["mmd"]) for row in rows} == pytest.approx(values)
+    with get_client(sync_client=True) as client:
+        key = ArtifactFilter(key=ArtifactFilterKey(any_=["sweep-ranks"]))
+        tables = [json.loads(str(artifact.data)) for artifact in client.read_artifacts(artifact_filter=key)]
+    assert ["2", "2"] in [[row["seeds"] for row in table] for table in tables]
+
+
+def test_a_deleted_run_stays_in_its_sweep_and_the_other_runs_are_whole_without_the_cache(swept: Path, naruto: Naruto):
+    home = swept / "home"
+    shown = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)
+    assert naruto(home, "delete", shown["runs"][3]["run"], "--yes").returncode == 0
+    assert "3 done, 1 deleted" in naruto(home, "sweep", "list").stdout
+    change = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)["settings"][1]["difference"]
+    assert (change["seeds"], change["word"]) == (1, "cannot be judged")
+    shutil.rmtree(home / "cache")
+    assert naruto(home, "verify").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"objective": "fid"},
+            "objective: fid is not among scoring.primary of the recipe mini: use mmd or clip-content.",
+        ),
+        ({"grid": {"training.rnak": [4]}}, "unknown key training.rnak (did you mean training.rank?)"),
+        ({"grid": {"training.rank": [4, 0]}}, "training.rank: Input should be greater than or equal to 1"),
+        ({"grid": {}}, "grid: it is empty"),
+        ({"grid": {"training.rank": [4, 4.0]}}, "{'training.rank': 4} and {'training.rank': 4.0} are the same recipe"),
+        ({"recipe": "minni"}, "did you mean mini?"),
+    ],
+)
+def test_a_sweep_that_cannot_work_is_refused_before_anything_is_recorded(
+    changes: dict[str, Any], sentence: str, naruto: Naruto, tmp_path: Path
+):
+    home, file = tmp_path / "home", write_sweep(tmp_path, **changes)
+    refused = naruto(home, "sweep", str(file))
+    assert (refused.returncode, sentence in refused.stderr) == (1, True), refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not home.exists()
+
+
+def test_more_than_a_hundred_runs_are_asked_for(naruto: Naruto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = write_sweep(tmp_path, seeds=list(range(52)))
+    asked: list[str] = []
+    monkeypatch.setattr("typer.confirm", asked.append)
+    answered = naruto(tmp_path / "home", "sweep", str(file))
+    assert (asked, answered.stdout) == (["Start 104 runs?"], "nothing was started.\n")
+    assert "no sweeps yet: start one with" in naruto(tmp_path / "home", "sweep", "list").stdout
