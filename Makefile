@@ -16,7 +16,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-dashboard bench-score bench-rates bench-commands bench-ladder bench-growth help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-faults bench-dashboard bench-score bench-shards bench-rates bench-commands bench-ladder bench-growth bench-scale help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=.
 bench-growth: install  ## what 10 and 100 times the pictures cost a training; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_growth
 
+bench-scale: install  ## a 3 x 3 sweep against nine independent runs, in user CPU; ends with a line of JSON
+	.venv/bin/python -m tests.benchmarks.bench_scale
+
 bench-host-memory: install  ## host memory of the full-size model in half precision, random weights (14 GB of disk); ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_host_memory
 
@@ -106,6 +109,9 @@ bench-generate: install  ## pictures/s of the painter against the plain pipe(pro
 bench-score: install  ## whole processes: our scoring, cold and warm, against torch-fidelity; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_score
 
+bench-shards: install  ## pictures/s by one process and by Dask workers, and what a shard costs; ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_shards
+
 bench-rates: install  ## how often intervals, verdicts and forecasts are right, by simulation; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_rates
 
@@ -114,6 +120,9 @@ bench-commands: install  ## scores, compare, rescore and report of a scored run,
 
 bench-ladder: install  ## which metric fails which made-up generator; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_ladder
+
+bench-faults: install  ## flipped bits, kills, full disks, moved clocks, locked databases on a small run (ONLY="disk clock"); ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_faults $(ONLY)
 
 bench-dashboard: install  ## pages and votes at 1,000 runs, 100,000 pictures, 1,000,000 votes; ends with JSON
 	STREAMLIT_LOGGER_LEVEL=error .venv/bin/python -m tests.benchmarks.bench_dashboard

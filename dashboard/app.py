@@ -10,27 +10,17 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from dashboard.access import Visitor
+from dashboard.component import page_style
+from dashboard.navigation import remember_pages
 from dashboard.queries import votes
 from dashboard.queries.database import database
-from dashboard.views import (
-    campaigns,
-    compare,
-    dataset,
-    metric_validation,
-    pictures,
-    playground,
-    promote,
-    review,
-    run,
-    runs,
-    serving,
-    verdicts,
-)
+from dashboard.views import campaigns, compare, dataset, deploy, overview, pictures, review, run, runs, sweep
 from naruto_core.errors import NarutoError
 
 
 def main() -> None:
     st.set_page_config(page_title="Naruto SDXL", layout="wide")
+    st.html(page_style())
     try:
         visitor = votes.visitor()
         page = st.navigation(_pages(visitor))
@@ -44,36 +34,45 @@ def main() -> None:
 
 Pages = dict[str, tuple[str, Callable[[], None]]]  # the title and the function of each page, by address
 
-_MODELS: Pages = {
+_PAGES: Pages = {
+    "overview": ("Overview", overview.show),
     "runs": ("Runs", runs.show),
     "run": ("Run", run.show),
+    "sweep": ("Sweep", sweep.show),
     "compare": ("Compare", compare.show),
-    "dataset": ("Dataset", dataset.show),
-    "playground": ("Playground", playground.show),
-    "promote": ("Promote", promote.show),
-    "serving": ("Serving", serving.show),
-    "pictures-of-a-run": ("Pictures", pictures.show),
-}
-_PEOPLE: Pages = {
     "review": ("Review", review.show),
     "campaigns": ("Campaigns", campaigns.show),
-    "verdicts": ("Verdicts", verdicts.show),
-    "metric-validation": ("Metric validation", metric_validation.show),
+    "deploy": ("Deploy", deploy.show),
+}
+# reached from other pages; the last five are addresses of earlier versions, which people have shared
+_UNLISTED: Pages = {
+    "dataset": ("Dataset", dataset.show),
+    "pictures-of-a-run": ("Pictures", pictures.show),
+    "verdicts": ("Campaigns", campaigns.show),
+    "metric-validation": ("Campaigns", campaigns.show),
+    "promote": ("Deploy", deploy.show),
+    "serving": ("Deploy", deploy.show),
+    "playground": ("Deploy", deploy.show),
 }
 
 
-def _pages(visitor: Visitor) -> dict[str, list[StreamlitPage]]:
-    addresses = (*_MODELS, *_PEOPLE)
+def _pages(visitor: Visitor) -> list[StreamlitPage]:
+    addresses = (*_PAGES, *_UNLISTED)
     if visitor.reviewer and not visitor.is_admin:
         start = st.Page(review.show, title="Review", url_path="start", default=True)
-        return {"": [start, *(_hidden(address, "Review", _review_instead) for address in addresses)]}
+        return [start, *(_hidden(address, "Review", _review_instead) for address in addresses)]
     if not visitor.is_admin:
         start = st.Page(_welcome, title="Welcome", url_path="start", default=True)
-        return {"": [start, *(_hidden(address, "Welcome", _welcome) for address in addresses)]}
-    start = st.Page(runs.show, title="Runs", url_path="start", default=True)
-    models = [st.Page(show, title=title, url_path=address) for address, (title, show) in _MODELS.items()]
-    people = [st.Page(show, title=title, url_path=address) for address, (title, show) in _PEOPLE.items()]
-    return {"Models": [start, _hidden("runs", "Runs", runs.show), *models[1:]], "People": people}
+        return [start, *(_hidden(address, "Welcome", _welcome) for address in addresses)]
+    start = st.Page(overview.show, title="Overview", url_path="start", default=True)
+    listed = {
+        address: st.Page(show, title=title, url_path=address)
+        for address, (title, show) in _PAGES.items()
+        if address != "overview"
+    }
+    unlisted = {address: _hidden(address, title, show) for address, (title, show) in _UNLISTED.items()}
+    remember_pages({"overview": start} | listed | unlisted)
+    return [start, _hidden("overview", "Overview", overview.show), *listed.values(), *unlisted.values()]
 
 
 def _hidden(address: str, title: str, show: Callable[[], None]) -> StreamlitPage:

@@ -1,6 +1,7 @@
 """Parts of pages that run in the browser: plain JavaScript and CSS, without a build step."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,20 @@ _ENTER = st.components.v2.component(
 )
 
 
-def picture_rows(names: Sequence[str], rows: Sequence[dict[str, object]], layout: str = "side") -> None:
+@lru_cache(maxsize=1)
+def page_style() -> str:
+    """The style of all pages, as HTML: dense, figures of one width, links that look like links."""
+    return f"<style>{(_FOLDER / 'pages.css').read_text(encoding='utf-8')}</style>"
+
+
+def picture_rows(names: Sequence[str], rows: Sequence[dict[str, object]], layout: str = "side", size: int = 0) -> None:
     """Rows of pictures, one column for each of `names`, zoomed together.
 
     A row has the `text` of its prompt, a line `about` it, and for each column a sha256 in `pictures` ("" for none) and
-    a text in `notes`. `layout` is "side", "slider" or "flip".
+    a text in `notes`. `layout` is "side", "slider" or "flip". `size` is the width of a picture in pixels, 0 for as wide
+    as there is room.
     """
-    _COMPARE(key="compare", data={"names": list(names), "layout": layout, "rows": list(rows)})
+    _COMPARE(key="compare", data={"names": list(names), "layout": layout, "rows": list(rows), "size": size})
 
 
 def keep_link(token: str) -> None:

@@ -1,6 +1,6 @@
 """Latency, throughput and quality of the HTTP service over time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from naruto_core.intervals import mean_estimate
+from naruto_core.intervals import Estimate, exact_share, mean_estimate
 from naruto_core.scoring.drift import LEAST_PROMPTS
 from naruto_core.serving import JobState, JobTimes, ServedScore
 
@@ -51,14 +51,19 @@ class TimeBucket:
 class ServiceLoad:
     """The requests of a period: number by state, pictures drawn, quantiles in seconds (None without done requests).
 
-    `p50` and `p95` are of the latency from request to end, `queue_p50` is of the time from request to start.
+    `p50`, `p95` and `p99` are of the latency from request to end, `queue_p50` is of the time from request to start.
+    `per_minute` is the mean number of pictures drawn in a minute from the first request to the last end; `errors` is
+    the share of ended requests that failed or were lost, with its 95 % interval (None without ended requests).
     """
 
     requests: dict[JobState, int]
     pictures: int
     p50: float | None
     p95: float | None
+    p99: float | None
     queue_p50: float | None
+    per_minute: float | None
+    errors: Estimate | None
     buckets: list[TimeBucket]
 
 
@@ -95,7 +100,10 @@ def service_load(jobs: Sequence[JobTimes], period: Period) -> ServiceLoad:
         pictures=sum(job.n for job in done),
         p50=_quantile(_latencies(done), 0.5),
         p95=_quantile(_latencies(done), 0.95),
+        p99=_quantile(_latencies(done), 0.99),
         queue_p50=_quantile(waits, 0.5),
+        per_minute=_per_minute(done),
+        errors=_errors(states),
         buckets=[_time_bucket(at, list(group)) for at, group in by_step],
     )
 
@@ -122,6 +130,20 @@ def _quality_bucket(at: datetime, scores: Sequence[ServedScore]) -> QualityBucke
     enough = len(set(prompts)) >= LEAST_PROMPTS
     low, high = (mean.low, mean.high) if enough else (None, None)
     return QualityBucket(first.run_id, first.metric, first.extractor, at, mean.value, low, high, len(scores))
+
+
+def _per_minute(done: Sequence[JobTimes]) -> float | None:
+    ends = [job.finished_at for job in done if job.finished_at]
+    if not ends:
+        return None
+    seconds = (max(ends) - min(job.asked_at for job in done)).total_seconds()
+    return 60 * sum(job.n for job in done) / seconds if seconds else None
+
+
+def _errors(states: Mapping[JobState, int]) -> Estimate | None:
+    failed = states.get(JobState.FAILED, 0) + states.get(JobState.LOST, 0)
+    ended = failed + states.get(JobState.DONE, 0)
+    return exact_share(failed / ended, ended) if ended else None
 
 
 def _latencies(jobs: Iterable[JobTimes]) -> list[float]:

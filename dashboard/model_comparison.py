@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,24 +102,6 @@ def compare_metrics(
         final = verdict(comparison.difference, better, p, max(1.0, abs(comparison.first)))
         result.append(replace(comparison, verdict=final))
     return result
-
-
-def recipe_differences(recipes: Sequence[str]) -> dict[str, list[str]]:
-    """The keys in which recipes (JSON) differ, as `section.key`, with the value in each; "" where it is missing."""
-    flat_recipes = [_flatten(json.loads(text)) for text in recipes]
-    keys = sorted({key for recipe in flat_recipes for key in recipe})
-    values = {key: [recipe.get(key, "") for recipe in flat_recipes] for key in keys}
-    return {key: of_key for key, of_key in values.items() if len(set(of_key)) > 1}
-
-
-def _flatten(value: object, path: str = "") -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {path: json.dumps(value)}
-    return {
-        key: text
-        for name, inner in value.items()
-        for key, text in _flatten(inner, f"{path}.{name}".lstrip(".")).items()
-    }
 
 
 def as_csv(names: Sequence[str], rows: Sequence[Row]) -> str:

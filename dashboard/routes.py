@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -18,8 +18,9 @@ from dashboard.queries.database import database
 from dashboard.queries.thumbnails import SIZES, thumbnail
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_informative_pair
-from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, RatingEvent
+from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, PictureNote, RatingEvent
 from naruto_core.settings import read_settings
+from naruto_core.store.review_control import MOST_NOTE
 
 _COOKIE_SECONDS = 60 * 60 * 24 * 180
 
@@ -65,6 +66,9 @@ class _StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+AnyBody = TypeVar("AnyBody", bound=_StrictBody)
+
+
 class GradesBody(_StrictBody):
     adherence: int
     style: int
@@ -95,6 +99,21 @@ class RatingEventBody(_StrictBody):
         return RatingEvent(self.assignment, self.act, self.nonce, self.seconds, self.viewport, answer)
 
 
+class PictureNoteBody(_StrictBody):
+    """A note, or the place of a defect in a picture, as the browser sends it."""
+
+    assignment: ShortText
+    nonce: ShortText
+    text: Annotated[str, Field(max_length=MOST_NOTE)] = ""
+    position: Annotated[int, Field(ge=0, le=3)] | None = None
+    defect: Defect | None = None
+    x: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    y: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+
+    def to_domain(self) -> PictureNote:
+        return PictureNote(self.assignment, self.nonce, self.text, self.position, self.defect, self.x, self.y)
+
+
 def _next(reviewer_id: str, campaign_id: str, exclude: list[str]) -> dict[str, object]:
     ratings = database().ratings
     pairing = _informative_pairing(campaign_id, int(monotonic() / _PAIRING_SECONDS))
@@ -109,6 +128,10 @@ def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
 
 def _record(reviewer_id: str, event: RatingEvent) -> dict[str, object]:
     return {"new": database().ratings.record(reviewer_id, event, datetime.now(UTC))}
+
+
+def _record_note(reviewer_id: str, note: PictureNote) -> dict[str, object]:
+    return {"new": database().ratings.add_picture_note(reviewer_id, note, datetime.now(UTC))}
 
 
 @lru_cache(maxsize=64)
@@ -149,17 +172,34 @@ async def last_assignment(request: Request) -> JSONResponse:
 
 async def record(request: Request) -> JSONResponse:
     """Record a vote, a skip or an undo."""
-    body = b""
+    body = await _read_body(request, RatingEventBody)
+    if isinstance(body, JSONResponse):
+        return body
+    event = body.to_domain()
+    return await _respond(request, lambda reviewer_id: run_in_threadpool(_record, reviewer_id, event))
+
+
+async def record_note(request: Request) -> JSONResponse:
+    """Record a note on a unit, or a defect in one of its pictures."""
+    body = await _read_body(request, PictureNoteBody)
+    if isinstance(body, JSONResponse):
+        return body
+    note = body.to_domain()
+    return await _respond(request, lambda reviewer_id: run_in_threadpool(_record_note, reviewer_id, note))
+
+
+async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONResponse:
+    """The body of a request, or the reply that refuses it."""
+    data = b""
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            return _error(413, f"a vote has at most {_MAX_BODY} bytes.")
+        data += chunk
+        if len(data) > _MAX_BODY:
+            return _error(413, f"a vote or a note has at most {_MAX_BODY} bytes.")
     try:
-        event = RatingEventBody.model_validate_json(body).to_domain()
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         return _error(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
-    return await _respond(request, lambda reviewer_id: run_in_threadpool(_record, reviewer_id, event))
 
 
 async def _respond(request: Request, handle: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
@@ -191,4 +231,5 @@ ROUTES = [
     Route("/judging/{campaign}/next", next_assignment),
     Route("/judging/{campaign}/last", last_assignment),
     Route("/judging/deeds", record, methods=["POST"]),
+    Route("/judging/notes", record_note, methods=["POST"]),
 ]

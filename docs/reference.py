@@ -364,6 +364,8 @@ def _metric_cells(metric: Metric) -> list[str]:
     extractor = _EXTRACTORS.get(metric.extractor, f"`scoring.{metric.extractor}_extractor`")
     family = metric.family if isinstance(metric, SetMetric) else ""
     name = f"{metric.name}, {family}-*" if family else metric.name
+    if isinstance(metric, SetMetric) and metric.base_styles:
+        name += f", {metric.on_base_styles().name}"
     if isinstance(metric, SampleMetric) and metric.by_tag:
         name += f", {', '.join(metric.by_tag.values())}"
     return [name, _DIRECTION[metric.better], metric.sees, metric.blind, metric.version, extractor]

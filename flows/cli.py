@@ -326,15 +326,23 @@ def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -
 
 
 def _settle_libraries() -> None:
-    """Quiet the libraries, so that the terminal shows our progress lines; a user's explicit settings win."""
+    """Quiet the libraries, so that the terminal shows our progress lines; Prefect's server shall end with this process.
+
+    A user's explicit settings win.
+    """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # On a busy machine, the first start (which makes Prefect's database) takes longer than its 20 seconds.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    # Nobody needs automations there, and their service prints a traceback when a short command ends before it runs.
+    os.environ.setdefault("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from tasks.prefect_server import watch_for_server
+
+    watch_for_server()
 
 
 def _guarded(command: Callable[[], None]) -> None:

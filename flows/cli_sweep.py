@@ -36,7 +36,7 @@ def run_sweep(
 
     sweep_file = read_sweep(file)
     count = sweep_file.n_cells
-    sweep_file.cells()
+    sweep_file.check_size()
     if count > MANY_CELLS and not yes and not typer.confirm(f"Start {count:,} runs?"):
         print("nothing was started.")
         return

@@ -35,6 +35,7 @@ _GENERATION_KEYS = {
     "scheduler",
     "clip_skip",
     "max_token_length",
+    "prompt_weights",
 }
 
 

@@ -17,7 +17,7 @@ Days = Annotated[float, Field(gt=0, le=60)]
 
 
 class Approval(RunInput):
-    """The decision of a person; the same rules hold as on the dashboard's page Promote."""
+    """The decision of a person; the same rules hold as on the dashboard's page Deploy."""
 
     approve: bool = Field(default=False, description="Promote the run.")
     by: str = Field(default="", description="Who decides.")

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.terminal import Listing, columns
 from naruto_core.artifacts import atomic_file
 from naruto_core.domain import Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
-from naruto_core.ratings import Mode
 from naruto_core.report.score_table import anchored, headline_table
+from naruto_core.report.win_rates import win_rate_over_base
 from naruto_core.scoring.metrics import decimals
 from naruto_core.settings import read_settings
-from naruto_core.store.database import Ratings, open_database, open_store
-
-if TYPE_CHECKING:
-    from naruto_core.judging.decision import WinRate
+from naruto_core.store.database import open_database, open_store
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -30,7 +27,7 @@ def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
     with open_database(read_settings().database_url) as database:
         run = database.runs.run(name)
         scores, findings = database.runs.scores(run.id, of_samples=False), database.runs.findings(run.id)
-        rate = None if all_of_them else _win_rate(database.ratings, run.id)
+        rate = None if all_of_them else win_rate_over_base(database.ratings, run.id)
     if not scores:
         return Listing([], f"run {run.id} has no scores yet ({run.state}).")
     rows = [score_row(score) | {"anchored": anchored(score, scores)} | _change_row(score) for score in scores]
@@ -50,26 +47,6 @@ def _change_row(score: Score) -> dict[str, Any]:
     """The paired difference from the base, of the adapted model's scores."""
     names = ("change", "change_low", "change_high", "change_word")
     return {name: score.details.get(name) for name in names} if score.variant is Variant.ADAPTED else {}
-
-
-def _win_rate(ratings: Ratings, run_id: str) -> "WinRate | None":
-    """How often people preferred the run's adapted model to its base; None without a vote on these two."""
-    base, trained = f"{run_id}/{Variant.BASE}", {f"{run_id}/{variant}" for variant in (Variant.ADAPTED, Variant.FUSED)}
-    campaigns = [c.id for c in ratings.campaigns() if c.mode is Mode.PAIR and not c.example]
-    campaigns = [campaign for campaign in campaigns if base in ratings.models(campaign)]
-    if not campaigns:
-        return None
-    from naruto_core.judging.decision import win_rates  # imports scipy
-    from naruto_core.judging.ranking import Vote
-
-    votes = [
-        Vote(prompt, sides[0], sides[1], outcome, count)
-        for campaign in campaigns
-        for prompt, pair, outcome, count in ratings.tally(campaign)
-        if base in pair and trained & set(pair)
-        for sides in [["adapted" if side in trained else side for side in pair]]
-    ]
-    return next((rate for rate in win_rates(votes) if rate.model == "adapted"), None)
 
 
 def _warning_lines(run_id: str, findings: Sequence[Finding]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from flows.terminal import Listing, columns
 from naruto_core.errors import RecipeInvalid
 from naruto_core.report.tables import interval_text, number_text
-from naruto_core.scoring.metrics import decimals, direction
+from naruto_core.scoring.metrics import decimals, direction, find_metric
 from naruto_core.scoring.sweep_results import SettingResult
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_database
@@ -67,7 +67,22 @@ def sweep_text(report: SweepReport) -> str:
         run_id = recorded.run.id if recorded.run else ""
         lines.append([label, str(recorded.cell.seed), run_id, recorded.state, value or reason])
     table = columns([list(rows[0]), *(list(row.values()) for row in rows)])
-    return f"{head}\n\n{table}\n\n{note}\n\n{columns(lines)}"
+    return f"{head}\n\n{table}\n\n{note}{_best_of_search(report)}\n\n{columns(lines)}"
+
+
+def _best_of_search(report: SweepReport) -> str:
+    """The best setting of a search so far, and how to make sure of it; "" for a grid."""
+    sweep = report.sweep
+    means = [(r.mean, r.setting) for r in report.results if r.mean is not None]
+    metric = find_metric(sweep.objective)
+    if not sweep.search or not means or metric is None:
+        return ""
+    mean, setting = max(means, key=lambda pair: (pair[0] * metric.better, -pair[1]))
+    return (
+        f"\nbest mean of {len(means)} of {sweep.n_settings} settings: {setting_labels(sweep)[setting]} "
+        f"({mean:.{decimals(sweep.objective)}f}). The best of many looks better than it is: compare it with the first\n"
+        "setting in a grid of both with other seeds."
+    )
 
 
 def setting_rows(report: SweepReport) -> list[dict[str, str]]:
@@ -94,9 +109,7 @@ def _setting_row(result: SettingResult, label: str, places: int) -> dict[str, st
 
 def setting_labels(sweep: RecordedSweep) -> list[str]:
     """The name of each setting: the values in which the settings differ."""
-    values = {recorded.cell.setting: recorded.cell.values for recorded in sweep.cells}
-    settings = [values[number] for number in sorted(values)]
-    return [setting_label(of_setting, settings) for of_setting in settings]
+    return [setting_label(values, sweep.settings) for values in sweep.settings]
 
 
 def _labels_of_cells(sweep: RecordedSweep) -> list[str]:

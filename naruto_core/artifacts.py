@@ -28,8 +28,10 @@ from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}(?:\.old)?(?P<suffix>\.\w+)?")
-_ABANDONED = 60  # seconds; an unlocked scratch folder of this host that is older was left by a killed process
+_SCRATCH = re.compile(
+    r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?:(?P<pid>[0-9a-f]{6,})p[0-9a-f]{8}|[0-9a-f]{12})(?:\.old)?(?P<suffix>\.\w+)?"
+)
+_ABANDONED = 60  # seconds; older scratch of this host whose writer is gone was left by a killed process
 _ABANDONED_ELSEWHERE = 24 * 3600  # the same for another host, whose locks are not visible here
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers expects
 
@@ -126,8 +128,8 @@ def _host_id(name: str) -> str:
 
 
 def _scratch_token() -> str:
-    """A part of a scratch name that no other writer has: process ids and threads are equal on two hosts."""
-    return f"{host_id()}-{secrets.token_hex(6)}"
+    """A part of a scratch name that no other writer has: this host, this process, and a random number."""
+    return f"{host_id()}-{os.getpid():06x}p{secrets.token_hex(4)}"
 
 
 def scratch_path(path: Path) -> Path:
@@ -138,8 +140,8 @@ def scratch_path(path: Path) -> Path:
 def is_abandoned(path: Path, now: float) -> bool:
     """Whether `path` is a scratch file or folder that nobody writes any more, at `now` (seconds since 1970).
 
-    A folder of this host is abandoned when no process has its lock; a file, and what another host left, when nothing
-    in it has changed for a day.
+    A folder of this host is abandoned when no process has its lock; a file, when the process in its name has ended.
+    What another host or an earlier version left is, when nothing in it has changed for a day.
     """
     match = _SCRATCH.fullmatch(path.name)
     if match is None:
@@ -148,10 +150,34 @@ def is_abandoned(path: Path, now: float) -> bool:
         if match["host"] == host_id() and path.is_dir():
             with _folder_lock(path) as locked:
                 return locked and now - path.stat().st_mtime > _ABANDONED
+        if match["host"] == host_id() and match["pid"] and not _runs(int(match["pid"], 16)):
+            return now - path.lstat().st_mtime > _ABANDONED
         newest = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
     except FileNotFoundError:  # its writer has just finished
         return False
     return now - newest > _ABANDONED_ELSEWHERE
+
+
+def _runs(pid: int) -> bool:
+    """Whether this host has a process with that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def remove_abandoned(root: Path) -> list[Path]:
+    """Remove the scratch files and folders that killed processes left anywhere below `root`; their paths."""
+    now = time.time()
+    removed: list[Path] = []
+    for path in sorted(root.rglob(".*")):
+        if is_abandoned(path, now):
+            removed.append(path)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return removed
 
 
 @contextmanager

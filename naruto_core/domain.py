@@ -40,6 +40,7 @@ class RunState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"  # somebody stopped it; the same command resumes it
+    PRUNED = "pruned"  # a sweep ended its training early, because its previews scored low
     DELETED = "deleted"  # only its name and its recipe are left
 
 

@@ -12,12 +12,15 @@
     ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
     ├── DeletionRefused       a run that cannot be deleted now (who deletes)
     ├── RunStopped            a run that somebody asked to stop (who asked)
+    │   └── RunPruned         a run that a sweep ended early (who wrote the sweep file)
     ├── ServiceKeyInvalid     an API key that cannot be made or removed (who runs the service)
     ├── NotRecorded           asked for something the store does not know (who typed it)
     └── RecordDamaged         files and store disagree (who keeps the archive)
 
 A message says what happened, where, and what to do. Any other exception is a bug.
 """
+
+GO_ON = "the same command goes on where it ended."  # how many messages end
 
 # marks that turn the direction of writing, and ends of lines
 _MISLEADING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
@@ -82,6 +85,10 @@ class DeletionRefused(NarutoError):
 
 class RunStopped(NarutoError):
     """A run that ended at a safe point because somebody asked for it; the same command resumes it."""
+
+
+class RunPruned(RunStopped):
+    """A run that a sweep ended early, because its previews scored low; `naruto run` of its recipe goes on with it."""
 
 
 class ServiceKeyInvalid(NarutoError):

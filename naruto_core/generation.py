@@ -86,6 +86,7 @@ class Painter:
                 [section.negative_prompt] * len(jobs),
                 section.clip_skip,
                 section.max_token_length,
+                weighted=section.prompt_weights,
             )
             return draw(
                 **texts,

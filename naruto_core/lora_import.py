@@ -1,7 +1,9 @@
 """LoRA files of other trainers: recognised by their key names, loaded by diffusers, and checked tensor by tensor.
 
 A file is loaded into the base model without weights, so that only the base's configuration is needed. Every tensor of
-the file must then be in the module that its name says, with its value; what is not is an error.
+the file must then be in the module that its name says, with its value; what is not is an error. The scale of each
+module is computed from the file: diffusers and PEFT take one module's alpha for others where some modules have none or
+another one (github.com/huggingface/diffusers/pull/14409 is about one such case).
 """
 
 import hashlib
@@ -12,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from warnings import catch_warnings, simplefilter
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -114,7 +117,7 @@ class ForeignLora:
             with atomic_file(path) as scratch:
                 scratch.write_bytes(self.path.read_bytes())
         else:
-            write_tensors(self.adapter.tensors, path)
+            write_tensors(_of_one_rank(self.adapter.tensors), path)
         check_loads(model, path, read_adapter(path))
 
 
@@ -130,7 +133,8 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
     _check_text_width(path, source, parts, model)
     _check_pairs(path, source)
     try:
-        with loading_errors(path):
+        with loading_errors(path), catch_warnings():
+            simplefilter("ignore", RuntimeWarning)  # of PEFT, on alphas that it does not apply: see `_scale`
             load_state(parts, *_diffusers_state(path, form, source, parts), _NAME)
     except ModelUnusable as error:
         if "size mismatch" not in str(error):
@@ -141,10 +145,60 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
         ) from error
     loaded = {key: (tensor, scale) for key, tensor, scale in adapter_weights(parts, _NAME)}
     _check_complete(path, form, source, {key: tensor for key, (tensor, _) in loaded.items()}, model)
-    tensors = {key: (tensor.float() * scale).contiguous().clone() for key, (tensor, scale) in loaded.items()}
-    plain = source.keys() == loaded.keys() and "lora_adapter_metadata" not in metadata
+    has_settings = "lora_adapter_metadata" in metadata
+    scales = {key: scale for key, (_, scale) in loaded.items()}
+    if form == "kohya" or not (has_settings or form == "peft" or any(name.endswith("alpha") for name in source)):
+        scales |= {key: _scale(path, source, key, tensor) for key, (tensor, _) in loaded.items() if ".lora_B." in key}
+    tensors = {key: (tensor.float() * scales[key]).contiguous().clone() for key, (tensor, _) in loaded.items()}
+    plain = source.keys() == loaded.keys() and not has_settings and len(set(_ranks(tensors).values())) == 1
     adapter = AdapterFile(path, tensors, dict.fromkeys(parts, 1.0))
     return ForeignLora(path, sha256_file(path), form, adapter, _facts(metadata), plain)
+
+
+def _scale(path: Path, source: Mapping[str, torch.Tensor], key: str, up: torch.Tensor) -> float:
+    """alpha / rank of the module of `key`, by the file itself: 1 where it has no alpha, as all programs read it.
+
+    `up` is its lora_B, (out, rank) or (out, rank, 1, 1). Raises ModelUnusable for an alpha of 0.
+    """
+    part, module, _ = split_key(key)
+    names = {kohya_module(part, module), f"lora_{part}_{module.replace('.', '_')}"}
+    for name in names:
+        if (alpha := source.get(f"{name}.alpha")) is not None:
+            if not float(alpha):
+                raise ModelUnusable(
+                    f"the LoRA {path}: {name} has alpha 0, which switches it off in some programs and not in others: "
+                    "remove the alpha, or the module."
+                )
+            return float(alpha) / up.shape[1]
+    return 1.0
+
+
+def _ranks(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """The rank of every module by `<part>.<module>`."""
+    return {key.partition(".lora_A.")[0]: tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key}
+
+
+def _of_one_rank(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`tensors` with rows and columns of zeros, so that all modules of a part have its largest rank.
+
+    The updates stay the same. In a file without alphas, diffusers before the change named above takes the alpha of
+    all modules from the rank of one.
+    """
+    largest: dict[str, int] = {}
+    for module, rank in _ranks(tensors).items():
+        part = module.partition(".")[0]
+        largest[part] = max(rank, largest.get(part, 0))
+    padded: dict[str, torch.Tensor] = {}
+    for key, tensor in tensors.items():
+        part, _, role = split_key(key)
+        axis = {"lora_A": 0, "lora_B": 1}.get(role)
+        if axis is None:
+            padded[key] = tensor
+            continue
+        missing = list(tensor.shape)
+        missing[axis] = largest[part] - tensor.shape[axis]
+        padded[key] = torch.cat([tensor, tensor.new_zeros(missing)], dim=axis)
+    return padded
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

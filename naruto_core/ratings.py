@@ -92,7 +92,8 @@ class Campaign:
 
     `informative` (0 to 1) is the share of assignments that are chosen because they are most informative; the rest are
     sampled uniformly. `repeats` (0 to 1) is the share of assignments that show a reviewer an earlier unit again with
-    sides swapped, to test consistency. `example` marks votes that a program made up.
+    sides swapped, to test consistency. `example` marks votes that a program made up. A paused campaign gives nobody new
+    units, and takes the votes on those that are on a screen.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Campaign:
     informative: float = 0.7
     repeats: float = 0.06
     example: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,62 @@ class Rating:
     propensity: float = 1.0
     repeat: bool = False
     gold: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A reviewer whose votes do not count in a campaign: who decided it, and why. The votes stay recorded."""
+
+    campaign_id: str
+    reviewer_id: str
+    by: str
+    why: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PictureNote:
+    """What a reviewer wrote about a unit, or the place of a defect in one of its pictures.
+
+    `position` is that of the picture as shown, from 0; None for a note on the unit. `x` and `y`, 0 to 1 from the upper
+    left, are the place of `defect`. The page makes the `nonce`: a note sent twice counts once.
+    """
+
+    assignment_id: str
+    nonce: str
+    text: str = ""
+    position: int | None = None
+    defect: Defect | None = None
+    x: float | None = None
+    y: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedNote:
+    """A note as it is kept: the prompt's text, the sample by id ("" for a note on the unit) and who drew it."""
+
+    reviewer_id: str
+    prompt: str
+    sample: str
+    contender: str
+    text: str
+    defect: Defect | None
+    x: float | None
+    y: float | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewerProgress:
+    """What one reviewer did in a campaign: votes (repeats and gold units included), skips, units that others rated
+    too, and the time of the last event (None before the first)."""
+
+    reviewer_id: str
+    votes: int
+    skips: int
+    overlap: int
+    gold: int
+    last_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

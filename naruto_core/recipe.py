@@ -49,6 +49,7 @@ _LATER_KEYS: dict[str, Any] = {
     "imported": None,
     "fusion.check_pictures": 4,
     "generation.max_token_length": 75,
+    "generation.prompt_weights": False,
     "generation.refiner": None,
 }
 
@@ -176,6 +177,9 @@ class Recipe(Section):
                 node = (node or {}).get(section)
             if node and key in node and node[key] == default:
                 del node[key]
+        training = options.get("training") or {}
+        if (prior := training.get("prior")) and prior["seed"] == training["seed"]:
+            del prior["seed"]  # as earlier versions drew class pictures, which had no such key
         canonical = json.dumps(options, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -133,6 +133,9 @@ class GenerationSection(Section):
     max_token_length: TokenLength = Field(
         75, description="Tokens of a prompt that are read: 75, 150 or 225, in chunks of 75; as in training."
     )
+    prompt_weights: bool = Field(
+        False, description="(red hair:1.2) in a prompt weighs these words, from 0 to 2; else it is text as any other."
+    )
     refiner: RefinerSection | None = Field(
         None, description="Second stage of every sample; null: none. Previews and class pictures are never refined."
     )
@@ -142,7 +145,10 @@ class GenerationSection(Section):
     @property
     def drawing_options(self) -> dict[str, Any]:
         """The options that a picture depends on, as JSON; not those that choose which pictures are drawn."""
-        return self.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+        options = self.model_dump(mode="json", exclude={"suite", "variants", "prompts", "seeds"})
+        if not self.prompt_weights:  # which earlier versions did not have: their cached pictures still count
+            del options["prompt_weights"]
+        return options
 
     def at_resolution(self, resolution: int | None) -> "GenerationSection":
         """The section for class pictures and previews: of another side, in pixels (None: unchanged), not refined."""
@@ -157,6 +163,8 @@ class GenerationSection(Section):
 
     @model_validator(mode="after")
     def _the_refiner_reads_one_chunk(self) -> "GenerationSection":
+        if self.refiner and self.prompt_weights:
+            raise ValueError("the refiner reads no weights: set prompt_weights to false, or refiner to null")
         if self.refiner and self.max_token_length > 75:
             raise ValueError("the refiner reads 75 tokens: set max_token_length to 75, or refiner to null")
         return self

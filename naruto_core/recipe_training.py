@@ -52,6 +52,12 @@ class PriorSection(Section):
         multiple_of=8,
         description="Side of a drawn class picture, in pixels; null: generation.resolution.",
     )
+    seed: int = Field(
+        42,
+        ge=0,
+        lt=2**31,
+        description="Seed of the drawn class pictures; trainings with different seeds share them.",
+    )
     class_batch_size: int = Field(1, ge=1, le=256, description="Prior pictures added to each batch.")
     prior_loss_weight: float = Field(1.0, gt=0, le=100, description="Weight of the prior's loss.")
 

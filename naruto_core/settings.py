@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from naruto_core.errors import RecipeInvalid, StorageFailed
@@ -15,7 +15,21 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path("var"), description="Folder that holds pictures, runs and the database.")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
+    store: str = Field(
+        default="",
+        pattern=r"^(s3://[^/].*)?$",
+        description="Bucket that holds the recorded files of all machines: s3://BUCKET/PREFIX; needs NARUTO_DATABASE.",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    runner: str = Field(
+        default="local",
+        pattern=r"^(local|dask:.+)$",
+        description="What draws and embeds pictures: local (this process), or dask:ADDRESS, the workers of the Dask "
+        "scheduler at ADDRESS, e.g. dask:tcp://10.0.0.5:8786.",
+    )
+    shard_seconds: float = Field(
+        default=3600.0, gt=0, description="Seconds after which a shard of a Dask worker is tried again."
+    )
     memory_gib: float | None = Field(
         default=None, gt=0, description="Memory that a training may use on its device; unset: the free memory."
     )
@@ -32,6 +46,12 @@ class Settings(BaseSettings):
         description="Samples of the promoted run that `naruto watch` draws again, to see whether the model has "
         "changed; 0: none.",
     )
+    cache_gib: float = Field(
+        default=50,
+        gt=0,
+        description="Cached pictures of base models and kept results; those unused for longest go when a run starts, "
+        "and hourly while the service runs.",
+    )
     dashboard: str = Field(
         default="", description="Address of the dashboard, for links on Prefect's pages: http://host:port."
     )
@@ -43,6 +63,16 @@ class Settings(BaseSettings):
     service_key: SecretStr = Field(
         default=SecretStr(""), description="The playground's API key, if the service requires keys."
     )
+
+    @field_validator("store")
+    @classmethod
+    def _a_bucket_needs_a_shared_database(cls, store: str, info: ValidationInfo) -> str:
+        if store and not info.data.get("database"):
+            raise ValueError(
+                "a bucket needs a database that all machines share: set NARUTO_DATABASE=postgresql+psycopg://... "
+                "(the path of a SQLite file only where all processes are on one machine)"
+            )
+        return store
 
     @property
     def root(self) -> Path:

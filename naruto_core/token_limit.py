@@ -13,8 +13,8 @@ from typing import Any
 
 from naruto_core import sdxl
 from naruto_core.errors import ModelUnusable
-from naruto_core.recipe_sections import ModelSection
-from naruto_core.text_encoding import MARKS, TOKENS_PER_CHUNK, number_of_chunks
+from naruto_core.recipe_sections import GenerationSection, ModelSection
+from naruto_core.text_encoding import MARKS, TOKENS_PER_CHUNK, number_of_chunks, without_weights
 
 _FEWEST_TOKENS = 256  # in a vocabulary: CLIP's has every byte
 _LONGEST_TEXT = 10_000  # tokens
@@ -133,6 +133,11 @@ class TokenLimit:
 
     def _ids(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
+
+
+def prompt_words(section: GenerationSection, prompt: str) -> str:
+    """A prompt without its weights, where the recipe has such; ValueError for a weight that is too large."""
+    return without_weights(prompt) if section.prompt_weights else prompt
 
 
 def load_token_limit(

@@ -95,7 +95,12 @@ def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersio
         else f"none of {summary.n} captions looks wrong."
     )
     figures = {str(kind): float(count) for kind, count in counts.items()} | {"share": summary.share}
-    return Finding(run_id, "caption noise", summary.share > NOISY, sentence, figures)
+    return Finding(run_id, "caption noise", is_noisy(summary.share), sentence, figures)
+
+
+def is_noisy(share: float) -> bool:
+    """Whether so many of the captions, 0 to 1, look wrong that a run carries a warning: more than `NOISY`."""
+    return share > NOISY
 
 
 def _any_caption(pictures: Sequence[Picture]) -> bool:

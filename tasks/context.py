@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from naruto_core.artifacts import Layout
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState
-from naruto_core.errors import NarutoError, NotRecorded, RunStopped
+from naruto_core.errors import NarutoError, NotRecorded, RunPruned, RunStopped
 from naruto_core.recipe import Recipe
 from naruto_core.settings import Settings, read_settings, sqlite_url
 from naruto_core.store.database import Store, open_store
@@ -95,7 +95,8 @@ def run_context(opened: OpenRun, step: str, *, needs_device: bool = True) -> Gen
     """The context of one step of a run: this process has the run's lease, and the device if it `needs_device`.
 
     An error is written on the run as the step's failure, and raised on; a run that somebody stopped is cancelled. The
-    lease is kept for the next step, unless the run has failed or was done before.
+    lease is kept for the next step, unless the run has failed or was done before. With a bucket (NARUTO_STORE) the
+    run's recorded files are fetched before the block, and published after it.
     """
     with task_context() as machine:
         context, unfinished = with_run(machine, opened), opened.run.state is RunState.RUNNING
@@ -104,14 +105,27 @@ def run_context(opened: OpenRun, step: str, *, needs_device: bool = True) -> Gen
             if unfinished:
                 context.store.resume_run(opened.id)  # a step that failed is tried again
             check_stop()
+            _fetch_files(context)
             with _waiting_is_no_work(context, step) if needs_device else nullcontext():
                 yield context
+            if context.settings.store:
+                from tasks.sharing import publish_run
+
+                publish_run(context)
         except BaseException as error:
             _record_end(context, step, error)
             release_run(context.store, context.settings, opened.id)
             raise
         if not unfinished:
             release_run(context.store, context.settings, opened.id)
+
+
+def _fetch_files(context: RunContext) -> None:
+    """With a bucket, fetch the recorded files of the run that this machine has not."""
+    if context.settings.store:
+        from tasks.sharing import fetch_run  # it imports what reads datasets, which takes a while
+
+        fetch_run(context)
 
 
 @contextmanager
@@ -124,11 +138,13 @@ def _waiting_is_no_work(context: RunContext, step: str) -> Generator[None]:
 
 
 def _record_end(context: RunContext, step: str, error: BaseException) -> None:
-    """Mark the run as cancelled where somebody stopped it, else as failed."""
+    """Mark the run as pruned where its sweep ended it, as cancelled where somebody stopped it, else as failed."""
     from prefect.exceptions import TerminationSignal  # commands that only read a run import no Prefect
 
     run_id, now = context.run.id, datetime.now(UTC)
-    if isinstance(error, RunStopped):
+    if isinstance(error, RunPruned):
+        context.store.prune_run(run_id, str(error).removeprefix(f"run {run_id} was pruned: "), now)
+    elif isinstance(error, RunStopped):
         reason = str(error).removeprefix(f"run {run_id} stopped: ")
         context.store.cancel_run(run_id, f"{step}: {reason}", now)
     elif isinstance(error, (KeyboardInterrupt, TerminationSignal, CancelledError)):
@@ -156,11 +172,17 @@ def recorded_run(context: TaskContext, name: str) -> OpenRun:
     suite, dataset = store.prompts(run.id), store.find_dataset(run.dataset_id)
     text = store.recipe_json(run.id)
     if suite is None or dataset is None or not store.samples(run.id):
+        if run.state is RunState.PRUNED:
+            raise NotRecorded(
+                f"run {run.id} was pruned by a sweep, so it has no samples: choose another run. `naruto run` with its "
+                f"recipe and values (see  naruto show {run.id}) trains it to its end."
+            )
         imported = json.loads(text).get("imported")
         command = f"the same  naruto import {imported['kind']}" if imported else f"naruto run --recipe {run.profile}"
         raise NotRecorded(f"run {run.id} has no samples yet; finish it with  {command}")
-    recipe = Recipe.model_validate_json(text)
-    return OpenRun(run, recipe, suite, (dataset,))
+    opened = OpenRun(run, Recipe.model_validate_json(text), suite, (dataset,))
+    _fetch_files(with_run(context, opened))
+    return opened
 
 
 @contextmanager

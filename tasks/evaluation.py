@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
+from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Finding, RunState, Score, Variant
 from naruto_core.recipe import Recipe
 from naruto_core.report.score_table import with_changes
 from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.feature_set import RunFeatures
-from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_TEXT
+from naruto_core.scoring.features import load_extractor
+from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_FOR_SCORES, TRUNCATED_TEXT
 from naruto_core.store.verification import write_scores_digest
 from tasks.captions import find_caption_noise
 from tasks.compare import compare_sides, side_of
@@ -24,7 +26,7 @@ from tasks.results import Key, features_key, keep_recorded_scores, recorded_scor
 
 SetScores = dict[tuple[str, str], float]  # by metric and variant
 _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
-_KEPT = (TRUNCATED_TEXT, FUSED_MODEL, MODEL_CHANGE)  # findings that other steps of a run record
+_KEPT = (TRUNCATED_TEXT, TRUNCATED_FOR_SCORES, FUSED_MODEL, MODEL_CHANGE)  # findings that are recorded once
 
 
 def evaluate_run(context: RunContext) -> int:
@@ -36,6 +38,8 @@ def evaluate_run(context: RunContext) -> int:
     write_scores_digest(store, context.layout, run_id)
     noise = find_caption_noise(context, run_id, context.dataset, recipe)
     kept = [finding for finding in store.findings(run_id) if finding.name in _KEPT]
+    if not any(finding.name == TRUNCATED_FOR_SCORES for finding in kept):
+        kept.append(_find_text_beyond_scores(context))
     findings = [*evaluation.findings, noise, *kept]
     store.add_findings(run_id, about_import(run_id, recipe, findings) if recipe.imported else findings)
     keep_recorded_scores(context, _key(context))
@@ -48,6 +52,16 @@ def _with_changes(context: RunContext, features: RunFeatures, scores: Sequence[S
         return list(scores)
     base, adapted = (side_of(context, v.value, v, features) for v in (Variant.BASE, Variant.ADAPTED))
     return with_changes(scores, compare_sides(context.layout, base, adapted, context.recipe.scoring))
+
+
+def _find_text_beyond_scores(context: RunContext) -> Finding:
+    """Prompts and captions that the CLIP scores see only in part: a finding that is recorded once, as texts stay."""
+    from tasks.truncation import find_text_beyond_scores  # imports the tokenizers
+
+    extractor = load_extractor(context.recipe.scoring.pair_extractor, lambda: context.device)
+    captions = {picture.caption for picture in read_pictures(context.layout, context.dataset)}
+    texts = {"prompts": [prompt.text for prompt in context.suite.prompts], "captions": sorted(captions)}
+    return find_text_beyond_scores(context.run.id, extractor, texts)
 
 
 def about_import(run_id: str, recipe: Recipe, findings: Sequence[Finding]) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Features: of pictures and texts, computed once and kept; and everything that a run's scores are computed from."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts,
 from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label
 from naruto_core.scoring.sample_metrics import is_blank
+from naruto_core.scoring.style_preference import known_preference
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from tasks.context import RunContext, TaskContext, exclusive_device
 from tasks.progress import say, unit_reporter
@@ -32,8 +33,8 @@ from tasks.progress import say, unit_reporter
 if TYPE_CHECKING:
     import torch
 
-Load = Callable[[], Image.Image]
 Rows = NDArray[np.float16]
+DRAWN_WORLD = "world:naruto"  # the source of pictures in the style whose preference is known
 _TEXTS_AT_ONCE = 256
 _AGAIN = "`naruto run` with the choices of its run draws it again."
 
@@ -42,20 +43,14 @@ def sample_features(
     context: TaskContext, samples: Sequence[Sample], extractor: Extractor, batch_size: int, stage: str
 ) -> Embeddings:
     """Features of `samples`, in their order, and which of them are blank."""
-    loads = {sample.sha256: partial(_open, context, sample) for sample in samples}
-    return _embed(context, [sample.sha256 for sample in samples], loads, extractor, batch_size, stage)
+    return _embed(context, samples, 0, extractor, batch_size, stage)
 
 
 def real_features(
     context: TaskContext, pictures: Sequence[Picture], extractor: Extractor, resolution: int, batch_size: int
 ) -> Rows:
     """Features of `pictures` of a dataset version, prepared as training saw them."""
-    contents = [f"{picture.sha256}@{resolution}" for picture in pictures]
-    loads = {
-        content: partial(_open_real, context, picture, resolution)
-        for content, picture in zip(contents, pictures, strict=True)
-    }
-    return _embed(context, contents, loads, extractor, batch_size, "score real").features
+    return _embed(context, pictures, resolution, extractor, batch_size, "score real").features
 
 
 def text_features(context: TaskContext, texts: Sequence[str], extractor: Extractor) -> Rows:
@@ -72,52 +67,77 @@ def text_features(context: TaskContext, texts: Sequence[str], extractor: Extract
         return cache.read(extractor.id, contents).features
 
 
-def _open(context: TaskContext, sample: Sample) -> Image.Image:
-    """The sample's picture, if it is still the one that was recorded."""
-    path = context.layout.root / sample.path
+def content_key(source: Sample | Picture, resolution: int) -> str:
+    """What the embedding cache knows a picture by; one of a dataset is prepared at `resolution`."""
+    return source.sha256 if isinstance(source, Sample) else f"{source.sha256}@{resolution}"
+
+
+def _open(context: TaskContext, source: Sample | Picture, resolution: int) -> Image.Image:
+    """The picture, if it is still the one that was recorded."""
+    if isinstance(source, Picture):
+        return Image.fromarray(prepare(read_picture(context.layout, source), (resolution, resolution)).pixels)
+    path = context.layout.root / source.path
     if not path.exists():
-        raise RecordDamaged(f"the picture {sample.path} is gone; {_AGAIN}")
-    if sha256_file(path) != sample.sha256:
-        raise RecordDamaged(f"the picture {sample.path} is not the one that was recorded; {_AGAIN}")
+        raise RecordDamaged(f"the picture {source.path} is gone; {_AGAIN}")
+    if sha256_file(path) != source.sha256:
+        raise RecordDamaged(f"the picture {source.path} is not the one that was recorded; {_AGAIN}")
     return Image.open(path)
 
 
-def _open_real(context: TaskContext, picture: Picture, resolution: int) -> Image.Image:
-    return Image.fromarray(prepare(read_picture(context.layout, picture), (resolution, resolution)).pixels)
+@dataclass(frozen=True, slots=True)
+class EmbeddedBatch:
+    """Features (b, d) of one batch of pictures, their keys, and which of them are blank."""
+
+    contents: list[str]
+    features: Rows
+    blank: list[bool]
 
 
-@dataclass(slots=True)
-class _PictureReader:
-    """Opens pictures and notes, by content, which are blank."""
+def embed_batches(
+    context: TaskContext, sources: Sequence[Sample | Picture], resolution: int, extractor: Extractor, batch_size: int
+) -> Iterator[EmbeddedBatch]:
+    """Embed `sources` in batches of `batch_size`, and yield them one by one; the last one may be shorter."""
+    blank: dict[str, bool] = {}
 
-    loads: Mapping[str, Load]
-    blank: dict[str, bool]
-
-    def __call__(self, content: str) -> Image.Image:
-        picture = self.loads[content]()
-        self.blank[content] = is_blank(picture)
+    def read(source: Sample | Picture, content: str) -> Image.Image:
+        picture = _open(context, source, resolution)
+        blank[content] = is_blank(picture)
         return picture
+
+    contents, done = [content_key(source, resolution) for source in sources], 0
+    loads = [partial(read, source, content) for source, content in zip(sources, contents, strict=True)]
+    for rows in embed_pictures(extractor, loads, batch_size):
+        batch = contents[done : done + len(rows)]
+        yield EmbeddedBatch(batch, rows.astype(np.float16), [blank.pop(content) for content in batch])
+        done += len(rows)
+
+
+def missing_sources(
+    cache: EmbeddingCache, sources: Sequence[Sample | Picture], resolution: int, extractor: Extractor
+) -> list[Sample | Picture]:
+    """Those of `sources` that have no embedding yet, each once."""
+    by_content = {content_key(source, resolution): source for source in sources}
+    return [by_content[content] for content in cache.missing(extractor.id, list(by_content))]
 
 
 def _embed(
     context: TaskContext,
-    contents: Sequence[str],
-    loads: Mapping[str, Load],
+    sources: Sequence[Sample] | Sequence[Picture],
+    resolution: int,
     extractor: Extractor,
     batch_size: int,
     stage: str,
 ) -> Embeddings:
-    """The features of `contents`; what was not kept yet is computed and kept, batch by batch."""
+    """The features of `sources`; what was not kept yet is computed and kept, batch by batch."""
     with EmbeddingCache(context.layout.embeddings) as cache:
-        if missing := cache.missing(extractor.id, contents):
-            reader, done, report = _PictureReader(loads, {}), 0, unit_reporter(stage, len(missing), "picture")
+        if missing := missing_sources(cache, sources, resolution, extractor):
+            done, report = 0, unit_reporter(stage, len(missing), "picture")
             with exclusive_device(context, stage):
-                for rows in embed_pictures(extractor, [partial(reader, content) for content in missing], batch_size):
-                    batch = missing[done : done + len(rows)]
-                    cache.add(extractor.id, batch, rows, [reader.blank.pop(content) for content in batch])
-                    done += len(rows)
+                for batch in embed_batches(context, missing, resolution, extractor, batch_size):
+                    cache.add(extractor.id, batch.contents, batch.features, batch.blank)
+                    done += len(batch.contents)
                     report(done)
-        return cache.read(extractor.id, contents)
+        return cache.read(extractor.id, [content_key(source, resolution) for source in sources])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +174,23 @@ def real_pictures(context: TaskContext, dataset: DatasetVersion, part: Reference
     return RealPictures(reference, perfect, trained_on, new)
 
 
+def run_pictures(context: RunContext) -> tuple[dict[Variant, tuple[Sample, ...]], RealPictures]:
+    """The samples of the run by variant, and the dataset's pictures: what its scores are computed from."""
+    recorded = context.store.samples(context.run.id)
+    samples = {v: in_order([s for s in recorded if s.variant is v], context.suite) for v in Variant}
+    samples = {variant: rows for variant, rows in samples.items() if rows}
+    drawn = len(next(iter(samples.values())))
+    return samples, real_pictures(context, context.dataset, context.recipe.scoring.reference, drawn)
+
+
 def run_features(context: RunContext, *, risks: bool = False) -> RunFeatures:
     """Features of all samples of the run and of the dataset's pictures, by every extractor of the recipe.
 
     With `risks`, also what only the findings on risks need: small pictures, and numbers of the training.
     """
-    section, recorded = context.recipe.scoring, context.store.samples(context.run.id)
-    samples = {v: in_order([s for s in recorded if s.variant is v], context.suite) for v in Variant}
-    samples = {variant: rows for variant, rows in samples.items() if rows}
+    section, (samples, real) = context.recipe.scoring, run_pictures(context)
     slugs = [sample.prompt for sample in next(iter(samples.values()))]
     by_slug = {prompt.slug: prompt for prompt in context.suite.prompts}
-    real = real_pictures(context, context.dataset, section.reference, len(slugs))
     inputs = _Inputs(context, samples, [by_slug[slug] for slug in slugs], real)
     sets, pairs = inputs.extractor(section.set_extractor), inputs.extractor(section.pair_extractor)
     of_sets = inputs.feature_set(section.set_extractor)
@@ -185,6 +211,7 @@ def run_features(context: RunContext, *, risks: bool = False) -> RunFeatures:
         other_styles=frozenset(prompt.slug for prompt in context.suite.prompts if OTHER_STYLES in prompt.tags),
         training_names=tuple(picture.sha256[:12] for picture in real.trained_on),
         cmmd=inputs.feature_set(section.cmmd_extractor) if section.cmmd_extractor else None,
+        preference=known_preference(pairs.id) if context.dataset.source.startswith(DRAWN_WORLD) else None,
     )
 
 
@@ -272,6 +299,10 @@ class _Inputs:
         if variant is Variant.REAL:
             phrase = self.context.recipe.instance_prompt
             return [join_caption(phrase, picture.caption) for picture in self.real.perfect]
+        if self.context.recipe.generation.prompt_weights:
+            from naruto_core.text_encoding import without_weights  # imports torch
+
+            return [without_weights(prompt.text) for prompt in self.prompts]
         return [prompt.text for prompt in self.prompts]
 
     def contents(self, variant: Variant) -> list[str]:

@@ -1,7 +1,7 @@
 """Generate: every prompt of the suite, every seed, by every variant; nothing cherry-picked."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,30 @@ from prefect.runtime import task_run
 from naruto_core import sdxl
 from naruto_core.artifacts import is_intact, link_or_copy, sha256_bytes, sha256_file
 from naruto_core.domain import Adapter, FusedModel, Progress, Prompt, Sample, Variant
+from naruto_core.errors import GO_ON, StorageFailed
 from naruto_core.fusion import load_adapters, load_fused, scaled_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from naruto_core.refiner import BatchDrawing
-from tasks.context import OpenRun, RunContext, run_context
+from naruto_core.settings import read_settings
+from tasks.context import OpenRun, RunContext, run_context, with_run
 from tasks.plan import samples_left, timed_phase
 from tasks.progress import reporter, say
+from tasks.shards import (
+    Conditions,
+    conditions_of,
+    in_batches,
+    open_cluster,
+    plan_shards,
+    scheduler_address,
+    shard_task,
+    worker_context,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _SampleRequest:
+class SampleRequest:
     """A sample of the run: who draws it, and what; `text` is what the text encoders read."""
 
     variant: Variant
@@ -36,6 +48,14 @@ class _SampleRequest:
     @property
     def job(self) -> Job:
         return Job(self.text, self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What the variants other than the base are drawn with; imported pictures have no fused model."""
+
+    adapters: tuple[Adapter, ...]
+    fused: FusedModel | None
 
 
 def _task_name() -> str:
@@ -50,27 +70,88 @@ def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | N
 
     The base model's pictures come from the picture cache: another run of this NARUTO_HOME may have drawn them. In
     prompts for the adapted and the fused model the words of `recipe.new_tokens` become the new tokens; the base model,
-    which has none, reads them as they are.
+    which has none, reads them as they are. With a cluster (NARUTO_RUNNER) its workers draw, and nothing is missing
+    after that.
     """
+    models = Models(tuple(adapters), fused)
+    if scheduler_address(read_settings()):
+        with run_context(opened, "generate", needs_device=False) as context:
+            _draw_in_shards(context, opened, models)
     with run_context(opened, "generate") as context, timed_phase(context, "samples", samples_left(context)):
         context.store.add_prompts(opened.id, context.suite)
         requests = _requests(context)
         missing = _missing(context, requests)
         counter = _Counter(len(requests), len(requests) - len(missing), reporter())
-        for variant in dict.fromkeys(request.variant for request in missing):
-            of_variant = [request for request in missing if request.variant is variant]
-            if variant is Variant.BASE:
-                _add_base_pictures(context, of_variant, counter)
-            else:
-                _draw_variant(context, variant, of_variant, adapters, fused, counter)
+        for variant, of_variant in _by_variant(missing).items():
+            others = _add_cached(context, of_variant, counter) if variant is Variant.BASE else of_variant
+            steps = partial(counter.step, variant, context.recipe.generation.num_inference_steps)
+            for samples in _draw(context, variant, others, models, steps):
+                context.store.add_samples(samples)
+                counter.finish(len(samples))
         return len(requests)
 
 
-def _requests(context: RunContext) -> list[_SampleRequest]:
+def _draw_in_shards(context: RunContext, opened: OpenRun, models: Models) -> None:
+    """Draw and record the missing samples of the run on the workers of the cluster, in shards of whole batches."""
+    context.store.add_prompts(opened.id, context.suite)
+    requests = _requests(context)
+    missing = _missing(context, requests)
+    counter = _Counter(len(requests), len(requests) - len(missing), reporter())
+    variants = _by_variant(missing)
+    if Variant.BASE in variants:
+        variants[Variant.BASE] = _add_cached(context, variants[Variant.BASE], counter)
+    if not any(variants.values()):
+        return
+    with open_cluster(context.settings) as cluster:
+        size, workers = context.recipe.generation.batch_size, cluster.workers
+        shards = [
+            [request for batch in shard for request in batch]
+            for of_variant in variants.values()
+            for shard in plan_shards(in_batches(of_variant, size), workers)
+        ]
+        say(f"{sum(map(len, shards))} samples are drawn in {len(shards)} shards by {workers} workers")
+        shared = {"opened": opened, "models": models, "conditions": conditions_of(context.device)}
+        for _, samples in cluster.map(draw_shard, shards, shared):
+            _check_shared(context, samples)
+            context.store.add_samples(samples)
+            counter.finish(len(samples))
+
+
+def _shard_name() -> str:
+    """E.g. "draw adapted, 12 samples from forest 11"."""
+    shard: list[SampleRequest] = task_run.parameters["shard"]
+    return f"draw {shard[0].variant}, {len(shard)} samples from {shard[0].prompt.slug} {shard[0].seed}"
+
+
+@shard_task(_shard_name)
+def draw_shard(shard: list[SampleRequest], opened: OpenRun, models: Models, conditions: Conditions) -> list[Sample]:
+    """Draw the samples of `shard`, which are of one variant, into NARUTO_HOME; their records, not yet written."""
+    return _draw_shard(shard, opened, models, conditions)
+
+
+def _draw_shard(
+    shard: Sequence[SampleRequest], opened: OpenRun, models: Models, conditions: Conditions
+) -> list[Sample]:
+    with worker_context(conditions, f"generate {opened.id}") as machine:
+        context = with_run(machine, opened)
+        return [sample for batch in _draw(context, shard[0].variant, shard, models) for sample in batch]
+
+
+def _check_shared(context: RunContext, samples: Sequence[Sample]) -> None:
+    """Raise StorageFailed where a file that a worker wrote is not in this process's NARUTO_HOME."""
+    for sample in samples:
+        if not is_intact(context.layout.absolute(sample.path), sample.sha256):
+            raise StorageFailed(
+                f"a worker drew {sample.path}, but it is not in {context.layout.root}: NARUTO_HOME of all workers must "
+                f"be one shared folder; {GO_ON}"
+            )
+
+
+def _requests(context: RunContext) -> list[SampleRequest]:
     """Every sample that the recipe asks for, variant by variant."""
     tokens = context.recipe.new_tokens
     return [
-        _SampleRequest(
+        SampleRequest(
             Variant(variant), prompt, seed, prompt.text if variant == "base" else insert_tokens(prompt.text, tokens)
         )
         for variant in context.recipe.generation.variants
@@ -79,7 +160,7 @@ def _requests(context: RunContext) -> list[_SampleRequest]:
     ]
 
 
-def _missing(context: RunContext, requests: Sequence[_SampleRequest]) -> list[_SampleRequest]:
+def _missing(context: RunContext, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
     """Those that are not recorded, or whose file is not the recorded one; says how many of these there are."""
     recorded = context.store.samples(context.run.id)
     intact = {
@@ -92,51 +173,60 @@ def _missing(context: RunContext, requests: Sequence[_SampleRequest]) -> list[_S
     return [request for request in requests if (request.variant, request.prompt.slug, request.seed) not in intact]
 
 
-def _add_base_pictures(context: RunContext, requests: Sequence[_SampleRequest], counter: "_Counter") -> None:
-    """Record `requests`, all of the base model: those in the cache first, then the others, which are drawn."""
-    section, steps = context.recipe.generation, context.recipe.generation.num_inference_steps
-    cache = PictureCache(context.layout.picture_cache, context.recipe.model, section, context.device)
-    found = cache.find(request.job for request in requests)
-    in_cache = [request for request in requests if request.job in found]
-    _link_samples(context, in_cache, found)
-    counter.skip(len(in_cache))
-    others = [request for request in requests if request.job not in found]
-    report = partial(counter.step, Variant.BASE, steps)
-    for drawn in cache.draw((request.job for request in others), report):
-        batch = [request for request in others if request.job in drawn]
-        _link_samples(context, batch, drawn)
-        counter.finish(len(batch))
+def _by_variant(requests: Sequence[SampleRequest]) -> dict[Variant, list[SampleRequest]]:
+    variants = dict.fromkeys(request.variant for request in requests)
+    return {variant: [request for request in requests if request.variant is variant] for variant in variants}
 
 
-def _link_samples(context: RunContext, requests: Sequence[_SampleRequest], files: Mapping[Job, Path]) -> None:
-    """Record the cached `files` as samples, with a name of their own in the folder of the run."""
+def _picture_cache(context: RunContext) -> PictureCache:
+    recipe = context.recipe
+    return PictureCache(context.layout.picture_cache, recipe.model, recipe.generation, context.device)
+
+
+def _add_cached(context: RunContext, requests: Sequence[SampleRequest], counter: "_Counter") -> list[SampleRequest]:
+    """Record those of `requests`, all of the base model, whose picture is in the cache; the others."""
+    files = _picture_cache(context).find(request.job for request in requests)
+    samples = _link_samples(context, [request for request in requests if request.job in files], files)
+    context.store.add_samples(samples)
+    counter.skip(len(samples))
+    return [request for request in requests if request.job not in files]
+
+
+def _link_samples(context: RunContext, requests: Sequence[SampleRequest], files: Mapping[Job, Path]) -> list[Sample]:
+    """Give the cached `files` names of their own in the folder of the run; their records."""
     samples: list[Sample] = []
     for request in requests:
         path = _sample_path(context, request)
         link_or_copy(files[request.job], path)
         samples.append(_sample(context, request, path))
-    context.store.add_samples(samples)
+    return samples
 
 
-def _draw_variant(
+def _draw(
     context: RunContext,
     variant: Variant,
-    requests: Sequence[_SampleRequest],
-    adapters: Sequence[Adapter],
-    fused: FusedModel | None,
-    counter: "_Counter",
-) -> None:
-    """Draw and record `requests`, all of `variant`; its model is freed on return, before the next one loads."""
-    section, digest = context.recipe.generation, sha256_bytes("".join(a.sha256 for a in adapters).encode())
-    folder = context.layout.latents(context.run.id, digest, variant)
-    load = partial(load_painter, context, variant, adapters, fused)
-    report = partial(counter.step, variant, section.num_inference_steps)
+    requests: Sequence[SampleRequest],
+    models: Models,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Iterator[list[Sample]]:
+    """Draw `requests`, all of `variant`; yields the records of each batch, whose files are written.
+
+    The model is freed at the end, before the next one loads. `on_step` as of `BatchDrawing.draw`.
+    """
     jobs = list(dict.fromkeys(request.job for request in requests))
-    for batch in BatchDrawing(section, context.device, folder).draw(load, jobs, report):
+    if variant is Variant.BASE:
+        for files in _picture_cache(context).draw(jobs, on_step):
+            yield _link_samples(context, [request for request in requests if request.job in files], files)
+        return
+    digest = sha256_bytes("".join(a.sha256 for a in models.adapters).encode())
+    drawing = BatchDrawing(
+        context.recipe.generation, context.device, context.layout.latents(context.run.id, digest, variant)
+    )
+    load = partial(load_painter, context, variant, models.adapters, models.fused)
+    for batch in drawing.draw(load, jobs, on_step):
         pictures = dict(batch)
         drawn = [request for request in requests if request.job in pictures]
-        context.store.add_samples([_save_sample(context, request, pictures[request.job]) for request in drawn])
-        counter.finish(len(drawn))
+        yield [_save_sample(context, request, pictures[request.job]) for request in drawn]
 
 
 def load_painter(
@@ -154,7 +244,7 @@ def load_painter(
     return Painter(pipeline, section)
 
 
-def _save_sample(context: RunContext, request: _SampleRequest, picture: Image) -> Sample:
+def _save_sample(context: RunContext, request: SampleRequest, picture: Image) -> Sample:
     """Save a picture that was drawn for `request`; its record."""
     path = _sample_path(context, request)
     facts: dict[str, object] = {
@@ -167,15 +257,15 @@ def _save_sample(context: RunContext, request: _SampleRequest, picture: Image) -
     return _sample(context, request, path)
 
 
-def _sample_path(context: RunContext, request: _SampleRequest) -> Path:
+def _sample_path(context: RunContext, request: SampleRequest) -> Path:
     return context.layout.sample(context.run.id, _sample_id(context, request))
 
 
-def _sample_id(context: RunContext, request: _SampleRequest) -> str:
+def _sample_id(context: RunContext, request: SampleRequest) -> str:
     return sample_id(context.run.id, request.variant, request.prompt.slug, request.seed)
 
 
-def _sample(context: RunContext, request: _SampleRequest, path: Path) -> Sample:
+def _sample(context: RunContext, request: SampleRequest, path: Path) -> Sample:
     """The record of the file at `path`."""
     return Sample(
         id=_sample_id(context, request),

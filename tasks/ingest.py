@@ -1,6 +1,8 @@
 """Ingest: a source becomes a checked, recorded dataset version."""
 
-from prefect import task
+from typing import Any
+
+from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 
 from naruto_core.dataset.ingest import ingest as read_and_check
@@ -9,15 +11,26 @@ from naruto_core.domain import DatasetVersion
 from naruto_core.recipe_sections import DatasetSection
 from tasks.context import task_context
 from tasks.progress import reporter, say
+from tasks.sharing import publish_dataset
 
 SHOWN = 10
 
 
-@task(cache_policy=NO_CACHE)
+def hub_may_recover(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a failed ingest is tried again: only where the hub or the network failed in a way that may pass."""
+    from naruto_core.hub import explain_error
+
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and explain_error(error).retryable
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[3, 10], retry_condition_fn=hub_may_recover)
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
     with task_context() as context:
-        result = read_and_check(section, context.layout, reporter(), say)
+        shared = bool(context.settings.store)
+        result = read_and_check(section, context.layout, reporter(), say, table_per_version=shared)
+        publish_dataset(context, result.version)
         recorded = context.store.find_dataset(result.version.id)
         damaged = recorded is not None and not is_intact(context.layout, recorded)
         context.store.add_dataset(result.version, result.quarantined, replace=damaged)

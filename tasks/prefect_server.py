@@ -3,8 +3,25 @@
 import atexit
 import subprocess
 import sys
+import threading
+import time
 
 _guarded: set[int] = set()
+_lock = threading.Lock()
+_WATCHED = 120  # seconds; Prefect starts its server at the beginning of a flow
+
+
+def watch_for_server() -> None:
+    """From now on, guard a temporary server as soon as Prefect starts it, which takes seconds until it answers."""
+    if "guard of Prefect's server" not in [thread.name for thread in threading.enumerate()]:
+        threading.Thread(target=_watch, name="guard of Prefect's server", daemon=True).start()
+
+
+def _watch() -> None:
+    deadline = time.monotonic() + _WATCHED
+    while not _guarded and time.monotonic() < deadline:
+        end_server_with_this_process()
+        time.sleep(0.05)
 
 
 def end_server_with_this_process() -> None:
@@ -13,10 +30,16 @@ def end_server_with_this_process() -> None:
     Prefect itself stops the server only where Python's exit handlers run. Calling it again starts no second guard.
     """
     module = sys.modules.get("prefect.server.api.server")  # a process without a server has not imported it
-    servers = module.SubprocessASGIServer._instances.values() if module else ()  # noqa: SLF001 (there is no other way)
-    for process in [server.server_process for server in servers]:
-        if process is not None and process.pid not in _guarded:
-            _guarded.add(process.pid)
+    servers = getattr(module, "SubprocessASGIServer", None)  # None also while another thread imports the module
+    if servers is None:
+        return
+    for server in list(servers._instances.values()):  # noqa: SLF001 (there is no other way)
+        process = getattr(server, "server_process", None)
+        with _lock:
+            is_new = process is not None and process.pid not in _guarded
+            if is_new:
+                _guarded.add(process.pid)
+        if is_new:
             _guard(process.pid)
 
 

@@ -8,11 +8,13 @@ from prefect.cache_policies import NO_CACHE
 
 from naruto_core import devices, sdxl
 from naruto_core.adapter_file import parts_without_weights
+from naruto_core.artifact_store import ArtifactStore
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.hub import check_token
 from naruto_core.lora_import import ForeignLora, read_lora
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import TrainingSection
 from naruto_core.refiner import check_refiner
 from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
@@ -21,6 +23,7 @@ from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
 from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
 from tasks.publish import hub_token
+from tasks.shards import open_cluster, scheduler_address
 from tasks.truncation import check_suite
 
 
@@ -32,7 +35,7 @@ def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Mem
 
 @task(cache_policy=NO_CACHE)
 def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
-    """Check hub token, trackers, device, precision, base model, memory and the length of prompts.
+    """Check hub token, trackers, bucket, cluster, device, precision, base model, memory and the length of prompts.
 
     The token itself is never logged or kept. Raises a NarutoError that names what cannot work.
     """
@@ -41,6 +44,11 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
     choose_trackers(settings.trackers, settings.mlflow_uri)
+    if settings.store:
+        ArtifactStore(settings.store).check()
+    if scheduler_address(settings):
+        with open_cluster(settings):
+            pass
     device = devices.pick_device(settings.device)
     for precision in (recipe.weights_precision, recipe.generation.mixed_precision):
         devices.check_precision(precision, device)
@@ -49,10 +57,20 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
         say(note)
     if not recipe.imported:
+        check_warmup(recipe.training)
         say(memory_plan(recipe, settings, device).summary)
         check_init_adapter(recipe)
     if suite:
         check_suite(recipe, suite)
+
+
+def check_warmup(section: TrainingSection) -> None:
+    """Raise RecipeInvalid when training ends before the learning rate has risen to its value."""
+    if section.lr_warmup_steps > section.max_train_steps:
+        raise RecipeInvalid(
+            f"training.lr_warmup_steps is {section.lr_warmup_steps}, and training has {section.max_train_steps} steps: "
+            "the learning rate would never reach its value; warm up in fewer steps, or train more."
+        )
 
 
 def check_init_adapter(recipe: Recipe) -> ForeignLora | None:

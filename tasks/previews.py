@@ -17,6 +17,7 @@ from naruto_core.picture_cache import PictureCache
 from naruto_core.prompts import insert_tokens
 from naruto_core.scoring import memorization, sample_metrics
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures, embed_texts, load_extractor
+from naruto_core.training.checkpoint_selection import PREVIEW_SCORE
 from naruto_core.training.weights import Weights, write_files
 from tasks.context import RunContext
 from tasks.features import real_features
@@ -91,7 +92,7 @@ class Preview:
         texts = embed_texts(extractor, [p.text for p in self.prompts])
         rows = _features(extractor, paths)
         return {
-            "clip_score": float(np.mean(sample_metrics.cosines(rows, texts))),
+            PREVIEW_SCORE: float(np.mean(sample_metrics.cosines(rows, texts))),
             "copying_rank": self._copying_rank(extractor, rows),
         }
 

@@ -9,12 +9,13 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from naruto_core.artifacts import sha256_file, write_atomically
+from naruto_core.artifacts import remove_abandoned, sha256_file, write_atomically
 from naruto_core.contact_sheet import SheetBlock, write_sheet
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Variant, format_duration
 from naruto_core.git_info import code_commit
 from naruto_core.recipe import Recipe
 from naruto_core.report.score_table import headline_table
+from naruto_core.store.deletion import prune_cache
 from tasks.context import OpenRun, run_context, task_context
 from tasks.plan import announce_plan
 from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
@@ -41,6 +42,10 @@ def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersi
         run = open_recorded()
         if run.state is RunState.RUNNING and hold_run(context.store, context.settings, run.id, say):
             run = open_recorded()  # the other process may have finished it meanwhile
+        if removed := remove_abandoned(context.layout.root):
+            say(f"removed {len(removed)} unfinished files of processes that were killed")
+        if pruned := prune_cache(context.layout, context.settings.cache_gib * 2**30):
+            say(f"removed {pruned} old files from the cache, which had more than NARUTO_CACHE_GIB")
         show_run_in_prefect(run, datasets)
         write_atomically(context.layout.recipe(run.id), context.store.recipe_json(run.id).encode())
         say(f"run {run.id}")

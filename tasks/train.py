@@ -31,7 +31,7 @@ from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, previe
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
-from tasks.run_lease import check_stop, stop_requested
+from tasks.pruning import begin_halving
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
 from tasks.truncation import find_truncated_text, limit_of, read_captions
 
@@ -126,9 +126,12 @@ def _train_head(
         stages = TrainingPictures(context, pipeline, recipe).stages(styles, drawn)
     call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context.run, styles))
     distributed.broadcast_job(call)
-    on_preview = clock.timed(partial(preview, pipeline)) if preview else None
+    halving = begin_halving(context, name)
+    on_preview = halving.observed(clock.timed(partial(preview, pipeline))) if preview else None
     report = reporter(stoppable=False)  # the loop stops at its own safe point, after a checkpoint
-    callbacks = TrainingCallbacks(report, clock.counted(record_steps), on_preview, stop_requested, check_stop)
+    callbacks = TrainingCallbacks(
+        report, clock.counted(record_steps), on_preview, halving.is_stop_requested, halving.stop
+    )
     weights = call.train(pipeline, stages, context.settings.checkpoint_seconds, callbacks)
     clock.record(context)
     _check_finite(weights, checkpoint)

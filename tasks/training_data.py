@@ -47,11 +47,11 @@ class ClassPictures:
 
 def class_jobs(recipe: Recipe) -> tuple[Job, ...]:
     """The class pictures that the recipe's prior asks for; () without a prior."""
-    if recipe.training.prior is None:
+    prior = recipe.training.prior
+    if prior is None:
         return ()
-    texts, seed = recipe.training.prior.class_prompts, recipe.training.seed
-    count = recipe.training.prior.num_class_images
-    return tuple(Job(texts[index % len(texts)], seed + index) for index in range(count))
+    texts = prior.class_prompts
+    return tuple(Job(texts[index % len(texts)], prior.seed + index) for index in range(prior.num_class_images))
 
 
 def class_pictures(context: RunContext) -> ClassPictures:

@@ -1,7 +1,8 @@
 """Texts beyond what the text encoders read: counted and said before anything is learnt or drawn from them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
@@ -10,11 +11,14 @@ from naruto_core.errors import ModelUnusable, RecipeInvalid
 from naruto_core.prompts import insert_tokens, join_caption
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import LONGEST_TEXT
-from naruto_core.scoring.findings import TRUNCATED_TEXT
+from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_FOR_SCORES, TRUNCATED_TEXT
 from naruto_core.textual_inversion import split_tokens
-from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit
+from naruto_core.token_limit import TokenLimit, TruncationReport, load_token_limit, prompt_words
 from tasks.context import task_context
 from tasks.progress import say
+
+if TYPE_CHECKING:
+    from naruto_core.scoring.features import Extractor
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,21 @@ def _remedy(recipe: Recipe) -> str:
     return f" To read more, set training.max_token_length and generation.max_token_length to {LONGEST_TEXT}."
 
 
+def _words(recipe: Recipe, prompt: str) -> str:
+    """A prompt without its weights. Raises RecipeInvalid for one that is too large."""
+    try:
+        return prompt_words(recipe.generation, prompt)
+    except ValueError as error:
+        raise RecipeInvalid(f"{error} Lower it, or set generation.prompt_weights to false.") from None
+
+
 def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
     """Say which prompts are too long; RecipeInvalid when two of the suite become the same text by being cut."""
     limit, section = limit_of(recipe), recipe.generation
     for drawn_by, tokens in (("base", dict[str, str]()), ("adapted and fused", recipe.new_tokens)):
         by_text: dict[str, list[Prompt]] = {}
         for prompt in suite.prompts:
-            by_text.setdefault(insert_tokens(prompt.text, tokens), []).append(prompt)
+            by_text.setdefault(insert_tokens(_words(recipe, prompt.text), tokens), []).append(prompt)
         report = limit.report(by_text)
         if report.merged:
             slugs = ", ".join(prompt.slug for text in report.merged[0] for prompt in by_text[text])
@@ -87,7 +99,7 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             )
         if report.truncated and (tokens or drawn_by == "base"):
             say(f"warning: suite {suite.name}: {report.sentence(f'prompts ({drawn_by})')}")
-    other_texts = {"negative_prompt": section.negative_prompt}
+    other_texts = {"negative_prompt": _words(recipe, section.negative_prompt)}
     prior = recipe.training_section and recipe.training.prior
     other_texts |= {f"class_prompts.{number}": text for number, text in enumerate(prior.class_prompts if prior else ())}
     for name, text in other_texts.items():
@@ -95,17 +107,38 @@ def check_suite(recipe: Recipe, suite: PromptSuite) -> None:
             say(f"warning: {name}: {cut.sentence} (from {cut.word!r})")
 
 
+def find_text_beyond_scores(run_id: str, extractor: "Extractor", texts: Mapping[str, Sequence[str]]) -> Finding:
+    """How many texts `extractor` reads only in part, so that the CLIP scores do not see their ends.
+
+    `texts` are by what they are, in the plural: {"prompts": [...]}. The text encoders of the base model may read more
+    than the network of the scores (training.max_token_length).
+    """
+    cut = {noun: len(extractor.truncated(list(of_noun))) for noun, of_noun in texts.items()}
+    if not any(cut.values()):
+        sentence = f"the network of the CLIP scores reads all {' and '.join(texts)} to their end."
+        return Finding(run_id, TRUNCATED_FOR_SCORES, False, sentence, dict.fromkeys(cut, 0.0))
+    counted = " and ".join(f"{cut[noun]} of {len(texts[noun])} {noun}" for noun in texts if cut[noun])
+    sentence = (
+        f"{counted} are longer than the network of the CLIP scores reads: those scores do not see their ends; "
+        "put what matters first, or name a network that reads longer texts in scoring.pair_extractor."
+    )
+    return Finding(run_id, TRUNCATED_FOR_SCORES, True, sentence, {noun: float(count) for noun, count in cut.items()})
+
+
 def find_truncated_text(
     run_id: str, recipe: Recipe, styles: Iterable[StyleCaptions], suite: PromptSuite, limit: TokenLimit
 ) -> Finding:
     """What was cut of the captions and prompts of a run, as a finding on it; of an import, which has no `styles`, only
-    of the prompts.
+    of the prompts. A warning needs a cut prompt, or `CUT_CAPTIONS` of the captions.
     """
     captions = count_captions(recipe, styles, limit)
-    negative = recipe.generation.negative_prompt
+    negative = _words(recipe, recipe.generation.negative_prompt)
     prompts = limit.report(
         dict.fromkeys(
-            text for prompt in suite.prompts for text in (prompt.text, insert_tokens(prompt.text, recipe.new_tokens))
+            text
+            for prompt in suite.prompts
+            for words in [_words(recipe, prompt.text)]
+            for text in (words, insert_tokens(words, recipe.new_tokens))
         )
     )
     parts = [captions.sentence("captions")] if captions.n else []
@@ -118,5 +151,6 @@ def find_truncated_text(
     if cut := limit.truncated(negative):
         sentence += f" The negative prompt has {cut.sentence}."
         figures["negative_prompt"] = 1.0
-    warning = bool(captions.truncated or prompts.truncated or cut)
+    of_captions = bool(captions.truncated) and len(captions.truncated) >= CUT_CAPTIONS * captions.n
+    warning = bool(of_captions or prompts.truncated or cut)
     return Finding(run_id, TRUNCATED_TEXT, warning, sentence, figures)

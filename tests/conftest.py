@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.preloaded import fork_parent
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
@@ -15,17 +17,26 @@ if TYPE_CHECKING:
     from tests.model_hub import ModelHub
 
 # these share a Prefect server, and some of them a finished run
-ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py")
-LONG_ONES = (*ONE_PROCESS, "tests/deployments/", "tests/dashboard/", "tests/naruto_core/training/")
+ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py", "tests/tasks/test_captions.py")
+ALONE = "tests/flows/test_exported_weights.py"  # asks for neither
+LONG_ONES = (
+    "tests/deployments/test_local_prefect.py",
+    *ONE_PROCESS,
+    "tests/deployments/",
+    "tests/dashboard/",
+    "tests/naruto_core/training/",
+)
 
 
 gc.disable()  # while a million objects are made that stay: the modules that tests import
 
 
-def pytest_collection_finish() -> None:
-    """Collections during the tests leave out what importing the modules has made."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Collections during the tests leave out what importing the modules has made; and programs are forked from that."""
     gc.freeze()
     gc.enable()
+    if session.items and not session.config.option.collectonly:
+        fork_parent()
 
 
 def pytest_unconfigure() -> None:
@@ -45,7 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "prefect" if nodeid.startswith(ONE_PROCESS) else super()._split_scope(nodeid)
+            together = nodeid.startswith(ONE_PROCESS) and not nodeid.startswith(ALONE)
+            return "prefect" if together else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None

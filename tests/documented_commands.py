@@ -34,7 +34,7 @@ REASONS = {
     "needs a cluster", "needs a campaign", "needs a registered person", "deletes a run",
 }  # fmt: skip
 # Programs of which nothing is checked but that a reason says why they are not run.
-NOT_PARSED = {"curl", "export", "nvidia-smi", "openssl", "printf", "tensorboard", "uvx"}
+NOT_PARSED = {"curl", "dask", "export", "nvidia-smi", "openssl", "printf", "tensorboard", "uvx"}
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,11 @@ def differences(home: Path, run_id: str) -> dict[tuple[str, str], tuple[float, f
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         scores = [score for score in store.scores(store.run(run_id).id) if score.sample_id is None]
     families = {"fd": "fd", "fid": "fd", "kd": "kd", "kid": "kd"}
-    recorded = {(families.get(s.metric.split("-")[0], s.metric), str(s.variant)): s.value for s in scores}
+    recorded = {
+        (families.get(s.metric.split("-")[0], s.metric), str(s.variant)): s.value
+        for s in scores
+        if not s.metric.endswith("on base styles")  # of a part of the prompts
+    }
     again = {(metric, variant): value for metric, variant, value in recompute(home, run_id)}
     return {key: (recorded[key], value) for key, value in again.items() if key in recorded}
 

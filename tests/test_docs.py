@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from flows.profiles import choose_recipe
+from naruto_core.sweep import SweepFile
 from tests.documented_commands import PAGES, PROJECT, REASONS, Block, blocks, fences, make_targets, parse
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-NUMBER_OF_BLOCKS = 53  # a new block is counted here, so that none is overlooked
+NUMBER_OF_BLOCKS = 54  # a new block is counted here, so that none is overlooked
 
 
 def _reference() -> Any:
@@ -84,6 +85,23 @@ def test_every_link_and_picture_leads_to_a_file():
     assert [(path.name, link) for path, link in links if not (path.parent / link).exists()] == []
 
 
+def test_every_link_into_a_page_leads_to_a_heading():
+    def headings(path: Path) -> set[str]:
+        found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        words = [re.sub(r"[^\w\s-]", "", heading.replace("`", "").lower()).strip() for heading in found]
+        return {re.sub(r"[-\s]+", "-", heading) for heading in words}
+
+    links = [
+        (path, target or path.name, heading)
+        for path in PAGES
+        for target, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 5
+    assert [
+        (path.name, target, heading) for path, target, heading in links if heading not in headings(path.parent / target)
+    ] == []
+
+
 def test_every_path_of_the_project_that_a_page_names_is_there():
     top = "flows|tasks|naruto_core|dashboard|deployments|docs|tests"
     named = {
@@ -124,7 +142,10 @@ def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_the_recipe_excerpts_in_the_guides_are_choices_that_a_recipe_takes():
     excerpts = [yaml.safe_load(found["text"]) for _, found in fences() if found["language"] == "yaml"]
-    of_recipes = [excerpt for excerpt in excerpts if "grid" not in excerpt]  # the others are sweep files
+    sweeps = [excerpt for excerpt in excerpts if {"grid", "search", "pruning"} & set(excerpt)]
+    of_recipes = [excerpt for excerpt in excerpts if excerpt not in sweeps]
+    whole = [SweepFile.model_validate(excerpt) for excerpt in sweeps if "name" in excerpt]
+    assert (len(sweeps), {sweep.search is None for sweep in whole}) == (3, {True, False})
     recipes = [choose_recipe("mini", None, _dotted(excerpt)) for excerpt in of_recipes]
     assert len(recipes) == 4
     assert any(recipe.new_tokens == {"naruto": "<s0><s1>"} for recipe in recipes)
@@ -184,3 +205,19 @@ def test_every_variable_that_the_code_reads_is_in_the_settings_page():
     }
     assert len(named) > 8
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+def test_every_known_report_has_a_row_of_its_own_and_a_test_that_exists():
+    page = (PROJECT / "docs" / "known-reports.md").read_text(encoding="utf-8")
+    row = r"^\| \[([\w-]+/[\w.-]+)#(\d+)\]\(https://github\.com/\1/(?:issues|pull)/\2\) \|[^|]+\|[^|]+\| `([^`]+)` \|$"
+    lines = [line for line in page.splitlines() if line.startswith("| [")]
+    reports = [match for line in lines if (match := re.match(row, line))]
+    assert len(reports) == len(lines) >= 40
+    assert len({(match[1], match[2]) for match in reports}) == len(reports)
+    tests: dict[str, set[str]] = {}
+    for path, _, name in (match[3].partition("::") for match in reports):
+        if path not in tests:
+            tests[path] = set(
+                re.findall(r"^def (test_\w+)\(", (PROJECT / path).read_text(encoding="utf-8"), re.MULTILINE)
+            )
+        assert name in tests[path], f"{path} has no {name}: see docs/known-reports.md"

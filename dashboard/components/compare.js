@@ -1,11 +1,11 @@
 // Rows with the pictures of several models, zoomed and panned together; or two of them in one place, with slider or flip.
-function picture(digest, alt) {
-  return pictureElement(digest, alt, digest ? "This picture is missing or was changed. `naruto verify` lists such files." : "No picture");
+function picture(digest, alt, small) {
+  return pictureElement(digest, alt, digest ? "This picture is missing or was changed. `naruto verify` lists such files." : "No picture", small ? "256" : "512");
 }
 
 function side(data, row) {
   return row.pictures.map((digest, i) => element("figure", {},
-    element("div", { class: "pane", tabindex: "0" }, picture(digest, `${row.text} (${data.names[i]})`)),
+    element("div", { class: "pane", tabindex: "0" }, picture(digest, `${row.text} (${data.names[i]})`, data.size && data.size <= 256)),
     element("figcaption", {}, `${data.names[i]}${row.notes[i] ? ": " + row.notes[i] : ""}`)));
 }
 
@@ -31,10 +31,14 @@ function over(data, row, state, flip) {
 
 function draw(host, data) {
   host.state = { share: 50, flipped: false, ...host.state, paint: [] };
-  host.replaceChildren(...data.rows.map((row) => element("section", {},
+  const heads = data.size && data.layout === "side" && data.names.length > 4;
+  const columns = `grid-template-columns: repeat(${data.names.length}, ${data.size}px)`;
+  const head = heads ? [element("div", { class: "heads", style: columns }, ...data.names.map((name) => element("span", { title: name }, name)))] : [];
+  host.classList.toggle("grid", Boolean(heads));
+  host.replaceChildren(...head, ...data.rows.map((row) => element("section", {},
     element("p", { class: "prompt", dir: "auto" }, row.text),
     element("p", { class: "seed" }, row.about),
-    element("div", { class: `panes of-${data.layout === "side" ? row.pictures.length : 1}` },
+    element("div", { class: `panes of-${data.layout === "side" ? row.pictures.length : 1}`, style: data.size && data.layout === "side" ? `grid-template-columns: repeat(${row.pictures.length}, ${data.size}px)` : "" },
       ...(data.layout === "side" ? side(data, row) : [over(data, row, host.state, data.layout === "flip")])))));
   paintAll(host.state);
   host.zoom();

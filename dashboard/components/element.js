@@ -12,11 +12,11 @@ function element(name, attributes = {}, ...children) {
 // The address of a picture by its sha256; size is 256, 512 or full.
 function pictureAddress(digest, size) { return new URL(`pictures/${digest}/${size}.webp`, document.baseURI).href; }
 
-// A picture of 512 pixels, which zoomTogether replaces by the full one; the text `missing` where it cannot be shown.
-function pictureElement(digest, alt, missing) {
+// A picture of `size` pixels, which zoomTogether replaces by the full one; the text `missing` where it cannot be shown.
+function pictureElement(digest, alt, missing, size = "512") {
   const text = () => element("p", { class: "missing" }, missing);
   if (!digest) return text();
-  const picture = element("img", { src: pictureAddress(digest, "512"), "data-full": pictureAddress(digest, "full"), alt, loading: "lazy",
+  const picture = element("img", { src: pictureAddress(digest, size), "data-full": pictureAddress(digest, "full"), alt, loading: "lazy",
     draggable: "false", onerror: () => picture.replaceWith(text()) });
   return picture;
 }

@@ -9,6 +9,16 @@ const LEAST_HEIGHT = 420;  // pixels; on a lower screen the page scrolls
 const MIN_VIEW_MS = 250;  // nobody rates a picture faster; a double click would hit the next one
 const DEFECTS = [["hands", "Hands"], ["face", "Face"], ["eyes", "Eyes"], ["line-art", "Line art"], ["text", "Text"]];
 
+function newNonce() { return crypto.randomUUID ? crypto.randomUUID() : String(Math.random()) + Date.now(); }
+
+// Where a click hit a picture, 0 to 1 from its upper left; null beside it. The picture is fitted into its element.
+function pointIn(picture, event) {
+  const box = picture.getBoundingClientRect(), shape = picture.naturalWidth / picture.naturalHeight || 1;
+  const width = Math.min(box.width, box.height * shape), height = width / shape;
+  const x = (event.clientX - box.left - (box.width - width) / 2) / width, y = (event.clientY - box.top - (box.height - height) / 2) / height;
+  return x >= 0 && x <= 1 && y >= 0 && y <= 1 ? { x, y } : null;
+}
+
 class Session {
   constructor(host, data) {
     this.host = host;
@@ -18,12 +28,14 @@ class Session {
     this.rated = this.total = 0;
     this.sending = null;
     this.choice = {};
+    this.marking = "";  // the defect that the next click on a picture marks
     this.stage = element("div", { class: "stage" });
     this.controls = element("div", { class: "controls" });
     this.status = element("p", { class: "status", role: "status", "aria-live": "polite" });
     this.warning = element("p", { class: "warning", role: "alert" });
     host.className = `review ${data.mode}`;
-    host.replaceChildren(this.stage, this.controls, this.status, this.warning);
+    this.dialog = element("dialog", { class: "panel", "aria-label": "Guidelines and notes" });
+    host.replaceChildren(this.stage, this.controls, this.status, this.warning, this.dialog);
     this.zoom = zoomTogether(host);
     this.onKeyDown = (event) => this.handleKey(event);
     this.resend = () => this.flush();
@@ -31,7 +43,51 @@ class Session {
     window.addEventListener("online", this.resend);
     this.onResize = () => this.fit();
     window.addEventListener("resize", this.onResize);
+    this.stage.addEventListener("click", (event) => this.mark(event));
     this.start();
+    this.guidelines(true);
+  }
+
+  // ---- guidelines, notes and defects
+
+  // At the first visit of each campaign, and whenever somebody asks.
+  guidelines(first) {
+    const key = `naruto-guidelines-${this.data.campaign}-${this.data.reviewer}`;
+    try { if (first && localStorage.getItem(key)) return; localStorage.setItem(key, "read"); } catch { if (first) return; }
+    this.open(element("h2", {}, "Guidelines"), ...(this.data.guidelines || []).map((line) => element("p", {}, line)),
+      element("button", { type: "button", class: "main", onclick: () => this.dialog.close() }, "Start rating"));
+  }
+
+  note() {
+    if (!this.current) return;
+    const assignment = this.current.id;
+    const text = element("textarea", { maxlength: "500", rows: "4", "aria-label": "Note on these pictures" });
+    const save = async () => { this.dialog.close(); if (text.value.trim()) await this.sendNote({ assignment, text: text.value }); };
+    const defects = DEFECTS.map(([name, label]) => element("button", { type: "button", onclick: () => { this.dialog.close(); this.marking = name; this.setStatus(`Click on the place in the picture: ${label}.`); } }, label));
+    this.open(element("h2", {}, "Note"), text, element("div", { class: "row" }, element("button", { type: "button", class: "main", onclick: save }, "Save the note"),
+      element("button", { type: "button", onclick: () => this.dialog.close() }, "Cancel")),
+      element("p", {}, "Or mark a defect: choose it, then click on its place in the picture."), element("div", { class: "row" }, ...defects));
+  }
+
+  open(...content) {
+    this.dialog.replaceChildren(...content);
+    if (!this.dialog.open) this.dialog.showModal();
+    this.dialog.onclose = () => { if (this.current) this.shownAt = performance.now(); };  // reading is not rating
+  }
+
+  mark(event) {
+    const picture = this.marking && this.current && event.target.closest && event.target.closest(".pane img");
+    if (!picture) return;
+    const place = pointIn(picture, event);
+    if (!place) return;
+    const position = [...this.stage.querySelectorAll(".pane")].indexOf(picture.closest(".pane"));
+    this.sendNote({ assignment: this.current.id, position, defect: this.marking, ...place });
+    this.marking = "";
+  }
+
+  async sendNote(note) {
+    const { status, reply } = await this.requestWithRetry("judging/notes", { nonce: newNonce(), ...note });
+    if (status === 200) this.setStatus(note.defect ? "Marked." : "Note saved."); else if (status) this.warn(`Not kept: ${reply.error || "the server refused it."}`);
   }
 
   close() {
@@ -140,7 +196,7 @@ class Session {
     if (!this.current || this.busy || performance.now() - this.shownAt < MIN_VIEW_MS) return;
     this.busy = true;
     const event = {
-      assignment: this.current.id, act, nonce: crypto.randomUUID ? crypto.randomUUID() : String(Math.random()) + Date.now(),
+      assignment: this.current.id, act, nonce: newNonce(),
       seconds: Math.min(86400, (performance.now() - this.shownAt) / 1000),
       viewport: `${window.innerWidth}x${window.innerHeight}`, ...(answer === undefined ? {} : { answer }),
     };
@@ -164,8 +220,7 @@ class Session {
     const last = status === 200 && reply.assignment;
     if (!last) this.warn("There is nothing to undo.");
     else {
-      const nonce = crypto.randomUUID ? crypto.randomUUID() : String(Math.random()) + Date.now();
-      this.saveUnsent([{ assignment: last.id, act: "undo", nonce, seconds: 0, viewport: "" }, ...this.unsent()]);
+      this.saveUnsent([{ assignment: last.id, act: "undo", nonce: newNonce(), seconds: 0, viewport: "" }, ...this.unsent()]);
       await this.flush();
       await this.preload(last);
       this.next = this.current || this.next;
@@ -178,7 +233,7 @@ class Session {
   handleKey(event) {
     const path = event.composedPath();
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented) return;
-    if (document.querySelector("[role=dialog]")) return;  // whoever reads a message does not vote
+    if (this.dialog.open || document.querySelector("[role=dialog]")) return;  // whoever reads a message does not vote
     if (path.some((node) => node.matches && node.matches("input:not([type=checkbox]), textarea, select, [contenteditable]"))) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const command = this.commandOf(key);
@@ -193,6 +248,7 @@ class Session {
     if (key === "-") return () => this.zoom.by(1 / 1.5);
     if (!this.current) return null;
     if (key === "s") return () => this.submit("skip");
+    if (key === "n") return () => this.note();
     if (this.data.mode === "pair") {
       const label = LABELS.pair.find(([, , name]) => name === key);
       return label && (() => this.submit("vote", label[0]));
@@ -248,7 +304,8 @@ class Session {
     }
     this.controls.replaceChildren(...this.answers(),
       element("div", { class: "row more" }, this.button("S Skip", () => this.submit("skip"), "quiet"),
-              this.button("U Undo", () => this.undo(), "quiet"),
+              this.button("U Undo", () => this.undo(), "quiet"), this.button("N Note", () => this.note(), "quiet"),
+              this.button("? Guidelines", () => this.guidelines(false), "quiet zoom"),
               this.button("+ Zoom in", () => this.zoom.by(1.5), "quiet zoom"), this.button("− Zoom out", () => this.zoom.by(1 / 1.5), "quiet zoom")));
     this.zoom();
   }

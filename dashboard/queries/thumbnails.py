@@ -7,6 +7,7 @@ from PIL import Image
 
 from dashboard.queries.database import database
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
+from naruto_core.dataset.records import decode
 from naruto_core.errors import NarutoError
 from naruto_core.settings import read_settings
 
@@ -35,10 +36,12 @@ def _original(root: Path, digest: str) -> bytes | None:
 
 
 def webp(data: bytes, size: int | None) -> bytes:
-    """A picture encoded as WebP, at most `size` pixels wide and high; lossless in full size for None."""
+    """A picture encoded as WebP, at most `size` pixels wide and high; lossless in full size for None.
+
+    It is shown as training sees it: upright, in sRGB, transparency on white. Raises BrokenRecordError for damage.
+    """
     memory = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        rgb = image.convert("RGB")
+    rgb = decode(data).image
     if size is None:
         rgb.save(memory, "WEBP", lossless=True, quality=0, method=0)  # the least effort: the pixels are the same
     else:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.queries.database import database
-from naruto_core.domain import Prompt
+from naruto_core.domain import Prompt, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
 from naruto_core.judging.decision import PairDecision, WinRate, decide_pairs, win_rates
@@ -15,9 +15,11 @@ from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_quali
 from naruto_core.judging.votes import answers_by_unit, countable, to_votes
 from naruto_core.ratings import Campaign, Mode, Rating
 from naruto_core.recipe_sections import RESAMPLES
+from naruto_core.report.win_rates import win_rate_over_base as win_rate_over_base_of
 from naruto_core.settings import read_settings
 
 _SEED = 0
+_NEWEST = 5  # campaigns
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def visitor() -> access.Visitor:
 def campaigns(*, open_only: bool = False) -> list[Campaign]:
     """All campaigns, or those that take votes; newest first."""
     campaigns = database().ratings.campaigns()
-    return [campaign for campaign in campaigns if not open_only or campaign.closed_at is None]
+    return [c for c in campaigns if not open_only or (c.closed_at is None and not c.paused)]
 
 
 def ratings(campaign_id: str) -> tuple[Rating, ...]:
@@ -61,8 +63,28 @@ def win_rates_of(campaign_id: str) -> list[WinRate]:
     return _win_rates(*_cache_key(campaign_id))
 
 
+def newest_win_rates() -> tuple[str, dict[str, WinRate]]:
+    """The newest campaign of pairs with votes that are not made up: its name, and the win rates of trained models by
+    run id; "" and {} where there is none."""
+    for campaign in [c for c in campaigns() if c.mode is Mode.PAIR and not c.example][:_NEWEST]:
+        if rates := {
+            run_id: rate
+            for rate in win_rates_of(campaign.id)
+            for run_id, _, variant in [rate.model.partition("/")]
+            if variant in (Variant.ADAPTED, Variant.FUSED)
+        }:
+            return campaign.name, rates
+    return "", {}
+
+
+def win_rate_over_base(run_id: str) -> WinRate | None:
+    """How often people preferred the run's trained model to its base; None without votes on these two."""
+    version = " ".join(database().ratings.results_version(campaign.id) for campaign in campaigns())
+    return _win_rate_over_base(read_settings().database_url, run_id, version)
+
+
 def reviewer_quality(campaign_id: str) -> list[ReviewerQuality]:
-    """The quality of each reviewer of a campaign."""
+    """The quality of each reviewer of a campaign, excluded ones too."""
     return _reviewer_quality(*_cache_key(campaign_id))
 
 
@@ -81,40 +103,46 @@ def wins_by_tag(campaign_id: str, prompts: tuple[Prompt, ...]) -> dict[str, list
     return {tag: win_rates(of_tag) for tag, of_tag in sorted(by_tag.items())}
 
 
-def _cache_key(campaign_id: str) -> tuple[str, str, int]:
-    """The database, the campaign and its last event: results change only with these."""
-    return read_settings().database_url, campaign_id, database().ratings.last_event_id(campaign_id)
+def _cache_key(campaign_id: str) -> tuple[str, str, str]:
+    """The database, the campaign, and what changes with its votes: results change only with these."""
+    return read_settings().database_url, campaign_id, database().ratings.results_version(campaign_id)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # a resource is not copied: the ratings are immutable and many
-def _ratings(url: str, campaign_id: str, last_event_id: int) -> tuple[Rating, ...]:
-    del url, last_event_id
+def _ratings(url: str, campaign_id: str, version: str) -> tuple[Rating, ...]:
+    del url, version
     return tuple(database().ratings.ratings(campaign_id))
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
-def _votes(url: str, campaign_id: str, last_event_id: int) -> tuple[Vote, ...]:
+def _votes(url: str, campaign_id: str, version: str) -> tuple[Vote, ...]:
     if database().ratings.campaign(campaign_id).mode is Mode.PAIR:  # the database counts faster, with the same result
         tally = database().ratings.tally(campaign_id)
         return tuple(Vote(prompt, *sides, outcome, n) for prompt, sides, outcome, n in tally)
-    return tuple(to_votes(countable(_ratings(url, campaign_id, last_event_id))))
+    return tuple(to_votes(countable(_ratings(url, campaign_id, version))))
 
 
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
-def _campaign_result(url: str, campaign_id: str, last_event_id: int) -> CampaignResult:
-    votes = _votes(url, campaign_id, last_event_id)
+def _campaign_result(url: str, campaign_id: str, version: str) -> CampaignResult:
+    votes = _votes(url, campaign_id, version)
     ranking = rank(votes)
     return CampaignResult(ranking, decide_pairs(ranking, votes), win_rates(votes))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _win_rates(url: str, campaign_id: str, last_event_id: int) -> list[WinRate]:
-    return win_rates(_votes(url, campaign_id, last_event_id))
+def _win_rates(url: str, campaign_id: str, version: str) -> list[WinRate]:
+    return win_rates(_votes(url, campaign_id, version))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _agreement(url: str, campaign_id: str, last_event_id: int, question: str, level: Level) -> Agreement | str:
-    table, _ = answers_by_unit(countable(_ratings(url, campaign_id, last_event_id)), question)
+def _win_rate_over_base(url: str, run_id: str, version: str) -> WinRate | None:
+    del url, version
+    return win_rate_over_base_of(database().ratings, run_id)
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _agreement(url: str, campaign_id: str, version: str, question: str, level: Level) -> Agreement | str:
+    table, _ = answers_by_unit(countable(_ratings(url, campaign_id, version)), question)
     try:
         return krippendorff_alpha(table, level, RESAMPLES, _SEED)
     except NarutoError as error:
@@ -122,5 +150,6 @@ def _agreement(url: str, campaign_id: str, last_event_id: int, question: str, le
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _reviewer_quality(url: str, campaign_id: str, last_event_id: int) -> list[ReviewerQuality]:
-    return reviewer_qualities(_ratings(url, campaign_id, last_event_id))
+def _reviewer_quality(url: str, campaign_id: str, version: str) -> list[ReviewerQuality]:
+    del url, version
+    return reviewer_qualities(database().ratings.ratings(campaign_id, with_excluded=True))

@@ -1,4 +1,4 @@
-"""The page Metric validation: how well each metric agrees with people's votes, beside how well people agree."""
+"""Metric agreement: how well each metric agrees with people's votes, beside how well people agree."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,6 @@ import streamlit as st
 
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
-from dashboard.views.campaigns import select_campaign
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
 from naruto_core.judging.metric_validation import (
@@ -26,18 +25,17 @@ Line = dict[str, str]
 _NOT_ENOUGH = "not enough votes"
 
 
-def show() -> None:
-    st.title("Metric validation")
-    campaigns = [campaign for campaign in votes.campaigns() if campaign.mode is Mode.PAIR]
-    if not campaigns:
-        st.info("There is no campaign of pairs yet. Open one on the page Campaigns.")
+def show(campaign: Campaign) -> None:
+    """Each metric of single pictures beside people's votes."""
+    if campaign.mode is not Mode.PAIR:
+        st.info("Metrics are compared with the votes of campaigns of pairs; this one asks another question.")
         return
-    campaign = select_campaign(campaigns, "metrics")
-    last_event_id = database().ratings.last_event_id(campaign.id)
-    if not last_event_id:
-        st.info("There are no votes yet. Send the reviewers their links from the page Campaigns.")
+    if not database().ratings.last_event_id(campaign.id):
+        st.info("There are no votes yet. Send the reviewers their links from the part People.")
         return
-    human, lines, by_tag = _results(read_settings().database_url, campaign, last_event_id)
+    human, lines, by_tag = _results(
+        read_settings().database_url, campaign, database().ratings.results_version(campaign.id)
+    )
     st.text(human)
     if not lines:
         st.info("No metric was measured on these pictures, so there is nothing to compare with the votes.")
@@ -54,9 +52,9 @@ def show() -> None:
 
 
 @st.cache_data(max_entries=8, show_spinner="Comparing metrics with votes …")
-def _results(url: str, campaign: Campaign, last_event_id: int) -> tuple[str, list[Line], list[Line]]:
+def _results(url: str, campaign: Campaign, version: str) -> tuple[str, list[Line], list[Line]]:
     """The agreement between people as a sentence, a line for each metric, and lines by tag."""
-    del url, last_event_id
+    del url, version
     ratings = countable(votes.ratings(campaign.id))
     scores = _scores(ratings)
     lines = [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores]

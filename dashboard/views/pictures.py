@@ -1,4 +1,4 @@
-"""The page Pictures: a row for each prompt of a run, with the models that drew it side by side."""
+"""The pictures of a run: a row for each prompt, with the models that drew it side by side. A part of the page Run."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -22,7 +22,11 @@ def show() -> None:
         st.info("There are no pictures yet. Type `make demo` in a terminal, wait some minutes, then reload this page.")
         return
     in_address = st.query_params.get("run", "")
-    run_id = st.selectbox("Run", run_ids, run_ids.index(in_address) if in_address in run_ids else 0, key="run")
+    show_run(st.selectbox("Run", run_ids, run_ids.index(in_address) if in_address in run_ids else 0, key="run"))
+
+
+def show_run(run_id: str) -> None:
+    """The pictures of a run, to be searched by tag, seed and words."""
     samples = runs.samples(run_id)
     suite = runs.prompts(run_id)
     if not samples or suite is None:

@@ -1,4 +1,4 @@
-"""The page Playground: send a prompt to the HTTP service (`NARUTO_SERVICE`), which speaks OpenAI's images API."""
+"""The playground: send a prompt to the HTTP service (`NARUTO_SERVICE`), which speaks OpenAI's images API."""
 
 import base64
 import binascii
@@ -12,7 +12,6 @@ _TIMEOUT = 300.0  # seconds: a picture at 1024 pixels takes half a minute on a T
 
 
 def show() -> None:
-    st.title("Playground")
     service = read_settings().service
     if not service:
         st.info("No service is configured. Start one, set NARUTO_SERVICE to its address and restart the dashboard.")

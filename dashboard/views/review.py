@@ -79,9 +79,6 @@ def show() -> None:
         campaign = _select_campaign(campaigns)
     with in_sight:
         _review(campaign, reviewer)
-    with st.expander("Guidelines with examples"):
-        for line in _GUIDELINES[campaign.mode]:
-            st.text(line)
     progress = database().ratings.progress(campaign.id)
     votes_text = f"{progress.votes} of {progress.votes_needed} votes by all reviewers when this page was opened"
     st.progress(progress.share, text=votes_text)
@@ -108,6 +105,7 @@ def _review(campaign: Campaign, reviewer: Reviewer) -> None:
             "question": campaign.question,
             "anchors": _ANCHORS,
             "references": _references(campaign),
+            "guidelines": list(_GUIDELINES[campaign.mode]),
         },
     )
     st.caption(

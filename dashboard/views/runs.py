@@ -1,98 +1,82 @@
-"""The page Runs: state, live progress, pictures and scores of every run.
+"""The page Runs: one leaderboard of all runs.
 
-There is a table for each measurement (metric, extractor, version, reference), because scores of different measurements
-are not comparable.
+A column has scores of one measurement only: the same metric, extractor, version, reference pictures, prompts and seeds.
 """
 
-import json
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from urllib.parse import urlencode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.elements.lib.column_types import ColumnConfig
 
+from dashboard import charts
+from dashboard.navigation import link, short_name
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
-from dashboard.queries.thumbnails import thumbnail
-from naruto_core.domain import PhaseRecord, Run, RunState, Score, Variant, distinct_variants, format_duration
+from dashboard.views.run_labels import change_labels
+from naruto_core.domain import RunState
 from naruto_core.judging.campaign_plan import contender
-from naruto_core.ratings import Mode
-from naruto_core.store.queries import Measurement, RunSummary, measurement_of
+from naruto_core.judging.decision import WinRate
+from naruto_core.report.leaderboard import Column, Group, Leaderboard, Place, Row, leaderboard_csv
+from naruto_core.store.queries import RunSummary
 
-
-@st.fragment(run_every=3)
-def show_progress(runs: list[Run]) -> None:
-    """A progress bar for each run, with the estimated time left."""
-    for run in runs:
-        step, total = database().runs.last_step(run.id), _steps(run.id)
-        if not step or not total:
-            st.progress(0.0, text=f"{run.id}: not training (before it, or generating and scoring)")
-            continue
-        seconds = (datetime.now(UTC) - run.started_at).total_seconds()
-        left = (
-            f"about {format_duration(seconds / step * (total - step))} of training left" if step < total else "trained"
-        )
-        st.progress(min(1.0, step / total), text=f"{run.id}: step {step} of {total}, {left}")
-
-
-def _steps(run_id: str) -> int:
-    """The number of training steps in the recipe; 0 for an old recipe without it, and for an import."""
-    training = json.loads(database().runs.recipe_json(run_id)).get("training", {})
-    return int(training.get("max_train_steps", 0))
-
-
-_SHOWN = 3  # runs with pictures, running runs, campaigns
-_TRAINED = (Variant.ADAPTED, Variant.FUSED)  # in this order: adapter and fused model draw the same pictures
-_STRIDE = 3  # every third sample is in a run's strip of pictures
+MOST_COMPARED = 12  # runs on the page Compare
+_LINES = 60  # in the chart of parallel coordinates
+_STATES = [state.value for state in RunState if state is not RunState.DELETED]
+_SHADES = {Place.BEST: "background-color: rgba(0, 158, 115, .40); font-weight: 700",
+           Place.TIED: "background-color: rgba(0, 158, 115, .14)"}  # fmt: skip
+_ALL = "all"
+_ROW_HEIGHT = 44
 
 
 def show() -> None:
     st.title("Runs")
-    summaries = runs.runs()
-    if not summaries:
+    if not runs.runs():
         st.info("There is no run yet. Type `make demo` in a terminal, wait some minutes, then reload this page.")
         st.text(f"This dashboard reads {runs.home()}; set NARUTO_HOME to read another folder.")
         return
-    running = [summary.run for summary in summaries if summary.run.state is RunState.RUNNING]
-    if running:
-        show_progress(running[:_SHOWN])
-    summaries = _filter(summaries)
-    if not summaries:
+    board, columns = _filter()
+    if not board.rows:
         st.info("No run matches. Clear the words or the states above.")
         return
-    win_rates = _win_rates()
-    chosen = st.dataframe(
-        [_line(summary, win_rates) for summary in summaries], hide_index=True, alt="Every run, newest first",
-        on_select="rerun", selection_mode="multi-row", key="chosen_runs",
-    )  # fmt: skip
-    rows = [row for row in chosen.selection.rows if row < len(summaries)]
-    _strips([summaries[row] for row in rows] or summaries[:_SHOWN], bool(rows))
-    show_plans([summary.run.id for summary in [summaries[row] for row in rows] or summaries[:1]])
-    st.header("Scores")
-    measurements = sorted({measurement_of(score) for summary in summaries for score in summary.scores})
-    if not measurements:
-        st.info("There are no scores yet. A run is scored at its end; `naruto runs` shows its progress.")
-    for measurement in measurements:
-        st.text(_describe(measurement))
-        st.table(list(_scores(measurement, summaries)), hide_index=True, alt=_describe(measurement))
-
-
-_STATES = [state.value for state in RunState if state is not RunState.DELETED]
-
-
-def _filter(summaries: list[RunSummary]) -> list[RunSummary]:
-    left, right = st.columns([2, 1])
-    words = (
-        left.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200)
-        .lower()
-        .split()
+    actions = st.container(horizontal=True, vertical_alignment="center")
+    rows = _chosen_rows(board, columns)
+    _actions(actions, board, rows)
+    st.caption(
+        "Bold: the best of a column. Shaded: not told apart from the best by their 95 % intervals; of twenty columns, "
+        "at most one lacks its best model among the shaded ones. Only runs that were measured alike share a column."
     )
-    states = right.multiselect("State", _STATES, key="states")
-    return [
-        summary
-        for summary in summaries
-        if (not states or summary.run.state.value in states) and all(word in _searchable(summary) for word in words)
+    if rows:
+        with st.container(border=True):
+            st.subheader("Tags and notes")
+            change_labels([row.summary for row in rows])
+    with st.expander("Parallel coordinates", on_change="rerun", key="parallel") as expander:
+        if expander.open:
+            _parallel(board.rows[:_LINES], columns)
+
+
+def _filter() -> tuple[Leaderboard, list[Column]]:
+    """The rows that match, favourites first, and the columns of the chosen group."""
+    first, second, third, fourth = st.columns([3, 2, 4, 1], vertical_alignment="bottom")
+    words = first.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200,
+                             bind="query-params").lower().split()  # fmt: skip
+    states = second.multiselect("State", _STATES, key="states")
+    group = third.segmented_control("Metrics", [*(group.value for group in Group), _ALL], key="group",
+                                    default=Group.HEADLINE.value, required=True)  # fmt: skip
+    archived = fourth.toggle("Archived", key="archived", help="Show archived runs too.")
+    board = runs.board_with_archived() if archived else runs.board()
+    rows = [
+        row
+        for row in board.rows
+        if (not states or row.summary.run.state.value in states)
+        and all(word in _searchable(row.summary) for word in words)
     ]
+    rows.sort(key=lambda row: runs.FAVOURITE not in row.summary.tags)
+    columns = [c for c in board.columns if group in (_ALL, c.group.value)] or list(board.columns)
+    shown = [column for column in columns if any(column.key in row.scores for row in rows)]
+    return Leaderboard(tuple(shown), tuple(rows)), shown
 
 
 def _searchable(summary: RunSummary) -> str:
@@ -100,102 +84,106 @@ def _searchable(summary: RunSummary) -> str:
     return f"{run.id} {run.profile} {summary.dataset_source} {tags} {run.failure}".lower()
 
 
-def _win_rates() -> dict[str, str]:
-    """The win rate of each run's trained model, in the newest campaign of pairs that has it; by run id."""
-    rates: dict[str, str] = {}
-    campaigns = [campaign for campaign in votes.campaigns() if campaign.mode is Mode.PAIR and not campaign.example]
-    for campaign in campaigns[:_SHOWN]:
-        by_name = sorted(votes.win_rates_of(campaign.id), key=lambda rate: rate.model)
-        for rate in by_name:
-            run_id, _, variant = rate.model.partition("/")
-            if variant in _TRAINED:
-                text = f"{rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%}, n = {rate.votes})"
-                rates.setdefault(run_id, text)
-    return rates
+def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
+    """Draw the table; the rows that are selected."""
+    campaign, rates = votes.newest_win_rates()
+    about = _About(rates, database().runs.warnings(), runs.changes(), runs.first_pictures())
+    lines = [_line(row, columns, about) for row in board.rows]
+    frame = pd.DataFrame(lines)
+    empty = [name for name in ("★", "Picture", "Win rate", "Warnings", "Changed keys", "Tags", "Failure")
+             if not frame[name].fillna("").astype(str).str.len().any()]  # fmt: skip
+    config = _column_config(columns, f"Win rate in {campaign}" if campaign else "Win rate")
+    shown = frame.drop(columns=empty).style
+    for column in columns:
+        if column.title in frame:
+            shades = [_SHADES.get(row.places.get(column.key, Place.WORSE), "") for row in board.rows]
+            if any(shades):
+                shown = shown.apply(lambda _, shades=shades: shades, subset=[column.title])
+    selected = st.dataframe(
+        shown, hide_index=True, alt="Every run, favourites first, then the newest", on_select="rerun",
+        selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT, placeholder="",
+        height=min(_ROW_HEIGHT * (len(lines) + 1), 620),
+    )  # fmt: skip
+    return [board.rows[row] for row in selected.selection.rows if row < len(board.rows)]
 
 
-def _strips(summaries: list[RunSummary], chosen: bool) -> None:
-    """A few pictures of each run; and a link to the page Compare or Run, by how many runs are chosen."""
-    models = [(summary.run.id, _trained_variant(summary.run.id)) for summary in summaries]
-    if chosen and 2 <= len(summaries) <= 4:
-        query = urlencode([("model", contender(run_id, variant.value)) for run_id, variant in models])
-        st.link_button("Compare these", f"compare?{query}")
-    elif chosen:
-        for run_id, _ in models[:_SHOWN]:
-            st.link_button(f"Open {run_id}", f"run?{urlencode({'id': run_id})}")
-        st.text("Choose two to four runs to compare them.")
-    for run_id, variant in models[:_SHOWN]:
-        samples = runs.samples_of(run_id, variant)[: 6 * _STRIDE : _STRIDE]
-        thumbnails = [(path, sample) for sample in samples if (path := thumbnail(sample.sha256, "256"))]
-        if thumbnails:
-            st.text(run_id)
-            suite = runs.prompts(run_id)
-            texts = {prompt.slug: prompt.text for prompt in suite.prompts} if suite else {}
-            for column, (path, sample) in zip(st.columns(6), thumbnails, strict=False):
-                column.image(path.read_bytes(), width="stretch", alt=texts.get(sample.prompt, sample.prompt))
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What is shown of runs beside their scores, by run id."""
+
+    win_rates: Mapping[str, WinRate]
+    warnings: Mapping[str, Sequence[str]]
+    changes: Mapping[str, Mapping[str, str]]
+    pictures: Mapping[str, str]
 
 
-def _trained_variant(run_id: str) -> Variant:
-    """The trained model of a run that has pictures: the adapted one, unless only the fused one drew."""
-    return next((variant for variant in _TRAINED if runs.samples_of(run_id, variant)), Variant.ADAPTED)
-
-
-def show_plans(run_ids: list[str]) -> None:
-    """The plan of each run beside what its phases took."""
-    planned = [(run_id, phases) for run_id in run_ids[:_SHOWN] if (phases := runs.phases(run_id))]
-    if planned:
-        st.header("Plan")
-    for run_id, phases in planned:
-        st.text(f"{run_id} on {phases[0].planned.device}")
-        st.table([_phase(record) for record in phases], hide_index=True, alt=f"Planned and measured time of {run_id}")
-
-
-def _phase(record: PhaseRecord) -> dict[str, str]:
-    plan, took = record.planned, f"{format_duration(record.measured_seconds)} for {record.measured_units:,}"
-    return {
-        "Phase": plan.phase,
-        "Units": f"{plan.units:,} {plan.unit}{'' if plan.units == 1 else 's'}",
-        "Planned": f"{format_duration(plan.seconds)} ({plan.basis})",
-        "Took": took if record.measured_units else "",
-        "Memory": f"{plan.memory / 2**30:.1f} GiB" if plan.memory else "",
-    }
-
-
-def _line(summary: RunSummary, win_rates: dict[str, str]) -> dict[str, str]:
-    run = summary.run
+def _line(row: Row, columns: Sequence[Column], about: _About) -> dict[str, object]:
+    run = row.summary.run
+    rate, picture = about.win_rates.get(run.id), about.pictures.get(run.id)
     return {
         "Run": run.id,
+        "★": "★" if runs.FAVOURITE in row.summary.tags else "",
         "State": run.state.value,
-        "Tags": " ".join(summary.tags),
-        "Profile": run.profile,
-        "Dataset": summary.dataset_source,
-        "Started (UTC)": f"{run.started_at:%Y-%m-%d %H:%M}",
-        "Duration": "" if summary.seconds is None else format_duration(summary.seconds),
-        "Win rate": win_rates.get(run.id, ""),
+        "Picture": f"./pictures/{picture}/256.webp" if picture else None,
+        **{column.title: row.scores[column.key].value if column.key in row.scores else None for column in columns},
+        "Win rate": rate.value * 100 if rate else None,
+        "Warnings": ", ".join(about.warnings.get(run.id, ())),
+        "Changed keys": ", ".join(f"{key}={value}" for key, value in about.changes.get(run.id, {}).items()),
+        "Minutes": None if row.summary.seconds is None else row.summary.seconds / 60,
+        "Started": run.started_at,
+        "Dataset": row.summary.dataset_source,
+        "Tags": " ".join(tag for tag in row.summary.tags if tag != runs.FAVOURITE),
         "Failure": run.failure,
     }
 
 
-def _describe(measurement: Measurement) -> str:
-    reference = f", compared with {measurement.reference}" if measurement.reference else ""
-    return f"{measurement.metric}, measured by {measurement.extractor} (version {measurement.version}){reference}"
+def _column_config(columns: Sequence[Column], win_rate: str) -> dict[str, ColumnConfig]:
+    number = st.column_config.NumberColumn
+    return {
+        "★": st.column_config.TextColumn("★", width=30, help="Favourite"),
+        "Run": st.column_config.TextColumn(pinned=True, width=150),
+        "Picture": st.column_config.ImageColumn(width=60),
+        "Win rate": number(win_rate, format="%.0f %%", help="The share of comparisons won in the newest campaign."),
+        "Minutes": number("Duration (min)", format="%.1f"),
+        "Started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm"),
+        **{column.title: number(format=f"%.{column.decimals}f", help=_describe(column)) for column in columns},
+    }
 
 
-def _scores(measurement: Measurement, summaries: Iterable[RunSummary]) -> Iterable[dict[str, str]]:
-    """A row for each run that was measured so, with a column for each variant that any of them has a score of."""
-    of_runs: dict[str, dict[Variant, Score]] = {}
-    for summary in summaries:
-        of_runs[summary.run.id] = {s.variant: s for s in summary.scores if measurement_of(s) == measurement}
-    shown = {run_id: distinct_variants(scores) for run_id, scores in of_runs.items()}
-    variants = [variant for variant in Variant if any(variant in of_run for of_run in shown.values())]
-    for run_id, scores in of_runs.items():
-        if scores:
-            cells = {v.value: _cell(scores.get(v) if v in shown[run_id] else None) for v in variants}
-            yield {"Run": run_id} | cells
+def _describe(column: Column) -> str:
+    measured = column.key.measurement
+    reference = f", compared with {measured.reference}" if measured.reference else ""
+    return f"Measured by {measured.extractor}, version {measured.version}{reference}; {column.runs} runs."
 
 
-def _cell(score: Score | None) -> str:
-    if score is None:
-        return ""
-    bounds = "no interval" if score.interval is None else "{:.4g} to {:.4g}".format(*score.interval)
-    return f"{score.value:.4g} ({bounds}, n = {score.n})"
+def _actions(place: DeltaGenerator, board: Leaderboard, rows: Sequence[Row]) -> None:
+    """What can be done with the selected runs; it stands above the table, so that it is always in sight."""
+    names = [contender(row.summary.run.id, runs.trained_variant(row.summary.run.id).value) for row in rows]
+    names = [name for name in names if name in runs.models()]
+    with place:
+        if 2 <= len(names) <= MOST_COMPARED:
+            link("compare", f"Compare ({len(names)})", model=names)
+        elif len(names) > MOST_COMPARED:
+            st.text(f"Choose at most {MOST_COMPARED} runs to compare them.")
+        elif not rows:
+            st.text(f"{len(board.rows)} runs. Select rows to open or compare them.")
+        for row in rows[:3]:
+            link("run", f"Open {short_name(row.summary.run.id)}", id=row.summary.run.id)
+        st.download_button("CSV", lambda: leaderboard_csv(board), "leaderboard.csv", "text/csv", on_click="ignore")
+
+
+def _parallel(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    points: list[charts.Row] = []
+    axes = [column for column in columns if column.better and sum(column.key in row.scores for row in rows) > 1]
+    if len(axes) < 2:
+        st.text("It needs at least two metrics of at least two runs.")
+        return
+    for column in axes:
+        values = {row.summary.run.id: row.scores[column.key].value for row in rows if column.key in row.scores}
+        low, high = min(values.values()), max(values.values())
+        for run_id, value in values.items():
+            share = 0.5 if low == high else (value - low) / (high - low)
+            place = share if column.better > 0 else 1 - share
+            points.append({"run": run_id, "axis": column.title, "place": place, "value": value})
+    chart = charts.parallel_coordinates(points, [column.title for column in axes], runs.colours())
+    st.altair_chart(chart, width="stretch")

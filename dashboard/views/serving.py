@@ -1,4 +1,4 @@
-"""The page Serving: latency, requests and pictures of the HTTP service; quality and drift of served pictures."""
+"""The HTTP service: latency, requests and pictures; quality and drift of served pictures."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,6 @@ _TITLES = {
 
 
 def show() -> None:
-    st.title("Serving")
     chosen = st.segmented_control("Period", list(Period), default=Period.DAY, key="period")
     period = Period(chosen or Period.DAY)
     load = serving.load(period)
@@ -35,11 +34,19 @@ def show() -> None:
 
 
 def _load(load: ServiceLoad) -> None:
-    columns = st.columns(4)
-    columns[0].metric("Pictures", f"{load.pictures:,}")
-    columns[1].metric("Latency p50", _seconds(load.p50))
-    columns[2].metric("Latency p95", _seconds(load.p95))
-    columns[3].metric("Time in queue p50", _seconds(load.queue_p50))
+    errors = load.errors
+    interval = f"{errors.low:.1%} to {errors.high:.1%} (95 %), failed or lost" if errors else None
+    tiles = (
+        ("Pictures", f"{load.pictures:,}", None),
+        ("Pictures per minute", "–" if load.per_minute is None else f"{load.per_minute:.1f}", None),
+        ("Latency p50", _seconds(load.p50), None),
+        ("Latency p95", _seconds(load.p95), None),
+        ("Latency p99", _seconds(load.p99), None),
+        ("Time in queue p50", _seconds(load.queue_p50), None),
+        ("Error rate", f"{errors.value:.1%}" if errors else "–", interval),
+    )
+    for column, (label, value, tooltip) in zip(st.columns(len(tiles)), tiles, strict=True):
+        column.metric(label, value, help=tooltip)
     st.text("Requests: " + ", ".join(_request_counts(load)))
     if sum(load.requests.values()) >= serving.MAX_REQUESTS:
         st.caption(f"The newest {serving.MAX_REQUESTS:,} requests of this period.")

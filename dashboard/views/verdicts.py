@@ -1,4 +1,4 @@
-"""The page Verdicts: leaderboard of models from people's votes, agreement of reviewers, quality of each reviewer."""
+"""Results of a campaign: win rates and ranking of models from people's votes, and agreement of reviewers."""
 
 import numpy as np
 import streamlit as st
@@ -6,37 +6,33 @@ from scipy.special import expit
 
 from dashboard import charts
 from dashboard.formatting import describe_decision
+from dashboard.navigation import short_name
 from dashboard.queries import runs, votes
-from dashboard.queries.database import database
-from dashboard.views.campaigns import select_campaign
 from naruto_core.errors import NarutoError
 from naruto_core.judging.decision import WinRate
 from naruto_core.judging.ranking import Gap
-from naruto_core.judging.reviewer_quality import ReviewerQuality, Share, is_biased
-from naruto_core.judging.vote_table import votes_csv
+from naruto_core.judging.reviewer_quality import Share
+from naruto_core.judging.vote_table import votes_csv, write_votes_parquet
 from naruto_core.judging.votes import countable, defect_shares, mean_grades
 from naruto_core.ratings import Campaign, Mode
 
 _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.BEST_WORST: ("best", "worst")}
 
 
-def show() -> None:
-    st.title("Verdicts")
-    campaigns = votes.campaigns()
-    if not campaigns:
-        st.info("There is no campaign yet. Open one on the page Campaigns.")
-        return
-    campaign = select_campaign(campaigns, "models")
+def show(campaign: Campaign) -> None:
+    """The results of a campaign; a sentence before its first vote."""
     if not votes.ratings(campaign.id):
-        st.info("There are no votes yet. Send the reviewers their links from the page Campaigns.")
+        st.info("There are no votes yet. Send the reviewers their links from the part People.")
         return
     if campaign.mode is Mode.SCALE:
         _grades(campaign)
     else:
         _ranking(campaign)
     _agreement(campaign)
-    _people(campaign)
-    st.download_button("All votes (CSV)", lambda: votes_csv(votes.ratings(campaign.id)), "votes.csv", "text/csv")
+    with st.container(horizontal=True):
+        st.download_button("All votes (CSV)", lambda: votes_csv(votes.ratings(campaign.id)), "votes.csv", "text/csv")
+        st.download_button("All votes (Parquet)", lambda: write_votes_parquet(votes.ratings(campaign.id)),
+                           "votes.parquet", "application/vnd.apache.parquet")  # fmt: skip
 
 
 def _ranking(campaign: Campaign) -> None:
@@ -46,18 +42,25 @@ def _ranking(campaign: Campaign) -> None:
         st.info("The votes cannot be evaluated yet:")
         st.text(str(error))
         return
-    for decision in result.decisions:
-        st.text(describe_decision(decision))
     models = result.ranking.models
     rows: list[charts.Row] = [
-        {"name": model.model, "value": model.value, "low": _clip(model.low), "high": _clip(model.high)}
+        {"name": short_name(model.model), "value": model.value, "low": _clip(model.low), "high": _clip(model.high)}
         for model in models
     ]
-    st.header("Leaderboard")
+    shares: list[charts.Row] = [
+        {"name": short_name(rate.model), "value": rate.value, "low": rate.low, "high": rate.high}
+        for rate in result.win_rates
+    ]
+    st.subheader("Win rates")
+    left_column, right_column = st.columns(2)
+    left_column.altair_chart(charts.interval_plot(shares, "Share of comparisons won, with 95 % intervals", zero=0.5))
+    right_column.table([_rate(rate) for rate in result.win_rates], hide_index=True, alt="Win rates")
+    for decision in result.decisions:
+        st.text(describe_decision(decision, short=True))
+    st.subheader("Strengths")
     st.altair_chart(
-        charts.interval_plot(rows, "Strength in log-odds (mean 0), with anytime-valid 95 % intervals", zero=0)
+        charts.interval_plot(rows, "Bradley-Terry strength in log-odds (mean 0), anytime-valid 95 % intervals", zero=0)
     )
-    st.table([_rate(rate) for rate in result.win_rates], hide_index=True, alt="Win rates")
     left = result.ranking.left
     significance = (
         "not significant" if left.low <= 0 <= left.high else "significant; the strengths are corrected for it"
@@ -66,9 +69,9 @@ def _ranking(campaign: Campaign) -> None:
         f"Bias to the left side: {left.value:+.2f} log-odds ({left.low:+.2f} to {left.high:+.2f}, n = {left.votes} "
         f"votes), {significance}. Bradley-Terry model with a term for the side; intervals over whole prompts."
     )
-    st.header("Win rates between two models")
+    st.subheader("Win rates between two models")
     table = [
-        {"": model.model} | {other.model: "" if i == j else _win_rate(result.ranking.gaps[i, j])
+        {"": short_name(model.model)} | {short_name(other.model): "" if i == j else _win_rate(result.ranking.gaps[i, j])
                              for j, other in enumerate(models)}
         for i, model in enumerate(models)
     ]  # fmt: skip
@@ -91,14 +94,14 @@ def _by_tag(campaign: Campaign, models: list[str]) -> None:
     prompts = {prompt.slug: prompt for suite in suites if suite for prompt in suite.prompts}
     by_tag = votes.wins_by_tag(campaign.id, tuple(prompts.values()))
     if by_tag:
-        st.header("Win rates by tag")
+        st.subheader("Win rates by tag")
         rows = [{"Tag": tag} | _rate(rate) for tag, rates in by_tag.items() for rate in rates]
         st.dataframe(rows, hide_index=True, alt="Win rates by tag")
 
 
 def _rate(rate: WinRate) -> dict[str, str]:
     return {
-        "Model": rate.model,
+        "Model": short_name(rate.model),
         "Win rate": f"{rate.value:.0%}",
         "95 % interval": f"{rate.low:.0%} to {rate.high:.0%}",
         "Votes": str(rate.votes),
@@ -117,16 +120,16 @@ def _grades(campaign: Campaign) -> None:
         ]
         st.altair_chart(charts.interval_plot(rows, "Mean grade, 1 to 5, with 95 % intervals over prompts"))
         st.text("; ".join(f"{mean.model}: n = {mean.ratings} ratings of {mean.prompts} prompts" for mean in means))
-    st.header("Defects")
+    st.subheader("Defects")
     table = [
-        {"Model": model} | {defect.value: _share(share) for defect, share in shares.items()}
+        {"Model": model} | {defect.value: share_text(share) for defect, share in shares.items()}
         for model, shares in defect_shares(ratings).items()
     ]
     st.table(table, hide_index=True, alt="How often each defect was marked")
 
 
 def _agreement(campaign: Campaign) -> None:
-    st.header("Agreement between reviewers")
+    st.subheader("Agreement between reviewers")
     for question in _QUESTIONS[campaign.mode]:
         agreement = votes.agreement(campaign.id, question, "ordinal" if campaign.mode is Mode.SCALE else "nominal")
         if isinstance(agreement, str):
@@ -138,28 +141,8 @@ def _agreement(campaign: Campaign) -> None:
         )
 
 
-def _people(campaign: Campaign) -> None:
-    st.header("Quality of reviewers")
-    names = {reviewer.id: reviewer.name for reviewer in database().ratings.reviewers()}
-    qualities = votes.reviewer_quality(campaign.id)
-    rows = [_line(names.get(quality.reviewer_id, "?"), quality) for quality in qualities]
-    st.dataframe(rows, hide_index=True, alt="Speed, side bias, consistency and gold pairs of each reviewer")
-
-
-def _line(name: str, quality: ReviewerQuality) -> dict[str, str | float]:
-    left = quality.left
-    return {
-        "Reviewer": name,
-        "Votes": quality.votes,
-        "Seconds per vote (median)": round(quality.seconds, 1),
-        "Side bias": ("left" if left.hits * 2 > left.n else "right") if is_biased(left) else "none",
-        "Chose left": _share(left),
-        "Consistent on repeats": _share(quality.consistent),
-        "Correct on gold pairs": _share(quality.gold),
-    }
-
-
-def _share(share: Share) -> str:
+def share_text(share: Share) -> str:
+    """A share with its interval and number."""
     if not share.n:
         return "no data"
     return f"{share.hits / share.n:.0%} ({share.low:.0%} to {share.high:.0%}, n = {share.n})"

@@ -89,8 +89,9 @@ class EndpointHandler:
     def _encode(self, text: str, negative: str) -> dict[str, torch.Tensor]:
         """The prompts as arguments of the pipeline."""
         clip_skip, max_token_length = self.settings["clip_skip"], self.settings["max_token_length"]
+        weighted = self.settings["prompt_weights"]
         with torch.no_grad():
-            return encode_prompts(self.pipeline, [text], [negative], clip_skip, max_token_length)
+            return encode_prompts(self.pipeline, [text], [negative], clip_skip, max_token_length, weighted=weighted)
 
     def _with_tokens(self, text: str) -> str:
         """The prompt, with each word that stands for trained tokens replaced by these tokens."""

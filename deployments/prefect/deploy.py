@@ -9,6 +9,8 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -23,6 +25,23 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 POOL = "gpu"
+POOL_LIMIT = 2  # flow runs at once: a training, and a short flow beside it; the device is held by one of them at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A work queue of the pool, which runs one flow at a time; of what waits, priority 1 is first."""
+
+    name: str
+    priority: int
+    description: str
+
+
+QUEUES = (
+    Queue("interactive", 1, "What somebody waits for: promotions."),
+    Queue("nightly", 2, "Short flows on a schedule: scores, quality of served pictures."),
+    Queue("training", 3, "Runs and sweeps, which take hours: they never hold the places of the other queues."),
+)
 _DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
 _AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 _NOTIFICATIONS = Path(__file__).with_name("notifications.yaml")
@@ -52,15 +71,24 @@ def deploy(client: "SyncPrefectClient", environment: Mapping[str, str] | None = 
 
 
 def create_pool(client: "SyncPrefectClient") -> bool:
-    """Create the work pool that runs one flow at a time; False if it exists."""
-    from prefect.client.schemas.actions import WorkPoolCreate
+    """Create the work pool and its queues where they are missing; whether anything was.
+
+    A pool with the limit of earlier versions, 1, gets `POOL_LIMIT`; other changes that somebody made stay.
+    """
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
-    try:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=1))
-    except ObjectAlreadyExists:
-        return False
-    return True
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=POOL_LIMIT))
+    existing = {queue.name for queue in client.read_work_queues(work_pool_name=POOL)}
+    missing = [queue for queue in QUEUES if queue.name not in existing]
+    if missing and client.read_work_pool(POOL).concurrency_limit == 1:
+        client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=POOL_LIMIT))
+    for queue in missing:
+        client.create_work_queue(
+            queue.name, queue.description, concurrency_limit=1, priority=queue.priority, work_pool_name=POOL
+        )
+    return bool(missing)
 
 
 def deployments_digest() -> str:

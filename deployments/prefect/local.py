@@ -170,7 +170,7 @@ def start_worker(local: LocalPrefect, client: "SyncPrefectClient") -> bool:
 
 
 def mark_lost_runs(client: "SyncPrefectClient") -> None:
-    """Mark runs that a stopped worker left unfinished as crashed: they would occupy the pool's only place for ever."""
+    """Mark runs that a stopped worker left unfinished as crashed: they would occupy a queue's only place for ever."""
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter, WorkPoolFilterName
     from prefect.states import Crashed
 

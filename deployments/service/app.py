@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
@@ -17,9 +18,11 @@ from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
 from deployments.service.state import ServiceState, service_state
 from deployments.service.tracing import TELEMETRY
+from naruto_core.artifacts import Layout
 from naruto_core.continuous_batching import Order
 from naruto_core.errors import NarutoError
 from naruto_core.settings import Settings
+from naruto_core.store.deletion import prune_cache
 
 _log = logging.getLogger("naruto.service")
 
@@ -31,7 +34,7 @@ def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         state.engine.start()
-        loops = (_warm_up, _delete_expired_images, _supervise_quality_worker)
+        loops = (_warm_up, _delete_expired_images, _prune, _supervise_quality_worker)
         tasks = [asyncio.create_task(loop(state)) for loop in loops]
         try:
             yield
@@ -113,6 +116,26 @@ async def _delete_expired_images(state: ServiceState) -> None:
     while True:
         await asyncio.to_thread(state.image_files.delete_expired)
         await asyncio.sleep(60)
+
+
+async def _prune(state: ServiceState) -> None:
+    """Delete the oldest requests, scores of served pictures and cached files, every hour."""
+    while True:
+        options, now = state.options, datetime.now(UTC)
+        try:
+            jobs = await asyncio.to_thread(
+                state.job_store.prune, now - timedelta(days=options.job_days), options.most_jobs
+            )
+            scores = await asyncio.to_thread(
+                state.served_scores.prune, now - timedelta(days=options.score_days), options.most_scores
+            )
+            most = state.settings.cache_gib * 2**30
+            files = await asyncio.to_thread(prune_cache, Layout(state.settings.root), most)
+            if jobs or scores or files:
+                _log.info("deleted what was old", extra={"jobs": jobs, "scores": scores, "cached_files": files})
+        except (NarutoError, OSError) as error:
+            _log.warning("what is old could not be deleted: %s", error)
+        await asyncio.sleep(3600)
 
 
 async def _supervise_quality_worker(state: ServiceState) -> None:

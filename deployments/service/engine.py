@@ -2,7 +2,8 @@
 
 A batch draws pictures of one model and size. Waiting pictures join it between two steps, until a picture that does not
 fit is first in the queue: then nothing joins any more, and when the batch has ended that picture starts the next one.
-So a picture joins at the next step if it can, and waits for one batch of other pictures at most.
+So a picture joins at the next step if it can, and waits for one batch of other pictures at most. The network gets as
+many pictures as there are, or always the full batch where bytes must not depend on company (see `ContinuousBatch`).
 """
 
 import logging
@@ -17,7 +18,7 @@ from deployments.service.errors import ApiError
 from deployments.service.metrics import Metrics
 from deployments.service.model_cache import ModelCache
 from deployments.service.model_registry import ModelSpec
-from naruto_core.continuous_batching import ContinuousBatch, Order
+from naruto_core.continuous_batching import ContinuousBatch, Order, Preview
 from naruto_core.errors import NarutoError
 from naruto_core.generation import padded_batch_size
 from naruto_core.sampling import NotFinite
@@ -33,7 +34,7 @@ class QueueItem:
     """One picture in the queue; `height` and `width` in pixels.
 
     The callbacks run in the engine's thread and must return at once: `on_step` gets the number of steps done,
-    `on_failure` a sentence for the client.
+    `on_preview` the previews that the order names, `on_failure` a sentence for the client.
     """
 
     spec: ModelSpec
@@ -43,6 +44,7 @@ class QueueItem:
     on_step: Callable[[int], None]
     on_picture: "Callable[[Image], None]"
     on_failure: Callable[[str], None]
+    on_preview: "Callable[[Image], None]" = lambda _: None
     cancelled: bool = False
     queued_at: float = field(default_factory=time.monotonic)
 
@@ -54,8 +56,9 @@ class QueueItem:
 class Engine:
     """One thread for one device: `start` it, `submit` pictures, `stop` it."""
 
-    def __init__(self, cache: ModelCache, queue_limit: int, metrics: Metrics) -> None:
-        self._cache, self._queue_limit, self._metrics = cache, queue_limit, metrics
+    def __init__(self, cache: ModelCache, queue_limit: int, metrics: Metrics, *, fixed_size: bool) -> None:
+        """`fixed_size` is that of `ContinuousBatch`."""
+        self._cache, self._queue_limit, self._metrics, self._fixed_size = cache, queue_limit, metrics, fixed_size
         self._queue: deque[QueueItem] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -147,6 +150,9 @@ class Engine:
         for number, result in self._batch.step().items():
             if isinstance(result, int):
                 self._drawing[number].on_step(result)
+            elif isinstance(result, Preview):
+                self._drawing[number].on_step(result.step)
+                self._drawing[number].on_preview(result.picture)
             else:
                 self._finish(number, result)
 
@@ -155,7 +161,8 @@ class Engine:
         if self._batch and self._batch_opener and first.fits(self._batch_opener):
             return
         self._batch = self._batch_opener = None  # it holds its model, whose memory the next model may need
-        self._batch = ContinuousBatch(self._cache.painter(first.spec), first.height, first.width)
+        painter = self._cache.painter(first.spec)
+        self._batch = ContinuousBatch(painter, first.height, first.width, fixed_size=self._fixed_size)
         self._batch_opener = first
 
     def _finish(self, number: int, result: "Image | NotFinite") -> None:

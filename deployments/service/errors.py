@@ -29,24 +29,41 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(Exception):
-    """A request that is answered with `status` and one sentence; `wait` is in seconds."""
+    """A request that is answered with `status` and one sentence; `wait` is in seconds.
+
+    `final`: to send it again has no use. OpenAI's clients repeat what ends with 409 or 500 twice unless they are told.
+    """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, wait: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        wait: float | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.wait = status, message, param, code, wait
+        self.final = final
 
     def response(self) -> JSONResponse:
-        """The HTTP response; `wait` becomes its header Retry-After."""
+        """The HTTP response; `wait` becomes its header Retry-After, and `final` the one that OpenAI's clients read."""
+        headers = {} if self.wait is None else {"Retry-After": str(max(1, round(self.wait)))}
+        if self.final:
+            headers["X-Should-Retry"] = "false"
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body(), self.status, headers)
+
+    def body(self) -> dict[str, Any]:
+        """An `ErrorBody`."""
         default = "server_error" if self.status >= 500 else "invalid_request_error"
         detail = ErrorDetail(
             message=self.message, type=_TYPES.get(self.status, default), param=self.param, code=self.code
         )
-        headers = {} if self.wait is None else {"Retry-After": str(max(1, round(self.wait)))}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers)
+        return ErrorBody(error=detail).model_dump()
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

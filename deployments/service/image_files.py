@@ -5,26 +5,27 @@ import hmac
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from naruto_core import picture_file
 from naruto_core.access_control import signing_key
-from naruto_core.artifacts import write_atomically
+from naruto_core.artifacts import remove_abandoned, write_atomically
+from naruto_core.picture_file import MEDIA_TYPES, SentFormat
 
-_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(picture_file.SUFFIX)}")
+_NAME = re.compile(rf"[0-9a-f]{{32}}\.({'|'.join(MEDIA_TYPES)})")
 
 
 class ImageFiles:
-    """PNG files in `folder`/pictures. URLs are valid for `seconds`, files are kept twice as long."""
+    """Picture files in `folder`/pictures, at most `most_bytes`. URLs are valid for `seconds`, files twice as long."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self._folder, self._seconds = folder / "pictures", seconds
+    def __init__(self, folder: Path, seconds: float, most_bytes: float) -> None:
+        self._folder, self._seconds, self._most_bytes = folder / "pictures", seconds, most_bytes
         self.key = signing_key(folder / "signing-key")
 
-    def save(self, png: bytes) -> str:
+    def save(self, data: bytes, file_format: SentFormat) -> str:
         """Write a picture; returns its name, which cannot be guessed."""
-        name = f"{secrets.token_hex(16)}{picture_file.SUFFIX}"
-        write_atomically(self._folder / name, png)
+        name = f"{secrets.token_hex(16)}.{file_format}"
+        write_atomically(self._folder / name, data)
         return name
 
     def url(self, name: str) -> str:
@@ -41,9 +42,17 @@ class ImageFiles:
         return path if path.is_file() else None
 
     def delete_expired(self) -> None:
-        """Delete the files whose URLs have all expired."""
-        for path in self._folder.glob(f"*{picture_file.SUFFIX}"):
-            if path.stat().st_mtime < time.time() - 2 * self._seconds:
+        """Delete the files whose URLs have all expired, the oldest of too many, and what killed processes left."""
+        remove_abandoned(self._folder)
+        files: list[tuple[float, int, Path]] = []
+        for path in self._folder.glob("[!.]*"):
+            with suppress(FileNotFoundError):  # another process of the service deletes them too
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        total, expired = 0, time.time() - 2 * self._seconds
+        for written, size, path in sorted(files, reverse=True):
+            total += size
+            if written < expired or total > self._most_bytes:
                 path.unlink(missing_ok=True)
 
     def _sign(self, name: str, expires: int) -> str:

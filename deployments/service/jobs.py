@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from deployments.service.moderation import Moderator
 from deployments.service.quality_worker import QualitySampler
 from deployments.service.tracing import record_spans
 from naruto_core.continuous_batching import Order
-from naruto_core.picture_file import encode_picture
+from naruto_core.picture_file import PNG, SentEncoding, encode_sent_picture
 from naruto_core.serving import OPEN, JobState, ServiceJob
 from naruto_core.store.service_jobs import ServiceJobs
 
@@ -32,27 +32,34 @@ _JOBS_IN_MEMORY = 1000  # finished ones; the database has all
 _log = logging.getLogger("naruto.service")
 
 
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What becomes of the pictures of a request.
+
+    `as_files`: they are stored, to be fetched by URL; else the reply has them. `sample_prompt` is the client's prompt
+    if they may be sampled for quality measurement, else empty. `warning` is shown with the job.
+    """
+
+    as_files: bool
+    encoding: SentEncoding = PNG
+    sample_prompt: str = ""
+    warning: str = ""
+
+
 class Job:
     """A request in progress: its `record` for the database, its pictures in the queue, and what is drawn of them.
 
     Lives in the event loop; the engine's thread reaches it through `call_soon_threadsafe` only.
     """
 
-    def __init__(
-        self,
-        record: ServiceJob,
-        spec: ModelSpec,
-        orders: list[Order],
-        *,
-        as_files: bool,
-        sample_prompt: str,
-        warning: str,
-    ) -> None:
+    def __init__(self, record: ServiceJob, spec: ModelSpec, orders: list[Order], options: JobOptions) -> None:
         """See `Jobs.submit`."""
-        self.record, self.as_files, self.sample_prompt, self.warning = record, as_files, sample_prompt, warning
+        self.record, self.options = record, options
         self.refused = False  # by the moderator
+        self.interrupted = False  # by the end of the service: the same request may succeed
         self.trace = context.get_current()  # that of the request
-        self.pngs: list[bytes] = []
+        self.files: list[bytes] = []  # the encoded pictures, for the reply
+        self.previews: asyncio.Queue[Image] = asyncio.Queue()
         self.drawn = asyncio.Event()  # every picture is drawn, or none will be
         self.ended = asyncio.Event()  # `record` has its final state
         self._steps = [0] * len(orders)
@@ -65,6 +72,7 @@ class Job:
                 on_step=lambda step: self._on_step(loop, number, step),
                 on_picture=lambda picture: _call_soon(loop, self._on_picture, number, picture),
                 on_failure=lambda reason: _call_soon(loop, self.fail, reason),
+                on_preview=lambda picture: _call_soon(loop, self.previews.put_nowait, picture),
             )  # fmt: skip
 
         self.items = [queue_item(number, order) for number, order in enumerate(orders)]
@@ -122,28 +130,15 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer = ThreadPoolExecutor(1, "record")  # one thread, so that states are written in their order
 
-    async def submit(
-        self,
-        record: ServiceJob,
-        spec: ModelSpec,
-        orders: list[Order],
-        *,
-        as_files: bool,
-        sample_prompt: str = "",
-        warning: str = "",
-    ) -> Job:
-        """Queue a request; ApiError if the queue is full. `as_files`: store the pictures, to be fetched by URL.
-
-        `sample_prompt` is the client's prompt if pictures of this request may be sampled for quality measurement, else
-        empty; `warning` is shown with the job.
-        """
-        job = Job(record, spec, orders, as_files=as_files, sample_prompt=sample_prompt, warning=warning)
+    async def submit(self, record: ServiceJob, spec: ModelSpec, orders: list[Order], options: JobOptions) -> Job:
+        """Queue a request; ApiError if the queue is full."""
+        job = Job(record, spec, orders, options)
         self._engine.submit(job.items)
         self._jobs[record.id] = job
         while len(self._jobs) > _JOBS_IN_MEMORY and next(iter(self._jobs.values())).record.state not in OPEN:
             self._jobs.popitem(last=False)
         written = self._write(job)
-        if as_files:
+        if options.as_files:
             await written
         task = asyncio.create_task(self._complete(job))
         self._tasks.add(task)
@@ -172,10 +167,27 @@ class Jobs:
                 await asyncio.wait_for(job.ended.wait(), 0.1)
         yield
 
+    async def previews(self, job: Job) -> AsyncIterator[bytes]:
+        """The previews of a job as files, as they come, until it has ended; not those that the moderator refuses."""
+        ended = asyncio.create_task(job.ended.wait())
+        try:
+            while True:
+                preview = asyncio.create_task(job.previews.get())
+                await asyncio.wait((ended, preview), return_when=asyncio.FIRST_COMPLETED)
+                if not preview.done():
+                    preview.cancel()
+                    return
+                picture = preview.result()
+                if not await asyncio.to_thread(self._moderator.picture, picture):
+                    yield await asyncio.to_thread(encode_sent_picture, picture, {}, job.options.encoding)
+        finally:
+            ended.cancel()
+
     async def close(self) -> None:
         """Fail the jobs that are still open, and wait until every state is written."""
         for job in self._jobs.values():
             if job.record.state in OPEN:
+                job.interrupted = True
                 job.fail("the service was stopped before the pictures were drawn; try again.")
         await asyncio.gather(*self._tasks)
         await asyncio.to_thread(self._writer.shutdown)
@@ -197,12 +209,12 @@ class Jobs:
         self._metrics.pictures.labels(job.record.state).inc(len(job.items))
         job.ended.set()
         record_spans(job.record, job.trace)
-        if not job.as_files:  # the reply has the pictures: free their memory; the database has the rest
+        if not job.options.as_files:  # the reply has the pictures: free their memory; the database has the rest
             self._jobs.pop(job.record.id, None)
         self._write(job)
 
     def _encode(self, job: Job) -> None:
-        """Moderate the pictures, encode them as PNG with their settings, and sample some. Runs in a thread."""
+        """Moderate the pictures, encode them with their settings, and sample some. Runs in a thread."""
         for order, picture in job.take_pictures():
             if reason := self._moderator.picture(picture):
                 job.record, job.refused = replace(job.record, failure=f"A picture was refused: {reason}."), True
@@ -212,12 +224,13 @@ class Jobs:
                 "seed": order.seed, "num_inference_steps": order.num_inference_steps,
                 "guidance_scale": order.guidance_scale,
             }  # fmt: skip
-            job.pngs.append(encode_picture(picture, settings))
-            if job.sample_prompt and self._sampler.select():
-                self._sampler.save(picture, job.record.model, job.sample_prompt)
-        if job.as_files:
-            job.record = replace(job.record, pictures=[self._image_files.save(png) for png in job.pngs])
-            job.pngs = []
+            job.files.append(encode_sent_picture(picture, settings, job.options.encoding))
+            if job.options.sample_prompt and self._sampler.select():
+                self._sampler.save(picture, job.record.model, job.options.sample_prompt)
+        if job.options.as_files:
+            file_format = job.options.encoding.file_format
+            job.record = replace(job.record, pictures=[self._image_files.save(data, file_format) for data in job.files])
+            job.files = []
 
     def _write(self, job: Job) -> "asyncio.Future[None]":
         record = job.record

@@ -20,7 +20,7 @@ from naruto_core.textual_inversion import split_tokens
 from naruto_core.token_limit import TokenLimit, load_token_limit
 
 BASE = "base"
-_BATCH_SIZE = 4  # a lone picture pays for the whole batch; measured in DECISIONS
+_BATCH_SIZE = 4  # at most, unless a setting says otherwise: a full batch is the longest that a picture waits for
 
 
 @dataclass(frozen=True, slots=True)

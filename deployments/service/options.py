@@ -1,6 +1,7 @@
 """Settings of the service on this machine: `NARUTO_SERVICE_*` variables. How pictures are drawn is in recipes."""
 
 import socket
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +20,11 @@ class ServiceOptions(BaseSettings):
     batch_size: int | None = Field(
         default=None, ge=1, le=64, description="Pictures drawn together; unset: the run's own, at most 4."
     )
+    determinism: Literal["off", "strict"] = Field(
+        default="off",
+        description="strict: a picture has the same bytes whatever else is drawn, and a lone one takes the time of a "
+        "full batch; off: equal to rounding.",
+    )
     warm_adapters: int = Field(default=4, ge=1, description="Adapters kept loaded; the least recently used goes.")
     warm_bases: int = Field(default=1, ge=1, description="Base models kept loaded.")
     longest_queue: int = Field(default=64, ge=1, description="Pictures that may wait; more are rejected with 429.")
@@ -30,5 +36,12 @@ class ServiceOptions(BaseSettings):
     drain_seconds: float = Field(default=60, ge=0, description="Time to draw accepted pictures after SIGTERM.")
     watched_share: float = Field(
         default=0.05, ge=0, le=1, description="Share of served pictures whose quality is measured; 0: none."
+    )
+    job_days: float = Field(default=90, gt=0, description="How long ended requests stay in the database.")
+    most_jobs: int = Field(default=1_000_000, ge=1, description="Requests in the database; the oldest go first.")
+    score_days: float = Field(default=365, gt=0, description="How long scores of served pictures stay there.")
+    most_scores: int = Field(default=1_000_000, ge=1, description="Scores of served pictures; the oldest go first.")
+    pictures_gib: float = Field(
+        default=20, gt=0, description="Pictures to be fetched by URL; the oldest are deleted before their URLs expire."
     )
     checker: str = Field(default="", description="package.module:Class that may refuse prompts and pictures.")

@@ -11,29 +11,33 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from deployments.service.errors import ApiError, error_responses
-from deployments.service.jobs import Job, new_job_id
+from deployments.service.jobs import Job, JobOptions, new_job_id
 from deployments.service.keys import Caller, caller
 from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
 from deployments.service.schemas import (
+    ImageEvent,
     ImageReply,
     ImageRequest,
     JobReply,
     ModelReply,
     ModelsReply,
+    image_event,
     image_reply,
     job_reply,
 )
 from deployments.service.state import ServiceState
 from naruto_core.continuous_batching import Order
 from naruto_core.errors import NotRecorded
-from naruto_core.picture_file import MEDIA_TYPE
+from naruto_core.picture_file import MEDIA_TYPES
 from naruto_core.prompts import insert_tokens
 from naruto_core.sampling import SAMPLERS
 from naruto_core.serving import JobState, ServiceJob
+from naruto_core.token_limit import prompt_words
 
 router = APIRouter()
 _CLIENT_CLOSED_REQUEST = 499  # for the log: the client does not get it
+_UNCACHED = {"Cache-Control": "no-store"}
 
 
 def _service_state(request: Request) -> ServiceState:
@@ -49,10 +53,18 @@ State = Annotated[ServiceState, Depends(_service_state)]
     response_model=ImageReply,
     summary="Draw pictures",
     responses=error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503)
-    | {202: {"model": JobReply, "description": "With the header Prefer: respond-async: the job, to be polled."}},
+    | {
+        200: {"description": "The pictures; with `stream`, server-sent events.", "content": {"text/event-stream": {}}},
+        202: {"model": JobReply, "description": "With the header Prefer: respond-async: the job, to be polled."},
+    },
 )
 async def generate(body: ImageRequest, request: Request, client: Client, state: State) -> Response:
-    """The same seed, prompt and model give the same picture, byte for byte, whatever else is drawn at the time."""
+    """The same seed, prompt and model give the same picture, but for rounding, whatever else is drawn at the time.
+
+    With NARUTO_SERVICE_DETERMINISM=strict its bytes are the same too.
+    """
+    respond_async = "respond-async" in request.headers.get("prefer", "")
+    _check_reply_form(body, respond_async=respond_async)
     further = [(adapter.name, adapter.weight) for adapter in body.adapters]
     spec = await asyncio.to_thread(state.registry.spec, body.model, further)
     width, height = _size(body, spec)
@@ -62,31 +74,76 @@ async def generate(body: ImageRequest, request: Request, client: Client, state: 
         raise ApiError(429, message, code="rate_limit_exceeded", wait=wait)
     warning = await asyncio.to_thread(_truncation_warning, state, spec, orders[0])
     headers = {"X-Naruto-Warning": warning} if warning else {}
-    respond_async = "respond-async" in request.headers.get("prefer", "")
     record = ServiceJob(
         id=new_job_id(), instance=state.options.instance, key=client.name, model=spec.name, n=body.n, width=width,
         height=height, num_inference_steps=orders[0].num_inference_steps, seeds=[order.seed for order in orders],
         asked_at=datetime.now(UTC),
     )  # fmt: skip
-    job = await state.jobs.submit(
-        record,
-        spec,
-        orders,
+    options = JobOptions(
         as_files=respond_async or body.response_format == "url",
-        sample_prompt=body.prompt if _drawn_as_samples(record, orders[0], spec) else "",
+        encoding=body.encoding,
+        sample_prompt=prompt_words(spec.section, body.prompt) if _drawn_as_samples(record, orders[0], spec) else "",
         warning=warning,
     )
+    job = await state.jobs.submit(record, spec, orders, options)
     if respond_async:
         content = job_reply(state, job.record, job, request).model_dump(exclude_none=True)
         headers |= {"Location": f"/v1/jobs/{record.id}", "Preference-Applied": "respond-async"}
         return JSONResponse(content, 202, headers)
+    if body.stream:
+        events = _image_events(state, job, body.quality)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers | _UNCACHED)
     if not await _ended_before_disconnect(request, job):
         state.jobs.cancel(job)
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
     if job.record.state is not JobState.DONE:
         raise _job_error(job)
-    reply = image_reply(state, job.record, job.pngs, request, warning)
+    reply = image_reply(state, job.record, job.files, request, body.output_format, warning)
     return JSONResponse(reply.model_dump(exclude_none=True), headers=headers)
+
+
+@router.post("/v1/images/edits", responses=error_responses(400, 401, 503), summary="Not supported")
+@router.post("/v1/images/variations", responses=error_responses(400, 401, 503), summary="Not supported")
+async def edit(client: Client) -> Response:
+    """This service draws pictures from prompts only."""
+    del client
+    message = "This service draws from prompts only, it edits no pictures: use /v1/images/generations."
+    raise ApiError(400, message, code="not_supported")
+
+
+def _check_reply_form(body: ImageRequest, *, respond_async: bool) -> None:
+    """ApiError 400 for fields of the reply's form that exclude each other."""
+    faults = {
+        "n": (body.stream and body.n > 1, "n: a stream has one picture."),
+        "stream": (body.stream and respond_async, "stream: leave it out with the header Prefer: respond-async."),
+        "response_format": (
+            body.stream and body.response_format == "url",
+            "response_format: a stream has its pictures in base64.",
+        ),
+        "partial_images": (body.partial_images and not body.stream, "partial_images: they need stream: true."),
+        "output_compression": (
+            body.output_format == "png" and body.output_compression < 100,
+            "output_compression: a PNG has all of the picture; set output_format to jpeg or webp.",
+        ),
+    }
+    for name, (is_fault, message) in faults.items():
+        if is_fault:
+            raise ApiError(400, message, param=name, code="invalid_value")
+
+
+async def _image_events(state: ServiceState, job: Job, quality: str) -> AsyncIterator[str]:
+    """The events of OpenAI's API: previews as they come, then the picture, or an error. A client that left cancels."""
+    try:
+        number = 0
+        async for preview in state.jobs.previews(job):
+            yield _event("image_generation.partial_image", image_event(job, preview, quality, number))
+            number += 1
+        if job.record.state is JobState.DONE:
+            yield _event("image_generation.completed", image_event(job, job.files[0], quality))
+        else:
+            yield f"event: error\ndata: {json.dumps(_job_error(job).body())}\n\n"
+    finally:
+        state.jobs.cancel(job)  # does nothing to a job that has ended
 
 
 @router.get("/v1/models", response_model=ModelsReply, responses=error_responses(401, 503))
@@ -134,6 +191,11 @@ def _orders(body: ImageRequest, spec: ModelSpec, state: ServiceState) -> list[Or
     negative = section.negative_prompt if body.negative_prompt is None else body.negative_prompt
     default_steps = max(1, section.num_inference_steps // 2) if body.quality == "low" else section.num_inference_steps
     steps = body.steps or default_steps
+    for name, prompt in (("prompt", body.prompt), ("negative_prompt", negative)):
+        try:
+            prompt_words(section, prompt)
+        except ValueError as error:
+            raise ApiError(400, f"{name}: {error}", param=name, code="invalid_value") from None
     _check_limits(state.options, {"prompt": body.prompt, "negative_prompt": negative}, body.n, steps)
     most_steps = SAMPLERS[section.scheduler].most_steps
     if most_steps and steps > most_steps:
@@ -143,8 +205,13 @@ def _orders(body: ImageRequest, spec: ModelSpec, state: ServiceState) -> list[Or
         raise ApiError(400, f"The prompt was refused: {reason}.", param="prompt", code="content_policy_violation")
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     guidance = section.guidance_scale if body.guidance is None else body.guidance
-    text = insert_tokens(body.prompt, dict(spec.tokens))
-    return [Order(text, seed + number, negative, steps, guidance) for number in range(body.n)]
+    text, previews = insert_tokens(body.prompt, dict(spec.tokens)), _preview_steps(body.partial_images, steps)
+    return [Order(text, seed + number, negative, steps, guidance, previews) for number in range(body.n)]
+
+
+def _preview_steps(n: int, steps: int) -> tuple[int, ...]:
+    """The steps after which `n` previews of a picture of `steps` steps are due, evenly spread."""
+    return tuple(sorted({round(steps * part / (n + 1)) for part in range(1, n + 1)} - {0, steps}))
 
 
 def _check_limits(options: ServiceOptions, prompts: dict[str, str], n: int, steps: int) -> None:
@@ -162,7 +229,10 @@ def _check_limits(options: ServiceOptions, prompts: dict[str, str], n: int, step
 def _truncation_warning(state: ServiceState, spec: ModelSpec, order: Order) -> str:
     """Which prompts are too long for the text encoders, in ASCII and without their words: proxies log headers."""
     limit = state.registry.token_limit(spec)
-    texts = {"prompt": order.text, "negative_prompt": order.negative_prompt}
+    texts = {
+        name: prompt_words(spec.section, text)
+        for name, text in (("prompt", order.text), ("negative_prompt", order.negative_prompt))
+    }
     return "; ".join(f"{name}: {cut.sentence}" for name, text in texts.items() if (cut := limit.truncated(text)))
 
 
@@ -178,9 +248,11 @@ def _job_error(job: Job) -> ApiError:
     """Why a job that has ended has no pictures."""
     if job.record.state is JobState.REFUSED:
         return ApiError(400, job.record.failure, param="prompt", code="content_policy_violation")
+    if job.record.state is JobState.FAILED and job.interrupted:
+        return ApiError(503, job.record.failure, code="shutting_down", wait=5)
     if job.record.state is JobState.FAILED:
-        return ApiError(500, job.record.failure, code="failed")
-    return ApiError(409, "The request was cancelled.", code="cancelled")
+        return ApiError(500, job.record.failure, code="failed", final=True)
+    return ApiError(409, "The request was cancelled.", code="cancelled", final=True)
 
 
 async def _ended_before_disconnect(request: Request, job: Job) -> bool:
@@ -233,13 +305,13 @@ async def stream_job(job_id: str, request: Request, client: Client, state: State
                     yield _event("progress", job_reply(state, job.record, job, request))
         yield _event("end", job_reply(state, job.record if job else record, job, request))
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(events(), media_type="text/event-stream", headers=_UNCACHED)
 
 
 @router.get(
     "/v1/pictures/{name}",
     response_class=FileResponse,
-    responses=error_responses(400, 403) | {200: {"content": {MEDIA_TYPE: {}}}},
+    responses=error_responses(400, 403) | {200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
 )
 async def read_picture(
     name: str,
@@ -251,7 +323,8 @@ async def read_picture(
     path = await asyncio.to_thread(state.image_files.path, name, expires, signature)
     if path is None:
         raise ApiError(403, "This URL is not valid, or has expired.", code="bad_signature")
-    return FileResponse(path, media_type=MEDIA_TYPE, headers={"Cache-Control": "private, max-age=3600"})
+    media_type = next(kind for name, kind in MEDIA_TYPES.items() if path.suffix == f".{name}")
+    return FileResponse(path, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def _find_job(state: ServiceState, job_id: str, client: Caller) -> tuple[ServiceJob, Job | None]:
@@ -266,5 +339,5 @@ async def _find_job(state: ServiceState, job_id: str, client: Caller) -> tuple[S
     return record, job
 
 
-def _event(name: str, reply: JobReply) -> str:
+def _event(name: str, reply: JobReply | ImageEvent) -> str:
     return f"event: {name}\ndata: {json.dumps(reply.model_dump(exclude_none=True))}\n\n"

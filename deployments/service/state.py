@@ -55,9 +55,9 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
     database = open_database(settings.database_url)
     job_store = database.service_jobs
     job_store.mark_lost(options.instance, datetime.now(UTC))
-    image_files = ImageFiles(folder, options.url_minutes * 60)
+    image_files = ImageFiles(folder, options.url_minutes * 60, options.pictures_gib * 2**30)
     cache = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
-    engine = Engine(cache, options.longest_queue, metrics)
+    engine = Engine(cache, options.longest_queue, metrics, fixed_size=options.determinism == "strict")
     moderator = make_moderator(options.checker)
     sampler = QualitySampler(Layout(settings.root).watched, options.watched_share, image_files.key)
     return ServiceState(

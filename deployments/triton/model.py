@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from diffusers import StableDiffusionXLPipeline
 sys.path.insert(0, str(Path(__file__).parent))  # before any package of that name
 
 from sampling import NotFinite, decode_picture, load_vae, make_scheduler
-from text_encoding import encode_prompts
+from text_encoding import encode_prompts, split_weights
 from weight_check import check_pipeline
 
 # diffusers would log the end of a prompt that is too long for the text encoders, but prompts are private
@@ -50,6 +51,10 @@ class Picture:
     negative_prompt: str
     seed: int
     batch_key: BatchKey
+
+
+class ClientsGone(Exception):
+    """Nobody waits for a picture of the batch any more."""
 
 
 class TritonPythonModel:
@@ -80,11 +85,17 @@ class TritonPythonModel:
         """A response for each request: its pictures and their seeds, or an error that names the wrong input."""
         parsed = [self._parse(request) for request in requests]
         pictures = [picture for item in parsed if isinstance(item, list) for picture in item]
+        asked_by: dict[Picture, list[Any]] = {}  # two requests may ask for the same picture
+        for request, item in zip(requests, parsed, strict=True):
+            for picture in item if isinstance(item, list) else []:
+                asked_by.setdefault(picture, []).append(request)
         drawn: dict[Picture, np.ndarray | Exception] = {}
         for key in dict.fromkeys(picture.batch_key for picture in pictures):
             batch = [picture for picture in pictures if picture.batch_key == key]
             try:
-                drawn |= zip(batch, self._draw(batch), strict=True)
+                waiting = [request for picture in batch for request in asked_by[picture]]
+                images = self._draw(batch, lambda: all(request.is_cancelled() for request in waiting))  # noqa: B023 (called at once)
+                drawn |= zip(batch, images, strict=True)
             except Exception as error:  # noqa: BLE001 (whatever it is, the other batches are drawn)
                 drawn |= dict.fromkeys(batch, error)
         return [_response(item, drawn) if isinstance(item, list) else item for item in parsed]
@@ -114,6 +125,9 @@ class TritonPythonModel:
                     *(_side(side, 2 * resolution) for side in size),
                 )
                 text = _text("PROMPT", prompt)
+                if self.settings["prompt_weights"]:
+                    for weighted in (text, _text("NEGATIVE_PROMPT", negative)):
+                        split_weights(weighted)  # ValueError for an invalid weight
                 if not text.strip():
                     raise ValueError("PROMPT: must not be empty.")
                 own_seed = secrets.randbelow(2**31) if seed is None else _integer("SEED", seed, 0, 2**63 - 1)
@@ -128,8 +142,17 @@ class TritonPythonModel:
             text = re.sub(rf"\b{re.escape(word)}\b", tokens, text, flags=re.IGNORECASE)
         return text
 
-    def _draw(self, pictures: list[Picture]) -> list[np.ndarray | Exception]:
-        """Pictures of one batch, each (height, width, 3) with RGB in 0..255, or the error of a picture."""
+    def _draw(self, pictures: list[Picture], is_cancelled: Callable[[], bool]) -> list[np.ndarray | Exception]:
+        """Pictures of one batch, each (height, width, 3) with RGB in 0..255, or the error of a picture.
+
+        Raises ClientsGone at the first step after which `is_cancelled`.
+        """
+
+        def on_step_end(_pipeline: Any, _step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            if is_cancelled():
+                raise ClientsGone("the client has gone")
+            return kwargs
+
         padded = [*pictures, *[pictures[-1]] * (self.batch_size - len(pictures))]
         key = pictures[0].batch_key
         # noise is drawn on the CPU, so that a seed gives the same picture on every device
@@ -140,6 +163,7 @@ class TritonPythonModel:
             width=key.width,
             height=key.height,
             generator=[torch.Generator().manual_seed(picture.seed) for picture in padded],
+            callback_on_step_end=on_step_end,
             output_type="latent",
         ).images[: len(pictures)]
         return [self._decode(latent[None]) for latent in latents]
@@ -148,7 +172,8 @@ class TritonPythonModel:
         """The prompts of `pictures` as arguments of the pipeline."""
         texts = [picture.prompt for picture in pictures], [picture.negative_prompt for picture in pictures]
         with torch.no_grad():
-            return encode_prompts(self.pipeline, *texts, self.settings["clip_skip"], self.settings["max_token_length"])
+            clip_skip, length = self.settings["clip_skip"], self.settings["max_token_length"]
+            return encode_prompts(self.pipeline, *texts, clip_skip, length, weighted=self.settings["prompt_weights"])
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray | Exception:
         """Latents (1, 4, height / 8, width / 8) as a picture; or the error, so that the rest of the batch is drawn."""
@@ -162,7 +187,10 @@ def _response(pictures: list[Picture], drawn: dict[Picture, np.ndarray | Excepti
     """The pictures of a request with their seeds; or an error, if one of them could not be drawn."""
     images = [drawn[picture] for picture in pictures]
     if failure := next((image for image in images if isinstance(image, Exception)), None):
-        return _error(f"drawing failed: {failure}", pb_utils.TritonError.INTERNAL)
+        gone = isinstance(failure, ClientsGone)
+        return _error(
+            f"drawing failed: {failure}", pb_utils.TritonError.CANCELLED if gone else pb_utils.TritonError.INTERNAL
+        )
     seeds = np.array([[picture.seed] for picture in pictures], dtype=np.int64)
     return pb_utils.InferenceResponse([pb_utils.Tensor("IMAGE", np.stack(images)), pb_utils.Tensor("SEED", seeds)])
 

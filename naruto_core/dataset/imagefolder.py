@@ -184,7 +184,7 @@ class ImageFolder:
 
     def _parquet_rows(self) -> Generator[_Row]:
         with self.tree.open(self.metadata) as file, pq.ParquetFile(file, pre_buffer=False) as table:
-            rows = safe_batch_rows(table, table.schema_arrow.names, _BATCH, self._place)
+            rows = safe_batch_rows(table, file, table.schema_arrow.names, _BATCH, self._place)
             try:
                 for batch in table.iter_batches(rows, use_threads=False):
                     yield from cast("list[dict[str, Any]]", batch.to_pylist())

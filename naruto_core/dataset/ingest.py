@@ -11,7 +11,7 @@ from naruto_core.artifacts import Layout, sha256_bytes, storage_errors, write_at
 from naruto_core.dataset.duplicates import find_duplicates, perceptual_hash
 from naruto_core.dataset.records import BrokenRecordError, Record, Source, decode
 from naruto_core.dataset.sources import open_source
-from naruto_core.dataset.versions import table_name, write_version
+from naruto_core.dataset.versions import table_name, version_id, write_version
 from naruto_core.domain import DatasetVersion, Picture, Progress, QuarantinedRecord, Split
 from naruto_core.errors import DatasetUnusable, printable
 from naruto_core.recipe_sections import DatasetSection
@@ -108,10 +108,15 @@ def ingest(
     layout: Layout,
     on_progress: Callable[[Progress], None],
     on_note: Callable[[str], None] = lambda _: None,
+    *,
+    table_per_version: bool = False,
 ) -> IngestResult:
     """Ingest the source of `section` into the data root; the same content is the same version.
 
     `on_note` is called with sentences about what of the source was taken for what, before the first record is read.
+
+    With `table_per_version` the table has this version alone, so that its number is 0 on every machine; else one table
+    has all versions of a source.
 
     `n_duplicates` of the version counts the marked rows, and the records that repeat both the bytes
     and the caption of another (stored once). Raises DatasetUnusable for a source that is missing,
@@ -126,6 +131,8 @@ def ingest(
     _check_share_of_broken(section, len(pictures), quarantined)
     rows = assign_splits(pictures, section.hold_out)
     n_duplicates = sum(bool(row.duplicate_of) for row in rows) + len(pictures) - len(rows)
+    if table_per_version:
+        table = f"{table}-{version_id(rows)}"
     version = write_version(layout, table, source.name, rows, n_quarantined=len(quarantined), n_duplicates=n_duplicates)
     return IngestResult(version, tuple(quarantined))
 

@@ -84,6 +84,9 @@ _EXIF_ROTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+_XMP = b"XML:com.adobe.xmp\0"
+_MAX_XMP = 1_000_000  # bytes
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -103,7 +106,7 @@ def decode(data: bytes) -> DecodedPicture:
         raise BrokenRecordError("too-large", f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
     _check_format(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(_without_text(data)), formats=_FORMATS) as image:
             _check_header(image)
             image.load()
             return DecodedPicture(_as_rgb(_in_srgb(_upright(image))), SUFFIXES[image.format or ""])
@@ -133,6 +136,25 @@ def _check_format(data: bytes) -> None:
         )
 
 
+def _without_text(data: bytes) -> bytes:
+    """`data` without the text chunks of a PNG file, except XMP's, which may say the orientation.
+
+    Programs keep a whole workflow there; Pillow refuses a picture with more than 1 MB of text as damaged.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, start, at = [_PNG], len(_PNG), len(_PNG)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length  # length, kind, content and checksum
+        is_xmp = data[at + 8 : at + 8 + len(_XMP)] == _XMP and length <= _MAX_XMP
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and not is_xmp and end <= len(data):
+            kept.append(data[start:at])
+            start = end
+        at = end
+    return data if start == len(_PNG) else b"".join([*kept, data[start:]])
+
+
 def _brands(data: bytes) -> set[bytes]:
     """The four-byte brands in the first box of an ISO base media file (ISO/IEC 14496-12), as AVIF and HEIC are."""
     size = min(int.from_bytes(data[:4]), 256)
@@ -153,7 +175,7 @@ def _check_header(image: Image.Image) -> None:
 def _unidentified(data: bytes) -> BrokenRecordError:
     """The reason why Pillow does not identify the format; a size of zero is one."""
     sizes = (0xFF,)
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+    if data.startswith(_PNG) and len(data) >= 24:
         sizes = struct.unpack_from(">II", data, 16)
     elif data.startswith((b"GIF87a", b"GIF89a")) and len(data) >= 10:
         sizes = struct.unpack_from("<HH", data, 6)

@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from urllib.parse import parse_qsl, urlsplit
@@ -17,7 +18,7 @@ from naruto_core.dataset.file_trees import FileTree, FolderTree, SubTree, TarTre
 from naruto_core.dataset.imagefolder import METADATA, METADATA_FILES, URLS, ImageFolder, find_metadata
 from naruto_core.dataset.records import Record, Source
 from naruto_core.dataset.sidecars import CaptionFiles, is_picture
-from naruto_core.dataset.tabular import Table, has_column, saved_shards, train_split
+from naruto_core.dataset.tabular import Table, choose_shards, has_column, saved_shards
 from naruto_core.errors import DatasetUnusable
 from naruto_core.hub import check_hub_file
 from naruto_core.mini.pretraining.drawing import draw
@@ -64,15 +65,17 @@ def _local(path: Path, name: str, section: DatasetSection) -> Source:
     tree = FolderTree(path)
     if metadata := _imagefolder(tree, name, section):
         return metadata
-    shards, archives = (
-        train_split(path, [path / file for file in tree.names if file.lower().endswith(suffix)])
-        for suffix in (".parquet", ".tar")
+    tables, archives = (
+        [path / file for file in tree.names if file.lower().endswith(suffix)] for suffix in (".parquet", ".tar")
     )
     if archives:
-        return _pictures(TarTree(path, archives), path.name, name, section.caption_column)
+        choice = choose_shards(path, archives)
+        source = _pictures(TarTree(path, choice.shards), path.name, name, section.caption_column)
+        return replace(source, notes=[*choice.notes, *source.notes])
     pictures = any(is_picture(file) for file in tree.names)
-    if shards and (not pictures or has_column(shards[0], section.image_column)):
-        return _table(path, shards, name, section)
+    if tables and (not pictures or has_column(tables[0], section.image_column)):
+        choice = choose_shards(path, tables)
+        return replace(_table(path, choice.shards, name, section), notes=choice.notes)
     if not pictures:
         raise DatasetUnusable(
             f"{path} has no pictures, no parquet files, no tar files and no state.json: use a folder with one of them, "
@@ -190,15 +193,21 @@ def _fetch(repository: str, revision: str) -> Path:
             folder = Path(
                 snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
             )
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as error:
         raise DatasetUnusable(
             f"cannot reach the hub for dataset {repository}, and it is not in the cache: check the network, "
             "or download it on another machine and use its folder."
-        ) from None
+        ) from error
     except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DatasetUnusable(f"cannot fetch dataset {repository} at {revision[:12]} from the hub: {reason}") from error
-    for path in sorted(folder.rglob("*.parquet")):
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise DatasetUnusable(
+            f"dataset {repository} has no parquet files at {revision[:12]}: set dataset.revision to the commit of its "
+            "branch refs/convert/parquet, which the hub makes by itself, or download its pictures and use their folder."
+        )
+    for path in files:
         check_hub_file(path)
     return folder
 

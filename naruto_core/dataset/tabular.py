@@ -5,8 +5,10 @@ Both are streamed a few rows at a time. The picture column has bytes, or a struc
 """
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +23,8 @@ from naruto_core.errors import DatasetUnusable
 
 _BATCH = 16  # rows in memory at a time
 _TRAIN = ("train", "partial-train")
+_DEFAULT = "default"  # the hub's name of the configuration that is meant when none is named
+_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.\w+")
 _BUFFER = 1 << 20  # bytes read ahead; without it a whole row group would be loaded
 
 
@@ -90,13 +94,47 @@ def _shape(shard: Path) -> tuple[int, pa.Schema]:
             return file.metadata.num_rows, file.schema_arrow
     # memory-mapped, so that counting reads only the headers of the batches
     with pa.memory_map(str(shard)) as mapped, pa.ipc.open_stream(mapped) as reader:
+        _refuse_compression(shard)
         return sum(batch.num_rows for batch in reader), reader.schema
+
+
+def _refuse_compression(shard: Path) -> None:
+    """DatasetUnusable for an Arrow file with compressed batches: what they unpack to has no limit.
+
+    `save_to_disk` compresses nothing. pyarrow shows no compression without decompressing, so the flatbuffers of the
+    batches are read here: Message.header is field 2, DictionaryBatch.data 1, RecordBatch.compression 3.
+    """
+    with pa.memory_map(str(shard)) as mapped:
+        for message in pa.ipc.MessageReader.open_stream(mapped):
+            header = message.metadata.to_pybytes()
+            batch = _field(header, _offset(header, 0), 2)
+            if message.type == "dictionary":
+                batch = _field(header, batch, 1)
+            if message.type in ("dictionary", "record batch") and _field(header, batch, 3):
+                raise DatasetUnusable(
+                    f"{shard} is compressed, which no dataset of save_to_disk is: save it again without compression."
+                )
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """The position of the table that is field `number` of the flatbuffer table at `table`; 0 when it has none."""
+    entries = table - int.from_bytes(data[table : table + 4], "little", signed=True)
+    entry = 4 + 2 * number
+    if not table or entry >= int.from_bytes(data[entries : entries + 2], "little"):
+        return 0
+    at = int.from_bytes(data[entries + entry : entries + entry + 2], "little")
+    return _offset(data, table + at) if at else 0
+
+
+def _offset(data: bytes, at: int) -> int:
+    return at + int.from_bytes(data[at : at + 4], "little")
 
 
 def _batches(shard: Path, columns: list[str]) -> Generator[pa.RecordBatch]:
     if shard.suffix == ".parquet":
         with pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as file:
-            rows = safe_batch_rows(file, columns, _BATCH, str(shard))
+            with shard.open("rb") as raw:
+                rows = safe_batch_rows(file, raw, columns, _BATCH, str(shard))
             yield from file.iter_batches(rows, columns=columns, use_threads=False)
     else:
         with pa.OSFile(str(shard)) as file, pa.ipc.open_stream(file) as reader:
@@ -137,13 +175,64 @@ def _caption(caption: pa.Scalar) -> object:
         raise BrokenRecordError("caption-not-text", f"the caption is not UTF-8: {error.reason}") from None
 
 
-def train_split(root: Path, shards: list[Path]) -> list[Path]:
-    """The shards whose folder or file name begins with `train`, as splits are named on the hub; else all shards.
+@dataclass(frozen=True, slots=True)
+class ShardChoice:
+    """The shards that are read, and what is said of the others."""
 
-    The hub's own conversions to parquet may be named `partial-train`.
+    shards: list[Path]
+    notes: Sequence[str] = ()
+
+
+def choose_shards(root: Path, shards: list[Path]) -> ShardChoice:
+    """Of the shards below `root` those of the training split, as splits are named on the hub; without splits, all.
+
+    A split is named by the beginning of a folder or file name; the hub's own conversions may be named `partial-train`.
+    Raises DatasetUnusable for several configurations, of which none is named `default`, and for missing shards.
     """
-    chosen = [s for s in shards if any(part.startswith(_TRAIN) for part in s.relative_to(root).parts)]
-    return chosen or shards
+    split_at = {shard: depth for shard in shards if (depth := _split_depth(shard.relative_to(root).parts)) is not None}
+    if not split_at:
+        _check_complete(root, shards)
+        return ShardChoice(shards)
+    configurations: dict[str, list[Path]] = {}
+    for shard, depth in split_at.items():
+        configurations.setdefault("/".join(shard.relative_to(root).parts[:depth]), []).append(shard)
+    if len(configurations) > 1 and _DEFAULT not in configurations:
+        names = sorted(configurations)
+        raise DatasetUnusable(
+            f"{root} has {len(names)} configurations ({', '.join(name or 'its top folder' for name in names)}), and "
+            f"pictures of one are wanted: use the folder of one, such as {root / names[-1]}."
+        )
+    chosen = configurations[_DEFAULT] if len(configurations) > 1 else next(iter(configurations.values()))
+    _check_complete(root, chosen)
+    left = sorted({_name(root, shard) for shard in shards} - {_name(root, shard) for shard in chosen})
+    if not left:
+        return ShardChoice(chosen)
+    note = f"{len(chosen)} of {len(shards)} files are of the training split; {left[0]} is not read"
+    return ShardChoice(chosen, [note if len(left) == 1 else f"{note}, nor {len(left) - 1} others"])
+
+
+def _split_depth(parts: tuple[str, ...]) -> int | None:
+    """The number of folders above the part that names the training split; None where no part does."""
+    return next((depth for depth, part in enumerate(parts) if part.startswith(_TRAIN)), None)
+
+
+def _name(root: Path, shard: Path) -> str:
+    return shard.relative_to(root).as_posix()
+
+
+def _check_complete(root: Path, shards: Sequence[Path]) -> None:
+    """Raise DatasetUnusable where names like `train-00000-of-00003.parquet` tell of shards that are not there."""
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for shard in shards:
+        if match := _NUMBERED.fullmatch(_name(root, shard)):
+            numbers.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    for (stem, total), present in numbers.items():
+        missing = [number for number in range(int(total)) if number not in present]
+        if missing:
+            raise DatasetUnusable(
+                f"{root} lacks {len(missing)} of {int(total)} files, first {stem}-{missing[0]:05d}-of-{total}: "
+                "download it again, or give one file as the source."
+            )
 
 
 def has_column(shard: Path, column: str) -> bool:

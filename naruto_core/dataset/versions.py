@@ -19,6 +19,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,30 @@ def read_picture(layout: Layout, picture: Picture) -> bytes:
 def is_intact(layout: Layout, version: DatasetVersion) -> bool:
     """Whether the rows of `version` can be read and have its id."""
     return _has_id(layout.absolute(version.table), version.delta_version, version.id)
+
+
+def to_parquet(rows: list[Picture]) -> bytes:
+    """`rows` as a parquet file."""
+    data = BytesIO()
+    pq.write_table(pa.Table.from_batches(_batches(rows), _SCHEMA), data)
+    return data.getvalue()
+
+
+def write_parquet(layout: Layout, version: DatasetVersion, data: bytes) -> None:
+    """Write the table of `version` from `data`, as `to_parquet` made it on another machine.
+
+    Raises RecordDamaged where these are other rows, or the table here counts its versions otherwise.
+    """
+    try:
+        rows = [_picture(entry) for entry in pq.read_table(BytesIO(data), use_threads=False).to_pylist()]
+    except _UNREADABLE as error:
+        raise RecordDamaged(f"the rows of dataset {version.id} cannot be read: {_single_line(error)}") from error
+    counts = {"n_quarantined": version.n_quarantined, "n_duplicates": version.n_duplicates}
+    written = write_version(layout, Path(version.table).name, version.source, rows, **counts)
+    if written != version:
+        raise RecordDamaged(
+            f"dataset {version.id} was recorded otherwise than its rows in the bucket: ingest {version.source} again."
+        )
 
 
 def _rows(path: Path, at: int) -> list[Picture]:

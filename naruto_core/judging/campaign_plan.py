@@ -3,18 +3,44 @@
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from naruto_core.domain import Prompt, Sample
 from naruto_core.ratings import Mode, Unit
 
 PromptSeed = tuple[str, int]  # a prompt's slug and a seed
+_OVERLAP_SHARE = 0.1  # of the units of a budget
 
 
 def contender(run_id: str, variant: str) -> str:
     """The name of a model in a campaign, from run and variant: "RUN/fused"."""
     return f"{run_id}/{variant}"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How a campaign spends its votes: `limit` units, of which `overlap` are rated by `raters` people each."""
+
+    limit: int
+    overlap: int
+    raters: int
+
+    @property
+    def votes(self) -> int:
+        """The votes on all units, gold units and repeats left out."""
+        return self.limit + self.overlap * (self.raters - 1)
+
+
+def plan_budget(votes: int, people: int) -> Budget:
+    """The units on which `people` spend `votes` votes in all: a tenth of the units is rated by up to three people.
+
+    One person alone measures no agreement, so that every unit is rated once then.
+    """
+    raters = min(3, max(1, people))
+    units = round(votes / (1 + _OVERLAP_SHARE * (raters - 1)))
+    overlap = min(units, (votes - units) // (raters - 1)) if raters > 1 else 0
+    return Budget(votes - overlap * (raters - 1), overlap, raters)
 
 
 def plan_units(

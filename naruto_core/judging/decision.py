@@ -13,6 +13,7 @@ from naruto_core.intervals import POWER, Forecast, effective_trials, exact_share
 from naruto_core.judging.ranking import Gap, Ranking, Vote, reach
 from naruto_core.ratings import Outcome
 
+_RATES = np.arange(0.505, 0.951, 0.005)  # that are looked at; above, the normal approximation ends
 EQUAL_WITHIN = 0.1  # two models are equal when the win rate between them lies within 0.5 +- this
 
 
@@ -89,6 +90,25 @@ def _needed(effect: float, error: float, n: int) -> float:
     for _ in range(4):
         total = n * ((reach(total / n / error**2) + power) * error / effect) ** 2
     return total
+
+
+def detectable_win_rate(votes: int, models: int) -> float:
+    """The smallest win rate between two models, 0.5 to 1, that a campaign decides with 80 % power; 1.0 for none.
+
+    `votes` are all votes of the campaign, spread evenly over the pairs of `models`. A strength is known from all pairs
+    of its model, so that each of two strengths rests on as many votes as votes / (models - 1) direct comparisons would
+    give. The interval is the anytime-valid one of the results. Prompts are taken to be alike and nobody to vote
+    "equal": both make the true rate larger.
+    """
+    if models < 2 or votes < models - 1:
+        return 1.0
+    direct, power = votes / (models - 1), float(stats.norm.ppf(POWER))
+
+    def missing(rate: float) -> float:
+        error = 1 / math.sqrt(direct * rate * (1 - rate))
+        return (reach(error**-2) + power) * error - math.log(rate / (1 - rate))
+
+    return next((float(rate) for rate in _RATES if missing(float(rate)) <= 0), 1.0)
 
 
 def win_rates(votes: Sequence[Vote]) -> list[WinRate]:

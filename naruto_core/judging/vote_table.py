@@ -1,4 +1,4 @@
-"""The votes of a campaign as CSV, for other programs."""
+"""The votes of a campaign as CSV and Parquet, for other programs."""
 
 import csv
 import io
@@ -31,6 +31,17 @@ def votes_csv(ratings: Sequence[Rating]) -> str:
             ]
         )  # fmt: skip
     return memory.getvalue()
+
+
+def write_votes_parquet(ratings: Sequence[Rating]) -> bytes:
+    """The table of `votes_csv` as a Parquet file."""
+    from pyarrow import BufferOutputStream, BufferReader  # imported here: a page of the dashboard needs them once
+    from pyarrow.csv import read_csv
+    from pyarrow.parquet import write_table
+
+    sink = BufferOutputStream()
+    write_table(read_csv(BufferReader(votes_csv(ratings).encode())), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def spreadsheet_text(text: str) -> str:

@@ -11,6 +11,7 @@ from naruto_core import sdxl
 from naruto_core.domain import PhaseSpeed, PlannedPhase, format_duration
 from naruto_core.planning.device_speeds import GIB, DeviceSpeed
 from naruto_core.planning.flops import Architecture, architecture
+from naruto_core.planning.metric_networks import DOWNLOAD_RATE, metric_networks
 from naruto_core.planning.workload import PhaseWork, Workload, phases
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_sections import ModelSection
@@ -77,7 +78,7 @@ def plan_run(
         phases=tuple(_planned(phase, weights * itemsize, device, memory.needs, measured) for phase in work),
         host_bytes=max([loading, *memory.needs.values()]) if kind == "cpu" else loading,
         disk_bytes=_disk(recipe, workload, networks, memory),
-        notes=(*([note] if note else []), *_split(memory), *notes),
+        notes=(*([note] if note else []), *_split(memory), *_downloads(recipe), *notes),
     )
 
 
@@ -144,8 +145,20 @@ def _split(memory: MemoryPlan) -> Iterator[str]:
         yield f"training is planned with {split}{checkpointing}, which fits into the memory"
 
 
+def _downloads(recipe: Recipe) -> Iterator[str]:
+    networks = metric_networks(recipe.scoring)
+    if size := sum(network.size or 0 for network in networks if not network.downloaded):
+        time = format_duration(size / DOWNLOAD_RATE)
+        yield (
+            f"to be downloaded once for the metrics: {size_text(size)}, {time} at 100 Mbit/s, not in the times above; "
+            "all but the set extractor and the pair extractor can be left out"
+        )
+    if unknown := [network.name for network in networks if network.size is None]:
+        yield f"not counted on the disk, because the size is not known: {', '.join(unknown)}"
+
+
 def _disk(recipe: Recipe, workload: Workload, networks: Architecture, memory: MemoryPlan) -> dict[str, int]:
-    """Bytes by what is written; the base model's weights are downloaded once, the others are in NARUTO_HOME."""
+    """Bytes by what is written; base model and metric networks are downloaded once, the others are in NARUTO_HOME."""
     drawing, prior, previews = recipe.generation, recipe.training.prior, recipe.training.previews
     weights = sum(networks.parameters.values())
     shown = workload.previews * (previews.prompts if previews else 0) + workload.preview_base
@@ -162,6 +175,7 @@ def _disk(recipe: Recipe, workload: Workload, networks: Architecture, memory: Me
         else {"base model": downloaded}
     )
     return base | {
+        "metric networks": sum(network.size or 0 for network in metric_networks(recipe.scoring)),
         "pictures": int(pixels * BYTES_PER_PIXEL),
         "adapter": memory.trainable * 4 * (1 + workload.previews),
         "fused model": workload.fused * weights * (4 if recipe.training.mixed_precision == "fp32" else 2),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from naruto_core.domain import PromptSuite
 from naruto_core.generation import padded_batch_size
 from naruto_core.planning.flops import Adaptation, Architecture, Work
+from naruto_core.planning.metric_networks import network_names
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_sections import GenerationSection
 from naruto_core.recipe_training import Precision, TrainingSection
@@ -141,8 +142,5 @@ def step_work(networks: Architecture, section: TrainingSection) -> Work:
 
 def scoring_work(recipe: Recipe) -> Work:
     """One picture, seen by every network that measures."""
-    scoring = recipe.scoring
-    names = {scoring.set_extractor, scoring.pair_extractor, *scoring.more_set_extractors}
-    further = (scoring.preference_model, scoring.cmmd_extractor, scoring.vqa_model, scoring.attribute_reader)
-    names |= {name for name in further if name}
+    names = network_names(recipe.scoring)
     return Work(sum(_EXTRACTOR_FLOPS.get(name.split("/")[0], _OTHER_EXTRACTOR) for name in names))

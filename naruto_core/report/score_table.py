@@ -5,7 +5,7 @@ recorded with the adapted model's scores.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ def change_of(comparison: "Comparison") -> dict[str, str | float]:
     if difference.low is None or difference.high is None:
         return change | {"change_word": "cannot be judged"}
     change |= {"change_low": difference.low, "change_high": difference.high}
+    if any(difference.allowance):
+        change |= {"allowance_low": difference.allowance[0], "allowance_high": difference.allowance[1]}
     if difference.p is None:  # an interval of so few prompts says little of a distribution that is not normal
         return change | {"change_word": "cannot be judged"}
     if difference.low <= 0 <= difference.high:
@@ -67,10 +69,21 @@ def headline_table(scores: Sequence[Score], findings: Sequence[Finding], win_rat
     rows += [_copies(finding) for finding in findings if finding.name == "memorization"]
     rows += [_wins(win_rate)] if win_rate else []
     lines = aligned([_HEAD, *rows])
-    counts = sorted({score.n for score in newest.values() if score.variant is Variant.ADAPTED})
+    shown = [s for s in scores if s.sample_id is None and s.variant is Variant.ADAPTED and s.metric in titles]
+    counts = sorted({score.n for score in shown})
     if counts:
         lines += f"\n\nn = {', '.join(map(str, counts))} pictures of each model. " + _NOTE
-    return lines
+    return "\n".join([lines, *_allowances(scores, titles)])
+
+
+def _allowances(scores: Sequence[Score], names: Iterable[str]) -> list[str]:
+    """A line for each metric in the table whose network has a known preference of a style."""
+    return [
+        f"{score.metric}: the interval allows for what the measuring network itself prefers a style by,\n"
+        f"{_signed(details['allowance_low'], score.metric)} to {_signed(details['allowance_high'], score.metric)}."
+        for score in scores
+        if score.metric in names and "allowance_low" in (details := score.details)
+    ]
 
 
 _NOTE = (

@@ -158,9 +158,19 @@ def _compare_samples(
         pair = (pair[0][both], pair[1][both]) if metric.sparse else pair
         groups = [p for p, is_counted in zip(prompts, both, strict=True) if is_counted or not metric.sparse]
         change = paired_difference(*pair, groups, share=metric.share)
-        change = change.between_equals() if np.array_equal(*pair) else change
+        allowed = _allowed(first, second) if metric.by_content else change.allowance
+        change = change.between_equals() if np.array_equal(*pair) else change.allowing_for(*allowed)
         means = float(pair[0].mean()), float(pair[1].mean())
         yield _measured(_not_measured(metric, extractor, len(groups), section), means, change), metric.better
+
+
+def _allowed(first: Side, second: Side) -> tuple[float, float]:
+    """What the pair extractor may prefer the second model's style by, of a base model and one that was adapted."""
+    preference = first.features.preference
+    adapted = [side.variant is not Variant.BASE for side in (first, second)]
+    if preference is None or adapted[0] == adapted[1]:
+        return 0.0, 0.0
+    return (preference.low, preference.high) if adapted[1] else (-preference.high, -preference.low)
 
 
 def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSection) -> Comparison:

@@ -46,16 +46,20 @@ def match_pixels(pictures: Features, training: Features, *, same: bool = False) 
     `pictures` (n, 3072) and `training` (t, 3072) are 32 x 32 RGB pixels in rows, see `features.pixel_extractor`. With
     `same`, `pictures` are the first rows of `training`, and no picture is its own neighbour.
     """
+    return _match(pictures, training, np.arange(len(pictures)) if same else np.full(len(pictures), -1))
+
+
+def _match(pictures: Features, training: Features, own: NDArray[np.intp]) -> Match:
+    """`match_pixels`, where picture i is not compared with the training picture in row `own[i]`; -1: with all."""
     if not len(pictures):
         return Match(np.zeros(0), np.zeros(0, dtype=np.intp))
-    small = _small(pictures)
-    target = _normalized(_shrunk(small, np.tile([0.0, 0.0, 1.0], (len(small), 1))))
-    near = _nearest_on_grid(target, training, same)
+    target = _normalized(_shrunk(_small(pictures), np.array([[0.0, 0.0, 1.0]])))
+    near = _nearest_on_grid(target, training, own)
     aligned = np.stack([
         _align(target, _sources(training, near.row[:, k], near.mirrored[:, k]), near.crop[:, k])
         for k in range(near.row.shape[1])
     ])  # fmt: skip
-    best, each = np.argmax(aligned, axis=0), np.arange(len(small))
+    best, each = np.argmax(aligned, axis=0), np.arange(len(pictures))
     return Match(aligned[best, each], near.row[each, best])
 
 
@@ -65,34 +69,42 @@ def pixel_nearness(pixels: PixelSet, names: Sequence[str]) -> Nearness:
     The held-out pictures calibrate it; where they are fewer than 500, so do training pictures, each compared with the
     other ones: a margin from few pictures is so cautious that it misses copies.
     """
-    match = match_pixels(pixels.drawn, pixels.training)
-    held_out = match_pixels(pixels.held_out[:_CALIBRATING], pixels.training).correlation
+    held_out, drawn = pixels.held_out[:_CALIBRATING], len(pixels.drawn)
     further = pixels.training[: _CALIBRATING - len(held_out)] if len(pixels.training) > 1 else pixels.training[:0]
-    of_training = match_pixels(further, pixels.training, same=True).correlation
-    calibrating = np.concatenate([held_out, of_training])
-    return Nearness(match.correlation, calibrating, [names[int(row)] for row in match.row])
+    pictures = np.concatenate([pixels.drawn, held_out, further])  # together: the crops of the grid are made once
+    own = np.concatenate([np.full(drawn + len(held_out), -1), np.arange(len(further))])
+    match = _match(pictures, pixels.training, own)
+    return Nearness(match.correlation[:drawn], match.correlation[drawn:], [names[int(r)] for r in match.row[:drawn]])
 
 
 def _small(features: Features) -> Single:
-    return np.concatenate([chunk.astype(np.float32) for chunk in chunks(features)]).reshape(-1, SIDE, SIDE, 3)
+    """Pictures (n, 32, 3, 32): rows, colours, columns, so that both axes are shrunk by products of matrices."""
+    rows = np.concatenate([chunk.astype(np.float32) for chunk in chunks(features)])
+    return np.ascontiguousarray(rows.reshape(-1, SIDE, SIDE, 3).transpose(0, 1, 3, 2))
 
 
 def _weights(start: Vector, side: Vector) -> Single:
     """Matrices (n, 12, 32) that blur and shrink the pixels of a crop along one axis; none outside the crop counts."""
-    cell = (side * SIDE / _PIXELS)[:, None, None]
-    begin, end = start[:, None, None] * SIDE, (start + side)[:, None, None] * SIDE
-    pixel = np.arange(SIDE)
-    distance = pixel + 0.5 - (begin + cell * (np.arange(_PIXELS)[:, None] + 0.5))
+    first, extent = (x.astype(np.float32)[:, None, None] * SIDE for x in (start, side))
+    cell, begin, end = extent / _PIXELS, first, first + extent
+    pixel = np.arange(SIDE, dtype=np.float32)
+    distance = pixel + 0.5 - (begin + cell * (np.arange(_PIXELS, dtype=np.float32)[:, None] + 0.5))
     inside = np.clip(np.minimum(pixel + 1, end) - np.maximum(pixel, begin), 0, 1)
     weights = inside * np.exp(-0.5 * (distance / (cell * _BLUR)) ** 2)
-    return (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
+    return weights / weights.sum(axis=2, keepdims=True)
 
 
 def _shrunk(pictures: Single, crops: Crops) -> Single:
-    """Small blurred pictures (n, 12, 12, 3) of one crop of each picture (n, 32, 32, 3)."""
+    """Small blurred pictures (n, 36, 12) of crops (n, 3), or one crop (1, 3) of all, of pictures (n, 32, 3, 32).
+
+    The 36 are 12 rows with 3 colours each.
+    """
     n = len(pictures)
-    down = _weights(crops[:, 0], crops[:, 2]) @ pictures.reshape(n, SIDE, SIDE * 3)
-    return np.matmul(_weights(crops[:, 1], crops[:, 2])[:, None], down.reshape(n, _PIXELS, SIDE, 3))
+    down = _weights(crops[:, 0], crops[:, 2]) @ pictures.reshape(n, SIDE, 3 * SIDE)
+    across = _weights(crops[:, 1], crops[:, 2]).transpose(0, 2, 1)
+    if len(crops) == 1:  # a single product, instead of one for each picture
+        return (down.reshape(-1, SIDE) @ across[0]).reshape(n, 3 * _PIXELS, _PIXELS)
+    return np.asarray(down.reshape(n, 3 * _PIXELS, SIDE) @ across, dtype=np.float32)
 
 
 def _normalized(pictures: Single) -> Single:
@@ -131,26 +143,26 @@ class _Near:
         return _Near(np.take_along_axis(correlation, order, axis=1), row, mirrored, crop)
 
 
-def _nearest_on_grid(target: Single, training: Features, same: bool) -> _Near:
+def _nearest_on_grid(target: Single, training: Features, own: NDArray[np.intp]) -> _Near:
     """The nearest training pictures, plain or mirrored, with their crops on the grid."""
     return reduce(
-        _Near.best, (_nearest_of_part(target, training, start, same) for start in range(0, len(training), _AT_ONCE))
+        _Near.best, (_nearest_of_part(target, training, start, own) for start in range(0, len(training), _AT_ONCE))
     )
 
 
-def _nearest_of_part(target: Single, training: Features, start: int, same: bool) -> _Near:
+def _nearest_of_part(target: Single, training: Features, start: int, own: NDArray[np.intp]) -> _Near:
     """The same of `_AT_ONCE` training pictures from `start` on."""
     plain, grid = _small(training[start : start + _AT_ONCE]), _grid()
-    sources = np.concatenate([plain, plain[:, :, ::-1]])
+    sources = np.concatenate([plain, plain[..., ::-1]])
     best = np.full((len(target), len(sources)), -np.inf, dtype=np.float32)
     crop_number = np.zeros(best.shape, dtype=np.uint8)
     for number, crop in enumerate(grid):
-        similar = target @ _normalized(_shrunk(sources, np.tile(crop, (len(sources), 1)))).T
-        nearer = similar > best
-        best[nearer], crop_number[nearer] = similar[nearer], number
-    if same:
-        for row in range(start, min(start + len(plain), len(target))):
-            best[row, [row - start, row - start + len(plain)]] = -np.inf
+        similar = target @ _normalized(_shrunk(sources, crop[None])).T
+        np.copyto(crop_number, number, where=similar > best)
+        np.maximum(best, similar, out=best)
+    row = np.flatnonzero((own >= start) & (own < start + len(plain)))
+    for itself in (own[row] - start, own[row] - start + len(plain)):  # plain and mirrored
+        best[row, itself] = -np.inf
     column = np.argsort(-best, axis=1, kind="stable")[:, :_NEAREST]
     crop = grid[np.take_along_axis(crop_number, column, axis=1)]
     correlation = np.take_along_axis(best, column, axis=1)
@@ -159,7 +171,7 @@ def _nearest_of_part(target: Single, training: Features, start: int, same: bool)
 
 def _sources(training: Features, rows: NDArray[np.intp], mirrored: NDArray[np.bool_]) -> Single:
     pictures = _small(training[rows])
-    return np.where(mirrored[:, None, None, None], pictures[:, :, ::-1], pictures)
+    return np.where(mirrored[:, None, None, None], pictures[..., ::-1], pictures)
 
 
 def _align(target: Single, sources: Single, crops: Crops) -> Vector:
@@ -184,10 +196,11 @@ def _step(target: Single, sources: Single, crops: Crops, current: Single, dampin
         for h in np.eye(3) * _DERIVATIVE
     ]
     slopes = np.stack(columns, axis=2).astype(np.float64)
-    squares = np.einsum("ndi,ndj->nij", slopes, slopes)
-    diagonal = np.einsum("nii->ni", squares)[:, :, None] * np.eye(3)
-    towards = np.einsum("ndi,nd->ni", slopes, (target - current).astype(np.float64))
-    return np.linalg.solve(squares + damping[:, None, None] * diagonal + 1e-6 * np.eye(3), towards[..., None])[..., 0]
+    transposed = slopes.transpose(0, 2, 1)
+    squares, towards = transposed @ slopes, transposed @ (target - current).astype(np.float64)[..., None]
+    diagonal = np.diagonal(squares, axis1=1, axis2=2)[:, :, None] * np.eye(3)
+    step = np.linalg.solve(squares + damping[:, None, None] * diagonal + 1e-6 * np.eye(3), towards)
+    return np.asarray(step[..., 0], dtype=np.float64)
 
 
 def _inside(crops: Crops) -> Crops:

@@ -1,6 +1,7 @@
 """The evaluation of a run: every metric of every variant from its features, with intervals; and the risks."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from naruto_core.scoring.resampling import Difference, difference, jackknife
 from naruto_core.scoring.sample_metrics import SampleMetric, Values, counted, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
 
+JACKKNIFE = "jackknife over prompts, 95 %"
 NO_ANCHOR = "none: real pictures were measured with other texts than the suite's"
 
 
@@ -44,6 +46,7 @@ def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection,
             scores += _set_scores(template, metric, feature_set.without(features.other_styles), section)
         except NarutoError as error:
             unmeasured.append(f"{metric.name}: {error}")
+        scores += _scores_on_base_styles(template, metric, feature_set.only(features.other_styles))
     values = _without_nan(sample_values(features), unmeasured)
     for metric in SAMPLE_METRICS:
         scores += _sample_scores(template, metric, features, values, section)
@@ -134,13 +137,38 @@ def _set_scores(template: Score, metric: SetMetric, features: FeatureSet, sectio
             value=value.value,
             low=value.low,
             high=value.high,
-            method="jackknife over prompts, 95 %",
+            method=JACKKNIFE,
             details=template.details | (_auc_details(discrimination) if variant is Variant.REAL else {}),
         )
         if metric.name == "fid":  # the published figure is torchmetrics'; the interval has the same closed form
             published = torchmetrics_fid.fid(features.rows(variant), features.reference)
             score = replace(score, value=published, version=torchmetrics_fid.fid_version())
         yield score
+
+
+def _scores_on_base_styles(template: Score, metric: SetMetric, features: FeatureSet) -> Iterator[Score]:
+    """A set metric of each model over the prompts for other styles, where there are enough pictures for it.
+
+    Real pictures of the run's style answer none of these prompts, so that they are no anchor.
+    """
+    if not metric.base_styles or features.n < metric.least:
+        return
+    for variant in features.drawn:
+        with suppress(NarutoError):  # features that are not numbers: the metric is reported over the other prompts
+            value = estimate(features, metric, variant)
+            yield replace(
+                template,
+                metric=metric.on_base_styles().name,
+                variant=variant,
+                value=value.value,
+                low=value.low,
+                high=value.high,
+                n=features.n,
+                extractor=features.extractor,
+                version=metric.version,
+                reference=f"{template.reference}:{len(metric.reference_of(features))}",
+                method=JACKKNIFE,
+            )
 
 
 def _auc_details(discrimination: Discrimination | None) -> dict[str, str | float]:
@@ -230,7 +258,7 @@ def _mean_score(template: Score, metric: SampleMetric, values: Vector, groups: S
     """The mean of `values` (n,) with an interval over `groups` (n,); values that are NaN are not counted."""
     groups = [group for group, is_counted in zip(groups, counted(values), strict=True) if is_counted]
     mean = (share_estimate if metric.share else mean_estimate)(values[counted(values)], groups)
-    method = f"{'Clopper-Pearson' if metric.share else 'Student t'} over prompts, 95 %"
+    method = f"{'Clopper-Pearson' if metric.share else 'Student t, widened for skew,'} over prompts, 95 %"
     return replace(template, value=mean.value, low=mean.low, high=mean.high, n=len(groups), method=method)
 
 

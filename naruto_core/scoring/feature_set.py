@@ -90,8 +90,13 @@ class FeatureSet:
     def without(self, prompts: frozenset[str]) -> "FeatureSet":
         """The set without the rows of `prompts`; the same where nothing would be left or left out."""
         rows = [row for row, prompt in enumerate(self.prompts) if prompt not in prompts]
-        if len(rows) in (0, len(self.prompts)):
-            return self
+        return self if len(rows) in (0, len(self.prompts)) else self._of_rows(rows)
+
+    def only(self, prompts: frozenset[str]) -> "FeatureSet":
+        """The rows of `prompts` of the set, maybe none."""
+        return self._of_rows([row for row, prompt in enumerate(self.prompts) if prompt in prompts])
+
+    def _of_rows(self, rows: Sequence[int]) -> "FeatureSet":
         drawn = {variant: features[rows] for variant, features in self.drawn.items()}
         return replace(self, prompts=[self.prompts[row] for row in rows], drawn=drawn)
 
@@ -126,6 +131,15 @@ class PixelSet:
 
 
 @dataclass(frozen=True, slots=True)
+class StylePreference:
+    """Limits of the mean cosine in the run's style minus that in a base style, for the same `n` scenes; they hold 0."""
+
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFeatures:
     """Everything that the scores of a run are computed from.
 
@@ -142,6 +156,7 @@ class RunFeatures:
     gauges: numbers of the training, see `findings.find_hardly_moved`.
     other_styles: prompts that ask for other styles than the run's. Set metrics compare with the run's own style, so
         they leave these prompts out.
+    preference: limits of what the pair extractor itself prefers the run's style by; None where that is not known.
     pixels: for copies of crops; None where a picture is gone that was scored before they were compared.
     """
 
@@ -161,6 +176,7 @@ class RunFeatures:
     gauges: Mapping[str, float] = field(default_factory=dict[str, float])
     other_styles: frozenset[str] = frozenset()
     cmmd: FeatureSet | None = None
+    preference: StylePreference | None = None
 
     def feature_set(self, extractor: ExtractorKind) -> FeatureSet:
         """The features that a metric with this kind of extractor needs."""

@@ -6,7 +6,7 @@ in the embedding cache, so that a later score needs neither pictures nor network
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,7 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the name of torch-fidelity's file
 _BATCH_IN_CACHE = 8  # pictures of 299 pixels whose activations stay in a CPU's cache
 _READERS = 4  # threads that read and prepare pictures
+_TEXTS_AT_ONCE = 256  # whose tokens are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,17 @@ class Network:
 class Extractor:
     """A network by its `id`, which is made of the digests of its weights and of its preprocessing.
 
-    It is loaded when a picture needs it: not at all where the cache holds all features.
+    It is loaded when a picture needs it: not at all where the cache holds all features. `load_tokenizer` loads the
+    tokenizer alone, an open_clip one; None where the network reads no texts.
     """
 
-    def __init__(self, id: str, load: Callable[[], Network]) -> None:  # noqa: A002 (it is called id everywhere)
-        self.id, self._load = id, load
+    def __init__(
+        self,
+        id: str,  # noqa: A002 (it is called id everywhere)
+        load: Callable[[], Network],
+        load_tokenizer: Callable[[], Any] | None = None,
+    ) -> None:
+        self.id, self._load, self._load_tokenizer = id, load, load_tokenizer
 
     @cached_property
     def network(self) -> Network:
@@ -65,6 +72,23 @@ class Extractor:
             return self._load()
         except (OSError, RuntimeError, ValueError, AssertionError, UnpicklingError) as error:
             raise ModelUnusable(f"cannot load the extractor {self.id}: {' '.join(str(error).split())[:200]}") from error
+
+    def truncated(self, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` of which the network reads only the beginning; [] where it reads no texts."""
+        if self._load_tokenizer is None:
+            return []
+        tokenizer = self._load_tokenizer()
+        batches = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+        return [text for batch in batches for text in _truncated(tokenizer, batch)]
+
+
+def _truncated(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """The texts that have tokens behind the last one that `tokenizer` keeps."""
+    kept = int(tokenizer.context_length)
+    longest = max(len(text.encode()) for text in texts) + kept  # a token has at least one byte
+    rows = tokenizer([*texts, ""], context_length=longest)[:, kept:]
+    padding = rows[-1, -1]
+    return [text for text, row in zip(texts, rows[:-1], strict=True) if bool((row != padding).any())]
 
 
 def load_extractor(name: str, device: "torch.device | ChooseDevice") -> Extractor:
@@ -109,6 +133,7 @@ def pixel_extractor() -> Extractor:
 
 def _open_clip(name: str, choose_device: ChooseDevice) -> Extractor:
     kind, _, rest = name.partition(":")
+    quick_gelu = False  # a folder's configuration says it
     if kind == "open_clip" or name.startswith("package:") or Path(name).is_dir():
         files = ("open_clip_config.json", "open_clip_model.safetensors")
         folder = pinned_folder(rest, files, kind) if kind == "open_clip" else Path(locate(name, None)[0])
@@ -122,19 +147,46 @@ def _open_clip(name: str, choose_device: ChooseDevice) -> Extractor:
         known = open_clip.get_pretrained_cfg(source, tag)
         if not known:
             raise ModelUnusable(f"{name} is neither a model folder nor an Arch/pretrained that open_clip knows.")
+        quick_gelu = _needs_quick_gelu(source, tag, known)
         weights = sha256_file(check_hub_file(Path(open_clip.download_pretrained(known))))
-        settings = hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
+        facts = [*sorted(known.items()), *([("force_quick_gelu", True)] if quick_gelu else [])]
+        settings = hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def load() -> Network:
         import open_clip
 
         device = choose_device()
-        loaded: Any = open_clip.create_model_from_pretrained(source, pretrained=tag, device=device)
+        loaded: Any = open_clip.create_model_from_pretrained(
+            source, pretrained=tag, device=device, force_quick_gelu=quick_gelu
+        )
         model, prepare = loaded
         model.eval().requires_grad_(False)
-        return Network(prepare, model.encode_image, open_clip.get_tokenizer(source), model.encode_text, device)
+        return Network(prepare, model.encode_image, load_tokenizer(), model.encode_text, device)
 
-    return Extractor(f"open_clip:{weights[:16]}-{settings[:6]}", load)
+    def load_tokenizer() -> Any:
+        import open_clip
+
+        return open_clip.get_tokenizer(source)
+
+    return Extractor(f"open_clip:{weights[:16]}-{settings[:6]}", load, load_tokenizer)
+
+
+def _needs_quick_gelu(architecture: str, tag: str, known: Mapping[str, Any]) -> bool:
+    """Whether the weights `tag` were trained with QuickGELU and open_clip's `architecture` computes with GELU.
+
+    open_clip only warns of it, and its features are then wrong. Raises ModelUnusable for the opposite, which it cannot
+    change: an architecture with QuickGELU for weights without.
+    """
+    import open_clip
+
+    config: Any = open_clip.get_model_config(architecture)
+    trained, computes = bool(known.get("quick_gelu")), bool((config or {}).get("quick_gelu"))
+    if computes and not trained:
+        plain = architecture.removesuffix("-quickgelu")
+        raise ModelUnusable(
+            f"{architecture} computes with QuickGELU, and its weights {tag} were trained with GELU: name {plain}/{tag}."
+        )
+    return trained and not computes
 
 
 def _timm(name: str, choose_device: ChooseDevice) -> Extractor:

@@ -27,9 +27,16 @@ NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
 MODEL_CHANGE = "model change"
 TRUNCATED_TEXT = "truncated text"
+TRUNCATED_FOR_SCORES = "truncated for scores"
 SAME_PICTURE = 4.0  # grey levels, mean of a picture that was drawn again; see docs/decisions/0079-picture-cache.md
-SMALL_EFFECT = 0.25  # standard deviations; smaller differences are no warning (Cohen 1988: 0.2 is a small effect)
-HARDLY_MOVED = 1.0  # grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79
+# The smallest size that matters, of each finding that measures one: what is smaller is no warning, however significant.
+SMALL_EFFECT = 0.25  # generalisation: standard deviations of the base's scores (Cohen 1988: 0.2 is a small effect)
+HARDLY_MOVED = 1.0  # movement: grey levels; rounding alone gave 0.5 between fused and adapted model, see decision 79
+OVERFITTED = 0.03  # overfitting: three times the share that is expected; a single copy is found by memorization
+LOST_VARIETY = 0.1  # collapse: of real pictures' Vendi score; drawing two of eight hair colours costs 0.19
+LEAST_BLANK = 1  # blank pictures: no prompt asks for an empty picture, so that each one is a failure
+LEAST_COPIES = 1  # memorization: each copy may be somebody's picture
+CUT_CAPTIONS = 0.01  # truncated text: a share of the captions; each cut prompt counts, because its samples are measured
 LEAST_FOR_RANKS = round(1 / memorization.FLAGGED) - 1  # held-out pictures; with fewer no rank is as small as FLAGGED
 
 
@@ -46,11 +53,13 @@ def find_overfitting(run_id: str, drawn: Vector, held_out: Vector, prompts: Sequ
             f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
         )
         return Finding(run_id, "overfitting", True, sentence, {"flagged": flagged.value})
-    warning = flagged.low > memorization.most_by_chance(len(held_out))
+    by_chance = flagged.low <= memorization.most_by_chance(len(held_out))
+    warning = flagged.value >= OVERFITTED and not by_chance
+    reason = "no more than chance explains" if by_chance else f"less than {OVERFITTED:.0%}, which is too few to matter"
     sentence = (
         f"{flagged.value:.1%} [{flagged.low:.1%}, {flagged.high:.1%}] of the adapted pictures lie nearer to a training "
         f"picture than 99 % of {calibration} do, where 1 % is expected: "
-        f"{'look at the nearest pairs, they may be copies' if warning else 'no more than chance explains'}."
+        f"{'look at the nearest pairs, they may be copies' if warning else reason}."
     )
     figures = {
         "flagged": flagged.value,
@@ -98,7 +107,8 @@ def find_memorization(
         sentence = f"memorization cannot be excluded: {count}, but up to {high:.1%} (95 %) may: draw more pictures."
     figures = {"copies": float(len(pairs)), "n": float(n), "low": low, "high": high, "margin": margin}
     figures |= {"pixel_margin": pixel_margin} if pixel_margin < math.inf else {}
-    return Finding(run_id, "memorization", bool(pairs) or high > memorization.NO_SIGN, sentence, figures)
+    warning = len(pairs) >= LEAST_COPIES or high > memorization.NO_SIGN
+    return Finding(run_id, "memorization", warning, sentence, figures)
 
 
 def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: str) -> dict[int, str]:
@@ -113,13 +123,15 @@ def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
     """Whether the adapted set came nearer to the reference while its variety fell below that of real pictures.
 
+    A warning needs a loss of `LOST_VARIETY` or more against real pictures.
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
     if shift.high is None or spread.high is None or shift.p is None:
         sentence = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
-    warning = nearer and fewer and adapted.high < real.low
+    lost = adapted.value <= (1 - LOST_VARIETY) * real.value
+    warning = nearer and fewer and lost and adapted.high < real.low
     sentence = (
         f"the adapted set holds {adapted.value:.1f} different pictures (Vendi score), real ones {real.value:.1f} "
         f"and the base {adapted.value - spread.value:.1f} at the same n: "
@@ -207,11 +219,11 @@ def _tags(prompts: Sequence[str], tags: Mapping[str, Sequence[str]]) -> list[str
 
 
 def find_blanks(run_id: str, blank: Mapping[str, Vector]) -> Finding:
-    """The number of pictures without content; `blank` is 0 or 1 (n,) by variant."""
+    """The number of pictures without content; `blank` is 0 or 1 (n,) by variant. `LEAST_BLANK` are a warning."""
     counts = {variant: float(values.sum()) for variant, values in blank.items()}
     blank_counts = ", ".join(f"{count:.0f} of {variant}" for variant, count in counts.items() if count)
     sentence = f"pictures without content: {blank_counts}." if blank_counts else "no picture is without content."
-    return Finding(run_id, "blank pictures", bool(blank_counts), sentence, counts)
+    return Finding(run_id, "blank pictures", sum(counts.values()) >= LEAST_BLANK, sentence, counts)
 
 
 def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Finding:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_CLIP_LENGTH = 77  # tokens that CLIP reads where its configuration does not say it
 _CLIP_WORDS = 49_408  # tokens of CLIP's own tokenizer, which open_clip holds
 
 
@@ -39,7 +40,9 @@ def extractor_of_transformers(name: str, choose_device: ChooseDevice) -> Extract
         raise ModelUnusable(f"transformers:{name} is a {kind} model; dinov2 and clip are offered.")
     weights, settings = sha256_file(folder / WEIGHTS), sha256_file(folder / CONFIG)
     load = _dinov2 if kind == "dinov2" else _clip
-    return Extractor(f"transformers:{weights[:16]}-{settings[:6]}", lambda: load(folder, choose_device()))
+    read = config.get("text_config", {}).get("max_position_embeddings", _CLIP_LENGTH)
+    tokenizer = None if kind == "dinov2" else lambda: _clip_tokenizer(read)
+    return Extractor(f"transformers:{weights[:16]}-{settings[:6]}", lambda: load(folder, choose_device()), tokenizer)
 
 
 def _dinov2(folder: Path, device: "torch.device") -> Network:
@@ -53,15 +56,13 @@ def _dinov2(folder: Path, device: "torch.device") -> Network:
 
 
 def _clip(folder: Path, device: "torch.device") -> Network:
-    import open_clip
     from transformers import CLIPModel
 
     model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     if model.config.text_config.vocab_size != _CLIP_WORDS:
         raise ModelUnusable(f"{folder}: its tokenizer is not CLIP's own, which has {_CLIP_WORDS} tokens.")
     model.eval().requires_grad_(False).to(device)
-    length = int(model.config.text_config.max_position_embeddings)
-    tokenizer = open_clip.SimpleTokenizer(context_length=length)
+    tokenizer = _clip_tokenizer(model.config.text_config.max_position_embeddings)
 
     def tokenize(texts: list[str]) -> "torch.Tensor":
         return tokenizer(texts)
@@ -73,6 +74,13 @@ def _clip(folder: Path, device: "torch.device") -> Network:
         lambda ids: _tensor(model.get_text_features(input_ids=ids)),
         device,
     )
+
+
+def _clip_tokenizer(context_length: int) -> Any:
+    """CLIP's own tokenizer, for texts of `context_length` tokens, begin and end included."""
+    import open_clip
+
+    return open_clip.SimpleTokenizer(context_length=int(context_length))
 
 
 def _tensor(output: Any) -> "torch.Tensor":

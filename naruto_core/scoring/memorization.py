@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 from numpy.typing import NDArray
 
 from naruto_core.scoring.feature_set import Features, Vector, chunks, unit_length
@@ -85,7 +85,7 @@ def most_by_chance(held_out: int) -> float:
     pictures beyond it has a Beta(k, m + 1 - k) distribution.
     """
     k = max(1, int(FLAGGED * (held_out + 1)))
-    return float(scipy.stats.beta.ppf(0.975, k, held_out + 1 - k))
+    return float(scipy.special.betaincinv(k, held_out + 1 - k, 0.975))
 
 
 def copy_margin(of_held_out: Sequence[float] | Vector, drawn: int, false_alarm: float = FALSE_ALARM) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from naruto_core.errors import RecipeInvalid
 from naruto_core.scoring.registry import INCEPTION, Metric, extractor_label, registered
 from naruto_core.scoring.sample_metrics import SampleMetric
-from naruto_core.scoring.set_metrics import SetMetric
+from naruto_core.scoring.set_metrics import ON_BASE_STYLES, SetMetric
 
 if TYPE_CHECKING:  # `naruto scores` needs the names of metrics, and no recipe
     from naruto_core.recipe_sections import ScoringSection
@@ -24,18 +24,22 @@ _OF_TAGS: dict[str, Metric] = {name: metric for metric in SAMPLE_METRICS for nam
 
 
 def find_metric(name: str) -> Metric | None:
-    """The metric whose scores are called `name`, e.g. `mmd`, `fd-dinov2` or `clip on base styles`; None: unknown."""
-    return BY_NAME.get(name) or _of_family(name) or _OF_TAGS.get(name)
+    """The metric whose scores are called `name`, e.g. `mmd`, `fd-dinov2` or `mmd on base styles`; None: unknown."""
+    of_tag = _OF_TAGS.get(name)
+    if of_tag or not name.endswith(ON_BASE_STYLES):
+        return of_tag or BY_NAME.get(name) or _of_family(name)
+    metric = find_metric(name.removesuffix(ON_BASE_STYLES))
+    return metric.on_base_styles() if isinstance(metric, SetMetric) and metric.base_styles else None
 
 
-def _of_family(name: str) -> Metric | None:
+def _of_family(name: str) -> SetMetric | None:
     family, _, label = name.partition("-")
     return replace(_FAMILIES[family], name=name) if label and family in _FAMILIES else None
 
 
 def headline_metrics(names: Iterable[str]) -> dict[str, str]:
     """Those of `names` that are in the headline table of a run, in its order, with the title of each."""
-    known = [metric for name in dict.fromkeys(names) if (metric := BY_NAME.get(name) or _of_family(name))]
+    known = [metric for name in dict.fromkeys(names) if name not in _OF_TAGS and (metric := find_metric(name))]
     shown = sorted((metric for metric in known if metric.headline), key=lambda metric: metric.headline)
     return {metric.name: metric.title for metric in shown}
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 from numpy.typing import NDArray
 
 from naruto_core.errors import NarutoError
@@ -30,6 +30,7 @@ class Difference:
 
     Interval and p-value are of the same t statistic: with `LEAST_PROMPTS` prompts or more, p < 0.05 only where the
     interval does not contain 0. With fewer there is no p; with fewer than `LEAST_GROUPS` there is no interval either.
+    `allowance` is what of the value may not be the models', see `allowing_for`.
     """
 
     value: float
@@ -37,6 +38,7 @@ class Difference:
     high: float | None
     p: float | None
     prompts: int
+    allowance: tuple[float, float] = (0.0, 0.0)
 
     def between_equals(self) -> "Difference":
         """The same when both sides are known to be equal, picture by picture: exactly 0, and p is 1.
@@ -46,12 +48,24 @@ class Difference:
         bound = None if self.low is None else 0.0
         return replace(self, value=0.0, low=bound, high=bound, p=1.0)
 
+    def allowing_for(self, low: float, high: float) -> "Difference":
+        """The same where a part of the value, somewhere between `low` (at most 0) and `high` (at least 0), is not the
+        models' but the metric's own. The interval is wide enough for every such part, and p is the largest one.
+        """
+        if self.low is None or self.high is None:
+            return replace(self, allowance=(low, high))
+        beyond = max(0.0, self.value - high) + min(0.0, self.value - low)
+        blocks = min(self.prompts, JACKKNIFE_BLOCKS)
+        p = None if self.p is None else _p_value(beyond, self.error, self.prompts, blocks)
+        return replace(self, low=self.low - high, high=self.high - low, p=p, allowance=(low, high))
+
     @property
     def error(self) -> float:
         """The standard error; infinite where there is no interval."""
         if self.low is None or self.high is None:
             return math.inf
-        return (self.high - self.low) / (2 * student(min(self.prompts, JACKKNIFE_BLOCKS)))
+        width = self.high - self.low - (self.allowance[1] - self.allowance[0])
+        return width / (2 * student(min(self.prompts, JACKKNIFE_BLOCKS)))
 
 
 def mean_measure(values: Sequence[float] | Vector) -> Measure:
@@ -119,7 +133,7 @@ def paired_difference(first: Vector, second: Vector, groups: Sequence[str], *, s
 def _p_value(value: float, error: float, groups: int, blocks: int) -> float:
     if value == 0:
         return 1.0
-    exact = 2 * float(scipy.stats.t.sf(abs(value) / error, blocks - 1)) if error > 0 else 0.0
+    exact = 2 * float(scipy.special.stdtr(blocks - 1, -abs(value) / error)) if error > 0 else 0.0
     return max(exact, 2.0 ** (1 - groups))
 
 

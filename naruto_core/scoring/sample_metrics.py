@@ -41,6 +41,8 @@ class SampleMetric(Metric):
     share: values lie between 0 and 1, and so do the mean and its interval.
     sparse: values are NaN for pictures that it says nothing of, e.g. because their prompt does not ask for it. These
         pictures are not counted.
+    by_content: it compares pictures with words that name no style, and a network may prefer one style even then: see
+        `style_preference`.
     by_tag: further means, each over the prompts with one tag and under a name of its own: {tag: name}.
     requires: the recipe's key that names the metric's own model; empty: it is always measured.
     """
@@ -50,6 +52,7 @@ class SampleMetric(Metric):
     share: bool = False
     real_texts: bool = False
     sparse: bool = False
+    by_content: bool = False
     by_tag: Mapping[str, str] = field(default_factory=dict[str, str])
     requires: str = ""
 
@@ -122,7 +125,7 @@ register(SampleMetric(
 ))  # fmt: skip
 register(SampleMetric(
     name="clip-content", version="cosine 1", values=content_agreement, better=1, extractor="pair",
-    headline=4, title="agreement",
+    headline=4, title="agreement", by_content=True,
     paper="Hessel et al. 2021, arXiv 2104.08718",
     sees="Whether a picture shows what the prompt asks for, without the prompt's words of style.",
     blind="The style; and everything that clip is blind to.",

@@ -29,6 +29,8 @@ from naruto_core.scoring.feature_set import (
 )
 from naruto_core.scoring.registry import INCEPTION, Metric, register
 
+ON_BASE_STYLES = " on base styles"  # what the names of scores over prompts for other styles end with
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetMetric(Metric):
@@ -46,6 +48,7 @@ class SetMetric(Metric):
     family: the metric is called `name` on Inception's features only; on those of another extractor it is called
         `<family>-<label of the extractor>`, e.g. `fd-dinov2`. It is measured with `scoring.set_extractor` and with
         each of `scoring.more_set_extractors`. Empty: it has one name, and is measured with one extractor.
+    base_styles: it is also measured over the prompts for other styles than the run's, as `<name> on base styles`.
     """
 
     prepare: Callable[[Features, Features], Measure]
@@ -56,12 +59,20 @@ class SetMetric(Metric):
     unit: bool = False
     moments: bool = False
     family: str = ""
+    base_styles: bool = False
 
     def named_for(self, features: FeatureSet) -> "SetMetric":
         """This metric under the name that it has on `features`."""
         if not self.family or features.extractor.partition(":")[0] == INCEPTION:
             return self
         return replace(self, name=f"{self.family}-{features.short_name}")
+
+    def on_base_styles(self) -> "SetMetric":
+        """This metric over the prompts for other styles, under the name that it has there.
+
+        Neither direction is better: a model that comes nearer to the run's style there has forgotten the other ones.
+        """
+        return replace(self, name=f"{self.name}{ON_BASE_STYLES}", better=0, headline=0, title="")
 
     def is_named_by(self, names: Sequence[str]) -> bool:
         """Whether `names` of a recipe contain this metric.
@@ -187,7 +198,7 @@ def _sum_of_roots(symmetric: Vector) -> float:
 
 register(SetMetric(
     name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=16, range=(0, math.inf),
-    moments=True, family="fd", headline=2, title="Fréchet distance", decimals=1,
+    moments=True, family="fd", base_styles=True, headline=2, title="Fréchet distance", decimals=1,
     paper="Heusel et al. 2017, arXiv 1706.08500",
     sees="How far the mean and the spread of the features lie from the reference's.",
     blind="It falls with the number of pictures, and below about 500 it prefers a collapsed model.",
@@ -267,7 +278,7 @@ register(SetMetric(
 ))  # fmt: skip
 register(SetMetric(
     name="mmd", version="U-statistic, median width, x1000, 1", prepare=median_mmd_measure, axis="shift", better=-1,
-    least=2, unit=True, headline=1, title="style distance",
+    least=2, unit=True, base_styles=True, headline=1, title="style distance",
     paper="Gretton et al. 2012, JMLR 13",
     sees="A shift or a change of spread, at the distances that the reference itself has.",
     blind="Differences much finer or much coarser than those distances.",
@@ -376,7 +387,7 @@ def vendi_measure(drawn: Features, reference: Features) -> Measure:
 
 register(SetMetric(
     name="vendi", version="cosine 1", prepare=vendi_measure, axis="spread", better=0, least=2, range=(1, math.inf),
-    unit=True, headline=6, title="variety",
+    unit=True, base_styles=True, headline=6, title="variety",
     paper="Friedman & Dieng 2023, arXiv 2210.02410",
     sees="How many really different pictures were drawn.",
     blind="Whether they are good, or in the style: noise has the highest.",

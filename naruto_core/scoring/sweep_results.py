@@ -11,6 +11,7 @@ than too small. The measured coverage is in `tests/benchmarks/rates_sweep.py`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import or_
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from naruto_core.scoring.resampling import LEAST_PROMPTS, mean_measure, pseudo_v
 from naruto_core.scoring.sample_metrics import counted, sample_values
 
 LEAST_SEEDS = 2
-Word = Literal["better", "worse", "alike", "undecided", "cannot be judged", "not finished"]
+Word = Literal["better", "worse", "alike", "undecided", "cannot be judged", "not finished", "not judged", "pruned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +138,46 @@ class SettingResult:
 
 
 def sweep_results(
-    settings: Sequence[Mapping[int, RunValue]], better: int, pending: Sequence[bool] | None = None
+    settings: Sequence[Mapping[int, RunValue]],
+    better: int,
+    pending: Sequence[bool] | None = None,
+    pruned: Sequence[bool] | None = None,
+    *,
+    searched: bool = False,
 ) -> list[SettingResult]:
     """The result of each setting, from the values of its done runs by seed; the first setting is compared with.
 
     `better` is 1 where more of the metric is better, -1 where less is. Of a setting that is `pending`, and of all of
     them while the first one is, no difference is judged: a result that is looked at before its end is decided too
-    often.
+    often. Nor is that of a setting that was `pruned`; it still counts in Holm's procedure, because the others are what
+    is left of all settings that were tried. In a search, which chooses settings by such results, nothing is judged, and
+    a difference has no interval: `search_alarms` of `tests/benchmarks/rates_sweep.py` measures how often it would be
+    wrong.
     """
     waits = [False] * len(settings) if pending is None else list(pending)
+    ended = [False] * len(settings) if pruned is None else list(pruned)
     differences = [_difference(settings[0], runs) for runs in settings[1:]]
     judged = [
-        None if waits[0] or wait or mean is None or not _can_be_judged(mean, runs) else mean
-        for mean, runs, wait in zip(differences, settings[1:], waits[1:], strict=True)
+        None if searched or waits[0] or skipped or mean is None or not _can_be_judged(mean, runs) else mean
+        for mean, runs, skipped in zip(differences, settings[1:], map(or_, waits[1:], ended[1:]), strict=True)
     ]
     levels, adjusted = holm_steps([None if mean is None else mean.p() for mean in judged])
     results = [_setting_result(0, settings[0], None)]
     for number, (mean, level, p) in enumerate(zip(differences, levels, adjusted, strict=True), start=1):
-        word: Word = "not finished" if waits[0] or waits[number] else "cannot be judged"
+        word: Word = "cannot be judged"
+        if ended[number]:
+            word = "pruned"
+        elif waits[0] or waits[number]:
+            word = "not finished"
+        elif searched:
+            word = "not judged"
         if mean is None:
             difference = SettingDifference(None, None, None, None, None, 0, word)
         else:
-            low, high = mean.interval(level)
+            low, high = (None, None) if searched else mean.interval(level)
             confidence = None if low is None else 1 - level
             difference = SettingDifference(mean.value, low, high, confidence, p, mean.seeds, word)
-            if word != "not finished":
+            if word == "cannot be judged":
                 difference = replace(difference, word=_word(mean, difference, better))
         results.append(_setting_result(number, settings[number], difference))
     return results

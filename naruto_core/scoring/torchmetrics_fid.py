@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
+import numpy as np
+
 from naruto_core.scoring.feature_set import Features, check_features, chunks
 
 
@@ -20,6 +22,9 @@ def fid(drawn: Features, reference: Features) -> float:
 
     check_features(drawn, 2, "the set of drawn pictures")
     check_features(reference, 2, "the reference set")
+    if len(drawn) + len(reference) < drawn.shape[1]:  # the same in the span of all rows, where matrices are small
+        span, _ = np.linalg.qr(np.concatenate([drawn, reference]).astype(np.float64).T)
+        drawn, reference = (np.asarray(rows, dtype=np.float64) @ span for rows in (drawn, reference))
     # of several processes that train together only the first scores: it must not wait for the other ones
     stored_features = torch.nn.Identity()  # in place of the feature network: returns the features that it gets
     stored_features.num_features = drawn.shape[1]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import scipy  # its parts are imported at their first use
+import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 
 from naruto_core.intervals import LEVEL, POWER, Forecast, forecast
 from naruto_core.scoring.resampling import LEAST_PROMPTS, Difference
@@ -17,7 +17,7 @@ class Verdict:
     word: better, worse or undecided; more or less where neither is better; alike where nothing differs at all; cannot
         be judged; not measured.
     more: the further prompts that would decide an undecided difference.
-    why: the reason of the last two words.
+    why: the reason of the last two words, or of an undecided difference that more prompts may not decide.
     """
 
     word: str
@@ -53,6 +53,9 @@ def verdict(change: Difference, better: int, adjusted_p: float | None, size: flo
     if adjusted_p < LEVEL:
         up, down = ("better", "worse") if better > 0 else ("worse", "better") if better < 0 else ("more", "less")
         return Verdict(up if change.value > 0 else down)
+    if any(change.allowance):
+        low, high = change.allowance
+        return Verdict("undecided", why=f"; {low:+.3f} to {high:+.3f} may be the network's own preference of a style")
     return Verdict("undecided", _more_prompts(change, adjusted_p / change.p))
 
 
@@ -61,6 +64,6 @@ def _more_prompts(change: Difference, tests: float) -> Forecast:
 
     In the normal approximation: errors shrink with the root of the prompts.
     """
-    deviations = float(scipy.stats.norm.isf(LEVEL / 2 / max(1.0, tests)) + scipy.stats.norm.ppf(POWER))
+    deviations = float(scipy.special.ndtri(POWER) - scipy.special.ndtri(LEVEL / 2 / max(1.0, tests)))
     error, n = change.error, change.prompts
     return forecast(change.value, error, n, lambda effect: n * (deviations * error / effect) ** 2)

@@ -47,13 +47,13 @@ class Assignments(Repository):
         reviewers that most others were assigned already. Otherwise it is, with the campaign's share of informative
         units, the least assigned unit of `pairing` ("" for any), or else a uniform sample of all open units; sometimes
         a repeat with sides swapped. Expired leases of all reviewers are released first. `exclude` are ids of
-        assignments that the page shows already while it loads the next (at most one counts). NotRecorded for an unknown
-        campaign.
+        assignments that the page shows already while it loads the next (at most one counts). None for a closed or
+        paused campaign. NotRecorded for an unknown campaign.
         """
         rng = rng or random.SystemRandom()
         with self._writing() as session:
             campaign = find_campaign(session, campaign_id)
-            if campaign.closed_at is not None:
+            if campaign.closed_at is not None or campaign.paused:
                 return None
             excluded = AssignmentRow.id.in_(tuple(exclude)[:1])
             open_rows = _own(campaign_id, reviewer_id).where(~AssignmentRow.done, ~excluded)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, column, func, insert, literal_column, select, table
+from sqlalchemy import ColumnElement, Row, Select, column, func, insert, literal_column, select, table
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.ratings import Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
 from naruto_core.store.connection import Repository
-from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
+from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, ExclusionRow, RatingEventRow, UnitRow
 
 _BATCH = 500
 _RATINGS_VIEW = table("ratings", column("campaign_id"), column("unit_id"), column("repeat"))  # made by migration 0005
@@ -68,8 +68,16 @@ class Campaigns(Repository):
         with self._writing() as session:
             find_campaign(session, campaign_id).closed_at = None
 
-    def ratings(self, campaign_id: str) -> list[Rating]:
-        """The votes that count: the last event of each assignment, where that is a vote; in order of time."""
+    def pause_campaign(self, campaign_id: str, *, paused: bool = True) -> None:
+        """Give nobody new units of a campaign, or give them again; votes on units that are on a screen count."""
+        with self._writing() as session:
+            find_campaign(session, campaign_id).paused = paused
+
+    def ratings(self, campaign_id: str, *, with_excluded: bool = False) -> list[Rating]:
+        """The votes that count: the last event of each assignment, where that is a vote; in order of time.
+
+        Those of excluded reviewers are left out, unless `with_excluded`.
+        """
         query = (
             select(
                 UnitRow.id, AssignmentRow.reviewer_id, UnitRow.prompt, UnitRow.seed, UnitRow.samples,
@@ -82,6 +90,7 @@ class Campaigns(Repository):
             .where(AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None))
             .order_by(RatingEventRow.id)
         )  # fmt: skip
+        query = query if with_excluded else query.where(~is_excluded(campaign_id))
         with self._reading() as session:
             return [_rating(row) for row in session.execute(query)]
 
@@ -103,7 +112,7 @@ class Campaigns(Repository):
             .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
             .where(
                 AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
-                UnitRow.gold == "",
+                UnitRow.gold == "", ~is_excluded(campaign_id),
             )
             .group_by(UnitRow.prompt, UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer)
         )  # fmt: skip
@@ -124,8 +133,15 @@ class Campaigns(Repository):
         with self._reading() as session:
             return session.scalar(query) or 0
 
+    def results_version(self, campaign_id: str) -> str:
+        """Changes when a vote of the campaign does, and when a reviewer is excluded or included: for caches."""
+        excluded = select(ExclusionRow.reviewer_id).where(ExclusionRow.campaign_id == campaign_id)
+        with self._reading() as session:
+            names = sorted(session.scalars(excluded))
+        return f"{self.last_event_id(campaign_id)} {' '.join(names)}".strip()
+
     def progress(self, campaign_id: str) -> CampaignProgress:
-        """How many votes a campaign needs and how many it has."""
+        """How many votes a campaign needs and how many it has; those of excluded reviewers do not count."""
         units = select(func.count(), func.coalesce(func.sum(UnitRow.raters), 0)).where(
             UnitRow.campaign_id == campaign_id, ~IS_GOLD
         )
@@ -135,6 +151,8 @@ class Campaigns(Repository):
         with self._reading() as session:
             n_units, votes_needed = session.execute(units).one()
             n_votes = (session.scalar(votes) or 0) - (session.scalar(of_gold) or 0)
+            if session.scalar(select(ExclusionRow.reviewer_id).where(ExclusionRow.campaign_id == campaign_id).limit(1)):
+                n_votes -= session.scalar(_excluded_votes(campaign_id)) or 0
             return CampaignProgress(n_units, votes_needed, n_votes)
 
 
@@ -144,6 +162,26 @@ def find_campaign(session: Session, campaign_id: str) -> CampaignRow:
     if row is None:
         raise NotRecorded("there is no such campaign.")
     return row
+
+
+def is_excluded(campaign_id: str) -> ColumnElement[bool]:
+    """Whether the reviewer of an assignment is excluded from the campaign."""
+    excluded = select(ExclusionRow.reviewer_id).where(ExclusionRow.campaign_id == campaign_id)
+    return AssignmentRow.reviewer_id.in_(excluded)
+
+
+def _excluded_votes(campaign_id: str) -> Select[tuple[int]]:
+    """How many votes of excluded reviewers the view of ratings has, without repeats and gold units."""
+    return (
+        select(func.count())
+        .select_from(AssignmentRow)
+        .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
+        .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
+        .where(
+            AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
+            ~IS_GOLD, is_excluded(campaign_id),
+        )
+    )  # fmt: skip
 
 
 def in_shown_order(items: Sequence[str], order: str) -> tuple[str, ...]:

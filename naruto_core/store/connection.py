@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_SECONDS = 30
+ROWS_AT_ONCE = 2000  # that one transaction deletes
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
 

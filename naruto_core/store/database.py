@@ -10,6 +10,7 @@ from naruto_core.store.campaigns import Campaigns
 from naruto_core.store.connection import make_engine, migrate, parse_url
 from naruto_core.store.deletion import Deletion
 from naruto_core.store.promotions import Promotions
+from naruto_core.store.review_control import ReviewControl
 from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
@@ -17,8 +18,8 @@ from naruto_core.store.sweeps import Sweeps
 from naruto_core.store.writes import Store
 
 
-class Ratings(Reviewers, Campaigns, Assignments, Promotions):
-    """Reviewers, campaigns, assignments with their votes, and promotions."""
+class Ratings(Reviewers, Campaigns, Assignments, ReviewControl, Promotions):
+    """Reviewers, campaigns, assignments with their votes and notes, exclusions, and promotions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,9 @@ class KeptRuns:
 
 @dataclass(frozen=True, slots=True)
 class Rebuildable:
-    """A file or folder that can be made again: `kind` is "fused model", "hub folder", "latents" or "scratch".
+    """A file or folder that can be made again.
+
+    `kind` is "fused model", "hub folder", "latents", "checkpoint" (of a pruned run) or "scratch".
 
     `size` in bytes is what its removal frees: a file that has another name elsewhere (a hard link) counts nothing.
     """
@@ -117,14 +119,16 @@ class Deletion(Repository):
     def rebuildable(self, kept: KeptRuns, now: datetime, layout: Layout) -> list[Rebuildable]:
         """What of the runs that are not `kept` can be made again, and abandoned scratch files; fused models first.
 
-        A run that is not done, or that a process works on, is kept.
+        A run that is neither done nor pruned, or that a process works on, is kept.
         """
         with self._reading() as session:
             names = _kept(session, kept)
             runs = [
                 run_id
                 for run_id in session.scalars(
-                    select(RunRow.id).where(RunRow.state == RunState.DONE).order_by(RunRow.started_at)
+                    select(RunRow.id)
+                    .where(RunRow.state.in_((RunState.DONE, RunState.PRUNED)))
+                    .order_by(RunRow.started_at)
                 )
                 if run_id not in names and not live_owner(session, run_id, now)
             ]
@@ -143,6 +147,27 @@ class Deletion(Repository):
                     session.execute(delete(FusedRow).where(FusedRow.run_id == item.run_id))
         _remove(item.path)
         return True
+
+
+def prune_cache(layout: Layout, most_bytes: float) -> int:
+    """Delete cached pictures and results, those that were not used for longest first, down to `most_bytes` in all.
+
+    Encoded pictures and embeddings are kept: a training may be reading them. Returns how many files went; they are made
+    again when they are needed.
+    """
+    files: list[tuple[float, int, Path]] = []
+    for path in (*layout.picture_cache.glob("??/[!.]*"), *layout.results.glob("[!.]*")):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    removed = 0
+    for _, size, path in sorted(files):
+        if total <= most_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total, removed = total - size, removed + 1
+    return removed
 
 
 def _deletion_fault(session: Session, run_id: str, now: datetime) -> str:
@@ -202,6 +227,8 @@ def _of_run(layout: Layout, run_id: str) -> Iterator[Rebuildable]:
     for kind, path in paths.items():
         if path.exists():
             yield Rebuildable(kind, run_id, path, _size(path))
+    for path in sorted(layout.run(run_id).glob("checkpoint*.safetensors")):  # a run that is done has none
+        yield Rebuildable("checkpoint", run_id, path, _size(path))
 
 
 def _scratch(layout: Layout) -> Iterator[Rebuildable]:

@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from naruto_core.domain import (
@@ -42,6 +42,9 @@ from naruto_core.store.schema import (
     StepRow,
     SuiteRow,
 )
+
+# the columns of a Score, in its order: a thousand runs have tens of thousands, for which rows of the mapper are slow
+_SCORE_COLUMNS = tuple(getattr(ScoreRow, field.name) for field in fields(Score))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -115,6 +118,12 @@ class Queries(Repository):
         with self._reading() as session:
             return _find_run(session, run_id).to_domain()
 
+    def recipes(self) -> dict[str, str]:
+        """The resolved recipe of every run as JSON, by run id, oldest first; no deleted runs."""
+        query = select(RunRow.id, RunRow.recipe_json).where(RunRow.state != RunState.DELETED)
+        with self._reading() as session:
+            return dict(session.execute(query.order_by(RunRow.started_at, RunRow.id)).tuples().all())
+
     def recipe_json(self, run_id: str) -> str:
         """The resolved recipe of a run as JSON. Raises NotRecorded when there is no such run."""
         with self._reading() as session:
@@ -170,6 +179,24 @@ class Queries(Repository):
         with self._reading() as session:
             return list(session.execute(query).tuples())
 
+    def first_pictures(self) -> dict[str, str]:
+        """The sha256 of one picture of each run's trained model, by run id: the first prompt and seed by name."""
+        trained = (Variant.FUSED, Variant.ADAPTED)
+        first = (
+            select(SampleRow.run_id, SampleRow.variant, func.min(SampleRow.prompt).label("prompt"))
+            .where(SampleRow.variant.in_(trained))
+            .group_by(SampleRow.run_id, SampleRow.variant)
+            .subquery()
+        )
+        same = (SampleRow.run_id == first.c.run_id, SampleRow.variant == first.c.variant)
+        query = select(SampleRow.run_id, SampleRow.variant, SampleRow.seed, SampleRow.sha256).join(
+            first, and_(*same, SampleRow.prompt == first.c.prompt)
+        )
+        with self._reading() as session:
+            rows = session.execute(query).tuples().all()
+        ordered = sorted(rows, key=lambda row: (trained.index(row[1]), -row[2]))  # the last one counts
+        return {run_id: sha256 for run_id, _, _, sha256 in ordered}
+
     def picture_path(self, sha256: str) -> str | None:
         """The path of a picture with this sha256, relative to the data root; None when there is none."""
         with self._reading() as session:
@@ -195,6 +222,15 @@ class Queries(Repository):
         with self._reading() as session:
             rows = session.scalars(query.order_by(FindingRow.warning.desc(), FindingRow.name))
             return [row.to_domain() for row in rows]
+
+    def warnings(self) -> dict[str, list[str]]:
+        """The names of the warnings of every run that has any, in alphabetical order."""
+        query = select(FindingRow.run_id, FindingRow.name).where(FindingRow.warning).order_by(FindingRow.name)
+        warnings: dict[str, list[str]] = {}
+        with self._reading() as session:
+            for run_id, name in session.execute(query).tuples():
+                warnings.setdefault(run_id, []).append(name)
+        return warnings
 
     def steps(self, run_id: str) -> list[StepRecord]:
         """The training steps of a run, in order."""
@@ -225,9 +261,9 @@ class Queries(Repository):
         with self._reading() as session:
             rows = session.execute(newest.order_by(RunRow.started_at.desc(), RunRow.id.desc())).all()
             scores: dict[str, list[Score]] = {}
-            set_scores = select(ScoreRow).where(ScoreRow.sample_id.is_(None))
-            for score in session.scalars(set_scores.order_by(ScoreRow.metric, ScoreRow.variant, ScoreRow.id)):
-                scores.setdefault(score.run_id, []).append(score.to_domain())
+            set_scores = select(*_SCORE_COLUMNS).where(ScoreRow.subject == "", ScoreRow.sample_id.is_(None))
+            for row in session.execute(set_scores.order_by(ScoreRow.metric, ScoreRow.variant, ScoreRow.id)):
+                scores.setdefault(row.run_id, []).append(Score(*row))
             leases: dict[str, list[RunLease]] = {}
             for lease in session.scalars(select(LeaseRow)):
                 leases.setdefault(lease.run_id, []).append(lease.to_domain())
@@ -245,6 +281,18 @@ class Queries(Repository):
                 )
                 for row, source in rows
             ]
+
+    def runs_version(self) -> str:
+        """Changes when a run, its state, a score or a tag does: for caches of `runs`. Tags that were only removed, and
+        processes that ended, are not seen: such caches end after some seconds too."""
+        queries = (
+            select(func.max(ScoreRow.id)),
+            select(func.count(RunRow.id), func.max(RunRow.started_at), func.max(RunRow.finished_at)),
+            select(func.count()).select_from(RunRow).where(RunRow.state == RunState.RUNNING),
+            select(func.count()).select_from(TagRow),
+        )
+        with self._reading() as session:
+            return repr([tuple(session.execute(query).one()) for query in queries])
 
     def worked_seconds(self, run_id: str) -> float | None:
         """See `RunSummary.seconds`."""

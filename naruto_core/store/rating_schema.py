@@ -90,11 +90,12 @@ class CampaignRow(Base):
     repeats: Mapped[float]
     example: Mapped[bool]
     units: Mapped[int]  # their number, stored so that an assignment needs no count
+    paused: Mapped[bool] = mapped_column(server_default=false())
 
     def to_domain(self) -> Campaign:
         return Campaign(
             self.id, self.name, self.question, self.mode, self.opened_at, self.closed_at, self.informative,
-            self.repeats, self.example,
+            self.repeats, self.example, self.paused,
         )  # fmt: skip
 
 
@@ -135,6 +136,7 @@ class AssignmentRow(Base):
         Index(None, "reviewer_id", "campaign_id", "done"),
         Index(None, "done", "leased_until"),
         Index(None, "campaign_id", "done"),
+        Index(None, "campaign_id", "last_event"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -160,6 +162,30 @@ class RatingEventRow(Base):
     nonce: Mapped[str] = mapped_column(unique=True)
     seconds: Mapped[float]
     viewport: Mapped[str]
+    at: Mapped[datetime]
+
+
+class ExclusionRow(Base):
+    __tablename__ = "excluded_reviewers"
+
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    reviewer_id: Mapped[str] = mapped_column(ForeignKey("reviewers.id"), primary_key=True)
+    by: Mapped[str]
+    why: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
+
+
+class PictureNoteRow(Base):
+    __tablename__ = "picture_notes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"), index=True)
+    sample: Mapped[str]  # its id, "" for a note on the unit
+    text: Mapped[str] = mapped_column(Text)
+    defect: Mapped[Defect | None] = mapped_column(enum_as_text(Defect))
+    x: Mapped[float | None]
+    y: Mapped[float | None]
+    nonce: Mapped[str] = mapped_column(unique=True)
     at: Mapped[datetime]
 
 

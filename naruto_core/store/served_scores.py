@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import Index, func, select
+from sqlalchemy import Index, delete, func, select, tuple_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.serving import Drift, DriftVerdict, ServedScore
-from naruto_core.store.connection import Repository
+from naruto_core.store.connection import ROWS_AT_ONCE, Repository
 from naruto_core.store.schema import Base, enum_as_text
 
 
@@ -54,7 +54,7 @@ class DriftRow(Base):
 
 
 class ServedScores(Repository):
-    """Scores of served pictures, and drift reports; both are append-only."""
+    """Scores of served pictures, and drift reports; both are append-only, until they are too old."""
 
     def add_scores(self, scores: Sequence[ServedScore]) -> None:
         """Add scores. A score of the same picture and metric is replaced: a killed `watch` measures pictures twice."""
@@ -81,3 +81,25 @@ class ServedScores(Repository):
         query = select(DriftRow).where(DriftRow.id.in_(latest)).order_by(DriftRow.id.desc())
         with self._reading() as session:
             return [row.to_domain() for row in session.scalars(query)]
+
+    def prune(self, before: datetime, most: int) -> int:
+        """Delete scores of pictures drawn before `before`, and the oldest of more than `most`; returns how many.
+
+        Drift reports from before that time go too, but the newest of each run and metric. A few rows at a time, so that
+        others can write meanwhile.
+        """
+        row, key = ServedScoreRow, tuple_(ServedScoreRow.picture, ServedScoreRow.metric)
+        with self._reading() as session:
+            surplus = session.scalar(select(row.drawn_at).order_by(row.drawn_at.desc()).offset(most).limit(1))
+        is_old = row.drawn_at < before if surplus is None else (row.drawn_at < before) | (row.drawn_at <= surplus)
+        oldest = select(row.picture, row.metric).where(is_old).order_by(row.drawn_at).limit(ROWS_AT_ONCE)
+        newest = select(func.max(DriftRow.id)).group_by(DriftRow.run_id, DriftRow.metric)
+        with self._writing() as session:
+            session.execute(delete(DriftRow).where(DriftRow.said_at < before, DriftRow.id.not_in(newest)))
+        deleted = 0
+        while True:
+            with self._writing() as session:
+                count = session.execute(delete(row).where(key.in_(oldest))).rowcount  # type: ignore[attr-defined]
+            deleted += count
+            if count < ROWS_AT_ONCE:
+                return deleted

@@ -3,12 +3,12 @@
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import JSON, Index, Text, select, update
+from sqlalchemy import JSON, Index, Text, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from naruto_core.errors import NotRecorded
 from naruto_core.serving import OPEN, JobState, JobTimes, ServiceJob
-from naruto_core.store.connection import Repository
+from naruto_core.store.connection import ROWS_AT_ONCE, Repository
 from naruto_core.store.schema import Base, enum_as_text
 
 
@@ -76,3 +76,20 @@ class ServiceJobs(Repository):
         with self._reading() as session:
             result = session.execute(query.order_by(row.asked_at.desc()).limit(limit))
             return [JobTimes(*times) for times in result.tuples()]
+
+    def prune(self, before: datetime, most: int) -> int:
+        """Delete jobs that ended and were asked before `before`, and the oldest of more than `most`; returns how many.
+
+        A few at a time, so that requests can be recorded meanwhile.
+        """
+        row, deleted = ServiceJobRow, 0
+        with self._reading() as session:
+            surplus = session.scalar(select(row.asked_at).order_by(row.asked_at.desc()).offset(most).limit(1))
+        is_old = row.asked_at < before if surplus is None else (row.asked_at < before) | (row.asked_at <= surplus)
+        oldest = select(row.id).where(is_old, row.state.not_in(OPEN)).order_by(row.asked_at).limit(ROWS_AT_ONCE)
+        while True:
+            with self._writing() as session:
+                count = session.execute(delete(row).where(row.id.in_(oldest))).rowcount  # type: ignore[attr-defined]
+            deleted += count
+            if count < ROWS_AT_ONCE:
+                return deleted

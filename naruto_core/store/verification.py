@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from PIL import Image
-
 from naruto_core.artifacts import (
     Layout,
     find_non_finite,
@@ -27,7 +25,8 @@ from naruto_core.store.queries import Queries
 
 NOT_COVERED = (
     "not covered, because nothing records their content: previews, folders to publish, checkpoints of unfinished runs, "
-    "rows other than scores that somebody changed in the database, results and pictures outside of NARUTO_HOME"
+    "rows other than scores that somebody changed in the database, sizes and hashes of likeness in dataset tables, "
+    "results and pictures outside of NARUTO_HOME"
 )
 
 
@@ -184,6 +183,8 @@ def _damaged_of_run(queries: Queries, layout: Layout, run: Run) -> Iterator[File
 
 def _is_readable(picture: Path) -> bool:
     """Whether every part of a PNG file has its checksum."""
+    from PIL import Image  # here: commands that verify nothing start without it
+
     try:
         with Image.open(picture) as opened:
             opened.verify()

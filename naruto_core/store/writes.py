@@ -112,11 +112,15 @@ class Store(Queries, RunLeases, Labels):
         """Mark the run as cancelled: somebody stopped it, and the same command resumes it; a done run stays done."""
         self._end_run(run_id, RunState.CANCELLED, reason, now)
 
+    def prune_run(self, run_id: str, reason: str, now: datetime) -> None:
+        """Mark the run as pruned: a sweep ended its training early; a run that is done stays done."""
+        self._end_run(run_id, RunState.PRUNED, reason, now)
+
     def resume_run(self, run_id: str) -> None:
-        """Mark a failed or cancelled run as running again, because a step of it is tried again."""
+        """Mark a failed, cancelled or pruned run as running again, because a step of it is tried again."""
         with self._writing() as session:
             row = run_row(session, run_id)
-            if row.state in (RunState.FAILED, RunState.CANCELLED):
+            if row.state in (RunState.FAILED, RunState.CANCELLED, RunState.PRUNED):
                 row.state, row.finished_at, row.failure = RunState.RUNNING, None, ""
 
     def _end_run(self, run_id: str, state: RunState, failure: str, now: datetime) -> None:

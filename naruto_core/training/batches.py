@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ class Batch:
     """The B pictures of one micro-step, all of one size.
 
     clean, noise: (B, 4, h, w); t: (B,) timesteps; time_ids: (B, 6); weights: (B,) loss weights; texts: B captions;
-    text: their encodings, None where the encoders learn.
+    text: their encodings, None where the encoders learn; filled: the share of B that are different pictures of an
+    aspect bucket, 1 in a full batch.
     """
 
     clean: torch.Tensor
@@ -58,6 +60,7 @@ class Batch:
     weights: torch.Tensor
     texts: tuple[str, ...]
     text: TextEncoding | None
+    filled: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,21 @@ class NoiseConfig:
     empty: TextEncoding | None = None
 
 
+class StreamRow(NamedTuple):
+    """A picture of a batch: the number of its style, its number in the style, and its share of the weight, 0 to 1."""
+
+    style: int
+    picture: int
+    share: float = 1.0
+
+
 class BatchStream:
     """An endless stream of batches of `size` pictures of some styles, shuffled anew in every epoch.
 
     The pictures of a batch have one size: where there are several sizes (aspect buckets), each epoch cuts every
-    bucket into batches, the last one filled up from its beginning, and shuffles the batches.
+    bucket into batches, and shuffles the batches. The last batch of a bucket repeats its pictures until it is full,
+    each repetition with a noise of its own and a share of the weight: in an epoch all pictures have the same weight,
+    however few have their shape.
     """
 
     def __init__(self, styles: Sequence[StyleData], seed: int, size: int) -> None:
@@ -87,17 +100,23 @@ class BatchStream:
                 buckets.setdefault(style.examples.latent_shape(picture), []).extend(indices)
         self._buckets = [buckets[shape] for shape in sorted(buckets)]
 
-    def indices(self, micro_step: int) -> list[tuple[int, int]]:
-        """The indices (style, picture) of every picture in the batch of `micro_step`."""
+    def rows(self, micro_step: int) -> list[StreamRow]:
+        """Every picture in the batch of `micro_step`."""
         if len(self._buckets) == 1:
             bucket = self._buckets[0]
-            return [bucket[row] for row in shuffled_indices(self.seed, micro_step * self.size, self.size, len(bucket))]
+            order = shuffled_indices(self.seed, micro_step * self.size, self.size, len(bucket))
+            return [StreamRow(style, picture) for style, picture in (bucket[index] for index in order)]
         batches = [(number, part) for number, b in enumerate(self._buckets) for part in range(-(-len(b) // self.size))]
         epoch, turn = divmod(micro_step, len(batches))
         number, part = batches[_epoch_order(self.seed, epoch, len(batches))[turn]]
         bucket = self._buckets[number]
-        order = _epoch_order(self.seed + number + 1, epoch, len(bucket))
-        return [bucket[order[(part * self.size + offset) % len(bucket)]] for offset in range(self.size)]
+        order = _epoch_order(self.seed + number + 1, epoch, len(bucket))[part * self.size : (part + 1) * self.size]
+        places = [offset % len(order) for offset in range(self.size)]
+        pictures = [bucket[order[place]] for place in places]
+        return [
+            StreamRow(style, picture, 1 / places.count(place))
+            for (style, picture), place in zip(pictures, places, strict=True)
+        ]
 
 
 @lru_cache(maxsize=8)
@@ -117,9 +136,10 @@ def draw_batch(stream: BatchStream, config: NoiseConfig, micro_step: int, device
     Each picture has its own random numbers, seeded by seed and position in the stream: a batch of
     four sees exactly what four accumulated batches of one see. Drawn on the CPU, so that devices agree.
     """
+    drawn = stream.rows(micro_step)
     rows = [
-        _Row(stream.styles[style], picture, config, micro_step * stream.size + offset)
-        for offset, (style, picture) in enumerate(stream.indices(micro_step))
+        _Row(stream.styles[row.style], row, config, micro_step * stream.size + offset)
+        for offset, row in enumerate(drawn)
     ]
     return Batch(
         _stack_on([row.clean for row in rows], device),
@@ -129,22 +149,23 @@ def draw_batch(stream: BatchStream, config: NoiseConfig, micro_step: int, device
         _stack_on([torch.tensor(row.weight) for row in rows], device),
         tuple(row.text for row in rows),
         _encodings(rows, config, device),
+        sum(row.share for row in drawn) / len(drawn),
     )
 
 
 class _Row:
     """One picture of a batch with everything that is random about it."""
 
-    def __init__(self, style: StyleData, picture: int, config: NoiseConfig, position: int) -> None:
+    def __init__(self, style: StyleData, row: StreamRow, config: NoiseConfig, position: int) -> None:
         entropy = int(np.random.SeedSequence((config.seed, position)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(entropy)
-        self.examples, self.weight = style.examples, style.loss_weight
-        shape = self.examples.latent_shape(picture)
+        self.examples, self.weight = style.examples, style.loss_weight * row.share
+        shape = self.examples.latent_shape(row.picture)
         deviate, self.noise = torch.randn((2, *shape), generator=generator)
         self.t = int(torch.randint(0, config.timesteps, (1,), generator=generator))
         # Options draw after what every run draws: switching an option on changes nothing else.
         view = int(torch.randint(0, self.examples.views, (1,), generator=generator)) if self.examples.views > 1 else 0
-        self.index = picture * self.examples.views + view
+        self.index = row.picture * self.examples.views + view
         mean, deviation = self.examples.mean.row(self.index), self.examples.deviation.row(self.index)
         self.clean = mean.float() + deviation.float() * deviate
         if config.noise_offset:  # crosslabs.org, "Diffusion with offset noise", 2023

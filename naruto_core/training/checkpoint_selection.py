@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from naruto_core.domain import StepRecord
 
+PREVIEW_SCORE = "clip_score"  # the gauge of a scored preview; higher is better
+
 
 @dataclass(frozen=True, slots=True)
 class BestStep:
@@ -35,7 +37,7 @@ def best_step(records: Sequence[StepRecord]) -> BestStep | None:
     A validation loss has little noise (same pictures, noises and timesteps at every step). A CLIP score of a few
     pictures has much noise, and is used only where there is no validation loss.
     """
-    for gauge, sign, label in (("validation_loss", 1, "validation loss"), ("clip_score", -1, "CLIP score")):
+    for gauge, sign, label in (("validation_loss", 1, "validation loss"), (PREVIEW_SCORE, -1, "CLIP score")):
         measured = [(record.gauges[gauge], record.step + 1) for record in records if gauge in record.gauges]
         measured = [pair for pair in measured if not math.isnan(pair[0])]
         if len(measured) < 2:
@@ -45,3 +47,8 @@ def best_step(records: Sequence[StepRecord]) -> BestStep | None:
         rank = f"{'lowest' if sign > 0 else 'highest'} of {len(measured)}"
         return BestStep(steps, f"step {steps}, {label} {value:.4f}, the {rank} (last: {last:.4f})")
     return None
+
+
+def preview_scores(records: Sequence[StepRecord]) -> dict[int, float]:
+    """The scores of the previews of one adapter's training, by the number of steps done."""
+    return {record.step + 1: record.gauges[PREVIEW_SCORE] for record in records if PREVIEW_SCORE in record.gauges}

@@ -138,7 +138,10 @@ class GradientAccumulator:
             weighted = sum(loss * item.weight for loss, item in zip(group_losses, same_size, strict=True))
             torch.as_tensor(weighted * scale).backward()
             self.weights.collect_gradients()
-            losses |= {item.is_prior: loss.detach() for loss, item in zip(group_losses, same_size, strict=True)}
+            losses |= {
+                item.is_prior: loss.detach() / item.batch.filled
+                for loss, item in zip(group_losses, same_size, strict=True)
+            }
         return torch.stack([losses[is_prior] for is_prior in sorted(losses)])
 
     def _batches(self, micro_step: int) -> Iterator[WeightedBatch]:

@@ -1,4 +1,4 @@
-"""The HTTP service on the miniature: what the door costs, what batching gains, and 2,000 requests of all kinds.
+"""The HTTP service on the miniature: what HTTP costs, what batching gains, 2,000 requests of all kinds, and attacks.
 
 The service is a process of its own; the bare Painter and the plain loop `pipe(prompt)` run here, in turns with it.
 """
@@ -6,13 +6,14 @@ The service is a process of its own; the bare Painter and the plain loop `pipe(p
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.tasks.recorded_run import CPU, Recorded, recorded_run
 
 ROUNDS, CLIENTS, PICTURES = 9, 16, 64
 REQUESTS, CROWD = 2000, 64
+SLOW, GUESSES, STORM = 200, 100, 100  # connections, ids, cancelled requests
 _SETTLED = 10  # seconds in which the process that measures served pictures has loaded its packages
 RUN = {"generation.mixed_precision": "bf16", "generation.batch_size": 4, "generation.num_inference_steps": 30}
 # one for all, as OpenAI's client keeps its own: making one costs 20 ms
@@ -49,16 +51,18 @@ def _ask(url: str, wait: float = 120, **fields: object) -> int:
 
 
 def _door(url: str, made: Recorded) -> dict[str, float]:
-    """Lone pictures, in turns: over HTTP, by the bare Painter at the service's batch size, by the plain loop."""
+    """Lone pictures, in turns: over HTTP, by the bare Painter, alone and padded to 4, by the plain loop."""
     pipeline = sdxl.load_pipeline(made.recipe.model, "bf16", CPU)
     load_adapters(pipeline, scaled_adapters(made.layout.root, made.recipe.fusion, made.adapters))
-    painter = Painter(pipeline, made.recipe.generation)
+    painter = Painter(pipeline, made.recipe.generation.model_copy(update={"batch_size": 1}))
+    padded = Painter(pipeline, made.recipe.generation)
     plain = sdxl.load_pipeline(made.recipe.model, "fp32", CPU)
     plain.scheduler = painter.pipeline.scheduler
     job = Job(PROMPT, 7)
     works: dict[str, Callable[[], object]] = {
         "service": lambda: _ask(url, prompt=PROMPT, seed=7),
         "painter": lambda: painter.paint([job]),
+        "padded painter": lambda: padded.paint([job]),
         "plain loop": lambda: _plain_loop(plain, [job]),
     }
     for work in works.values():
@@ -116,6 +120,85 @@ def _load(url: str, home: Path) -> dict[str, object]:
     return {"ends": dict(sorted(ends.items())), "stuck_jobs": stuck, "grown_mib": round(_memory(url) - before, 1)}
 
 
+def _honest(url: str) -> int:
+    """How many of ten honest requests are answered with a picture."""
+    return sum(_ask(url, prompt=f"honest {seed}", steps=1, size="32x32", seed=seed) == 200 for seed in range(10))
+
+
+def _slow_headers(url: str) -> int:
+    """Ten honest requests while many connections send their headers a byte at a time."""
+    host, port = url.removeprefix("http://").split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(SLOW)]
+    for connection in slow:
+        connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nX-A: ")
+    answered = _honest(url)
+    for connection in slow:
+        connection.sendall(b"a")
+        connection.close()
+    return answered
+
+
+def _large_bodies(url: str) -> list[str]:
+    """The answers to 16 MiB with a length, and without one in chunks."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(256):
+            yield b" " * 65_536
+
+    answers: list[str] = []
+    for content in (b" " * 2**24, chunks()):
+        headers = {"Content-Type": "application/json"}
+        try:
+            answers.append(
+                str(_CLIENT.post(f"{url}/v1/images/generations", content=content, headers=headers).status_code)
+            )
+        except httpx2.HTTPError as error:  # closed before all of it was sent
+            answers.append(type(error).__name__)
+    return answers
+
+
+def _cancel_storm(url: str) -> int:
+    """How many of the requests that were cancelled at once ended so."""
+    body, later = {"prompt": "x", "steps": 60, "size": "32x32"}, {"Prefer": "respond-async"}
+    ended = 0
+    for _ in range(STORM):
+        answer = _CLIENT.post(f"{url}/v1/images/generations", json=body, headers=later)
+        ended += _CLIENT.delete(url + answer.headers["Location"]).json()["status"] == "cancelled"
+    return ended
+
+
+def _opened(url: str) -> int:
+    """How many guessed ids and altered or expired addresses open something."""
+    answer = _CLIENT.post(
+        f"{url}/v1/images/generations", json={"prompt": "x", "steps": 1, "response_format": "url"}, timeout=120
+    )
+    picture = answer.json()["data"][0]["url"]
+    name, expires, signature = (picture.partition(mark)[2] for mark in ("/pictures/", "expires=", "signature="))
+    assert _CLIENT.get(picture).status_code == 200
+    forged = [
+        picture[:-1] + ("0" if picture[-1] != "0" else "1"),
+        picture.replace(f"expires={expires.partition('&')[0]}", "expires=1"),
+        picture.replace(f"expires={expires.partition('&')[0]}", "expires=9999999999"),
+        picture.replace(name[:32], "0" * 32),
+        picture.replace(f"signature={signature}", "signature="),
+        picture.replace("/pictures/", "/pictures/..%2F"),
+    ]
+    guessed = [f"{url}/v1/jobs/job-{random.Random(number).randbytes(16).hex()}" for number in range(GUESSES)]
+    return sum(_CLIENT.get(address).status_code < 400 for address in (*forged, *guessed))
+
+
+def _attacks(url: str) -> dict[str, object]:
+    before = _memory(url)
+    return {
+        "honest_of_10_beside_slow_headers": _slow_headers(url),
+        "large_bodies": _large_bodies(url),
+        f"cancelled_of_{STORM}": _cancel_storm(url),
+        f"opened_of_{GUESSES + 6}_forged": _opened(url),
+        "honest_of_10_afterwards": _honest(url),
+        "grown_mib_by_attacks": round(_memory(url) - before, 1),
+    }
+
+
 def main() -> None:
     """Print what was measured, then one line of JSON."""
     torch.set_num_threads(os.cpu_count() or 1)
@@ -135,15 +218,18 @@ def main() -> None:
                 print(f"pictures/s: one at a time {one:.2f}, {CLIENTS} clients {many:.2f}", flush=True)
                 load = _load(url, Path(scratch))
                 print(f"{REQUESTS} requests from {CROWD} clients:", load, flush=True)
+                attacks = _attacks(url)
+                print("attacks:", attacks, flush=True)
             finally:
                 process.terminate()
     ratios = {
         "door_over_painter": round(lone["service"] / lone["painter"], 3),
         "lone_over_plain_loop": round(lone["service"] / lone["plain loop"], 2),
         "clients_over_one_at_a_time": round(many / one, 2),
+        "clients_over_one_at_a_time_padded": round(many * lone["padded painter"], 2),
         "clients_over_plain_loop": round(many * lone["plain loop"], 2),
     }
-    print(json.dumps({"bench": "service"} | ratios | load))
+    print(json.dumps({"bench": "service"} | ratios | load | attacks))
 
 
 if __name__ == "__main__":

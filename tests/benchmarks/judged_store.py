@@ -52,8 +52,17 @@ def _runs(db: sqlite3.Connection, runs: int) -> None:
     )
     db.executemany(
         "INSERT INTO runs (id, profile, fingerprint, dataset_id, suite, state, started_at, finished_at, failure, "
-        "recipe_json, git_commit) VALUES (?, 'mini', ?, 'd1', 's1', 'done', ?, ?, '', '{}', '')",
-        [(name(i), f"f{i}", _at(i * 3600), _at(i * 3600 + 300)) for i in range(runs)],
+        "recipe_json, git_commit) VALUES (?, 'mini', ?, 'd1', 's1', 'done', ?, ?, '', ?, '')",
+        [
+            (
+                name(i),
+                f"f{i}",
+                _at(i * 3600),
+                _at(i * 3600 + 300),
+                json.dumps({"training": {"rank": 4 + i % 3, "seed": i}}),
+            )
+            for i in range(runs)
+        ],
     )
     samples = [
         (sample(i, variant, p, s), name(i), variant, f"p{p}", s, "none.png", f"{i:04x}{p:04x}{s:04x}{variant:>52}")
@@ -74,9 +83,23 @@ def _runs(db: sqlite3.Connection, runs: int) -> None:
             for v in [hash(sha) % 97 / 97]
         ],
     )
+    details = json.dumps(
+        {"suite": "s1", "seeds": "0, 1", "libraries": "numpy 2", "change": -5.0, "change_word": "better"}
+    )
+    metrics = ("fd-judge", "mmd", "clip", "clip-content", "attributes", "vendi", "precision", "recall", "density")
     db.executemany(
-        scores + "subject) VALUES (?, 'fid', ?, 90, 80, 100, 40, 'judge', '1', 'd1', 'jackknife', '')",
-        [(name(i), variant) for i in range(runs) for variant in ("base", "fused")],
+        scores + "subject, details) VALUES (?, ?, ?, ?, ?, ?, 40, 'judge', '1', 'd1', 'jackknife', '', ?)",
+        [
+            (name(i), metric, variant, value, value - 5, value + 5, details)
+            for i in range(runs)
+            for metric in metrics
+            for variant in ("base", "fused", "real")
+            for value in [90 - i % 53]
+        ],
+    )
+    db.executemany(
+        "INSERT INTO steps (run_id, step, loss, learning_rate, gauges) VALUES (?, ?, ?, 1.0, '{\"d\": 0.1}')",
+        [(name(i), step, 1 / (step + 1)) for i in range(runs) for step in range(200)],
     )
 
 

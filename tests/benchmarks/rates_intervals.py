@@ -8,8 +8,9 @@ from scipy import stats
 
 from naruto_core.intervals import LEVEL, POWER, mean_estimate, share_estimate
 from naruto_core.scoring.metrics import SET_METRICS
-from naruto_core.scoring.resampling import Difference, difference, mean_measure
+from naruto_core.scoring.resampling import Difference, difference, mean_measure, paired_difference
 from naruto_core.scoring.set_metrics import SetMetric
+from naruto_core.scoring.style_preference import limits
 from naruto_core.scoring.verdict import verdict
 from tests.benchmarks.bench_rates import Rate, at_least, at_most
 
@@ -22,6 +23,7 @@ def rates(seconds: float) -> Iterator[Rate]:
     """Every claim with its rate, in about so many seconds."""
     yield from mean_rates(seconds * 0.1)
     yield from difference_rates(seconds * 0.7)
+    yield at_least("interval of a change of content covers (unknown styles)", content_coverage(5000)[0], 5000, 0.95)
     yield at_least("the range of further prompts holds (20 prompts)", ranges_that_hold(20_000, 20), 20_000, 0.8)
     yield at_least("the range of further prompts holds (44 prompts)", ranges_that_hold(20_000, 44), 20_000, 0.8)
 
@@ -29,8 +31,10 @@ def rates(seconds: float) -> Iterator[Rate]:
 def mean_rates(seconds: float) -> Iterator[Rate]:
     """Coverage of the intervals of means and shares, and false alarms of the paired test."""
     n = max(300, round(seconds * 150))
-    for prompts in (3, 4, 6, 9, 12, 44):
-        yield at_least(f"interval of a mean covers ({prompts} prompts, normal)", mean_coverage(prompts, n), n, 0.93)
+    for skew in (0.0, 1.0, 2.0):
+        for prompts in (3, 4, 6, 9, 12, 44):
+            claim = f"interval of a mean covers ({prompts} prompts, skewness {skew:.0f})"
+            yield at_least(claim, mean_coverage(prompts, n, skew), n, 0.93)
     for prompts in (3, 12, 44):
         lowest = min(share_coverage(prompts, share, n) for share in (0.02, 0.2, 0.5))
         yield at_least(f"interval of a share covers ({prompts} prompts)", lowest, n, 0.93)
@@ -50,10 +54,20 @@ def difference_rates(seconds: float) -> Iterator[Rate]:
             yield at_least(claim, hits, n, 0.92)
 
 
-def mean_coverage(prompts: int, worlds: int) -> float:
-    """The share of worlds in which the interval of a mean holds it; pictures of a prompt move together."""
+def mean_coverage(prompts: int, worlds: int, skew: float = 0.0) -> float:
+    """The share of worlds in which the interval of a mean holds it; pictures of a prompt move together.
+
+    The means of the prompts have the skewness `skew` (2: exponential), those of the demo's metrics up to 2.2.
+    """
     rng, groups = np.random.default_rng(prompts), [str(i // 4) for i in range(4 * prompts)]
-    values = np.repeat(rng.normal(size=(worlds, prompts)), 4, axis=1) + rng.normal(0, 0.5, (worlds, 4 * prompts))
+    shape = (2 / skew) ** 2 if skew else 0.0
+    of_prompts = (
+        (rng.gamma(shape, size=(worlds, prompts)) - shape) / np.sqrt(shape)
+        if skew
+        else rng.normal(size=(worlds, prompts))
+    )
+    noise = rng.normal(0, 0.1 if skew else 0.5, (worlds, 4 * prompts))
+    values = np.repeat(of_prompts, 4, axis=1) + noise
     estimates = [mean_estimate(row, groups) for row in values]
     return float(np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]))
 
@@ -65,6 +79,28 @@ def share_coverage(prompts: int, share: float, worlds: int) -> float:
     values = rng.random((worlds, 4 * prompts)) < np.repeat(of_prompts, 4, axis=1)
     estimates = [share_estimate(row, groups) for row in values]
     return float(np.mean([estimate.low <= share <= estimate.high for estimate in estimates]))
+
+
+def content_coverage(worlds: int, prompts: int = 20) -> tuple[float, float]:
+    """The share of worlds in which the interval of a change of content holds it; and one that subtracts the mean does.
+
+    The network prefers the new style to each of four base styles by another amount, which 200 scenes measure. The base
+    draws an unknown mixture of them, and the adapted model an unknown part of the new style.
+    """
+    rng, groups = np.random.default_rng(prompts), [str(i) for i in range(prompts)]
+    hits, of_subtracted = 0, 0
+    for _ in range(worlds):
+        preferences = rng.normal(0, 0.015, 4)
+        measured = [rng.normal(mean, 0.04, 200) for mean in preferences]
+        preferred = float(rng.dirichlet(np.full(4, 0.5)) @ preferences * rng.uniform(0.5, 1))
+        first = rng.normal(0.6, 0.05, prompts)
+        change = paired_difference(first, first + preferred + rng.normal(0, 0.02, prompts), groups, share=False)
+        known, mean = limits(measured), float(np.mean(measured))
+        allowed = change.allowing_for(known.low, known.high)
+        assert None not in (change.low, change.high, allowed.low, allowed.high)
+        hits += allowed.low <= 0 <= allowed.high
+        of_subtracted += change.low - mean <= 0 <= change.high - mean
+    return hits / worlds, of_subtracted / worlds
 
 
 def false_alarms(prompts: int, kind: str, worlds: int) -> float:

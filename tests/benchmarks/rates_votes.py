@@ -10,16 +10,15 @@ from naruto_core.judging.decision import PairDecision, PairVerdict, decide_pairs
 from naruto_core.judging.ranking import Vote, rank, reach
 from naruto_core.ratings import Outcome
 from tests.benchmarks.bench_rates import Rate, at_least, at_most
-
-LEFT_BIAS = 0.3  # log-odds
+from tests.benchmarks.equal_models import LEFT_BIAS, false_better
 
 
 def rates(seconds: float) -> Iterator[Rate]:
     """Every claim with its rate, in about so many seconds."""
-    n = max(40, round(seconds * 0.7))
-    for prompts, differences in ((44, 0.0), (44, 1.0), (8, 0.7)):
-        claim = f'equal models are ever "better" in 500 votes, a look every 5 ({prompts} prompts, sd {differences})'
-        yield at_most(claim, false_decisions(n, 500, 5, prompts, differences), n, 0.05)
+    n, many = max(40, round(seconds * 0.7)), max(2000, round(seconds * 50))
+    for prompts, differences in ((44, 0.0), (44, 0.5), (44, 1.0), (8, 0.7), (4, 0.7)):
+        claim = f'equal models are ever "better" in 500 votes, a look after each ({prompts} prompts, sd {differences})'
+        yield at_most(claim, false_better(many, 500, prompts, differences), many, 0.05)
     claim = 'four equal models: any neighbour is ever "better" in 500 votes, a look every 10'
     yield at_most(claim, false_decisions(n, 500, 10, 44, 0.5, models=4), n, 0.05)
     yield at_least("better by 62 % of votes is found within 500 votes", power(n, 0.5, 500), n, 0.8)

@@ -28,7 +28,7 @@ def test_beyond_this_machine_the_first_person_needs_the_link_of_the_log(
 ) -> None:
     config.set_option("server.address", address)
     first_token = access.first_admin_token(home)
-    for token, title in (("", "Welcome"), ("guessed", "Welcome"), ("ä", "Welcome"), (first_token, "Runs")):
+    for token, title in (("", "Welcome"), ("guessed", "Welcome"), ("ä", "Welcome"), (first_token, "Overview")):
         link(token)
         app = AppTest.from_file(str(APP), default_timeout=60).run()
         assert [element.value for element in app.title] == [title]
@@ -103,8 +103,8 @@ def test_the_first_admin_stays_in_and_the_shared_address_of_runs_opens(
     page.get_by_label("Name", exact=True).fill("Ann")
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.get_by_text("/enter/")).to_be_visible(timeout=30_000)
-    page.get_by_role("link", name="Verdicts").click()
-    expect(page.get_by_role("heading", name="Verdicts")).to_be_visible(timeout=15_000)
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_role("heading", name="Compare")).to_be_visible(timeout=15_000)
     page.goto(f"{served.address}/runs")
     expect(page.get_by_text("You are Ann.")).to_be_visible(timeout=30_000)
     expect(page.get_by_role("heading", name="Runs")).to_be_visible(timeout=15_000)

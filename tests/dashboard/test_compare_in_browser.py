@@ -52,11 +52,11 @@ def test_the_slider_uncovers_the_second_picture_and_both_zoom_together(
 def test_key_and_button_flip_every_row_and_its_caption(chrome: Browser, served: Served, run: Run) -> None:
     page = open_page(chrome, f"{served.address}/compare?layout=Flip+the+first+two+in+place")
     captions = page.locator("figcaption")
-    expect(captions).to_have_text([f"{run.id}/base"] * 4)
+    expect(captions).to_have_text([f"{run.id[5:]}/base"] * 4)
     page.keyboard.press("f")
-    expect(captions).to_have_text([f"{run.id}/adapted"] * 4)
+    expect(captions).to_have_text([f"{run.id[5:]}/adapted"] * 4)
     page.get_by_role("button", name="Flip").nth(2).click()
-    expect(captions).to_have_text([f"{run.id}/base"] * 4)
+    expect(captions).to_have_text([f"{run.id[5:]}/base"] * 4)
 
 
 def test_text_has_contrast_in_light_and_dark_and_a_missing_picture_is_a_sentence(

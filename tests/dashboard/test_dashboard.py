@@ -1,21 +1,32 @@
 """The pages Runs and Pictures, run as Streamlit runs them, on a real database."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
-from naruto_core.domain import GENERATED, Run, format_duration
+from naruto_core.domain import GENERATED, Run, Variant, format_duration
 from naruto_core.store.writes import Store
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 HOSTILE = "![x](https://example.org/x.png) <script>alert(1)</script> **bold** :red[hi] $a^2$"
 
 
-def runs_view() -> AppTest:
+def overview() -> AppTest:
     return AppTest.from_file(str(APP), default_timeout=60).run()
+
+
+def runs_view() -> AppTest:
+    def page() -> None:
+        from dashboard.views import runs
+
+        runs.show()
+
+    return AppTest.from_function(page, default_timeout=60).run()
 
 
 def pictures_view() -> AppTest:
@@ -39,31 +50,29 @@ def picture_rows(app: AppTest) -> list[dict[str, Any]]:
 
 
 def test_an_empty_store_says_what_to_do_next(home: Path) -> None:
-    for app in (runs_view(), pictures_view()):
+    for app in (overview(), runs_view(), pictures_view()):
         assert not app.exception
         assert "make demo" in app.info[0].value
-    assert str(home) in runs_view().text[0].value
+    assert str(home) in overview().text[0].value
 
 
 def test_a_run_is_listed_with_its_state_and_duration(run: Run) -> None:
     app = runs_view()
     assert not app.exception
     (line,) = app.dataframe[0].value.to_dict("records")
-    assert (line["Run"], line["State"], line["Duration"]) == (run.id, "done", "4 min 05 s")
+    assert (line["Run"], line["State"]) == (run.id, "done")
+    assert line["Minutes"] == pytest.approx(245 / 60)
     assert line["Dataset"] == "world:ninja"
 
 
-def test_scores_of_two_extractors_stand_in_two_tables_that_name_them(run: Run) -> None:
-    app = runs_view()
-    assert [text.value for text in app.text if "measured by" in text.value] == [
-        "fid, measured by inception (version 1.9), compared with d1:reference",
-        "fid, measured by judge:abc (version 1.9), compared with d1:reference",
-    ]
-    inception, clip_judge = (table.value.to_dict("records") for table in app.table)
-    assert inception == [{"Run": run.id, "base": "11 (10 to 12, n = 40)"}]
-    assert clip_judge[0]["base"] == "272.4 (260 to 281, n = 40)"
-    assert clip_judge[0]["fused"] == "87.25 (80 to 95.5, n = 40)"
-    assert "adapted" not in clip_judge[0]  # no run has such a score
+def test_scores_of_two_extractors_stand_in_two_columns_that_name_them(store: Store, run: Run) -> None:
+    fused = next(score for score in store.scores(run.id) if score.variant is Variant.FUSED)
+    store.add_scores([replace(fused, extractor="inception", value=9.0, low=8.0, high=10.0)])
+    (line,) = runs_view().dataframe[0].value.to_dict("records")
+    assert {title: value for title, value in line.items() if "Fréchet" in title} == {
+        "Fréchet distance (fid), inception ↓": 9.0,
+        "Fréchet distance (fid), judge:abc ↓": 87.25,
+    }
 
 
 def test_a_failed_run_shows_its_failure_and_may_have_no_scores(store: Store, run: Run) -> None:
@@ -73,12 +82,12 @@ def test_a_failed_run_shows_its_failure_and_may_have_no_scores(store: Store, run
     store.fail_run(other.id, "the disk is full.", run.started_at + timedelta(seconds=9))
     lines = {line["Run"]: line for line in runs_view().dataframe[0].value.to_dict("records")}
     assert lines[other.id]["Failure"] == "the disk is full."
-    assert lines[other.id]["Duration"] == "9 s"
+    assert lines[other.id]["Minutes"] == pytest.approx(9 / 60)
 
 
 def test_a_database_that_cannot_be_read_is_one_sentence(home: Path) -> None:
     (home / "naruto.db").write_text("Dear diary, " * 200)
-    app = runs_view()
+    app = overview()
     assert not app.exception
     assert "not a SQLite database" in app.text[0].value
 

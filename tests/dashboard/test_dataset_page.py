@@ -4,6 +4,7 @@ import io
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
 from PIL import Image
 from streamlit.testing.v1 import AppTest
@@ -87,6 +88,23 @@ def test_a_missing_picture_is_a_warning(store: Store, home: Path) -> None:
     app = page()
     assert not app.exception
     assert "missing" in app.warning[0].value
+
+
+def test_a_training_picture_is_shown_as_training_sees_it(store: Store, home: Path) -> None:
+    memory, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    clear = Image.new("RGBA", (40, 20), (255, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 20, 20))
+    clear.save(memory, "PNG", exif=exif)
+    digest = sha256_bytes(memory.getvalue())
+    write_atomically(Layout(home).picture(digest, ".png"), memory.getvalue())
+    shown = datasets.thumbnail(Picture(digest, ".png", 20, 40, "a ninja", Split.TRAIN, "0" * 16, ""))
+    assert shown
+    with Image.open(io.BytesIO(shown)) as image:
+        assert image.size == (20, 40)
+        top, bottom = image.convert("RGB").getpixel((10, 5)), image.convert("RGB").getpixel((10, 35))
+    assert np.abs(np.subtract(top, (0, 0, 255))).max() < 12
+    assert np.abs(np.subtract(bottom, (255, 255, 255))).max() < 12
 
 
 def test_three_training_pictures_are_the_examples_of_the_style(store: Store, home: Path) -> None:

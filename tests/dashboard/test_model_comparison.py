@@ -4,8 +4,9 @@ import csv
 import io
 import json
 
-from dashboard.model_comparison import Row, as_csv, as_html, pair_rows, recipe_differences, sample_scores
+from dashboard.model_comparison import Row, as_csv, as_html, pair_rows, sample_scores
 from naruto_core.domain import Prompt, Sample, Score, Variant
+from naruto_core.report.recipe_changes import recipe_differences
 
 HOSTILE = "=cmd|' /C calc'!A0 <img src=x onerror=alert(1)> \"quoted\""
 PROMPT = Prompt("kage", HOSTILE, HOSTILE, ("portrait",))

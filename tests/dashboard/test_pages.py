@@ -7,53 +7,19 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from apps import APP, NOW, all_text, finished_campaign, page
 from streamlit.testing.v1 import AppTest
 
 from dashboard.example import add_example
 from naruto_core.artifacts import Layout
-from naruto_core.domain import Finding, PlannedPhase, Run, Score, StepRecord, Variant
+from naruto_core.domain import Finding, PlannedPhase, Run, RunState, Score, StepRecord, Variant
 from naruto_core.judging.campaign_plan import contender, plan_units
-from naruto_core.judging.reviewer_quality import reviewer_qualities
 from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role
 from naruto_core.store.database import Ratings
 from naruto_core.store.writes import Store
 
-APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 Train = Callable[..., None]
-NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-VIEWS = ("review", "campaigns", "verdicts", "metric_validation", "compare", "promote", "run")
-
-
-def page(name: str, **query: list[str] | str) -> AppTest:
-    def run(view: str) -> None:
-        from importlib import import_module
-
-        import_module(f"dashboard.views.{view}").show()
-
-    app = AppTest.from_function(run, args=(name,), default_timeout=60)
-    app.query_params.update(query)
-    return app.run()
-
-
-def all_text(app: AppTest) -> str:
-    kinds = (app.text, app.info, app.warning, app.error, app.success, app.title, app.header, app.caption)
-    tables = [table.value.to_csv() for table in (*app.dataframe, *app.table)]
-    return "\n".join([*(element.value for kind in kinds for element in kind), *tables])
-
-
-def finished_campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
-    """A campaign in which one person voted for the fused model every time; its id."""
-    samples = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
-    suite = store.prompts(run.id)
-    assert suite
-    units = plan_units(mode, samples, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
-    campaign = ratings.open_campaign(Campaign("", "asked", "Which?", mode, NOW, repeats=0.0), units, 0)
-    ratings.add_reviewer("admin", Role.ADMIN)
-    reviewer, _ = ratings.add_reviewer("Ann", Role.REVIEWER)
-    while assignment := ratings.next_assignment(campaign.id, reviewer.id, NOW):
-        answer = Outcome.LEFT if assignment.samples[0].startswith("fused") else Outcome.RIGHT
-        ratings.record(reviewer.id, RatingEvent(assignment.id, Action.VOTE, assignment.id, 3.0, "1x1", answer), NOW)
-    return campaign.id
+VIEWS = ("overview", "runs", "run", "compare", "review", "campaigns", "deploy")
 
 
 def add_clip_scores(run: Run, store: Store, n: int = 12) -> None:
@@ -74,11 +40,11 @@ def test_every_page_of_an_empty_database_shows_a_sentence(home: Path, view: str)
     assert app.info
 
 
-def test_the_page_of_runs_shows_a_plan_beside_what_its_phases_took(store: Store, run: Run) -> None:
+def test_the_page_of_a_run_shows_its_plan_beside_what_its_phases_took(store: Store, run: Run) -> None:
     phase = PlannedPhase("samples", 88, "picture", 4.2e14, 3000.0, "published", "NVIDIA T4", "fp16", 13 * 2**30)
     store.add_plan(run.id, [phase, replace(phase, phase="score", memory=0)])
     store.add_phase_time(run.id, "samples", 88, 3660.0, NOW)
-    text = all_text(page("runs"))
+    text = all_text(page("run", "Files and log", id=run.id))
     assert f"{run.id} on NVIDIA T4" in text
     assert "samples,88 pictures,50 min 00 s (published),1 h 01 min for 88,13.0 GiB" in text
     assert "score,88 pictures,50 min 00 s (published),," in text
@@ -96,7 +62,7 @@ def test_every_page_shows_a_run_and_a_hostile_name_as_text(ratings: Ratings, sto
 
 def test_while_nobody_is_registered_whoever_opens_the_dashboard_is_an_admin(run: Run) -> None:
     app = AppTest.from_file(str(APP), default_timeout=60).run()
-    assert [title.value for title in app.title] == ["Runs"]
+    assert [title.value for title in app.title] == ["Overview"]
 
 
 def test_a_stranger_sees_nothing_and_a_reviewer_only_the_review_page(
@@ -114,83 +80,26 @@ def test_a_stranger_sees_nothing_and_a_reviewer_only_the_review_page(
 def test_a_new_link_opens_and_the_old_one_does_not(ratings: Ratings, run: Run, link: Callable[[str], None]) -> None:
     admin, token = ratings.add_reviewer("admin", Role.ADMIN)
     renewed = ratings.renew_link(admin.id)
-    for text, title in ((token, "Welcome"), (renewed, "Runs")):
+    for text, title in ((token, "Welcome"), (renewed, "Overview")):
         link(text)
         app = AppTest.from_file(str(APP), default_timeout=60).run()
         assert [element.value for element in app.title] == [title]
 
 
-def test_the_first_person_is_an_admin_and_gets_a_link_that_is_shown_once(ratings: Ratings, run: Run) -> None:
-    app = page("campaigns")
-    assert app.selectbox[0].options == ["admin"]
-    app.text_input[0].set_value("Ann")
-    app.button[0].click().run()
-    assert "/enter/" in app.code[0].value
-    assert [person.name for person in ratings.reviewers()] == ["Ann"]
-    assert not page("campaigns").code
-
-
-def test_a_campaign_is_opened_from_the_page_and_closed_there(ratings: Ratings, store: Store, run: Run) -> None:
-    app = page("campaigns")
-    assert set(app.multiselect(key="contenders").options) == {f"{run.id}/base", f"{run.id}/adapted"}
-    app.checkbox[0].check().run()
-    app.multiselect(key="contenders").set_value([f"{run.id}/base", f"{run.id}/fused"]).run()
-    next(field for field in app.text_input if field.label == "Name of the campaign").set_value("first")
-    limit, overlap = app.number_input[:2]
-    assert limit.value == 120
-    limit.set_value(3)
-    overlap.set_value(2)
-    next(button for button in app.button if button.label == "Open the campaign").click().run()
-    assert not app.exception
-    (campaign,) = ratings.campaigns()
-    assert ratings.progress(campaign.id).units == 3
-    assert "0 of 7 votes on 3 units" in [bar.proto.text for bar in app.get("progress")]  # without the gold pairs
-    assert "Close the campaign" in [popover.proto.popover.label for popover in app.get("popover")]  # it asks first
-    app.button(key=f"close-{campaign.id}").click().run()
-    assert ratings.campaign(campaign.id).closed_at is not None
-    app.button(key=f"reopen-{campaign.id}").click().run()
-    assert ratings.campaign(campaign.id).closed_at is None
-
-
-def test_verdicts_show_the_better_model_and_the_quality_of_reviewers(ratings: Ratings, store: Store, run: Run) -> None:
-    finished_campaign(ratings, store, run)
-    text = all_text(page("verdicts"))
-    assert f"{run.id}/fused" in text
-    assert "100%" in text
-    assert "Ann" in text
-    assert "too few to tell agreement from chance" in text
-
-
 def test_metrics_are_compared_with_votes_only_where_there_are_enough(ratings: Ratings, store: Store, run: Run) -> None:
     add_clip_scores(run, store)
     finished_campaign(ratings, store, run)
-    (line,) = page("metric_validation").table[0].value.to_dict("records")
+    (line,) = page("campaigns", "Metric agreement").table[0].value.to_dict("records")
     assert line["Metric"] == "clip"
     assert line["Pairwise agreement"] == "not enough votes"
 
 
-def test_an_example_is_marked_wherever_its_votes_are_shown(ratings: Ratings, store: Store, run: Run) -> None:
-    assert add_example(NOW)
-    assert not add_example(NOW)
-    assert not ratings.has_admin()
-    assert [title.value for title in AppTest.from_file(str(APP), default_timeout=60).run().title] == ["Runs"]
-    verdicts = all_text(page("verdicts"))
-    assert "made these votes up" in verdicts
-    assert "units rated by at least two people" in verdicts
-    (campaign,) = ratings.campaigns()
-    assert [(quality.gold.hits, quality.gold.n) for quality in reviewer_qualities(ratings.ratings(campaign.id))] == [
-        (1, 1)
-    ] * 3
-    assert "votes made up" in all_text(page("campaigns"))
-    assert "Rated by people?,no" in all_text(page("promote"))
-
-
 def test_compare_shows_the_difference_with_its_interval(store: Store, run: Run) -> None:
     add_clip_scores(run, store)
-    app = page("compare", model=[f"{run.id}/base", f"{run.id}/fused"])
+    app = page("compare", "Verdicts", model=[f"{run.id}/base", f"{run.id}/fused"])
     assert not app.exception
     (line,) = app.dataframe[0].value.to_dict("records")
-    assert line["Metric"] == "clip"
+    assert (line["Metric"], line["Verdict"]) == ("clip", "cannot be judged with n = 2 prompts: at least 6 are needed")
     assert line["Difference (95 % interval)"].startswith("+0.4 (")
     assert line["n"] == "4 pictures, 2 prompts"
 
@@ -220,7 +129,7 @@ def _newer_run(store: Store, run: Run) -> str:
 
 
 def _promote(run_id: str, accepted: str | None = None) -> AppTest:
-    app = page("promote")
+    app = page("deploy", "Champion")
     if app.selectbox(key="promoted_run").value != run_id:
         app.selectbox(key="promoted_run").set_value(run_id).run()
     next(field for field in app.text_input if field.label == "Who decides").set_value("Ann")
@@ -234,7 +143,7 @@ def test_a_promotion_is_signed_recorded_and_rolled_back(ratings: Ratings, store:
     other = _newer_run(store, run)
     train(other)
     store.finish_run(other, NOW)
-    app = page("promote")
+    app = page("deploy", "Champion")
     app.button[0].click().run()
     assert "say who decides, and why" in all_text(app)
     assert not ratings.promotions("champion")
@@ -243,7 +152,7 @@ def test_a_promotion_is_signed_recorded_and_rolled_back(ratings: Ratings, store:
     first, second = ratings.promotions("champion")
     assert (first.run_id, second.run_id, second.by, second.why) == (other, run.id, "Ann", "best faces")
     assert second.checks["Finished?"] == "yes"
-    app = page("promote")
+    app = page("deploy", "Champion")
     app.button[0].click().run()
     assert "say who decides" in all_text(app)  # nobody is registered, so the page asks for a name
     app.text_input(key="rolled_back_by").set_value("Bea").run()
@@ -258,7 +167,7 @@ def test_an_earlier_champion_is_restored_by_its_form(ratings: Ratings, store: St
     store.finish_run(other, NOW)
     for run_id in (run.id, other):
         _promote(run_id)
-    app = page("promote")
+    app = page("deploy", "Champion")
     assert app.selectbox(key="earlier_champion").options == [run.id]
     assert app.selectbox(key="promoted_run").value == other
     next(button for button in app.button if button.label == "Restore this one").click().run()
@@ -277,7 +186,7 @@ def test_a_run_that_cannot_be_promoted_is_not_the_default_and_the_page_says_why(
 
     def refused(reason: str) -> None:
         st.cache_data.clear()
-        app = page("promote")
+        app = page("deploy", "Champion")
         assert app.selectbox(key="promoted_run").value == run.id
         app.selectbox(key="promoted_run").set_value(newer).run()
         assert "This run cannot be promoted" in all_text(app)
@@ -288,7 +197,7 @@ def test_a_run_that_cannot_be_promoted_is_not_the_default_and_the_page_says_why(
     store.finish_run(newer, NOW)
     refused("has weights that are not numbers (lora).")
     Layout(home).adapter(run.id).unlink()
-    app = page("promote")
+    app = page("deploy", "Champion")
     assert not app.exception
     assert app.selectbox(key="promoted_run").value is None
     assert "No run can be promoted yet" in all_text(app)
@@ -297,24 +206,49 @@ def test_a_run_that_cannot_be_promoted_is_not_the_default_and_the_page_says_why(
 def test_a_run_with_warnings_is_promoted_when_its_id_is_typed(ratings: Ratings, store: Store, run: Run) -> None:
     origin = Finding(run.id, "imported", False, "Imported from ink.safetensors: its training is unknown.")
     store.add_findings(run.id, [Finding(run.id, "overfitting", True, "copies", {}), origin])
-    assert "no. Imported from ink.safetensors: its training is unknown." in all_text(page("promote"))
+    assert "no. Imported from ink.safetensors: its training is unknown." in all_text(page("deploy", "Champion"))
     assert f"{run.id} has warnings (overfitting): type its id" in all_text(_promote(run.id, "yes"))
     assert not ratings.promotions("champion")
     _promote(run.id, run.id)
     assert ratings.promotions("champion")[0].checks["Warnings accepted"] == "overfitting"
 
 
-def test_runs_are_filtered_by_words_and_state_and_a_running_run_shows_its_progress(store: Store, run: Run) -> None:
+def test_the_overview_shows_what_runs_and_what_needs_attention(ratings: Ratings, store: Store, run: Run) -> None:
     recipe = '{"training": {"max_train_steps": 200}}'
-    other = store.open_run(profile="t4", recipe_json=recipe, fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
-    store.add_steps(other.id, [StepRecord(50, 0.5, 1.0)])
+    now = datetime.now(UTC)
+    common = {"dataset_id": "d1", "git_commit": "", "now": now}
+    other = store.open_run(profile="t4", recipe_json=recipe, fingerprint="f2", **common)
+    store.add_steps(other.id, [StepRecord(n, 0.5, 1.0) for n in (49, 50)])
     imported = '{"imported": {"kind": "lora"}}'
-    store.open_run(profile="ink", recipe_json=imported, fingerprint="f3", dataset_id="d1", git_commit="", now=NOW)
-    app = page("runs")
+    store.open_run(profile="ink", recipe_json=imported, fingerprint="f3", **common)
+    failed = store.open_run(profile="bad", recipe_json="{}", fingerprint="f4", **common)
+    store.fail_run(failed.id, "the disk is full.", now)
+    app = page("overview")
     assert not app.exception
     bars = [bar.proto.text for bar in app.get("progress")]
     assert any("step 50 of 200" in text for text in bars)
     assert any("-ink-" in text and "not training" in text for text in bars)
+    text = all_text(app)
+    assert f"{failed.id} failed: the disk is full." in text
+    assert f"{other.id} is recorded as running, but no process works on it." in text
+    assert "No run is the champion." in text
+    app.button(key=f"stop-{other.id}").click().run()
+    assert store.run(other.id).state is RunState.CANCELLED
+    _promote(run.id)
+    assert f"Champion {run.id[5:]}" in all_text(page("overview"))
+    store.add_findings(run.id, [Finding(run.id, "overfitting", True, "copies", {})])
+    assert "The champion has warnings: overfitting." in all_text(page("overview"))
+
+
+def test_runs_are_one_table_filtered_by_words_and_state_with_favourites_first(store: Store, run: Run) -> None:
+    other = store.open_run(profile="t4", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
+    hidden = store.open_run(profile="old", recipe_json="{}", fingerprint="f3", dataset_id="d1", git_commit="", now=NOW)
+    assert page("runs").dataframe[0].value["Run"].tolist() == [other.id, hidden.id, run.id]
+    store.change_tags(run.id, ["favourite"], [])
+    store.change_tags(hidden.id, ["archived"], [])
+    app = page("runs")
+    assert app.dataframe[0].value["Run"].tolist() == [run.id, other.id]
+    app.toggle(key="archived").set_value(True).run()
     assert len(app.dataframe[0].value) == 3
     app.text_input(key="words").set_value("T4").run()
     assert app.dataframe[0].value["Run"].tolist() == [other.id]
@@ -324,7 +258,7 @@ def test_runs_are_filtered_by_words_and_state_and_a_running_run_shows_its_progre
 
 def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, store: Store, run: Run) -> None:
     add_example(NOW)
-    assert page("runs").dataframe[0].value["Win rate"].tolist() == [""]
+    assert "Win rate" not in page("runs").dataframe[0].value
     samples = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
     suite = store.prompts(run.id)
     assert suite
@@ -335,7 +269,8 @@ def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, sto
     assert assignment
     side = Outcome.LEFT if assignment.samples[0].startswith("fused") else Outcome.RIGHT
     ratings.record(reviewer.id, RatingEvent(assignment.id, Action.VOTE, "n", 3.0, "1x1", side), NOW)
-    assert page("runs").dataframe[0].value["Win rate"].tolist() == ["100% (0% to 100%, n = 1)"]
+    assert page("runs").dataframe[0].value["Win rate"].tolist() == [100.0]
+    assert "0% to 100%, n = 1 votes" in all_text(page("overview"))
 
 
 def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_recipe_changed(
@@ -354,8 +289,9 @@ def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_r
     assert f"{failed.id}: failed" in app.text[0].value
     assert "not a number at 1 steps; the first is step 2" in all_text(app)
     assert len(app.get("vega_lite_chart")) + len(app.get("arrow_vega_lite_chart")) == 1
-    assert app.selectbox(key="other_run").value == run.id
-    assert app.dataframe[0].value.to_dict("records") == [
+    recipe_part = page("run", "Recipe", id=failed.id)
+    assert recipe_part.selectbox(key="other_run").value == run.id
+    assert recipe_part.dataframe[0].value.to_dict("records") == [
         {"Key": "training.learning_rate", "This run": "1.0", run.id: ""}
     ]
     assert app.error[0].value == "It failed:"

@@ -35,9 +35,15 @@ def reviewer(ratings: Ratings) -> str:
 def enter(chrome: Browser, served: Served, token: str, width: int = 1280, height: int = 900) -> Page:
     page = chrome.new_context(viewport={"width": width, "height": height}).new_page()
     page.goto(f"{served.address}/enter/{token}")
-    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    start_rating(page)
     ready(page)
     return page
+
+
+def start_rating(page: Page) -> None:
+    """Read the guidelines, which are shown at the first visit."""
+    page.get_by_role("button", name="Start rating").click(timeout=30_000)
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
 
 
 def ready(page: Page) -> None:
@@ -101,7 +107,7 @@ def test_nothing_on_the_page_or_in_its_addresses_names_a_model(
     page = context.new_page()
     page.on("request", lambda request: urls.append(request.url))
     page.goto(f"{served.address}/enter/{reviewer(ratings)}")
-    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    start_rating(page)
     ready(page)
     page.keyboard.press("ArrowLeft")
     expect_rated(page, 1)
@@ -255,3 +261,30 @@ def test_the_best_and_the_worst_of_four_are_chosen_by_keyboard(
     expect_rated(page, 1, of=4)
     (rating,) = ratings.ratings(campaign_id)
     assert rating.answer == Extremes(best=2, worst=0)
+
+
+def test_guidelines_come_once_and_notes_and_marked_defects_are_kept(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id = open_campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    page.keyboard.press("n")
+    page.keyboard.press("ArrowLeft")  # in the note, this is no vote
+    page.get_by_role("textbox", name="Note on these pictures").fill("a third arm <b>")
+    page.get_by_role("button", name="Save the note").click()
+    expect(page.locator(".status")).to_contain_text("Note saved.", timeout=15_000)
+    page.get_by_role("button", name="N Note").click()
+    page.get_by_role("button", name="Hands").click()
+    box = page.locator(".pane img").nth(1).bounding_box()
+    assert box
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator(".status")).to_contain_text("Marked.", timeout=15_000)
+    mark, note = ratings.picture_notes(campaign_id)
+    assert (note.text, note.sample) == ("a third arm <b>", "")
+    assert mark.sample
+    assert mark.defect == "hands"
+    assert (mark.x, mark.y) == (pytest.approx(0.5, abs=0.02), pytest.approx(0.5, abs=0.02))
+    assert ratings.ratings(campaign_id) == []
+    page.reload()
+    expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".panel")).not_to_be_visible()

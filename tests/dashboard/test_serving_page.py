@@ -58,9 +58,12 @@ def test_it_counts_requests_and_says_what_has_drifted(home: object, run: Run) ->
     assert not app.exception
     assert [(metric.label, metric.value) for metric in app.metric] == [
         ("Pictures", "16"),
+        ("Pictures per minute", "0.1"),
         ("Latency p50", "4.00 s"),
         ("Latency p95", "4.00 s"),
+        ("Latency p99", "4.00 s"),
         ("Time in queue p50", "1.00 s"),
+        ("Error rate", "20.0%"),
     ]
     assert "Requests: 8 done, 1 cancelled, 1 failed, 1 lost, 1 in progress" in [text.value for text in app.text]
     assert f"Drift of {run.id} on clip" in app.warning[0].value

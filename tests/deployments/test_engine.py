@@ -29,7 +29,7 @@ def spec(precision: Precision) -> ModelSpec:
 @pytest.fixture
 def engine() -> Engine:
     metrics = Metrics()
-    return Engine(ModelCache(torch.device("cpu"), 1, 4, metrics), 64, metrics)
+    return Engine(ModelCache(torch.device("cpu"), 1, 4, metrics), 64, metrics, fixed_size=True)
 
 
 def draw(engine: Engine, *requests: tuple[Precision, float]) -> list[Image | str]:

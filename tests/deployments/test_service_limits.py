@@ -12,13 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
-import openai
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from PIL.Image import Image
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from deployments.service.errors import ApiError
 from deployments.service.keys import Keys, RateLimiter
@@ -74,6 +70,8 @@ def test_a_rate_limit_is_used_up_and_recovers():
 
 
 def test_a_wrong_key_a_used_up_rate_limit_and_a_full_queue_are_rejected_as_openai_does(runs: Runs):
+    import openai
+
     token = Keys(runs.home / "service" / "keys.json").add("ada")
     other = Keys(runs.home / "service" / "keys.json").add("bob")
     try:
@@ -187,30 +185,24 @@ def test_without_keys_it_listens_on_this_machine_only(tmp_path: Path):
     assert process.stderr.startswith("error: without keys")
 
 
-@pytest.fixture(scope="module")
-def schema(runs: Runs) -> Iterator[schemathesis.schemas.BaseSchema]:
+def test_every_response_conforms_to_the_schema(runs: Runs):
+    import schemathesis  # it takes two seconds, in every process that collects tests
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+    checks, requests = [not_a_server_error, status_code_conformance, response_schema_conformance], 0
     with serving(runs.home, most_steps=2, most_pictures=2) as service:
-        yield schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+        schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+        for operation in schema.get_all_operations():
 
+            @settings(
+                max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            )
+            @given(case=operation.ok().as_strategy())
+            def ask(case: Any) -> None:
+                nonlocal requests
+                requests += 1
+                case.call_and_validate(checks=checks, timeout=30)
 
-SETTINGS = settings(
-    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
-CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
-
-
-def test_every_response_conforms_to_the_schema(schema: schemathesis.schemas.BaseSchema):
-    requests = 0
-    for operation in schema.get_all_operations():
-
-        @settings(
-            max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-        )
-        @given(case=operation.ok().as_strategy())
-        def ask(case: schemathesis.Case) -> None:
-            nonlocal requests
-            requests += 1
-            case.call_and_validate(checks=CHECKS, timeout=30)
-
-        ask()
+            ask()
     assert requests > 100

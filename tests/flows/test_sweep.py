@@ -1,4 +1,7 @@
-"""A sweep: what its runs share is made once, it goes on where it was stopped, and its settings are compared."""
+"""A sweep: what its runs share is made once, it goes on where it was stopped, and its settings are compared.
+
+The runs of the search are those of the grid as far as they are the same.
+"""
 
 import csv
 import json
@@ -17,10 +20,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows import sweep as sweep_flow
 from flows.profiles import choose_recipe
 from naruto_core.domain import Variant
-from naruto_core.errors import TrainingDiverged
+from naruto_core.errors import RunStopped, TrainingDiverged
 from naruto_core.generation import Job, Painter
 from naruto_core.store.database import open_store
 from naruto_core.training import latent_cache
+from tasks.previews import Preview
 from tests.flows.conftest import SMALL, Naruto
 from tests.tiny_sdxl import write_tiny_sdxl
 
@@ -28,11 +32,13 @@ TINY = SMALL | {
     "dataset.source": "world:naruto?count=20&seed=5",
     "dataset.hold_out": 8,
     "training.resolution": 16,
+    "training.rank": 4,
     "training.max_train_steps": 2,
     "training.train_batch_size": 2,
     "training.optimizer": "adamw",
     "training.learning_rate": 0.01,
     "training.validation": None,
+    "training.previews": {"preview_steps": 1, "prompts": 1},
     "training.mixed_precision": "fp32",
     "generation.mixed_precision": "fp32",
     "generation.resolution": 16,
@@ -105,13 +111,17 @@ def test_runs_of_a_sweep_draw_and_encode_only_their_own_and_a_failed_one_is_trie
     failed = naruto(home, "sweep", str(file))
     assert failed.returncode == 1
     assert "naruto: 1 of 4 runs of the sweep ranks failed: the loss is not a number. The same" in failed.stderr
-    assert work.painted == {"base": 6 + 2 * 4, "adapted": 3 * 6}  # 4 class pictures for each seed of the training
-    assert "exists already and is not planned: class pictures 4, samples of the base 6" in failed.stderr
+    # once for all: samples of 6 prompts (one is a preview too), 4 class pictures; for each run: 6 samples, 2 previews
+    assert work.painted == {"base": 6 + 4, "adapted": 3 * (6 + 2)}
+    assert (
+        "exists already and is not planned: class pictures 4, preview pictures of the base 1, samples of the base 6"
+        in failed.stderr
+    )
     before = work.encoded
     monkeypatch.setattr(sweep_flow, "train_naruto", train)
     done = naruto(home, "sweep", str(file))
     assert done.returncode == 0, done.stderr
-    assert work.painted == {"base": 6 + 2 * 4, "adapted": 4 * 6}  # what was done is not done again
+    assert work.painted == {"base": 6 + 4, "adapted": 4 * (6 + 2)}  # what was done is not done again
     assert work.encoded == before
     assert "runs: 4 done" in done.stderr
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
@@ -148,6 +158,69 @@ def test_the_settings_are_shown_with_the_values_that_their_runs_have(swept: Path
     assert ["2", "2"] in [[row["seeds"] for row in table] for table in tables]
 
 
+RATE = {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}
+TO_0 = {"type": "int", "low": 0, "high": 8}
+SEARCH: dict[str, Any] = {
+    "name": "rates",
+    "grid": None,
+    "search": {"ranges": {"training.learning_rate": RATE}, "trials": 3},
+    "seeds": [1],
+    "pruning": {"reduction_factor": 2},
+}
+
+
+def test_a_search_that_was_stopped_goes_on_with_the_same_setting_and_a_run_that_is_behind_is_pruned(
+    swept: Path, naruto: Naruto, work: Work, monkeypatch: pytest.MonkeyPatch
+):
+    home, file, train = swept / "home", write_sweep(swept, **SEARCH), sweep_flow.train_naruto
+    tried: list[float] = []
+
+    def stopping(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> str:
+        tried.append(overrides["training.learning_rate"])
+        if len(tried) == 2:
+            raise RunStopped("run x stopped: lea asked it to stop; the same command resumes it.")
+        return train(recipe, dataset, overrides)
+
+    monkeypatch.setattr(sweep_flow, "train_naruto", stopping)
+    monkeypatch.setattr(Preview, "_scores", lambda self, paths: {"clip_score": -1.0})
+    stopped = naruto(home, "sweep", str(file))
+    assert (stopped.returncode, "lea asked it to stop" in stopped.stderr) == (1, True)
+    assert work.painted == {}  # the first setting is the recipe as it is: a run of the grid
+    done = naruto(home, "sweep", str(file))
+    assert done.returncode == 0, done.stderr
+    first, second, again, third = tried
+    assert (first, again) == (0.01, second)
+    assert 1e-4 <= third <= 1e-1
+    assert (
+        "ended it after 1 of 2 steps: its preview's clip_score of -1.0000 is not among the best 1 of 2." in done.stderr
+    )
+
+
+def test_a_pruned_run_has_a_state_of_its_own_wherever_it_is_shown(swept: Path, naruto: Naruto):
+    home = swept / "home"
+    shown = json.loads(naruto(home, "sweep", "show", "rates", "--json").stdout)
+    states = [row["state"] for row in shown["runs"]]
+    assert sorted(states) == ["done", "pruned", "pruned"]
+    number = states.index("pruned")
+    pruned = shown["runs"][number]
+    assert (pruned["value"], shown["settings"][number]["difference"]["word"]) == (None, "pruned")
+    text = naruto(home, "sweep", "show", "rates").stdout
+    assert "runs: 1 done, 2 pruned" in text
+    assert "best mean of 1 of 3 settings" in text
+    assert (
+        next(line for line in naruto(home, "runs").stdout.splitlines() if pruned["run"] in line).split()[1] == "pruned"
+    )
+    compared = naruto(home, "compare", pruned["run"], shown["runs"][0]["run"])
+    assert (compared.returncode, "was pruned by a sweep, so it has no samples" in compared.stderr) == (1, True)
+    promoted = naruto(home, "promote", pruned["run"], "--by", "Lea", "--why", "better")
+    assert (promoted.returncode, "it is not done (pruned)" in promoted.stderr) == (1, True)
+    assert "checkpoint" in naruto(home, "gc", "--keep", "champion", "--dry-run").stdout
+    assert naruto(home, "verify").returncode == 0
+    with get_client(sync_client=True) as client:
+        ended = [run.state_name for run in client.read_flow_runs(limit=200) if run.name.startswith(pruned["run"])]
+    assert ended == ["Pruned"]
+
+
 def test_a_deleted_run_stays_in_its_sweep_and_the_other_runs_are_whole_without_the_cache(swept: Path, naruto: Naruto):
     home = swept / "home"
     shown = json.loads(naruto(home, "sweep", "show", "ranks", "--json").stdout)
@@ -171,6 +244,12 @@ def test_a_deleted_run_stays_in_its_sweep_and_the_other_runs_are_whole_without_t
         ({"grid": {}}, "grid: it is empty"),
         ({"grid": {"training.rank": [4, 4.0]}}, "{'training.rank': 4} and {'training.rank': 4.0} are the same recipe"),
         ({"recipe": "minni"}, "did you mean mini?"),
+        ({"grid": None, "search": SEARCH["search"] | {"ranges": {"training.rnak": RATE}}}, "unknown key training.rnak"),
+        (
+            {"grid": None, "search": SEARCH["search"] | {"ranges": {"training.rank": TO_0}}},
+            "training.rank: Input should",
+        ),
+        ({"grid": {"training.previews": [None]}, "pruning": {}}, "pruning: the recipe mini has no scored previews"),
     ],
 )
 def test_a_sweep_that_cannot_work_is_refused_before_anything_is_recorded(

@@ -192,17 +192,23 @@ def test_without_a_seed_each_picture_has_a_random_one_that_is_returned(server: C
     assert np.array_equal(server.ask(PROMPT=CAT, SEED=seed)[0][0], drawn)
 
 
+def _settled_statistics(server: Client) -> tuple[int, int]:
+    """The numbers of pictures and batches, once they stay: the server counts a batch after it has answered."""
+    counted, before = server.statistics(), None
+    while counted != before:
+        time.sleep(0.3)
+        counted, before = server.statistics(), counted
+    return counted
+
+
 def test_a_picture_is_the_same_alone_and_in_a_batch_and_requests_share_batches(server: Client):
     requests = [{"PROMPT": RED if seed % 3 else CAT, "SEED": seed, "STEPS": 2 + (seed == 5)} for seed in range(8)]
     alone = [server.ask(**request)[0][0] for request in requests]
-    pictures, batches = server.statistics()
+    pictures, batches = _settled_statistics(server)
     with ThreadPoolExecutor(8) as clients:
         together = [drawn[0] for drawn, _ in clients.map(lambda request: server.ask(**request), requests)]
     assert all(map(np.array_equal, alone, together))
-    deadline = time.monotonic() + 10  # the server counts a batch after it has answered
-    while (counted := server.statistics())[0] - pictures < len(requests) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    pictures_after, batches_after = counted
+    pictures_after, batches_after = _settled_statistics(server)
     assert pictures_after - pictures == len(requests)
     assert batches_after - batches < len(requests)
 
@@ -257,7 +263,7 @@ def test_a_bad_request_does_not_affect_others_of_its_batch(server: Client):
         except InferenceServerException as error:
             return str(error.message())
 
-    pictures, batches = server.statistics()
+    pictures, batches = _settled_statistics(server)
     with ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(ask, [2, 0] * 4))
     assert all(np.array_equal(answer, expected) for answer in answers[::2])
@@ -327,3 +333,18 @@ def test_at_another_address_tritons_server_needs_without_keys(address: str):
 def test_without_an_installed_server_the_error_says_where_it_runs(tmp_path: Path):
     with pytest.raises(ServiceFailed, match=r"`make triton` .* Linux .* Python 3.11 or 3.12"):
         find_server(tmp_path)
+
+
+def test_it_stops_drawing_for_a_client_that_has_gone(server: Client):
+    began = time.monotonic()
+    server.ask(PROMPT=CAT, SEED=1, STEPS=10)
+    seconds = time.monotonic() - began
+    prompt, steps = triton.InferInput("PROMPT", [1, 1], "BYTES"), triton.InferInput("STEPS", [1, 1], "INT32")
+    prompt.set_data_from_numpy(np.array([[CAT]], dtype=object))
+    steps.set_data_from_numpy(np.array([[150]], dtype=np.int32))
+    call = server.grpc.async_infer("naruto", [prompt, steps], lambda result, error: None)
+    time.sleep(seconds)  # it is being drawn
+    call.cancel()
+    began = time.monotonic()
+    server.ask(PROMPT=CAT, SEED=1, STEPS=1)
+    assert time.monotonic() - began < 8 * seconds  # the rest of 150 steps would take 14 times as long

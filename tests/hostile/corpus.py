@@ -191,6 +191,28 @@ def _parquet(table: pa.Table, **options: object) -> Callable[[Path], str]:
     return make
 
 
+def lying_footer(folder: Path) -> str:
+    """The bomb, with a footer that states 55 bytes where 100 MB are unpacked."""
+    data = BOMB.read_bytes()
+    with pq.ParquetFile(BOMB) as file:
+        size = file.metadata.row_group(0).column(0).total_uncompressed_size
+    number = 2 * size  # zigzag, then 7 bits a byte
+    stated = bytes(number >> shift & 127 | 128 for shift in range(0, 21, 7)) + bytes([number >> 21])
+    assert data.count(stated) == 1
+    (folder / "data.parquet").write_bytes(data.replace(stated, bytes([110 | 128, 128, 128, 0])))
+    return str(folder / "data.parquet")
+
+
+def _compressed_arrow(folder: Path) -> str:
+    """A saved set of 4 MB of zeros; a larger one would unpack to as much as it likes."""
+    table = pa.table({"image": [bytes(4 << 20)], "text": ["a"]})
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema, options=options) as to:
+        to.write_table(table)
+    return str(folder)
+
+
 def _link_out(folder: Path) -> str:
     secret = folder.parent / f"{folder.name}-secret.png"
     secret.write_bytes(png())
@@ -263,6 +285,8 @@ DATASETS: dict[str, Callable[[Path], str]] = {
     "parquet without pictures": _parquet(pa.table({"image": ["x"], "text": ["t"]})),
     "parquet without captions": _parquet(pa.table({"image": [png()]})),
     "parquet bomb": lambda _: str(BOMB),
+    "parquet bomb whose footer lies": lying_footer,
+    "compressed saved set": _compressed_arrow,
     "zip that is text": _file("a.zip", b"hello"),
     "zip that leads out": _zip({"../../a.png": png()}),
     "tar that is text": _file("a.tar", b"hello"),

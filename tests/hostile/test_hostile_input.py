@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
@@ -17,11 +19,11 @@ from flows.profiles import choose_recipe
 from naruto_core import recipe_text
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.ingest import ingest
-from naruto_core.dataset.parquet_limits import safe_batch_rows
+from naruto_core.dataset.parquet_limits import _unpacked_size, safe_batch_rows
 from naruto_core.errors import DatasetUnusable, NarutoError
 from naruto_core.recipe import overrides_from_text, read_recipe
 from naruto_core.recipe_sections import DatasetSection
-from tests.hostile.corpus import BOMB, COMMANDS, DATASETS, DOCUMENTS, MINI, OVERRIDES, SETTINGS, SUITES
+from tests.hostile.corpus import BOMB, COMMANDS, DATASETS, DOCUMENTS, MINI, OVERRIDES, SETTINGS, SUITES, lying_footer
 
 _MOST_SECONDS, _MOST_BYTES = 10, 1_500_000_000
 Refused = Callable[..., str]
@@ -129,13 +131,34 @@ def _sentence(act: Callable[[], object]) -> str:
     return ""
 
 
-def test_a_dictionary_that_repeats_a_large_cell_is_read_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pq.ParquetFile(BOMB) as file:
-        with pytest.raises(DatasetUnusable, match="unpack to 100,000,055"):
-            safe_batch_rows(file, ["image"], 16, "set")
-        assert safe_batch_rows(file, ["text"], 16, "set") == 16
-        monkeypatch.setattr("naruto_core.dataset.parquet_limits._HARMLESS", 1 << 40)
-        assert safe_batch_rows(file, ["image"], 16, "set") == 5
+def test_a_dictionary_that_repeats_a_large_cell_is_read_in_small_batches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What unpacks is known beforehand, whatever the footer says."""
+    for path in (BOMB, Path(lying_footer(tmp_path))):
+        with path.open("rb") as raw, pq.ParquetFile(path) as file, monkeypatch.context() as patch:
+            with pytest.raises(DatasetUnusable, match="unpack to 100,000,0"):
+                safe_batch_rows(file, raw, ["image"], 16, "set")
+            assert safe_batch_rows(file, raw, ["text"], 16, "set") == 16
+            patch.setattr("naruto_core.dataset.parquet_limits._HARMLESS", 1 << 40)
+            assert safe_batch_rows(file, raw, ["image"], 16, "set") == 5
+
+
+@pytest.mark.parametrize(
+    "options", [{"data_page_version": "2.0"}, {"compression": "zstd", "use_dictionary": False}, {}]
+)
+def test_page_headers_of_honest_files_sum_up_to_what_the_footer_says(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [bytes([n % 251]) * (n * 37 % 3000) for n in range(4000)]
+    table = pa.table({"image": cells, "text": [str(n) if n % 3 else None for n in range(4000)], "n": range(4000)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1500, data_page_size=20_000, **options)
+    with (tmp_path / "a.parquet").open("rb") as raw, pq.ParquetFile(raw) as file:
+        for group in range(3):
+            for number in range(3):
+                column = file.metadata.row_group(group).column(number)
+                stated = column.total_uncompressed_size
+                assert 0.9 * stated <= _unpacked_size(raw, column) <= stated  # the footer counts headers too
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -58,6 +58,34 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["fused"]
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from naruto_core.artifacts import atomic_file
+with atomic_file(Path(sys.argv[1])) as scratch:
+    scratch.write_text("half of it")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_scratch_files_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a" / "weights.bin")], check=False)
+    (left,) = (tmp_path / "a").iterdir()
+    mine = artifacts.scratch_path(tmp_path / "b.png")
+    mine.touch()
+    earlier = tmp_path / f".c.{artifacts.host_id()}-0123456789ab.png"  # of an earlier version, without a process
+    earlier.touch()
+    (tmp_path / ".gitignore").touch()
+    assert artifacts.remove_abandoned(tmp_path) == []  # it may be on its way to its name
+    for path in (left, mine, earlier):
+        os.utime(path, (time.time() - 120,) * 2)
+    assert artifacts.remove_abandoned(tmp_path) == [left]
+    assert mine.exists()
+    assert earlier.exists()
+    os.utime(earlier, (time.time() - 30 * 3600,) * 2)
+    assert artifacts.remove_abandoned(tmp_path) == [earlier]
+
+
 def test_the_scratch_folder_of_another_machine_on_the_same_volume_is_left_for_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,7 @@ def test_painter_and_continuous_batch_draw_in_half_precision_on_the_device():
         latents = painter._denoise([Job("a cat", 1)], None)
     assert (latents.dtype, latents.device.type, latents.shape) == (torch.float16, "cuda", (1, 4, 128, 128))
     assert seen.casts.total() <= 2 * 3  # of two steps
-    batch = ContinuousBatch(painter, 1024, 1024)
+    batch = ContinuousBatch(painter, 1024, 1024, fixed_size=False)
     number = batch.join(Order("a cat", 1, "", 3, 7.5))
     with Seen() as seen:
         assert batch.step() == {number: 1}

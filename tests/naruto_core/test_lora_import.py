@@ -59,8 +59,13 @@ def test_a_kohya_file_is_converted_module_by_module_with_alpha_by_rank_in_the_we
     assert len(written) == 2 * len(MODULES)
     for module, (name, down, _) in MODULES.items():
         scaled = tensors[f"{name}.lora_up.weight"].float() * (ALPHA / down[0])
-        assert torch.equal(written[f"{module}.lora_A.weight"], tensors[f"{name}.lora_down.weight"].float())
-        assert torch.equal(written[f"{module}.lora_B.weight"], scaled)
+        a, b = (written[f"{module}.{role}.weight"] for role in ("lora_A", "lora_B"))
+        # one rank everywhere, by zeros: older diffusers scale a module of another rank wrongly where no alpha is given
+        assert (a.shape[0], b.shape[1]) == ((4, 4) if module.startswith("unet.") else (down[0], down[0]))
+        assert torch.equal(a[: down[0]], tensors[f"{name}.lora_down.weight"].float())
+        assert torch.equal(b[:, : down[0]], scaled)
+        assert not a[down[0] :].any()
+        assert not b[:, down[0] :].any()
 
 
 def test_a_converted_file_draws_what_diffusers_draws_from_kohyas_own(
@@ -81,6 +86,27 @@ def test_a_converted_file_draws_what_diffusers_draws_from_kohyas_own(
     plain, theirs, own = drawn
     assert np.abs(theirs - plain).max() > 0.05
     assert np.abs(theirs - own).max() < 1e-4  # diffusers multiplies by alpha / rank while it draws
+
+
+@pytest.mark.parametrize("alphas", [(), (TO_K,), tuple(MODULES)])
+def test_a_module_without_an_alpha_has_its_rank_for_it_whatever_the_others_have(
+    tmp_path: Path, alphas: tuple[str, ...]
+):
+    tensors = _kohya()
+    for module, (name, _, _) in MODULES.items():
+        if module not in alphas:
+            del tensors[f"{name}.alpha"]
+    read = read_lora(_saved(tmp_path, tensors), MINIATURE).adapter.tensors
+    for module, (name, down, _) in MODULES.items():
+        scale = ALPHA / down[0] if module in alphas else 1.0
+        assert torch.equal(read[f"{module}.lora_B.weight"], tensors[f"{name}.lora_up.weight"].float() * scale), module
+
+
+def test_an_alpha_of_zero_is_refused_because_it_switches_its_module_off(tmp_path: Path):
+    tensors = _kohya()
+    tensors[f"{K_TO_K}.alpha"] = torch.tensor(0.0)
+    with pytest.raises(ModelUnusable, match=rf"{K_TO_K} has alpha 0"):
+        read_lora(_saved(tmp_path, tensors), MINIATURE)
 
 
 def _as_diffusers(tmp_path: Path) -> Tensors:

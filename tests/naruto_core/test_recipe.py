@@ -113,6 +113,16 @@ def test_the_fingerprint_depends_on_choices_and_not_on_their_spelling(tmp_path: 
     assert choose_recipe("mini", overrides={"training.seed": 1}).fingerprint != choose_recipe("mini").fingerprint
 
 
+def test_class_pictures_with_the_trainings_seed_are_those_of_earlier_versions_and_others_have_a_fingerprint_of_theirs():
+    def fingerprint(seed: int, of_pictures: int) -> str:
+        return choose_recipe("mini", None, {"training.seed": seed, "training.prior.seed": of_pictures}).fingerprint
+
+    assert choose_recipe("mini").fingerprint == fingerprint(42, 42)
+    assert choose_recipe("mini").fingerprint.startswith("ebada5c568f2")  # as before the key existed
+    assert choose_recipe("mini", None, {"training.seed": 7}).fingerprint == fingerprint(7, 42)
+    assert len({fingerprint(7, 42), fingerprint(7, 7), fingerprint(42, 42), fingerprint(42, 7)}) == 4
+
+
 def test_broken_yaml_is_an_error_of_a_single_line(tmp_path: Path):
     path = tmp_path / "broken.yaml"
     path.write_text("training: [1, 2\n")

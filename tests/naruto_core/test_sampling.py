@@ -209,7 +209,7 @@ def test_where_the_vae_overflows_the_error_names_model_prompt_seed_and_remedy(
         Painter(pipeline, section).paint(JOBS)
     remedy = "use a VAE that works in half precision, or draw in fp32."
     assert f"the VAE's pixels are not finite numbers in float16: {remedy}" in str(refused.value)
-    batch = ContinuousBatch(Painter(pipeline, section), 32, 32)
+    batch = ContinuousBatch(Painter(pipeline, section), 32, 32, fixed_size=True)
     number = batch.join(Order("a cat", 7, "", 1, 4.0))
     reason = batch.step()[number]
     assert isinstance(reason, NotFinite)
@@ -250,7 +250,7 @@ def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipel
     section = SECTION.model_copy(update={"scheduler": scheduler, "num_inference_steps": 3, "resolution": 32})
     painter, own = Painter(pipeline, section), plain.scheduler
     ours = painter.paint(JOBS)
-    batch = ContinuousBatch(painter, 32, 32)
+    batch = ContinuousBatch(painter, 32, 32, fixed_size=True)
     numbers = [batch.join(Order(job.text, job.seed, "low quality", 3, 4.0)) for job in JOBS]
     joined = [batch.step() for _ in range(3)][-1]
     try:

@@ -11,7 +11,7 @@ from flows.profiles import choose_recipe
 from naruto_core.continuous_batching import ContinuousBatch, Order
 from naruto_core.errors import RecipeInvalid
 from naruto_core.generation import Job, Painter
-from naruto_core.text_encoding import encode_prompts, encode_texts
+from naruto_core.text_encoding import encode_prompts, encode_texts, split_weights, without_weights
 from naruto_core.textual_inversion import add_tokens
 from naruto_core.token_limit import load_token_limit
 from naruto_core.training.step import Trainer
@@ -59,7 +59,7 @@ def test_words_behind_75_tokens_change_the_picture_with_150_and_the_service_draw
         drawn[length] = [picture.tobytes() for picture in painter.paint(jobs)]
     assert drawn[75][0] == drawn[75][1]
     assert drawn[150][0] != drawn[150][1]
-    batch = ContinuousBatch(painter, 64, 64)
+    batch = ContinuousBatch(painter, 64, 64, fixed_size=True)
     numbers = [batch.join(Order(job.text, job.seed, section.negative_prompt, 2, 4.0)) for job in jobs]
     served = [batch.step(), batch.step()][-1]
     pictures = [served[number] for number in numbers]
@@ -115,3 +115,45 @@ def test_a_recipe_has_one_length_and_the_default_leaves_old_fingerprints_as_they
             choose_recipe("mini", overrides=dict.fromkeys(keys, length))
     with pytest.raises(RecipeInvalid, match=r"training\.max_token_length and generation\.max_token_length must be"):
         choose_recipe("mini", overrides={keys[0]: 150})
+
+
+def test_weights_are_parsed_as_artists_type_them():
+    assert split_weights("a (red hair:1.2) person") == [("a ", 1.0), ("red hair", 1.2), (" person", 1.0)]
+    assert split_weights("(sun:0)(moon: .5 )") == [("sun", 0.0), ("moon", 0.5)]
+    assert split_weights(r"naruto \(series\), (a \(b\):1.1), (no weight), 3:4") == [
+        ("naruto (series), ", 1.0), ("a (b)", 1.1), (", (no weight), 3:4", 1.0),
+    ]  # fmt: skip
+    assert without_weights("a (red hair:1.2) person") == "a red hair person"
+    assert split_weights("") == []
+    with pytest.raises(ValueError, match="the weight 2024 in a prompt is above 2"):
+        split_weights("(naruto:2024)")
+
+
+def test_a_weight_moves_its_tokens_from_the_empty_text_and_no_others(load_miniature):
+    pipeline = load_miniature()
+    plain = encode_texts(pipeline, ["a red hair person"]).hidden
+    empty = encode_texts(pipeline, [""]).hidden
+    for weight in (0.0, 0.5, 1.5):
+        drawn = encode_texts(pipeline, [f"a (red hair:{weight}) person", "a forest"], weighted=True)
+        tokens = slice(2, 4)  # behind the begin of the text and "a"
+        expected = empty[:, tokens] + weight * (plain[:, tokens] - empty[:, tokens])
+        assert torch.allclose(drawn.hidden[:1, tokens], expected, atol=1e-5)
+        rest = torch.ones(plain.shape[1], dtype=torch.bool)
+        rest[tokens] = False
+        assert torch.allclose(drawn.hidden[:1, rest], plain[:, rest], atol=1e-5)
+        assert torch.allclose(drawn.hidden[1:], encode_texts(pipeline, ["a forest"]).hidden, atol=1e-5)
+    kept = encode_texts(pipeline, ["a (red hair:1.2) person"])
+    assert not torch.equal(kept.hidden, plain)  # without the option it is text as any other
+
+
+def test_weights_are_the_same_in_the_run_and_in_the_service(load_miniature):
+    section = SECTION.model_copy(update={"prompt_weights": True, "num_inference_steps": 2})
+    painter = Painter(load_miniature(), section)
+    prompts = ["a person with (red hair:1.6)", "a person with red hair"]
+    expected = [picture.tobytes() for picture in painter.paint([Job(prompt, 1) for prompt in prompts])]
+    assert expected[0] != expected[1]
+    batch = ContinuousBatch(painter, 64, 64, fixed_size=True)
+    numbers = [batch.join(Order(prompt, 1, SECTION.negative_prompt, 2, 4.0)) for prompt in prompts]
+    batch.step()
+    drawn = batch.step()
+    assert [drawn[number].tobytes() for number in numbers] == expected

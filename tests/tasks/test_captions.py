@@ -33,7 +33,7 @@ HELD_OUT = 10
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data root of this module's own, without the model hub."""
     root = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:

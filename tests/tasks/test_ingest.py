@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
+from prefect.states import Failed
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion
-from naruto_core.errors import RecordDamaged
+from naruto_core.errors import DatasetUnusable, RecordDamaged, StorageFailed
 from naruto_core.recipe_sections import DatasetSection
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_store
-from tasks.ingest import ingest
+from tasks.ingest import hub_may_recover, ingest
 
 SECTION = DatasetSection(source="world:naruto?count=12&seed=3", hold_out=4)
 
@@ -63,3 +66,30 @@ def test_a_whole_version_stays_recorded_where_it_was_first_seen(layout: Layout) 
     assert ingest.fn(SECTION) == first
     ingest.fn(DatasetSection(source="world:naruto?count=13&seed=3", hold_out=4))
     assert recorded(first) == first
+
+
+def test_only_a_failure_of_the_hub_or_the_network_that_may_pass_is_tried_again() -> None:
+    def failure(*causes: Exception) -> DatasetUnusable:
+        error = last = DatasetUnusable("cannot fetch it.")
+        for cause in causes:
+            last.__cause__ = last = cause
+        return error
+
+    unreachable = failure(LocalEntryNotFoundError("not in the cache"), httpx2.ConnectError("refused"))
+    answers = [
+        failure(
+            HfHubHTTPError(str(status), response=httpx2.Response(status, request=httpx2.Request("GET", "http://h")))
+        )
+        for status in (503, 404)
+    ]
+    offline = failure(LocalEntryNotFoundError("not in the cache"), OfflineModeIsEnabled("offline"))
+    errors = [unreachable, *answers, offline, failure(), StorageFailed("the disk is full.")]
+    assert [hub_may_recover(ingest, None, Failed(data=error)) for error in errors] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert ingest.retry_condition_fn is hub_may_recover

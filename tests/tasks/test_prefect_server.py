@@ -6,6 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+from prefect.settings.models.server.services import ServerServicesTriggersSettings
+
+from flows.cli import _settle_libraries
+
 _PROGRAM = """
 import os, signal, subprocess, sys, types
 module = types.ModuleType("prefect.server.api.server")
@@ -46,3 +51,12 @@ def test_a_killed_process_takes_its_server_with_it_and_one_that_ends_leaves_that
     while _runs(killed) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not _runs(killed)
+
+
+def test_a_temporary_server_starts_no_service_for_automations_which_a_short_command_would_end_with_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]})
+    assert ServerServicesTriggersSettings().enabled
+    _settle_libraries()
+    assert not ServerServicesTriggersSettings().enabled

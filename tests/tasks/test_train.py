@@ -15,13 +15,14 @@ from safetensors.numpy import save_file
 from flows.profiles import choose_recipe
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.domain import Adapter
-from naruto_core.errors import TrainingDiverged
+from naruto_core.errors import RecipeInvalid, TrainingDiverged
 from naruto_core.recipe_sections import DatasetSection, ModelSection
 from naruto_core.sdxl import load_pipeline
 from naruto_core.store.verification import adapter_fault
 from naruto_core.training.weights import Weights
 from tasks.context import task_context
 from tasks.ingest import ingest
+from tasks.preflight import check_warmup
 from tasks.train import _check_finite
 from tasks.training_data import TrainingPictures, style_sources
 from tests.naruto_core.conftest import CPU
@@ -32,6 +33,12 @@ from tests.tiny_sdxl import write_tiny_sdxl
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelSection:
     return ModelSection(base=str(write_tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny")))
+
+
+def test_a_warm_up_that_lasts_longer_than_the_training_is_refused():
+    with pytest.raises(RecipeInvalid, match=r"lr_warmup_steps is 11, and training has 10 steps"):
+        check_warmup(section_of(max_train_steps=10, lr_warmup_steps=11))
+    check_warmup(section_of(max_train_steps=10, lr_warmup_steps=10))
 
 
 def written(layout: Layout, value: float, dtype: str = "float32") -> Adapter:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from picture_bytes import broken_pictures, encoded, picture, png, swapped_profile
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from naruto_core.dataset.ingest import check
 from naruto_core.dataset.preprocessing import prepare
@@ -104,6 +105,21 @@ def test_exif_turns_the_picture_upright() -> None:
         top, bottom = upright.getpixel((10, 5)), upright.getpixel((10, 35))
         assert top == pytest.approx((0, 0, 255), abs=3)  # AVIF loses a little
         assert bottom == pytest.approx(RED, abs=3)
+
+
+def test_megabytes_of_text_beside_the_pixels_are_no_damage_and_xmp_still_turns_the_picture() -> None:
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    workflow = "a node " * 400_000
+    for compressed in (True, False):
+        text = PngInfo()
+        text.add_text("workflow", workflow, zip=compressed)
+        text.add_itxt("prompt", workflow, zip=compressed)
+        text.add_itxt("XML:com.adobe.xmp", xmp)
+        seen = decode(encoded(Image.new("RGB", (40, 20), RED), pnginfo=text)).image
+        assert (seen.size, seen.getpixel((4, 4))) == ((20, 40), RED)
 
 
 @pytest.mark.parametrize(

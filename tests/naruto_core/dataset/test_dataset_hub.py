@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from naruto_core.dataset.sources import open_source
+from naruto_core.errors import DatasetUnusable
+from naruto_core.recipe_sections import DatasetSection
+
 COMMIT = "1ed13e8" + 33 * "0"
 FILE = "data/train-00000-of-00001.parquet"
 
@@ -117,6 +121,14 @@ def test_a_downloaded_file_that_was_damaged_is_refused_and_downloaded_again_once
     blob.unlink()
     assert _read(hub, tmp_path, COMMIT).returncode == 0
     assert blob.read_bytes() == whole
+
+
+def test_a_dataset_without_parquet_files_is_named_with_where_the_hub_has_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "nothing was downloaded"))
+    with pytest.raises(DatasetUnusable, match=r"org/name has no parquet files at 0.* refs/convert/parquet"):
+        open_source(DatasetSection(source="org/name", revision="0" * 40))
 
 
 def test_a_hash_no_commit_begins_with_is_refused(hub: str, tmp_path: Path):

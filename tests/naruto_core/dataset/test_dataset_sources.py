@@ -77,6 +77,31 @@ def test_the_training_split_is_chosen_among_several(tmp_path: Path) -> None:
         assert _content(_read(tmp_path / folder)) == content[:4]
 
 
+def test_one_configuration_is_read_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    content = rows(6)
+    write_parquet(tmp_path / "hub/default/partial-train/0000.parquet", content[:4])
+    write_parquet(tmp_path / "hub/default/partial-test/0000.parquet", content[4:])
+    write_parquet(tmp_path / "hub/small/train/0000.parquet", content[4:])
+    assert _content(_read(tmp_path / "hub")) == content[:4]
+    (note,) = open_source(DatasetSection(source=str(tmp_path / "hub"))).notes
+    assert note == (
+        "1 of 3 files are of the training split; default/partial-test/0000.parquet is not read, nor 1 others"
+    )
+    for language in ("en", "fr"):
+        write_parquet(tmp_path / f"two/{language}/train-00000-of-00001.parquet", content[:4])
+    with pytest.raises(DatasetUnusable, match=r"has 2 configurations \(en, fr\).* such as .*/two/fr\."):
+        _read(tmp_path / "two")
+    assert _content(_read(tmp_path / "two/fr")) == content[:4]
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data/train-00000-of-00003.parquet", rows(2))
+    write_parquet(tmp_path / "data/test-00000-of-00009.parquet", rows(2))
+    with pytest.raises(DatasetUnusable, match="lacks 2 of 3 files, first data/train-00001-of-00003"):
+        _read(tmp_path)
+    assert len(_read(tmp_path / "data/train-00000-of-00003.parquet")) == 2  # one file that somebody chose
+
+
 def test_plain_binary_columns_with_other_names_are_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": pa.array([png(1)]), "alt": ["a ninja"]}), tmp_path / "a.parquet")
     assert _content(_read(tmp_path, image_column="jpg", caption_column="alt")) == [(png(1), "a ninja")]
@@ -201,5 +226,5 @@ def test_a_parquet_file_damaged_in_its_middle_is_an_error(tmp_path: Path) -> Non
     data = bytearray(source.read_bytes())
     data[len(data) // 3 : len(data) // 2] = b"\xff" * (len(data) // 2 - len(data) // 3)
     source.write_bytes(bytes(data))
-    with pytest.raises(DatasetUnusable, match=r"cannot read .*a\.parquet after row \d+"):
+    with pytest.raises(DatasetUnusable, match=r"cannot read .*a\.parquet: the page headers of .* are damaged"):
         _read(source)

@@ -10,14 +10,14 @@ import pytest
 from choix import ilsr_pairwise
 
 from naruto_core.domain import Prompt, Sample, Variant
-from naruto_core.judging.campaign_plan import plan_units
-from naruto_core.judging.decision import PairVerdict, decide_pairs, win_rates
+from naruto_core.judging.campaign_plan import Budget, plan_budget, plan_units
+from naruto_core.judging.decision import PairVerdict, decide_pairs, detectable_win_rate, win_rates
 from naruto_core.judging.ranking import Vote, most_informative_pair, rank
 from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
 from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import answers_by_unit, countable, defect_shares, mean_grades, to_votes
 from naruto_core.ratings import Answer, Defect, Extremes, Grades, Mode, Outcome, Rating
-from tests.benchmarks.rates_votes import false_decisions
+from tests.benchmarks.equal_models import false_better, first_better, simulated_campaigns
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -123,8 +123,19 @@ def test_better_stands_only_beside_an_interval_above_one_half() -> None:
             assert decision.low < decision.win_rate < decision.high
 
 
-def test_a_look_after_every_tenth_vote_calls_equal_models_better_in_at_most_5_of_100_campaigns() -> None:
-    assert false_decisions(campaigns=20, votes=100, every=10) <= 0.05
+def test_a_look_after_each_of_500_votes_calls_equal_models_better_in_at_most_5_of_100_campaigns() -> None:
+    assert false_better(campaigns=300, votes=500, prompts=44, differences=0.5) <= 0.05
+
+
+def test_the_simulation_of_many_campaigns_decides_after_the_same_vote_as_the_ranking() -> None:
+    many = simulated_campaigns(np.random.default_rng(1), 3, 200, prompts=6, differences=0.5, gap=2.0)
+    for row, first in enumerate(first_better(many).tolist()):
+        assert 5 < first < 200
+        sides = [("ab", "ba")[exchanged] for exchanged in many.exchanged[row].tolist()]
+        outcomes = [Outcome.LEFT if left else Outcome.RIGHT for left in many.left_wins[row].tolist()]
+        votes = [Vote(str(p), *s, o) for p, s, o in zip(many.prompt[row].tolist(), sides, outcomes, strict=True)]
+        looks = [decide_pairs(rank(votes[:n]), votes)[0].verdict is PairVerdict.BETTER for n in range(3, first + 2)]
+        assert looks == [False] * (first - 2) + [True]
 
 
 def test_five_unanimous_votes_leave_a_wide_interval() -> None:
@@ -219,3 +230,31 @@ def test_votes_as_csv_name_the_winner_and_no_text_is_a_formula() -> None:
     assert (rows[1]["adherence"], rows[1]["style"], rows[1]["defects"], rows[1]["repeat"]) == ("4", "2", "hands", "1")
     assert (rows[2]["best"], rows[2]["worst"]) == ("C", "A")
     assert (rows[3]["samples"], rows[3]["gold"]) == ("'=x b", "b")
+
+
+def test_a_budget_is_spent_to_the_last_vote_and_a_tenth_of_the_units_is_shared():
+    for votes, people in ((1, 1), (7, 2), (150, 3), (200, 1), (999, 40)):
+        budget = plan_budget(votes, people)
+        assert budget.votes == votes
+        assert 0 <= budget.overlap <= budget.limit
+    assert plan_budget(150, 3) == Budget(limit=126, overlap=12, raters=3)
+    assert plan_budget(200, 1).overlap == 0
+
+
+def test_the_detectable_win_rate_is_detected_in_about_four_of_five_campaigns():
+    rates = [detectable_win_rate(votes, 2) for votes in (2, 160, 400, 1600)]
+    assert rates[0] == 1.0
+    assert sorted(rates, reverse=True) == rates
+    assert detectable_win_rate(160, 4) > detectable_win_rate(160, 2)
+    rng, rate, decided = random.Random(0), rates[1], 0
+    for _ in range(100):
+        votes = [
+            Vote(
+                f"p{n % 40}", *sides, Outcome.LEFT if (rng.random() < rate) is (sides[0] == "better") else Outcome.RIGHT
+            )
+            for n in range(160)
+            for sides in [rng.sample(["better", "worse"], 2)]
+        ]
+        ranking = rank(votes)
+        decided += ranking.models[0].model == "better" and ranking.gaps[0, 1].low > 0
+    assert 0.7 <= decided / 100 <= 0.92

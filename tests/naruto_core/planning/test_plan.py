@@ -8,6 +8,7 @@ from flows.profiles import choose_recipe, choose_suite
 from naruto_core.domain import PhaseSpeed, PlannedPhase
 from naruto_core.planning.device_speeds import DEVICES, SECONDS_PER_OPERATION, known_speed
 from naruto_core.planning.flops import Work
+from naruto_core.planning.metric_networks import metric_networks
 from naruto_core.planning.plan import Plan, configured, plan_run, table
 from naruto_core.planning.workload import whole_workload
 from naruto_core.recipe import Recipe
@@ -53,6 +54,17 @@ def test_what_was_measured_here_replaces_the_table_and_is_scaled_by_little_more_
     assert exact.seconds == pytest.approx(500 * 2.0 / 1.01)
     for other in ({"device": "NVIDIA L4"}, {"precision": "bf16"}, {"flops": train.flops * 2}):
         assert _phase(_plan(recipe, [replace(measured, **other)]), "train") == train
+
+
+def test_the_networks_that_measure_are_counted_on_the_disk_and_their_download_is_a_note(recipe: Recipe):
+    plan = _plan(recipe, [])
+    assert plan.disk_bytes["metric networks"] == pytest.approx(10.2e9, rel=0.01)
+    assert any("to be downloaded once for the metrics: 9.5 GiB, 13 min" in note for note in plan.notes)
+    fewer = choose_recipe("t4", overrides={"scoring.preference_model": "transformers:me/own@" + "0" * 40})
+    plan = _plan(fewer, [])
+    assert plan.disk_bytes["metric networks"] == pytest.approx(6.3e9, rel=0.01)
+    assert "not counted on the disk, because the size is not known: me/own" in plan.notes
+    assert not metric_networks(choose_recipe("mini").scoring)
 
 
 def test_phases_without_units_are_not_planned(recipe: Recipe):

@@ -19,6 +19,6 @@ def write_random_inception(path: Path) -> Path:
             module.momentum = 1.0
     network.train()
     with torch.no_grad():
-        network(torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8))
+        network(torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8))
     torch.save(network.eval().state_dict(), path)
     return path

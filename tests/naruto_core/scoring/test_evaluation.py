@@ -11,9 +11,10 @@ from naruto_core.errors import NarutoError
 from naruto_core.report.tables import anchored
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.evaluation import Evaluation, evaluate
-from naruto_core.scoring.feature_set import Extra, FeatureSet, RunFeatures
+from naruto_core.scoring.feature_set import Extra, FeatureSet, RunFeatures, each_once
 from naruto_core.scoring.findings import NOT_MEASURED
-from naruto_core.scoring.metrics import BY_NAME
+from naruto_core.scoring.metrics import BY_NAME, SET_METRICS
+from naruto_core.scoring.set_metrics import ON_BASE_STYLES
 
 SECTION = choose_recipe("mini").scoring.model_copy(update={"resamples": 100})
 SUITE = PromptSuite("s", "f", tuple(Prompt(f"p{i}", f"text {i}", f"{i}", ("people",)) for i in range(12)), (1, 2))
@@ -164,6 +165,23 @@ def test_set_scores_leave_out_prompts_for_other_styles_and_sample_scores_do_not(
     pairs = compare(*(Side(str(v), mixed, v) for v in (Variant.BASE, Variant.ADAPTED)), SECTION)
     assert {pair.metric: pair.n for pair in pairs} | {"fid": 20, "clip": 24} == {p.metric: p.n for p in pairs}
     assert own.sets.without(frozenset()) is own.sets
+
+
+def test_prompts_for_other_styles_have_set_scores_of_their_own_without_an_anchor():
+    others = frozenset(f"p{i}" for i in range(8))
+    run = replace(features(), other_styles=others)
+    rows = [row for row, prompt in enumerate(run.prompts()) if prompt in others]
+    scores = [s for s in evaluate(run, SUITE, SECTION, TEMPLATE).scores if s.metric.endswith(ON_BASE_STYLES)]
+    assert {s.metric for s in scores} >= {"fid on base styles", "mmd on base styles", "vendi on base styles"}
+    drawn = {s.variant: s for s in scores if s.metric == "mmd on base styles"}
+    assert set(drawn) == {Variant.BASE, Variant.ADAPTED}
+    mmd = next(metric for metric in SET_METRICS if metric.name == "mmd")
+    expected = mmd.measure(run.sets.drawn[Variant.ADAPTED][rows], run.sets.reference)(each_once(16))
+    assert (drawn[Variant.ADAPTED].value, drawn[Variant.ADAPTED].n) == (pytest.approx(expected), 16)
+    assert anchored(drawn[Variant.ADAPTED], scores) is None
+    few = replace(features(), other_styles=frozenset({"p1"}))
+    names = {score.metric for score in evaluate(few, SUITE, SECTION, TEMPLATE).scores}
+    assert "fid on base styles" not in names
 
 
 def test_captions_of_real_pictures_are_no_anchor_for_the_prompts_of_the_suite():

@@ -82,6 +82,9 @@ def test_the_distances_of_an_extractor_and_the_means_of_a_tag_have_names_of_thei
     assert (decimals("fd-judge"), decimals("clip"), decimals("clip on base styles")) == (1, 3, 3)
     assert (direction("kd-judge"), direction("clip on base styles")) == ("lower is better", "higher is better")
     assert find_metric("fd") is None
+    assert (decimals("fd-judge on base styles"), direction("mmd on base styles")) == (1, "")
+    assert not headline_metrics(("fd-judge on base styles", "vendi on base styles"))
+    assert find_metric("recall on base styles") is None
 
 
 def test_a_recorded_recipe_that_names_fid_on_other_features_still_has_it_as_primary():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from naruto_core.intervals import Forecast, exact_share, forecast, mean_estimate, share_estimate
+from naruto_core.intervals import SKEW_ALLOWANCE, Forecast, exact_share, forecast, mean_estimate, share_estimate
 from naruto_core.scoring.discrimination import discriminate
 from naruto_core.scoring.feature_set import each_once
 from naruto_core.scoring.metrics import SET_METRICS
@@ -33,8 +33,9 @@ def covered(hits: int, worlds: int, claim: float = 0.95) -> bool:
 
 
 @pytest.mark.parametrize("prompts", [3, 9, 44])
-def test_the_interval_of_a_mean_covers_the_truth_in_95_of_100_worlds_from_three_prompts_on(prompts):
-    assert covered(round(300 * mean_coverage(prompts, 300)), 300)
+@pytest.mark.parametrize("skew", [0.0, 2.0])
+def test_the_interval_of_a_mean_covers_the_truth_from_three_prompts_on_also_of_skewed_values(prompts, skew):
+    assert covered(round(300 * mean_coverage(prompts, 300, skew)), 300)
 
 
 def test_an_interval_over_single_pictures_would_cover_it_in_less_than_80_of_100_worlds():
@@ -46,9 +47,10 @@ def test_an_interval_over_single_pictures_would_cover_it_in_less_than_80_of_100_
 
 def test_a_mean_is_students_t_of_scipy_and_needs_three_prompts():
     values = np.array([1.0, 2.0, 4.0, 8.0])
-    estimate = mean_estimate(values, list("abcd"))
     expected = stats.ttest_1samp(values, 0).confidence_interval()
-    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+    student, widened = mean_estimate(values, list("abcd"), allowance=0), mean_estimate(values, list("abcd"))
+    assert (student.low, student.high) == pytest.approx((expected.low, expected.high))
+    assert widened.high - 3.75 == pytest.approx((expected.high - 3.75) * (1 + SKEW_ALLOWANCE / 4))
     assert mean_estimate(values[:2], ["a", "b"]).high == math.inf
 
 

@@ -37,7 +37,7 @@ def test_the_pseudo_values_of_a_mean_are_the_groups_means():
 
 def test_where_seeds_are_alike_the_interval_is_that_over_prompts_alone():
     (run,) = simulated_runs(np.random.default_rng(1), 1, PROMPTS, World(0, 1, 0))
-    mean, expected = crossed_mean([run, run]), mean_estimate(run.pseudo_values, [str(n) for n in range(PROMPTS)])
+    mean, expected = crossed_mean([run, run]), mean_estimate(run.pseudo_values, [str(n) for n in range(PROMPTS)], 0)
     assert mean.interval() == pytest.approx((expected.low, expected.high))
 
 
@@ -60,7 +60,7 @@ def test_an_interval_over_prompts_alone_would_not_where_seeds_matter():
     rng, groups, hits = np.random.default_rng(0), [str(n) for n in range(PROMPTS)], 0
     for _ in range(100):
         runs = simulated_runs(rng, 2, PROMPTS, WORLDS["more"])
-        estimate = mean_estimate(np.mean([run.pseudo_values for run in runs], axis=0), groups)
+        estimate = mean_estimate(np.mean([run.pseudo_values for run in runs], axis=0), groups, 0)
         hits += estimate.low <= 0 <= estimate.high
     assert hits < 80
 
@@ -111,6 +111,16 @@ def test_one_seed_or_five_prompts_judge_nothing_and_a_pending_setting_is_not_jud
     full = [setting(1), setting(2, 5.0), setting(3, 5.0)]
     results = sweep_results(full, 1, pending=[False, True, False])
     assert [r.difference.word for r in results if r.difference] == ["not finished", "better"]
+    results = sweep_results(full, 1, pruned=[False, True, False])
+    assert [(r.difference.word, r.difference.p is None) for r in results if r.difference] == [
+        ("pruned", True),
+        ("better", False),
+    ]
+    assert results[2].difference is not None
+    assert results[2].difference.confidence == pytest.approx(0.975)  # of two differences, although one is not judged
+    for result in sweep_results(full, 1, searched=True)[1:]:  # it chose its settings by their results
+        assert result.difference is not None
+        assert (result.difference.word, result.difference.low, result.difference.p) == ("not judged", None, None)
     results = sweep_results(full, 1, pending=[True, False, False])
     assert [r.difference.word for r in results if r.difference] == ["not finished", "not finished"]
 

@@ -137,7 +137,7 @@ def test_a_share_of_assignments_is_uniform_and_each_records_its_probability(rati
     campaign = ratings.open_campaign(Campaign("", "c", "?", Mode.PAIR, NOON, repeats=0.0), units, 3)
     ratings.add_reviewer("admin", Role.ADMIN)
     seeds: Counter[int] = Counter()
-    for number in range(300):
+    for number in range(200):
         person = ratings.add_reviewer(f"x{number}", Role.REVIEWER)[0].id
         assignment = ratings.next_assignment(campaign.id, person, NOON, "one three", random.Random(number))
         assert assignment is not None
@@ -147,8 +147,8 @@ def test_a_share_of_assignments_is_uniform_and_each_records_its_probability(rati
         seeds[rating.seed] += 1
         assert rating.propensity in (pytest.approx(0.3 / 40), pytest.approx(0.7 + 0.3 / 40))
         assert rating.propensity < 0.5 or "three" in rating.contenders
-    assert 0.78 < shares[True] / 300 < 0.92  # 0.7, and half of the rest
-    assert all(seeds[seed] <= 8 for seed in range(20))  # uniform: two or three expected
+    assert 0.78 < shares[True] / 200 < 0.92  # 0.7, and half of the rest
+    assert all(seeds[seed] <= 6 for seed in range(20))  # uniform: one or two expected
 
 
 def test_repeats_have_swapped_sides_come_after_other_units_and_are_not_counted(ratings: Ratings):

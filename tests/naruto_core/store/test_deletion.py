@@ -143,6 +143,21 @@ def test_gc_removes_fused_models_of_runs_that_are_not_kept_and_old_scratch_files
     assert database.deletion.rebuildable(parse_kept("last=9"), NOON, layout) == []
 
 
+def test_gc_removes_the_checkpoint_of_a_pruned_run_but_not_of_one_that_will_go_on(
+    database: Database, layout: Layout, dataset: DatasetVersion
+) -> None:
+    pruned, stopped = (open_run(database.runs, dataset.id, name * 64).id for name in "ef")
+    database.runs.prune_run(pruned, "the sweep ended it.", NOON)
+    database.runs.cancel_run(stopped, "somebody stopped it.", NOON)
+    for run_id in (pruned, stopped):
+        layout.run(run_id).mkdir(parents=True)
+        layout.checkpoint(run_id, "ink").write_bytes(b"checkpoint")
+    (item,) = database.deletion.rebuildable(NOBODY, NOON, layout)
+    assert (item.kind, item.run_id, item.size) == ("checkpoint", pruned, 10)
+    assert database.deletion.remove(item, NOON)
+    assert (layout.checkpoint(pruned, "ink").exists(), layout.checkpoint(stopped, "ink").exists()) == (False, True)
+
+
 def test_what_to_keep_is_read_from_words() -> None:
     assert parse_kept("champion,tag=good , last=5,") == KeptRuns(True, False, frozenset({"good"}), 5)
     for wrong in ("champions", "last=", "last=-1", "tag="):

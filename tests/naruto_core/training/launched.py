@@ -9,18 +9,17 @@ from pathlib import Path
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from naruto_core import sdxl
 from naruto_core.training import distributed
 from naruto_core.training.weights import write_files
-from tests.naruto_core.conftest import CPU, MINIATURE
-from tests.naruto_core.training.pictures import PRIOR, encode, section_of, train
+from tests.naruto_core.conftest import CPU
+from tests.naruto_core.training.pictures import PRIOR, captioned_tiny, encode, section_of, tiny_pipeline, train
 
 
 def share(cache: Path, folder: Path, accumulation: int) -> None:
     """Do this process's share of a training of 4 steps and write the adapter to `folder`."""
     with distributed.process_group(CPU):
-        pipeline = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
-        examples = encode(pipeline, cache)
+        pipeline = tiny_pipeline(cache / "base")
+        examples = encode(pipeline, cache / "examples", picture=captioned_tiny)
         section = section_of(
             gradient_accumulation_steps=accumulation,
             max_train_steps=4,

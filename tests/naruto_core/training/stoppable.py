@@ -4,17 +4,15 @@ import signal
 import sys
 from pathlib import Path
 
-from naruto_core import sdxl
 from naruto_core.domain import StepRecord
-from tests.naruto_core.conftest import CPU, MINIATURE
-from tests.naruto_core.training.pictures import encode, section_of, train
+from tests.naruto_core.training.pictures import captioned_tiny, encode, section_of, tiny_pipeline, train
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where Ctrl-C is ignored
     folder = Path(sys.argv[1])
-    pipeline = sdxl.load_pipeline(MINIATURE, "fp32", CPU)
-    examples = encode(pipeline, folder / "cache")
+    pipeline = tiny_pipeline(folder / "base")
+    examples = encode(pipeline, folder / "cache", picture=captioned_tiny)
 
     def heard(steps: list[StepRecord]) -> None:
         print(len(steps), flush=True)

@@ -15,13 +15,14 @@ from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import BatchStream, NoiseConfig, StyleData, draw_batch, shuffled_indices
 from naruto_core.training.latent_cache import (
     CaptionedPicture,
+    Column,
     EncodingOptions,
     Examples,
     encode_examples,
     time_ids,
 )
 from tests.naruto_core.conftest import CPU
-from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, encode, ignore
+from tests.naruto_core.training.pictures import NAMES, PROMPT, captioned, captioned_tiny, encode, ignore
 
 
 @pytest.mark.parametrize("text", ["Naruto fighting in the rain", "", "a person " * 60])
@@ -110,34 +111,67 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
     assert max(colours.values()) - min(colours.values()) > 0.5
 
 
+def _of_sizes(*sizes: int) -> Examples:
+    """Examples whose latents have these heights, and no texts."""
+    zeros = [torch.zeros(1, 4, height, 8) for height in sizes]
+    column = Column(zeros)
+    return Examples(column, column, Column([torch.zeros(len(sizes), 6)]), None, None, ("",) * len(sizes))
+
+
+def test_every_picture_weighs_the_same_in_an_epoch_however_few_have_its_shape():
+    examples = _of_sizes(*[8] * 9, *[12] * 5, 16)
+    for size in (1, 2, 4):
+        stream = BatchStream([StyleData(examples)], 7, size)
+        steps = sum(-(-count // size) for count in (9, 5, 1))
+        epoch = [stream.rows(step) for step in range(steps)]
+        weights = dict.fromkeys(range(15), 0.0)
+        for row in (row for batch in epoch for row in batch):
+            weights[row.picture] += row.share
+        assert list(weights.values()) == pytest.approx([1.0] * 15)
+        assert {len(batch) for batch in epoch} == {size}
+    alone = next(step for step in range(steps) if stream.rows(step)[0].picture == 14)
+    batch = draw_batch(stream, NoiseConfig(seed=7, timesteps=1000), alone, CPU)
+    assert batch.weights.tolist() == [0.25] * 4
+    assert batch.filled == 0.25
+    assert not torch.equal(batch.noise[0], batch.noise[1])  # four noises of the only picture of its shape
+
+
+def test_every_use_of_a_cached_picture_is_another_sample_of_its_latents():
+    mean, ones = Column([torch.zeros(1, 4, 8, 8)]), Column([torch.ones(1, 4, 8, 8)])
+    examples = Examples(mean, ones, Column([torch.zeros(1, 6)]), None, None, ("",))
+    clean = draw_batch(BatchStream([StyleData(examples)], 7, 16), NoiseConfig(seed=7, timesteps=1000), 0, CPU).clean
+    assert len({tuple(row.flatten().tolist()) for row in clean}) == 16
+    assert abs(float(clean.std()) - 1) < 0.05  # the cached deviation, over 4,096 numbers
+
+
 def test_an_epoch_shows_every_picture_as_often_as_its_style_repeats(examples: Examples):
     first, second = shuffled_indices(7, 0, 12, 12), shuffled_indices(7, 12, 12, 12)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
     assert shuffled_indices(7, 10, 4, 12) == (*first[10:], *second[:2])
     stream = BatchStream([StyleData(examples), StyleData(examples, repeats=3)], 7, 4)
-    epoch = [index for step in range(12) for index in stream.indices(step)]
+    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
     counts = {index: epoch.count(index) for index in epoch}
     assert {counts[0, n] for n in range(12)} == {1}
     assert {counts[1, n] for n in range(12)} == {3}
     several = tuple(1 + n % 3 for n in range(12))
     stream = BatchStream([StyleData(examples, repeats=2, picture_repeats=several)], 7, 4)
-    epoch = [index for step in range(12) for index in stream.indices(step)]
+    epoch = [row[:2] for step in range(12) for row in stream.rows(step)]
     assert [epoch.count((0, n)) for n in range(12)] == [2 * repeats for repeats in several]
 
 
-def test_a_stopped_encoding_goes_on_with_the_next_shard(load_miniature, tmp_path: Path, monkeypatch):
+def test_a_stopped_encoding_goes_on_with_the_next_shard(load_tiny, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 4)
-    pipeline, read = load_miniature(), []
+    pipeline, read = load_tiny(), []
 
     def failing(name: str, view: int) -> CaptionedPicture:
         if name == "picture-9":
             raise KeyboardInterrupt
-        return captioned(name, view)
+        return captioned_tiny(name, view)
 
     def counting(name: str, view: int) -> CaptionedPicture:
         read.append(name)
-        return captioned(name, view)
+        return captioned_tiny(name, view)
 
     with pytest.raises(KeyboardInterrupt):
         encode_examples(pipeline, [NAMES], failing, EncodingOptions(PROMPT), tmp_path, ignore)
@@ -169,32 +203,32 @@ def _forget_digest(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_flip_low_bits, _cut, _swap, _forget_digest])
-def test_a_shard_that_is_not_what_was_written_is_made_again(load_miniature, tmp_path: Path, monkeypatch, damage):
+def test_a_shard_that_is_not_what_was_written_is_made_again(load_tiny, tmp_path: Path, monkeypatch, damage):
     monkeypatch.setattr("naruto_core.training.latent_cache.ROWS_PER_SHARD", 6)
-    pipeline, shard = load_miniature(), tmp_path / "shard-00000.safetensors"
-    first = encode(pipeline, tmp_path)
+    pipeline, shard = load_tiny(), tmp_path / "shard-00000.safetensors"
+    first = encode(pipeline, tmp_path, picture=captioned_tiny)
     first_means, first_hidden = ([column.row(i).clone() for i in range(12)] for column in (first.mean, first.hidden))
     other = shard.with_name("shard-00001.safetensors").stat().st_mtime_ns
     damage(shard)
     with pytest.raises(RecordDamaged, match="remove it") if damage is not _swap else nullcontext():
         read_checkpoint(shard)
-    encoded = encode(pipeline, tmp_path)
+    encoded = encode(pipeline, tmp_path, picture=captioned_tiny)
     assert encoded.texts == first.texts
     assert all(torch.equal(encoded.mean.row(index), first_means[index]) for index in range(12))
     assert all(torch.equal(encoded.hidden.row(index), first_hidden[index]) for index in range(12))
     assert shard.with_name("shard-00001.safetensors").stat().st_mtime_ns == other
 
 
-def test_where_the_encoders_learn_their_encodings_are_not_cached(load_miniature, tmp_path: Path):
-    encoded = encode(load_miniature(), tmp_path, with_text=False)
+def test_where_the_encoders_learn_their_encodings_are_not_cached(load_tiny, tmp_path: Path):
+    encoded = encode(load_tiny(), tmp_path, picture=captioned_tiny, with_text=False)
     assert encoded.hidden is None
     with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:
         assert set(file.keys()) == {"mean", "deviation", "time_ids"}
 
 
-def test_a_latent_that_is_not_a_number_is_refused_with_the_pictures_name(load_miniature, tmp_path: Path):
-    pipeline = load_miniature()
+def test_a_latent_that_is_not_a_number_is_refused_with_the_pictures_name(load_tiny, tmp_path: Path):
+    pipeline = load_tiny()
     with torch.no_grad():
         pipeline.vae.encoder.conv_in.weight.fill_(float("inf"))
     with pytest.raises(DatasetUnusable, match="picture-0"):
-        encode(pipeline, tmp_path)
+        encode(pipeline, tmp_path, picture=captioned_tiny)

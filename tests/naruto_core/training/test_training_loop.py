@@ -100,21 +100,21 @@ EVERYTHING = {
         | {"textual_inversion": {"train_lora": False, "learning_rate": 1e-2}},
     ],
 )
-def test_a_killed_training_ends_with_the_same_bytes(load_miniature, examples, tmp_path: Path, changes):
+def test_a_killed_training_ends_with_the_same_bytes(load_tiny, tiny_examples, tmp_path: Path, changes):
     """The kill is after the fourth step, of which the record but not the checkpoint knows: as the disk is then."""
     section = section_of(**changes)
     tokens = {"TOK": "<s0><s1>"} if section.textual_inversion else {}
-    undisturbed, path, left = load_miniature(section.mixed_precision), tmp_path / "a.safetensors", tmp_path / "b"
+    undisturbed, path, left = load_tiny(section.mixed_precision), tmp_path / "a.safetensors", tmp_path / "b"
 
     def keep_checkpoint(records: list[StepRecord]) -> None:
         if len(records) == 4:
             shutil.copyfile(path, left.with_suffix(".safetensors"))
 
-    record, weights = train(undisturbed, examples, section, path, keep_checkpoint, tokens=tokens)
+    record, weights = train(undisturbed, tiny_examples, section, path, keep_checkpoint, tokens=tokens)
     files = write_files(undisturbed, weights, tmp_path / "a")
 
-    resumed = load_miniature(section.mixed_precision)
-    rest, weights = train(resumed, examples, section, left.with_suffix(".safetensors"), tokens=tokens)
+    resumed = load_tiny(section.mixed_precision)
+    rest, weights = train(resumed, tiny_examples, section, left.with_suffix(".safetensors"), tokens=tokens)
     write_files(resumed, weights, left)
     assert numbers(rest) == numbers(record)[3:]
     assert files
@@ -122,7 +122,7 @@ def test_a_killed_training_ends_with_the_same_bytes(load_miniature, examples, tm
         assert file.read_bytes() == (left / file.name).read_bytes()
 
 
-def test_no_step_is_missing_from_the_record_whenever_the_kill_comes(load_miniature, examples, tmp_path, monkeypatch):
+def test_no_step_is_missing_from_the_record_whenever_the_kill_comes(load_tiny, tiny_examples, tmp_path, monkeypatch):
     """Between a checkpoint and the next report, too: what is in the checkpoint will not be done again."""
     saves: list[int] = []
 
@@ -137,8 +137,8 @@ def test_no_step_is_missing_from_the_record_whenever_the_kill_comes(load_miniatu
     recorded: list[StepRecord] = []
     with pytest.raises(_Killed):
         train(
-            load_miniature(),
-            examples,
+            load_tiny(),
+            tiny_examples,
             section_of(),
             tmp_path / "c.safetensors",
             lambda records: recorded.extend(records[-1:]),
@@ -159,7 +159,7 @@ def test_asked_to_stop_by_a_signal_it_saves_the_step_it_has_done(programs: Prelo
 
 
 def test_a_request_to_stop_saves_the_step_and_a_checkpoint_of_another_run_is_refused_with_both_names(
-    load_miniature, examples, tmp_path
+    load_tiny, tiny_examples, tmp_path
 ):
     path, asked, section = tmp_path / "c.safetensors", iter([False, True]), section_of()
 
@@ -169,36 +169,36 @@ def test_a_request_to_stop_saves_the_step_and_a_checkpoint_of_another_run_is_ref
     callbacks = TrainingCallbacks(ignore, ignore, None, lambda: next(asked), stop)
     with pytest.raises(_Killed):
         train_adapter(
-            load_miniature(),
-            [data_of(examples, section)],
+            load_tiny(),
+            [data_of(tiny_examples, section)],
             TrainingJob(section, {}, path, 1e9, "recipe/data", callbacks),
         )
     assert read_checkpoint(path)[1]["steps"] == 2
     job = TrainingJob(section, {}, path, 0.0, "other/data", TrainingCallbacks(ignore, ignore))
     with pytest.raises(RecordDamaged, match=r"recipe/data.*not other/data"):
-        train_adapter(load_miniature(), [data_of(examples, section)], job)
+        train_adapter(load_tiny(), [data_of(tiny_examples, section)], job)
 
 
 def test_a_loss_that_stays_non_finite_ends_the_training_and_the_last_good_checkpoint_stays(
-    load_miniature, examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load_tiny, tiny_examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("naruto_core.training.step.MAX_NON_FINITE_STEPS", 3)
     section = section_of(optimizer="adamw", max_train_steps=40).model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingDiverged, match=r"not finite for 3 steps in a row.*learning_rate") as stopped:
-        train(load_miniature(), examples, section, tmp_path / "c.safetensors")
+        train(load_tiny(), tiny_examples, section, tmp_path / "c.safetensors")
     assert "\n" not in str(stopped.value)
 
 
 def test_the_validation_loss_is_a_function_of_the_weights_alone_and_changes_nothing(
-    load_miniature, examples, tmp_path: Path
+    load_tiny, tiny_examples, tmp_path: Path
 ):
     from diffusers import DDPMScheduler
     from torch.nn import functional as F
 
     adapters: list[bytes] = []
     for validation in (None, {"validation_steps": 2, "num_validation_images": 12}):
-        pipeline, section = load_miniature(), section_of(max_train_steps=5, validation=validation)
-        steps, weights = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors")
+        pipeline, section = load_tiny(), section_of(max_train_steps=5, validation=validation)
+        steps, weights = train(pipeline, tiny_examples, section, tmp_path / "checkpoint.safetensors")
         (tmp_path / "checkpoint.safetensors").unlink()
         write_files(pipeline, weights, tmp_path / "a")
         adapters.append((tmp_path / "a" / ADAPTER).read_bytes())
@@ -207,26 +207,26 @@ def test_the_validation_loss_is_a_function_of_the_weights_alone_and_changes_noth
     assert list(measured) == [1, 3, 4]  # after two, four and all five steps
 
     total = 0.0  # the same by hand, with diffusers' own forward process and PEFT's layers
-    for row in range(len(examples)):
-        mean = examples.mean.row(row)
+    for row in range(len(tiny_examples)):
+        mean = tiny_examples.mean.row(row)
         noise = torch.randn((4, *mean.shape), generator=torch.Generator().manual_seed(row))
         clean, t = mean.expand_as(noise), torch.tensor([200, 400, 600, 800])
-        condition = {"text_embeds": examples.pooled[[row] * 4], "time_ids": examples.time_ids[[row] * 4]}
+        condition = {"text_embeds": tiny_examples.pooled[[row] * 4], "time_ids": tiny_examples.time_ids[[row] * 4]}
         scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         with torch.no_grad():
             predicted = pipeline.unet(
-                scheduler.add_noise(clean, noise, t), t, examples.hidden[[row] * 4], added_cond_kwargs=condition
+                scheduler.add_noise(clean, noise, t), t, tiny_examples.hidden[[row] * 4], added_cond_kwargs=condition
             ).sample
         total += float(F.mse_loss(predicted, noise))
-    assert total / len(examples) == pytest.approx(measured[4], rel=1e-4)
+    assert total / len(tiny_examples) == pytest.approx(measured[4], rel=1e-4)
 
 
-def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(load_miniature, examples, tmp_path: Path):
+def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(load_tiny, tiny_examples, tmp_path: Path):
     """The callback does what drawing does: it freezes the weights and converts them to half precision."""
     adapters: list[bytes] = []
     for previews in (None, {"preview_steps": 2}):
         changes = {"mixed_precision": "bf16", "ema_decay": 0.5, "max_train_steps": 5, "previews": previews}
-        pipeline, section = load_miniature("bf16"), section_of(**changes)
+        pipeline, section = load_tiny("bf16"), section_of(**changes)
 
         def on_preview(steps: int, _weights: object, pipeline: object = pipeline) -> dict[str, float]:
             pipeline.unet.requires_grad_(False)
@@ -235,7 +235,9 @@ def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(load_minia
                     layer.bfloat16()
             return {"clip_score": float(steps)}
 
-        steps, weights = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors", on_preview=on_preview)
+        steps, weights = train(
+            pipeline, tiny_examples, section, tmp_path / "checkpoint.safetensors", on_preview=on_preview
+        )
         (tmp_path / "checkpoint.safetensors").unlink()
         write_files(pipeline, weights, tmp_path / "a")
         adapters.append((tmp_path / "a" / ADAPTER).read_bytes())
@@ -266,7 +268,7 @@ def test_adapters_of_different_styles_are_not_compared_with_each_other():
     assert best_steps(records[:3], ["main", "gothic"], 20).keys() == {"main"}
 
 
-def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature, examples, tmp_path: Path):
+def test_stages_change_the_resolution_and_resume_in_the_right_one(load_tiny, tiny_examples, tmp_path: Path):
     from dataclasses import replace
 
     class Smaller:
@@ -278,17 +280,17 @@ def test_stages_change_the_resolution_and_resume_in_the_right_one(load_miniature
         def row(self, index: int) -> torch.Tensor:
             return self.column.row(index)[:, ::2, ::2]
 
-    small = replace(examples, mean=Smaller(examples.mean), deviation=Smaller(examples.deviation))
+    small = replace(tiny_examples, mean=Smaller(tiny_examples.mean), deviation=Smaller(tiny_examples.deviation))
     section = section_of(stages=[{"resolution": 32, "steps": 3}, {"resolution": 64, "steps": 3}])
-    stages = [TrainingData(3, (StyleData(small),)), TrainingData(3, (StyleData(examples),))]
+    stages = [TrainingData(3, (StyleData(small),)), TrainingData(3, (StyleData(tiny_examples),))]
     seen: list[tuple[int, ...]] = []
-    pipeline = load_miniature()
+    pipeline = load_tiny()
     pipeline.unet.register_forward_pre_hook(lambda _module, inputs: seen.append(tuple(inputs[0].shape[2:])))
-    record, _ = train(pipeline, examples, section, tmp_path / "a.safetensors", stages=stages)
+    record, _ = train(pipeline, tiny_examples, section, tmp_path / "a.safetensors", stages=stages)
     assert seen == [(8, 8)] * 3 + [(16, 16)] * 3
     with pytest.raises(_Killed):
-        train(load_miniature(), examples, section, tmp_path / "b.safetensors", _die_after(4), stages=stages)
-    rest, _ = train(load_miniature(), examples, section, tmp_path / "b.safetensors", stages=stages)
+        train(load_tiny(), tiny_examples, section, tmp_path / "b.safetensors", _die_after(4), stages=stages)
+    rest, _ = train(load_tiny(), tiny_examples, section, tmp_path / "b.safetensors", stages=stages)
     assert numbers(rest) == numbers(record)[4:]
 
 

@@ -79,24 +79,24 @@ def test_debiased_weights_are_one_over_the_root_of_the_signal_to_noise_ratio(pre
     assert weights.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_styles_loss_weight_and_nothing_else_scales_its_gradients(load_miniature, examples: Examples):
+def test_a_styles_loss_weight_and_nothing_else_scales_its_gradients(load_tiny, tiny_examples: Examples):
     gradients = []
     for weight in (1.0, 3.0):
-        run = _training(load_miniature, examples)
-        run.gradients[0].stream = BatchStream([StyleData(examples, weight)], 5, 2)
+        run = _training(load_tiny, tiny_examples)
+        run.gradients[0].stream = BatchStream([StyleData(tiny_examples, weight)], 5, 2)
         run.gradients[0].backward(0, 1.0)
         gradients.append(torch.cat([p.grad.flatten() for p in run.weights.named.values()]))
     assert torch.allclose(gradients[1], 3 * gradients[0], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
 
 
-def test_dropout_differs_from_step_to_step_and_is_off_in_evaluation_mode(load_miniature, examples):
-    run = _training(load_miniature, examples, lora_dropout=0.5)
+def test_dropout_differs_from_step_to_step_and_is_off_in_evaluation_mode(load_tiny, tiny_examples):
+    run = _training(load_tiny, tiny_examples, lora_dropout=0.5)
     with torch.no_grad():
         for weight in run.weights.named.values():
             weight.add_(0.1)
     first = [float(run.gradients[0].backward(0, 1.0)[0]) for _ in range(2)]
     assert first[0] == first[1]  # the same step, the same noise
-    without_dropout = _training(load_miniature, examples)
+    without_dropout = _training(load_tiny, tiny_examples)
     without_dropout.weights.load_state_dict(run.weights.state_dict())
     assert first[0] != float(without_dropout.gradients[0].backward(0, 1.0)[0])
     run.pipeline.unet.eval()
@@ -138,9 +138,9 @@ def test_what_variants_of_lora_learn_is_read_by_vanilla_diffusers(load_miniature
         assert torch.allclose(layer.get_delta_weight("default"), update, atol=1e-6)
 
 
-def test_the_running_average_is_diffusers_and_is_what_is_written(load_miniature, examples, tmp_path: Path):
-    pipeline = load_miniature()
-    run = _training(load_miniature, examples, ema_decay=0.6, optimizer="adamw", learning_rate=0.01)
+def test_the_running_average_is_diffusers_and_is_what_is_written(load_tiny, tiny_examples, tmp_path: Path):
+    pipeline = load_tiny()
+    run = _training(load_tiny, tiny_examples, ema_decay=0.6, optimizer="adamw", learning_rate=0.01)
     theirs = EMAModel([nn.Parameter(flat.weights.clone()) for flat in run.weights.flats], decay=0.6)
     for step in range(6):
         run.optimizer_step(step)
@@ -151,16 +151,16 @@ def test_the_running_average_is_diffusers_and_is_what_is_written(load_miniature,
             assert torch.allclose(flat.weights, shadow, atol=1e-6)
     assert all(torch.equal(flat.weights, weight) for flat, weight in zip(run.weights.flats, live, strict=True))
     section = section_of(ema_decay=0.6, optimizer="adamw", learning_rate=0.01)
-    _, weights = train(pipeline, examples, section, tmp_path / "c.safetensors")
+    _, weights = train(pipeline, tiny_examples, section, tmp_path / "c.safetensors")
     write_files(pipeline, weights, tmp_path / "a")
     exported = torch.cat([t.flatten() for t in load_file(tmp_path / "a" / ADAPTER).values()])
     assert float(exported.double().sum()) == pytest.approx(float(theirs.shadow_params[0].double().sum()), rel=1e-5)
 
 
-def test_gradual_unfreezing_and_stops_freeze_truly_and_only_what_they_name(load_miniature, examples: Examples):
+def test_gradual_unfreezing_and_stops_freeze_truly_and_only_what_they_name(load_tiny, tiny_examples: Examples):
     run = _training(
-        load_miniature,
-        _with_tokens(examples),
+        load_tiny,
+        _with_tokens(tiny_examples),
         TOKENS,
         text_encoder_lr=1.0,
         text_encoder_stop_step=4,
@@ -185,9 +185,9 @@ def test_gradual_unfreezing_and_stops_freeze_truly_and_only_what_they_name(load_
     assert moved[4] == moved[5] == {"unet", "up"}
 
 
-def test_a_block_that_does_not_exist_cannot_be_unfrozen(load_miniature, examples: Examples):
+def test_a_block_that_does_not_exist_cannot_be_unfrozen(load_tiny, tiny_examples: Examples):
     with pytest.raises(RecipeInvalid, match=r"no weight begins with 'unet.attic'; weights are unet.down_blocks"):
-        _training(load_miniature, examples, unfreeze=[{"modules": "unet.attic", "step": 2}])
+        _training(load_tiny, tiny_examples, unfreeze=[{"modules": "unet.attic", "step": 2}])
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_schedules_are_diffusers(name: str, warm_up: int, theirs: str):
         schedule.step()
 
 
-def test_adamw_is_torchs(load_miniature, examples: Examples):
-    run = _training(load_miniature, examples, optimizer="adamw", learning_rate=0.01, adam_weight_decay=0.1)
+def test_adamw_is_torchs(load_tiny, tiny_examples: Examples):
+    run = _training(load_tiny, tiny_examples, optimizer="adamw", learning_rate=0.01, adam_weight_decay=0.1)
     alone = [nn.Parameter(p.detach().clone()) for p in run.weights.named.values()]
     theirs = torch.optim.AdamW(alone, lr=0.01, weight_decay=0.1)
     for step in range(3):
@@ -226,11 +226,11 @@ def _grads(run: Trainer) -> list[torch.Tensor]:
 
 
 def test_the_8_bit_optimizer_names_the_package_that_is_missing(
-    load_miniature, examples, monkeypatch: pytest.MonkeyPatch
+    load_tiny, tiny_examples, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(DeviceUnfit, match="needs the package bitsandbytes"):
-        _training(load_miniature, examples, optimizer="adamw8bit", learning_rate=1e-4)
+        _training(load_tiny, tiny_examples, optimizer="adamw8bit", learning_rate=1e-4)
 
 
 def test_gram_matrices_depend_on_which_features_occur_together_and_not_on_where():

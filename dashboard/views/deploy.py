@@ -1,34 +1,52 @@
-"""The page Promote: the checks of a run, and the form by which a named person makes it the champion."""
+"""The page Deploy: the champion and its history, the HTTP service, and a playground.
+
+The champion: the checks of a run, and the form by which a named person makes it the champion.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 
 import streamlit as st
 
 from dashboard.formatting import describe_decision
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
-from naruto_core.artifacts import Layout
+from dashboard.views import playground, serving
 from naruto_core.domain import Run, RunState
 from naruto_core.errors import NarutoError, PromotionRefused
 from naruto_core.ratings import Promotion
-from naruto_core.settings import read_settings
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
+_MAX_RUNS = 50  # the newest scored ones, in which one that can be promoted is searched
 _MAX_CAMPAIGNS = 20  # the newest, in which votes on a run are searched
+_ADDRESSES = {"serving": "Service", "playground": "Playground"}  # of earlier versions
 _RESTORED = "restored_run"  # in the session's state: the run of the history whose checks and form are shown next
 
 
 def show() -> None:
-    st.title("Promote")
+    st.title("Deploy")
+    address = (st.context.url or "").rstrip("/").rpartition("/")[2]
+    parts = {"Champion": show_champion, "Service": serving.show, "Playground": playground.show}
+    names = list(parts)
+    part = st.segmented_control(
+        "Part", names, default=_ADDRESSES.get(address, names[0]), required=True, key="part",
+        label_visibility="collapsed", bind="query-params",
+    )  # fmt: skip
+    parts[part or names[0]]()
+
+
+def show_champion() -> None:
+    """The champion, the checks of a run with the form that promotes it, and the history."""
     by_id = {summary.run.id: summary.run for summary in runs.runs()}
     history = database().ratings.promotions(CHAMPION)
     _champion(history)
     if not by_id:
         st.info("There is no run yet. Type `make demo` in a terminal, then reload this page.")
         return
-    default = _default_run(runs.runs())
+    in_address = st.query_params.get("run", "")
+    default = in_address if in_address in by_id else _default_run(runs.runs())
     restored = st.session_state.pop(_RESTORED, None)
     if restored in by_id:
         st.session_state["promoted_run"], default = restored, next(iter(by_id))
@@ -61,7 +79,7 @@ def _decide(run: Run) -> None:
     checks = run_checks(run)
     lines = [{"Question": question, "Answer": answer} for question, answer in checks.items()]
     st.table(lines, hide_index=True, alt="Checks of this run")
-    if fault := database().ratings.promotion_fault(run.id, _layout()):
+    if fault := runs.promotion_fault(run.id):
         st.warning("This run cannot be promoted:")
         st.text(f"{fault}.")
     else:
@@ -71,11 +89,7 @@ def _decide(run: Run) -> None:
 def _default_run(summaries: Sequence[RunSummary]) -> str | None:
     """The newest run that can be promoted."""
     scored = (summary.run.id for summary in summaries if summary.run.state is RunState.DONE and summary.scores)
-    return next((run_id for run_id in scored if not database().ratings.promotion_fault(run_id, _layout())), None)
-
-
-def _layout() -> Layout:
-    return Layout(read_settings().root)
+    return next((run_id for run_id in islice(scored, _MAX_RUNS) if not runs.promotion_fault(run_id)), None)
 
 
 def _champion(history: Sequence[Promotion]) -> None:
@@ -86,7 +100,7 @@ def _champion(history: Sequence[Promotion]) -> None:
     name = _name() or st.text_input("Who decides to roll back", key="rolled_back_by", max_chars=80)
     if st.button("Roll back to the champion before", help="It is recorded under your name."):
         try:
-            database().ratings.roll_back(CHAMPION, name, datetime.now(UTC), _layout())
+            database().ratings.roll_back(CHAMPION, name, datetime.now(UTC), runs.layout())
         except PromotionRefused as error:
             st.error("Nothing was changed:")
             st.text(str(error))
@@ -137,7 +151,9 @@ def _form(run_id: str, checks: dict[str, str]) -> None:
         if st.form_submit_button("Make it the champion"):
             try:
                 now = datetime.now(UTC)
-                database().ratings.promote(CHAMPION, run_id, by, why, now, checks, _layout(), accept_warnings=accepted)
+                database().ratings.promote(
+                    CHAMPION, run_id, by, why, now, checks, runs.layout(), accept_warnings=accepted
+                )
             except PromotionRefused as error:
                 st.error("Nothing was changed:")
                 st.text(str(error))

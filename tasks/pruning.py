@@ -1,0 +1,142 @@
+"""Pruning: a sweep ends the training of a run at a preview whose score is low, by successive halving.
+
+The rule holds for the runs that the sweep itself starts; `naruto run` trains the same run to its end.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from prefect.exceptions import CancelledRun
+from prefect.states import Cancelled
+
+from naruto_core.errors import RunPruned
+from naruto_core.search import is_pruned
+from naruto_core.store.sweeps import RecordedSweep
+from naruto_core.store.writes import Store
+from naruto_core.sweep import Cell
+from naruto_core.training.checkpoint_selection import PREVIEW_SCORE, preview_scores
+from naruto_core.training.step import OnPreview
+from naruto_core.training.weights import Weights
+from tasks.context import RunContext
+from tasks.run_lease import check_stop, stop_requested
+
+PRUNED = "Pruned"  # the name of the state in Prefect
+_MARK = " was pruned: "  # Prefect passes on the sentence of a cancelled run, and nothing else
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class HalvingRule:
+    """The rule for one run: the previews of `earlier` runs of its sweep with the same seed, in their order."""
+
+    sweep: str
+    earlier: Sequence[Mapping[int, float]]
+    reduction_factor: int
+
+
+_rule: ContextVar[HalvingRule | None] = ContextVar("halving rule", default=None)
+
+
+def halving_rule(sweep: RecordedSweep, cell: Cell, reduction_factor: int, store: Store) -> HalvingRule:
+    """The rule for the run of `cell`: it competes with the runs of the same seed that came before."""
+    before = [r.run for r in sweep.cells if r.cell.seed == cell.seed and r.cell.position < cell.position]
+    earlier = [preview_scores(store.steps(run.id)) for run in before if run is not None]
+    return HalvingRule(sweep.name, [scores for scores in earlier if scores], reduction_factor)
+
+
+@contextmanager
+def halving(rule: HalvingRule | None) -> Generator[None]:
+    """In the block, runs that this process trains may be pruned by `rule`; None: by none."""
+    token = _rule.set(rule)
+    try:
+        yield
+    finally:
+        _rule.reset(token)
+
+
+@dataclass(slots=True)
+class Halving:
+    """Watches the previews of one training, which ends at the next step once they are too low; without rule never."""
+
+    rule: HalvingRule | None
+    run_id: str
+    first_rung: int
+    last_step: int
+    scores: dict[int, float] = field(default_factory=dict[int, float])
+    reason: str = ""
+
+    def observed(self, preview: OnPreview) -> OnPreview:
+        """`preview`, with its score observed."""
+
+        def draw(steps: int, weights: Weights) -> Mapping[str, float]:
+            metrics = preview(steps, weights)
+            if PREVIEW_SCORE in metrics:
+                self.scores[steps] = metrics[PREVIEW_SCORE]
+                self.decide()
+            return metrics
+
+        return draw
+
+    def decide(self) -> None:
+        """Find out whether the run ends now. A run at its last step is done."""
+        if self.rule is None or not self.scores or max(self.scores) >= self.last_step:
+            return
+        if is_pruned(self.rule.earlier, self.scores, self.first_rung, self.rule.reduction_factor):
+            steps = max(self.scores)
+            self.reason = (
+                f"the sweep {self.rule.sweep} ended it after {steps} of {self.last_step} steps: its preview's "
+                f"{PREVIEW_SCORE} of {self.scores[steps]:.4f} is not among the best 1 of {self.rule.reduction_factor}."
+            )
+
+    def is_stop_requested(self) -> bool:
+        """Whether the training ends after this step: because it is pruned, or because somebody asked for it."""
+        return bool(self.reason) or stop_requested()
+
+    def stop(self) -> None:
+        """Called at a safe point. Raises RunPruned or RunStopped."""
+        check_stop()
+        if self.reason:
+            raise RunPruned(f"run {self.run_id}{_MARK}{self.reason}")
+
+
+def begin_halving(context: RunContext, adapter: str) -> Halving:
+    """Watch a training of `context`'s run; one that goes on has its previews so far.
+
+    Raises RunPruned for a run whose process was killed after it was decided. `adapter` is the name of the style's own
+    adapter: recipes with several of them cannot be pruned (see `flows.sweep`).
+    """
+    section, rule = context.recipe.training, _rule.get()
+    first = section.previews.preview_steps if section.previews else 0
+    watched = Halving(rule if not adapter else None, context.run.id, first, section.max_train_steps)
+    if watched.rule is not None:
+        watched.scores |= preview_scores(context.store.steps(context.run.id))
+        watched.decide()
+        watched.stop()
+    return watched
+
+
+def shown_as_pruned(function: Callable[P, R]) -> Callable[P, R]:
+    """A flow that ends in Prefect with a state of its own, not as failed, when its run is pruned.
+
+    Whoever calls it gets CancelledRun then.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except RunPruned as ended:
+            return Cancelled(name=PRUNED, message=str(ended))
+
+    return call
+
+
+def was_pruned(ended: CancelledRun) -> bool:
+    """Whether a flow ended because its run was pruned, and not because somebody cancelled it."""
+    return _MARK in str(ended)

@@ -1,0 +1,214 @@
+"""Shards on a Dask cluster: the bytes of one process, also when a worker is killed; and what people are told."""
+
+import shutil
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed
+
+from flows.train_naruto import train_naruto
+from naruto_core.errors import DeviceUnfit, RecipeInvalid, ServiceFailed, StorageFailed
+from naruto_core.settings import Settings, read_settings
+from tasks import shards
+from tasks.shards import conditions_of, in_batches, may_pass, open_cluster, plan_shards, worker_context
+from tests.flows.conftest import SMALL
+from tests.preloaded import Preloaded, Program
+
+SECONDS = 120
+
+
+def free_port() -> int:
+    """A port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def scheduler(prefect_server: None) -> Iterator[Any]:  # its own type may be a coroutine
+    """A Dask scheduler without workers."""
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster
+
+
+def start_worker(programs: Preloaded, environment: dict[str, str], address: str, home: Path, name: str) -> Program:
+    """A worker process with a device of its own."""
+    settings = {"NARUTO_HOME": str(home), "NARUTO_LOCK_FOLDER": str(home / f"locks-{name}")}
+    arguments = [address, "--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", name]
+    with (home / f"{name}.log").open("w") as log:
+        return programs.start("distributed.cli.dask_worker", *arguments, environment=environment | settings, output=log)
+
+
+def rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query).fetchall()
+
+
+def recorded(home: Path) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+    """Digests of all samples, and of all embeddings of pictures."""
+    return (
+        rows(home / "naruto.db", "select path, sha256 from samples order by path"),
+        rows(
+            home / "cache" / "embeddings.db",
+            "select extractor, content, digest from embeddings where content not like 'text:%' "
+            "and extractor not like 'pixels:%' order by extractor, content",
+        ),
+    )
+
+
+def test_a_cluster_whose_worker_is_killed_in_mid_shard_ends_with_the_bytes_of_one_process(
+    scheduler: Any,
+    small_run: tuple[Path, str],
+    programs: Preloaded,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first_home, run_id = small_run
+    home = tmp_path / "home"
+    shutil.copytree(first_home, home)
+    before = recorded(home)
+    for lost in (home / "cache" / "pictures", home / "runs" / run_id / "samples", home / "cache" / "results"):
+        shutil.rmtree(lost)
+    (home / "cache" / "embeddings.db").unlink()
+    monkeypatch.setattr(shards, "_SHARDS_PER_WORKER", 1)  # three batches in a shard
+    monkeypatch.setenv("NARUTO_HOME", str(home))
+    monkeypatch.setenv("NARUTO_RUNNER", f"dask:{scheduler.scheduler_address}")
+    workers = [start_worker(programs, environment, scheduler.scheduler_address, home, "first")]
+    drawn: list[int] = []
+
+    def replace_worker() -> None:
+        pictures, deadline = home / "cache" / "pictures", time.monotonic() + SECONDS
+        while not list(pictures.glob("*/[!.]*")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        workers[0].kill()
+        drawn.append(len(list(pictures.glob("*/[!.]*"))))
+        workers.extend(
+            start_worker(programs, environment, scheduler.scheduler_address, home, name) for name in ("second", "third")
+        )
+
+    killer = threading.Thread(target=replace_worker)
+    killer.start()
+    try:
+        assert train_naruto("mini", None, SMALL) == run_id
+    finally:
+        killer.join()
+        for worker in workers:
+            worker.kill()
+    assert 0 < drawn[0] < 6  # of the base's six pictures
+    assert recorded(home) == before
+
+
+@task(cache_policy=NO_CACHE)
+def never_ends(shard: str) -> None:
+    """Create the file `shard`; a shard that is at work when its worker is killed."""
+    Path(shard).touch()
+    time.sleep(SECONDS)
+
+
+@flow
+def one_shard(address: str, begun: Path) -> None:
+    with open_cluster(Settings(runner=f"dask:{address}")) as cluster:
+        list(cluster.map(never_ends, [str(begun)], {}))
+
+
+def test_a_worker_or_a_scheduler_that_ends_during_a_shard_is_named_in_one_sentence(
+    programs: Preloaded, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "CONNECT_SECONDS", 60.0)
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    with (tmp_path / "scheduler.log").open("w") as log:
+        started = programs.start("distributed.cli.dask_scheduler", *options, environment=environment, output=log)
+    running = [started]
+    try:
+        for lost, patience, sentence in (
+            (
+                "worker",
+                1.0,
+                f"the last worker of the Dask scheduler at {address} has gone: start one with  dask worker",
+            ),
+            ("scheduler", SECONDS, f"the Dask scheduler at {address} has ended: start it again; the same command"),
+        ):
+            monkeypatch.setattr(shards, "WORKER_SECONDS", patience)
+            worker = start_worker(programs, environment, address, tmp_path, lost)
+            running.append(worker)
+            killed = worker if lost == "worker" else started
+            killer = threading.Thread(target=kill_when, args=(killed, tmp_path / lost))
+            killer.start()
+            with pytest.raises(ServiceFailed, match=sentence):
+                one_shard(address, tmp_path / lost)
+            killer.join()
+    finally:
+        for program in running:
+            program.kill()
+
+
+def kill_when(program: Program, path: Path) -> None:
+    """Kill `program` as soon as `path` exists."""
+    deadline = time.monotonic() + SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    program.kill()
+
+
+def test_a_cluster_that_cannot_be_used_is_named_in_one_sentence(
+    scheduler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "CONNECT_SECONDS", 1.0)
+    free = f"tcp://127.0.0.1:{free_port()}"
+    for address, sentence in (
+        (scheduler.scheduler_address, "has no worker: start one with  dask worker tcp"),
+        (free, f"no Dask scheduler answers at {free}"),
+        ("somewhere", "no Dask scheduler answers at somewhere"),
+        ("nothing://here", "no Dask scheduler answers at nothing://here"),
+    ):
+        with pytest.raises(ServiceFailed, match=sentence), open_cluster(Settings(runner=f"dask:{address}")):
+            pass
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(ServiceFailed, match="needs a Prefect server"),
+        open_cluster(Settings(runner=f"dask:{scheduler.scheduler_address}")),
+    ):
+        pass
+    monkeypatch.setenv("NARUTO_RUNNER", "ray:8786")
+    with pytest.raises(RecipeInvalid, match="NARUTO_RUNNER"):
+        read_settings()
+
+
+def test_shards_are_whole_batches_in_order_and_nearly_equal() -> None:
+    batches = in_batches(list(range(17)), 2)
+    planned = plan_shards(batches, 2)
+    assert [batch for shard in planned for batch in shard] == batches
+    assert [len(shard) for shard in planned] == [1, 2, 1, 2, 1, 2]
+    assert plan_shards([], 2) == []
+    assert plan_shards(batches[:2], 8) == [[batches[0]], [batches[1]]]
+
+
+def test_a_worker_with_other_libraries_is_refused() -> None:
+    own = conditions_of(torch.device("cpu"))
+    with pytest.raises(DeviceUnfit, match="but the run on cuda"), worker_context(replace(own, device="cuda"), "draw"):
+        pass
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    passing = [OSError("stale"), TimeoutError("late"), ServiceFailed("away")]
+    lasting = [DeviceUnfit("other"), ValueError("bug"), StorageFailed("full")]
+    tried = [may_pass(None, None, Failed(data=error)) for error in (*passing, *lasting)]
+    assert tried == [True] * 3 + [False] * 3
