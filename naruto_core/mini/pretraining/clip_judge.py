@@ -108,6 +108,8 @@ def train_judge(
     """
     torch.manual_seed(seed)
     judge = create_judge(len(tokenizer))
+    image_tower: Any = judge.visual
+    image_tower.to(memory_format=torch.channels_last)  # a quarter faster
     (pixels, annotations), (others, other_rows) = world, foreign
 
     def loss(step: int) -> torch.Tensor:
@@ -117,6 +119,7 @@ def train_judge(
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         shown = np.concatenate([pixels[rows[::3]], others[np.sort(numbers.choice(other_rows, size=FOREIGN_BATCH))]])
         pictures = torch.cat([_augment(pixels[rows], numbers), _view(shown, numbers), _view(shown, numbers)])
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             text_features = judge.encode_text(ids, normalize=True)
             features, first, second = judge.encode_image(pictures, normalize=True).split(
@@ -126,6 +129,7 @@ def train_judge(
         return _contrast(features, text_features, scale) + VIEW_WEIGHT * _contrast(first, second, scale)
 
     fit(FitConfig("judge", steps, 1.0e-3, weight_decay=0.05), {"judge": judge}, loss, checkpoint, on_report)
+    image_tower.to(memory_format=torch.contiguous_format)
     return judge.eval()
 
 
