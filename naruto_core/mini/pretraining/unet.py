@@ -34,7 +34,6 @@ from naruto_core.mini.pretraining.world import describe, with_filler
 
 BATCH = 64
 SNR_GAMMA = 5.0
-MATRIX_RATE = 0.02  # of Muon
 ZEROED, EMPTIED = 0.06, 0.10  # shares of prompts replaced by zeros / by "" (up to this cumulative share)
 
 Report = Callable[[FitReport], None]
@@ -155,6 +154,6 @@ def pretrain_unet(
         return (error * weights[t]).mean()
 
     modules = {"unet": unet, "encoder_1": encoders.encoder_1, "encoder_2": encoders.encoder_2}
-    fit(FitConfig("unet", steps, 1.0e-3, matrix_rate=MATRIX_RATE), modules, loss, checkpoint, on_report)
+    fit(FitConfig("unet", steps, 1.0e-3), modules, loss, checkpoint, on_report)
     unet.set_default_attn_processor()
     return unet
