@@ -11,12 +11,13 @@ NOTEBOOK := .notebook/installed-$(VERSION)
 LOADERS := $(patsubst tests/loaders/requirements-%.txt,.loaders/%/installed-$(VERSION),$(wildcard tests/loaders/requirements-*.txt))
 
 HERE := $(or $(NARUTO_HOME),var)
+PROCESSES ?= 4
 # In a home of one run, as CI's are, the beginning of its year is enough of its id.
 RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-faults bench-dashboard bench-score bench-shards bench-rates bench-commands bench-ladder bench-growth bench-scale help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-faults bench-dashboard bench-score bench-rates bench-commands bench-ladder bench-growth bench-scale help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,9 +40,9 @@ keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` 
 	cp -R "$(HERE)/datasets" "$(MAIN)/"
 	cp "$(HERE)"/cache/embeddings.db* "$(MAIN)/cache/"
 
-# Two processes, because tests often wait for another program; of one thread each: with two on two cores it took 12 % longer.
+# Four processes on two cores, because tests wait for other programs half of the time; of one thread each: two take longer.
 test: install $(TRITON)  ## run all tests
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(PROCESSES) --dist loadfile
 
 test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
 	NARUTO_TEST_ALL_COMBINATIONS=1 OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders tests/flows/test_exported_weights.py
@@ -97,7 +98,7 @@ bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=.
 bench-growth: install  ## what 10 and 100 times the pictures cost a training; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_growth
 
-bench-scale: install  ## a 3 x 3 sweep against nine independent runs, in user CPU; ends with a line of JSON
+bench-scale: install  ## a 3 x 3 sweep against nine runs, drawing by 1 and 2 workers, a shard, rows and heartbeats; ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_scale
 
 bench-host-memory: install  ## host memory of the full-size model in half precision, random weights (14 GB of disk); ends with JSON
@@ -108,9 +109,6 @@ bench-generate: install  ## pictures/s of the painter against the plain pipe(pro
 
 bench-score: install  ## whole processes: our scoring, cold and warm, against torch-fidelity; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_score
-
-bench-shards: install  ## pictures/s by one process and by Dask workers, and what a shard costs; ends with JSON
-	.venv/bin/python -m tests.benchmarks.bench_shards
 
 bench-rates: install  ## how often intervals, verdicts and forecasts are right, by simulation; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_rates
@@ -130,7 +128,7 @@ bench-dashboard: install  ## pages and votes at 1,000 runs, 100,000 pictures, 1,
 service: install  ## serve the runs of this machine over HTTP, for any client of OpenAI's images API
 	.venv/bin/naruto-service serve
 
-bench-service: install  ## the HTTP service against the bare painter and the plain loop, and 2,000 requests; ends with JSON
+bench-service: install  ## the HTTP service against the bare painter and the plain loop, 1,000 requests and attacks; ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_service
 
 image-try: install  ## build the images without Docker and try them (root; buildah and debootstrap from apt; half an hour, 30 GB)

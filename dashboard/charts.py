@@ -92,25 +92,38 @@ def metric_over_runs(
     return alt.layer(*layers).properties(height=240)
 
 
-def parallel_coordinates(rows: Sequence[Row], axes: Sequence[str], colours: Mapping[str, str]) -> alt.Chart:
-    """A line for each `run` over the `axes`: rows (run, axis, place, value), `place` 0 (worst) to 1 (best)."""
-    runs = list(dict.fromkeys(str(row["run"]) for row in rows))
-    nearest = alt.selection_point(fields=["run"], on="pointerover", empty=True)
-    return (
-        alt.Chart(alt.Data(values=list(rows)))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("axis:N", sort=list(axes), title=None, axis=alt.Axis(labelAngle=-20, labelLimit=260)),
-            y=alt.Y("place:Q", title="worst to best of these runs"),
-            color=alt.Color(
-                "run:N", legend=None, scale=alt.Scale(domain=runs, range=[colours.get(run, COLOURS[0]) for run in runs])
-            ),
-            opacity=alt.when(nearest).then(alt.value(1.0)).otherwise(alt.value(0.15)),
-            tooltip=[alt.Tooltip("run:N"), alt.Tooltip("axis:N"), alt.Tooltip("value:Q", format=".4g")],
-        )
-        .add_params(nearest)
-        .properties(height=300)
-    )
+def parallel_coordinates(
+    rows: Sequence[Row], axes: Sequence[str], colour: alt.Color, ticks: Sequence[Row] = (), title: str | None = None
+) -> alt.LayerChart:
+    """A line for each `name` over the `axes`: rows (name, axis, place, value), `place` 0 (below) to 1.
+
+    `colour` is by a field of `rows`; `ticks` (axis, place, text) name values on the axes; `title` is of the places.
+    """
+    x = alt.X("axis:N", sort=list(axes), title=None, axis=alt.Axis(labelAngle=0, labelLimit=260, domain=False))
+    shown = alt.Axis(labels=False, ticks=False, grid=False) if title else None
+    y = alt.Y("place:Q", title=title, axis=shown, scale=alt.Scale(domain=[-0.05, 1.05]))
+    hovered = alt.selection_point(on="pointerover", fields=["name"], empty=False)
+    lines = alt.Chart(alt.Data(values=list(rows))).mark_line(point=True).encode(
+        x=x,
+        y=y,
+        detail="name:N",
+        color=colour,
+        strokeWidth=alt.condition(hovered, alt.value(5), alt.value(2)),
+        opacity=alt.condition(hovered, alt.value(1), alt.value(0.75)),
+        tooltip=[alt.Tooltip("name:N"), alt.Tooltip("axis:N"), alt.Tooltip("value:N")],
+    )  # fmt: skip
+    rules = alt.Chart(alt.Data(values=[{"axis": axis} for axis in axes])).mark_rule(opacity=0.35).encode(x=x)
+    layers = [rules, lines.add_params(hovered)]
+    if ticks:
+        texts = alt.Chart(alt.Data(values=list(ticks))).mark_text(align="left", dx=7, fontSize=12)
+        layers.append(texts.encode(x=x, y=y, text="text:N", color=alt.value("#7f7f7f")))
+    return alt.layer(*layers).properties(height=320)
+
+
+def run_colour(runs: Sequence[str], colours: Mapping[str, str]) -> alt.Color:
+    """The colour of each of `runs`, a field `name`, the same as on every page; without a legend."""
+    scale = alt.Scale(domain=list(runs), range=[colours.get(run, COLOURS[0]) for run in runs])
+    return alt.Color("name:N", legend=None, scale=scale)
 
 
 def heat_map(rows: Sequence[Row]) -> alt.LayerChart:

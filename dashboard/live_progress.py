@@ -33,6 +33,8 @@ def _progress(run: Run) -> None:
         else:
             seconds = (datetime.now(UTC) - run.started_at).total_seconds()
             time_left = f"about {format_duration(seconds / step * (total - step))} of training left"
+            if database().runs.live_lease(run.id, datetime.now(UTC)) is None:
+                time_left = "but no process works on it"
             text = f"{short_name(run.id)}: step {step} of {total}, {time_left if step < total else 'trained'}"
             st.progress(min(1.0, step / total), text=text)
         if losses := _losses(database().runs.steps(run.id)):

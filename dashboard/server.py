@@ -3,7 +3,9 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import streamlit as st
 
@@ -16,6 +18,7 @@ from naruto_core.settings import read_settings
 @asynccontextmanager
 async def running(_: st.App) -> AsyncIterator[None]:
     """Write the link for the first person into the log, where the dashboard is reachable from other machines."""
+    Thread(target=import_pages, daemon=True).start()  # the first visitor waits less
     try:
         if not access.listens_locally() and not database().ratings.has_admin():
             path = f"/enter/{access.first_admin_token(read_settings().root)}"
@@ -23,6 +26,12 @@ async def running(_: st.App) -> AsyncIterator[None]:
     except NarutoError as error:
         print(f"naruto: {error}", file=sys.stderr, flush=True)
     yield
+
+
+def import_pages() -> None:
+    """Import the pages, and what Streamlit imports at the first table and the first button."""
+    for module in ("dashboard.app", "pandas", "streamlit.emojis"):
+        import_module(module)
 
 
 app = st.App(Path(__file__).with_name("app.py"), lifespan=running, routes=routes.ROUTES)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,9 @@ from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from flows.cli_sweep import sweeps
+from flows.process import end_in_one_sentence, refuse_undecodable, settle_libraries
 from flows.terminal import print_listing
-from naruto_core.errors import NarutoError, RecipeInvalid, printable
+from naruto_core.errors import NarutoError, RecipeInvalid
 
 app = typer.Typer(
     name="naruto",
@@ -51,7 +51,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the whole job: ingest, train, fuse, generate, score. If it is stopped, the same command resumes it."""
-    _settle_libraries()
+    settle_libraries()
     from naruto_core import devices
     from naruto_core.settings import read_settings
     from naruto_core.training import distributed
@@ -61,11 +61,32 @@ def run(
         follow()
         return
     overrides = _overrides(settings)
+    if (launched := distributed.launched_processes()) > 1:
+        overrides.setdefault("training.processes", launched)
     _check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
     from flows.train_naruto import train_naruto
+    from tasks.pruning import raising_stops
 
-    with distributed.process_group(devices.pick_device(read_settings().device)):
+    with raising_stops(), distributed.process_group(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, overrides)
+
+
+@app.command()
+def queue(
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Profile (mini, t4).")] = "mini",
+    dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Who asks for it: a tag of the flow run.")] = "",
+) -> None:
+    """Queue a run on the Prefect server at PREFECT_API_URL, whose worker starts it when the device is free."""
+    settle_libraries()
+    overrides = _overrides(settings)
+    _check_recipe(recipe, dataset, overrides)
+    from flows.queue_run import queue_run
+
+    print(queue_run(recipe, dataset, overrides, by))
 
 
 @app.command()
@@ -84,7 +105,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say how long each phase of a run takes, and what it needs in memory and on the disk. Downloads nothing."""
-    _settle_libraries()
+    settle_libraries()
     from flows.plan import plan_recipe
 
     print_listing(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
@@ -101,7 +122,7 @@ def ingest(
     ] = None,
 ) -> None:
     """Check and store a captioned picture set; print what was kept, what was not, and why."""
-    _settle_libraries()
+    settle_libraries()
     overrides = _overrides(settings)
     _check_recipe(recipe, source, overrides)
     from flows.ingest import ingest_pictures
@@ -121,7 +142,7 @@ def captions(
     as_json: AsJson = False,
 ) -> None:
     """Find wrong captions: empty, repeated, contradictory, or not what the picture shows."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import list_caption_findings
 
     print_listing(list_caption_findings(dataset, recipe, words_only=words_only), as_json)
@@ -141,7 +162,7 @@ def recaption(
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="The recipe, as for `naruto captions`.")] = "mini",
 ) -> None:
     """Write new captions with a BLIP model: a new dataset with the same pictures and the same held-out part."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import recaption
 
     print(recaption(dataset, recipe, model, revision, folder, only_flagged=only_flagged))
@@ -190,7 +211,7 @@ def scores(
 @app.command()
 def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import unmeasured
     from tasks.evaluation import rescore as rescore_run
 
@@ -214,7 +235,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two models on the same prompts and seeds: differences, intervals, and a verdict on the second model."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
@@ -238,7 +259,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
     """Write one HTML page about a run: scores, verdicts, findings, pictures, nearest training pictures."""
-    _settle_libraries()
+    settle_libraries()
     from flows.listings import write_page
 
     print(write_page(name, output))
@@ -251,9 +272,8 @@ def watch(
     pid: Annotated[int | None, typer.Option("--pid", help="With --follow: end when this process ends.")] = None,
 ) -> None:
     """Print whether the promoted model still draws its samples, and whether served pictures drift from them."""
-    _settle_libraries()
+    settle_libraries()
     from flows import watch as watching
-    from naruto_core.errors import RecipeInvalid
 
     if not days <= _MOST_DAYS:  # NaN is refused too
         raise RecipeInvalid(f"--days {days} is not a number up to {_MOST_DAYS:,}.")
@@ -325,56 +345,18 @@ def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -
     choose_suite(choose_recipe(recipe, dataset, overrides).generation)
 
 
-def _settle_libraries() -> None:
-    """Quiet the libraries, so that the terminal shows our progress lines; Prefect's server shall end with this process.
-
-    A user's explicit settings win.
-    """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # On a busy machine, the first start (which makes Prefect's database) takes longer than its 20 seconds.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    # Nobody needs automations there, and their service prints a traceback when a short command ends before it runs.
-    os.environ.setdefault("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from tasks.prefect_server import watch_for_server
-
-    watch_for_server()
-
-
-def _guarded(command: Callable[[], None]) -> None:
-    try:
-        command()
-    except NarutoError as error:
-        print(f"naruto: {printable(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("\nnaruto: stopped; the same command resumes it.", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _refuse_undecodable(arguments: list[str]) -> None:
-    """Python keeps bytes that are not UTF-8 as lone surrogates, which no file or database of ours can hold."""
-    for argument in arguments:
-        if any("\ud800" <= letter <= "\udfff" for letter in argument):
-            raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
-
-
 app.add_typer(changes)
 app.add_typer(people, name="people")
 app.add_typer(votes, name="votes")
-app.add_typer(imports, name="import", callback=_settle_libraries, help=imports.info.help)
-app.add_typer(sweeps, name="sweep", callback=_settle_libraries, help=sweeps.info.help)
+app.add_typer(imports, name="import", callback=settle_libraries, help=imports.info.help)
+app.add_typer(sweeps, name="sweep", callback=settle_libraries, help=sweeps.info.help)
 
 
 def main() -> None:
     """Entry point of the `naruto` command: a user's mistake is one sentence and exit status 1."""
 
     def command() -> None:
-        _refuse_undecodable(sys.argv[1:])
+        refuse_undecodable(sys.argv[1:])
         app()
 
-    _guarded(command)
+    end_in_one_sentence(command)

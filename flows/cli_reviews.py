@@ -65,3 +65,19 @@ def export_votes(
     else:
         write_atomically(output, text.encode())
         print(f"wrote {len(ratings)} votes to {output}")
+
+
+@votes.command("recount")
+def recount_votes() -> None:
+    """Count assignments and open units of all campaigns again from their votes; print which counts were wrong."""
+    from naruto_core.settings import read_settings
+    from naruto_core.store.database import open_database
+
+    with open_database(read_settings().database_url) as database:
+        wrong = database.ratings.wrong_counts()
+        if wrong:
+            database.ratings.recount()
+    for counts in wrong:
+        print(f"{counts.campaign}: {counts.sentence}; counted again.")
+    if not wrong:
+        print("every stored count is right.")

@@ -41,9 +41,11 @@ def run_sweep(
         print("nothing was started.")
         return
     from flows.sweep import plan_sweep, sweep
+    from tasks.pruning import raising_stops
 
     plan_sweep(file)  # what is wrong with it is said before Prefect starts
-    sweep(str(file))
+    with raising_stops():
+        sweep(str(file))
 
 
 @sweeps.command("show")

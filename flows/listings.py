@@ -24,8 +24,9 @@ from naruto_core.report.tables import (
     number_text,
 )
 from naruto_core.scoring.findings import NOT_MEASURED
+from naruto_core.scoring.metrics import is_in_lists
 from naruto_core.settings import read_settings
-from naruto_core.store.database import open_store
+from naruto_core.store.database import Ratings, open_database, open_store
 from naruto_core.store.verification import NOT_COVERED, FileProblem, ProblemKind, verify
 from naruto_core.store.writes import Store
 from naruto_core.training.checkpoint_selection import best_steps
@@ -57,17 +58,12 @@ def list_runs() -> Listing:
     ]
     lines = [["run", "state", "tags", "dataset", "seconds", "scores"]]
     for summary in summaries:
-        headline = [s for s in summary.scores if _is_short(s.metric) and s.variant is not Variant.REAL]
+        headline = [s for s in summary.scores if is_in_lists(s.metric) and s.variant is not Variant.REAL]
         shown = ", ".join(f"{s.metric} {s.variant} {s.value:.3g} (n {s.n})" for s in headline)
         seconds = "" if summary.seconds is None else f"{summary.seconds:.0f}"
         run, tags = summary.run, " ".join(summary.tags)
         lines.append([run.id, run.state, tags, summary.dataset_source, seconds, shown or run.failure])
     return Listing(rows, columns(lines))
-
-
-def _is_short(metric: str) -> bool:
-    """Whether the table of all runs shows `metric`: the Fréchet distance, and agreement with the prompt."""
-    return metric in ("fid", "clip", "attributes") or metric.startswith("fd-")
 
 
 def show_run(name: str) -> Listing:
@@ -118,9 +114,10 @@ def verify_all() -> Listing:
     """What is missing, altered or unknown among all recorded files."""
     settings = read_settings()
     layout = Layout(settings.root)
-    with open_store(settings.database_url) as store:
-        pictures, findings = _recorded_pictures(store, layout)
-        findings += verify(store, layout, pictures)
+    with open_database(settings.database_url) as database:
+        pictures, findings = _recorded_pictures(database.runs, layout)
+        findings += verify(database.runs, layout, pictures)
+        findings += [] if database.runs.integrity_problems() else _wrong_counts(database.ratings)
     if not findings:
         return Listing([], f"every recorded file is there and is what was recorded.\n{NOT_COVERED}.")
     rows = [{"trouble": str(f.kind), "what": f.what, "path": f.path} for f in findings]
@@ -130,9 +127,16 @@ def verify_all() -> Listing:
 _REMEDIES = (
     "`naruto run` with the choices of a run makes its missing or altered files again, and what was trained or drawn "
     "with them; `naruto ingest` does so for pictures and tables of a dataset, `naruto rescore` for scores. A damaged "
-    "file of the cache can be deleted; it is made again. A damaged database: move it away, then "
-    "`naruto restore FOLDER`."
+    "file of the cache can be deleted; it is made again. `naruto votes recount` repairs counts of a campaign. Another "
+    "damage of the database: move it away, then `naruto restore FOLDER`."
 )
+
+
+def _wrong_counts(ratings: Ratings) -> list[FileProblem]:
+    return [
+        FileProblem(ProblemKind.ALTERED, f"database (campaign {counts.campaign}: {counts.sentence})", "naruto.db")
+        for counts in ratings.wrong_counts()
+    ]
 
 
 def _recorded_pictures(store: Store, layout: Layout) -> tuple[list[Picture], list[FileProblem]]:

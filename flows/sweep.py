@@ -21,7 +21,7 @@ from naruto_core.store.sweeps import RecordedCell
 from naruto_core.sweep import SEED_KEY, Cell, SweepFile, read_sweep, value_text
 from tasks.prefect_page import show_sweep_in_prefect
 from tasks.progress import say
-from tasks.pruning import halving, halving_rule, was_pruned
+from tasks.pruning import halving, halving_rule, shown_as_cancelled, was_pruned
 from tasks.sweep import next_values, report_sweep
 
 
@@ -42,6 +42,7 @@ class SweepPlan:
 
 
 @flow(name="sweep", flow_run_name="sweep-{file}", result_serializer="json")
+@shown_as_cancelled
 def sweep(file: str) -> str:
     """Train every setting of a sweep file with every seed and compare them; the sweep's name.
 
@@ -207,7 +208,7 @@ def _run_cell(file: SweepFile, cell: Cell) -> str:
             run_id = train_naruto(file.recipe, file.dataset, cell.overrides)
     except CancelledRun as ended:
         if not was_pruned(ended):
-            raise
+            raise RunStopped(str(ended)) from None
         pruned = True
         say(f"sweep {file.name}: {ended}")
     except (RunStopped, StorageFailed):  # somebody stopped it; or all the others would fail alike

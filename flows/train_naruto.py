@@ -7,7 +7,7 @@ from tasks.fuse import check_fused, fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
 from tasks.preflight import preflight
-from tasks.pruning import shown_as_pruned
+from tasks.pruning import shown_as_cancelled
 from tasks.publish import publish
 from tasks.run import close_run, open_run, present
 from tasks.score import score
@@ -15,7 +15,7 @@ from tasks.train import train
 
 
 @flow(name="train-naruto", flow_run_name="train-naruto-{profile}", result_serializer="json")
-@shown_as_pruned
+@shown_as_cancelled
 def train_naruto(profile: Profile = "mini", dataset: str | None = None, overrides: Overrides = None) -> str:
     """Does a LoRA trained on a small captioned set draw that set's style better than the base it adapts?
 

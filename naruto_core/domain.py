@@ -283,11 +283,15 @@ class PlannedPhase:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRecord:
-    """A phase of a run: the plan, and what it took so far; `measured_units` is 0 until it was carried out."""
+    """A phase of a run: the plan, and what it took so far; `measured_units` is 0 until it was carried out.
+
+    `processes` is the largest number of processes that worked on it at once: workers of a cluster, or of a training.
+    """
 
     planned: PlannedPhase
     measured_units: int = 0
     measured_seconds: float = 0.0
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@
     ├── StorageFailed         no space, no permission (who owns the disk)
     ├── ServiceFailed         a server, worker or hub that does not start, answer or accept (who asked for it)
     ├── RatingRefused         a vote, reviewer or campaign that cannot be accepted (the reviewer or the admin)
+    ├── AccessRefused         something that only an admin may ask for (who asks)
     ├── PromotionRefused      a promotion or rollback that is not allowed (who promotes)
     ├── DeletionRefused       a run that cannot be deleted now (who deletes)
     ├── RunStopped            a run that somebody asked to stop (who asked)
@@ -73,6 +74,10 @@ class ServiceFailed(NarutoError):
 
 class RatingRefused(NarutoError):
     """A vote that cannot be accepted (campaign closed, answered already, not yours), or a name that is in use."""
+
+
+class AccessRefused(NarutoError):
+    """A person who is not an admin asks for something that only admins may ask for."""
 
 
 class PromotionRefused(NarutoError):

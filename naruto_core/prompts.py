@@ -95,12 +95,38 @@ def trigger_phrases(recipe: Recipe) -> dict[str, str]:
     return {style: insert_tokens(phrase, recipe.new_tokens) for style, phrase in phrases.items()}
 
 
+def _leading(caption: str, phrase: str) -> re.Match[str] | None:
+    words = r"\s+".join(re.escape(word) for word in phrase.split())
+    return re.match(rf"\s*{words}(?!\w|-\w)", caption, re.IGNORECASE) if words else None
+
+
+def begins_with(caption: str, phrase: str) -> bool:
+    """Whether `caption` begins with the words of `phrase`, in any case and with any white space between them.
+
+    A longer word is another word: "narutos" and "naruto-like" do not begin with "naruto".
+    """
+    return _leading(caption, phrase) is not None
+
+
+def had_prompt_twice(caption: str, instance_prompt: str) -> bool:
+    """Whether earlier versions put the instance prompt before a caption that begins with it."""
+    return caption != instance_prompt and begins_with(caption, instance_prompt)
+
+
+def without_phrase(caption: str, phrase: str) -> str:
+    """`caption` without the `phrase` that it begins with, and without the signs between both; "" if nothing is left."""
+    found = _leading(caption, phrase)
+    return caption[found.end() :].lstrip(" \t\n,.;:") if found else caption
+
+
 def join_caption(instance_prompt: str, caption: str) -> str:
     """The training text of one picture: the instance prompt, then the caption, both unchanged.
 
-    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption, or with
-    the instance prompt for one, has the instance prompt only.
+    A class picture has no instance prompt (""): its text is its class prompt only. A picture without a caption has the
+    instance prompt only; one whose caption begins with the instance prompt has the caption only.
     """
-    if caption in ("", instance_prompt):
+    if caption == "":
         return instance_prompt
-    return f"{instance_prompt}, {caption}" if instance_prompt else caption
+    if not instance_prompt or begins_with(caption, instance_prompt):
+        return caption
+    return f"{instance_prompt}, {caption}"

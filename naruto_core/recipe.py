@@ -44,6 +44,7 @@ _LATER_KEYS: dict[str, Any] = {
     "model.rescale_betas_zero_snr": None,
     "training.init_adapter": None,
     "training.max_token_length": 75,
+    "training.processes": 1,
     "training.prior.resolution": None,
     "training.previews.resolution": None,
     "imported": None,

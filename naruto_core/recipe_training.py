@@ -169,6 +169,13 @@ class TrainingSection(Section):
         description="Split the effective batch and use gradient checkpointing where the device's memory is too small.",
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes of one machine that train together, each on a device of its own; each adds its batch "
+        "to the effective batch.",
+    )
     max_train_steps: int = Field(500, ge=1, le=10_000_000, description="Optimizer steps.")
     mixed_precision: Precision = Field("fp16", description="Number format of frozen weights and activations.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers of the training.")
@@ -298,5 +305,5 @@ class TrainingSection(Section):
 
     @property
     def effective_batch_size(self) -> int:
-        """The number of pictures per optimizer step, in one process."""
+        """The number of pictures per optimizer step, in one of the processes."""
         return self.train_batch_size * self.gradient_accumulation_steps

@@ -39,6 +39,7 @@ def describe_parts(section: ModelSection) -> dict[str, Any]:
     Raises ModelUnusable when a configuration is missing or invalid, and for a single file that lacks a weight.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.modeling_utils import no_init_weights
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     source, revision = locate_config(section)
@@ -47,7 +48,7 @@ def describe_parts(section: ModelSection) -> dict[str, Any]:
     inside: dict[str, Any] = {} if section.vae else {"subfolder": "vae"}
     pinned: dict[str, Any] = {"revision": revision or "main"}  # ignored for a folder
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():  # half the time: there is nothing to fill with random numbers
             unet: Any = UNet2DConditionModel.load_config(source, subfolder="unet", revision=revision)
             auto: Any = AutoencoderKL.load_config(vae, revision=vae_revision, **inside)
             text_configs = [

@@ -1,5 +1,7 @@
 """Settings of this machine, from environment variables. They never affect results; recipes do."""
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -98,6 +100,13 @@ def sqlite_url(path: Path) -> str:
 
 def read_settings() -> Settings:
     """The settings of this process, read now. Raises RecipeInvalid for an invalid value."""
+    return _read(tuple((key, value) for key, value in os.environ.items() if key.upper().startswith("NARUTO_")))
+
+
+@lru_cache(maxsize=8)
+def _read(variables: tuple[tuple[str, str], ...]) -> Settings:
+    """Checking all fields takes milliseconds, and a page reads the settings a hundred times: so once for each value."""
+    del variables  # the cache's key only
     try:
         return Settings()
     except ValidationError as error:

@@ -55,7 +55,13 @@ def check_captions(name: str, recipe: Recipe, *, words_only: bool = False) -> Ca
 
 def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str, str]]:
     """How many captions are too long in words, and what is cut of which; why it is not known, where that is so."""
-    from tasks.truncation import StyleCaptions, count_captions, limit_of, training_text  # imports the tokenizers
+    from tasks.truncation import (  # imports the tokenizers
+        StyleCaptions,
+        count_captions,
+        limit_of,
+        prompt_sentence,
+        training_text,
+    )
 
     try:
         limit = limit_of(recipe)
@@ -71,7 +77,9 @@ def _lengths(pictures: Sequence[Picture], recipe: Recipe) -> tuple[str, dict[str
         if text in cut:
             others = f"; {merged[text]} different captions become this text" if text in merged else ""
             of_caption[caption] = cut[text] + others
-    return f"with the instance prompt {prompt!r}, {report.sentence('captions')}", of_caption
+    known = prompt_sentence([StyleCaptions(prompt, pictures)])
+    length = f"with the instance prompt {prompt!r}, {report.sentence('captions')}"
+    return f"{known} {length}".strip(), of_caption
 
 
 def find_caption_noise(context: TaskContext, run_id: str, dataset: DatasetVersion, recipe: Recipe) -> Finding:

@@ -19,7 +19,7 @@ from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
 from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
-from tasks.run_lease import add_wait, check_stop, hold_run, release_run
+from tasks.run_lease import STOPPED_BY_SIGNAL, add_wait, check_stop, hold_run, release_run
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ def _record_end(context: RunContext, step: str, error: BaseException) -> None:
         reason = str(error).removeprefix(f"run {run_id} stopped: ")
         context.store.cancel_run(run_id, f"{step}: {reason}", now)
     elif isinstance(error, (KeyboardInterrupt, TerminationSignal, CancelledError)):
-        context.store.cancel_run(run_id, f"{step}: stopped by a signal; the same command resumes it.", now)
+        context.store.cancel_run(run_id, f"{step}: {STOPPED_BY_SIGNAL}", now)
     else:
         context.store.fail_run(run_id, f"{step}: {str(error) or type(error).__name__}", now)
 

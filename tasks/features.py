@@ -18,7 +18,7 @@ from naruto_core.dataset.preprocessing import prepare
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Prompt, PromptSuite, Sample, Split, Variant
 from naruto_core.errors import RecordDamaged
-from naruto_core.prompts import join_caption
+from naruto_core.prompts import join_caption, without_phrase
 from naruto_core.recipe_sections import ReferencePart
 from naruto_core.scoring.feature_set import OTHER_STYLES, Extra, Features, FeatureSet, PixelSet, RunFeatures
 from naruto_core.scoring.features import Extractor, embed_pictures, embed_texts, load_extractor, pixel_extractor
@@ -29,6 +29,7 @@ from naruto_core.scoring.style_preference import known_preference
 from naruto_core.store.embedding_cache import EmbeddingCache, Embeddings
 from tasks.context import RunContext, TaskContext, exclusive_device
 from tasks.progress import say, unit_reporter
+from tasks.sharing import fetch_embeddings, publish_embeddings
 
 if TYPE_CHECKING:
     import torch
@@ -128,16 +129,21 @@ def _embed(
     batch_size: int,
     stage: str,
 ) -> Embeddings:
-    """The features of `sources`; what was not kept yet is computed and kept, batch by batch."""
+    """The features of `sources`; what was neither kept yet nor published is computed and kept, batch by batch."""
+    contents = [content_key(source, resolution) for source in sources]
     with EmbeddingCache(context.layout.embeddings) as cache:
-        if missing := missing_sources(cache, sources, resolution, extractor):
+        missing = missing_sources(cache, sources, resolution, extractor)
+        if missing and fetch_embeddings(context, cache, extractor.id, contents):
+            missing = missing_sources(cache, sources, resolution, extractor)
+        if missing:
             done, report = 0, unit_reporter(stage, len(missing), "picture")
             with exclusive_device(context, stage):
                 for batch in embed_batches(context, missing, resolution, extractor, batch_size):
                     cache.add(extractor.id, batch.contents, batch.features, batch.blank)
                     done += len(batch.contents)
                     report(done)
-        return cache.read(extractor.id, [content_key(source, resolution) for source in sources])
+            publish_embeddings(context, cache, extractor.id, contents)
+        return cache.read(extractor.id, contents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +313,8 @@ class _Inputs:
 
     def contents(self, variant: Variant) -> list[str]:
         if variant is Variant.REAL:
-            return [picture.caption or self.context.recipe.instance_prompt for picture in self.real.perfect]
+            phrase = self.context.recipe.instance_prompt
+            return [without_phrase(picture.caption, phrase) or phrase for picture in self.real.perfect]
         return [prompt.content for prompt in self.prompts]
 
     def pictures(self, variant: Variant, extractor: Extractor, rows: Sequence[int] | None = None) -> Features:

@@ -22,7 +22,7 @@ from naruto_core.prompts import insert_tokens
 from naruto_core.refiner import BatchDrawing
 from naruto_core.settings import read_settings
 from tasks.context import OpenRun, RunContext, run_context, with_run
-from tasks.plan import samples_left, timed_phase
+from tasks.plan import add_phase_time, samples_left, timed_phase
 from tasks.progress import reporter, say
 from tasks.shards import (
     Conditions,
@@ -102,6 +102,7 @@ def _draw_in_shards(context: RunContext, opened: OpenRun, models: Models) -> Non
         variants[Variant.BASE] = _add_cached(context, variants[Variant.BASE], counter)
     if not any(variants.values()):
         return
+    units, began = samples_left(context), time.monotonic()
     with open_cluster(context.settings) as cluster:
         size, workers = context.recipe.generation.batch_size, cluster.workers
         shards = [
@@ -115,6 +116,7 @@ def _draw_in_shards(context: RunContext, opened: OpenRun, models: Models) -> Non
             _check_shared(context, samples)
             context.store.add_samples(samples)
             counter.finish(len(samples))
+    add_phase_time(context, "samples", units, time.monotonic() - began, workers)
 
 
 def _shard_name() -> str:

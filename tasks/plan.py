@@ -234,21 +234,27 @@ def markdown(plan: Plan) -> str:
 
 
 @contextmanager
-def timed_phase(context: RunContext, phase: str, units: int) -> Generator[None]:
-    """Record what the block takes as the time of `units` of `phase`, and print it beside the plan; not on an error."""
+def timed_phase(
+    context: RunContext, phase: str, units: int, processes: int = 1, seconds_before: float = 0.0
+) -> Generator[None]:
+    """Record what the block takes as the time of `units` of `phase`, and print it beside the plan; not on an error.
+
+    `seconds_before` belong to the same units, and `processes` worked on them at once.
+    """
     began = time.monotonic()
     yield
-    add_phase_time(context, phase, units, time.monotonic() - began)
+    add_phase_time(context, phase, units, time.monotonic() - began + seconds_before, processes)
 
 
-def add_phase_time(context: RunContext, phase: str, units: int, seconds: float) -> None:
-    """Record that `units` of `phase` took `seconds`, and print that beside the plan."""
+def add_phase_time(context: RunContext, phase: str, units: int, seconds: float, processes: int = 1) -> None:
+    """Record that `units` of `phase` took `seconds` of as many `processes`, and print that beside the plan."""
     record = next((r for r in context.store.phases(context.run.id) if r.planned.phase == phase), None)
     if record is None or units <= 0:
         return
-    context.store.add_phase_time(context.run.id, phase, units, seconds, datetime.now(UTC))
+    context.store.add_phase_time(context.run.id, phase, units, seconds, datetime.now(UTC), processes)
     planned = record.planned.seconds * units / max(record.planned.units, 1)
-    say(f"{phase}: planned {format_duration(planned)} ({record.planned.basis}), took {format_duration(seconds)}")
+    by = f" in {processes} processes" if processes > 1 else ""
+    say(f"{phase}: planned {format_duration(planned)} ({record.planned.basis}), took {format_duration(seconds)}{by}")
 
 
 def _left(context: RunContext) -> Workload:

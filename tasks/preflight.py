@@ -20,6 +20,7 @@ from naruto_core.settings import Settings, read_settings
 from naruto_core.telemetry.tracking import choose_trackers
 from naruto_core.training.lora import check_initial
 from naruto_core.training.memory import GIB, MemoryPlan, plan_memory
+from tasks.distributed import check_processes
 from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
 from tasks.publish import hub_token
@@ -58,6 +59,7 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
         say(note)
     if not recipe.imported:
         check_warmup(recipe.training)
+        check_processes(recipe.training, device)
         say(memory_plan(recipe, settings, device).summary)
         check_init_adapter(recipe)
     if suite:

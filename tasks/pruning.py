@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
-from naruto_core.errors import RunPruned
+from naruto_core.errors import RunPruned, RunStopped
 from naruto_core.search import is_pruned
 from naruto_core.store.sweeps import RecordedSweep
 from naruto_core.store.writes import Store
@@ -121,20 +122,37 @@ def begin_halving(context: RunContext, adapter: str) -> Halving:
     return watched
 
 
-def shown_as_pruned(function: Callable[P, R]) -> Callable[P, R]:
-    """A flow that ends in Prefect with a state of its own, not as failed, when its run is pruned.
+def shown_as_cancelled(function: Callable[P, R]) -> Callable[P, R]:
+    """A flow or a task that ends in Prefect as Cancelled, not as failed, when somebody stopped its run.
 
-    Whoever calls it gets CancelledRun then.
+    Where the run is pruned, the state has the name Pruned. Whoever calls the flow gets CancelledRun then; who calls the
+    task gets the state: see `raise_if_cancelled`.
     """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         try:
             return function(*args, **kwargs)
-        except RunPruned as ended:
-            return Cancelled(name=PRUNED, message=str(ended))
+        except (RunStopped, CancelledRun) as ended:  # the second one of a task in the flow
+            return Cancelled(name=PRUNED if _MARK in str(ended) else None, message=str(ended))
 
     return call
+
+
+def raise_if_cancelled(returned: R) -> R:
+    """What a task returned; CancelledRun where that is the state of a pruned or stopped run."""
+    if isinstance(returned, State):
+        returned.result()
+    return returned
+
+
+@contextmanager
+def raising_stops() -> Generator[None]:
+    """Inside the block, a flow whose run was stopped raises RunStopped, as its tasks do, in place of CancelledRun."""
+    try:
+        yield
+    except CancelledRun as ended:
+        raise RunStopped(str(ended)) from None
 
 
 def was_pruned(ended: CancelledRun) -> bool:

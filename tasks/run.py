@@ -21,6 +21,7 @@ from tasks.plan import announce_plan
 from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
 from tasks.progress import say
 from tasks.run_lease import hold_run, other_threads, release_run
+from tasks.truncation import StyleCaptions, read_captions
 
 
 @task(cache_policy=NO_CACHE)
@@ -28,12 +29,14 @@ def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersi
     """The run of this recipe on these datasets: a new run, or the unfinished one, which then continues."""
     resolved = recipe.model_dump_json(indent=2)
     with task_context() as context:
+        captions = read_captions(context.layout, recipe, datasets) if recipe.training_section else []
+        fingerprint = _fingerprint(recipe, datasets, captions)
 
         def open_recorded() -> Run:
             return context.store.open_run(
                 profile=recipe.profile,
                 recipe_json=resolved,
-                fingerprint=_fingerprint(recipe, datasets),
+                fingerprint=fingerprint,
                 dataset_id=datasets[0].id,
                 git_commit=code_commit(),
                 now=datetime.now(UTC),
@@ -90,11 +93,14 @@ def present(opened: OpenRun) -> str:
     return str(sheet)
 
 
-def _fingerprint(recipe: Recipe, datasets: Sequence[DatasetVersion]) -> str:
+def _fingerprint(recipe: Recipe, datasets: Sequence[DatasetVersion], captions: Sequence[StyleCaptions] = ()) -> str:
     """The recipe's own; of the other styles' dataset versions too, because the run itself names only the first; and of
-    the adapter that training starts from, because the recipe has only its path.
+    the adapter that training starts from, because the recipe has only its path. Another one where a caption begins with
+    the instance prompt: earlier versions trained those with the prompt twice, which is another run.
     """
     parts = [dataset.id for dataset in datasets[1:]]
     if recipe.training_section and recipe.training.init_adapter:
         parts.append(sha256_file(Path(recipe.training.init_adapter).expanduser()))
+    if any(style.n_with_prompt for style in captions):
+        parts.append("instance prompt once")
     return hashlib.sha256(" ".join([recipe.fingerprint, *parts]).encode()).hexdigest() if parts else recipe.fingerprint

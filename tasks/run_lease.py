@@ -18,6 +18,7 @@ from naruto_core.store.database import Store, open_store
 from naruto_core.store.leases import HEARTBEAT_SECONDS, this_process
 
 _LOOK_SECONDS = 2.0  # between two looks for a request to stop
+STOPPED_BY_SIGNAL = "stopped by a signal; the same command resumes it."
 _WAIT_SECONDS = 1.0  # between two looks whether the other process is done
 
 
@@ -82,6 +83,16 @@ def release_run(store: Store, settings: Settings, run_id: str) -> None:
     if held is not None:
         held.ended.set()
         store.release_lease(held.lease.id, datetime.now(UTC))
+
+
+def cancel_held_runs() -> None:
+    """Mark the runs that this process has the lease of as cancelled: a signal ends it between two steps."""
+    for url, run_id in list(_held):
+        held, now = _held.pop((url, run_id)), datetime.now(UTC)
+        held.ended.set()
+        with open_store(url) as store:
+            store.cancel_run(run_id, STOPPED_BY_SIGNAL, now)
+            store.release_lease(held.lease.id, now)
 
 
 def add_wait(store: Store, settings: Settings, run_id: str, seconds: float) -> None:

@@ -3,6 +3,7 @@
 With a cluster (NARUTO_RUNNER) its workers embed the pictures first, in shards of whole batches.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from socket import gethostname
@@ -38,8 +39,10 @@ def score(opened: OpenRun) -> int:
     """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
     if scheduler_address(read_settings()):
         with run_context(opened, "score", needs_device=False) as context:
-            _embed_in_shards(context)
-        with run_context(opened, "score") as context:
+            units, began = pictures_to_score(context), time.monotonic()
+            workers = _embed_in_shards(context)
+            seconds = time.monotonic() - began
+        with run_context(opened, "score") as context, timed_phase(context, "score", units, workers, seconds):
             return evaluate_run(context)
     with run_context(opened, "score") as context, timed_phase(context, "score", pictures_to_score(context)):
         return evaluate_run(context)
@@ -54,17 +57,21 @@ class EmbedShard:
     batches: Sequence[Sequence[Sample | Picture]]
 
 
-def _embed_in_shards(context: RunContext) -> None:
-    """Embed what the cache has not yet, on the workers of the cluster: in the same batches as on one machine."""
+def _embed_in_shards(context: RunContext) -> int:
+    """Embed what the cache has not yet, on the workers of the cluster: in the same batches as on one machine.
+
+    Returns the number of workers; 1 where nothing was missing.
+    """
     with EmbeddingCache(context.layout.embeddings) as cache:
         work = _missing_batches(context, cache)
         if not any(whole.batches for whole in work):
-            return
+            return 1
         with open_cluster(context.settings) as cluster:
+            workers = cluster.workers
             shards = [
                 EmbedShard(whole.name, whole.extractor_id, batches)
                 for whole in work
-                for batches in plan_shards(whole.batches, cluster.workers)
+                for batches in plan_shards(whole.batches, workers)
             ]
             total, done = sum(len(batch) for whole in work for batch in whole.batches), 0
             report = unit_reporter("score", total, "picture")
@@ -78,6 +85,7 @@ def _embed_in_shards(context: RunContext) -> None:
                     cache.add(shard.extractor_id, batch.contents, batch.features, batch.blank)
                     done += len(batch.contents)
                 report(done)
+            return workers
 
 
 def _missing_batches(context: RunContext, cache: EmbeddingCache) -> list[EmbedShard]:

@@ -5,13 +5,15 @@ machine has not is fetched. A recorded file that is not in the bucket, because i
 is made again like a lost one, with the same bytes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from naruto_core.artifact_store import ArtifactStore, StoredFile
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import is_intact, read_pictures, to_parquet, write_parquet
 from naruto_core.domain import DatasetVersion, Picture
+from naruto_core.errors import RecordDamaged
+from naruto_core.store.embedding_cache import EmbeddingCache, shards_of
 
 if TYPE_CHECKING:
     from tasks.context import RunContext, TaskContext
@@ -42,6 +44,30 @@ def publish_run(context: "RunContext") -> None:
     bucket.publish(_run_files(context))
     if fused := context.store.find_fused(context.run.id):
         bucket.publish_folder(context.layout.absolute(fused.path), fused.sha256)
+
+
+def fetch_embeddings(context: "TaskContext", cache: EmbeddingCache, extractor: str, contents: Sequence[str]) -> bool:
+    """Add the embeddings of `contents` that another machine has published; False without any, or without a bucket."""
+    if not context.settings.store:
+        return False
+    bucket, found = ArtifactStore(context.settings.store), False
+    for name in shards_of(extractor, contents):
+        if (data := bucket.read(name)) is not None:
+            found = True
+            try:
+                cache.add_parquet(extractor, data)
+            except RecordDamaged as error:
+                raise RecordDamaged(f"{bucket.url}/{name} is damaged: {error}; delete it from the bucket.") from None
+    return found
+
+
+def publish_embeddings(context: "TaskContext", cache: EmbeddingCache, extractor: str, contents: Sequence[str]) -> None:
+    """Copy the embeddings of `contents` to the bucket, unless it has them; without a bucket, nothing is done."""
+    if not context.settings.store:
+        return
+    bucket = ArtifactStore(context.settings.store)
+    for name, part in shards_of(extractor, contents).items():
+        bucket.write(name, cache.to_parquet(extractor, part))
 
 
 def _fetch_dataset(context: "TaskContext", bucket: ArtifactStore, version: DatasetVersion) -> None:

@@ -26,22 +26,27 @@ from naruto_core.training.loop import TrainingCallbacks
 from naruto_core.training.step import OnPreview
 from naruto_core.training.weights import Weights, write_files
 from tasks.context import OpenRun, RunContext, run_context
-from tasks.distributed import TrainingCall
+from tasks.distributed import TrainingCall, training_processes
 from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, preview_base_left, timed_phase
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
-from tasks.pruning import begin_halving
+from tasks.pruning import begin_halving, raise_if_cancelled, shown_as_cancelled
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
-from tasks.truncation import find_truncated_text, limit_of, read_captions
+from tasks.truncation import find_truncated_text, limit_of, prompt_sentence, read_captions
 
 
-@task(cache_policy=NO_CACHE)
 def train(opened: OpenRun) -> list[Adapter]:
-    """Fit one LoRA adapter, or one for each style.
+    """Fit one LoRA adapter, or one for each style; CancelledRun where the run is pruned or stopped.
 
     An interrupted training goes on from its checkpoint; an adapter that is already trained is not trained again.
     """
+    return raise_if_cancelled(_train(opened))
+
+
+@task(name="train", cache_policy=NO_CACHE)
+@shown_as_cancelled
+def _train(opened: OpenRun) -> list[Adapter]:
     with run_context(opened, "train") as context:
         styles, names = style_sources(context.recipe, context.datasets), context.recipe.adapter_names
         heads = [[style] for style in styles] if len(names) > 1 else [styles]
@@ -49,7 +54,7 @@ def train(opened: OpenRun) -> list[Adapter]:
         if trained != set(names):
             _warn_of_truncated_text(context)
             _warn_of_small_pictures(context)
-            with _trackers(context) as track:
+            with _trackers(context) as track, training_processes(context, context.recipe.training.processes):
                 for number, (head, name) in enumerate(zip(heads, names, strict=True)):
                     if name not in trained:
                         _train_head(context, head, name, partial(_record_steps, context, number, track))
@@ -79,6 +84,8 @@ def _warn_of_truncated_text(context: RunContext) -> None:
     context.store.add_findings(context.run.id, [finding])
     if finding.warning:
         say(f"warning: {finding.sentence}")
+    if known := prompt_sentence(captions):
+        say(known)
 
 
 def _warn_of_small_pictures(context: RunContext) -> None:
@@ -193,7 +200,7 @@ class _TrainingClock:
     def record(self, context: RunContext) -> None:
         """The training is done: record its steps and its previews."""
         seconds = time.monotonic() - self._began - self._encoding - self._previewing
-        add_phase_time(context, "train", self._steps, seconds)
+        add_phase_time(context, "train", self._steps, seconds, distributed.world_size())
         add_phase_time(context, "previews", self._previews, self._previewing)
 
 

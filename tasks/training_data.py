@@ -13,7 +13,7 @@ from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Split
 from naruto_core.generation import Job
 from naruto_core.picture_cache import PictureCache
-from naruto_core.prompts import insert_tokens
+from naruto_core.prompts import begins_with, had_prompt_twice, insert_tokens
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_training import AugmentationSection
 from naruto_core.training.batches import StyleData, TrainingData
@@ -142,10 +142,12 @@ class TrainingPictures:
         size_of = {_name(picture): size for size, group in sized.items() for picture in group}
 
         def read(name: str, view: int) -> CaptionedPicture:
-            return self._captioned(named[name], size_of[name], augmentation, view)
+            return self._captioned(named[name], style.instance_prompt, size_of[name], augmentation, view)
 
         prompt = insert_tokens(style.instance_prompt, self.recipe.new_tokens)
         how = self._how(prompt, augmentation.views if augmentation else 1)
+        if any(had_prompt_twice(picture.caption, style.instance_prompt) for picture in pictures):
+            part = f"{part}, instance prompt once"
         key = self._key(style.dataset.id, part, resolution, step, how, augmentation)
         groups = [[_name(picture) for picture in group] for group in sized.values()]
         return encode_examples(self.pipeline, groups, read, how, self.context.layout.cache(key), reporter())
@@ -159,7 +161,12 @@ class TrainingPictures:
         return {size: sized[size] for size in sorted(sized)}
 
     def _captioned(
-        self, picture: Picture, size: tuple[int, int], augmentation: AugmentationSection | None, view: int
+        self,
+        picture: Picture,
+        instance_prompt: str,
+        size: tuple[int, int],
+        augmentation: AugmentationSection | None,
+        view: int,
     ) -> CaptionedPicture:
         data = read_picture(self.context.layout, picture)
         caption, look = picture.caption, PLAIN
@@ -167,7 +174,8 @@ class TrainingPictures:
             options = augmentation.random_flip, augmentation.random_crop, augmentation.color_jitter
             look = draw_view(*options, picture.sha256, view)
             if augmentation.shuffle_caption:
-                caption = shuffle_caption(caption, picture.sha256, view)
+                has_prompt = begins_with(caption, instance_prompt)
+                caption = shuffle_caption(caption, picture.sha256, view, keep_first=has_prompt)
         ready = prepare(data, size, look)
         words = insert_tokens(caption, self.recipe.new_tokens)
         return CaptionedPicture(picture.sha256[:12], words, ready.pixels, ready.original_size, ready.crop)

@@ -8,7 +8,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptSuite
 from naruto_core.errors import ModelUnusable, RecipeInvalid
-from naruto_core.prompts import insert_tokens, join_caption
+from naruto_core.prompts import had_prompt_twice, insert_tokens, join_caption
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import LONGEST_TEXT
 from naruto_core.scoring.findings import CUT_CAPTIONS, TRUNCATED_FOR_SCORES, TRUNCATED_TEXT
@@ -27,6 +27,11 @@ class StyleCaptions:
 
     instance_prompt: str
     pictures: Sequence[Picture]
+
+    @property
+    def n_with_prompt(self) -> int:
+        """The captions that have the instance prompt at their beginning, and more: it is not put before them again."""
+        return sum(had_prompt_twice(picture.caption, self.instance_prompt) for picture in self.pictures)
 
 
 def limit_of(recipe: Recipe) -> TokenLimit:
@@ -53,6 +58,16 @@ def count_captions(recipe: Recipe, styles: Iterable[StyleCaptions], limit: Token
     )
 
 
+def prompt_sentence(styles: Iterable[StyleCaptions]) -> str:
+    """How many captions have the instance prompt already; "" if none has."""
+    counts = [
+        f"{n} of {len(style.pictures)} captions begin with the instance prompt {style.instance_prompt!r} already"
+        for style in styles
+        if (n := style.n_with_prompt)
+    ]
+    return f"{'; '.join(counts)}: it is not put before them again." if counts else ""
+
+
 def say_long_captions(recipe: Recipe, dataset: DatasetVersion) -> None:
     """After an ingest: how many captions are too long for the recipe's base model, where that can be known."""
     try:
@@ -62,6 +77,8 @@ def say_long_captions(recipe: Recipe, dataset: DatasetVersion) -> None:
         return
     with task_context() as context:
         captions = StyleCaptions(recipe.training.instance_prompt, read_pictures(context.layout, dataset))
+    if known := prompt_sentence([captions]):
+        say(known)
     report = count_captions(recipe, [captions], limit)
     if report.truncated:
         say(f"warning: with the instance prompt, {report.sentence('captions')}{_remedy(recipe)}")

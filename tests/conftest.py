@@ -16,12 +16,22 @@ if TYPE_CHECKING:
 
     from tests.model_hub import ModelHub
 
-# these share a Prefect server, and some of them a finished run
-ONE_PROCESS = ("tests/flows/", "tests/deployments/test_bare_names.py", "tests/tasks/test_captions.py")
+# tests of a group run in one process, where they share a Prefect server; those of tests/flows one finished run too,
+# except these, which make runs of their own
+OWN_RUNS = (
+    "tests/flows/test_few_prompts.py",
+    "tests/flows/test_planted_copies.py",
+    "tests/flows/test_review_commands.py",
+    "tests/flows/test_sweep.py",
+    "tests/flows/test_train_options.py",
+    "tests/deployments/test_bare_names.py",
+    "tests/tasks/test_captions.py",
+)
 ALONE = "tests/flows/test_exported_weights.py"  # asks for neither
 LONG_ONES = (
     "tests/deployments/test_local_prefect.py",
-    *ONE_PROCESS,
+    "tests/flows/",
+    *OWN_RUNS,
     "tests/deployments/",
     "tests/dashboard/",
     "tests/naruto_core/training/",
@@ -51,13 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling | None":
-    """With --dist loadfile: files in the order of the tests, those of `ONE_PROCESS` in one process."""
+    """With --dist loadfile: files in the order of the tests, those of a group in one process."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            together = nodeid.startswith(ONE_PROCESS) and not nodeid.startswith(ALONE)
-            return "prefect" if together else super()._split_scope(nodeid)
+            if nodeid.startswith(OWN_RUNS):
+                return "own runs"
+            shared = nodeid.startswith("tests/flows/") and not nodeid.startswith(ALONE)
+            return "shared run" if shared else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
@@ -92,11 +104,13 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server in a temporary folder, for flows and clients of this process."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
     from prefect.settings import PREFECT_SERVER_REGISTER_BLOCKS_ON_START as REGISTER_BLOCKS
+    from prefect.settings import PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS as SLOT_WAIT
     from prefect.testing.utilities import prefect_test_harness
 
     home = tmp_path_factory.mktemp("prefect")
-    # a flow run waits a second for its heartbeat thread to end; kinds of blocks, which no test asks for, take 2 s
-    quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, REGISTER_BLOCKS: False}
+    # a flow run waits a second for its heartbeat thread to end; kinds of blocks, which no test asks for, take 2 s;
+    # a task waits for a place of its tag's limit in steps of 30 s
+    quick = {PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, REGISTER_BLOCKS: False, SLOT_WAIT: 0.2}
     with temporary_settings(quick), prefect_test_harness(server_startup_timeout=240), temporary_settings(quick):
         yield
 

@@ -148,7 +148,11 @@ def recompute(home: Path, run_id: str) -> Iterator[tuple[str, str, float]]:
         near = run.real("reference", run.sets)[:MOST] if is_real else pictures
         yield "copying", variant, float((unit(near) @ unit(training).T).max(1).mean())
         phrase = (run.recipe.get("training") or {}).get("instance_prompt", "")
-        captions = [", ".join(filter(None, [phrase, p.caption])) for p in run.pictures if p.split == rest]
+        captions = [
+            p.caption if p.caption.lower().startswith(phrase.lower()) else ", ".join(filter(None, [phrase, p.caption]))
+            for p in run.pictures
+            if p.split == rest
+        ]
         asked = captions if is_real else [prompts[slug].text for _, slug in run.samples[variant]]
         yield "clip", variant, float((unit(pairs) * unit(run.texts(run.pairs, asked))).sum(1).mean())
         if not is_real:

@@ -10,6 +10,8 @@ from dashboard.queries.database import database
 from naruto_core.artifacts import Layout
 from naruto_core.domain import PhaseRecord, PromptSuite, RunState, Sample, Variant, distinct_variants
 from naruto_core.judging.campaign_plan import contender
+from naruto_core.report import key_grid
+from naruto_core.report.key_grid import Recorded
 from naruto_core.report.leaderboard import Leaderboard, leaderboard
 from naruto_core.report.recipe_changes import changed_keys
 from naruto_core.settings import read_settings
@@ -17,6 +19,7 @@ from naruto_core.store.queries import RunSummary
 
 _SECONDS = 5
 _UNCHANGED_SECONDS = 30  # of what is read again as soon as a run, a score or a tag changes
+_TRAINED = (Variant.ADAPTED, Variant.FUSED)
 FAVOURITE, ARCHIVED = "favourite", "archived"  # tags; also `naruto tag RUN +favourite`
 
 
@@ -55,6 +58,18 @@ def changes() -> Mapping[str, Mapping[str, str]]:
     return _changes(*_version())
 
 
+def recorded_recipes() -> list[Recorded]:
+    """The recipe of every run that has pictures of its trained model, newest first."""
+    recipes, drawn = database().runs.recipes(), {run_id for run_id, variant in models().values() if variant in _TRAINED}
+    ordered = (summary.run for summary in runs())
+    return [Recorded(run.id, run.dataset_id, recipes[run.id]) for run in ordered if run.id in drawn & recipes.keys()]
+
+
+def key_pairs() -> Mapping[tuple[str, str], int]:
+    """The pairs of keys in which runs differ and in nothing else; see `naruto_core.report.key_grid`."""
+    return _key_pairs(*_version())
+
+
 def models() -> Mapping[str, tuple[str, Variant]]:
     """Run and variant of every model that has pictures, by name ("RUN/adapted"); newest runs first."""
     return _models(*_version())
@@ -91,8 +106,8 @@ def samples_of(run_id: str, variant: Variant) -> list[Sample]:
 
 def trained_variant(run_id: str) -> Variant:
     """The trained model of a run that has pictures: the adapted one, unless only the fused one drew."""
-    drawn, trained = models(), (Variant.ADAPTED, Variant.FUSED)
-    return next((variant for variant in trained if contender(run_id, variant.value) in drawn), Variant.ADAPTED)
+    drawn = models()
+    return next((variant for variant in _TRAINED if contender(run_id, variant.value) in drawn), Variant.ADAPTED)
 
 
 def phases(run_id: str) -> list[PhaseRecord]:
@@ -137,6 +152,12 @@ def _colours(url: str, version: str) -> Mapping[str, str]:
 def _changes(url: str, version: str) -> Mapping[str, Mapping[str, str]]:
     del url, version
     return changed_keys(database().runs.recipes())
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _key_pairs(url: str, version: str) -> Mapping[tuple[str, str], int]:
+    del url, version
+    return key_grid.key_pairs(recorded_recipes())
 
 
 @st.cache_resource(ttl=_UNCHANGED_SECONDS, max_entries=4, show_spinner=False)

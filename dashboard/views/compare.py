@@ -2,11 +2,8 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache
 from math import ceil
 from typing import Any
@@ -15,13 +12,16 @@ import streamlit as st
 
 from dashboard import charts, model_comparison
 from dashboard.component import picture_rows
+from dashboard.naruto_command import in_background, run_naruto
 from dashboard.navigation import short_name
 from dashboard.queries import runs
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
+from dashboard.views import key_grid
 from dashboard.views.run_training import curve
 from naruto_core.artifacts import sha256_bytes
 from naruto_core.domain import Prompt, Variant
+from naruto_core.errors import NarutoError
 from naruto_core.report.recipe_changes import recipe_differences
 from naruto_core.settings import read_settings
 
@@ -32,8 +32,7 @@ _SMALL = 5  # models and more are shown in small pictures
 _ALL, _SUITE_ORDER = "all", "the order of the suite"
 _LAYOUTS = {"side": "Side by side", "slider": "Slider over the first two", "flip": "Flip the first two in place"}
 _EXPORTED = 60  # rows of pictures in one HTML file, about 10 MB
-_PARTS = ("Pictures", "Verdicts", "Recipes", "Training", "Export")
-_COMPARE_SECONDS = 600  # that one comparison may take
+_PARTS = ("Pictures", "Verdicts", "Recipes", "Training", "XYZ", "Export")
 _DIFFERENCES = 6  # keys of the recipes that stand in a sentence
 
 Model = tuple[str, Variant]
@@ -58,7 +57,7 @@ def show() -> None:
     )
     st.text(_changes(chosen))
     rows = _filter(all_rows)
-    pictures, verdicts, recipes, training, export = st.tabs(_PARTS, on_change="rerun", key="part")
+    pictures, verdicts, recipes, training, xyz, export = st.tabs(_PARTS, on_change="rerun", key="part")
     if pictures.open:
         with pictures:
             _pictures(names, rows)
@@ -71,6 +70,9 @@ def show() -> None:
     if training.open:
         with training:
             _training(chosen)
+    if xyz.open:
+        with xyz:
+            key_grid.show()
     if export.open:
         with export:
             _exports(names, rows)
@@ -327,28 +329,14 @@ def _drawn_digest(model: Model) -> str:
     return sha256_bytes(" ".join(sorted(sample.sha256 for sample in runs.samples_of(*model))).encode())
 
 
-@lru_cache(maxsize=1)
-def _worker() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1)  # one at a time: training runs on the same machine
-
-
 @lru_cache(maxsize=256)
 def _started(url: str, first: Model, second: Model, pictures: str, others: str) -> "Future[list[dict[str, Any]] | str]":
     del url, pictures, others  # the key of the cache only
-    return _worker().submit(_run_compare, f"{first[0]}:{first[1].value}", f"{second[0]}:{second[1].value}")
+    return in_background(_run_compare, f"{first[0]}:{first[1].value}", f"{second[0]}:{second[1].value}")
 
 
 def _run_compare(first: str, second: str) -> list[dict[str, Any]] | str:
-    command = [sys.executable, "-m", "flows", "compare", first, second, "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(  # noqa: S603 - run ids of the database, and no shell
-            command, capture_output=True, text=True, timeout=_COMPARE_SECONDS, check=False, env=environment,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"the comparison took longer than {_COMPARE_SECONDS} s; type `naruto compare {first} {second}`."
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or done.stdout.strip().splitlines()
-        return lines[-1].removeprefix("error: ") if lines else "the comparison failed without a message."
-    return json.loads(done.stdout)
+        return json.loads(run_naruto("compare", first, second, "--json"))
+    except NarutoError as error:
+        return str(error)

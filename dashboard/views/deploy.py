@@ -19,7 +19,7 @@ from naruto_core.ratings import Promotion
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
-_MAX_RUNS = 50  # the newest scored ones, in which one that can be promoted is searched
+_MAX_RUNS = 10  # the newest scored ones with an adapter, in which one that can be promoted is searched
 _MAX_CAMPAIGNS = 20  # the newest, in which votes on a run are searched
 _ADDRESSES = {"serving": "Service", "playground": "Playground"}  # of earlier versions
 _RESTORED = "restored_run"  # in the session's state: the run of the history whose checks and form are shown next
@@ -88,7 +88,9 @@ def _decide(run: Run) -> None:
 
 def _default_run(summaries: Sequence[RunSummary]) -> str | None:
     """The newest run that can be promoted."""
-    scored = (summary.run.id for summary in summaries if summary.run.state is RunState.DONE and summary.scores)
+    adapted = database().runs.adapted_runs()
+    done = (summary for summary in summaries if summary.run.state is RunState.DONE and summary.scores)
+    scored = (summary.run.id for summary in done if summary.run.id in adapted)
     return next((run_id for run_id in islice(scored, _MAX_RUNS) if not runs.promotion_fault(run_id)), None)
 
 

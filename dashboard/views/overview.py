@@ -21,6 +21,11 @@ from naruto_core.report.score_table import short_number
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.queries import RunSummary
 
+HEADLINE_LEGEND = (
+    "Base: the model before training. Trained: the same model after it. Real: pictures of the dataset. ↓ less is "
+    "better, ↑ more is better. In brackets the 95 % interval of the difference; undecided: it may go in either "
+    "direction. n: pictures of the trained model."
+)
 _PICTURES = 4
 _ITEMS = 6  # that need attention
 _RUNS = 20  # in the chart
@@ -103,10 +108,12 @@ def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
         word = "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else "undecided"
         lines.append({
             "Metric": "human win rate over the base ↑", "Base": "", "Trained": f"{rate.value:.0%}", "Real": "",
-            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}, n = {rate.votes} votes", "": word,
+            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}, "
+                              f"n = {rate.votes} vote{'s' * (rate.votes != 1)}", "": word,
         })  # fmt: skip
     if lines:
         st.table(lines, hide_index=True, border="horizontal", alt="Headline metrics of this run")
+        st.caption(HEADLINE_LEGEND)
     if not rate:
         st.caption("Nobody has compared it with its base yet.")
 
@@ -121,6 +128,8 @@ def headline_line(row: HeadlineRow) -> dict[str, str]:
     if row.change:
         value, low, high = (None if end is None else _signed(end, row.metric) for end in row.change)
         change = f"{value} (no interval)" if low is None else f"{value} ({low} to {high})"
+    if row.trained:  # no column of its own: the table is as wide as a phone
+        change = f"{change}, n = {row.trained.n:,}".removeprefix(", ")
     return {"Metric": f"{row.title}{arrow}"} | dict(
         zip(("Base", "Trained", "Real", "Trained − base", ""), (*values, change, row.word), strict=True)
     )

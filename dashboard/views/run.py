@@ -10,7 +10,7 @@ from dashboard.navigation import link
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.views import pictures, run_files, run_training
-from dashboard.views.overview import headline_line
+from dashboard.views.overview import HEADLINE_LEGEND, headline_line
 from naruto_core.domain import Finding, Run, RunState, Score, format_duration
 from naruto_core.report.leaderboard import HeadlineRow, headline_rows
 from naruto_core.report.recipe_changes import recipe_differences
@@ -139,6 +139,7 @@ def _scores(summary: RunSummary, headline: Sequence[HeadlineRow], findings: Sequ
     if headline:
         st.subheader("Headline metrics")
         st.table([headline_line(row) for row in headline], hide_index=True, alt="Headline metrics of this run")
+        st.caption(HEADLINE_LEGEND)
     st.subheader("All scores")
     if not summary.scores:
         st.info("There are no scores yet. A run is scored at its end; `naruto runs` shows its progress.")

@@ -46,6 +46,7 @@ def show_plan(run_id: str) -> None:
 def _phase(record: PhaseRecord) -> dict[str, str]:
     plan = record.planned
     took = f"{format_duration(record.measured_seconds)} for {record.measured_units:,}"
+    took += f" in {record.processes} processes" if record.processes > 1 else ""
     return {
         "Phase": plan.phase,
         "Units": f"{plan.units:,} {plan.unit}{'' if plan.units == 1 else 's'}",

@@ -15,6 +15,7 @@ from dashboard import charts
 from dashboard.navigation import link, short_name
 from dashboard.queries import runs, votes
 from dashboard.queries.database import database
+from dashboard.views import new_run
 from dashboard.views.run_labels import change_labels
 from naruto_core.domain import RunState
 from naruto_core.judging.campaign_plan import contender
@@ -37,6 +38,9 @@ def show() -> None:
         st.info("There is no run yet. Type `make demo` in a terminal, wait some minutes, then reload this page.")
         st.text(f"This dashboard reads {runs.home()}; set NARUTO_HOME to read another folder.")
         return
+    with st.expander("Start a run", on_change="rerun", key="new_run") as start:
+        if start.open:
+            new_run.show()
     board, columns = _filter()
     if not board.rows:
         st.info("No run matches. Clear the words or the states above.")
@@ -184,6 +188,8 @@ def _parallel(rows: Sequence[Row], columns: Sequence[Column]) -> None:
         for run_id, value in values.items():
             share = 0.5 if low == high else (value - low) / (high - low)
             place = share if column.better > 0 else 1 - share
-            points.append({"run": run_id, "axis": column.title, "place": place, "value": value})
-    chart = charts.parallel_coordinates(points, [column.title for column in axes], runs.colours())
+            points.append({"name": run_id, "axis": column.title, "place": place, "value": f"{value:.4g}"})
+    colour = charts.run_colour([row.summary.run.id for row in rows], runs.colours())
+    titles = [column.title for column in axes]
+    chart = charts.parallel_coordinates(points, titles, colour, title="worst to best of these runs")
     st.altair_chart(chart, width="stretch")

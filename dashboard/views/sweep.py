@@ -23,7 +23,6 @@ from naruto_core.sweep import setting_label, value_text
 
 _COLUMNS = 8  # settings beside each other
 _TICKS = 5  # values that are named on an axis
-_HEIGHT = 320
 
 
 def show() -> None:
@@ -144,7 +143,7 @@ def _parallel_coordinates(sweep: RecordedSweep) -> None:
     st.caption("Each line is a setting: its values, and its mean on the right. Point at a line for its name.")
 
 
-def parallel_coordinates(sweep: RecordedSweep, means: Sequence[float | None]) -> alt.LayerChart | alt.FacetChart:
+def parallel_coordinates(sweep: RecordedSweep, means: Sequence[float | None]) -> alt.LayerChart:
     """One line for each setting with a mean, over an axis for each key in which settings differ and one for the mean.
 
     Every axis goes from its smallest to its largest value; a key that is searched on a logarithmic scale is drawn so.
@@ -162,34 +161,15 @@ def parallel_coordinates(sweep: RecordedSweep, means: Sequence[float | None]) ->
     for key, values in columns.items():
         is_log = bool(sweep.search.get(key, {}).get("log")) if key in sweep.search else False
         heights = _heights(values, log=is_log)
-        for number, height in zip(known, heights, strict=True):
-            lines.append({"axis": key, "height": height, "name": names[number], "mean": means[number]})
+        for number, value, height in zip(known, values, heights, strict=True):
+            shown = {"value": value_text(value), "mean": means[number]}
+            lines.append({"axis": key, "place": height, "name": names[number], **shown})
         distinct = sorted({(height, value_text(value)) for height, value in zip(heights, values, strict=True)})
         stride = max(1, math.ceil((len(distinct) - 1) / (_TICKS - 1)))
         for height, text in (*distinct[:-1:stride], distinct[-1]):
-            ticks.append({"axis": key, "height": height, "value": text})
-    return _lines_and_ticks(lines, ticks, list(columns), sweep.objective)
-
-
-def _lines_and_ticks(
-    lines: Sequence[charts.Row], ticks: Sequence[charts.Row], order: Sequence[str], objective: str
-) -> alt.LayerChart | alt.FacetChart:
-    x = alt.X("axis:N", sort=list(order), title=None, axis=alt.Axis(labelAngle=0, labelLimit=260, domain=False))
-    y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[-0.05, 1.05]))
-    hovered = alt.selection_point(on="pointerover", fields=["name"], empty=False)
-    drawn = alt.Chart(alt.Data(values=list(lines))).mark_line(point=True).encode(
-        x=x,
-        y=y,
-        detail="name:N",
-        color=alt.Color("mean:Q", title=objective, scale=alt.Scale(scheme="viridis")),
-        strokeWidth=alt.condition(hovered, alt.value(5), alt.value(2)),
-        opacity=alt.condition(hovered, alt.value(1), alt.value(0.75)),
-        tooltip=[alt.Tooltip("name:N"), alt.Tooltip("mean:Q", title=objective, format=".4g")],
-    )  # fmt: skip
-    rules = alt.Chart(alt.Data(values=[{"axis": key} for key in order])).mark_rule(opacity=0.35).encode(x=x)
-    texts = alt.Chart(alt.Data(values=list(ticks))).mark_text(align="left", dx=7, fontSize=12)
-    named = texts.encode(x=x, y=y, text="value:N", color=alt.value("#7f7f7f"))
-    return alt.layer(rules, drawn.add_params(hovered), named).properties(height=_HEIGHT)
+            ticks.append({"axis": key, "place": height, "text": text})
+    colour = alt.Color("mean:Q", title=sweep.objective, scale=alt.Scale(scheme="viridis"))
+    return charts.parallel_coordinates(lines, list(columns), colour, ticks)
 
 
 def _heights(values: Sequence[Any], *, log: bool) -> list[float]:

@@ -30,12 +30,13 @@ def serve() -> None:
     import uvicorn
 
     from deployments.service.app import create_app
+    from deployments.service.server import server_config
 
     _log_as_json()
     os.environ.setdefault("OTEL_SERVICE_NAME", "naruto-service")
-    config = uvicorn.Config(
-        create_app(read_settings(), options), host=options.host, port=options.port, log_config=None,
-        access_log=False, server_header=False, timeout_graceful_shutdown=round(options.drain_seconds) + 1,
+    config = server_config(
+        create_app(read_settings(), options), request_seconds=options.request_seconds, host=options.host,
+        port=options.port, timeout_graceful_shutdown=round(options.drain_seconds) + 1,
     )  # fmt: skip
     uvicorn.Server(config).run()
 

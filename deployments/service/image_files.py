@@ -41,6 +41,13 @@ class ImageFiles:
         path = self._folder / name
         return path if path.is_file() else None
 
+    def read(self, name: str) -> bytes | None:
+        """The file of a picture; None if it was deleted."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
     def delete_expired(self) -> None:
         """Delete the files whose URLs have all expired, the oldest of too many, and what killed processes left."""
         remove_abandoned(self._folder)

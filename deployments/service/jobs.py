@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import context
 
 from deployments.service.engine import Engine, QueueItem
+from deployments.service.errors import ApiError
 from deployments.service.image_files import ImageFiles
 from deployments.service.metrics import Metrics
 from deployments.service.model_registry import ModelSpec
@@ -250,6 +251,17 @@ def _final_state(job: Job) -> JobState:
     if job.record.failure:
         return JobState.REFUSED if job.refused else JobState.FAILED
     return JobState.DONE
+
+
+def job_error(record: ServiceJob, *, interrupted: bool = False) -> ApiError:
+    """Why a job that has ended has no pictures; `interrupted`: by the end of the service."""
+    if record.state is JobState.REFUSED:
+        return ApiError(400, record.failure, param="prompt", code="content_policy_violation")
+    if record.state is JobState.LOST or (record.state is JobState.FAILED and interrupted):
+        return ApiError(503, record.failure, code="shutting_down", wait=5)
+    if record.state is JobState.FAILED:
+        return ApiError(500, record.failure, code="failed", final=True)
+    return ApiError(409, "The request was cancelled.", code="cancelled", final=True)
 
 
 def new_job_id() -> str:

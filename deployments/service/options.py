@@ -32,6 +32,9 @@ class ServiceOptions(BaseSettings):
     most_steps: int = Field(default=150, ge=1, le=1000, description="Limit of denoising steps of a picture.")
     longest_prompt: int = Field(default=4000, ge=1, description="Limit of a prompt, in characters.")
     pictures_per_minute: float = Field(default=600, gt=0, description="Rate limit of each API key.")
+    request_seconds: float = Field(
+        default=20, gt=0, description="Time in which a request must have arrived wholly, else 408."
+    )
     url_minutes: float = Field(default=60, gt=0, description="How long the URL of a picture is valid.")
     drain_seconds: float = Field(default=60, ge=0, description="Time to draw accepted pictures after SIGTERM.")
     watched_share: float = Field(

@@ -4,14 +4,16 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from deployments.service.errors import ApiError, error_responses
-from deployments.service.jobs import Job, JobOptions, new_job_id
+from deployments.service.idempotency import CLIENT_CLOSED_REQUEST, begin_once, lasting_reply
+from deployments.service.jobs import Job, JobOptions, job_error, new_job_id
 from deployments.service.keys import Caller, caller
 from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
@@ -22,6 +24,7 @@ from deployments.service.schemas import (
     JobReply,
     ModelReply,
     ModelsReply,
+    accepted_reply,
     image_event,
     image_reply,
     job_reply,
@@ -36,7 +39,6 @@ from naruto_core.serving import JobState, ServiceJob
 from naruto_core.token_limit import prompt_words
 
 router = APIRouter()
-_CLIENT_CLOSED_REQUEST = 499  # for the log: the client does not get it
 _UNCACHED = {"Cache-Control": "no-store"}
 
 
@@ -52,19 +54,28 @@ State = Annotated[ServiceState, Depends(_service_state)]
     "/v1/images/generations",
     response_model=ImageReply,
     summary="Draw pictures",
-    responses=error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503)
+    responses=error_responses(400, 401, 404, 408, 409, 410, 413, 415, 429, 500, 503)
     | {
         200: {"description": "The pictures; with `stream`, server-sent events.", "content": {"text/event-stream": {}}},
         202: {"model": JobReply, "description": "With the header Prefer: respond-async: the job, to be polled."},
     },
 )
-async def generate(body: ImageRequest, request: Request, client: Client, state: State) -> Response:
+async def generate(
+    body: ImageRequest,
+    request: Request,
+    client: Client,
+    state: State,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="The same key and body within a day are the same job."),
+    ] = None,
+) -> Response:
     """The same seed, prompt and model give the same picture, but for rounding, whatever else is drawn at the time.
 
     With NARUTO_SERVICE_DETERMINISM=strict its bytes are the same too.
     """
     respond_async = "respond-async" in request.headers.get("prefer", "")
-    _check_reply_form(body, respond_async=respond_async)
+    _check_reply_form(body, respond_async=respond_async, idempotent=idempotency_key is not None)
     further = [(adapter.name, adapter.weight) for adapter in body.adapters]
     spec = await asyncio.to_thread(state.registry.spec, body.model, further)
     width, height = _size(body, spec)
@@ -79,25 +90,35 @@ async def generate(body: ImageRequest, request: Request, client: Client, state: 
         height=height, num_inference_steps=orders[0].num_inference_steps, seeds=[order.seed for order in orders],
         asked_at=datetime.now(UTC),
     )  # fmt: skip
+    if idempotency_key is not None:
+        begun = await begin_once(state, record, body, idempotency_key)
+        if begun.id != record.id:
+            return await lasting_reply(state, begun, body, request, warning)
     options = JobOptions(
-        as_files=respond_async or body.response_format == "url",
+        as_files=respond_async or body.response_format == "url" or idempotency_key is not None,
         encoding=body.encoding,
         sample_prompt=prompt_words(spec.section, body.prompt) if _drawn_as_samples(record, orders[0], spec) else "",
         warning=warning,
     )
-    job = await state.jobs.submit(record, spec, orders, options)
+    try:
+        job = await state.jobs.submit(record, spec, orders, options)
+    except ApiError as error:
+        if idempotency_key is not None:  # it was begun: a repetition may be drawn
+            ended = replace(record, state=JobState.FAILED, failure=error.message, finished_at=datetime.now(UTC))
+            await asyncio.to_thread(state.job_store.put, ended)
+        raise
     if respond_async:
-        content = job_reply(state, job.record, job, request).model_dump(exclude_none=True)
-        headers |= {"Location": f"/v1/jobs/{record.id}", "Preference-Applied": "respond-async"}
-        return JSONResponse(content, 202, headers)
+        return accepted_reply(state, job.record, job, request, headers)
+    if idempotency_key is not None:
+        return await lasting_reply(state, job.record, body, request, warning)
     if body.stream:
         events = _image_events(state, job, body.quality)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers | _UNCACHED)
     if not await _ended_before_disconnect(request, job):
         state.jobs.cancel(job)
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     if job.record.state is not JobState.DONE:
-        raise _job_error(job)
+        raise job_error(job.record, interrupted=job.interrupted)
     reply = image_reply(state, job.record, job.files, request, body.output_format, warning)
     return JSONResponse(reply.model_dump(exclude_none=True), headers=headers)
 
@@ -111,9 +132,10 @@ async def edit(client: Client) -> Response:
     raise ApiError(400, message, code="not_supported")
 
 
-def _check_reply_form(body: ImageRequest, *, respond_async: bool) -> None:
+def _check_reply_form(body: ImageRequest, *, respond_async: bool, idempotent: bool) -> None:
     """ApiError 400 for fields of the reply's form that exclude each other."""
     faults = {
+        "Idempotency-Key": (body.stream and idempotent, "Idempotency-Key: leave it out with stream: true."),
         "n": (body.stream and body.n > 1, "n: a stream has one picture."),
         "stream": (body.stream and respond_async, "stream: leave it out with the header Prefer: respond-async."),
         "response_format": (
@@ -141,7 +163,7 @@ async def _image_events(state: ServiceState, job: Job, quality: str) -> AsyncIte
         if job.record.state is JobState.DONE:
             yield _event("image_generation.completed", image_event(job, job.files[0], quality))
         else:
-            yield f"event: error\ndata: {json.dumps(_job_error(job).body())}\n\n"
+            yield f"event: error\ndata: {json.dumps(job_error(job.record, interrupted=job.interrupted).body())}\n\n"
     finally:
         state.jobs.cancel(job)  # does nothing to a job that has ended
 
@@ -244,17 +266,6 @@ def _drawn_as_samples(record: ServiceJob, order: Order, spec: ModelSpec) -> bool
     return spec.as_trained and of_samples == of_order and record.width == record.height == section.resolution
 
 
-def _job_error(job: Job) -> ApiError:
-    """Why a job that has ended has no pictures."""
-    if job.record.state is JobState.REFUSED:
-        return ApiError(400, job.record.failure, param="prompt", code="content_policy_violation")
-    if job.record.state is JobState.FAILED and job.interrupted:
-        return ApiError(503, job.record.failure, code="shutting_down", wait=5)
-    if job.record.state is JobState.FAILED:
-        return ApiError(500, job.record.failure, code="failed", final=True)
-    return ApiError(409, "The request was cancelled.", code="cancelled", final=True)
-
-
 async def _ended_before_disconnect(request: Request, job: Job) -> bool:
     """Wait for the end of the job or the disconnection of the client; whether the job ended."""
     waits = [asyncio.create_task(job.ended.wait()), asyncio.create_task(_disconnected(request))]
@@ -311,7 +322,7 @@ async def stream_job(job_id: str, request: Request, client: Client, state: State
 @router.get(
     "/v1/pictures/{name}",
     response_class=FileResponse,
-    responses=error_responses(400, 403) | {200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+    responses=error_responses(400, 404) | {200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
 )
 async def read_picture(
     name: str,
@@ -322,7 +333,7 @@ async def read_picture(
     """A picture, by the URL of a reply; it needs no key."""
     path = await asyncio.to_thread(state.image_files.path, name, expires, signature)
     if path is None:
-        raise ApiError(403, "This URL is not valid, or has expired.", code="bad_signature")
+        raise ApiError(404, "There is no such picture, or its URL has expired.", code="picture_not_found")
     media_type = next(kind for name, kind in MEDIA_TYPES.items() if path.suffix == f".{name}")
     return FileResponse(path, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from deployments.service.jobs import Job
@@ -212,3 +213,12 @@ def job_reply(state: ServiceState, record: ServiceJob, job: Job | None, request:
         steps_done=total if done else job.steps_done if job else 0, steps_total=total,
         error=record.failure or None, warning=(job and job.options.warning) or None, result=result,
     )  # fmt: skip
+
+
+def accepted_reply(
+    state: ServiceState, record: ServiceJob, job: Job | None, request: Request, headers: dict[str, str]
+) -> Response:
+    """The reply to Prefer: respond-async."""
+    content = job_reply(state, record, job, request).model_dump(exclude_none=True)
+    headers = headers | {"Location": f"/v1/jobs/{record.id}", "Preference-Applied": "respond-async"}
+    return JSONResponse(content, 202, headers)

@@ -95,6 +95,7 @@ _KEY_CHOICES = (
     "max_train_steps",
     "train_batch_size",
     "gradient_accumulation_steps",
+    "processes",
     "resolution",
     "optimizer",
     "learning_rate",

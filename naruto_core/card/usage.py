@@ -13,6 +13,7 @@ from naruto_core.sampling import SAMPLERS
 from naruto_core.single_file import hub_address, is_single_file
 from naruto_core.text_encoding import TOKENS_PER_CHUNK, number_of_chunks
 from naruto_core.textual_inversion import split_tokens
+from naruto_core.token_limit import prompt_words
 
 
 def comfyui_steps(facts: CardFacts) -> str:
@@ -70,6 +71,8 @@ def _prompt(recipe: Recipe, words: dict[str, str]) -> list[str]:
     steps = [] if unknown else [f"Begin the prompt with the trigger phrase: {triggers}"]
     if skip := recipe.generation.clip_skip:  # 0 would be SDXL's penultimate layer, ComfyUI's -2
         steps.append(f"*CLIP Set Last Layer* at {-skip - 2}.")
+    if recipe.generation.prompt_weights:
+        steps.append("Prompts may have weights of words, such as (red hair:1.2): ComfyUI reads them as this run does.")
     if _is_long(recipe):
         length = recipe.generation.max_token_length
         steps.append(
@@ -266,16 +269,25 @@ def encode(text, clip_skip):
 """.splitlines()
 
 
+_WITHOUT_WEIGHTS = [
+    "# This run reads weights of words, such as (red hair:1.2); diffusers does not, so they are left out here, and the",
+    "# picture differs. The run's service and endpoint read them.",
+]
+
+
 def _texts(recipe: Recipe, prompt: str) -> tuple[list[str], list[str]]:
     """Lines before the call of the pipeline, and the arguments of the call, for the prompt and the negative prompt."""
     generation, skip = recipe.generation, recipe.generation.clip_skip or 0
+    words, negative = (prompt_words(generation, text) for text in (prompt, generation.negative_prompt))
+    note = [] if (words, negative) == (prompt, generation.negative_prompt) else _WITHOUT_WEIGHTS
     if not _is_long(recipe):
-        arguments = [f"prompt={prompt!r}", f"negative_prompt={generation.negative_prompt!r}"]
-        return [], [*arguments, *([f"clip_skip={skip}"] if skip else [])]
+        arguments = [f"prompt={words!r}", f"negative_prompt={negative!r}"]
+        return note, [*arguments, *([f"clip_skip={skip}"] if skip else [])]
     before = [
-        f"hidden, pooled = encode({prompt!r}, clip_skip={skip})",
+        *note,
+        f"hidden, pooled = encode({words!r}, clip_skip={skip})",
         # as in the pipeline, where clip_skip has no effect on the negative prompt
-        f"negative_hidden, negative_pooled = encode({generation.negative_prompt!r}, clip_skip=0)",
+        f"negative_hidden, negative_pooled = encode({negative!r}, clip_skip=0)",
     ]
     return before, [
         "prompt_embeds=hidden",

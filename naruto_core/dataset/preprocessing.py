@@ -66,12 +66,17 @@ def draw_view(random_flip: bool, random_crop: bool, color_jitter: float, name: s
     return View(random_flip and flip, position if random_crop else None, (colours[0], colours[1], colours[2]))
 
 
-def shuffle_caption(caption: str, name: str, view: int) -> str:
-    """The comma-separated parts of `caption` in random order for `view`; view 0 is unchanged."""
+def shuffle_caption(caption: str, name: str, view: int, *, keep_first: bool = False) -> str:
+    """The comma-separated parts of `caption` in random order for `view`; view 0 is unchanged.
+
+    `keep_first`: the first part, which has the instance prompt, stays the first.
+    """
+    if not view:
+        return caption
     parts = [part.strip() for part in caption.split(",")]
-    if view:
-        random.Random(f"{name} {view} caption").shuffle(parts)
-    return ", ".join(parts) if view else caption
+    first, others = (parts[:1], parts[1:]) if keep_first else ([], parts)
+    random.Random(f"{name} {view} caption").shuffle(others)
+    return ", ".join([*first, *others])
 
 
 def prepare(data: bytes, size: tuple[int, int], view: View = PLAIN) -> PreparedPicture:

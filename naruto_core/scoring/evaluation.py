@@ -281,7 +281,7 @@ def find_risks(run_id: str, features: RunFeatures, values: Values, suite: Prompt
     base, tags = values[Variant.BASE], {prompt.slug: prompt.tags for prompt in suite.prompts}
     if "clip-content" in base and "clip-content" in adapted:
         pair = base["clip-content"], adapted["clip-content"]
-        yield findings.find_generalisation(run_id, *pair, prompts, tags)
+        yield findings.find_generalisation(run_id, *pair, prompts, tags, features.preference)
     yield _find_collapse(run_id, features.sets.without(features.other_styles))
     if features.pixels is not None and features.pixels.base is not None:
         change = np.abs(np.asarray(features.pixels.drawn, dtype=np.float64) - features.pixels.base)

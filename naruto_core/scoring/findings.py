@@ -13,7 +13,7 @@ import numpy as np
 from naruto_core.domain import Finding
 from naruto_core.intervals import LEVEL, Estimate, exact_share, share_estimate
 from naruto_core.scoring import memorization
-from naruto_core.scoring.feature_set import Vector
+from naruto_core.scoring.feature_set import StylePreference, Vector
 from naruto_core.scoring.memorization import Nearness
 from naruto_core.scoring.resampling import (
     LEAST_PROMPTS,
@@ -151,12 +151,14 @@ def find_generalisation(
     adapted: Vector,
     prompts: Sequence[str],
     tags: Mapping[str, Sequence[str]],
+    preference: StylePreference | None = None,
 ) -> Finding:
     """The kinds of prompts (tags) that the adapted model follows less well than the base.
 
     `base` and `adapted` (n,) are sample scores, row by row of the same prompt and seed; `tags` are by prompt. Reported
     is a difference that is significant after Holm's correction over the tags that can be judged (`judged_tags`), and
-    at least `SMALL_EFFECT` standard deviations of the base's scores.
+    at least `SMALL_EFFECT` standard deviations of the base's scores. What the network itself may prefer the new style
+    by (`preference`, where it is known) is allowed for in every tag, as in the comparison over all prompts.
     """
     names = np.asarray(prompts)
     rows = {tag: np.isin(names, [p for p, of in tags.items() if tag in of]) for tag in _tags(prompts, tags)}
@@ -170,6 +172,8 @@ def find_generalisation(
         )
         for tag in rows
     }
+    if preference is not None:
+        changes = {tag: change.allowing_for(preference.low, preference.high) for tag, change in changes.items()}
     adjusted = dict(zip(judged, holm([changes[tag].p or 0.0 for tag in judged]), strict=True))
     worse = [
         f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {_count(counts[tag])})"
@@ -189,6 +193,11 @@ def find_generalisation(
         )
     if few:
         sentence += f" Cannot be judged: {', '.join(few)}; at least {least} prompts are needed."
+    if judged and preference is not None:
+        sentence += (
+            f" {preference.low:+.3f} to {preference.high:+.3f}, which may be the network's own preference of a style, "
+            "is allowed for."
+        )
     figures = {tag: change.value for tag, change in changes.items()}
     return Finding(run_id, "generalisation", bool(worse), sentence, figures)
 

@@ -44,6 +44,12 @@ def headline_metrics(names: Iterable[str]) -> dict[str, str]:
     return {metric.name: metric.title for metric in shown}
 
 
+def is_in_lists(name: str) -> bool:
+    """Whether the list of all runs shows scores called `name`."""
+    metric = None if name in _OF_TAGS else find_metric(name)
+    return metric is not None and metric.in_lists
+
+
 def direction(name: str) -> str:
     """Where a score called `name` is good, for tables: "lower is better", "higher is better", or ""."""
     metric = find_metric(name)

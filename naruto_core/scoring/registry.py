@@ -28,6 +28,7 @@ class Metric:
         the set extractor), or a model of its own ("own").
     headline: its place in the headline table of a run (`naruto scores`), from 1; 0 where it is not in it.
     title: what that table calls it, in words of at most 18 letters.
+    in_lists: whether the list of all runs (`naruto runs`) has room for it.
     decimals: digits after the point that are worth showing.
     """
 
@@ -40,6 +41,7 @@ class Metric:
     extractor: ExtractorKind = "set"
     headline: int = 0
     title: str = ""
+    in_lists: bool = False
     decimals: int = 3
 
     def is_named_by(self, names: Sequence[str]) -> bool:

@@ -116,7 +116,7 @@ def content_agreement(features: RunFeatures, variant: Variant) -> Vector | None:
 
 register(SampleMetric(
     name="clip", version="cosine 1", values=prompt_agreement, better=1, extractor="pair",
-    headline=5, title="with style words",
+    headline=5, title="with style words", in_lists=True,
     real_texts=True,
     by_tag={OTHER_STYLES: "clip on base styles"},  # prompts for the base model's own styles: what the adapter cost
     paper="Hessel et al. 2021, arXiv 2104.08718",
@@ -307,7 +307,7 @@ ATTRIBUTES = {
 register(SampleMetric(
     name="attributes", version="share of asked attributes 1", values=_extra("attributes"), better=1, sparse=True,
     extractor="own", requires="scoring.attribute_reader", real_texts=True, share=True,
-    headline=3, title="attributes seen",
+    headline=3, title="attributes seen", in_lists=True,
     paper="Huang et al. 2023, arXiv 2307.06350",
     sees="The share of what the prompt asks for (hair, clothing, place; not the style) that the picture shows.",
     blind="Anything that the reader has no class for, who of two people has what, and whether the picture is good.",

@@ -72,7 +72,7 @@ class SetMetric(Metric):
 
         Neither direction is better: a model that comes nearer to the run's style there has forgotten the other ones.
         """
-        return replace(self, name=f"{self.name}{ON_BASE_STYLES}", better=0, headline=0, title="")
+        return replace(self, name=f"{self.name}{ON_BASE_STYLES}", better=0, headline=0, title="", in_lists=False)
 
     def is_named_by(self, names: Sequence[str]) -> bool:
         """Whether `names` of a recipe contain this metric.
@@ -198,7 +198,7 @@ def _sum_of_roots(symmetric: Vector) -> float:
 
 register(SetMetric(
     name="fid", version="Frechet 1", prepare=frechet_measure, axis="shift", better=-1, least=16, range=(0, math.inf),
-    moments=True, family="fd", base_styles=True, headline=2, title="Fréchet distance", decimals=1,
+    moments=True, family="fd", base_styles=True, headline=2, title="Fréchet distance", in_lists=True, decimals=1,
     paper="Heusel et al. 2017, arXiv 1706.08500",
     sees="How far the mean and the spread of the features lie from the reference's.",
     blind="It falls with the number of pictures, and below about 500 it prefers a collapsed model.",

@@ -9,9 +9,10 @@ event, so that a double click, a reload or a lost reply counts once.
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import RatingRefused
@@ -19,11 +20,12 @@ from naruto_core.ratings import Action, Answer, Assignment, Extremes, Grades, Mo
 from naruto_core.store.campaigns import IS_GOLD, find_campaign, in_shown_order
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
+from naruto_core.store.unit_counts import change_assigned
 
 LEASE = timedelta(minutes=10)
 GRADES = range(1, 6)
 _REPEAT_DISTANCE = 8  # units rated between a unit and its repeat, so that nobody answers from memory
-_UNIFORM_TRIES = 30
+_UNIFORM_TRIES, _FEW_UNITS = 30, 500
 _OVERLAP_EVERY, _OVERLAP_TURN = 5, 2  # the third, the eighth, ... new unit of a reviewer is one that others rate too
 _GOLD_EVERY, _GOLD_TURN = 10, 4  # the fifth, the fifteenth, ... is a gold unit
 _IS_OVERLAP = (UnitRow.raters > literal_column("1"), ~IS_GOLD)  # as the condition of the index
@@ -55,9 +57,8 @@ class Assignments(Repository):
             campaign = find_campaign(session, campaign_id)
             if campaign.closed_at is not None or campaign.paused:
                 return None
-            excluded = AssignmentRow.id.in_(tuple(exclude)[:1])
-            open_rows = _own(campaign_id, reviewer_id).where(~AssignmentRow.done, ~excluded)
-            row = session.scalar(open_rows.order_by(AssignmentRow.leased_until).limit(1))
+            excluded = {"excluded": exclude[0] if exclude else ""}
+            row = session.scalar(_OPEN, _key(campaign_id, reviewer_id) | excluded)
             if row is None:
                 _release_expired(session, now)
                 row = _repeat(session, campaign, reviewer_id, rng)
@@ -66,8 +67,7 @@ class Assignments(Repository):
                 return None
             row.leased_until = now + LEASE
             session.add(row)
-            session.flush()
-            return _to_assignment(session, row)
+            return _to_assignment(row)
 
     def record(self, reviewer_id: str, event: RatingEvent, now: datetime) -> bool:
         """Append `event` and return whether it is new: the same nonce a second time changes nothing.
@@ -101,7 +101,7 @@ class Assignments(Repository):
         done = _own(campaign_id, reviewer_id).where(AssignmentRow.done, AssignmentRow.last_event.is_not(None))
         with self._reading() as session:
             row = session.scalar(done.order_by(AssignmentRow.last_event.desc()).limit(1))
-            return _to_assignment(session, row) if row else None
+            return _to_assignment(row) if row else None
 
     def done_count(self, campaign_id: str, reviewer_id: str) -> int:
         """How many assignments the reviewer has answered or skipped."""
@@ -117,7 +117,8 @@ class Assignments(Repository):
         query = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
         with self._reading() as session:
             own = session.scalar(query.where(~AssignmentRow.done)) or 0
-            return own + _count_open(session, campaign_id, reviewer_id)
+            campaign = session.get(CampaignRow, campaign_id)
+            return own + (_count_seen(session, campaign, reviewer_id).left if campaign else 0)
 
 
 def _check_event(event: RatingEvent, campaign: CampaignRow, *, done: bool) -> None:
@@ -146,42 +147,57 @@ def _update_unit(session: Session, row: AssignmentRow, action: Action) -> None:
     """Keep the count of assignments of a unit: a skip frees a place for another reviewer, undoing it takes it back."""
     if row.repeat:
         return
-    unit = session.get_one(UnitRow, row.unit_id)
     if action is Action.SKIP:
-        unit.n_assigned -= 1
+        change_assigned(session, row.unit, -1)
     elif action is Action.UNDO and row.last_event is not None:
         undone = session.get_one(RatingEventRow, row.last_event)
-        unit.n_assigned += undone.action is Action.SKIP
+        change_assigned(session, row.unit, undone.action is not Action.VOTE)  # a skip, or an undo whose lease expired
 
 
-def next_unit(campaign_id: str, reviewer_id: str, pairing: str) -> Select[tuple[UnitRow]]:
+def _key(campaign_id: str, reviewer_id: str) -> dict[str, str | int]:
+    """The parameters of the statements below, which are built once: building one takes longer than SQLite needs."""
+    return {"campaign": campaign_id, "reviewer": reviewer_id}
+
+
+_MINE = (AssignmentRow.reviewer_id == bindparam("reviewer"), AssignmentRow.campaign_id == bindparam("campaign"))
+_OPEN = (
+    select(AssignmentRow)
+    .where(*_MINE, ~AssignmentRow.done, AssignmentRow.id != bindparam("excluded"))
+    .order_by(AssignmentRow.leased_until)
+    .limit(1)
+)
+_SEEN = select(AssignmentRow.id).where(_MINE[0], AssignmentRow.unit_id == UnitRow.id).exists()
+_UNSEEN = select(UnitRow).where(UnitRow.campaign_id == bindparam("campaign"), ~_SEEN)
+_HAS_PLACE = UnitRow.n_assigned < UnitRow.raters
+_OPEN_UNITS = _UNSEEN.where(~IS_GOLD, _HAS_PLACE)
+_NEXT = _OPEN_UNITS.order_by(UnitRow.n_assigned, UnitRow.position).limit(1)
+_NEXT_OF_PAIRING = _NEXT.where(UnitRow.pairing == bindparam("pairing"))
+_MOST_ASSIGNED = _UNSEEN.order_by(UnitRow.n_assigned.desc(), UnitRow.position.desc()).limit(1)
+_GOLD_UNIT, _OVERLAP_UNIT = _MOST_ASSIGNED.where(IS_GOLD), _MOST_ASSIGNED.where(*_IS_OVERLAP, _HAS_PLACE)
+_AT_POSITION = _OPEN_UNITS.where(UnitRow.position == bindparam("position"))
+_AT_OFFSET = _OPEN_UNITS.order_by(UnitRow.position).offset(bindparam("offset", type_=Integer)).limit(1)
+_COUNT_SEEN = (
+    select(func.count(), func.count(case((_HAS_PLACE & ~IS_GOLD, 1))))
+    .select_from(AssignmentRow)
+    .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
+    .where(*_MINE, ~AssignmentRow.repeat)
+)
+_EXPIRED = select(AssignmentRow).where(~AssignmentRow.done, AssignmentRow.leased_until < bindparam("now"))
+
+
+def next_unit(pairing: str) -> Select[tuple[UnitRow]]:
     """Select the least assigned unit that the reviewer has not seen, then by position; of a pairing, or "" for any."""
-    query = _open_units(campaign_id, reviewer_id)
-    if pairing:
-        query = query.where(UnitRow.pairing == pairing)
-    return query.order_by(UnitRow.n_assigned, UnitRow.position).limit(1)
+    return _NEXT_OF_PAIRING if pairing else _NEXT
 
 
-def _open_units(campaign_id: str, reviewer_id: str) -> Select[tuple[UnitRow]]:
-    return _unseen(campaign_id, reviewer_id).where(~IS_GOLD, UnitRow.n_assigned < UnitRow.raters)
-
-
-def _unseen(campaign_id: str, reviewer_id: str) -> Select[tuple[UnitRow]]:
-    own = select(AssignmentRow.id).where(AssignmentRow.reviewer_id == reviewer_id, AssignmentRow.unit_id == UnitRow.id)
-    return select(UnitRow).where(UnitRow.campaign_id == campaign_id, ~own.exists())
-
-
-def quota_unit(campaign_id: str, reviewer_id: str, turn: int) -> Select[tuple[UnitRow]] | None:
+def quota_unit(turn: int) -> Select[tuple[UnitRow]] | None:
     """Select the unit that the quotas ask for at the reviewer's new unit number `turn`, from 0; None at other turns.
 
     Of units for several reviewers it is the most assigned one, so that it soon has two ratings, which agreement needs.
     """
-    query = _unseen(campaign_id, reviewer_id).order_by(UnitRow.n_assigned.desc(), UnitRow.position.desc()).limit(1)
     if turn % _GOLD_EVERY == _GOLD_TURN:
-        return query.where(IS_GOLD)
-    if turn % _OVERLAP_EVERY == _OVERLAP_TURN:
-        return query.where(*_IS_OVERLAP, UnitRow.n_assigned < UnitRow.raters)
-    return None
+        return _GOLD_UNIT
+    return _OVERLAP_UNIT if turn % _OVERLAP_EVERY == _OVERLAP_TURN else None
 
 
 def _of_reviewer(campaign_id: str, reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
@@ -196,47 +212,54 @@ def _new(
     session: Session, campaign: CampaignRow, reviewer_id: str, pairing: str, rng: random.Random
 ) -> AssignmentRow | None:
     """Assign a unit that the reviewer has not seen, and record the probability of this choice."""
-    own = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign.id, reviewer_id))
-    quota = quota_unit(campaign.id, reviewer_id, session.scalar(own.where(~AssignmentRow.repeat)) or 0)
-    due = session.scalar(quota) if quota is not None else None
+    counts = _count_seen(session, campaign, reviewer_id)
+    key, quota = _key(campaign.id, reviewer_id), quota_unit(counts.seen)
+    due = session.scalar(quota, key) if quota is not None else None
     if due is not None:
-        return _assign(due, reviewer_id, 1.0, rng)
-    best = session.scalar(next_unit(campaign.id, reviewer_id, pairing)) if pairing else None
-    best = best or session.scalar(next_unit(campaign.id, reviewer_id, ""))
+        return _assign(session, due, reviewer_id, 1.0, rng)
+    best = session.scalar(next_unit(pairing), key | {"pairing": pairing}) if pairing else None
+    best = best or session.scalar(next_unit(""), key)
     if best is None:
         return None
-    unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, rng)
-    uniform = (1 - campaign.informative) / _count_open(session, campaign.id, reviewer_id)
-    return _assign(unit, reviewer_id, uniform + campaign.informative * (unit is best), rng)
+    left = max(1, counts.left)  # not 0, whatever another program wrote: `best` is one of them
+    unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, left, rng) or best
+    propensity = (1 - campaign.informative) / left + campaign.informative * (unit is best)
+    return _assign(session, unit, reviewer_id, propensity, rng)
 
 
-def _assign(unit: UnitRow, reviewer_id: str, propensity: float, rng: random.Random) -> AssignmentRow:
-    unit.n_assigned += 1
+def _assign(session: Session, unit: UnitRow, reviewer_id: str, propensity: float, rng: random.Random) -> AssignmentRow:
+    change_assigned(session, unit, 1)
     order = "".join(map(str, rng.sample(range(len(unit.samples)), len(unit.samples))))
     return _assignment_row(unit, reviewer_id, order, propensity, repeat=False)
 
 
-def _uniform(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> UnitRow:
-    """A uniform sample of the open units: random positions are tried first, because counting to one is slower."""
-    query = _open_units(campaign.id, reviewer_id)
-    for _ in range(_UNIFORM_TRIES):
-        unit = session.scalar(query.where(UnitRow.position == rng.randrange(campaign.units)))
+def _uniform(
+    session: Session, campaign: CampaignRow, reviewer_id: str, left: int, rng: random.Random
+) -> UnitRow | None:
+    """A uniform sample of the `left` open units; None where there are fewer than `left`.
+
+    Of many, random positions are tried first, because counting to one is slower.
+    """
+    key = _key(campaign.id, reviewer_id)
+    for _ in range(_UNIFORM_TRIES if left > _FEW_UNITS else 0):
+        unit = session.scalar(_AT_POSITION, key | {"position": rng.randrange(campaign.units)})
         if unit is not None:
             return unit
-    offset = rng.randrange(_count_open(session, campaign.id, reviewer_id))
-    return session.scalars(query.order_by(UnitRow.position).offset(offset).limit(1)).one()
+    return session.scalar(_AT_OFFSET, key | {"offset": rng.randrange(left)})
 
 
-def _count_open(session: Session, campaign_id: str, reviewer_id: str) -> int:
-    """How many units are open to the reviewer: all open units, less gold ones and those that they have seen."""
-    units = select(func.count()).select_from(UnitRow).where(
-        UnitRow.campaign_id == campaign_id, UnitRow.n_assigned < UnitRow.raters
-    )  # fmt: skip
-    own = units.join(AssignmentRow, AssignmentRow.unit_id == UnitRow.id).where(
-        *_of_reviewer(campaign_id, reviewer_id), ~AssignmentRow.repeat, ~IS_GOLD
-    )
-    total, gold, seen = (session.scalar(query) or 0 for query in (units, units.where(IS_GOLD), own))
-    return total - gold - seen
+@dataclass(frozen=True, slots=True)
+class _SeenUnits:
+    """Units of a reviewer: `seen` are those that were assigned to them, `left` those that are open to them."""
+
+    seen: int
+    left: int
+
+
+def _count_seen(session: Session, campaign: CampaignRow, reviewer_id: str) -> _SeenUnits:
+    """Open to the reviewer are all open units of the campaign, less those that they have seen."""
+    seen, seen_open = session.execute(_COUNT_SEEN, _key(campaign.id, reviewer_id)).one()
+    return _SeenUnits(seen, campaign.open_units - seen_open)
 
 
 def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> AssignmentRow | None:
@@ -252,13 +275,12 @@ def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, rng: rand
     first = session.scalar(voted.order_by(AssignmentRow.last_event).limit(1))
     if first is None or len(recent) < _REPEAT_DISTANCE or first in recent:
         return None
-    unit = session.get_one(UnitRow, first.unit_id)
-    return _assignment_row(unit, reviewer_id, first.order[::-1], campaign.repeats, repeat=True)
+    return _assignment_row(first.unit, reviewer_id, first.order[::-1], campaign.repeats, repeat=True)
 
 
 def _assignment_row(unit: UnitRow, reviewer_id: str, order: str, propensity: float, *, repeat: bool) -> AssignmentRow:
     return AssignmentRow(
-        id=secrets.token_hex(16), campaign_id=unit.campaign_id, unit_id=unit.id, reviewer_id=reviewer_id, order=order,
+        id=secrets.token_hex(16), campaign_id=unit.campaign_id, unit=unit, reviewer_id=reviewer_id, order=order,
         repeat=repeat, propensity=propensity, done=False, last_event=None,
     )  # fmt: skip
 
@@ -268,9 +290,9 @@ def _release_expired(session: Session, now: datetime) -> None:
 
     An assignment with events stays, as if it were skipped, because the reviewer has seen the unit.
     """
-    for row in session.scalars(select(AssignmentRow).where(~AssignmentRow.done, AssignmentRow.leased_until < now)):
+    for row in session.scalars(_EXPIRED, {"now": now}):
         if not row.repeat:
-            session.get_one(UnitRow, row.unit_id).n_assigned -= 1
+            change_assigned(session, row.unit, -1)
         if row.last_event is None:
             session.delete(row)
         else:
@@ -278,6 +300,6 @@ def _release_expired(session: Session, now: datetime) -> None:
     session.flush()
 
 
-def _to_assignment(session: Session, row: AssignmentRow) -> Assignment:
-    unit = session.get_one(UnitRow, row.unit_id)
+def _to_assignment(row: AssignmentRow) -> Assignment:
+    unit = row.unit
     return Assignment(row.id, row.campaign_id, unit.text, in_shown_order(unit.samples, row.order), row.leased_until)

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, column, func, insert, literal_column, select, table
+from sqlalchemy import ColumnElement, Row, Select, func, insert, literal_column, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.ratings import Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
+from naruto_core.ratings import Action, Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, ExclusionRow, RatingEventRow, UnitRow
 
 _BATCH = 500
-_RATINGS_VIEW = table("ratings", column("campaign_id"), column("unit_id"), column("repeat"))  # made by migration 0005
 IS_GOLD = UnitRow.gold != literal_column("''")  # not a bound value, or SQLite does not use the index of gold units
 
 
@@ -39,6 +38,7 @@ class Campaigns(Repository):
                 id=secrets.token_hex(8), name=campaign.name, question=campaign.question, mode=campaign.mode,
                 opened_at=campaign.opened_at, closed_at=campaign.closed_at, informative=campaign.informative,
                 repeats=campaign.repeats, example=campaign.example, units=len(units),
+                open_units=sum(not unit.gold and unit.raters > 0 for unit in units),
             )  # fmt: skip
             session.add(row)
             session.flush()
@@ -145,9 +145,13 @@ class Campaigns(Repository):
         units = select(func.count(), func.coalesce(func.sum(UnitRow.raters), 0)).where(
             UnitRow.campaign_id == campaign_id, ~IS_GOLD
         )
-        view = _RATINGS_VIEW.c
-        votes = select(func.count()).select_from(_RATINGS_VIEW).where(view.campaign_id == campaign_id, ~view.repeat)
-        of_gold = votes.join(UnitRow, UnitRow.id == view.unit_id).where(UnitRow.campaign_id == campaign_id, IS_GOLD)
+        votes = select(func.count()).select_from(AssignmentRow).where(
+            AssignmentRow.campaign_id == campaign_id, ~AssignmentRow.repeat, AssignmentRow.last_event.is_not(None),
+            AssignmentRow.last_event.not_in(other_events()),
+        )  # fmt: skip
+        of_gold = votes.join(UnitRow, UnitRow.id == AssignmentRow.unit_id).where(
+            UnitRow.campaign_id == campaign_id, IS_GOLD
+        )
         with self._reading() as session:
             n_units, votes_needed = session.execute(units).one()
             n_votes = (session.scalar(votes) or 0) - (session.scalar(of_gold) or 0)
@@ -168,6 +172,12 @@ def is_excluded(campaign_id: str) -> ColumnElement[bool]:
     """Whether the reviewer of an assignment is excluded from the campaign."""
     excluded = select(ExclusionRow.reviewer_id).where(ExclusionRow.campaign_id == campaign_id)
     return AssignmentRow.reviewer_id.in_(excluded)
+
+
+def other_events() -> Select[tuple[int]]:
+    """The ids of the events that are no votes: few, and in an index, so that counting votes reads no vote."""
+    is_other = RatingEventRow.action != literal_column(f"'{Action.VOTE.value}'")  # as the condition of the index
+    return select(RatingEventRow.id).where(is_other)
 
 
 def _excluded_votes(campaign_id: str) -> Select[tuple[int]]:

@@ -15,11 +15,12 @@ from naruto_core.store.reviewers import Reviewers
 from naruto_core.store.served_scores import ServedScores
 from naruto_core.store.service_jobs import ServiceJobs
 from naruto_core.store.sweeps import Sweeps
+from naruto_core.store.unit_counts import UnitCounts
 from naruto_core.store.writes import Store
 
 
-class Ratings(Reviewers, Campaigns, Assignments, ReviewControl, Promotions):
-    """Reviewers, campaigns, assignments with their votes and notes, exclusions, and promotions."""
+class Ratings(Reviewers, Campaigns, Assignments, UnitCounts, ReviewControl, Promotions):
+    """Reviewers, campaigns, assignments with their votes, notes and counts, exclusions, and promotions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ need no memory.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,7 @@ TABLE = Table(
     Column("digest", LargeBinary),
 )
 _BATCH = 500  # keys in one query
+SHARD_ROWS = 4096  # embeddings in a parquet file, at most: 16 MiB of 2,048 features
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,51 @@ class EmbeddingCache(Repository):
         for i in np.flatnonzero(first != np.arange(len(contents))).tolist():  # contents that occur twice
             features[i], blank[i] = features[first[i]], blank[first[i]]
         return Embeddings(features, blank)
+
+    def to_parquet(self, extractor: str, contents: Sequence[str]) -> bytes:
+        """The embeddings of `contents` as a parquet file, for `add_parquet` of another cache."""
+        import pyarrow as pa  # most that read the cache write no such file
+        import pyarrow.parquet as pq
+
+        found: list[dict[str, Any]] = []
+        with self._reading() as session:
+            for batch in _batches(sorted(set(contents))):
+                rows = session.execute(select(TABLE).where(_rows_of(extractor, batch)).order_by(TABLE.c.content))
+                found += [dict(row) for row in rows.mappings()]
+        data = BytesIO()
+        pq.write_table(pa.Table.from_pylist(found), data, compression="none")  # features do not become smaller
+        return data.getvalue()
+
+    def add_parquet(self, extractor: str, data: bytes) -> None:
+        """Add embeddings by `extractor` that another cache wrote; existing rows stay as they are.
+
+        Raises RecordDamaged for a file that cannot be read, or has a row that is not as it was written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            rows = pq.read_table(BytesIO(data), use_threads=False, columns=TABLE.columns.keys()).to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RecordDamaged(f"it is no parquet file of embeddings ({error})") from None
+        for row in rows:
+            digest = row_digest(extractor, str(row["content"]), row["features"] or b"", blank=bool(row["blank"]))
+            if row["extractor"] != extractor or row["digest"] != digest:
+                raise RecordDamaged(f"its row of {row['content']} is not as it was written")
+        if rows:
+            with self._writing() as session:
+                session.execute(insert(TABLE).on_conflict_do_nothing(), rows)
+
+
+def shards_of(extractor: str, contents: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Names of the parquet files that hold the embeddings of `contents`, each with its contents.
+
+    A name says what is in the file, so that whoever needs the same embeddings finds them without a list of files.
+    """
+    keys = sorted(set(contents))
+    parts = [keys[start : start + SHARD_ROWS] for start in range(0, len(keys), SHARD_ROWS)]
+    digests = [hashlib.sha256("\0".join([extractor, *part]).encode()).hexdigest() for part in parts]
+    return {f"embeddings/{digest}.parquet": part for digest, part in zip(digests, parts, strict=True)}
 
 
 def row_digest(extractor: str, content: str, features: bytes, *, blank: bool) -> bytes:

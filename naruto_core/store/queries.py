@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from naruto_core.domain import (
@@ -45,6 +45,16 @@ from naruto_core.store.schema import (
 
 # the columns of a Score, in its order: a thousand runs have tens of thousands, for which rows of the mapper are slow
 _SCORE_COLUMNS = tuple(getattr(ScoreRow, field.name) for field in fields(Score))
+
+# built once: a page asks for it many times
+_RUNS_VERSION = select(
+    select(func.max(ScoreRow.id)).scalar_subquery(),
+    select(func.count()).select_from(TagRow).scalar_subquery(),
+    func.count(),
+    func.count(case((RunRow.state == RunState.RUNNING, 1))),
+    func.max(RunRow.started_at),
+    func.max(RunRow.finished_at),
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -250,8 +260,9 @@ class Queries(Repository):
             return [row.to_domain() for row in session.scalars(query)]
 
     def phase_speeds(self, device: str) -> list[PhaseSpeed]:
-        """What was measured on the device called `device`, newest first."""
-        query = select(PhaseRow).where(PhaseRow.device == device, PhaseRow.measured_units > 0)
+        """What was measured on the device called `device`, newest first; not what several processes worked on."""
+        alone = PhaseRow.device == device, PhaseRow.measured_units > 0, PhaseRow.processes == 1
+        query = select(PhaseRow).where(*alone)
         with self._reading() as session:
             return [row.to_speed() for row in session.scalars(query.order_by(PhaseRow.measured_at.desc()))]
 
@@ -285,14 +296,8 @@ class Queries(Repository):
     def runs_version(self) -> str:
         """Changes when a run, its state, a score or a tag does: for caches of `runs`. Tags that were only removed, and
         processes that ended, are not seen: such caches end after some seconds too."""
-        queries = (
-            select(func.max(ScoreRow.id)),
-            select(func.count(RunRow.id), func.max(RunRow.started_at), func.max(RunRow.finished_at)),
-            select(func.count()).select_from(RunRow).where(RunRow.state == RunState.RUNNING),
-            select(func.count()).select_from(TagRow),
-        )
         with self._reading() as session:
-            return repr([tuple(session.execute(query).one()) for query in queries])
+            return repr(tuple(session.execute(_RUNS_VERSION).one()))
 
     def worked_seconds(self, run_id: str) -> float | None:
         """See `RunSummary.seconds`."""

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false, text
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 from naruto_core.errors import RecordDamaged
@@ -91,6 +91,8 @@ class CampaignRow(Base):
     example: Mapped[bool]
     units: Mapped[int]  # their number, stored so that an assignment needs no count
     paused: Mapped[bool] = mapped_column(server_default=false())
+    # of them those that can be assigned, without gold units; see `unit_counts`
+    open_units: Mapped[int] = mapped_column(server_default=text("0"))
 
     def to_domain(self) -> Campaign:
         return Campaign(
@@ -100,6 +102,7 @@ class CampaignRow(Base):
 
 
 _GOLD, _OVERLAP = text("gold != ''"), text("wanted > 1 AND gold = ''")
+_OTHER = text("act != 'vote'")
 
 
 class UnitRow(Base):
@@ -109,9 +112,10 @@ class UnitRow(Base):
         # the next unit of a reviewer: the least assigned one, of a pairing or of all, then by position
         Index(None, "campaign_id", "pairing", "given", "position"),
         Index(None, "campaign_id", "given", "position", "wanted"),
-        # the few gold units and units for several reviewers, which every reviewer gets a share of
-        Index("ix_units_gold", "campaign_id", "given", "position", sqlite_where=_GOLD, postgresql_where=_GOLD),
-        Index("ix_units_overlap", "campaign_id", "given", "position", sqlite_where=_OVERLAP, postgresql_where=_OVERLAP),
+        # the few gold units and units for several reviewers, which every reviewer gets a share of; Postgres gets the
+        # same condition from the migration, because naming it here imports Postgres' dialect in every command
+        Index("ix_units_gold", "campaign_id", "given", "position", sqlite_where=_GOLD),
+        Index("ix_units_overlap", "campaign_id", "given", "position", sqlite_where=_OVERLAP),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -135,8 +139,9 @@ class AssignmentRow(Base):
         UniqueConstraint("unit_id", "reviewer_id", "repeat"),  # a reviewer gets a unit once, and once as a repeat
         Index(None, "reviewer_id", "campaign_id", "done"),
         Index(None, "done", "leased_until"),
-        Index(None, "campaign_id", "done"),
-        Index(None, "campaign_id", "last_event"),
+        # counting reads these two, and not the rows: units that a reviewer has seen, and the progress of a campaign
+        Index("ix_assignments_of_reviewer", "reviewer_id", "campaign_id", "repeat", "unit_id"),
+        Index("ix_assignments_of_campaign", "campaign_id", "last_event", "repeat", "reviewer_id", "unit_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -149,11 +154,16 @@ class AssignmentRow(Base):
     done: Mapped[bool]  # voted on or skipped, and not undone
     leased_until: Mapped[datetime]
     last_event: Mapped[int | None]  # the event that counts; the view `ratings` joins by it
+    unit: Mapped[UnitRow] = relationship()
 
 
 class RatingEventRow(Base):
     __tablename__ = "rating_events"
-    __table_args__ = (Index(None, "assignment_id", "id"),)
+    __table_args__ = (
+        Index(None, "assignment_id", "id"),
+        # the few skips and undos, so that counting the votes of a campaign reads no votes
+        Index("ix_rating_events_other", "id", "act", sqlite_where=_OTHER),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"))

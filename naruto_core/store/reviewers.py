@@ -3,16 +3,43 @@
 import hashlib
 import hmac
 import secrets
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import NotRecorded, RatingRefused
+from naruto_core.errors import AccessRefused, NotRecorded, RatingRefused, RecipeInvalid
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import ReviewerRow
 
 _LONGEST_NAME = 80
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A run that an admin asks for: a recipe, a dataset ("" for the recipe's), KEY=VALUE texts, and who asks.
+
+    `Reviewers.request_run` makes it, after it has checked who asks.
+    """
+
+    recipe: str
+    dataset: str
+    settings: tuple[str, ...]
+    by: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of `naruto run`, `naruto plan` and `naruto queue`."""
+        dataset = (f"--dataset={self.dataset}",) if self.dataset else ()
+        return f"--recipe={self.recipe}", *dataset, *(f"--set={text}" for text in self.settings)
+
+    @property
+    def command(self) -> str:
+        """The command that starts the run in a terminal."""
+        return shlex.join(("naruto", "run", *self.options))
 
 
 class Reviewers(Repository):
@@ -76,6 +103,30 @@ class Reviewers(Repository):
         with self._reading() as session:
             row = session.scalar(select(ReviewerRow).where(condition)) if reviewer_id or email else None
             return row.to_domain() if row else None
+
+    def request_run(
+        self, reviewer_id: str | None, recipe: str, dataset: str = "", settings: Sequence[str] = ()
+    ) -> RunRequest:
+        """The request of a person for a run; it changes nothing. `settings` are texts KEY=VALUE.
+
+        Only admins may ask; None stands for a person who is not registered, who may while there is no admin. Raises
+        AccessRefused for anybody else, and RecipeInvalid without a recipe, for a setting without "=", and for control
+        characters. Whether the recipe and its keys exist, `naruto plan` says.
+        """
+        with self._reading() as session:
+            row = session.get(ReviewerRow, reviewer_id) if reviewer_id else None
+            if not (row is not None and row.role is Role.ADMIN) and (reviewer_id or _count_admins(session)):
+                raise AccessRefused("only an admin may start a run: ask one of them, or open your own link again.")
+            by = row.name if row else "somebody on the dashboard"
+        stripped = tuple(text.strip() for text in settings if text.strip())
+        request = RunRequest(recipe.strip(), dataset.strip(), stripped, by)
+        if not request.recipe:
+            raise RecipeInvalid("name a recipe, for example mini.")
+        if wrong := next((text for text in stripped if not text.partition("=")[0].strip() or "=" not in text), ""):
+            raise RecipeInvalid(f"{wrong[:100]!r} is no KEY=VALUE: write one setting a line, like training.rank=8.")
+        if not all(text.isprintable() for text in (request.recipe, request.dataset, *stripped)):
+            raise RecipeInvalid("the recipe, the dataset or a setting has control characters: type it again.")
+        return request
 
     def reviewers(self) -> list[Reviewer]:
         """Everybody who is registered, by name."""

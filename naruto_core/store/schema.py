@@ -142,7 +142,10 @@ class PromptRow(Base):
 class RunRow(Base):
     __tablename__ = "runs"
     # a recipe on a dataset version is one run, even when it is started several times
-    __table_args__ = (UniqueConstraint("fingerprint", "dataset_id"),)
+    __table_args__ = (
+        UniqueConstraint("fingerprint", "dataset_id"),
+        Index(None, "state", "started_at", "finished_at"),  # whether a run has changed, without reading their recipes
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     profile: Mapped[str]
@@ -331,6 +334,7 @@ class PhaseRow(Base):
     measured_units: Mapped[int] = mapped_column(server_default="0")
     measured_seconds: Mapped[float] = mapped_column(server_default="0")
     measured_at: Mapped[datetime | None]
+    processes: Mapped[int] = mapped_column(server_default="1")
 
     def to_domain(self) -> PhaseRecord:
         planned = PlannedPhase(
@@ -344,7 +348,7 @@ class PhaseRow(Base):
             precision=self.precision,
             memory=self.memory,
         )
-        return PhaseRecord(planned, self.measured_units, self.measured_seconds)
+        return PhaseRecord(planned, self.measured_units, self.measured_seconds, self.processes)
 
     def to_speed(self) -> PhaseSpeed:
         return PhaseSpeed(

@@ -1,7 +1,7 @@
 """Jobs of the HTTP service: each request with its state, times and pictures."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import JSON, Index, Text, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
@@ -10,6 +10,8 @@ from naruto_core.errors import NotRecorded
 from naruto_core.serving import OPEN, JobState, JobTimes, ServiceJob
 from naruto_core.store.connection import ROWS_AT_ONCE, Repository
 from naruto_core.store.schema import Base, enum_as_text
+
+IDEMPOTENT_FOR = timedelta(days=1)
 
 
 class ServiceJobRow(Base):
@@ -37,6 +39,17 @@ class ServiceJobRow(Base):
         return ServiceJob(**columns)
 
 
+class IdempotencyKeyRow(Base):
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "asked_at"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    job_id: Mapped[str]
+    asked_at: Mapped[datetime]
+
+
 class ServiceJobs(Repository):
     """Jobs of all instances of the service. An instance is one process; it keeps its name after a restart."""
 
@@ -44,6 +57,26 @@ class ServiceJobs(Repository):
         """Insert a job, or update it."""
         with self._writing() as session:
             session.merge(ServiceJobRow(**asdict(job)))
+
+    def begin(self, job: ServiceJob, idempotency_key: str, digest: str) -> ServiceJob | None:
+        """Insert `job`, unless the same API key has sent this idempotency key within a day: then that job.
+
+        `digest` is of the request; None where the earlier request was another one. A job that ended without pictures
+        does not count: a request that is repeated is drawn then.
+        """
+        row = IdempotencyKeyRow
+        with self._writing() as session:
+            earlier = session.get(row, (job.key, idempotency_key))
+            if earlier is not None and earlier.asked_at > job.asked_at - IDEMPOTENT_FOR:
+                if earlier.digest != digest:
+                    return None
+                known = session.get(ServiceJobRow, earlier.job_id)
+                if known is not None and known.state in (*OPEN, JobState.DONE):
+                    return known.to_domain()
+            session.merge(row(key=job.key, idempotency_key=idempotency_key, digest=digest, job_id=job.id,
+                              asked_at=job.asked_at))  # fmt: skip
+            session.merge(ServiceJobRow(**asdict(job)))
+            return job
 
     def job(self, job_id: str) -> ServiceJob:
         """The job with this id. Raises NotRecorded when there is none."""
@@ -87,6 +120,9 @@ class ServiceJobs(Repository):
             surplus = session.scalar(select(row.asked_at).order_by(row.asked_at.desc()).offset(most).limit(1))
         is_old = row.asked_at < before if surplus is None else (row.asked_at < before) | (row.asked_at <= surplus)
         oldest = select(row.id).where(is_old, row.state.not_in(OPEN)).order_by(row.asked_at).limit(ROWS_AT_ONCE)
+        with self._writing() as session:
+            keys = IdempotencyKeyRow
+            session.execute(delete(keys).where(keys.asked_at < datetime.now(UTC) - IDEMPOTENT_FOR))
         while True:
             with self._writing() as session:
                 count = session.execute(delete(row).where(row.id.in_(oldest))).rowcount  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Text, false, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -13,7 +13,9 @@ from naruto_core.domain import Run, RunState
 from naruto_core.errors import NotRecorded, RecipeInvalid
 from naruto_core.store.connection import Repository
 from naruto_core.store.schema import Base, RunRow
-from naruto_core.sweep import Cell, SweepFile, sweep_digest
+
+if TYPE_CHECKING:
+    from naruto_core.sweep import Cell, SweepFile
 
 NOT_STARTED = "not started"
 
@@ -53,7 +55,7 @@ class RecordedCell:
     had this run; else it is the newest run with the cell's recipe.
     """
 
-    cell: Cell
+    cell: "Cell"
     run: Run | None
     failure: str
     pruned: bool = False
@@ -116,11 +118,17 @@ class RecordedSweep:
 class Sweeps(Repository):
     """Sweeps and their cells."""
 
-    def open_sweep(self, file: SweepFile, cells: Sequence[Cell], fingerprints: Sequence[str], now: datetime) -> None:
+    def open_sweep(
+        self, file: "SweepFile", cells: "Sequence[Cell]", fingerprints: Sequence[str], now: datetime
+    ) -> None:
         """Record a sweep with the cells that are known, unless it is recorded; `fingerprints` are of their recipes.
 
         Raises RecipeInvalid when the name is used by a sweep of other runs, or with another objective.
         """
+        from naruto_core.sweep import (
+            sweep_digest,
+        )  # its types of a sweep file take a while; most commands read no sweep
+
         digest, search = sweep_digest(file, fingerprints), file.search
         with self._writing() as session:
             row = session.get(SweepRow, file.name)
@@ -144,7 +152,7 @@ class Sweeps(Repository):
                     "changed file another name. Runs that both have are not made again."
                 )
 
-    def add_setting(self, name: str, cells: Sequence[Cell], fingerprints: Sequence[str]) -> None:
+    def add_setting(self, name: str, cells: "Sequence[Cell]", fingerprints: Sequence[str]) -> None:
         """Record the cells of a further setting of a search; where another process was first, its cells stay."""
         with self._writing() as session:
             if session.get(SweepRow, name) is None:
@@ -195,6 +203,8 @@ class Sweeps(Repository):
 
 
 def _recorded(session: Session, row: SweepRow) -> RecordedSweep:
+    from naruto_core.sweep import Cell
+
     query = select(SweepCellRow).where(SweepCellRow.sweep == row.name).order_by(SweepCellRow.position)
     cells: list[RecordedCell] = []
     for of_cell in session.scalars(query):
@@ -221,7 +231,7 @@ def _recorded(session: Session, row: SweepRow) -> RecordedSweep:
     )
 
 
-def _add_cells(session: Session, name: str, cells: Sequence[Cell], fingerprints: Sequence[str]) -> None:
+def _add_cells(session: Session, name: str, cells: "Sequence[Cell]", fingerprints: Sequence[str]) -> None:
     session.add_all(
         SweepCellRow(
             sweep=name,

@@ -170,8 +170,10 @@ class Store(Queries, RunLeases, Labels):
         """Record pictures; a picture that was drawn again replaces the recorded one, and its scores are deleted."""
         with self._writing() as session:
             recorded: dict[tuple[str, Variant, str, int], Sample] = {}
+            prompts = {sample.prompt for sample in samples}  # a run may have thousands of other ones
             for run_id in {sample.run_id for sample in samples}:
-                rows = session.scalars(select(SampleRow).where(SampleRow.run_id == run_id))
+                of_prompts = SampleRow.run_id == run_id, SampleRow.prompt.in_(prompts)
+                rows = session.scalars(select(SampleRow).where(*of_prompts))
                 recorded |= {_sample_key(sample): sample for sample in (row.to_domain() for row in rows)}
             fresh = {_sample_key(sample): sample for sample in samples if recorded.get(_sample_key(sample)) != sample}
             stale = [recorded[key].id for key in fresh if key in recorded]
@@ -231,14 +233,20 @@ class Store(Queries, RunLeases, Labels):
                 if phase.phase not in kept:
                     session.add(PhaseRow(run_id=run_id, position=position, **asdict(phase)))
 
-    def add_phase_time(self, run_id: str, phase: str, units: int, seconds: float, now: datetime) -> None:
-        """Add what a part of a phase took (a run that was stopped measures the rest later); unknown: nothing."""
+    def add_phase_time(
+        self, run_id: str, phase: str, units: int, seconds: float, now: datetime, processes: int = 1
+    ) -> None:
+        """Add what a part of a phase took (a run that was stopped measures the rest later); unknown: nothing.
+
+        `processes` worked on that part at once.
+        """
         with self._writing() as session:
             row = session.get(PhaseRow, (run_id, phase))
             if row is not None and units > 0:
                 row.measured_units += units
                 row.measured_seconds += seconds
                 row.measured_at = now
+                row.processes = max(row.processes, processes)
 
 
 def _delete_pictures(session: Session, run_id: str, variants: Sequence[Variant]) -> None:

@@ -1,5 +1,6 @@
-"""Data-parallel training: `accelerate launch` starts several processes, each trains on its share of the pictures.
+"""Data-parallel training: several processes, each of which trains on its share of the pictures.
 
+`accelerate launch` starts them, or the main process itself does (training.processes of the recipe).
 Adapter gradients are a few megabytes in a few flat vectors, so one all-reduce after the last backward pass is enough;
 overlapping it with the backward pass (DistributedDataParallel) would gain nothing. The main process also ingests, draws
 and scores; it broadcasts training jobs to the others, and at last that there are no more.
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+HOST = "127.0.0.1"
 TIMEOUT = timedelta(days=7)  # the others wait while the main process ingests, draws and scores
 
 
@@ -29,14 +31,51 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
+def listening_store(processes: int) -> dist.TCPStore:
+    """What `processes` processes of this machine meet at, in the main process; its port is free."""
+    return dist.TCPStore(HOST, 0, processes, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+
+
+def process_variables(store: dist.TCPStore, rank: int, processes: int) -> dict[str, str]:
+    """The environment variables of the process `rank` of `processes`, as torch's launchers set them."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": store.port}
+    return {"MASTER_ADDR": HOST} | {name: str(number) for name, number in numbers.items()}
+
+
+def is_ready(store: dist.TCPStore, rank: int) -> bool:
+    """Whether the process `rank` has come to `store` by `join_group`."""
+    return store.check([f"ready {rank}"])
+
+
+@contextmanager
+def join_group(device: torch.device) -> Generator[None]:
+    """In a process with `process_variables`: inside the block it is in the group of the process that started it."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    rank, size = int(os.environ["RANK"]), launched_processes()
+    store = dist.TCPStore(address, port, size, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+    store.set(f"ready {rank}", "")
+    with open_group(device, store, rank, size):
+        yield
+
+
 @contextmanager
 def process_group(device: torch.device) -> Generator[None]:
     """Inside the block this process is in a group with all launched processes; nothing happens for a single one."""
     if launched_processes() == 1:
         yield
         return
+    with open_group(device):
+        yield
+
+
+@contextmanager
+def open_group(
+    device: torch.device, store: dist.TCPStore | None = None, rank: int = -1, size: int = -1
+) -> Generator[None]:
+    """Inside the block this process is in a group; without a `store`, in that of the environment variables."""
     # gloo beside nccl: jobs are broadcast from the CPU's memory
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
     try:
         yield
         if is_main_process():

@@ -20,10 +20,12 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access
+from dashboard.server import import_pages
 from naruto_core.ratings import Reviewer, Role
 from naruto_core.store.database import open_database
 from tests.benchmarks.judged_store import fill
 from tests.benchmarks.server_kills import round_with_kills
+from tests.preloaded import fork_parent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
 from served import Served, dashboards, free_port
@@ -45,10 +47,11 @@ PAGES = (
     ("deploy", "Service"),
     ("dataset", ""),
 )
-TIMES, PEOPLE, VOTES, KILLS = 12, 50, 100, 20
+TIMES, PEOPLE, VOTES, KILLS = 6, 50, 20, 20
 
 
 def main() -> None:
+    fork_parent()  # before a database is open here: SQLite damages a file that a forked process opens again
     small, large = (measure(runs, votes) for runs, votes in ((10, 5_000), (1_000, 1_000_000)))
     figures = {key: {"small": small[key], "large": large[key]} for key in large}
     ratios = {key: round(large[key] / small[key], 2) for key in large if small[key] and key.endswith("ms")}
@@ -61,6 +64,7 @@ def measure(runs: int, votes: int) -> dict[str, float]:
         os.environ["NARUTO_HOME"] = folder
         begun = time.perf_counter()
         people = list(fill(root, runs, votes))
+        import_pages()  # as the server does when it starts
         print(f"{runs} runs, {votes} votes written in {time.perf_counter() - begun:.0f} s", flush=True)
         found: dict[str, float] = {}
         for view, part in PAGES:
@@ -105,7 +109,7 @@ def page_times(view: str, part: str) -> dict[str, float]:
 
 
 def over_http(root: Path, people: list[str]) -> dict[str, float]:
-    """50 people at once judge 100 pairs each of the newest campaign: next and vote, one after the other."""
+    """50 people at once judge 20 pairs each of the newest campaign: next and vote, one after the other."""
     with dashboards() as programs, open_database(f"sqlite:///{root / 'naruto.db'}").ratings as ratings:
         campaign = ratings.campaigns()[0].id
         before = ratings.progress(campaign).votes
@@ -140,7 +144,10 @@ def judge(server: Served, campaign: str, who: str, count: int) -> dict[str, list
     with httpx2.Client(base_url=server.address, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
         for _ in range(count):
             begun = time.perf_counter()
-            given = http.get(f"/judging/{campaign}/next").raise_for_status().json()["assignment"]
+            reply = http.get(f"/judging/{campaign}/next")
+            if reply.is_error:
+                raise RuntimeError(reply.text)
+            given = reply.json()["assignment"]
             taken["next"].append(1000 * (time.perf_counter() - begun))
             if given is None:
                 break

@@ -122,7 +122,8 @@ def _campaigns(db: sqlite3.Connection, runs: int, votes: int, people: list[str])
             "given, gold) VALUES (?, ?, ?, ?, 'a ninja', ?, ?, ?, ?, ?, ?, '')",
             [_unit(number, first + i, i, unit, given, len(people)) for i, unit in enumerate(units)],
         )
-        db.execute("UPDATE campaigns SET units = ? WHERE id = ?", (len(units), f"c{number}"))
+        count = "SELECT count(*) FROM units WHERE campaign_id = ?1 AND given < wanted AND gold = ''"
+        db.execute(f"UPDATE campaigns SET units = ?2, open_units = ({count}) WHERE id = ?1", (f"c{number}", len(units)))
         rows, events = [], []
         for unit in range(min(given, len(units))):
             for who in people:

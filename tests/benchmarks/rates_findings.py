@@ -16,7 +16,7 @@ from naruto_core.scoring.features import embed_pictures, load_extractor
 from naruto_core.scoring.memorization import FALSE_ALARM, copy_margin, nearest
 from naruto_core.serving import DriftVerdict
 from tests.benchmarks.bench_rates import Rate, at_least, at_most
-from tests.naruto_core.scoring.planted import CHANGES, generalisation, pixel_rows
+from tests.naruto_core.scoring.planted import CHANGES, blamed_by_preference, generalisation, pixel_rows
 
 JUDGE = "package:naruto_core.mini/weights/judge"
 TRAINED_ON, HELD_OUT, DRAWN = 300, 200, 176
@@ -84,6 +84,9 @@ def kinds_of_prompts(worlds: int) -> Iterator[Rate]:
     yield at_most("a tag of konoha-v2 is blamed where nothing changed", float(np.mean(honest)), worlds, 0.05)
     found = float(np.mean(["does: out-of-domain (" in sentence for sentence in planted]))
     yield at_least("a drop of a tag by 25 standard deviations is found", found, worlds, 0.99)
+    blamed, unallowed = blamed_by_preference(worlds)
+    yield at_most("a tag is blamed for the network's own preference of a style", blamed, worlds, 0.05)
+    yield Rate("the same without the allowance for it", unallowed, worlds, 0.0, ok=True)
 
 
 def drift(worlds: int) -> Iterator[Rate]:

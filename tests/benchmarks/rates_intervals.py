@@ -13,6 +13,7 @@ from naruto_core.scoring.set_metrics import SetMetric
 from naruto_core.scoring.style_preference import limits
 from naruto_core.scoring.verdict import verdict
 from tests.benchmarks.bench_rates import Rate, at_least, at_most
+from tests.naruto_core.scoring.planted import unknown_preference
 
 DIMENSIONS = 12
 SPREAD = np.linspace(1.5, 0.4, DIMENSIONS)
@@ -84,15 +85,12 @@ def share_coverage(prompts: int, share: float, worlds: int) -> float:
 def content_coverage(worlds: int, prompts: int = 20) -> tuple[float, float]:
     """The share of worlds in which the interval of a change of content holds it; and one that subtracts the mean does.
 
-    The network prefers the new style to each of four base styles by another amount, which 200 scenes measure. The base
-    draws an unknown mixture of them, and the adapted model an unknown part of the new style.
+    The worlds are those of `unknown_preference`.
     """
     rng, groups = np.random.default_rng(prompts), [str(i) for i in range(prompts)]
     hits, of_subtracted = 0, 0
     for _ in range(worlds):
-        preferences = rng.normal(0, 0.015, 4)
-        measured = [rng.normal(mean, 0.04, 200) for mean in preferences]
-        preferred = float(rng.dirichlet(np.full(4, 0.5)) @ preferences * rng.uniform(0.5, 1))
+        preferred, measured = unknown_preference(rng)
         first = rng.normal(0.6, 0.05, prompts)
         change = paired_difference(first, first + preferred + rng.normal(0, 0.02, prompts), groups, share=False)
         known, mean = limits(measured), float(np.mean(measured))

@@ -43,10 +43,10 @@ def test_every_page_of_an_empty_database_shows_a_sentence(home: Path, view: str)
 def test_the_page_of_a_run_shows_its_plan_beside_what_its_phases_took(store: Store, run: Run) -> None:
     phase = PlannedPhase("samples", 88, "picture", 4.2e14, 3000.0, "published", "NVIDIA T4", "fp16", 13 * 2**30)
     store.add_plan(run.id, [phase, replace(phase, phase="score", memory=0)])
-    store.add_phase_time(run.id, "samples", 88, 3660.0, NOW)
+    store.add_phase_time(run.id, "samples", 88, 3660.0, NOW, processes=2)
     text = all_text(page("run", "Files and log", id=run.id))
     assert f"{run.id} on NVIDIA T4" in text
-    assert "samples,88 pictures,50 min 00 s (published),1 h 01 min for 88,13.0 GiB" in text
+    assert "samples,88 pictures,50 min 00 s (published),1 h 01 min for 88 in 2 processes,13.0 GiB" in text
     assert "score,88 pictures,50 min 00 s (published),," in text
 
 
@@ -270,7 +270,7 @@ def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, sto
     side = Outcome.LEFT if assignment.samples[0].startswith("fused") else Outcome.RIGHT
     ratings.record(reviewer.id, RatingEvent(assignment.id, Action.VOTE, "n", 3.0, "1x1", side), NOW)
     assert page("runs").dataframe[0].value["Win rate"].tolist() == [100.0]
-    assert "0% to 100%, n = 1 votes" in all_text(page("overview"))
+    assert '"0% to 100%, n = 1 vote",undecided' in all_text(page("overview"))
 
 
 def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_recipe_changed(

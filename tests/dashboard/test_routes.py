@@ -1,18 +1,23 @@
 """Pictures and votes over HTTP, against the real server."""
 
 import io
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 
 import httpx2
 import pytest
 from PIL import Image
 from served import Served
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from dashboard import access
+from dashboard.routes import ROUTES
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run
 from naruto_core.ratings import Campaign, Mode, Reviewer, Role, Unit
@@ -228,3 +233,23 @@ def test_many_reviewers_at_once_lose_no_vote_count_none_twice_and_see_no_unit_tw
     assert len(votes) == votes_each * len(reviewers)
     assert len({(vote.reviewer_id, vote.unit_id) for vote in votes}) == len(votes)
     assert max(Counter(vote.unit_id for vote in votes).values()) <= 2
+
+
+def test_a_vote_is_stored_and_the_next_pair_is_there_within_150_ms(
+    ratings: Ratings, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARUTO_HOME", str(home))
+    monkeypatch.delenv("NARUTO_DATABASE", raising=False)
+    campaign_id, (reviewer,) = open_campaign(ratings, 600, raters=3), add_reviewers(ratings, 1)
+    token = access.make_session_token(home, reviewer, NOW)
+    taken: list[float] = []
+    with TestClient(Starlette(routes=ROUTES), headers={"Authorization": f"Bearer {token}"}) as http:
+        shown = http.get(f"/judging/{campaign_id}/next").json()["assignment"]["id"]
+        for _ in range(12):
+            event = {"assignment": shown, "act": "vote", "nonce": uuid.uuid4().hex, "seconds": 1, "viewport": ""}
+            began = time.process_time()  # of all threads of this process: other programs do not count
+            assert http.post("/judging/deeds", json=event | {"answer": "left"}).json() == {"new": True}
+            shown = http.get(f"/judging/{campaign_id}/next").json()["assignment"]["id"]
+            taken.append(time.process_time() - began)
+    assert len(ratings.ratings(campaign_id)) == 12
+    assert median(taken) < 0.15

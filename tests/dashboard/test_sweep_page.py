@@ -101,7 +101,7 @@ def test_a_line_has_the_height_of_each_value_on_its_axis_and_a_logarithmic_axis_
     sweep = searched.sweeps.sweep("rates")
     chart = parallel_coordinates(sweep, [0.02, 0.01, 0.03]).to_dict()
     lines = next(layer["data"]["values"] for layer in chart["layer"] if layer["mark"].get("point"))
-    heights = {(line["axis"], line["name"].split("=")[1].split(",")[0]): line["height"] for line in lines}
+    heights = {(line["axis"], line["name"].split("=")[1].split(",")[0]): line["place"] for line in lines}
     assert [round(heights[RATE, text], 6) for text in ("0.0001", "0.001", "0.01")] == [0, 0.5, 1]
     assert [round(heights["mmd", text], 6) for text in ("0.001", "0.0001", "0.01")] == [0, 0.5, 1]
     assert {line["axis"] for line in lines} == {RATE, RANK, "mmd"}

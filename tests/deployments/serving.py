@@ -14,6 +14,7 @@ import uvicorn
 
 from deployments.service.app import create_app
 from deployments.service.options import ServiceOptions
+from deployments.service.server import server_config
 from deployments.service.state import ServiceState
 from naruto_core.domain import Adapter, Score, Variant
 from naruto_core.settings import Settings
@@ -71,7 +72,7 @@ def serving(home: Path, **options: object) -> Iterator[Serving]:
     port = free_port()
     options = {"watched_share": 0.0} | options
     app = create_app(Settings(home=home, device="cpu"), ServiceOptions(port=port, **options))  # type: ignore[arg-type]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
+    server = uvicorn.Server(server_config(app, request_seconds=60, port=port))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -8,20 +8,17 @@ import openai
 import pytest
 
 from deployments.service.errors import ApiError
-from deployments.service.jobs import Job, JobOptions
-from deployments.service.routes import _job_error
+from deployments.service.jobs import Job, JobOptions, job_error
 from naruto_core.serving import JobState, ServiceJob
 
 
-def _job(state: JobState, *, interrupted: bool = False) -> Job:
+def _job(state: JobState) -> Job:
     async def make() -> Job:
         record = ServiceJob(
             id="job-1", instance="here", key="", model="champion", n=1, width=64, height=64, num_inference_steps=2,
             seeds=[1], asked_at=datetime.now(UTC), state=state, failure="the picture overflowed",
         )  # fmt: skip
-        job = Job(record, None, [], JobOptions(as_files=False))  # type: ignore[arg-type]
-        job.interrupted = interrupted
-        return job
+        return Job(record, None, [], JobOptions(as_files=False))  # type: ignore[arg-type]
 
     return asyncio.run(make())
 
@@ -29,10 +26,10 @@ def _job(state: JobState, *, interrupted: bool = False) -> Job:
 @pytest.mark.parametrize(
     ("error", "sent"),
     [
-        (_job_error(_job(JobState.FAILED)), 1),  # the same seed overflows again
-        (_job_error(_job(JobState.CANCELLED)), 1),  # somebody stopped it on purpose
-        (_job_error(_job(JobState.REFUSED)), 1),
-        (_job_error(_job(JobState.FAILED, interrupted=True)), 2),  # another replica may draw it
+        (job_error(_job(JobState.FAILED).record), 1),  # the same seed overflows again
+        (job_error(_job(JobState.CANCELLED).record), 1),  # somebody stopped it on purpose
+        (job_error(_job(JobState.REFUSED).record), 1),
+        (job_error(_job(JobState.FAILED).record, interrupted=True), 2),  # another replica may draw it
         (ApiError(429, "The queue is full.", wait=0.01), 2),
     ],
 )

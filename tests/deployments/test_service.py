@@ -133,9 +133,31 @@ def test_an_asynchronous_job_reports_its_steps_and_ends_with_urls_of_its_picture
     picture = states[-1]["result"]["data"][1]["url"]
     assert Image.open(io.BytesIO(httpx2.get(picture).content)).size == (64, 64)
     for forged in (picture[:-1] + ("0" if picture[-1] != "0" else "1"), picture.replace("expires=", "expires=9")):
-        assert httpx2.get(forged).status_code == 403
+        assert httpx2.get(forged).status_code == 404
     later = httpx2.get(service.url + first.headers["Location"]).json()
     assert later["result"]["data"][0]["seed"] + 1 == later["result"]["data"][1]["seed"]
+
+
+def test_a_request_that_is_sent_again_with_its_idempotency_key_is_the_same_job(service: Serving):
+    url, key = f"{service.url}/v1/images/generations", {"Idempotency-Key": "order 7"}
+    body = {"prompt": "a cat", "steps": 8}
+    impatient = httpx2.post(url, json=body, headers=key | {"Prefer": "respond-async"})
+    with ThreadPoolExecutor(2) as crowd:  # while it is drawn
+        replies = list(crowd.map(lambda _: httpx2.post(url, json=body, headers=key, timeout=60), range(2)))
+    replies.append(httpx2.post(url, json=dict(reversed(body.items())), headers=key))  # when it is done
+    assert [reply.status_code for reply in replies] == [200] * 3
+    assert len({reply.text for reply in replies}) == 1  # the seed was drawn once
+    job = httpx2.get(service.url + impatient.headers["Location"]).json()
+    assert (job["status"], job["result"]["data"][0]["seed"]) == ("done", replies[0].json()["data"][0]["seed"])
+
+    other = httpx2.post(url, json=body | {"steps": 9}, headers=key)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    streamed = httpx2.post(url, json=body | {"stream": True}, headers=key)
+    assert (streamed.status_code, streamed.json()["error"]["param"]) == (400, "Idempotency-Key")
+    name = httpx2.get(job["result"]["data"][0]["url"]).url.path.rpartition("/")[2]
+    (service.state.settings.root / "service" / "pictures" / name).unlink()
+    gone = httpx2.post(url, json=body, headers=key)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "pictures_expired")
 
 
 def test_a_cancelled_job_and_a_disconnected_client_leave_the_batch(service: Serving):

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from PIL.Image import Image
 
@@ -22,6 +25,7 @@ from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
 from deployments.service.routes import _orders
 from deployments.service.schemas import ImageRequest
+from deployments.service.server import server_config
 from deployments.service.state import service_state
 from naruto_core.errors import ServiceFailed, ServiceKeyInvalid
 from naruto_core.recipe_sections import GenerationSection, ModelSection
@@ -84,9 +88,17 @@ def test_a_wrong_key_a_used_up_rate_limit_and_a_full_queue_are_rejected_as_opena
             job = httpx2.post(url, json={"prompt": "x", "steps": 2}, headers=of_ada | {"Prefer": "respond-async"})
             job_url = service.url + job.headers["Location"]
             assert httpx2.get(job_url, headers=of_ada).status_code == 200
-            assert httpx2.get(job_url, headers={"Authorization": f"Bearer {other}"}).status_code == 404
-
             of_bob = {"Authorization": f"Bearer {other}"}
+            unknown = service.url + "/v1/jobs/job-" + "0" * 32
+            answers = [
+                (answer.status_code, answer.text)
+                for method, address in (("GET", ""), ("DELETE", ""), ("GET", "/events"))
+                for job_of in (job_url, unknown)
+                for answer in [httpx2.request(method, job_of + address, headers=of_bob)]
+            ]
+            assert {status for status, _ in answers} == {404}
+            assert len(set(answers)) == 1  # another key's job is as one that does not exist
+            assert httpx2.get(job_url, headers=of_ada).json()["status"] != "cancelled"
 
             def ask() -> httpx2.Response:
                 body = {"prompt": "x", "steps": 40, "n": 3}
@@ -104,6 +116,55 @@ def test_a_wrong_key_a_used_up_rate_limit_and_a_full_queue_are_rejected_as_opena
     finally:
         Keys(runs.home / "service" / "keys.json").remove("ada")
         Keys(runs.home / "service" / "keys.json").remove("bob")
+
+
+def test_a_request_that_arrives_too_slowly_is_ended_and_no_other_connection_is():
+    """Over a raw socket: headers a byte at a time, a body that stops, and a second request of a connection."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while scope["type"] == "http" and (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    port = free_port()
+    server = uvicorn.Server(server_config(app, request_seconds=0.4, port=port, lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        whole = head + b"123456789"
+        slow = {"headers": head[:-9], "body": head + b"12", "silence": b"", "second request": whole}
+        connections = {name: socket.create_connection(("127.0.0.1", port)) for name in slow}
+        patient = socket.create_connection(("127.0.0.1", port))
+        patient.sendall(whole)
+        for name, connection in connections.items():
+            connection.settimeout(10)
+            connection.sendall(slow[name])
+        assert b" 200 OK" in connections["second request"].recv(4096)
+        connections["second request"].sendall(head[:20])
+        answers = {name: _read_to_end(connection) for name, connection in connections.items()}
+        assert {name for name, answer in answers.items() if b" 408 " not in answer} == set()
+        assert b"did not arrive within 0.4 s" in answers["headers"]
+        patient.sendall(whole)  # an idle connection is not a slow one
+        patient.settimeout(10)
+        received = b""
+        while received.count(b" 200 OK") < 2 and (part := patient.recv(4096)):
+            received += part
+        assert received.count(b" 200 OK") == 2
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    with connection:
+        while part := connection.recv(4096):
+            received += part
+    return received
 
 
 class SwordModerator:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.preloaded import Preloaded, preloaded
+from tests.tiny_sdxl import write_tiny_sdxl
 
 # The whole job in seconds: a few pictures, a few steps, two prompts; every code path is the real one.
 SMALL = {
@@ -29,6 +31,28 @@ SMALL = {
     "generation.batch_size": 2,
     "scoring.batch_size": 2,
     "scoring.resamples": 200,
+}
+# the same on the base of `tests.tiny_sdxl`, whose pictures show nothing
+TINY = SMALL | {
+    "dataset.source": "world:naruto?count=20&seed=5",
+    "dataset.hold_out": 8,
+    "training.resolution": 16,
+    "training.rank": 4,
+    "training.max_train_steps": 2,
+    "training.train_batch_size": 2,
+    "training.optimizer": "adamw",
+    "training.learning_rate": 0.01,
+    "training.validation": None,
+    "training.previews": {"preview_steps": 1, "prompts": 1},
+    "training.mixed_precision": "fp32",
+    "generation.mixed_precision": "fp32",
+    "generation.resolution": 16,
+    "generation.prompts": 6,
+    "generation.seeds": 1,
+    "generation.num_inference_steps": 2,
+    "fusion.check_pictures": 0,
+    "scoring.attribute_reader": None,
+    "scoring.primary": ["mmd", "clip-content"],
 }
 
 
@@ -112,6 +136,32 @@ def naruto(prefect_server: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     from flows.cli import main
 
     return command_in_process("naruto", main, monkeypatch, capfd)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe file of two training steps of two micro-steps each, beside its base model."""
+    from flows.profiles import choose_recipe
+
+    folder = tmp_path_factory.mktemp("tiny")
+    changes = TINY | {"model.base": str(write_tiny_sdxl(folder / "base")), "training.gradient_accumulation_steps": 2}
+    tree = choose_recipe("mini", None, changes).model_dump(mode="json", exclude={"imported"})
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(prefect_server: None, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(NARUTO_HOME, run id) of one undisturbed run of `tiny_recipe`, made in this process."""
+    from flows.train_naruto import train_naruto
+
+    home = tmp_path_factory.mktemp("tiny-home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NARUTO_DATABASE", "NARUTO_STORE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("NARUTO_HOME", str(home))
+        run_id = train_naruto(str(tiny_recipe))
+    return home, run_id
 
 
 @pytest.fixture(scope="session")

@@ -64,15 +64,20 @@ def test_it_draws_what_the_painter_draws_in_full_precision(
         recipe = Recipe.model_validate_json(store.recipe_json(run_id))
     pipeline = sdxl.load_pipeline(ModelSection(base=str(folder)), "fp32", torch.device("cpu"))
     assert handler.settings["max_token_length"] == 75
-    for length, text in ((75, "a person with red hair"), (150, "a person " + "red " * 50 + "in the rain")):
-        handler.settings["max_token_length"] = length
-        changes = {"mixed_precision": "fp32", "batch_size": 1, "max_token_length": length}
+    long = "a person " + "red " * 50 + "in the rain"
+    cases = (75, False, "a person with red hair"), (150, False, long), (75, True, "a person with (red hair:1.8)")
+    for length, weighted, text in cases:
+        handler.settings |= {"max_token_length": length, "prompt_weights": weighted}
+        changes: dict[str, object] = {"mixed_precision": "fp32", "batch_size": 1, "max_token_length": length}
+        changes["prompt_weights"] = weighted
         section = recipe.generation.model_copy(update=changes)
         (expected,) = Painter(pipeline, section).paint([Job(text, 7)])
         drawn = handler({"inputs": text, "parameters": {"seed": 7}})
         assert np.array_equal(np.asarray(drawn), np.asarray(expected))
         assert drawn.info["seed"] == "7"
-    handler.settings["max_token_length"] = 75
+    with pytest.raises(ValueError, match=r"the weight 3 in a prompt is above 2\.$"):
+        handler({"inputs": "(red hair:3)"})
+    handler.settings |= {"max_token_length": 75, "prompt_weights": False}
 
 
 def test_a_picture_that_overflows_is_an_error_and_not_black(folder: Path, tmp_path: Path):

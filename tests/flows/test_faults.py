@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows.listings import verify_all
+from naruto_core.domain import RunState
+from naruto_core.store.database import open_database
 from tests.faults.catalogue import KINDS, flip
+from tests.flows.conftest import SMALL, flags
 from tests.preloaded import Preloaded
 
 
@@ -44,6 +48,25 @@ def test_a_killed_run_leaves_no_server_even_while_that_starts(
     while any(map(_command, servers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_command, servers))
+
+
+def test_a_signal_to_the_whole_process_group_ends_a_run_in_one_sentence_as_cancelled(
+    programs: Preloaded, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As a terminal or a container's runtime sends it, to Prefect's server too; here between two steps of the run."""
+    variables = environment | {"NARUTO_HOME": str(tmp_path / "home")}
+    few = {"dataset.source": "world:naruto?count=4&seed=5", "dataset.hold_out": 0, "training.validation": "null"}
+    run = programs.start("tests.faults.own_server", "run", *flags(SMALL | few), environment=variables)
+    assert run.output
+    last = ""
+    for line in run.output:
+        last = line.strip() or last
+        if line.startswith("run "):
+            os.killpg(run.pid, signal.SIGTERM)
+    assert (run.wait(), last) == (128 + signal.SIGTERM, "naruto: stopped; the same command resumes it.")
+    with open_database(f"sqlite:///{tmp_path / 'home' / 'naruto.db'}") as database:
+        stopped = database.runs.runs()[0].run
+    assert (stopped.state, "stopped by a signal" in stopped.failure) == (RunState.CANCELLED, True)
 
 
 def test_one_flipped_bit_is_found_in_every_kind_of_file_that_a_run_leaves(

@@ -28,7 +28,9 @@ for words in (
     slow = {"torch", "open_clip", "transformers", "diffusers", "prefect"} & sys.modules.keys()
     assert not slow, (words, slow)
     if words == ["scores", run]:
-        also_slow = {"alembic", "pyarrow", "deltalake", "scipy.stats", "naruto_core.recipe"} & sys.modules.keys()
+        also_slow = {"alembic", "pyarrow", "deltalake", "scipy.stats", "yaml", "optuna", "distributed"}
+        also_slow |= {"naruto_core.recipe", "naruto_core.sweep", "sqlalchemy.dialects.postgresql"}
+        also_slow &= sys.modules.keys()
         assert not also_slow, also_slow
 """
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.listings import verify_all
 from naruto_core.errors import NotRecorded
 from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role, Unit
 from naruto_core.settings import read_settings
@@ -58,4 +60,11 @@ def test_a_lost_link_is_made_again_and_votes_are_exported(
     assert "wrote 1 votes" in naruto("votes", "export", "faces", "--output", str(output))
     assert output.read_text() == naruto("votes", "export", "faces")
     assert admin.id in output.read_text()
+    assert naruto("votes", "recount") == "every stored count is right.\n"
+    with sqlite3.connect(tmp_path / "naruto.db") as connection:  # as another program would
+        connection.execute("UPDATE campaigns SET open_units = 9")
+    wrong = "faces: 9 open units are recorded, and there are 0"
+    assert [row["what"] for row in verify_all().rows] == [f"database (campaign {wrong})"]
+    assert naruto("votes", "recount") == f"{wrong}; counted again.\n"
+    assert verify_all().rows == []
     assert "Lea" not in output.read_text()

@@ -5,9 +5,11 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,26 @@ import pytest
 import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
 from flows.train_naruto import train_naruto
-from naruto_core.errors import DeviceUnfit, RecipeInvalid, ServiceFailed, StorageFailed
+from naruto_core.errors import DeviceUnfit, RecipeInvalid, RunStopped, ServiceFailed, StorageFailed
 from naruto_core.settings import Settings, read_settings
-from tasks import shards
-from tasks.shards import conditions_of, in_batches, may_pass, open_cluster, plan_shards, worker_context
+from naruto_core.store.database import open_store
+from tasks import run_lease, shards
+from tasks.run_lease import hold_run, release_run
+from tasks.shards import (
+    GPU_TAG,
+    conditions_of,
+    in_batches,
+    may_pass,
+    open_cluster,
+    plan_shards,
+    shard_task,
+    worker_context,
+)
 from tests.flows.conftest import SMALL
 from tests.preloaded import Preloaded, Program
 
@@ -46,12 +60,23 @@ def scheduler(prefect_server: None) -> Iterator[Any]:  # its own type may be a c
         yield cluster
 
 
-def start_worker(programs: Preloaded, environment: dict[str, str], address: str, home: Path, name: str) -> Program:
+def start_worker(
+    programs: Preloaded, environment: dict[str, str], address: str, home: Path, name: str, threads: int = 1
+) -> Program:
     """A worker process with a device of its own."""
     settings = {"NARUTO_HOME": str(home), "NARUTO_LOCK_FOLDER": str(home / f"locks-{name}")}
-    arguments = [address, "--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", name]
+    arguments = [address, "--no-nanny", "--nthreads", str(threads), "--no-dashboard", "--name", name]
     with (home / f"{name}.log").open("w") as log:
         return programs.start("distributed.cli.dask_worker", *arguments, environment=environment | settings, output=log)
+
+
+# the record of a run that is trained and fused
+UNDRAWN = """
+    delete from scores;
+    delete from samples;
+    update phases set measured_units = 0 where phase in ('samples', 'score');
+    update runs set state = 'running', finished_at = null;
+"""
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -86,6 +111,8 @@ def test_a_cluster_whose_worker_is_killed_in_mid_shard_ends_with_the_bytes_of_on
     for lost in (home / "cache" / "pictures", home / "runs" / run_id / "samples", home / "cache" / "results"):
         shutil.rmtree(lost)
     (home / "cache" / "embeddings.db").unlink()
+    with closing(sqlite3.connect(home / "naruto.db")) as database:
+        database.executescript(UNDRAWN)
     monkeypatch.setattr(shards, "_SHARDS_PER_WORKER", 1)  # three batches in a shard
     monkeypatch.setenv("NARUTO_HOME", str(home))
     monkeypatch.setenv("NARUTO_RUNNER", f"dask:{scheduler.scheduler_address}")
@@ -112,6 +139,8 @@ def test_a_cluster_whose_worker_is_killed_in_mid_shard_ends_with_the_bytes_of_on
             worker.kill()
     assert 0 < drawn[0] < 6  # of the base's six pictures
     assert recorded(home) == before
+    measured = "select phase from phases where phase in ('samples', 'score') and measured_units = units"
+    assert sorted(rows(home / "naruto.db", measured)) == [("samples",), ("score",)]
 
 
 @task(cache_policy=NO_CACHE)
@@ -162,10 +191,79 @@ def test_a_worker_or_a_scheduler_that_ends_during_a_shard_is_named_in_one_senten
 
 def kill_when(program: Program, path: Path) -> None:
     """Kill `program` as soon as `path` exists."""
-    deadline = time.monotonic() + SECONDS
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(path.exists)
     program.kill()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Until `condition` holds, for two minutes at most."""
+    deadline = time.monotonic() + SECONDS
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@shard_task(lambda: "takes a place")
+def takes_a_place(shard: str) -> tuple[float, float]:
+    """When this shard began and when it ended."""
+    began = time.monotonic()
+    time.sleep(0.3)
+    return began, time.monotonic()
+
+
+@flow
+def three_shards(address: str) -> list[tuple[float, float]]:
+    with open_cluster(Settings(runner=f"dask:{address}")) as cluster:
+        return sorted(result for _, result in cluster.map(takes_a_place, ["a", "b", "c"], {}))
+
+
+@flow
+def shards_of_a_run(address: str, run_id: str, begun: Path) -> None:
+    settings = read_settings()
+    with open_store(settings.database_url) as store, open_cluster(Settings(runner=f"dask:{address}")) as cluster:
+        hold_run(store, settings, run_id, print)
+        try:
+            list(cluster.map(never_ends, [str(begun / str(number)) for number in range(6)], {}))
+        finally:
+            release_run(store, settings, run_id)
+
+
+def test_the_limit_of_the_tag_gpu_counts_shards_and_naruto_stop_cancels_those_that_have_not_begun(
+    scheduler: Any,
+    small_run: tuple[Path, str],
+    programs: Preloaded,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address, (home, run_id) = scheduler.scheduler_address, small_run
+    shutil.copyfile(home / "naruto.db", tmp_path / "naruto.db")
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
+    monkeypatch.setattr(run_lease, "_LOOK_SECONDS", 0.1)
+    worker = start_worker(programs, environment, address, tmp_path, "two-threads", threads=2)
+
+    def stop_when_begun() -> None:
+        wait_until(lambda: any((tmp_path / str(number)).exists() for number in range(6)))
+        with open_store(read_settings().database_url) as store:
+            store.request_stop(run_id, "lea", datetime.now(UTC))
+
+    stopper = threading.Thread(target=stop_when_begun)
+    try:
+        with get_client(sync_client=True) as client:
+            client.create_concurrency_limit(tag=GPU_TAG, concurrency_limit=1)
+            try:
+                times = three_shards(address)
+            finally:
+                client.delete_concurrency_limit_by_tag(GPU_TAG)
+        assert all(before[1] <= after[0] for before, after in pairwise(times)), "one at a time, of two threads"
+        stopper.start()
+        with pytest.raises(RunStopped, match=f"run {run_id} stopped: lea asked it to stop"):
+            shards_of_a_run(address, run_id, tmp_path)
+        stopper.join()
+        wait_until(lambda: len(scheduler.scheduler.tasks) <= 2)
+        assert sum((tmp_path / str(number)).exists() for number in range(6)) <= 2, "as many as have threads"
+    finally:
+        worker.kill()
+        wait_until(lambda: not scheduler.scheduler.workers)  # the next test finds none
 
 
 def test_a_cluster_that_cannot_be_used_is_named_in_one_sentence(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
 
 from flows import sweep as sweep_flow
 from flows.profiles import choose_recipe
@@ -25,30 +25,9 @@ from naruto_core.generation import Job, Painter
 from naruto_core.store.database import open_store
 from naruto_core.training import latent_cache
 from tasks.previews import Preview
-from tests.flows.conftest import SMALL, Naruto
+from tests.flows.conftest import TINY, Naruto
 from tests.tiny_sdxl import write_tiny_sdxl
 
-TINY = SMALL | {
-    "dataset.source": "world:naruto?count=20&seed=5",
-    "dataset.hold_out": 8,
-    "training.resolution": 16,
-    "training.rank": 4,
-    "training.max_train_steps": 2,
-    "training.train_batch_size": 2,
-    "training.optimizer": "adamw",
-    "training.learning_rate": 0.01,
-    "training.validation": None,
-    "training.previews": {"preview_steps": 1, "prompts": 1},
-    "training.mixed_precision": "fp32",
-    "generation.mixed_precision": "fp32",
-    "generation.resolution": 16,
-    "generation.prompts": 6,
-    "generation.seeds": 1,
-    "generation.num_inference_steps": 2,
-    "fusion.check_pictures": 0,
-    "scoring.attribute_reader": None,
-    "scoring.primary": ["mmd", "clip-content"],
-}
 CHANGES = {"name": "ranks", "grid": {"training.rank": [4, 2]}, "seeds": [1, 2], "objective": "mmd"}
 
 
@@ -185,6 +164,9 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_setting_and_a_run_that_
     monkeypatch.setattr(Preview, "_scores", lambda self, paths: {"clip_score": -1.0})
     stopped = naruto(home, "sweep", str(file))
     assert (stopped.returncode, "lea asked it to stop" in stopped.stderr) == (1, True)
+    with get_client(sync_client=True) as client:
+        sweeps = [run for run in client.read_flow_runs(limit=200) if run.name == f"sweep-{file}"]
+    assert "Cancelled" in [run.state_name for run in sweeps]
     assert work.painted == {}  # the first setting is the recipe as it is: a run of the grid
     done = naruto(home, "sweep", str(file))
     assert done.returncode == 0, done.stderr
@@ -217,8 +199,10 @@ def test_a_pruned_run_has_a_state_of_its_own_wherever_it_is_shown(swept: Path, n
     assert "checkpoint" in naruto(home, "gc", "--keep", "champion", "--dry-run").stdout
     assert naruto(home, "verify").returncode == 0
     with get_client(sync_client=True) as client:
-        ended = [run.state_name for run in client.read_flow_runs(limit=200) if run.name.startswith(pruned["run"])]
-    assert ended == ["Pruned"]
+        ended = [run for run in client.read_flow_runs(limit=200) if run.name.startswith(pruned["run"])]
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[ended[0].id])))
+    assert [run.state_name for run in ended] == ["Pruned"]
+    assert {task.state_name for task in tasks} == {"Completed", "Pruned"}
 
 
 def test_a_deleted_run_stays_in_its_sweep_and_the_other_runs_are_whole_without_the_cache(swept: Path, naruto: Naruto):

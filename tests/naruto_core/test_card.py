@@ -243,6 +243,18 @@ def test_clip_skip_is_in_the_steps_for_both_programs(tmp_path: Path):
     assert "clip_skip" not in _code(_read(_facts(), tmp_path))
 
 
+def test_code_for_diffusers_has_prompts_without_the_weights_that_it_does_not_read_and_says_so(tmp_path: Path):
+    weights = {"generation.prompt_weights": True, "generation.negative_prompt": "(blurry:1.3), \\(signature\\)"}
+    card = _read(_facts(overrides=weights), tmp_path)
+    code = _code(card)
+    ast.parse(code)
+    assert "negative_prompt='blurry, (signature)'" in code
+    assert "diffusers does not, so they are left out here" in code
+    assert "(red hair:1.2): ComfyUI reads them as this run does" in card.text
+    plain = _code(_read(_facts(overrides=weights | {"generation.prompt_weights": False}), tmp_path))
+    assert ("(blurry:1.3)" in plain, "left out" in plain) == (True, False)
+
+
 def test_a_run_that_reads_long_texts_says_so_and_its_code_encodes_them_in_chunks(tmp_path: Path):
     lengths = {"training.max_token_length": 225, "generation.max_token_length": 225}
     card = _read(_facts(overrides=lengths), tmp_path)

@@ -90,7 +90,7 @@ def rows_of(dataset: DatasetVersion) -> list[Picture]:
 def naruto(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """The exit status of the `naruto` command, in this process."""
     monkeypatch.setattr(sys, "argv", ["naruto", *words])
-    monkeypatch.setattr("flows.cli._settle_libraries", lambda: None)  # they are settled, for all tests
+    monkeypatch.setattr("flows.cli.settle_libraries", lambda: None)  # they are settled, for all tests
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)

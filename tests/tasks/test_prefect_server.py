@@ -9,7 +9,7 @@ import time
 import pytest
 from prefect.settings.models.server.services import ServerServicesTriggersSettings
 
-from flows.cli import _settle_libraries
+from flows.process import settle_libraries
 
 _PROGRAM = """
 import os, signal, subprocess, sys, types
@@ -58,5 +58,5 @@ def test_a_temporary_server_starts_no_service_for_automations_which_a_short_comm
 ):
     monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]})
     assert ServerServicesTriggersSettings().enabled
-    _settle_libraries()
+    settle_libraries()
     assert not ServerServicesTriggersSettings().enabled

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
@@ -17,43 +18,23 @@ from naruto_core.artifacts import is_intact, is_intact_folder, sha256_bytes, wri
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import PromptSuite, Variant
 from naruto_core.errors import RecipeInvalid, RecordDamaged, ServiceFailed
+from naruto_core.scoring.features import pixel_extractor
 from naruto_core.settings import read_settings
+from tasks import features
 from tasks.context import OpenRun, task_context
+from tasks.features import sample_features
 from tasks.fuse import fuse
 from tasks.generate import generate
 from tasks.ingest import ingest
+from tests.s3_bucket import objects, serving_bucket
 from tests.tasks.recorded_run import PROMPTS, recorded_run
 
-BUCKET = "pictures"
-ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "word", "AWS_DEFAULT_REGION": "us-east-1"}
-
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    """A server that speaks S3 on this machine, with one empty bucket."""
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def address(server: ThreadedMotoServer) -> Iterator[str]:
-    """The URL of a prefix in the bucket; credentials and endpoint are in the environment."""
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ({"AWS_ENDPOINT_URL": f"http://{host}:{port}"} | ENVIRONMENT).items():
-            patch.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
-        S3FileSystem().call_s3("create_bucket", Bucket=BUCKET)
-        yield f"s3://{BUCKET}/naruto"
-        S3FileSystem.clear_instance_cache()
-
-
-def objects(address: str) -> list[str]:
-    return sorted(map(str, S3FileSystem(use_listings_cache=False).find(address)))
+def address() -> Iterator[str]:
+    """The URL of a prefix in an empty bucket."""
+    with serving_bucket() as url:
+        yield url
 
 
 def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
@@ -72,7 +53,10 @@ def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
         fused = fuse.fn(opened, recorded.adapters)
         assert generate.fn(opened, recorded.adapters, fused) == 8
         samples, pictures = recorded.store.samples(run_id), read_pictures(recorded.layout, version)
+    with task_context() as context:
+        embedded = sample_features(context, samples, pixel_extractor(), 4, "score")
     stored = objects(address)
+    assert len([name for name in stored if "/embeddings/" in name]) == 1
     lost = [sample for sample in samples if sample.variant is Variant.ADAPTED][:2]
     for sample in lost:  # their machine died before they were published
         S3FileSystem().rm(f"{address}/objects/{sample.sha256[:2]}/{sample.sha256}")
@@ -85,6 +69,9 @@ def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
         assert read_pictures(context.layout, version) == pictures
         assert all(read_picture(context.layout, picture) for picture in pictures)
         assert is_intact_folder(context.layout.absolute(fused.path), fused.sha256)
+        monkeypatch.setattr(features, "embed_batches", None)  # nothing is embedded again
+        again = sample_features(context, samples, pixel_extractor(), 4, "score")
+        assert np.array_equal(again.features, embedded.features)
     assert ingest.fn(recorded.recipe.dataset) == version, "two machines record the same version of a dataset"
     assert objects(address) == stored, "what was drawn here was published, and nothing twice"
     assert len(stored) > len(samples) + len(pictures)

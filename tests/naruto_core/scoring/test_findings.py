@@ -10,11 +10,11 @@ from flows.profiles import choose_recipe, choose_suite
 from naruto_core.domain import Finding
 from naruto_core.intervals import exact_share
 from naruto_core.scoring import findings, memorization
-from naruto_core.scoring.feature_set import Vector
+from naruto_core.scoring.feature_set import StylePreference, Vector
 from naruto_core.scoring.memorization import Nearness, nearest, ranks
 from naruto_core.scoring.resampling import Difference, Estimate
 from naruto_core.scoring.sample_metrics import is_blank
-from tests.naruto_core.scoring.planted import generalisation
+from tests.naruto_core.scoring.planted import blamed_by_preference, generalisation
 
 PROMPTS = [str(i // 4) for i in range(80)]
 
@@ -176,6 +176,17 @@ def test_a_drop_in_a_tag_of_konoha_v2_is_found_and_no_other_tag_is_blamed():
 
 def test_no_tag_of_konoha_v2_is_blamed_where_nothing_has_changed():
     assert not any(generalisation("konoha-v2", seed, "", 0).warning for seed in range(4))
+
+
+def test_no_tag_is_blamed_for_the_networks_own_preference_of_a_style():
+    allowed, unallowed = blamed_by_preference(30)
+    assert allowed <= 0.05
+    assert unallowed > 0.2
+    dropped = generalisation("konoha-v2", 1, "style", 25, 0.0, StylePreference(-0.02, 0.02, 200))
+    assert "than the base does: style (-0.1" in dropped.sentence
+    assert dropped.sentence.endswith(
+        "-0.020 to +0.020, which may be the network's own preference of a style, is allowed for."
+    )
 
 
 def test_blank_pictures_are_counted_by_model():

@@ -18,6 +18,7 @@ from naruto_core.scoring.metrics import (
     direction,
     find_metric,
     headline_metrics,
+    is_in_lists,
 )
 from naruto_core.scoring.model_metrics import MODEL_METRICS
 from naruto_core.scoring.registry import extractor_label, register
@@ -150,3 +151,8 @@ def test_a_metric_that_registers_itself_is_measured_compared_shown_and_may_be_pr
     assert "'distance': 'Distance to the mean. All else.'" in lines
     assert "'norm': 'Length. All else.'" in lines
     assert comparison == "['distance', 'norm'] {'distance': 'distance'}"
+
+
+def test_the_list_of_all_runs_has_room_for_the_metrics_that_say_so():
+    names = ("fid", "fd-judge", "fd-dinov2", "clip", "attributes", "mmd", "attributes-place", "fid on base styles", "x")
+    assert [name for name in names if is_in_lists(name)] == ["fid", "fd-judge", "fd-dinov2", "clip", "attributes"]

@@ -33,16 +33,18 @@ from naruto_core.store.database import Ratings, open_store
 
 def test_the_next_unit_is_found_by_an_index_with_and_without_a_pairing(ratings: Ratings, tmp_path: Path):
     campaign, (me,) = open_campaign(ratings, 3)
-    overlap, gold = quota_unit(campaign, me, 2), quota_unit(campaign, me, 4)
+    overlap, gold = quota_unit(2), quota_unit(4)
     assert overlap is not None
     assert gold is not None
     for query, index in (
-        (next_unit(campaign, me, ""), "ix_units_campaign_id_given_position"),
-        (next_unit(campaign, me, "one two"), "ix_units_campaign_id_pairing_given_position"),
+        (next_unit(""), "ix_units_campaign_id_given_position"),
+        (next_unit("one two").params(pairing="one two"), "ix_units_campaign_id_pairing_given_position"),
         (overlap, "ix_units_overlap"),
         (gold, "ix_units_gold"),
     ):
-        question = query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
+        question = query.params(campaign=campaign, reviewer=me).compile(
+            dialect=dialect(), compile_kwargs={"literal_binds": True}
+        )
         with sqlite3.connect(tmp_path / "naruto.db") as database:
             plan = " ".join(str(row) for row in database.execute(f"EXPLAIN QUERY PLAN {question}"))
         assert index in plan

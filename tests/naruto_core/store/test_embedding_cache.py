@@ -13,7 +13,8 @@ from naruto_core.scoring import feature_set, sample_metrics, set_metrics
 from naruto_core.scoring.evaluation import estimate
 from naruto_core.scoring.feature_set import FeatureSet
 from naruto_core.scoring.metrics import SET_METRICS
-from naruto_core.store.embedding_cache import EmbeddingCache
+from naruto_core.store import embedding_cache
+from naruto_core.store.embedding_cache import EmbeddingCache, shards_of
 
 ROWS = np.random.default_rng(0).normal(size=(1203, 7)).astype(np.float16)
 NAMES = [f"picture-{i}" for i in range(len(ROWS))]
@@ -80,6 +81,33 @@ def test_missing_embeddings_other_lengths_and_a_damaged_file_are_errors_with_a_s
     (tmp_path / "other.db").write_text("not a database, whatever its name says" * 100)
     with pytest.raises(NarutoError, match="not a SQLite database"):
         EmbeddingCache(tmp_path / "other.db")
+
+
+def test_embeddings_travel_as_parquet_files_whose_name_says_what_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(embedding_cache, "SHARD_ROWS", 500)
+    shards = shards_of("one", NAMES)
+    assert shards == shards_of("one", [*reversed(NAMES), NAMES[0]])
+    assert [len(part) for part in shards.values()] == [500, 500, 203]
+    assert not set(shards) & set(shards_of("two", NAMES))
+    with EmbeddingCache(tmp_path / "e.db") as cache, EmbeddingCache(tmp_path / "other.db") as other:
+        cache.add("one", NAMES, ROWS, [i % 2 == 0 for i in range(len(NAMES))])
+        files = [cache.to_parquet("one", part) for part in shards.values()]
+        assert files == [cache.to_parquet("one", part) for part in shards.values()]
+        for data in files:
+            other.add_parquet("one", data)
+        read, written = other.read("one", NAMES), cache.read("one", NAMES)
+        assert np.array_equal(read.features, written.features)
+        assert np.array_equal(read.blank, written.blank)
+        changed = bytearray(files[0])
+        changed[files[0].index(ROWS[0].tobytes())] ^= 1
+        for data in (bytes(changed), files[0][:100], b""):
+            with pytest.raises(RecordDamaged, match=r"is not as it was written|no parquet file of embeddings"):
+                other.add_parquet("one", data)
+        with pytest.raises(RecordDamaged, match="is not as it was written"):
+            other.add_parquet("two", files[0])
+        assert other.missing("two", NAMES) == NAMES
 
 
 def test_nothing_but_the_database_is_left_on_the_disk(tmp_path: Path):

@@ -250,3 +250,6 @@ def test_the_times_of_a_phase_add_up_and_later_plans_read_them(store: Store, run
     assert store.phases(run.id) == [PhaseRecord(phase, 80, 2800.0), PhaseRecord(replace(other, units=176))]
     assert store.phase_speeds("NVIDIA T4") == [PhaseSpeed("samples", "NVIDIA T4", "fp16", 4.2e14, 80, 2800.0)]
     assert store.phase_speeds("NVIDIA L4") == []
+    store.add_phase_time(run.id, "score", 176, 30.0, NOON, processes=4)
+    assert store.phases(run.id)[1] == PhaseRecord(replace(other, units=176), 176, 30.0, 4)
+    assert [speed.phase for speed in store.phase_speeds("NVIDIA T4")] == ["samples"], "no speed of one device"

@@ -1,0 +1,96 @@
+"""Two machines with a NARUTO_HOME each, one bucket and one PostgreSQL server."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.train_naruto import train_naruto
+from naruto_core.artifacts import Layout
+from naruto_core.dataset.versions import read_picture, read_pictures
+from naruto_core.domain import RunState
+from naruto_core.store.database import Store, open_store
+from tests.postgres import serving_postgres
+from tests.preloaded import Preloaded
+from tests.s3_bucket import objects, serving_bucket
+
+SECONDS = 240
+SOURCE = "world:naruto?count=12&seed=9"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[dict[str, str]]:
+    """The environment variables of both machines; they are in this process's environment too."""
+    with serving_postgres() as database, serving_bucket() as bucket, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARUTO_DATABASE", database)
+        patch.setenv("NARUTO_STORE", bucket)
+        yield {name: value for name, value in os.environ.items() if name.startswith(("NARUTO_", "AWS_"))}
+
+
+def test_two_first_ingests_of_one_dataset_at_once_record_one_version_that_both_machines_have(
+    shared: dict[str, str], programs: Preloaded, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The database is empty too: both of them make its tables."""
+    homes = [tmp_path / "first", tmp_path / "second"]
+    arguments = ("ingest", SOURCE, "--set", "dataset.hold_out=4")
+    begun = [
+        programs.start("flows", *arguments, environment=environment | shared | {"NARUTO_HOME": str(home)})
+        for home in homes
+    ]
+    printed = [program.output.read() for program in begun if program.output]
+    assert [program.wait() for program in begun] == [0, 0], printed
+    with open_store(shared["NARUTO_DATABASE"]) as store:
+        (version,) = store.datasets()
+    of_homes = [read_pictures(Layout(home), version) for home in homes]
+    assert [len(pictures) for pictures in of_homes] == [12, 12]
+    assert all(
+        read_picture(Layout(home), picture) for home, rows in zip(homes, of_homes, strict=True) for picture in rows
+    )
+    names = {picture.sha256 for picture in of_homes[0]}
+    stored = objects(shared["NARUTO_STORE"])
+    assert {name.rpartition("/")[2] for name in stored if "/objects/" in name} == names
+    assert any(name.endswith(f"/datasets/{version.id}.parquet") for name in stored)
+
+
+def results(store: Store, run_id: str) -> dict[str, Any]:
+    """What a run came to: digests of its files, and its scores."""
+    return {
+        "adapters": [(adapter.path, adapter.sha256) for adapter in store.adapters(run_id)],
+        "samples": sorted((sample.path, sample.sha256) for sample in store.samples(run_id)),
+        "scores": {(score.metric, score.variant, score.sample_id): score.value for score in store.scores(run_id)},
+    }
+
+
+def test_a_run_whose_process_is_killed_after_training_ends_on_the_other_machine_with_the_bytes_of_one_machine(
+    shared: dict[str, str],
+    tiny_recipe: Path,
+    tiny_run: tuple[Path, str],
+    programs: Preloaded,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = environment | shared | {"NARUTO_HOME": str(tmp_path / "first")}
+    with (tmp_path / "log").open("w") as log, open_store(shared["NARUTO_DATABASE"]) as store:
+        program = programs.start("flows", "run", "--recipe", str(tiny_recipe), environment=first, output=log)
+        deadline = time.monotonic() + SECONDS
+        while not (runs := store.runs()) or not store.find_fused(runs[0].run.id):
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            assert program.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        program.kill()
+        program.wait()
+        run_id = runs[0].run.id
+        assert store.run(run_id).state is RunState.RUNNING
+        monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "second"))
+        assert train_naruto(str(tiny_recipe)) == run_id
+        assert store.run(run_id).state is RunState.DONE
+        trained = next(record for record in store.phases(run_id) if record.planned.phase == "train")
+        assert trained.measured_units == 2, "the second machine trains nothing: it has the adapter from the bucket"
+        ended = results(store, run_id)
+    home, alone = tiny_run
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        assert ended == results(store, alone)
