@@ -12,7 +12,7 @@ from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from flows.cli_sweep import sweeps
-from flows.process import end_in_one_sentence, refuse_undecodable, settle_libraries
+from flows.process import check_recipe, end_in_one_sentence, refuse_undecodable, settle_libraries
 from flows.terminal import print_listing
 from naruto_core.errors import NarutoError, RecipeInvalid
 
@@ -63,30 +63,12 @@ def run(
     overrides = _overrides(settings)
     if (launched := distributed.launched_processes()) > 1:
         overrides.setdefault("training.processes", launched)
-    _check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
+    check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
     from flows.train_naruto import train_naruto
     from tasks.pruning import raising_stops
 
     with raising_stops(), distributed.process_group(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, overrides)
-
-
-@app.command()
-def queue(
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Profile (mini, t4).")] = "mini",
-    dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe.")
-    ] = None,
-    by: Annotated[str, typer.Option("--by", help="Who asks for it: a tag of the flow run.")] = "",
-) -> None:
-    """Queue a run on the Prefect server at PREFECT_API_URL, whose worker starts it when the device is free."""
-    settle_libraries()
-    overrides = _overrides(settings)
-    _check_recipe(recipe, dataset, overrides)
-    from flows.queue_run import queue_run
-
-    print(queue_run(recipe, dataset, overrides, by))
 
 
 @app.command()
@@ -124,7 +106,7 @@ def ingest(
     """Check and store a captioned picture set; print what was kept, what was not, and why."""
     settle_libraries()
     overrides = _overrides(settings)
-    _check_recipe(recipe, source, overrides)
+    check_recipe(recipe, source, overrides)
     from flows.ingest import ingest_pictures
 
     ingest_pictures(recipe, source, overrides)
@@ -336,13 +318,6 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     from naruto_core.recipe import overrides_from_text
 
     return overrides_from_text(settings or [])
-
-
-def _check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> None:
-    """Raise RecipeInvalid for a recipe or a suite that cannot work."""
-    from flows.profiles import choose_recipe, choose_suite
-
-    choose_suite(choose_recipe(recipe, dataset, overrides).generation)
 
 
 app.add_typer(changes)

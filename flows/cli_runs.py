@@ -1,14 +1,36 @@
-"""Commands that change runs: tag, note, stop, delete, gc and promote."""
+"""Commands that queue or change runs: queue, tag, note, stop, delete, gc and promote."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli_export import RunName
+from flows.process import check_recipe, settle_libraries
+from naruto_core.errors import ServiceFailed
 
 changes = typer.Typer()
+_DEPLOYMENT = "train-naruto/train-naruto"
 
 _SIGNED = {"ignore_unknown_options": True, "help_option_names": ["--help"]}  # -draft is a tag, not options
+
+
+@changes.command()
+def queue(
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Profile (mini, t4).")] = "mini",
+    dataset: Annotated[str | None, typer.Option(help="Pictures to use instead of the recipe's, as in `run`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Who asks for it: a tag of the flow run.")] = "",
+) -> None:
+    """Queue a run on the Prefect server at PREFECT_API_URL, whose worker starts it when the device is free."""
+    settle_libraries()
+    from naruto_core.recipe import overrides_from_text
+
+    overrides = overrides_from_text(settings or [])
+    check_recipe(recipe, dataset, overrides)
+    print(queue_run(recipe, dataset, overrides, by))
 
 
 @changes.command(context_settings=_SIGNED)
@@ -77,3 +99,40 @@ def promote(
     from flows.run_changes import promote_run
 
     print(promote_run(name, by, why, accept_warnings))
+
+
+def queue_run(profile: str, dataset: str | None, overrides: Mapping[str, Any], by: str) -> str:
+    """Create a flow run and return a sentence with its name. Raises ServiceFailed where there is no server, no answer,
+    no deployment, or where the server refuses the parameters."""
+    from prefect.settings import PREFECT_API_URL
+
+    address = PREFECT_API_URL.value()
+    if not address:
+        raise ServiceFailed(
+            "no Prefect server is configured: set PREFECT_API_URL to its address, which `make up` prints, or use "
+            "`naruto run` in place of `naruto queue`."
+        )
+    from httpx import HTTPError, HTTPStatusError
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    parameters = {"profile": profile, "dataset": dataset, "overrides": dict(overrides) or None}
+    try:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name(_DEPLOYMENT)
+            tags = [f"asked by {by}"] if by else []
+            created = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, tags=tags)
+    except ObjectNotFound:
+        raise ServiceFailed(
+            f"the Prefect server at {address} has no deployment {_DEPLOYMENT}: "
+            "`python -m deployments.prefect.deploy` writes it."
+        ) from None
+    except HTTPStatusError as error:
+        reason = " ".join(error.response.text.split())[:300]
+        raise ServiceFailed(f"the Prefect server at {address} refused the run: {reason}") from None
+    except HTTPError:
+        raise ServiceFailed(
+            f"the Prefect server at {address} does not answer: start it with `make up`, or use `naruto run` in place "
+            "of `naruto queue`."
+        ) from None
+    return f"queued as {created.name}; {address.removesuffix('/api')}/runs/flow-run/{created.id} shows it."

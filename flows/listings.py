@@ -115,9 +115,11 @@ def verify_all() -> Listing:
     settings = read_settings()
     layout = Layout(settings.root)
     with open_database(settings.database_url) as database:
-        pictures, findings = _recorded_pictures(database.runs, layout)
-        findings += verify(database.runs, layout, pictures)
-        findings += [] if database.runs.integrity_problems() else _wrong_counts(database.ratings)
+        if database.runs.integrity_problems():  # it cannot be read; `verify` says why
+            findings = verify(database.runs, layout)
+        else:
+            pictures, findings = _recorded_pictures(database.runs, layout)
+            findings += [*verify(database.runs, layout, pictures), *_wrong_counts(database.ratings)]
     if not findings:
         return Listing([], f"every recorded file is there and is what was recorded.\n{NOT_COVERED}.")
     rows = [{"trouble": str(f.kind), "what": f.what, "path": f.path} for f in findings]
@@ -143,7 +145,7 @@ def _recorded_pictures(store: Store, layout: Layout) -> tuple[list[Picture], lis
     """The pictures of all datasets, and the tables that exist and cannot be read."""
     pictures: dict[str, Picture] = {}
     damaged: list[FileProblem] = []
-    for version in [] if store.integrity_problems() else store.datasets():
+    for version in store.datasets():
         try:
             pictures |= {picture.sha256: picture for picture in read_pictures(layout, version)}
         except RecordDamaged:

@@ -1,4 +1,4 @@
-"""The process of a `naruto` command: what its libraries print, errors in one sentence, signals that stop it."""
+"""The process of a `naruto` command: what is refused before it starts, what libraries print, errors, signals."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from naruto_core.errors import NarutoError, RecipeInvalid, printable
 
@@ -79,3 +80,10 @@ def refuse_undecodable(arguments: list[str]) -> None:
     for argument in arguments:
         if any("\ud800" <= letter <= "\udfff" for letter in argument):
             raise RecipeInvalid(f"the argument {argument!r} is not UTF-8 text: type it again, or rename the file.")
+
+
+def check_recipe(recipe: str, dataset: str | None, overrides: dict[str, Any]) -> None:
+    """Raise RecipeInvalid for a recipe or a suite that cannot work."""
+    from flows.profiles import choose_recipe, choose_suite
+
+    choose_suite(choose_recipe(recipe, dataset, overrides).generation)

@@ -11,7 +11,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.domain import PhaseRecord, PromptSuite, RunState, Sample, Variant, distinct_variants
 from naruto_core.judging.campaign_plan import contender
 from naruto_core.report import key_grid
-from naruto_core.report.key_grid import Recorded
+from naruto_core.report.key_grid import RunRecipe
 from naruto_core.report.leaderboard import Leaderboard, leaderboard
 from naruto_core.report.recipe_changes import changed_keys
 from naruto_core.settings import read_settings
@@ -58,11 +58,11 @@ def changes() -> Mapping[str, Mapping[str, str]]:
     return _changes(*_version())
 
 
-def recorded_recipes() -> list[Recorded]:
+def recorded_recipes() -> list[RunRecipe]:
     """The recipe of every run that has pictures of its trained model, newest first."""
     recipes, drawn = database().runs.recipes(), {run_id for run_id, variant in models().values() if variant in _TRAINED}
     ordered = (summary.run for summary in runs())
-    return [Recorded(run.id, run.dataset_id, recipes[run.id]) for run in ordered if run.id in drawn & recipes.keys()]
+    return [RunRecipe(run.id, run.dataset_id, recipes[run.id]) for run in ordered if run.id in drawn & recipes.keys()]
 
 
 def key_pairs() -> Mapping[tuple[str, str], int]:

@@ -46,8 +46,11 @@ async def lasting_reply(
         if await request.is_disconnected():
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         job = state.jobs.get(record.id)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(job.ended.wait() if job else asyncio.sleep(_POLL_SECONDS * 2), _POLL_SECONDS)
+        if job is None:
+            await asyncio.sleep(_POLL_SECONDS)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(job.ended.wait(), _POLL_SECONDS)
         record = job.record if job and job.ended.is_set() else await asyncio.to_thread(state.job_store.job, record.id)
     if record.state is not JobState.DONE:
         raise job_error(record)

@@ -12,13 +12,12 @@ from itertools import combinations
 from naruto_core.report.recipe_changes import flatten
 
 _NAMES_ONLY = frozenset({"profile"})  # the name of the recipe's file changes no picture
-_MOST_KEYS = (
-    40  # that are combined; of more, those with the fewest values: a key that differs in each run makes no grid
-)
+# Keys that are combined; of more, those with the fewest values: a key that differs in each run makes no grid.
+_MOST_KEYS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RunRecipe:
     """A run as a grid sees it: `recipe` is JSON."""
 
     run_id: str
@@ -45,7 +44,7 @@ class KeyGrid:
         return sum(run_id is not None for row in self.runs for run_id in row)
 
 
-def key_pairs(recorded: Sequence[Recorded]) -> dict[tuple[str, str], int]:
+def key_pairs(recorded: Sequence[RunRecipe]) -> dict[tuple[str, str], int]:
     """The pairs of keys that have a grid, with the number of runs in the largest one; the largest first.
 
     The keys of a pair are in alphabetical order.
@@ -66,7 +65,7 @@ def key_pairs(recorded: Sequence[Recorded]) -> dict[tuple[str, str], int]:
     return dict(sorted(((pair, n) for pair, n in sizes.items() if n), key=lambda item: (-item[1], item[0])))
 
 
-def key_grids(recorded: Sequence[Recorded], x: str, y: str) -> list[KeyGrid]:
+def key_grids(recorded: Sequence[RunRecipe], x: str, y: str) -> list[KeyGrid]:
     """The grids of two keys, the one with the most runs first; each has at least two values of both keys.
 
     Of several runs in one cell, which differ in the name of their recipe only, the first of `recorded` is shown.
@@ -85,7 +84,7 @@ def key_grids(recorded: Sequence[Recorded], x: str, y: str) -> list[KeyGrid]:
 _DATASET = "dataset version"  # beside the keys of the recipe
 
 
-def _flat(run: Recorded) -> dict[str, str]:
+def _flat(run: RunRecipe) -> dict[str, str]:
     keys = {key: value for key, value in flatten(json.loads(run.recipe)).items() if key not in _NAMES_ONLY}
     return keys | {_DATASET: run.dataset_id}
 

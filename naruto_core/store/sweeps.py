@@ -125,9 +125,7 @@ class Sweeps(Repository):
 
         Raises RecipeInvalid when the name is used by a sweep of other runs, or with another objective.
         """
-        from naruto_core.sweep import (
-            sweep_digest,
-        )  # its types of a sweep file take a while; most commands read no sweep
+        from naruto_core.sweep import sweep_digest  # imports slowly, and most commands read no sweep
 
         digest, search = sweep_digest(file, fingerprints), file.search
         with self._writing() as session:

@@ -6,7 +6,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.queue_run import queue_run
+from flows.cli_runs import queue_run
 from flows.train_naruto import train_naruto
 from naruto_core.errors import ServiceFailed
 

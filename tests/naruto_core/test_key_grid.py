@@ -3,12 +3,12 @@
 import json
 import time
 
-from naruto_core.report.key_grid import KeyGrid, Recorded, key_grids, key_pairs
+from naruto_core.report.key_grid import KeyGrid, RunRecipe, key_grids, key_pairs
 
 
-def run(run_id: str, dataset: str = "d", **keys: object) -> Recorded:
+def run(run_id: str, dataset: str = "d", **keys: object) -> RunRecipe:
     training = {"rank": 4, "learning_rate": 0.1, "seed": 1} | keys
-    return Recorded(run_id, dataset, json.dumps({"profile": run_id, "training": training, "empty": {}}))
+    return RunRecipe(run_id, dataset, json.dumps({"profile": run_id, "training": training, "empty": {}}))
 
 
 def test_runs_that_differ_in_two_keys_stand_in_a_grid_with_numbers_in_order_and_a_gap_for_a_missing_run():
