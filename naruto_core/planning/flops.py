@@ -235,7 +235,7 @@ def count_all() -> dict[str, dict[str, list[float]]]:
     """The content of counts.json, by digest and name: of SDXL base 1.0 and of the miniature."""
     sdxl_base, miniature = (
         _count_networks(base, resolutions, ranks)
-        for base, resolutions, ranks in ((SDXL_CONFIG, (256, 512, 768, 1024), (4,)), (MINIATURE, (64,), (4, 16)))
+        for base, resolutions, ranks in ((SDXL_CONFIG, (256, 512, 768, 1024), (4,)), (MINIATURE, (64, 128), (4, 16)))
     )
     return sdxl_base | miniature
 
