@@ -41,9 +41,11 @@ def import_lora(
     """Draw with a LoRA of another trainer, score it, and record it as a run, beside our own."""
     from flows.import_lora import import_lora as flow
     from naruto_core.recipe import overrides_from_text
+    from tasks.pruning import raising_stops
 
     overrides = {"fusion.lora_scale": scale} | overrides_from_text(settings or [])
-    flow(file, recipe, base, dataset, name, trigger, overrides)
+    with raising_stops():
+        flow(file, recipe, base, dataset, name, trigger, overrides)
 
 
 @imports.command("pictures")
@@ -64,7 +66,9 @@ def import_pictures(
     """Score pictures that another program drew for the prompts of a suite, and record them as a run."""
     from flows.import_pictures import import_pictures as flow
     from naruto_core.recipe import overrides_from_text
+    from tasks.pruning import raising_stops
 
     overrides = {"generation.suite": suite} if suite else {}
     overrides |= overrides_from_text(settings or [])
-    flow(str(folder), model, recipe, base, dataset, str(csv) if csv else None, overrides)
+    with raising_stops():
+        flow(str(folder), model, recipe, base, dataset, str(csv) if csv else None, overrides)

@@ -11,11 +11,13 @@ from tasks.generate import generate
 from tasks.import_lora import examine_lora, find_lora, record_lora
 from tasks.ingest import ingest
 from tasks.preflight import preflight
+from tasks.pruning import shown_as_cancelled
 from tasks.run import close_run, open_run, present
 from tasks.score import score
 
 
 @flow(name="import-lora", flow_run_name="import-lora-{profile}", result_serializer="json")
+@shown_as_cancelled
 def import_lora(
     file: str,
     profile: str = "mini",

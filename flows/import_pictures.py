@@ -11,11 +11,13 @@ from tasks.generate import generate
 from tasks.import_pictures import record_pictures, say_sizes
 from tasks.ingest import ingest
 from tasks.preflight import preflight
+from tasks.pruning import shown_as_cancelled
 from tasks.run import close_run, open_run, present
 from tasks.score import score
 
 
 @flow(name="import-pictures", flow_run_name="import-pictures-{profile}", result_serializer="json")
+@shown_as_cancelled
 def import_pictures(
     folder: str,
     model: str,

@@ -9,6 +9,7 @@ import re
 import reprlib
 import stat
 import types
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -24,6 +25,22 @@ MAX_FILE_BYTES = 1_000_000  # of a recipe or a suite; the longest shipped file h
 _SHOWN = 8  # problems of a recipe that one sentence names
 _INT_TAG = "tag:yaml.org,2002:int"
 _NULL = ("", "null", "none")
+
+_PROBLEMS = {
+    "tuple_type": "it must be a list",
+    "list_type": "it must be a list",
+    "dict_type": "it must have keys and values",
+    "model_type": "it must have keys and values",
+    "model_attributes_type": "it must have keys and values",
+}
+_PATTERNS = {  # the beginning of a field's pattern, and what the field takes
+    r"^[a-z0-9][a-z0-9-]": "it may have lower-case letters, digits and hyphens only, and begins with no hyphen",
+    r"^\w[\w -]": "it may have letters, digits, spaces, hyphens and underscores only, and begins with a letter",
+    r"^(s3:": "it must be s3://BUCKET or s3://BUCKET/FOLDER",
+    r"^(local|dask": "it must be local or dask:ADDRESS",
+    r"^[0-9a-f]{64}": "it must have 64 hexadecimal digits",
+    r"^(auto|[0-9]": "it must be auto or WIDTHxHEIGHT in pixels, e.g. 64x64",
+}
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = 100
@@ -191,12 +208,20 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "missing":
             parts.append(f"{where} is missing")
         else:
-            message = item["msg"].removeprefix("Value error, ")
             value = item["input"]
             shown = "" if isinstance(value, dict | BaseModel) else f" (got {_shortened.repr(value)})"
-            parts.append(f"{where}: {message}{shown}")
+            parts.append(f"{where}: {problem(item)}{shown}")
     more = error.error_count() - len(parts)
     return "; ".join(parts) + (f"; and {more} more." if more else ".")
+
+
+def problem(item: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with one value, in words that need no knowledge of Python or of regular expressions."""
+    if item["type"] == "string_pattern_mismatch":
+        pattern = item.get("ctx", {})["pattern"]
+        return next((words for start, words in _PATTERNS.items() if pattern.startswith(start)), item["msg"])
+    message: str = item["msg"]
+    return _PROBLEMS.get(item["type"], message.removeprefix("Value error, "))
 
 
 def _near_key(model: type[BaseModel], key: str) -> str:

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from naruto_core import sdxl
 from naruto_core.artifacts import is_intact_folder, sha256_of_all
@@ -20,11 +18,12 @@ from naruto_core.scoring.findings import FUSED_MODEL, find_fused_difference
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.plan import timed_phase
 from tasks.progress import say, unit_reporter
+from tasks.pruning import run_task
 
 Pixels = NDArray[np.uint8]
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
     """Merge the adapters, each at the recipe's scale, into a model for plain diffusers.
 
@@ -46,7 +45,7 @@ def fuse(opened: OpenRun, adapters: Sequence[Adapter]) -> FusedModel:
         return fused
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def check_fused(opened: OpenRun, fused: FusedModel) -> None:
     """Compare pictures of the fused model with the adapted model's of the same prompts and seeds; record the finding.
 

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from PIL.Image import Image
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from naruto_core import sdxl
@@ -24,6 +22,7 @@ from naruto_core.settings import read_settings
 from tasks.context import OpenRun, RunContext, run_context, with_run
 from tasks.plan import add_phase_time, samples_left, timed_phase
 from tasks.progress import reporter, say
+from tasks.pruning import run_task
 from tasks.shards import (
     Conditions,
     conditions_of,
@@ -64,7 +63,7 @@ def _task_name() -> str:
     return f"generate {', '.join(opened.recipe.generation.variants)}"
 
 
-@task(cache_policy=NO_CACHE, task_run_name=_task_name)
+@run_task(_task_name)
 def generate(opened: OpenRun, adapters: Sequence[Adapter], fused: FusedModel | None) -> int:
     """Draw the samples of the run that are missing; the number of samples that exist then.
 

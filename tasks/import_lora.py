@@ -4,9 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from naruto_core.artifacts import sha256_file
 from naruto_core.domain import Adapter
 from naruto_core.errors import ModelUnusable
@@ -16,6 +13,7 @@ from naruto_core.recipe_sections import ModelSection
 from naruto_core.store.verification import adapter_fault
 from tasks.context import OpenRun, run_context
 from tasks.progress import say
+from tasks.pruning import run_task
 from tasks.truncation import find_truncated_text, limit_of
 
 _HUB_FILE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+(/[\w./-]+\.safetensors)?)@(?P<revision>\w+)", re.ASCII)
@@ -53,7 +51,7 @@ def examine_lora(file: LoraFile, model: ModelSection) -> ForeignLora:
     return lora
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def record_lora(opened: OpenRun, file: LoraFile) -> list[Adapter]:
     """Write the LoRA as the run's adapter, unless that was done; the steps of its training are unknown (0)."""
     with run_context(opened, "import", needs_device=False) as context:

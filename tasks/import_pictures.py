@@ -1,8 +1,5 @@
 """Import pictures: those that another program drew for the prompts of a suite become samples of a run."""
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from naruto_core.artifacts import is_intact, sha256_bytes, sha256_file
 from naruto_core.dataset.sample_folder import FoundPicture, SampleFolder, decoded
 from naruto_core.domain import Sample, Variant
@@ -10,6 +7,7 @@ from naruto_core.errors import DatasetUnusable
 from naruto_core.generation import sample_id, save_picture
 from tasks.context import OpenRun, RunContext, run_context
 from tasks.progress import say, unit_reporter
+from tasks.pruning import run_task
 
 _BATCH = 16  # pictures recorded in one transaction
 
@@ -27,7 +25,7 @@ def say_sizes(found: SampleFolder, resolution: int) -> None:
     )
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def record_pictures(opened: OpenRun, found: SampleFolder) -> int:
     """Save every picture as a sample of the adapted model, unless that was done; the number of samples then."""
     with run_context(opened, "import", needs_device=False) as context:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
@@ -125,8 +127,7 @@ def begin_halving(context: RunContext, adapter: str) -> Halving:
 def shown_as_cancelled(function: Callable[P, R]) -> Callable[P, R]:
     """A flow or a task that ends in Prefect as Cancelled, not as failed, when somebody stopped its run.
 
-    Where the run is pruned, the state has the name Pruned. Whoever calls the flow gets CancelledRun then; who calls the
-    task gets the state: see `raise_if_cancelled`.
+    Where the run is pruned, the state has the name Pruned. Whoever calls the flow gets CancelledRun then.
     """
 
     @wraps(function)
@@ -139,11 +140,22 @@ def shown_as_cancelled(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def raise_if_cancelled(returned: R) -> R:
-    """What a task returned; CancelledRun where that is the state of a pruned or stopped run."""
-    if isinstance(returned, State):
-        returned.result()
-    return returned
+class RunTask(Task[P, R]):
+    """A task of a run: Cancelled in Prefect when somebody stopped the run; its caller gets CancelledRun then."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # pyright: ignore[reportIncompatibleMethodOverride]
+        returned: R | State[R] = super().__call__(*args, **kwargs)
+        # what a task returns as its state, Prefect gives to the caller as it is
+        return returned.result() if isinstance(returned, State) else returned  # pyright: ignore[reportReturnType]
+
+
+def run_task(task_run_name: Callable[[], str] | None = None) -> Callable[[Callable[P, R]], RunTask[P, R]]:
+    """Make a function a task of a run, whose results are never cached: what it did is looked at each time."""
+
+    def decorate(function: Callable[P, R]) -> RunTask[P, R]:
+        return RunTask(shown_as_cancelled(function), cache_policy=NO_CACHE, task_run_name=task_run_name)
+
+    return decorate
 
 
 @contextmanager

@@ -7,8 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from naruto_core import picture_file, sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
@@ -29,6 +27,7 @@ from naruto_core.store.database import Store
 from tasks.adapter_files import Trained, find_trained, whole_file, write_kohya_files, write_word_files
 from tasks.context import OpenRun, run_context
 from tasks.progress import say
+from tasks.pruning import run_task
 
 SHOWN_PROMPTS, SHOWN_VARIANTS = 4, 2
 
@@ -125,7 +124,7 @@ def _copy_picture(layout: Layout, sample: Sample, text: str, recipe: Recipe, fol
     return name
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def publish(opened: OpenRun, adapters: Sequence[Adapter]) -> str:
     """Push the run's folder, private by default, tagged with the run's id; its address, or "" when not asked to."""
     section = opened.recipe.publish

@@ -20,6 +20,7 @@ from tasks.context import OpenRun, run_context, task_context
 from tasks.plan import announce_plan
 from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
 from tasks.progress import say
+from tasks.pruning import run_task
 from tasks.run_lease import hold_run, other_threads, release_run
 from tasks.truncation import StyleCaptions, read_captions
 
@@ -61,7 +62,7 @@ def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersi
     return OpenRun(run, recipe, suite, tuple(datasets))
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def close_run(opened: OpenRun) -> Run:
     """Mark the run done."""
     with run_context(opened, "close", needs_device=False) as context:
@@ -73,7 +74,7 @@ def close_run(opened: OpenRun) -> Run:
     return run
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def present(opened: OpenRun) -> str:
     """Lay out the first seed of every prompt, base beside adapted; the path of the contact sheet."""
     with run_context(opened, "present", needs_device=False) as context:

@@ -22,6 +22,7 @@ from tasks.evaluation import evaluate_run, rescore, runs_to_rescore
 from tasks.features import EmbeddedBatch, embed_batches, missing_sources, run_pictures
 from tasks.plan import pictures_to_score, timed_phase
 from tasks.progress import unit_reporter
+from tasks.pruning import run_task
 from tasks.shards import (
     Conditions,
     conditions_of,
@@ -34,7 +35,7 @@ from tasks.shards import (
 )
 
 
-@task(cache_policy=NO_CACHE)
+@run_task()
 def score(opened: OpenRun) -> int:
     """Measure the run; the number of scores recorded. Embeddings that exist are not computed again."""
     if scheduler_address(read_settings()):

@@ -7,9 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from naruto_core import sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
@@ -31,22 +28,17 @@ from tasks.plan import add_phase_time, class_pictures_left, encoded_rows, previe
 from tasks.preflight import check_init_adapter, memory_plan
 from tasks.previews import Preview
 from tasks.progress import reporter, say
-from tasks.pruning import begin_halving, raise_if_cancelled, shown_as_cancelled
+from tasks.pruning import begin_halving, run_task
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
 from tasks.truncation import find_truncated_text, limit_of, prompt_sentence, read_captions
 
 
+@run_task()
 def train(opened: OpenRun) -> list[Adapter]:
-    """Fit one LoRA adapter, or one for each style; CancelledRun where the run is pruned or stopped.
+    """Fit one LoRA adapter, or one for each style.
 
     An interrupted training goes on from its checkpoint; an adapter that is already trained is not trained again.
     """
-    return raise_if_cancelled(_train(opened))
-
-
-@task(name="train", cache_policy=NO_CACHE)
-@shown_as_cancelled
-def _train(opened: OpenRun) -> list[Adapter]:
     with run_context(opened, "train") as context:
         styles, names = style_sources(context.recipe, context.datasets), context.recipe.adapter_names
         heads = [[style] for style in styles] if len(names) > 1 else [styles]

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from naruto_core.errors import NarutoError
+from naruto_core.recipe_text import problem
 
 _TYPES = {429: "rate_limit_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
@@ -104,4 +105,4 @@ def _from_validation(error: dict[str, Any]) -> ApiError:
     name = ".".join(location) or "body"
     if error["type"] == "extra_forbidden":
         return ApiError(400, f"Unknown parameter: {name}.", param=name, code="unknown_parameter")
-    return ApiError(400, f"{name}: {error['msg']}.", param=name, code="invalid_value")
+    return ApiError(400, f"{name}: {problem(error)}.", param=name, code="invalid_value")

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field, ValidationError, create_model
 
 from flows.profiles import choose_recipe, choose_suite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.recipe import overrides_from_text, read_recipe
+from naruto_core.recipe_text import explain
 
 MINI = (Path(__file__).parents[2] / "flows" / "recipes" / "mini.yaml").read_text()
 
@@ -182,3 +184,28 @@ def test_an_argument_that_is_not_utf8_is_an_error(
         main()
     assert ended.value.code == 1
     assert "is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_whatever_pattern_a_field_has_its_error_says_in_words_what_the_field_takes():
+    from deployments.service.schemas import ImageRequest
+    from naruto_core.prompts import _SuiteFile
+    from naruto_core.recipe import Recipe
+    from naruto_core.settings import Settings
+    from naruto_core.sweep import SweepFile
+
+    def patterns(tree: object) -> set[str]:
+        if isinstance(tree, list):
+            return set().union(*map(patterns, tree))
+        if not isinstance(tree, dict):
+            return set()
+        own = {tree["pattern"]} if isinstance(tree.get("pattern"), str) else set()
+        return own.union(*map(patterns, tree.values()))
+
+    models = (ImageRequest, _SuiteFile, Recipe, Settings, SweepFile)
+    found = set().union(*(patterns(model.model_json_schema()) for model in models))
+    assert len(found) >= 6
+    for pattern in found:
+        model = create_model("Model", name=(str, Field(pattern=pattern)))
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate({"name": "\n?"})
+        assert "match" not in explain(refused.value, model)

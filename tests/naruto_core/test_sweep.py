@@ -57,7 +57,7 @@ def test_a_setting_is_called_by_the_values_in_which_settings_differ():
         ({"grid": None}, "search: a sweep has either a grid (keys with values to try) or a search"),
         ({"search": SEARCH}, "search: a sweep has either a grid"),
         ({"grid": {"training.rank": []}}, "training.rank has no values"),
-        ({"grid": {"training.rank": 8}}, "grid.training.rank: Input should be a valid tuple (got 8)"),
+        ({"grid": {"training.rank": 8}}, "grid.training.rank: it must be a list (got 8)"),
         ({"grid": {"training.rank": [4, 4]}}, "a value of training.rank is repeated"),
         (
             {"grid": {"training.seed": [1, 2]}},
@@ -69,7 +69,7 @@ def test_a_setting_is_called_by_the_values_in_which_settings_differ():
         ({"seeds": []}, "seeds: it is empty"),
         ({"seeds": [1, 1]}, "a seed is repeated"),
         ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0"),
-        ({"name": "../x"}, "name: String should match pattern"),
+        ({"name": "../x"}, "name: it may have lower-case letters, digits and hyphens only"),
         (searched("training.seed", type="int", low=1, high=9), "training.seed cannot be tried like other keys"),
         (searched("training.rank", type="int", low=4, high=4), "low (4) must be less than high (4)"),
         (searched("training.rank", type="int", low=0.5, high=4), "low and high must be whole numbers"),
