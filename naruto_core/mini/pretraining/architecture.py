@@ -1,4 +1,4 @@
-"""The architecture of the miniature: SDXL's classes with random weights, 1/500 of its size, and two tokenizers."""
+"""The architecture of the miniature: SDXL's classes with random weights, 1/300 of its size, and two tokenizers."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,5 +1,9 @@
-"""Quality of the miniature base, measured with the attribute classifier on held-out prompts."""
+"""Quality of the miniature base, measured with the attribute classifier on held-out prompts.
 
+`python -m naruto_core.mini.pretraining.evaluation` prints what was measured of the shipped base, beside the bars.
+"""
+
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,3 +231,8 @@ def compare_with_bars(figures: Mapping[str, Any]) -> list[str]:
             result = "not measured" if value is None else "met" if met else "NOT MET"
             lines.append(f"{name:<38} {'-' if value is None else value:>8} {sign} {limit:<5} {result}")
     return lines
+
+
+if __name__ == "__main__":
+    shipped = Path(__file__).parents[1] / "weights" / "report.json"
+    print("\n".join(compare_with_bars(json.loads(shipped.read_text(encoding="utf-8")))))
