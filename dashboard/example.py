@@ -30,7 +30,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if added:
-        print("An example campaign was added: open the pages Verdicts and Campaigns.")
+        print("An example campaign was added: open the page Campaigns.")
     return 0
 
 
