@@ -47,7 +47,8 @@ _KEY = re.compile(r"(unet|text_encoder|text_encoder_2)\.(.+)\.(lora_A|lora_B|lor
 class AdapterFile:
     """The tensors of an adapter file by key `<part>.<module>.<lora_A | lora_B | lora_magnitude_vector>.weight`.
 
-    lora_A is (rank, in), lora_B (out, rank), lora_magnitude_vector (out,). `scales` is the factor of B A by part: 1,
+    lora_A is (rank, in), lora_B (out, rank), lora_magnitude_vector (out,); of a convolution, (rank, in, height, width)
+    and (out, rank, 1, 1). `scales` is the factor of B A by part: 1,
     unless an older version of this program wrote the file.
     """
 

@@ -8,7 +8,10 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "bf16", "fp16"]
-LoraLayer = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+LoraLayer = Literal[
+    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj",
+    "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv",
+]  # fmt: skip
 MAX_INT = 2**53  # whole numbers up to it are exact in JSON, in a database and in a float
 MAX_RATE = 1000  # of learning; above it every weight is lost in the first step
 LONGEST_TEXT = 225  # tokens; kohya's largest value too
@@ -145,7 +148,7 @@ class UnfreezeSection(Section):
 
 
 class TrainingSection(Section):
-    """LoRA fine-tuning (Hu et al. 2021) of the attention layers."""
+    """LoRA fine-tuning (Hu et al. 2021) of the attention layers, or of more."""
 
     instance_prompt: str = Field(min_length=1, description="Prompt that is put before every caption.")
     resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of the square crops, in pixels.")
@@ -219,7 +222,9 @@ class TrainingSection(Section):
     lora_alpha: int | None = Field(
         None, ge=1, le=1_000_000, description="The update is scaled by alpha / rank; null: alpha = rank."
     )
-    lora_layers: tuple[LoraLayer, ...] = Field(ATTENTION, min_length=1, description="The UNet layers that get LoRA.")
+    lora_layers: tuple[LoraLayer, ...] = Field(
+        ATTENTION, min_length=1, description="The UNet layers that get LoRA; with convolutions it is a LoCon."
+    )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a LoRA layer's inputs that is set to 0.")
     use_dora: bool = Field(False, description="DoRA: learn magnitude and direction separately (Liu et al. 2024).")
     use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
@@ -256,6 +261,13 @@ class TrainingSection(Section):
                     f"prodigy estimates one step size for all groups: {name} must equal learning_rate, "
                     "or set prodigy_separate_d"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _dora_is_of_matrices(self) -> "TrainingSection":
+        convolutions = [name for name in self.lora_layers if "conv" in name]
+        if self.use_dora and convolutions:
+            raise ValueError(f"use_dora is for matrices: leave {', '.join(convolutions)} out of lora_layers")
         return self
 
     @model_validator(mode="after")

@@ -147,7 +147,7 @@ def test_the_recipe_excerpts_in_the_guides_are_choices_that_a_recipe_takes():
     whole = [SweepFile.model_validate(excerpt) for excerpt in sweeps if "name" in excerpt]
     assert (len(sweeps), {sweep.search is None for sweep in whole}) == (3, {True, False})
     recipes = [choose_recipe("mini", None, _dotted(excerpt)) for excerpt in of_recipes]
-    assert len(recipes) == 4
+    assert len(recipes) == 5
     assert any(recipe.new_tokens == {"naruto": "<s0><s1>"} for recipe in recipes)
     (styles,) = (recipe for recipe in recipes if recipe.styles)
     assert styles.training.adapters == "per-style"

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the layers of SDXL (Hu et al. 2021): added by PEFT, computed in three matrix products."""
+"""Low-rank adapters on the layers of SDXL (Hu et al. 2021): added by PEFT, computed in three products a layer."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,7 +65,7 @@ def load_initial(parts: Mapping[str, nn.Module], file: AdapterFile) -> None:
             )
         weight, scale = weights[key]
         if weight.shape != initial.shape:
-            own, other = (min(shape) for shape in (weight.shape, initial.shape))
+            own, other = (shape[0 if role == "lora_A" else 1] for shape in (weight.shape, initial.shape))
             raise ModelUnusable(
                 f"init_adapter {file.path} has rank {other} in {part}.{module}, and training.rank is {own}: set "
                 f"training.rank={other}, or choose another file."
@@ -96,7 +96,7 @@ def trainable(pipeline: "StableDiffusionXLPipeline") -> dict[str, nn.Parameter]:
 
 @dataclass(slots=True)
 class AdapterSwitch:
-    """Whether the LoraLinear layers add their update; disabled, they compute what the base model does."""
+    """Whether the LowRankLayers add their update; disabled, they compute what the base model does."""
 
     enabled: bool = True
 
@@ -110,10 +110,10 @@ class AdapterSwitch:
             self.enabled = True
 
 
-class LoraLinear(nn.Module):
-    """`base` (frozen) and the update `up @ down`, scaled; `down` (r, in) and `up` (out, r) come by `set_weights`."""
+class LowRankLayer(nn.Module):
+    """`base` (frozen) and its low-rank update, scaled; the weights `down` and `up` come by `set_weights`."""
 
-    def __init__(self, base: nn.Linear, scale: float, dropout: float, switch: AdapterSwitch) -> None:
+    def __init__(self, base: nn.Linear | nn.Conv2d, scale: float, dropout: float, switch: AdapterSwitch) -> None:
         super().__init__()
         self.base, self.scale, self.dropout, self.switch = base, scale, dropout, switch
         self._update: tuple[torch.Tensor, torch.Tensor] | None = (
@@ -128,24 +128,48 @@ class LoraLinear(nn.Module):
         y = self.base(x)
         if not self.switch.enabled or self._update is None:
             return y
-        down, up = self._update
-        inner = F.linear(F.dropout(x, self.dropout, self.training) if self.dropout else x, down)
+        return self.add_update(y, F.dropout(x, self.dropout, self.training) if self.dropout else x, *self._update)
+
+    def add_update(self, y: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """`y`, the output of `base`, with the scaled update's output for the input `x`."""
+        raise NotImplementedError
+
+
+class LoraLinear(LowRankLayer):
+    """A linear layer with the update `up @ down`: `down` is (r, in), `up` (out, r)."""
+
+    def add_update(self, y: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        inner = F.linear(x, down)
         return torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=self.scale).view(y.shape)
+
+
+class LoraConv2d(LowRankLayer):
+    """A convolution with the update of LoCon (Yeh et al. 2024, arXiv 2309.14859, section 3.1).
+
+    `down` (r, in, height, width) convolves as `base` does, `up` (out, r, 1, 1) mixes its channels.
+    """
+
+    base: nn.Conv2d
+
+    def add_update(self, y: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        base = self.base
+        inner = F.conv2d(x, down, stride=base.stride, padding=base.padding, dilation=base.dilation)
+        return y + self.scale * F.conv2d(inner, up)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSwap:
-    """A layer of PEFT and the LoraLinear that replaces it; `down` and `up` are its A and B."""
+    """A layer of PEFT and the LowRankLayer that replaces it; `down` and `up` are its A and B."""
 
     parent: nn.Module
     attribute: str
     original: nn.Module
-    replacement: LoraLinear
+    replacement: LowRankLayer
     down: nn.Parameter
     up: nn.Parameter
 
     def install(self) -> None:
-        """Put the LoraLinear in."""
+        """Put the LowRankLayer in."""
         setattr(self.parent, self.attribute, self.replacement)
 
     def restore(self) -> None:
@@ -154,21 +178,23 @@ class LayerSwap:
 
 
 def replace_lora_layers(root: nn.Module, switch: AdapterSwitch) -> list[LayerSwap]:
-    """Replace every plain LoRA linear layer below `root` by a LoraLinear; the replacements.
+    """Replace every plain LoRA layer below `root`, linear or a convolution, by a LowRankLayer; the replacements.
 
     A DoRA layer, whose update is not a product of two matrices, stays as it is.
     """
-    from peft.tuners.lora import Linear
+    from peft.tuners.lora import Conv2d, Linear
 
     swaps: list[LayerSwap] = []
     for path, layer in list(root.named_modules()):
-        if not isinstance(layer, Linear) or layer.lora_variant or not isinstance(layer.base_layer, nn.Linear):
+        if not isinstance(layer, (Linear, Conv2d)) or layer.lora_variant:
             continue
+        base: Any = layer.base_layer
+        kind = LoraLinear if isinstance(base, nn.Linear) else LoraConv2d
         (name,) = layer.lora_A
         parent, _, attribute = path.rpartition(".")
         peft_dropout = layer.lora_dropout[name]
         dropout = peft_dropout.p if isinstance(peft_dropout, nn.Dropout) else 0.0
-        replacement = LoraLinear(layer.base_layer, layer.scaling[name], dropout, switch)
+        replacement = kind(base, layer.scaling[name], dropout, switch)
         replacement.train(layer.training)
         down, up = (layer.get_parameter(f"{side}.{name}.weight") for side in ("lora_A", "lora_B"))
         swaps.append(LayerSwap(root.get_submodule(parent), attribute, layer, replacement, down, up))
@@ -177,6 +203,6 @@ def replace_lora_layers(root: nn.Module, switch: AdapterSwitch) -> list[LayerSwa
 
 
 def set_lora_weights(swaps: Sequence[LayerSwap], working: Callable[[nn.Parameter], torch.Tensor]) -> None:
-    """Give every LoraLinear the working copies of its weights: `working(master)`."""
+    """Give every LowRankLayer the working copies of its weights: `working(master)`."""
     for swap in swaps:
         swap.replacement.set_weights(working(swap.down), working(swap.up))

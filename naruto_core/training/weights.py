@@ -72,7 +72,7 @@ class Weights:
                 parameter.data = initial.get(name, parameter.data).float()
 
     def _working_copies(self, half: torch.dtype | None) -> list[HalfCopy]:
-        """What the LoraLinear layers compute with: half-precision copies of every group, or the masters themselves."""
+        """What the LowRankLayers compute with: half-precision copies of every group, or the masters themselves."""
         copies: list[HalfCopy] = []
         working: dict[nn.Parameter, torch.Tensor] = {p: p for p in self.named.values()}
         if half and self._swaps:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from naruto_core.errors import ModelUnusable
 from naruto_core.fusion import fuse_adapters, load_adapters, load_fused, scaled_adapters
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_sections import ModelSection
+from naruto_core.recipe_training import LoraLayer
 from naruto_core.store.database import open_store
 from naruto_core.textual_inversion import FILE
 from naruto_core.training.weights import Weights, write_files
@@ -42,6 +44,7 @@ from tests.tiny_sdxl import write_tiny_sdxl
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 LAYERS = {"attention": ["to_q", "to_k", "to_v", "to_out.0"]}
 LAYERS["wide"] = [*LAYERS["attention"], "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+LAYERS["all"] = list(get_args(LoraLayer))
 KINDS = {"LoRA": {}, "rsLoRA": {"training.use_rslora": True}, "DoRA": {"training.use_dora": True}}
 TEXT = {"unet": {}, "unet+text": {"training.text_encoder_lr": 1.0}}
 INK = {"name": "ink", "dataset": {"source": "world:ink"}, "instance_prompt": "an ink drawing"}
@@ -50,12 +53,12 @@ MORE = {
     "new tokens": {"training.textual_inversion": {"token_abstraction": "person"}},
     "two styles": {"training.adapters": "per-style", "styles": [INK], "fusion.style_scales": {"main": 0.8, "ink": 0.4}},
 }
-ALL = list(itertools.product(LAYERS, KINDS, TEXT, MORE))
+ALL = [one for one in itertools.product(LAYERS, KINDS, TEXT, MORE) if (one[0], one[1]) != ("all", "DoRA")]
 # Every pair of choices stands together somewhere in what is drawn, every choice in what is handed out and served;
 # `make test-loaders` tries all.
 EVERYTHING = bool(os.environ.get("NARUTO_TEST_ALL_COMBINATIONS"))
-GENERATED = ALL if EVERYTHING else [ALL[number] for number in (0, 1, 8, 10, 14, 15, 23, 24, 31, 35)]
-HANDED_OUT = ALL if EVERYTHING else [ALL[number] for number in (10, 15, 23, 31)]
+GENERATED = ALL if EVERYTHING else [ALL[number] for number in (0, 1, 8, 10, 14, 15, 23, 24, 31, 35, 36, 45)]
+HANDED_OUT = ALL if EVERYTHING else [ALL[number] for number in (10, 15, 23, 31, 41)]
 SERVED = ALL if EVERYTHING else [ALL[number] for number in (10, 24, 35)]
 
 
@@ -129,13 +132,14 @@ def _train(recipe: Recipe, seed: int, folder: Path) -> Weights:
 def _adapt(
     recipe: Recipe, base: torch.Tensor, before: torch.Tensor, weights: Mapping[str, torch.Tensor], scale: float
 ) -> torch.Tensor:
-    """`before`, the weight (out, in) so far, with one more adapter at `scale`: Hu et al. 2021, section 4.1.
+    """`before`, the weight (out, in, ...) so far, with one more adapter at `scale`: Hu et al. 2021, section 4.1.
 
     A DoRA (Liu et al. 2024, eq. 5) is normalised by what it makes of `base` alone, whatever was added to that.
     """
     section = recipe.training
     root = math.sqrt(section.rank) if section.use_rslora else section.rank
-    update = scale * section.lora_alpha / root * weights["lora_B"] @ weights["lora_A"]
+    update = scale * section.lora_alpha / root * weights["lora_B"].flatten(1) @ weights["lora_A"].flatten(1)
+    update = update.view_as(base)
     if not section.use_dora:
         return before + update
     return weights["lora_magnitude_vector"][:, None] / (base + update).norm(dim=1, keepdim=True) * (before + update)
@@ -204,7 +208,7 @@ def _models(pipeline: object) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def _effective(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """The weight (out, in) that every linear layer of `model` computes with, by portable name."""
+    """The weight (out, in, ...) that every linear layer and convolution of `model` computes with, by portable name."""
     part = "text_encoder" if "CLIP" in type(model).__name__ else "unet"
     found: dict[str, torch.Tensor] = {}
     for name, layer in model.named_modules():
@@ -215,7 +219,18 @@ def _effective(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str
             size = inside.in_features
             answer = layer(torch.eye(size, dtype=dtype)) - layer(torch.zeros(1, size, dtype=dtype))
             found[portable_name(part, name)] = answer.T.float()
+        if isinstance(inside, nn.Conv2d):
+            found[portable_name(part, name)] = _kernel(layer, inside, dtype)
     return found
+
+
+def _kernel(layer: nn.Module, inside: nn.Conv2d, dtype: torch.dtype) -> torch.Tensor:
+    """The kernel (out, in, side, side) of a convolution, by its answers, at place (1, 1), to a single 1 anywhere."""
+    side, begin = inside.kernel_size[0], inside.stride[0] - inside.padding[0]  # where the kernel lies for place 1
+    ones = torch.eye(inside.in_channels * side * side, dtype=dtype).view(-1, inside.in_channels, side, side)
+    pictures = nn.functional.pad(ones, (begin, 0, begin, 0))
+    answers = (layer(pictures) - layer(torch.zeros_like(pictures[:1])))[:, :, 1, 1]
+    return answers.T.reshape(inside.weight.shape).float()
 
 
 def _hold(trained: Trained, pipeline: object, tolerance: float = 2e-6) -> None:

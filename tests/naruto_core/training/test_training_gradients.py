@@ -1,5 +1,7 @@
 """One step's loss and gradients beside plain PEFT, diffusers and autograd."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
 from naruto_core import sdxl
+from naruto_core.recipe_training import ATTENTION, LoraLayer
 from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import CLASS_STREAM, BatchStream, NoiseConfig, StyleData, draw_batch
 from naruto_core.training.latent_cache import Examples
@@ -103,14 +106,20 @@ def class_examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 
 @pytest.mark.parametrize(  # every pair of choices once
-    ("prior", "text_encoder_lr", "size", "snr_gamma"),
-    [(None, None, 1, 5.0), (None, 1.0, 4, None), (PRIOR, None, 4, None), (PRIOR, 1.0, 1, 5.0)],
+    ("prior", "text_encoder_lr", "size", "snr_gamma", "layers"),
+    [
+        (None, None, 1, 5.0, ATTENTION),
+        (None, 1.0, 4, None, ATTENTION),
+        (PRIOR, None, 4, None, get_args(LoraLayer)),
+        (PRIOR, 1.0, 1, 5.0, ATTENTION),
+    ],
 )
 def test_loss_and_gradients_equal_plain_peft_and_autograd(
-    load_miniature, examples, class_examples, prior, text_encoder_lr, size, snr_gamma
+    load_miniature, examples, class_examples, prior, text_encoder_lr, size, snr_gamma, layers
 ):
     assert class_examples.texts[0] == captioned(NAMES[0]).caption  # a class prompt stands alone
-    section = section_of(prior=prior, text_encoder_lr=text_encoder_lr, train_batch_size=size, snr_gamma=snr_gamma)
+    changes = {"text_encoder_lr": text_encoder_lr, "train_batch_size": size, "snr_gamma": snr_gamma}
+    section = section_of(prior=prior, lora_layers=layers, **changes)
     run = Trainer(load_miniature(), [data_of(examples, section, class_examples)], section, {})
     _move(run.weights.named)
     losses = run.gradients[0].backward(3, 1.0)
@@ -118,7 +127,11 @@ def test_loss_and_gradients_equal_plain_peft_and_autograd(
     expected, theirs = _plain_gradients(load_miniature(), examples, class_examples, section, [3])
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
     assert ours.keys() == theirs.keys()
-    assert len(ours) == (96 if text_encoder_lr is None else 152)
+    if layers == ATTENTION:
+        assert len(ours) == (96 if text_encoder_lr is None else 152)
+    else:
+        names = {name.partition(".lora_")[0].removeprefix("unet.") for name in ours}
+        assert all(any(name.endswith(layer) for name in names) for layer in layers)
     reached = {name.split(".")[0] for name, gradient in ours.items() if gradient.any()}
     assert reached == ({"unet"} if text_encoder_lr is None else {"unet", "text_encoder", "text_encoder_2"})
     largest = max(float(g.abs().max()) for g in theirs.values() if g is not None)
