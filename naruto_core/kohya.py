@@ -174,6 +174,9 @@ def kohya_metadata(
         "ss_steps": str(section.max_train_steps),
         "ss_training_comment": f"recipe {run.fingerprint[:16]}",
     }
+    if any("conv" in layer for layer in section.lora_layers):  # kohya's own name of it is LoRA-C3Lier
+        arguments = {"conv_dim": str(section.rank), "conv_alpha": str(float(section.rank))}
+        metadata["ss_network_args"] = json.dumps(arguments)
     if prediction_type:
         metadata["modelspec.prediction_type"] = _PREDICTION.get(prediction_type, prediction_type)
     if tags:

@@ -34,8 +34,8 @@ _PROBLEMS = {
     "model_attributes_type": "it must have keys and values",
 }
 _PATTERNS = {  # the beginning of a field's pattern, and what the field takes
-    r"^[a-z0-9][a-z0-9-]": "it may have lower-case letters, digits and hyphens only, and begins with no hyphen",
-    r"^\w[\w -]": "it may have letters, digits, spaces, hyphens and underscores only, and begins with a letter",
+    r"^[a-z0-9][a-z0-9-]": "it may have lower-case letters, digits and hyphens only, begins with no hyphen",
+    r"^\w[\w -]": "it may have letters, digits, spaces, hyphens and underscores, and begins with no space or hyphen",
     r"^(s3:": "it must be s3://BUCKET or s3://BUCKET/FOLDER",
     r"^(local|dask": "it must be local or dask:ADDRESS",
     r"^[0-9a-f]{64}": "it must have 64 hexadecimal digits",
@@ -219,7 +219,9 @@ def problem(item: Mapping[str, Any]) -> str:
     """What pydantic found wrong with one value, in words that need no knowledge of Python or of regular expressions."""
     if item["type"] == "string_pattern_mismatch":
         pattern = item.get("ctx", {})["pattern"]
-        return next((words for start, words in _PATTERNS.items() if pattern.startswith(start)), item["msg"])
+        words = next((words for start, words in _PATTERNS.items() if pattern.startswith(start)), item["msg"])
+        longest = re.search(r"\]\{0,(\d+)\}\$", pattern)
+        return f"{words}, and has at most {int(longest[1]) + 1} characters" if longest else words
     message: str = item["msg"]
     return _PROBLEMS.get(item["type"], message.removeprefix("Value error, "))
 

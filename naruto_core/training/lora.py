@@ -1,5 +1,6 @@
 """Low-rank adapters on the layers of SDXL (Hu et al. 2021): added by PEFT, computed in three products a layer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class AdapterSwitch:
             self.enabled = True
 
 
-class LowRankLayer(nn.Module):
+class LowRankLayer(nn.Module, ABC):
     """`base` (frozen) and its low-rank update, scaled; the weights `down` and `up` come by `set_weights`."""
 
     def __init__(self, base: nn.Linear | nn.Conv2d, scale: float, dropout: float, switch: AdapterSwitch) -> None:
@@ -130,9 +131,9 @@ class LowRankLayer(nn.Module):
             return y
         return self.add_update(y, F.dropout(x, self.dropout, self.training) if self.dropout else x, *self._update)
 
+    @abstractmethod
     def add_update(self, y: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """`y`, the output of `base`, with the scaled update's output for the input `x`."""
-        raise NotImplementedError
 
 
 class LoraLinear(LowRankLayer):
@@ -144,7 +145,7 @@ class LoraLinear(LowRankLayer):
 
 
 class LoraConv2d(LowRankLayer):
-    """A convolution with the update of LoCon (Yeh et al. 2024, arXiv 2309.14859, section 3.1).
+    """A convolution with the update of LoCon (Yeh et al. 2024, arXiv 2309.14859).
 
     `down` (r, in, height, width) convolves as `base` does, `up` (out, r, 1, 1) mixes its channels.
     """

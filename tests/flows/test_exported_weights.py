@@ -59,7 +59,7 @@ ALL = [one for one in itertools.product(LAYERS, KINDS, TEXT, MORE) if (one[0], o
 EVERYTHING = bool(os.environ.get("NARUTO_TEST_ALL_COMBINATIONS"))
 GENERATED = ALL if EVERYTHING else [ALL[number] for number in (0, 1, 8, 10, 14, 15, 23, 24, 31, 35, 36, 45)]
 HANDED_OUT = ALL if EVERYTHING else [ALL[number] for number in (10, 15, 23, 31, 41)]
-SERVED = ALL if EVERYTHING else [ALL[number] for number in (10, 24, 35)]
+SERVED = ALL if EVERYTHING else [ALL[number] for number in (10, 24, 35, 41)]
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,10 @@ def test_each_styles_file_has_its_trigger_phrase_and_kohyas_metadata():
     tokens = {"training.instance_prompt": "a TOK character", "training.textual_inversion": {}}
     phrase = kohya_metadata(run, choose_recipe("mini", None, tokens), dataset)["modelspec.trigger_phrase"]
     assert phrase == "a <s0><s1> character"
+    locon = choose_recipe("mini", None, {"training.rank": 4, "training.lora_layers": ["to_q", "conv1"]})
+    told = kohya_metadata(run, locon, dataset)["ss_network_args"]
+    assert json.loads(told) == {"conv_dim": "4", "conv_alpha": "4.0"}
+    assert "ss_network_args" not in by_style[""]
 
 
 def test_no_adapter_file_names_a_folder_of_the_machine_it_was_made_on(adapter: Path):

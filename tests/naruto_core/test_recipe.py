@@ -196,3 +196,9 @@ def test_a_trigger_replaces_the_instance_prompt_in_a_suite_of_its_own():
     assert [p.content for p in triggered.prompts] == [p.content for p in suite.prompts]
     assert (triggered.name, triggered.seeds) == (rf"{suite.name} with ink\1 style", suite.seeds)
     assert triggered.fingerprint != suite.fingerprint
+
+
+def test_dora_with_convolutions_is_refused_with_the_layers_to_leave_out():
+    changes = {"training.use_dora": True, "training.lora_layers": ["to_q", "conv1", "conv_shortcut"]}
+    with pytest.raises(RecipeInvalid, match="use_dora is for matrices: leave conv1, conv_shortcut out of lora_layers"):
+        choose_recipe("mini", None, changes)

@@ -70,6 +70,7 @@ def test_a_setting_is_called_by_the_values_in_which_settings_differ():
         ({"seeds": [1, 1]}, "a seed is repeated"),
         ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0"),
         ({"name": "../x"}, "name: it may have lower-case letters, digits and hyphens only"),
+        ({"name": "x" * 42}, "and has at most 41 characters"),
         (searched("training.seed", type="int", low=1, high=9), "training.seed cannot be tried like other keys"),
         (searched("training.rank", type="int", low=4, high=4), "low (4) must be less than high (4)"),
         (searched("training.rank", type="int", low=0.5, high=4), "low and high must be whole numbers"),

@@ -51,12 +51,14 @@ def _die_after(steps: int):
 
 def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Examples, tmp_path: Path):
     pipeline = load_miniature("bf16")
-    section = section_of(max_train_steps=80, train_batch_size=3, mixed_precision="bf16")
+    section = section_of(
+        max_train_steps=24, train_batch_size=3, mixed_precision="bf16", optimizer="adamw", learning_rate=2e-3
+    )
     probe = Trainer(load_miniature(), [data_of(examples, section)], section.model_copy(update={"seed": 99}), {})
 
     def loss_on_fixed_noise(unet: torch.nn.Module) -> float:
         losses = []
-        for step in range(12):
+        for step in range(6):
             batch = draw_batch(probe.gradients[0].stream, NoiseConfig(99, 1000), step, CPU)
             noisy = probe.gradients[0].scheduler.add_noise(batch.clean, batch.noise, batch.t)
             condition = {"text_embeds": batch.text.pooled.bfloat16(), "time_ids": batch.time_ids}
@@ -70,9 +72,8 @@ def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Exam
 
     before = loss_on_fixed_noise(load_miniature().unet.bfloat16())
     steps, _ = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors")
-    assert loss_on_fixed_noise(pipeline.unet) < 0.97 * before
-    assert [record.step for record in steps] == list(range(80))
-    assert steps[-1].gauges["d"] > 1e-6  # Prodigy has found a step size
+    assert loss_on_fixed_noise(pipeline.unet) < 0.9 * before
+    assert [record.step for record in steps] == list(range(24))
 
 
 TOKENS = {"textual_inversion": {"initializer_concept": "anime", "pivot_step": 4}}
