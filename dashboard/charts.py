@@ -1,8 +1,16 @@
 """Plots of values with their intervals."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import altair as alt
+import streamlit as st
+from altair.utils import schemapi
+from streamlit.delta_generator import DeltaGenerator
+
+# A check of each part and of the whole against Vega-Lite's schema takes two thirds of a chart's time; tests check all.
+schemapi.disable_debug_mode()
+alt.theme.enable("none")  # as st.altair_chart does: the sizes are Streamlit's
 
 Row = dict[str, str | float | None]
 # Okabe and Ito (2008): colours that stay apart for colour-blind people; grey replaces black, invisible in the dark
@@ -10,6 +18,15 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f
 ANCHOR_COLOUR = "#8a8a8a"  # a contrast of at least 3.4 on white and on the dark background
 _FEW = 30
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]  # and a second sign beside the colour
+
+
+def show(
+    chart: alt.Chart | alt.LayerChart,
+    place: DeltaGenerator | None = None,
+    width: Literal["stretch", "content"] = "stretch",
+) -> None:
+    """Draw `chart` in `place`, by default where the page stands."""
+    (place or st).vega_lite_chart(chart.to_dict(validate=False), width=width)
 
 
 def interval_plot(rows: Sequence[Row], title: str, *, zero: float | None = None) -> alt.LayerChart:

@@ -38,7 +38,7 @@ def _progress(run: Run) -> None:
             text = f"{short_name(run.id)}: step {step} of {total}, {time_left if step < total else 'trained'}"
             st.progress(min(1.0, step / total), text=text)
         if losses := _losses(database().runs.steps(run.id)):
-            st.altair_chart(charts.sparkline(losses), width="stretch")
+            charts.show(charts.sparkline(losses))
             st.caption(f"Loss {losses[-1]:.4f}")
     with right, st.popover("Stop"):
         st.text(f"{run.id} stops at its next safe point; the same command resumes it.")

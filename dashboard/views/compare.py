@@ -291,7 +291,7 @@ def _training(chosen: Sequence[tuple[str, Variant]]) -> None:
     for run_id in dict.fromkeys(run_id for run_id, _ in chosen):
         lines += curve(run_id, database().runs.steps(run_id), "loss", 0.9)
     if lines:
-        st.altair_chart(charts.line_plot(lines, "step", "loss", runs.colours(), height=420), width="stretch")
+        charts.show(charts.line_plot(lines, "step", "loss", runs.colours(), height=420))
     else:
         st.text("No training step is recorded for these runs.")
 

@@ -189,7 +189,7 @@ def _over_runs(board: Leaderboard) -> None:
     measured = [row for row in board.rows if column.key in row.scores][:_RUNS][::-1]
     rows = [_point(row, column) for row in measured]
     anchors = _anchors(measured[-1].summary, column)
-    st.altair_chart(charts.metric_over_runs(rows, anchors, column.title, runs.colours()), width="stretch")
+    charts.show(charts.metric_over_runs(rows, anchors, column.title, runs.colours()))
 
 
 def _point(row: Row, column: Column) -> charts.Row:

@@ -49,7 +49,7 @@ def _defects(marked: list[RecordedNote]) -> None:
     points: list[charts.Row] = [
         {"x": note.x, "y": note.y, "name": note.defect.value if note.defect else "other"} for note in marked
     ]
-    right.altair_chart(charts.heat_map(points), width="content")
+    charts.show(charts.heat_map(points), right, width="content")
     digests = database().runs.digests([note.sample for note in marked])
     by_sample = Counter(note.sample for note in marked)
     columns = st.columns(_PICTURES)

@@ -46,7 +46,7 @@ def show(run: Run) -> None:
         with columns[number % len(columns)]:
             st.text(_TITLES[name])
             if lines:
-                st.altair_chart(charts.line_plot(lines, "step", name, runs.colours(), height=240), width="stretch")
+                charts.show(charts.line_plot(lines, "step", name, runs.colours(), height=240))
             else:
                 st.text("No value is a number.")
     _text(steps)

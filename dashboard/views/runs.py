@@ -97,18 +97,27 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     empty = [name for name in ("★", "Picture", "Win rate", "Warnings", "Changed keys", "Tags", "Failure")
              if not frame[name].fillna("").astype(str).str.len().any()]  # fmt: skip
     config = _column_config(columns, f"Win rate in {campaign}" if campaign else "Win rate")
-    shown = frame.drop(columns=empty).style
-    for column in columns:
-        if column.title in frame:
-            shades = [_SHADES.get(row.places.get(column.key, Place.WORSE), "") for row in board.rows]
-            if any(shades):
-                shown = shown.apply(lambda _, shades=shades: shades, subset=[column.title])
+    shown = frame.drop(columns=empty)
+    shades = _shades(board, columns).reindex(columns=shown.columns, fill_value="")
     selected = st.dataframe(
-        shown, hide_index=True, alt="Every run, favourites first, then the newest", on_select="rerun",
+        shown.style.apply(lambda _: shades, axis=None), hide_index=True, on_select="rerun",
+        alt="Every run, favourites first, then the newest",
         selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT, placeholder="",
         height=min(_ROW_HEIGHT * (len(lines) + 1), 620),
     )  # fmt: skip
     return [board.rows[row] for row in selected.selection.rows if row < len(board.rows)]
+
+
+def _shades(board: Leaderboard, columns: Sequence[Column]) -> pd.DataFrame:
+    """The style of each cell of the metrics' columns."""
+    worse = Place.WORSE
+    return pd.DataFrame(
+        {
+            column.title: [_SHADES.get(row.places.get(column.key, worse), "") for row in board.rows]
+            for column in columns
+        },
+        dtype=object,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +201,4 @@ def _parallel(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     colour = charts.run_colour([row.summary.run.id for row in rows], runs.colours())
     titles = [column.title for column in axes]
     chart = charts.parallel_coordinates(points, titles, colour, title="worst to best of these runs")
-    st.altair_chart(chart, width="stretch")
+    charts.show(chart)

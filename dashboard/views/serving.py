@@ -57,14 +57,14 @@ def _load(load: ServiceLoad) -> None:
         for name, value in (("p50", bucket.p50), ("p95", bucket.p95))
         if value is not None
     ]
-    st.altair_chart(charts.time_series(latencies, "seconds"), width="stretch")
+    charts.show(charts.time_series(latencies, "seconds"))
     st.subheader("Pictures")
     pictures: list[charts.Row] = [
         {"at": bucket.at.isoformat(), "name": name, "value": value, "n": value}
         for bucket in load.buckets
         for name, value in (("drawn", bucket.pictures), ("failed or lost", bucket.lost))
     ]
-    st.altair_chart(charts.time_series(pictures, "pictures"), width="stretch")
+    charts.show(charts.time_series(pictures, "pictures"))
 
 
 def _request_counts(load: ServiceLoad) -> Iterable[str]:
@@ -133,7 +133,7 @@ def _quality(buckets: list[QualityBucket], drifts: list[Drift]) -> None:
             if (value := own_means.get((run_id, metric))) is not None:
                 name = f"{run_id}, own samples"
                 rows += [{"at": at.isoformat(), "name": name, "value": value} for at in (times[0], times[-1])]
-        st.altair_chart(charts.time_series(rows, metric, zero=metric == "blank"), width="stretch")
+        charts.show(charts.time_series(rows, metric, zero=metric == "blank"))
 
 
 def _seconds(value: float | None) -> str:

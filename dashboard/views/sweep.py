@@ -106,7 +106,7 @@ def _settings(sweep: RecordedSweep) -> None:
         if result["low"] is not None
     ]
     if known:
-        st.altair_chart(charts.interval_plot(known, f"{sweep.objective}, mean with 95 % interval"))
+        charts.show(charts.interval_plot(known, f"{sweep.objective}, mean with 95 % interval"))
 
 
 def line(
@@ -139,7 +139,7 @@ def _parallel_coordinates(sweep: RecordedSweep) -> None:
     if sum(mean is not None for mean in means) < 2:
         return
     st.header("Parallel coordinates")
-    st.altair_chart(parallel_coordinates(sweep, means))
+    charts.show(parallel_coordinates(sweep, means))
     st.caption("Each line is a setting: its values, and its mean on the right. Point at a line for its name.")
 
 

@@ -53,12 +53,12 @@ def _ranking(campaign: Campaign) -> None:
     ]
     st.subheader("Win rates")
     left_column, right_column = st.columns(2)
-    left_column.altair_chart(charts.interval_plot(shares, "Share of comparisons won, with 95 % intervals", zero=0.5))
+    charts.show(charts.interval_plot(shares, "Share of comparisons won, with 95 % intervals", zero=0.5), left_column)
     right_column.table([_rate(rate) for rate in result.win_rates], hide_index=True, alt="Win rates")
     for decision in result.decisions:
         st.text(describe_decision(decision, short=True))
     st.subheader("Strengths")
-    st.altair_chart(
+    charts.show(
         charts.interval_plot(rows, "Bradley-Terry strength in log-odds (mean 0), anytime-valid 95 % intervals", zero=0)
     )
     left = result.ranking.left
@@ -118,7 +118,7 @@ def _grades(campaign: Campaign) -> None:
         rows: list[charts.Row] = [
             {"name": mean.model, "value": mean.mean, "low": mean.low, "high": mean.high} for mean in means
         ]
-        st.altair_chart(charts.interval_plot(rows, "Mean grade, 1 to 5, with 95 % intervals over prompts"))
+        charts.show(charts.interval_plot(rows, "Mean grade, 1 to 5, with 95 % intervals over prompts"))
         st.text("; ".join(f"{mean.model}: n = {mean.ratings} ratings of {mean.prompts} prompts" for mean in means))
     st.subheader("Defects")
     table = [
