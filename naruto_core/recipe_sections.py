@@ -1,8 +1,8 @@
 """The sections of a recipe but training: base model, data, fusion, generation, scoring, publication, import."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from naruto_core.recipe_training import Precision, Section, TokenLength
 from naruto_core.sampling import SAMPLERS, SamplerName
@@ -10,6 +10,7 @@ from naruto_core.sampling import SAMPLERS, SamplerName
 RESAMPLES = 1000  # of bootstrap intervals, unless a recipe's scoring.resamples says otherwise
 
 ReferencePart = Literal["held-out", "training"]
+DrawnBy = Literal["base", "adapted", "fused"]
 
 
 class ModelSection(Section):
@@ -111,7 +112,7 @@ class GenerationSection(Section):
     """Generation of the sample pictures for all prompts and seeds of a suite."""
 
     suite: str = Field(min_length=1, description="Name of a prompt suite in flows/prompts, or a path to one.")
-    variants: tuple[Literal["base", "adapted", "fused"], ...] = Field(
+    variants: tuple[DrawnBy, ...] = Field(
         ("base", "adapted"), min_length=1, description="Models that draw the samples."
     )
     resolution: int = Field(ge=16, le=2048, multiple_of=8, description="Side of a drawn picture, in pixels.")
@@ -153,6 +154,11 @@ class GenerationSection(Section):
     def at_resolution(self, resolution: int | None) -> "GenerationSection":
         """The section for class pictures and previews: of another side, in pixels (None: unchanged), not refined."""
         return self.model_copy(update={"resolution": resolution or self.resolution, "refiner": None})
+
+    @field_validator("variants")
+    @classmethod
+    def _order_of_variants_means_nothing(cls, names: tuple[DrawnBy, ...]) -> tuple[DrawnBy, ...]:
+        return tuple(sorted(set(names), key=get_args(DrawnBy).index))
 
     @model_validator(mode="after")
     def _the_sampler_has_so_many_steps(self) -> "GenerationSection":

@@ -5,7 +5,7 @@ Names are diffusers' where it has the option, else kohya's. Every option is off 
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Precision = Literal["fp32", "bf16", "fp16"]
 LoraLayer = Literal[
@@ -262,6 +262,11 @@ class TrainingSection(Section):
                     "or set prodigy_separate_d"
                 )
         return self
+
+    @field_validator("lora_layers")
+    @classmethod
+    def _order_of_layers_means_nothing(cls, names: tuple[LoraLayer, ...]) -> tuple[LoraLayer, ...]:
+        return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
     def _dora_is_of_matrices(self) -> "TrainingSection":

@@ -113,6 +113,19 @@ def test_the_fingerprint_depends_on_choices_and_not_on_their_spelling(tmp_path: 
     assert choose_recipe("mini", overrides={"training.seed": 1}).fingerprint != choose_recipe("mini").fingerprint
 
 
+@pytest.mark.parametrize(
+    ("key", "names", "same"),
+    [
+        ("training.lora_layers", ["to_q", "to_k", "to_out.0", "to_v"], ["to_v", "to_q", "to_k", "to_out.0", "to_q"]),
+        ("generation.variants", ["base", "fused"], ["fused", "base", "base"]),
+    ],
+)
+def test_a_list_whose_order_means_nothing_is_the_same_recipe_in_any_order(key: str, names: list[str], same: list[str]):
+    first, second = (choose_recipe("t4", None, {key: value}) for value in (names, same))
+    assert first == second
+    assert first.fingerprint == second.fingerprint
+
+
 def test_class_pictures_with_the_trainings_seed_are_those_of_earlier_versions_and_others_have_a_fingerprint_of_theirs():
     def fingerprint(seed: int, of_pictures: int) -> str:
         return choose_recipe("mini", None, {"training.seed": seed, "training.prior.seed": of_pictures}).fingerprint
