@@ -48,7 +48,7 @@ class PretrainPlan(BaseModel):
     vae_steps: int = Field(5_000, ge=1)
     base_pictures: int = Field(40_000, ge=100)
     reading_steps: int = Field(800, ge=1)
-    unet_steps: int = Field(4_500, ge=1)
+    unet_steps: int = Field(9_000, ge=1)
     judge_pictures: int = Field(20_000, ge=200)
     judge_steps: int = Field(1_000, ge=1)
     reader_steps: int = Field(1_500, ge=1)
