@@ -31,6 +31,7 @@ SMALL = {
     "generation.prompts": 3,
     "generation.seeds": 2,
     "generation.num_inference_steps": 3,
+    "generation.scheduler": "ddim",
     "generation.batch_size": 2,
     "scoring.batch_size": 2,
     "scoring.resamples": 200,

@@ -85,9 +85,7 @@ def _paint(pipeline: object, folder: Path | None, name: str = "") -> np.ndarray:
         pipeline.load_lora_weights(str(folder), weight_name=name)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    drawn = pipeline(
-        "a person in the rain", height=64, width=64, num_inference_steps=4, generator=generator, output_type="np"
-    )
+    drawn = pipeline("a person in the rain", num_inference_steps=4, generator=generator, output_type="np")
     return drawn.images[0]
 
 

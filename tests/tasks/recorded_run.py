@@ -31,7 +31,8 @@ from tasks.publish import write_bundle
 CPU = torch.device("cpu")
 PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))
 SMALL: dict[str, object] = {"training.rank": 4, "training.lora_alpha": 2, "training.lora_layers": ATTENTION}
-SMALL |= {"generation.num_inference_steps": 4}
+SMALL |= {"training.resolution": 64, "generation.resolution": 64}
+SMALL |= {"generation.num_inference_steps": 4, "generation.scheduler": "ddim"}
 SMALL |= {"training.mixed_precision": "fp32", "generation.mixed_precision": "fp32", "generation.batch_size": 1}
 
 FIRST_SEED = 3  # of the first style's adapter; the next style has the next
