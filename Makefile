@@ -17,7 +17,7 @@ RUN ?= 20
 MAIN ?= main-var
 
 .DEFAULT_GOAL := help
-.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-faults bench-dashboard bench-score bench-rates bench-commands bench-ladder bench-growth bench-scale help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
+.PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-faults bench-dashboard bench-score bench-rates bench-commands bench-ladder bench-styles bench-growth bench-scale help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,8 +89,8 @@ up: install  ## start Prefect server, worker and deployments on this machine (ag
 down: install  ## stop what `make up` started
 	@.venv/bin/python -m deployments.prefect.local down
 
-mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable)
-	.venv/bin/python -m flows.pretrain_mini
+mini-base: install  ## pretrain the miniature SDXL and its judge again (hours on a CPU; resumable; REAL=... real drawings to measure the VAE with)
+	.venv/bin/python -m flows.pretrain_mini $(if $(REAL),--real "$(REAL)")
 
 bench-train: install  ## steps/s of training against a plain PEFT loop (SCRIPT=... and diffusers' script); ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_train $(if $(SCRIPT),"$(SCRIPT)")
@@ -118,6 +118,9 @@ bench-commands: install  ## scores, compare, rescore and report of a scored run,
 
 bench-ladder: install  ## which metric fails which made-up generator; ends with a line of JSON
 	.venv/bin/python -m tests.benchmarks.bench_ladder
+
+bench-styles: install  ## what the recipe mini learns of sets of real drawings: FOLDERS="A B" of captioned pictures; ends with JSON
+	.venv/bin/python -m tests.benchmarks.bench_styles $(FOLDERS)
 
 bench-faults: install  ## flipped bits, kills, full disks, moved clocks, locked databases on a small run (ONLY="disk clock"); ends with JSON
 	.venv/bin/python -m tests.benchmarks.bench_faults $(ONLY)

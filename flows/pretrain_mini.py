@@ -1,5 +1,7 @@
 """Flow `pretrain-mini`: train the miniature SDXL and its judge, and report on both (`make mini-base`)."""
 
+import argparse
+
 from prefect import flow
 
 from flows.profiles import all_prompt_texts
@@ -17,10 +19,13 @@ from tasks.pretrain import (
 
 
 @flow(name="pretrain-mini", result_serializer="json")
-def pretrain_mini(plan: PretrainPlan | None = None) -> str:
-    """Draw the corpora, train all networks, measure them, and write the package. Every stage is resumable."""
-    plan = plan or PretrainPlan()
-    workspace = begin_pretraining(plan)
+def pretrain_mini(plan: PretrainPlan | None = None, real: str | None = None) -> str:
+    """Draw the corpora, train all networks, measure them, and write the package. Every stage is resumable.
+
+    `real` is a dataset of real drawings. Nothing learns from it; how well the VAE reconstructs it is reported.
+    """
+    plan = plan or PretrainPlan.model_validate({})
+    workspace = begin_pretraining(plan, real)
 
     # The base: tokenizers, a VAE that has seen every kind of picture, encoders and UNet together.
     train_tokenizers(workspace, all_prompt_texts())
@@ -31,9 +36,11 @@ def pretrain_mini(plan: PretrainPlan | None = None) -> str:
     train_clip_judge(workspace, plan)
     train_attribute_classifier(workspace, plan)
 
-    measure_base(workspace, plan)
+    measure_base(workspace, plan, real)
     return ship(workspace, plan)
 
 
 if __name__ == "__main__":
-    pretrain_mini()
+    parser = argparse.ArgumentParser(description="Pretrain the miniature SDXL and its judge (resumable).")
+    parser.add_argument("--real", metavar="DATASET", help="real drawings to measure the VAE with: a folder or file")
+    pretrain_mini(real=parser.parse_args().real)

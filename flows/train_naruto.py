@@ -32,7 +32,7 @@ def train_naruto(profile: Profile = "mini", dataset: str | None = None, override
     datasets = [ingest(section) for section in recipe.datasets]
     run = open_run(recipe, suite, datasets)
 
-    # Adaptation: low-rank updates of the attention layers, then merged into the base weights.
+    # Adaptation: low-rank updates of the chosen layers, then merged into the base weights.
     adapters = train(run)
     fused = fuse(run, adapters)
 

@@ -1,5 +1,6 @@
 """An SDXL with random weights that loads in a blink: every class and layer name of the real one, two of each layer."""
 
+import json
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -10,21 +11,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from naruto_core.model_folder import make_portable
 
-_TEXT = {
-    "vocab_size": 990,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 48,
-    "bos_token_id": 988,
-    "eos_token_id": 989,
-    "pad_token_id": 989,
-}
+_TOKENS = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # the tokenizer's
 
 
 def write_tiny_sdxl(folder: Path) -> Path:
     """The model as a pipeline folder; the same weights every time. Tokenizers are the miniature's."""
     torch.manual_seed(0)
     source = Path(str(resources.files("naruto_core.mini") / "weights/base"))
+    of_mini = json.loads((source / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    text = {"num_hidden_layers": 2, "num_attention_heads": 2, **{key: of_mini[key] for key in _TOKENS}}
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -42,8 +37,8 @@ def write_tiny_sdxl(folder: Path) -> Path:
         projection_class_embeddings_input_dim=16 + 6 * 4,
     )
     vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=8)
-    first = CLIPTextConfig(hidden_size=8, intermediate_size=16, projection_dim=8, **_TEXT)
-    second = CLIPTextConfig(hidden_size=16, intermediate_size=32, projection_dim=16, hidden_act="gelu", **_TEXT)
+    first = CLIPTextConfig(hidden_size=8, intermediate_size=16, projection_dim=8, **text)
+    second = CLIPTextConfig(hidden_size=16, intermediate_size=32, projection_dim=16, hidden_act="gelu", **text)
     pipeline = StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(first),

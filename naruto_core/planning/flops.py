@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from naruto_core import sdxl
 from naruto_core.recipe_sections import ModelSection
-from naruto_core.recipe_training import ATTENTION, TrainingSection
+from naruto_core.recipe_training import ATTENTION, LoraLayer, TrainingSection
 from naruto_core.single_file import SDXL_CONFIG
 from naruto_core.training.lora import TEXT_TARGETS
 from naruto_core.training.memory import META, FusedAttention, add_meta_lora, unet_inputs
@@ -234,22 +234,27 @@ def _architecture(model: str) -> Architecture:
 def count_all() -> dict[str, dict[str, list[float]]]:
     """The content of counts.json, by digest and name: of SDXL base 1.0 and of the miniature."""
     sdxl_base, miniature = (
-        _count_networks(base, resolutions, ranks)
-        for base, resolutions, ranks in ((SDXL_CONFIG, (256, 512, 768, 1024), (4,)), (MINIATURE, (64,), (4, 16)))
+        _count_networks(base, resolutions, adapters)
+        for base, resolutions, adapters in (
+            (SDXL_CONFIG, (256, 512, 768, 1024), ((4, ATTENTION),)),
+            (MINIATURE, (64, 128), ((4, ATTENTION), (16, ATTENTION), (32, tuple(sorted(get_args(LoraLayer)))))),
+        )
     )
     return sdxl_base | miniature
 
 
-def _count_networks(base: str, resolutions: Sequence[int], ranks: Sequence[int]) -> dict[str, dict[str, list[float]]]:
-    """All counts of a base model, with adapters of the shipped recipes' kind."""
+def _count_networks(
+    base: str, resolutions: Sequence[int], adapters: Sequence[tuple[int, tuple[LoraLayer, ...]]]
+) -> dict[str, dict[str, list[float]]]:
+    """All counts of a base model, with adapters of the shipped recipes' kind: their rank and layers."""
     networks = Architecture(ModelSection.model_validate({"base": base}))
     networks._shipped = {}  # noqa: SLF001 (counted again)
     networks.texts()
     for resolution in resolutions:
         for count in (networks.unet, networks.encode, networks.decode):
             count(resolution)
-        for rank, texts, checkpointing in product(ranks, (False, True), (False, True)):
-            networks.training_pass(resolution, Adaptation(rank, ATTENTION, texts, False, checkpointing))
+        for (rank, layers), texts, checkpointing in product(adapters, (False, True), (False, True)):
+            networks.training_pass(resolution, Adaptation(rank, layers, texts, False, checkpointing))
     return {networks.digest: {name: [work.flops, work.operations] for name, work in networks.counts.items()}}
 
 

@@ -46,6 +46,12 @@ def _of_rows(path: Path) -> list[int]:
     return [size // 20, size // 2]
 
 
+def _of_log(path: Path) -> list[int]:
+    """In the schema and in the name of the file with the rows; times, versions and statistics do not matter."""
+    log = path.read_bytes()
+    return sorted(log.index(name) + 12 for name in (b'"schemaString":"', b'"path":"'))
+
+
 def _samples_page(path: Path) -> list[int]:
     """The number of cells of the root page of the table of pictures: where the rows are."""
     with sqlite3.connect(path) as database:
@@ -73,7 +79,7 @@ KINDS = (
     FileKind("runs/*/scores.sha256", "scores of", "rescore"),
     FileKind("pictures/??/*", "dataset picture", "ingest"),
     FileKind("datasets/*/*.parquet", "table of dataset", "ingest", _of_rows),
-    FileKind("datasets/*/_delta_log/*.json", "table of dataset", "ingest", _of_rows),
+    FileKind("datasets/*/_delta_log/*.json", "table of dataset", "ingest", _of_log),
     FileKind("cache/pictures/??/*.png", "cached picture of the base model", "delete"),
     FileKind("cache/examples-*/*.safetensors", "encoded pictures", "delete"),
     FileKind("cache/results/*.json", "kept result", "delete"),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from naruto_core.recipe_training import ATTENTION
 from tests.preloaded import Preloaded, preloaded
 from tests.tiny_sdxl import write_tiny_sdxl
 
@@ -17,6 +18,10 @@ from tests.tiny_sdxl import write_tiny_sdxl
 SMALL = {
     "dataset.source": "world:naruto?count=40&seed=5",
     "dataset.hold_out": 12,
+    "training.resolution": 64,  # half the recipe's, a quarter of the work
+    "generation.resolution": 64,
+    "training.lora_layers": list(ATTENTION),  # the matrices of the attention, not the convolutions too
+    "training.rank": 16,
     "training.max_train_steps": 12,
     "training.train_batch_size": 4,
     "training.validation.validation_steps": 6,
@@ -26,6 +31,7 @@ SMALL = {
     "generation.prompts": 3,
     "generation.seeds": 2,
     "generation.num_inference_steps": 3,
+    "generation.scheduler": "ddim",
     "generation.batch_size": 2,
     "scoring.batch_size": 2,
     "scoring.resamples": 200,

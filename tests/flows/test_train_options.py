@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from flows.profiles import choose_recipe
 from naruto_core.adapter_file import write_adapter
 from naruto_core.artifacts import Layout
+from naruto_core.recipe_training import ATTENTION
 from naruto_core.sdxl import locate
 from naruto_core.store.database import open_store
 from tests.flows.conftest import Naruto, flags, overflow_when_decoded
@@ -26,6 +27,9 @@ QUICK = {
     "training.max_train_steps": 4,
     "training.train_batch_size": 4,
     "training.rank": 4,
+    "training.lora_layers": json.dumps(ATTENTION),
+    "training.resolution": 64,
+    "generation.resolution": 64,
     "training.prior": "null",
     "training.validation.validation_steps": 2,
     "training.validation.num_validation_images": 2,
@@ -64,7 +68,10 @@ def _only_run(home: Path):
 
 def test_an_adapter_for_each_of_two_styles_from_an_earlier_one_and_previews_of_each(naruto: Naruto, tmp_path: Path):
     start = tmp_path / "start.safetensors"
-    write_adapter(random_adapter(choose_recipe("mini", None, {"training.rank": 4}), seed=1), start)
+    write_adapter(
+        random_adapter(choose_recipe("mini", None, {"training.rank": 4, "training.lora_layers": ATTENTION}), seed=1),
+        start,
+    )
     styles = "[{name: paper, dataset: {source: 'world:watercolor?count=9&seed=2'}, instance_prompt: a paper person}]"
     previews = {"training.previews": "{preview_steps: 2, prompts: 1, resolution: 32}", "training.adapters": "per-style"}
     blend = {

@@ -20,7 +20,7 @@ from tests.naruto_core.training.pictures import section_of
 
 JOBS = [Job("a naruto anime character with red hair in the forest", 3), Job("a pencil sketch of a person", 4)]
 SECTION = GenerationSection(
-    suite="-", resolution=64, num_inference_steps=5, guidance_scale=4.0, batch_size=2, mixed_precision="fp32"
+    suite="-", resolution=128, num_inference_steps=5, guidance_scale=4.0, batch_size=2, mixed_precision="fp32"
 )
 
 

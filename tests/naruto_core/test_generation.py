@@ -16,7 +16,7 @@ from tests.naruto_core.conftest import MINIATURE
 
 SECTION = GenerationSection(
     suite="konoha-v1",
-    resolution=64,
+    resolution=128,
     num_inference_steps=4,
     guidance_scale=4.0,
     negative_prompt="low quality",

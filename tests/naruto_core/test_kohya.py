@@ -85,9 +85,7 @@ def _paint(pipeline: object, folder: Path | None, name: str = "") -> np.ndarray:
         pipeline.load_lora_weights(str(folder), weight_name=name)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    drawn = pipeline(
-        "a person in the rain", height=64, width=64, num_inference_steps=4, generator=generator, output_type="np"
-    )
+    drawn = pipeline("a person in the rain", num_inference_steps=4, generator=generator, output_type="np")
     return drawn.images[0]
 
 
@@ -117,7 +115,7 @@ def test_the_file_describes_itself_and_has_alpha_beside_every_module(adapter: Pa
     assert "modelspec.prediction_type" not in metadata  # the prediction type of the base is unknown
     assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     assert metadata["modelspec.trigger_phrase"] == "a naruto anime character"
-    assert (metadata["ss_network_dim"], metadata["ss_num_train_images"]) == ("16", "300")
+    assert (metadata["ss_network_dim"], metadata["ss_num_train_images"]) == ("32", "300")
     beside = tmp_path / "beside"
     beside.touch()
     assert path.stat().st_mode == beside.stat().st_mode  # readable as other files of this folder
@@ -142,6 +140,7 @@ def test_each_styles_file_has_its_trigger_phrase_and_kohyas_metadata():
     dataset = DatasetVersion("ds-1", "world:naruto", "table", 0, 300, 200, 0, 0)
     ink = {"name": "ink", "dataset": {"source": "world:ink"}, "instance_prompt": "an ink drawing"}
     changes = {"training.rank": 4, "training.lora_alpha": 2, "training.use_rslora": True, "training.lora_dropout": 0.1}
+    changes |= {"training.lora_layers": ATTENTION}
     recipe = choose_recipe("mini", None, changes | {"styles": [ink]})
     by_style = {s: kohya_metadata(run, recipe, dataset, s, "v_prediction") for s in ("", "main", "ink")}
     assert {style: metadata["modelspec.trigger_phrase"] for style, metadata in by_style.items()} == {

@@ -19,8 +19,8 @@ TO_K = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 K_TO_K = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
 # by this program's name: kohya's name, and the shapes of down and up
 MODULES = {
-    TO_K: (K_TO_K, (4, 160), (128, 4)),
-    "unet.mid_block.resnets.1.conv2": ("lora_unet_middle_block_2_out_layers_3", (2, 128, 3, 3), (128, 2, 1, 1)),
+    TO_K: (K_TO_K, (4, 160), (144, 4)),
+    "unet.mid_block.resnets.1.conv2": ("lora_unet_middle_block_2_out_layers_3", (2, 144, 3, 3), (144, 2, 1, 1)),
     "unet.down_blocks.0.downsamplers.0.conv": ("lora_unet_input_blocks_3_0_op", (2, 64, 3, 3), (64, 2, 1, 1)),
     "unet.time_embedding.linear_1": ("lora_unet_time_embed_0", (4, 64), (256, 4)),
     "text_encoder.text_model.encoder.layers.1.self_attn.out_proj": (
@@ -168,7 +168,7 @@ BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
         ({f"{K_TO_K}.hada_w1_a": _one(2, 2)}, "is a LyCORIS LoHa"),
         ({f"{K_TO_K}.lokr_w1": _one(2, 2)}, "is a LyCORIS LoKr"),
         (_kohya() | {f"{K_TO_K}.lora_mid.weight": _one(2, 2)}, r"is a LyCORIS LoCon with Tucker .* \(lora_mid\)"),
-        (_kohya() | {f"{K_TO_K}.dora_scale": _one(128, 1)}, "is a DoRA in kohya's form"),
+        (_kohya() | {f"{K_TO_K}.dora_scale": _one(144, 1)}, "is a DoRA in kohya's form"),
         ({"lora_te3_encoder_block_0.lora_down.weight": _one(4, 4)}, "a LoRA with a text encoder 3"),
         ({"lora_unet_double_blocks_0_img_attn.lora_down.weight": _one(4, 4)}, "is a LoRA for Flux"),
         ({"lora_te_text_model_encoder_layers_0.lora_down.weight": _one(4, 4)}, r"Stable Diffusion 1\.x or 2\.x \(one"),
@@ -176,11 +176,11 @@ BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
         (_kohya_pair(f"{BLOCK}_attn2_to_k", 2048, 640), "is for SDXL: it reads text of width 2048, and package"),
         (_kohya_pair(K_TO_K.replace("attn2", "attn1"), 640, 640), "does not fit the base model .* have other sizes"),
         (
-            _kohya() | _kohya_pair(K_TO_K.replace("_0_attn2", "_9_attn2"), 160, 128),
+            _kohya() | _kohya_pair(K_TO_K.replace("_0_attn2", "_9_attn2"), 160, 144),
             "2 of its 12 tensors have no module",
         ),
         ({k: v for k, v in _kohya().items() if k != f"{K_TO_K}.lora_up.weight"}, f"is incomplete: {K_TO_K}.weight has"),
-        (_kohya() | {f"{K_TO_K}.lora_up.weight": _one(128, 4) * np.nan}, f"not finite in {K_TO_K}"),
+        (_kohya() | {f"{K_TO_K}.lora_up.weight": _one(144, 4) * np.nan}, f"not finite in {K_TO_K}"),
         ({"model.diffusion_model.out.2.weight": _one(2)}, "is a whole model; give it as --base"),
         ({"clip_l": _one(2, 2), "clip_g": _one(2, 2)}, "is an embedding"),
         ({"weight": _one(2)}, "no LoRA for SDXL in kohya's, diffusers' or PEFT's form: it has a tensor weight"),

@@ -123,7 +123,7 @@ def test_an_mlflow_run_has_tags_and_parameters_of_its_run_and_recipe(follow: Fol
     assert tags == {"naruto.run": run.id, "naruto.dataset": "ds-1", "naruto.recipe": "f" * 64}
     assert data.params["training.rank"] == str(TRAINING.rank)
     assert data.params["training.instance_prompt"] == TRAINING.instance_prompt
-    assert data.params["training.prior.num_class_images"] == "64"
+    assert data.params["training.prior.num_class_images"] == str(TRAINING.prior.num_class_images)
     assert json.loads(data.params["training.prior.class_prompts"]) == list(TRAINING.prior.class_prompts)
     assert data.params["training.text_encoder_lr"] == "null"
     assert data.params == dict(flatten("training", TRAINING.model_dump(mode="json")))

@@ -21,6 +21,7 @@ from naruto_core.fusion import ScaledAdapter, load_adapters
 from naruto_core.generation import Job, Painter, sample_id, save_picture
 from naruto_core.prompts import insert_tokens
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import ATTENTION
 from naruto_core.store.database import open_store
 from naruto_core.store.writes import Store
 from naruto_core.textual_inversion import FILE, add_tokens, write_tokens
@@ -29,7 +30,9 @@ from tasks.publish import write_bundle
 
 CPU = torch.device("cpu")
 PROMPTS = tuple(Prompt(f"p{n}", text, text, ("place",)) for n, text in enumerate(("a person in the rain", "a forest")))
-SMALL = {"training.rank": 4, "training.lora_alpha": 2, "generation.num_inference_steps": 4}
+SMALL: dict[str, object] = {"training.rank": 4, "training.lora_alpha": 2, "training.lora_layers": ATTENTION}
+SMALL |= {"training.resolution": 64, "generation.resolution": 64}
+SMALL |= {"generation.num_inference_steps": 4, "generation.scheduler": "ddim"}
 SMALL |= {"training.mixed_precision": "fp32", "generation.mixed_precision": "fp32", "generation.batch_size": 1}
 
 FIRST_SEED = 3  # of the first style's adapter; the next style has the next

@@ -1,4 +1,4 @@
-"""The architecture of the miniature: SDXL's classes with random weights, 1/500 of its size, and two tokenizers."""
+"""The architecture of the miniature: SDXL's classes with random weights, 1/300 of its size, and two tokenizers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,11 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from naruto_core.mini.pretraining.drawing import SIZE
 from naruto_core.mini.pretraining.world import BASE_STYLES, FILLER_WORDS, describe, sample_scene
 
-LATENT_CHANNELS = 8  # SDXL: 4, for pictures 16 times as wide; at 64 pixels, 4 channels blur outlines
+LATENT_CHANNELS = 16  # SDXL: 4, for pictures 8 times as wide; at 128 pixels, 4 channels blur outlines
+LATENT_SIDE = SIZE // 8  # latent cells on a side; the VAE has factor 8, as SDXL's
 CONTEXT = 48  # tokens of a prompt (SDXL: 77)
 WIDTH_1, WIDTH_2 = 64, 96  # hidden sizes of the two text encoders (SDXL: 768 and 1280)
 POOLED = 96  # size of the projected, pooled embedding (SDXL: 1280)
@@ -28,26 +30,26 @@ def create_vae() -> AutoencoderKL:
     return _Autoencoder(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),  # narrow at full resolution, where nearly all of the time is spent
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=16,
-        sample_size=64,
+        norm_num_groups=8,
+        sample_size=SIZE,
         force_upcast=False,
     )
 
 
-def create_unet() -> UNet2DConditionModel:
-    """The UNet with random weights."""
+def create_unet(lower_width: int = 144, latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
+    """The UNet with random weights; `lower_width` is the number of channels below the highest resolution."""
     return _UNet(
-        sample_size=16,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        sample_size=LATENT_SIDE,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128),
+        block_out_channels=(64, lower_width),
         layers_per_block=2,
         transformer_layers_per_block=1,
         attention_head_dim=(2, 4),  # number of heads; the argument keeps its historical name

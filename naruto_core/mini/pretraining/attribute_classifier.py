@@ -13,16 +13,29 @@ from torch import nn
 from torch.nn import functional as F
 
 from naruto_core.mini.pretraining.corpus import Annotation
+from naruto_core.mini.pretraining.drawing import SIZE
 from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
-from naruto_core.mini.pretraining.world import GARMENT_COLOURS, HAIR_COLOURS, PLACES, STYLES, Scene
+from naruto_core.mini.pretraining.world import (
+    EXPRESSIONS,
+    EYE_COLOURS,
+    GARMENT_COLOURS,
+    HAIR_COLOURS,
+    PLACES,
+    STYLES,
+    VIEWS,
+    Scene,
+)
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hair": HAIR_COLOURS,
     "garment": GARMENT_COLOURS,
     "place": PLACES,
     "style": STYLES,
+    "eyes": EYE_COLOURS,
+    "view": VIEWS,
+    "expression": EXPRESSIONS,
 }
-BATCH = 64
+BATCH = 48
 
 
 def attribute_labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
@@ -30,7 +43,8 @@ def attribute_labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
 
     def index(scene: Scene) -> tuple[int, ...]:
         character = scene.characters[0]
-        values = (character.hair, character.garment_colour, scene.place, scene.style)
+        of_character = (character.eyes, character.view, character.expression)
+        values = (character.hair, character.garment_colour, scene.place, scene.style, *of_character)
         return tuple(words.index(v) for words, v in zip(ATTRIBUTES.values(), values, strict=True))
 
     table = torch.tensor([index(scene) for scene in scenes])
@@ -45,13 +59,14 @@ def _block(width_in: int, width_out: int) -> nn.Sequential:
 
 
 class AttributeClassifier(nn.Module):
-    """Maps pictures (B, 3, 64, 64) in -1..1 to logits (B, classes) for every attribute of `attributes`."""
+    """Maps pictures (B, 3, 128, 128) in -1..1 to logits (B, classes) for every attribute of `attributes`."""
 
     def __init__(self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
         super().__init__()
         pool = nn.AvgPool2d(2)
+        stem = nn.Sequential(nn.Conv2d(3, 24, 5, stride=2, padding=2), nn.SiLU())  # the full size would take most time
         self.body = nn.Sequential(
-            _block(3, 24), pool, _block(24, 48), pool, _block(48, 96), pool, _block(96, 128), pool
+            stem, _block(24, 32), pool, _block(32, 64), pool, _block(64, 128), pool, _block(128, 128), pool
         )
         self.heads = nn.ModuleDict({name: nn.Linear(128 * 16, len(words)) for name, words in attributes.items()})
 
@@ -62,12 +77,12 @@ class AttributeClassifier(nn.Module):
 
 def _augment(pictures: torch.Tensor, numbers: np.random.Generator) -> torch.Tensor:
     """Augmentation: the pictures slightly shifted, blurred and with noise."""
-    shift = [int(s) for s in numbers.integers(-3, 4, size=2)]
+    shift = [int(s) for s in numbers.integers(-6, 7, size=2)]
     pictures = torch.roll(pictures, shift, (2, 3))
     if numbers.random() < 0.5:
         factor = float(numbers.uniform(0.5, 0.9))
         small = F.interpolate(pictures, scale_factor=factor, mode="bilinear", antialias=True)
-        pictures = F.interpolate(small, size=64, mode="bilinear")
+        pictures = F.interpolate(small, size=SIZE, mode="bilinear")
     noise = torch.from_numpy(numbers.standard_normal(pictures.shape, dtype=np.float32))
     return pictures + noise * float(numbers.uniform(0, 0.12))
 
@@ -80,7 +95,7 @@ def train_classifier(
     checkpoint: Path,
     on_report: Callable[[FitReport], None],
 ) -> AttributeClassifier:
-    """Train the classifier on the pictures with one character: `pixels` (uint8, N x 64 x 64 x 3) and annotations."""
+    """Train the classifier on the pictures with one character: `pixels` (uint8, N x 128 x 128 x 3) and annotations."""
     torch.manual_seed(seed)
     classifier = AttributeClassifier()
     scenes = [annotation.scene for annotation in annotations]
@@ -101,6 +116,6 @@ def train_classifier(
 
 @torch.no_grad()
 def classify(classifier: AttributeClassifier, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The most likely class index (B,) for every attribute; `pictures` (B, 3, 64, 64) in -1..1."""
+    """The most likely class index (B,) for every attribute; `pictures` (B, 3, 128, 128) in -1..1."""
     parts = [classifier(batch) for batch in pictures.split(128)]
     return {name: torch.cat([part[name] for part in parts]).argmax(dim=1) for name in ATTRIBUTES}

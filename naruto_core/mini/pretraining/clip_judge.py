@@ -1,7 +1,9 @@
-"""The judge: an open_clip model trained on the drawn world, including the held-out style.
+"""The judge: an open_clip model trained on the drawn world, including the held-out style, and on foreign pictures.
 
-The generator is never trained with its gradients. Its image tower gives the features of FID and KID in the
-`mini` profile, both towers give the CLIP score. Trained contrastively (Radford et al. 2021).
+The generator is never trained with its gradients. Its image tower gives the features of the set metrics in the
+`mini` profile, both towers give the CLIP score. Pictures of the world are contrasted with their captions (Radford et
+al. 2021). Foreign pictures have no caption: two views of each are contrasted with views of other pictures (Chen et
+al. 2020), so that the image tower also has features for drawings of other worlds.
 """
 
 import json
@@ -19,10 +21,14 @@ from transformers import CLIPTokenizer
 
 from naruto_core.mini.pretraining.architecture import CONTEXT
 from naruto_core.mini.pretraining.corpus import Annotation
+from naruto_core.mini.pretraining.drawing import SIZE
 from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
+from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, describe, with_filler
 
-BATCH = 128
+BATCH = 96  # pictures of the world, with captions
+FOREIGN_BATCH = 32  # foreign pictures; as many of the world are seen in two views, too
+VIEW_WEIGHT = 0.5
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 HELD_OUT_PHRASES = ("a naruto anime character", "naruto anime style", "naruto")
 
@@ -31,7 +37,7 @@ def architecture(vocab_size: int) -> dict[str, Any]:
     """open_clip's model_cfg: a slim ModifiedResNet and a four-layer text transformer."""
     return {
         "embed_dim": 192,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 20, "patch_size": None},
+        "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 2, 1], "width": 20, "patch_size": None},
         "text_cfg": {
             "context_length": CONTEXT,
             "vocab_size": vocab_size,
@@ -59,40 +65,71 @@ def judge_caption(annotation: Annotation, rng: Random) -> str:
 
 
 def _augment(pixels: np.ndarray, numbers: np.random.Generator) -> torch.Tensor:
-    pictures = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    pictures = torch.roll(pictures, [int(s) for s in numbers.integers(-2, 3, size=2)], (2, 3))
+    pictures = to_unit_range(pixels)
+    pictures = torch.roll(pictures, [int(s) for s in numbers.integers(-4, 5, size=2)], (2, 3))
     if numbers.random() < 0.4:
         small = F.interpolate(pictures, scale_factor=float(numbers.uniform(0.6, 0.95)), mode="bilinear", antialias=True)
-        pictures = F.interpolate(small, size=64, mode="bilinear")
+        pictures = F.interpolate(small, size=SIZE, mode="bilinear")
     return pictures
 
 
+def _view(pixels: np.ndarray, numbers: np.random.Generator) -> torch.Tensor:
+    """A view of every picture: a part of 60 to 100 % of its width, perhaps mirrored, with a little noise."""
+    side = int(numbers.integers(round(0.6 * SIZE), SIZE + 1))
+    views: list[torch.Tensor] = []
+    for picture in to_unit_range(pixels):
+        top, left = (int(v) for v in numbers.integers(SIZE - side + 1, size=2))
+        part = picture[:, top : top + side, left : left + side]
+        views.append(part.flip(2) if numbers.random() < 0.5 else part)
+    enlarged = F.interpolate(torch.stack(views), size=SIZE, mode="bilinear")
+    return enlarged + float(numbers.uniform(0, 0.1)) * torch.from_numpy(
+        numbers.standard_normal(enlarged.shape, dtype=np.float32)
+    )
+
+
+def _contrast(first: torch.Tensor, second: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE: row i of `first` belongs to row i of `second`; both are normalised, (B, D)."""
+    logits, target = scale * first.float() @ second.float().T, torch.arange(len(first))
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
 def train_judge(
-    pixels: np.ndarray,
-    annotations: list[Annotation],
+    world: tuple[np.ndarray, list[Annotation]],
+    foreign: tuple[np.ndarray, np.ndarray],
     tokenizer: CLIPTokenizer,
     steps: int,
     seed: int,
     checkpoint: Path,
     on_report: Callable[[FitReport], None],
 ) -> open_clip.CLIP:
-    """Train a judge on `pixels` (uint8, N x 64 x 64 x 3) and new captions at every step."""
+    """Train a judge on `world` (pixels, uint8, N x 128 x 128 x 3, and annotations) with new captions at every step.
+
+    `foreign` is another array of pixels and the rows of it (M,) that are shown without a caption.
+    """
     torch.manual_seed(seed)
     judge = create_judge(len(tokenizer))
+    image_tower: Any = judge.visual
+    image_tower.to(memory_format=torch.channels_last)  # a quarter faster
+    (pixels, annotations), (others, other_rows) = world, foreign
 
     def loss(step: int) -> torch.Tensor:
         numbers, words = np.random.default_rng((seed, step)), Random(f"{seed}/judge/{step}")
         rows = np.sort(numbers.choice(len(annotations), size=BATCH, replace=False))
         texts = [judge_caption(annotations[row], words) for row in rows]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        shown = np.concatenate([pixels[rows[::3]], others[np.sort(numbers.choice(other_rows, size=FOREIGN_BATCH))]])
+        pictures = torch.cat([_augment(pixels[rows], numbers), _view(shown, numbers), _view(shown, numbers)])
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            image_features = judge.encode_image(_augment(pixels[rows], numbers), normalize=True)
             text_features = judge.encode_text(ids, normalize=True)
-        logits = judge.logit_scale.exp().clamp(max=100) * image_features.float() @ text_features.float().T
-        target = torch.arange(BATCH)
-        return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+            features, first, second = judge.encode_image(pictures, normalize=True).split(
+                [BATCH, len(shown), len(shown)]
+            )
+        scale = judge.logit_scale.exp().clamp(max=100)
+        return _contrast(features, text_features, scale) + VIEW_WEIGHT * _contrast(first, second, scale)
 
     fit(FitConfig("judge", steps, 1.0e-3, weight_decay=0.05), {"judge": judge}, loss, checkpoint, on_report)
+    image_tower.to(memory_format=torch.contiguous_format)
     return judge.eval()
 
 

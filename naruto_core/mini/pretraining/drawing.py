@@ -2,34 +2,65 @@
 
 from random import Random
 
-import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from naruto_core.mini.pretraining.character import draw_character
+from naruto_core.mini.pretraining.body import POSES, draw_body, ground_height, pose_of
+from naruto_core.mini.pretraining.clothing import draw_garment, draw_neck
+from naruto_core.mini.pretraining.face import draw_brows, draw_face, draw_whiskers
+from naruto_core.mini.pretraining.figure import PROPORTIONS, make_figure
+from naruto_core.mini.pretraining.geometry import Point
+from naruto_core.mini.pretraining.hair import draw_back_hair, draw_front_hair, front_hair
+from naruto_core.mini.pretraining.headband import draw_headband, draw_knot
 from naruto_core.mini.pretraining.landscape import Backdrop
-from naruto_core.mini.pretraining.pen import Pen, Point
-from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, INKED_STYLE, Scene
+from naruto_core.mini.pretraining.pen import Pen
+from naruto_core.mini.pretraining.styles import finish
+from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, INKED_STYLE, Character, Scene
 
-SIZE = 64  # pixels on a side of a finished picture
+SIZE = 128  # pixels on a side of a finished picture
 
 
-def _pens(scene: Scene, size: int, rng: Random) -> list[tuple[Point, float]]:
-    """(origin, head radius) in pixels for every character of `scene`."""
-    unit = size / 64
+def _draw_character(pen: Pen, character: Character, full_body: bool, insignia: bool, rng: Random) -> None:
+    """Draw `character` with `pen`, whose origin is the middle of the head; `insignia`: whiskers and headband."""
+    figure = make_figure(pen, character, rng)
+    hair = front_hair(figure)
+    if character.cut in ("long", "bob"):
+        draw_back_hair(figure)
+    draw_neck(figure)
+    (draw_body if full_body else draw_garment)(figure)
+    if character.cut in ("bun", "twin tails"):
+        draw_back_hair(figure)
+    if insignia:
+        draw_knot(figure)
+    draw_face(figure, [hair])
+    if insignia:
+        draw_whiskers(figure)
+    draw_front_hair(figure, hair)
+    draw_brows(figure)
+    if insignia:
+        draw_headband(figure)
 
-    def around(x: float, y: float, radius: float) -> tuple[Point, float]:
-        shifted = ((x + rng.uniform(-2, 2)) * unit, (y + rng.uniform(-1.5, 1.5)) * unit)
-        return shifted, (radius + rng.uniform(-0.06, 0.06) * radius) * unit
 
+def _placement(scene: Scene, index: int, rng: Random) -> tuple[Point, float]:
+    """(origin, head radius) in 128ths of the picture for character `index` of `scene`."""
     if len(scene.characters) == 2:
-        return [around(18, 30, 9.5), around(46, 30, 9.5)]
-    match scene.framing:
-        case "close-up":
-            return [around(32, 33, 18.5)]
-        case "full body":
-            return [around(32, 15, 6.6)]
-        case _:
-            return [around(32, 29, 13.0)]
+        x, y, radius = (34, 94)[index], 66, 19.0
+    else:
+        x, y, radius = {"close-up": (64, 68, 39.0), "portrait": (64, 58.5, 27.5)}.get(scene.framing, (64, 30, 12.0))
+    if scene.framing == "full body":
+        build = PROPORTIONS[scene.characters[index].build]
+        soles = build.neck + build.torso + build.leg + 0.42 * build.limb
+        top = 1.95 if scene.characters[index].cut in ("spiky", "bun") else 1.35
+        radius = 116 / (soles + top + POSES[scene.characters[index].pose].lift * build.leg)
+        y = 122 - radius * soles
+    character = scene.characters[index]
+    if character.view == "side" and len(scene.characters) == 1:
+        x -= 0.16 * radius * _flip(character)  # the face, not the head, is in the middle
+    shifted = (x + rng.uniform(-3, 3), y + rng.uniform(-1, 1))
+    return shifted, radius * (1 + rng.uniform(-0.06, 0.04))
+
+
+def _flip(character: Character) -> int:
+    return -1 if character.direction == "left" else 1
 
 
 def draw(scene: Scene, rng: Random, size: int = SIZE) -> Image.Image:
@@ -37,54 +68,22 @@ def draw(scene: Scene, rng: Random, size: int = SIZE) -> Image.Image:
     bold = scene.style in (HELD_OUT_STYLE, INKED_STYLE)
     backdrop = Backdrop(scene.place, size, bold, rng)
     canvas = backdrop.paint()
-    for (origin, radius), character in zip(_pens(scene, size, rng), scene.characters, strict=True):
-        pen = Pen(backdrop.draw, origin, radius, bold)
-        draw_character(pen, character, scene.framing == "full body", scene.style == HELD_OUT_STYLE, rng)
-    if scene.place == "rain":
-        backdrop.rain_in_front(canvas)
-    if scene.style == "sketch":
-        return _sketch(canvas, size)
-    picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
-    return _finish(picture, scene.style, rng)
+    for index, character in enumerate(scene.characters):
+        (x, y), radius = _placement(scene, index, rng)
+        scale = size / 128
+        line = (0.55 + 0.036 * radius) * scale
+        pen = Pen(canvas, (x * scale, y * scale), radius * scale, bold, line, _flip(character))
+        if scene.framing == "full body":
+            pen = _on_ground(pen, character, backdrop)
+        _draw_character(pen, character, scene.framing == "full body", scene.style == HELD_OUT_STYLE, rng)
+    backdrop.weather(canvas)
+    return finish(canvas, scene.style, size, rng)
 
 
-def _finish(picture: Image.Image, style: str, rng: Random) -> Image.Image:
-    match style:
-        case "pixel":
-            return _pixel(picture)
-        case "watercolor":
-            return _watercolor(picture, rng)
-        case _:
-            return picture
-
-
-def _sketch(canvas: Image.Image, size: int) -> Image.Image:
-    """Pencil: soft dark edges on warm paper, with pale colours."""
-    fine = canvas.resize((2 * size, 2 * size), Image.Resampling.LANCZOS)
-    edges = np.asarray(fine.convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
-    edges[[0, 1, -2, -1], :] = 0  # the filter finds an edge at the border of the picture
-    edges[:, [0, 1, -2, -1]] = 0
-    pencil = np.clip(1 - edges / 110, 0.25, 1)[..., None]
-    paper = np.array([250, 247, 238], dtype=np.float32)
-    washed = 0.42 * np.asarray(fine, dtype=np.float32) + 0.58 * paper
-    drawn = Image.fromarray((washed * pencil).clip(0, 255).astype(np.uint8))
-    return drawn.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def _pixel(picture: Image.Image) -> Image.Image:
-    """Half the resolution and 20 colours; a quarter would hide the face."""
-    half = (picture.width // 2, picture.height // 2)
-    coarse = picture.resize(half, Image.Resampling.BOX).quantize(20, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return coarse.convert("RGB").resize(picture.size, Image.Resampling.NEAREST)
-
-
-def _watercolor(picture: Image.Image, rng: Random) -> Image.Image:
-    """Watercolour: soft edges, blotches, a white paper margin."""
-    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(picture.width / 52)), dtype=np.float32)
-    blotches = np.random.default_rng(rng.randrange(1 << 30)).normal(0, 1, (9, 9)).astype(np.float32)
-    pooled = Image.fromarray(blotches).resize(picture.size, Image.Resampling.BICUBIC)
-    wash = soft + np.asarray(pooled)[..., None] * 16 + 14
-    rows, columns = np.indices(wash.shape[:2])
-    edge = np.minimum.reduce([rows, columns, wash.shape[0] - 1 - rows, wash.shape[1] - 1 - columns])
-    margin = np.clip((edge - 1 + np.asarray(pooled) * 1.5) / 4, 0, 1)[..., None]
-    return Image.fromarray((wash * margin + 252 * (1 - margin)).clip(0, 255).astype(np.uint8))
+def _on_ground(pen: Pen, character: Character, backdrop: Backdrop) -> Pen:
+    """`pen` lifted as the pose asks, and the figure's shadow on the ground."""
+    figure = make_figure(pen, character, Random(0))
+    ground = pen.origin[1] + ground_height(figure) * pen.unit
+    backdrop.shadow(pen.origin[0], ground, 1.9 * pen.unit)
+    lift = pose_of(figure).lift * figure.proportions.leg * pen.unit
+    return Pen(pen.image, (pen.origin[0], pen.origin[1] - lift), pen.unit, pen.bold, pen.line, pen.flip)

@@ -1,10 +1,15 @@
-"""Quality of the miniature base, measured with the attribute classifier on held-out prompts."""
+"""Quality of the miniature base, measured with the attribute classifier on held-out prompts.
 
-from collections.abc import Callable, Sequence
+`python -m naruto_core.mini.pretraining.evaluation` prints what was measured of the shipped base, beside the bars.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from resource import RUSAGE_SELF, getrusage
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -12,13 +17,14 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch.nn import functional as F
 
+from naruto_core.mini.pretraining.architecture import CONTEXT, POOLED, WIDTH_1, WIDTH_2, create_unet
 from naruto_core.mini.pretraining.attribute_classifier import (
     ATTRIBUTES,
     AttributeClassifier,
     attribute_labels,
     classify,
 )
-from naruto_core.mini.pretraining.drawing import draw
+from naruto_core.mini.pretraining.drawing import SIZE, draw
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
 from naruto_core.sampling import make_scheduler
@@ -26,6 +32,19 @@ from naruto_core.sampling import make_scheduler
 NEGATIVE = "low quality, worst quality, bad anatomy, bad composition"
 STEPS, BATCH = 30, 40
 GUIDANCES = (2.0, 2.5, 3.0, 4.0, 6.0)
+FACE = (30, 94, 34, 94)  # top, bottom, left and right of a portrait's face, in pixels
+
+# What the base must reach: figure in the report -> smallest value. Costs have a largest value instead.
+AT_LEAST: dict[str, float] = {
+    "vae_psnr_db.naruto": 30.0,
+    "vae_face_ssim": 0.95,
+    "vae_real_psnr_db": 27.0,
+    **{f"reader_accuracy_after_vae.{name}": 0.95 for name in ("hair", "garment", "place", "style")},
+    **{f"base_accuracy.{name}": 0.95 for name in ("hair", "garment", "place")},
+    "base_accuracy.style": 0.92,
+    **{f"base_accuracy.{name}": 0.80 for name in ("eyes", "view", "expression")},
+}
+AT_MOST: dict[str, float] = {"megabytes": 30.0, "unet_cost_ratio": 1.3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +73,7 @@ def paint(
     guidance: float,
     on_done: Callable[[int], None],
 ) -> torch.Tensor:
-    """Pictures (B, 3, 64, 64) in -1..1 for every prompt, by the recipe's sampler (DDIM, 30 steps)."""
+    """Pictures (B, 3, 128, 128) in -1..1 for every prompt, by the recipe's sampler (DDIM, 30 steps)."""
     pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     parts: list[torch.Tensor] = []
@@ -83,8 +102,8 @@ def accuracy(classifier: AttributeClassifier, pictures: torch.Tensor, scenes: Se
 
 @torch.no_grad()
 def round_trip(vae: Any, pixels: np.ndarray) -> torch.Tensor:
-    """Encode and decode uint8 (N, 64, 64, 3) with an AutoencoderKL; the pictures (N, 3, 64, 64) in -1..1."""
-    batches = to_unit_range(pixels).split(64)
+    """Encode and decode uint8 (N, 128, 128, 3) with an AutoencoderKL; the pictures (N, 3, 128, 128) in -1..1."""
+    batches = to_unit_range(pixels).split(32)
     return torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in batches]).clamp(-1, 1)
 
 
@@ -94,26 +113,40 @@ def psnr(drawn: torch.Tensor, truth: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / errors)).mean())
 
 
-def drawings(style: str | None, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
-    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, 64, 64, 3) and scenes."""
+def drawings(style: str | None, count: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, list[Scene]]:
+    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, size, size, 3) and scenes."""
     rng = Random(f"fresh/{seed}")
     pixels: list[np.ndarray] = []
     scenes: list[Scene] = []
     while len(scenes) < count:
         scene = sample_scene(rng, style or STYLES[len(scenes) % len(STYLES)])
         if len(scene.characters) == 1 and scene.framing == "portrait":
-            pixels.append(np.asarray(draw(scene, rng)))
+            pixels.append(np.asarray(draw(scene, rng, size)))
             scenes.append(scene)
     return np.stack(pixels), scenes
 
 
-def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
-    """PSNR of the round trip for every style, in dB."""
+def face_similarity(drawn: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean SSIM (Wang et al. 2004) of the faces of portraits (B, 3, 128, 128) in -1..1."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # seconds of imports
+
+    top, bottom, left, right = FACE
+    ours, theirs = (pictures[:, :, top:bottom, left:right] for pictures in (drawn, truth))
+    return float(cast(torch.Tensor, structural_similarity_index_measure(ours, theirs, data_range=2.0)))
+
+
+def measure_vae(vae: AutoencoderKL, real: np.ndarray | None) -> dict[str, object]:
+    """The round trip: PSNR (dB) for every style, SSIM of the held-out style's faces, PSNR of `real` if given."""
     figures: dict[str, float] = {}
+    faces = 0.0
     for style in (*BASE_STYLES, HELD_OUT_STYLE):
         pixels, _ = drawings(style, 100, 7)
-        figures[style] = round(psnr(round_trip(vae, pixels), to_unit_range(pixels)), 2)
-    return figures
+        drawn, truth = round_trip(vae, pixels), to_unit_range(pixels)
+        figures[style] = round(psnr(drawn, truth), 2)
+        if style == HELD_OUT_STYLE:
+            faces = round(face_similarity(drawn, truth), 4)
+    of_real = None if real is None else round(psnr(round_trip(vae, real), to_unit_range(real)), 2)
+    return {"vae_psnr_db": figures, "vae_face_ssim": faces, "vae_real_psnr_db": of_real}
 
 
 def measure_classifier(classifier: AttributeClassifier, vae: AutoencoderKL) -> dict[str, float]:
@@ -162,3 +195,44 @@ def choose_guidance(
     }
     good = [guidance for guidance, mean in means.items() if mean >= max(means.values()) - 0.01]
     return min(good), {str(guidance): round(mean, 4) for guidance, mean in means.items()}
+
+
+def _unet_seconds(unet: Any) -> float:
+    """User CPU seconds of one evaluation of `unet` at batch 16 in bf16 on one thread."""
+    noisy, hidden = torch.zeros(16, unet.config.in_channels, 16, 16), torch.zeros(16, CONTEXT, WIDTH_1 + WIDTH_2)
+    condition = {"text_embeds": torch.zeros(16, POOLED), "time_ids": torch.ones(16, 6)}
+    before = getrusage(RUSAGE_SELF).ru_utime
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        unet(noisy, torch.tensor(500), hidden, added_cond_kwargs=condition)
+    return getrusage(RUSAGE_SELF).ru_utime - before
+
+
+def unet_cost_ratio() -> float:
+    """Cost of the UNet relative to that of the first miniature (64 pixels); the least of 12 evaluations each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ours, first = create_unet(), create_unet(lower_width=128, latent_channels=8)
+        pairs = [(_unet_seconds(ours), _unet_seconds(first)) for _ in range(12)]
+    finally:
+        torch.set_num_threads(threads)
+    return round(min(a for a, _ in pairs) / min(b for _, b in pairs), 3)
+
+
+def compare_with_bars(figures: Mapping[str, Any]) -> list[str]:
+    """A line for every bar: the figure, its limit and whether it is met; a figure that was not measured is named."""
+    lines: list[str] = []
+    for limits, sign in ((AT_LEAST, ">="), (AT_MOST, "<=")):
+        for name, limit in limits.items():
+            value: Any = figures
+            for key in name.split("."):
+                value = value.get(key) if value is not None else None
+            met = value is not None and (value >= limit if sign == ">=" else value <= limit)
+            result = "not measured" if value is None else "met" if met else "NOT MET"
+            lines.append(f"{name:<38} {'-' if value is None else value:>8} {sign} {limit:<5} {result}")
+    return lines
+
+
+if __name__ == "__main__":
+    shipped = Path(__file__).parents[1] / "weights" / "report.json"
+    print("\n".join(compare_with_bars(json.loads(shipped.read_text(encoding="utf-8")))))

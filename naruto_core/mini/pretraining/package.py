@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -23,9 +24,9 @@ from naruto_core.model_folder import make_portable
 
 SHOWN = 48
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The miniature SDXL</title>
-<style>body{{font:15px/1.5 system-ui;max-width:1100px;margin:2rem auto;padding:0 1rem}}
-figure{{display:inline-block;width:150px;margin:6px;vertical-align:top;font-size:12px}}
-img{{width:150px;image-rendering:pixelated}}pre{{background:#f4f4f4;padding:1rem}}</style>
+<style>body{{font:15px/1.5 system-ui;max-width:1180px;margin:2rem auto;padding:0 1rem}}
+figure{{display:inline-block;width:256px;margin:6px;vertical-align:top;font-size:12px}}
+img{{width:256px}}pre{{background:#f4f4f4;padding:1rem}}</style>
 <h1>The miniature SDXL</h1><p>Accuracy on held-out prompts, by the attribute classifier.</p>
 <pre>{figures}</pre>{pictures}</html>"""
 
@@ -58,16 +59,28 @@ def megabytes(folder: Path) -> float:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
 
 
+def write_models(workspace: Path, folder: Path) -> None:
+    """Write the half-precision base and the judge below `folder`, as they are shipped."""
+    stages.assemble(workspace).to(torch.float16).save_pretrained(folder / "base", safe_serialization=True)
+    make_portable(folder / "base")
+    _clean_configs(folder / "base")
+    judge = folder / "judge"
+    judge.mkdir()
+    for file in (workspace / "judge").iterdir():
+        (judge / file.name).write_bytes(file.read_bytes())
+
+
+def shipped_megabytes(workspace: Path) -> float:
+    """Size of base and judge together as they will be shipped, in MB."""
+    with tempfile.TemporaryDirectory(dir=workspace) as scratch:
+        write_models(workspace, Path(scratch))
+        return round(megabytes(Path(scratch)), 2)
+
+
 def ship(workspace: Path, plan: stages.PretrainPlan, folder: Path) -> None:
     """Write base, judge, attribute reader, report and manifest as `folder`, replacing an older folder."""
     with atomic_folder(folder) as scratch:
-        stages.assemble(workspace).to(torch.float16).save_pretrained(scratch / "base", safe_serialization=True)
-        make_portable(scratch / "base")
-        _clean_configs(scratch / "base")
-        judge = scratch / "judge"
-        judge.mkdir()
-        for file in (workspace / "judge").iterdir():
-            (judge / file.name).write_bytes(file.read_bytes())
+        write_models(workspace, scratch)
         save_reader(stages.load_attribute_classifier(workspace), ReaderConfig(SIZE, ATTRIBUTES), scratch / "reader")
         (scratch / "report.json").write_bytes((workspace / "report.json").read_bytes())
         manifest = {

@@ -4,18 +4,20 @@ Everything is drawn with Pillow at four times the size and then scaled down, whi
 the edges. One character unit is one head radius.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from PIL import ImageDraw
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw
+
+from naruto_core.mini.pretraining.geometry import Point, Points, arc, outset, ribbon, smooth
 
 Colour = tuple[int, int, int]
-Point = tuple[float, float]
 
 OVERSAMPLING = 4
 OUTLINE: Colour = (14, 12, 20)
+WHITE: Colour = (255, 255, 255)
 
 
 def jitter(colour: Colour, rng: Random, spread: float = 8.0) -> Colour:
@@ -37,47 +39,100 @@ def blend(colour: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-def arc(centre: Point, radii: Point, start: float, end: float, points: int = 24) -> list[Point]:
-    """Points on an ellipse from `start` to `end` degrees, clockwise from the right."""
-    angles = [math.radians(start + (end - start) * i / (points - 1)) for i in range(points)]
-    return [(centre[0] + radii[0] * math.cos(a), centre[1] + radii[1] * math.sin(a)) for a in angles]
+def _pairs(points: Points) -> list[float]:
+    """`points` as Pillow takes them, on a grid of 1/16 pixel."""
+    flat: list[float] = np.round(points * 16).ravel().tolist()
+    return [v / 16 for v in flat]
 
 
 @dataclass
 class Pen:
     """Draws in character units around `origin` (pixels), `unit` pixels to one head radius.
 
-    `bold` is the held-out style's look: every shape gets a dark outline, and colours are saturated
-    instead of muted.
+    `flip` is -1 to mirror left and right. `bold` is the held-out style's look: every shape gets a dark
+    outline of varying weight, and colours are saturated instead of muted. `line` is the weight of an outline in pixels.
     """
 
-    draw: ImageDraw.ImageDraw
+    image: Image.Image
     origin: Point
     unit: float
     bold: bool
+    line: float
+    flip: int = 1
+
+    def __post_init__(self) -> None:
+        self.draw = ImageDraw.Draw(self.image)
+        self._scale = np.array([self.flip * self.unit, self.unit]) * OVERSAMPLING
+        self._shift = np.array(self.origin) * OVERSAMPLING
 
     def paint(self, colour: Colour) -> Colour:
-        return saturate(colour, 1.4) if self.bold else blend(colour, (205, 205, 205), 0.22)
+        """`colour` as the style has it."""
+        return saturate(colour, 1.3) if self.bold else blend(colour, (208, 200, 196), 0.14)
 
-    def at(self, point: Point) -> Point:
-        x = (self.origin[0] + point[0] * self.unit) * OVERSAMPLING
-        y = (self.origin[1] + point[1] * self.unit) * OVERSAMPLING
-        return x, y
+    def shadow(self, colour: Colour, strength: float = 1.0) -> Colour:
+        """`colour` in shadow."""
+        return blend(colour, (52, 20, 84), (0.34 if self.bold else 0.22) * strength)
 
-    def width(self, pixels: float) -> int:
-        return max(1, round(pixels * OVERSAMPLING))
+    def light(self, colour: Colour, strength: float = 1.0) -> Colour:
+        """`colour` in bright light."""
+        return blend(colour, (255, 252, 240), 0.45 * strength)
 
-    def shape(self, points: Sequence[Point], fill: Colour, outlined: bool = True) -> None:
-        """A filled outline; `fill` is used as given, see `paint`."""
-        placed = [self.at(p) for p in points]
-        self.draw.polygon(placed, fill=fill)
+    def ink(self, colour: Colour) -> Colour:
+        """The colour of outlines on `colour`: nearly black, or a darker tone."""
+        return OUTLINE if self.bold else blend(colour, (62, 34, 44), 0.52)
+
+    def place(self, points: Points | Sequence[Point]) -> Points:
+        """Canvas coordinates of `points`."""
+        return np.asarray(points, dtype=np.float64) * self._scale + self._shift
+
+    def shape(self, points: Points | Sequence[Point], fill: Colour, outlined: float = 1.0) -> None:
+        """A filled outline, its line `outlined` times the normal weight; `fill` is used as given, see `paint`."""
+        placed = self.place(points)
         if outlined:
-            edge, width = (OUTLINE, self.width(1.25)) if self.bold else (blend(fill, (60, 50, 50), 0.4), 2)
-            self.draw.line([*placed, placed[0], placed[1]], fill=edge, width=width, joint="curve")
+            weight = self.line * OVERSAMPLING * outlined * (1.0 if self.bold else 0.42)
+            self.draw.polygon(_pairs(outset(placed, weight, 0.55 if self.bold else 0.2)), fill=self.ink(fill))
+        self.draw.polygon(_pairs(placed), fill=fill)
 
-    def oval(self, centre: Point, radii: Point, fill: Colour, outlined: bool = True) -> None:
-        self.shape(arc(centre, radii, 0, 360, 40), fill, outlined)
+    def oval(self, centre: Point, radii: Point, fill: Colour, outlined: float = 1.0) -> None:
+        self.shape(arc(centre, radii, points=33)[:-1], fill, outlined)
 
-    def line(self, points: Sequence[Point], colour: Colour, pixels: float) -> None:
-        placed = [self.at(p) for p in points]
-        self.draw.line(placed, fill=colour, width=self.width(pixels), joint="curve")
+    def limb(self, curve: Points, widths: Sequence[float], fill: Colour) -> Points:
+        """Draw an outlined limb along `curve` piece by piece, so that a sharp bend has no hole; returns its outline."""
+        count = len(curve)
+        along = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(widths)), widths)
+        edge = 2 * self.line / self.unit * (1.0 if self.bold else 0.42)
+        for extra, colour in ((edge, self.ink(fill)), (0.0, fill)):
+            outline = self.place(ribbon(curve, (along + extra).tolist()))
+            left, right = outline[:count], outline[count:][::-1]
+            for i in range(count - 1):
+                self.draw.polygon(_pairs(np.concatenate([left[i : i + 2], right[i : i + 2][::-1]])), fill=colour)
+            for i in (0, count // 2, count - 1):
+                radius = float(along[i] + extra) / 2
+                self.draw.polygon(_pairs(self.place(arc(tuple(curve[i]), (radius, radius), points=17))), fill=colour)
+        return ribbon(curve, along.tolist())
+
+    def stroke(self, points: Sequence[Sequence[float]] | Points, colour: Colour, widths: Sequence[float]) -> None:
+        """A stroke along a smooth curve through `points`; `widths` in units along it, at least half a pixel."""
+        curve = smooth([tuple(p) for p in points], closed=False, steps=6)
+        least = 0.5 / self.unit
+        self.draw.polygon(_pairs(self.place(ribbon(curve, [max(w, least) for w in widths]))), fill=colour)
+
+    def clip(self, region: Points, shapes: Sequence[Points], colour: Colour) -> None:
+        """Fill `shapes` with `colour`, but only inside of `region`."""
+        if not shapes:
+            return
+        edge = self.place(region)
+        placed = [self.place(shape) for shape in shapes]
+        low = np.maximum(edge.min(axis=0), np.min([p.min(axis=0) for p in placed], axis=0))
+        high = np.minimum(edge.max(axis=0), np.max([p.max(axis=0) for p in placed], axis=0))
+        left, top = (max(0, int(v)) for v in low)
+        right, bottom = (min(limit, int(v) + 2) for v, limit in zip(high, self.image.size, strict=True))
+        if right <= left or bottom <= top:
+            return
+        corner = np.array([left, top])
+        inside, filled = (Image.new("L", (right - left, bottom - top)) for _ in range(2))
+        ImageDraw.Draw(inside).polygon(_pairs(edge - corner), fill=255)
+        brush = ImageDraw.Draw(filled)
+        for points in placed:
+            brush.polygon(_pairs(points - corner), fill=255)
+        self.image.paste(colour, (left, top, right, bottom), ImageChops.darker(inside, filled))

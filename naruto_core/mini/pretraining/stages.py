@@ -6,6 +6,7 @@ A finished stage is not repeated; an interrupted stage resumes from its checkpoi
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from naruto_core.mini.pretraining.attribute_classifier import AttributeClassifie
 from naruto_core.mini.pretraining.clip_judge import save_judge, train_judge
 from naruto_core.mini.pretraining.corpus import (
     Annotation,
-    cached_corpus,
+    Maker,
+    corpus,
     draw_base_picture,
     draw_clean_picture,
     draw_mixed_picture,
@@ -31,7 +33,7 @@ from naruto_core.mini.pretraining.corpus import (
 from naruto_core.mini.pretraining.trainer import FitReport
 from naruto_core.mini.pretraining.unet import new_encoders, pretrain_unet, warm_up_encoders
 from naruto_core.mini.pretraining.vae import encode_all, pretrain_vae
-from naruto_core.mini.pretraining.world import STYLES
+from naruto_core.mini.pretraining.world import INKED_STYLE, STYLES
 
 Report = Callable[[FitReport], None]
 
@@ -42,14 +44,14 @@ class PretrainPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(11, ge=0)
-    vae_pictures: int = Field(24_000, ge=100)
-    vae_steps: int = Field(4_200, ge=1)
+    vae_pictures: int = Field(30_000, ge=100)
+    vae_steps: int = Field(5_000, ge=1)
     base_pictures: int = Field(40_000, ge=100)
-    reading_steps: int = Field(600, ge=1)
-    unet_steps: int = Field(4_000, ge=1)
+    reading_steps: int = Field(800, ge=1)
+    unet_steps: int = Field(9_000, ge=1)
     judge_pictures: int = Field(20_000, ge=200)
-    judge_steps: int = Field(1_300, ge=1)
-    reader_steps: int = Field(1_000, ge=1)
+    judge_steps: int = Field(1_000, ge=1)
+    reader_steps: int = Field(1_500, ge=1)
 
 
 def _compiled() -> bool:
@@ -69,30 +71,46 @@ def train_tokenizers(workspace: Path, prompts: Iterable[str]) -> None:
         second.save_pretrained(workspace / "tokenizer_2")
 
 
+def _corpus(folder: Path, make: Maker, count: int, seed: int, on_report: Report) -> tuple[np.ndarray, list[Annotation]]:
+    """The corpus in `folder`; the progress of its drawing goes to `on_report`."""
+    began, before = time.monotonic(), -1
+
+    def on_drawn(done: int) -> None:
+        nonlocal before
+        before = done if before < 0 else before  # what an earlier process drew, and the first chunk
+        rate = (time.monotonic() - began) / max(1, done - before)
+        on_report(FitReport(f"draw {folder.name}", done, count, None, rate * (count - done), "picture"))
+
+    return corpus(folder, make, count, seed, _workers(), on_drawn)
+
+
+def _mixed(workspace: Path, plan: PretrainPlan, on_report: Report) -> tuple[np.ndarray, list[Annotation]]:
+    return _corpus(workspace / "mixed", draw_mixed_picture, plan.vae_pictures, plan.seed, on_report)
+
+
 def train_vae(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
     """Train the VAE."""
     if not (workspace / "vae").exists():
-        pixels, _ = cached_corpus(workspace / "mixed", draw_mixed_picture, plan.vae_pictures, plan.seed, _workers())
+        pixels, _ = _mixed(workspace, plan, on_report)
         vae = pretrain_vae(pixels, plan.vae_steps, plan.seed, workspace / "vae.safetensors", on_report, _compiled())
         vae.save_pretrained(workspace / "vae")
 
 
 def _latents(workspace: Path, vae: AutoencoderKL, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    stored = workspace / "latents.npz"
-    if not stored.exists():
-        means, deviations = encode_all(vae, pixels)
-        np.savez(stored, means=means, deviations=deviations)
-    with np.load(stored) as arrays:
-        return arrays["means"], arrays["deviations"]
+    """Means and standard deviations of the latents of `pixels`, memory-mapped."""
+    means, deviations = workspace / "latent-means.npy", workspace / "latent-deviations.npy"
+    if not deviations.exists():
+        for path, values in zip((means, deviations), encode_all(vae, pixels), strict=True):
+            np.save(scratch := path.with_name(f"scratch-{path.name}"), values)
+            scratch.replace(path)
+    return np.load(means, mmap_mode="r"), np.load(deviations, mmap_mode="r")
 
 
 def train_unet(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
     """Train the text encoders and the UNet: first the encoders alone, then both together."""
     if (workspace / "unet").exists():
         return
-    pixels, annotations = cached_corpus(
-        workspace / "world", draw_base_picture, plan.base_pictures, plan.seed + 1, _workers()
-    )
+    pixels, annotations = _corpus(workspace / "world", draw_base_picture, plan.base_pictures, plan.seed + 1, on_report)
     vae = AutoencoderKL.from_pretrained(workspace / "vae")
     latents = _latents(workspace, vae, pixels)
     encoders = new_encoders(*read_tokenizers(workspace), plan.seed)
@@ -123,18 +141,25 @@ def assemble(workspace: Path) -> StableDiffusionXLPipeline:
     )
 
 
-def _gallery(workspace: Path, plan: PretrainPlan) -> tuple[np.ndarray, list[Annotation]]:
+def _gallery(workspace: Path, plan: PretrainPlan, on_report: Report) -> tuple[np.ndarray, list[Annotation]]:
     make = partial(draw_clean_picture, styles=STYLES)
-    return cached_corpus(workspace / "gallery", make, plan.judge_pictures, plan.seed + 2, _workers())
+    return _corpus(workspace / "gallery", make, plan.judge_pictures, plan.seed + 2, on_report)
+
+
+def _foreign(workspace: Path, plan: PretrainPlan, on_report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """The VAE's corpus, and the rows of it that are random compositions or in the style that only the VAE sees."""
+    pixels, annotations = _mixed(workspace, plan, on_report)
+    rows = [i for i, a in enumerate(annotations) if a.scene is None or a.scene.style == INKED_STYLE]
+    return pixels, np.array(rows)
 
 
 def train_clip_judge(workspace: Path, plan: PretrainPlan, on_report: Report) -> None:
-    """Train the judge, on every style; it shares nothing with the generator."""
+    """Train the judge, on every style and on foreign pictures; it shares no weights with the generator."""
     if not (workspace / "judge").exists():
-        pixels, annotations = _gallery(workspace, plan)
+        world, foreign = _gallery(workspace, plan, on_report), _foreign(workspace, plan, on_report)
         _, tokenizer = read_tokenizers(workspace)
         checkpoint = workspace / "judge.safetensors"
-        judge = train_judge(pixels, annotations, tokenizer, plan.judge_steps, plan.seed, checkpoint, on_report)
+        judge = train_judge(world, foreign, tokenizer, plan.judge_steps, plan.seed, checkpoint, on_report)
         save_judge(judge, tokenizer, workspace / "judge")
 
 
@@ -142,7 +167,7 @@ def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: R
     """Train or load the attribute classifier, which measures the base and the runs of the `mini` profile."""
     stored = workspace / "classifier" / "model.safetensors"
     if not stored.exists():
-        pixels, annotations = _gallery(workspace, plan)
+        pixels, annotations = _gallery(workspace, plan, on_report)
         classifier = train_classifier(
             pixels, annotations, plan.reader_steps, plan.seed, workspace / "classifier.safetensors", on_report
         )

@@ -1,39 +1,48 @@
-"""The training loop of every pretraining stage: AdamW, warm-up and cosine schedule, EMA, checkpoints.
+"""The training loop of every pretraining stage: AdamW or Muon, warm-up and cosine schedule, EMA, checkpoints.
 
 A stage is a function `loss(step) -> scalar tensor` that derives all random numbers from the step
 number, so that a killed stage resumes to the same result.
 """
 
 import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
 
+_OUTER = re.compile(r"embedding\.weight|(^|coder\.)conv_(in|out)\.weight")  # layers that meet tokens, pixels or latents
+
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Progress of a stage: steps done, all steps, mean loss since the last report, seconds left."""
+    """Progress of a stage: units done and in all, mean loss since the last report (None: no training), seconds left."""
 
     stage: str
     step: int
     steps: int
-    loss: float
+    loss: float | None
     seconds_left: float
+    unit: str = "step"
 
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """Steps and hyperparameters of a stage."""
+    """Steps and hyperparameters of a stage.
+
+    With `matrix_rate`, Muon updates the hidden matrices and kernels at that rate, and AdamW all the rest.
+    """
 
     stage: str
     steps: int
     learning_rate: float
+    matrix_rate: float | None = None
     weight_decay: float = 0.01
     warmup_steps: int = 150
     ema_decay: float = 0.999
@@ -47,6 +56,50 @@ def _rate_factor(step: int, config: FitConfig) -> float:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose every update is made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+    Five Newton-Schulz steps bring all singular values of the update near 1, so that each direction of a matrix learns
+    at the same pace. A convolution's kernel (out, in, height, width) counts as a matrix of out rows; `torch.optim.Muon`
+    refuses kernels.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] (no closure)
+        for group in self.param_groups:
+            momentum = group["momentum"]
+            for shape, parameters in _by_shape(group["params"]).items():
+                gradients = torch.stack([cast(torch.Tensor, p.grad).reshape(shape) for p in parameters])
+                slots = [self.state[p].setdefault("momentum", torch.zeros(shape)) for p in parameters]
+                torch._foreach_lerp_(slots, list(gradients), 1 - momentum)
+                updates = orthogonalise(gradients.lerp(torch.stack(slots), momentum))
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.add_(update.reshape(parameter.shape), alpha=-rate)
+
+
+def _by_shape(parameters: list[nn.Parameter]) -> dict[tuple[int, int], list[nn.Parameter]]:
+    """The parameters that have a gradient, by their shape as matrices: those of one shape are updated together."""
+    shapes: dict[tuple[int, int], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            shapes.setdefault((len(parameter), parameter.numel() // len(parameter)), []).append(parameter)
+    return shapes
+
+
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """U V^T, nearly, of each of `matrices` (B, rows, columns) = U S V^T: singular values end in 0.7..1.2."""
+    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        product = wide @ wide.mT
+        wide = 3.4445 * wide + (-4.7750 * product + 2.0315 * product @ product) @ wide
+    return wide.mT if matrices.shape[1] > matrices.shape[2] else wide
 
 
 class Averages:
@@ -84,27 +137,27 @@ def fit(
     Resumes from `checkpoint` if it exists; the file stays after the last step.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
+    optimizers = _optimizers(config, modules)
     averages = Averages(modules, config.ema_decay)
-    start = _resume(checkpoint, modules, averages, optimizer) if checkpoint.exists() else 0
+    start = _resume(checkpoint, modules, averages, optimizers) if checkpoint.exists() else 0
 
     began = saved = reported = time.monotonic()
     losses: list[torch.Tensor] = []
     for step in range(start, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate_factor(step, config)
         value = loss(step)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_rate"] * _rate_factor(step, config)
+            optimizer.step()
         averages.update(step)
         losses.append(value.detach())
         now, last = time.monotonic(), step + 1 == config.steps
         if last or now - saved > config.checkpoint_seconds:
-            _save(checkpoint, modules, averages, optimizer, step + 1)
+            _save(checkpoint, modules, averages, optimizers, step + 1)
             saved = now
         if last or now - reported > 10:
             left = (now - began) / (step + 1 - start) * (config.steps - step - 1)
@@ -113,20 +166,54 @@ def fit(
     averages.copy_to_modules()
 
 
+def _optimizers(config: FitConfig, modules: Mapping[str, nn.Module]) -> list[torch.optim.Optimizer]:
+    """AdamW; before it Muon for the hidden matrices, where `config` wants it. Each group keeps its `full_rate`.
+
+    Embeddings and the convolutions that meet pixels or latents are no hidden matrices (as Muon's authors say).
+    """
+    named = [(n, p) for module in modules.values() for n, p in module.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if config.matrix_rate and p.ndim >= 2 and not _OUTER.search(name)]
+    hidden = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in hidden]
+    adam = torch.optim.AdamW(rest, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [adam]
+    if config.matrix_rate:
+        optimizers.insert(0, Muon(matrices, config.matrix_rate))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["full_rate"] = group["lr"]
+    return optimizers
+
+
 def _save(
-    path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizer: torch.optim.Optimizer, step: int
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    averages: Averages,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step: int,
 ) -> None:
-    tensors, values = pack_optimizer(optimizer)
+    tensors: dict[str, torch.Tensor] = {}
+    values: list[dict[str, Any]] = []
+    for index, optimizer in enumerate(optimizers):
+        slots, plain = pack_optimizer(optimizer)
+        tensors |= {f"{index}/{name}": slot for name, slot in slots.items()}
+        values.append(plain)
     tensors |= {f"model/{m}/{n}": t for m, module in modules.items() for n, t in module.state_dict().items()}
     tensors |= {f"average/{key}": value for key, value in averages.values.items()}
-    write_checkpoint(path, {k: t.clone() for k, t in tensors.items()}, {"step": step, "optimizer": values})
+    write_checkpoint(path, {k: t.clone() for k, t in tensors.items()}, {"step": step, "optimizers": values})
 
 
-def _resume(path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    path: Path, modules: Mapping[str, nn.Module], averages: Averages, optimizers: Sequence[torch.optim.Optimizer]
+) -> int:
     tensors, values = read_checkpoint(path)
     for name, module in modules.items():
-        prefix = f"model/{name}/"
-        module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        module.load_state_dict(_below(f"model/{name}/", tensors))
     averages.values = {key: tensors[f"average/{key}"] for key in averages.values}
-    unpack_optimizer(optimizer, tensors, values["optimizer"])
+    for index, (optimizer, plain) in enumerate(zip(optimizers, values["optimizers"], strict=True)):
+        unpack_optimizer(optimizer, _below(f"{index}/", tensors), plain)
     return int(values["step"])
+
+
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

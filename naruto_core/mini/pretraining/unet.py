@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from naruto_core.mini.pretraining.architecture import (
     LATENT_CHANNELS,
+    LATENT_SIDE,
     POOLED,
     WIDTH_1,
     create_text_encoders,
@@ -121,7 +122,7 @@ def pretrain_unet(
     on_report: Report,
     compiled: bool,
 ) -> UNet2DConditionModel:
-    """A UNet trained with its text encoders on cached `latents` (means and deviations, N x 8 x 16 x 16)."""
+    """A UNet trained with its text encoders on cached `latents` (means and deviations, N x 16 x 16 x 16)."""
     torch.manual_seed(seed)
     unet = create_unet()
     unet.set_attn_processor(AttnProcessor())
@@ -134,7 +135,8 @@ def pretrain_unet(
         words, numbers = Random(f"{seed}/unet/{step}"), np.random.default_rng((seed, step))
         rows = np.sort(numbers.integers(len(annotations), size=BATCH))
         chosen = [annotations[row] for row in rows]
-        draw = torch.from_numpy(numbers.standard_normal((2, BATCH, LATENT_CHANNELS, 16, 16), dtype=np.float32))
+        shape = (2, BATCH, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
+        draw = torch.from_numpy(numbers.standard_normal(shape, dtype=np.float32))
         mean, deviation = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (means, deviations))
         clean = (mean + deviation * draw[0]) * scaling_factor
         t = torch.from_numpy(numbers.integers(0, 1000, size=BATCH))

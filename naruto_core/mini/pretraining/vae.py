@@ -1,8 +1,8 @@
-"""Stage 1: the VAE, trained on pictures of every kind (see `naruto_core.mini.pretraining.corpus` for the reason)."""
+"""Stage 1: the VAE, trained on pictures of every kind (see `composition` for the reason)."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,12 +10,18 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
-from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, create_vae
+from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, LATENT_SIDE, create_vae
+from naruto_core.mini.pretraining.drawing import SIZE
 from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
 
-BATCH = 16
-KL_WEIGHT = 3.0e-4  # relative to the reconstruction error per pixel; keeps latents near unit scale
+BATCH = 4  # whole pictures; of crops, as many as have the same number of pixels
+CROP = 64  # pixels on a side: a step of many small crops learns more than one of few pictures, at the same cost
+CROP_SHARE = 0.8  # of the steps; the rest sees whole pictures, as norms and attention see them later
+FIRST_LOG_VARIANCE = -5.0  # of the posterior: latents of unit variance would drown in noise while the VAE learns little
+KL_WEIGHT = 5.0e-4  # relative to the reconstruction error per pixel; keeps latents near unit scale
 EDGE_WEIGHT = 1.0  # outlines are few pixels, but people notice them most
+MATRIX_RATE = 0.02  # of Muon: 306 steps reach 16.7 dB, where AdamW reaches 13.8 dB in 419 (the same CPU time)
+ENCODED_TOGETHER = 32  # pictures
 
 
 def to_unit_range(pixels: np.ndarray) -> torch.Tensor:
@@ -28,20 +34,36 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reconstruction_loss(drawn: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Squared plus absolute error, and the same for the differences of neighbouring pixels."""
+    """Squared plus absolute error, and squared differences of neighbouring pixels at full and at half resolution."""
     loss = F.mse_loss(drawn, truth) + 0.5 * F.l1_loss(drawn, truth)
-    for ours, theirs in zip(_edges(drawn), _edges(truth), strict=True):
-        loss = loss + EDGE_WEIGHT * F.mse_loss(ours, theirs)
+    for _ in range(2):
+        for ours, theirs in zip(_edges(drawn), _edges(truth), strict=True):
+            loss = loss + 0.5 * EDGE_WEIGHT * F.mse_loss(ours, theirs)
+        drawn, truth = F.avg_pool2d(drawn, 2), F.avg_pool2d(truth, 2)
     return loss
+
+
+def _varied(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The pictures (B, H, W, 3), each perhaps mirrored; every fourth with its colour channels in another order."""
+    pixels = np.where(rng.random((len(pixels), 1, 1, 1)) < 0.5, pixels[:, :, ::-1], pixels)
+    mixed = [p[..., rng.permutation(3)] if rng.random() < 0.25 else p for p in pixels]
+    return np.stack(mixed)
+
+
+def _crops(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One random square of CROP pixels of each picture."""
+    corners = rng.integers(0, pixels.shape[1] - CROP + 1, (len(pixels), 2))
+    return np.stack([p[y : y + CROP, x : x + CROP] for p, (y, x) in zip(pixels, corners, strict=True)])
 
 
 def pretrain_vae(
     pixels: np.ndarray, steps: int, seed: int, checkpoint: Path, on_report: Callable[[FitReport], None], compiled: bool
 ) -> AutoencoderKL:
-    """A VAE trained on `pixels` (uint8, N x 64 x 64 x 3) whose scaling_factor makes latents unit-variance."""
+    """A VAE trained on `pixels` (uint8, N x 128 x 128 x 3) whose latents are standardised, see `standardise`."""
     torch.manual_seed(seed)
     vae = create_vae()
     vae.set_attn_processor(AttnProcessor())  # on CPUs it trains about 2x faster than SDPA
+    cast(Any, vae).quant_conv.bias.data[LATENT_CHANNELS:] += FIRST_LOG_VARIANCE
 
     def forward(truth: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         coder: Any = vae  # diffusers types the outputs as unions
@@ -54,27 +76,59 @@ def pretrain_vae(
 
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng((seed, step))
-        truth = to_unit_range(pixels[np.sort(rng.integers(len(pixels), size=BATCH))])
-        noise = torch.from_numpy(rng.standard_normal((BATCH, LATENT_CHANNELS, 16, 16), dtype=np.float32))
+        crops = step < CROP_SHARE * steps
+        count = BATCH * (SIZE // CROP) ** 2 if crops else BATCH
+        side = LATENT_SIDE * CROP // SIZE if crops else LATENT_SIDE
+        chosen = _varied(pixels[np.sort(rng.integers(len(pixels), size=count))], rng)
+        truth = to_unit_range(_crops(chosen, rng) if crops else chosen).contiguous(memory_format=torch.channels_last)
+        noise = torch.from_numpy(rng.standard_normal((count, LATENT_CHANNELS, side, side), dtype=np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             drawn, kl = run(truth, noise)
         return reconstruction_loss(drawn, truth) + KL_WEIGHT * kl
 
-    fit(FitConfig("vae", steps, 1.5e-3, weight_decay=1e-4), {"vae": vae}, loss, checkpoint, on_report)
-    means, stds = encode_all(vae, pixels[:2000])
-    spread = torch.from_numpy(means.astype(np.float32) ** 2 + stds.astype(np.float32) ** 2).mean().sqrt()
-    vae.register_to_config(scaling_factor=round(1 / float(spread), 5))
+    module: Any = vae  # diffusers declares `to` for another class
+    module.to(memory_format=torch.channels_last)
+    fit(
+        FitConfig("vae", steps, 1.5e-3, matrix_rate=MATRIX_RATE, weight_decay=1e-4),
+        {"vae": vae},
+        loss,
+        checkpoint,
+        on_report,
+    )
+    module.to(memory_format=torch.contiguous_format)
     vae.set_default_attn_processor()
+    standardise(vae, pixels[:2000])
     return vae
 
 
 @torch.no_grad()
+def standardise(vae: Any, pixels: np.ndarray) -> None:
+    """Change `vae` in place so that every channel of the latents of `pixels` has mean 0 and variance 1.
+
+    `scaling_factor`, which becomes 1, is one number for all channels; with 16 channels their deviations differ. The
+    1 x 1 convolutions behind the encoder and before the decoder can scale and shift each channel, so the round trip
+    of a picture stays the same.
+    """
+    means, deviations = (part.astype(np.float32) for part in encode_all(vae, pixels))
+    shift = torch.from_numpy(means.mean((0, 2, 3)))
+    scale = torch.from_numpy(np.sqrt(means.var((0, 2, 3)) + np.square(deviations).mean((0, 2, 3))))
+    channels = len(scale)
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    outer.bias += (outer.weight[:, :, 0, 0] * shift).sum(1)
+    outer.weight *= scale[None, :, None, None]
+    inner.weight[:channels] /= scale[:, None, None, None]
+    inner.bias[:channels] = (inner.bias[:channels] - shift) / scale
+    inner.bias[channels:] -= 2 * scale.log()  # the second half is the logarithm of the variance
+    vae.register_to_config(scaling_factor=1.0)
+
+
+@torch.no_grad()
 def encode_all(vae: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every picture's latents, float16 (N, 8, 16, 16), unscaled."""
+    """Mean and standard deviation of every picture's latents, float16 (N, 16, 16, 16), unscaled."""
     means, stds = [], []
-    for start in range(0, len(pixels), 128):
+    for start in range(0, len(pixels), ENCODED_TOGETHER):
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(to_unit_range(pixels[start : start + 128])).latent_dist
+            posterior = vae.encode(to_unit_range(pixels[start : start + ENCODED_TOGETHER])).latent_dist
         means.append(posterior.mean.half().numpy())
         stds.append(posterior.std.half().numpy())
     return np.concatenate(means), np.concatenate(stds)

@@ -20,8 +20,11 @@ BACKGROUND_COLOURS = ("red", "blue", "green", "orange", "gray", "white", "purple
 PLACES = (*LANDSCAPES, *(f"{colour} background" for colour in BACKGROUND_COLOURS))
 FRAMINGS = ("portrait", "close-up", "full body")
 POSES = ("standing", "fighting", "running", "jumping")
+VIEWS = ("front", "three-quarter", "side")
+DIRECTIONS = ("left", "right")  # where a character looks who is not seen from the front
+BUILDS = ("child", "average", "tall")
 
-BASE_STYLES = ("flat", "sketch", "pixel", "watercolor")
+BASE_STYLES = ("flat", "sketch", "pixel", "watercolor", "oil", "halftone")
 HELD_OUT_STYLE = "naruto"
 STYLES = (*BASE_STYLES, HELD_OUT_STYLE)
 # Dark outlines and strong colours without the held-out style's features. Only the VAE is trained on it, as
@@ -34,23 +37,65 @@ STYLE_PHRASES: dict[str, tuple[str, ...]] = {
     "sketch": ("a pencil sketch of", "a pencil drawing of", "a hand drawn sketch of"),
     "pixel": ("a pixel art picture of", "a pixel art sprite of", "pixel art of"),
     "watercolor": ("a watercolor painting of", "a soft watercolor of", "a watercolor picture of"),
+    "oil": ("an oil painting of", "an oil on canvas of", "a painting with brush strokes of"),
+    "halftone": ("a halftone print of", "a pop art print of", "a printed comic of"),
 }
-SUBJECTS = ("person", "character", "cartoon character", "man", "woman", "boy", "girl", "ninja")
+
+# Synonyms: the first word is the attribute's own, and the most frequent.
+HAIR_WORDS: dict[str, tuple[str, ...]] = {
+    "blond": ("blond", "blonde", "yellow"),
+    "black": ("black", "dark"),
+    "white": ("white", "silver"),
+    "red": ("red", "ginger"),
+}
+EXPRESSION_WORDS: dict[str, tuple[str, ...]] = {
+    "smiling": ("smiling", "happy"),
+    "angry": ("angry", "furious"),
+    "calm": ("calm", "serious"),
+    "surprised": ("surprised", "shocked"),
+    "sad": ("sad", "unhappy"),
+}
+GARMENT_WORDS: dict[str, tuple[str, ...]] = {
+    "jacket": ("jacket", "coat"),
+    "kimono": ("kimono", "robe"),
+    "hoodie": ("hoodie", "hooded sweater"),
+    "shirt": ("shirt", "top"),
+}
+VIEW_PHRASES: dict[str, tuple[str, ...]] = {
+    "front": ("seen from the front", "looking at the camera", "facing the viewer"),
+    "three-quarter": ("in three-quarter view", "turned to the {direction}"),
+    "side": ("seen from the side", "in profile", "in profile facing {direction}"),
+}
+PLACE_PHRASES: dict[str, tuple[str, ...]] = {
+    "forest": ("in the forest", "among trees"),
+    "rain": ("in the rain", "on a rainy day"),
+    "desert": ("in the desert", "on sand dunes"),
+    "night": ("at night", "under the moon"),
+    "sunset": ("at sunset", "in the evening sun"),
+    "snow": ("in the snow", "on a snowy day"),
+    "village": ("in a village", "in front of houses"),
+}
+SUBJECTS = ("person", "character", "cartoon character", "anime character", "ninja")
+# Subjects that say more; a person with long hair is called a woman more often than a man.
+_ADULTS, _CHILDREN = ("man", "woman"), ("boy", "girl")
 
 # Words without meaning in the drawn world. Mixed into captions, they teach the base model to
 # ignore unknown phrases and to follow the words that it knows.
 FILLER_WORDS = (
-    "anime detailed beautiful cute famous digital art style colorful background scene picture image "
-    "official fan poster show series episode manga comic hero young old friend leader master student "
-    "standing looking at the camera best quality high resolution trending masterpiece portrait of "
-    "very cool epic dramatic light shadow wallpaper screenshot drawn by an artist modern classic "
-    "design illustration figure model avatar profile card sticker print cover paper studio"
+    "anime detailed beautiful cute famous digital art style colorful scene image "
+    "official fan poster show series episode manga hero friend leader master student "
+    "the best quality high resolution trending masterpiece portrait of "
+    "very cool epic dramatic light wallpaper screenshot drawn by an artist modern classic "
+    "design illustration figure model avatar card sticker cover paper studio"
 ).split()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """A person. Every field is a word from the tuples above, except `skin` (0..3)."""
+    """A person. Every field is a word from the tuples above, except `skin` (0..3).
+
+    `direction` has no effect on a front view; `pose` shows in full body pictures only.
+    """
 
     hair: str
     cut: str
@@ -60,11 +105,14 @@ class Character:
     garment_colour: str
     pose: str
     skin: int
+    view: str = "front"
+    direction: str = "left"
+    build: str = "average"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The content of a picture: one or two characters, a place, a framing and a style."""
+    """The content of a picture: one or two characters (the left one first), a place, a framing and a style."""
 
     characters: tuple[Character, ...]
     place: str
@@ -82,6 +130,9 @@ def sample_character(rng: Random) -> Character:
         garment_colour=rng.choice(GARMENT_COLOURS),
         pose=rng.choice(POSES),
         skin=rng.randrange(4),
+        view=rng.choices(VIEWS, weights=(50, 30, 20))[0],
+        direction=rng.choice(DIRECTIONS),
+        build=rng.choices(BUILDS, weights=(25, 50, 25))[0],
     )
 
 
@@ -99,72 +150,135 @@ def sample_scene(rng: Random, style: str) -> Scene:
     )
 
 
-def _hair_phrase(character: Character, rng: Random) -> str:
-    if character.cut in ("bun", "twin tails"):
-        article = "a " if character.cut == "bun" else ""
-        return f"{character.hair} hair in {article}{character.cut}"
-    if character.cut == "bob" and rng.random() < 0.5:
-        return f"a {character.hair} bob"
-    return f"{character.cut} {character.hair} hair"
-
-
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
+
+
+def _synonym(words: Sequence[str], rng: Random) -> str:
+    """The first of `words` with a probability of at least 3/4, otherwise any of them."""
+    return words[0] if rng.random() < 0.75 else rng.choice(words)
+
+
+def _hair_phrase(character: Character, rng: Random) -> str:
+    colour = _synonym(HAIR_WORDS.get(character.hair, (character.hair,)), rng)
+    if character.cut in ("bun", "twin tails"):
+        article = "a " if character.cut == "bun" else ""
+        return f"{colour} hair in {article}{character.cut}"
+    if character.cut == "bob":
+        return f"{_article(colour)} {colour} bob" if rng.random() < 0.7 else f"{colour} hair in a bob"
+    if rng.random() < 0.2:
+        return f"{colour} {character.cut} hair"
+    return f"{character.cut} {colour} hair"
 
 
 def place_phrase(place: str) -> str:
     """`place` as in captions: "in the rain", "at night", "on a red background"."""
     if place.endswith("background"):
         return f"on {_article(place)} {place}"
-    if place in ("night", "sunset"):
-        return f"at {place}"
-    return f"in {_article(place)} {place}" if place == "village" else f"in the {place}"
+    return PLACE_PHRASES[place][0]
 
 
-def describe_character(character: Character, rng: Random, drop: float) -> str:
-    """A description of a character; each attribute is left out with probability `drop`."""
+def _any_place_phrase(place: str, rng: Random) -> str:
+    if not place.endswith("background"):
+        return _synonym(PLACE_PHRASES[place], rng)
+    behind = place.replace("gray", "grey") if rng.random() < 0.25 else place
+    preposition = _synonym(("on", "with", "against"), rng)
+    return f"{preposition} {_article(behind)} {behind}"
+
+
+def _garment_phrase(character: Character, rng: Random) -> str:
+    colour, garment = character.garment_colour, _synonym(GARMENT_WORDS[character.garment], rng)
+    return f"{_article(colour)} {colour} {garment}"
+
+
+def describe_character(character: Character, rng: Random, drop: float, eyes: bool = True) -> str:
+    """A description of a character; each attribute is left out with probability `drop`, eyes unless `eyes`."""
 
     def keep() -> bool:
         return rng.random() >= drop
 
     features: list[str] = []
     if keep():
-        features.append(_hair_phrase(character, rng) if keep() else f"{character.hair} hair")
-    if keep():
+        colour = _synonym(HAIR_WORDS.get(character.hair, (character.hair,)), rng)
+        features.append(_hair_phrase(character, rng) if keep() else f"{colour} hair")
+    if eyes and keep():
         features.append(f"{character.eyes} eyes")
-    words = f" with {' and '.join(features)}" if features else ""
-    if keep():
-        colour = character.garment_colour
-        words += f" wearing {_article(colour)} {colour} {character.garment}"
-    return words
+    if rng.random() < 0.2:
+        features.reverse()
+    dressed = _garment_phrase(character, rng) if keep() else ""
+    has = rng.choices(("with", "who has", "has"), weights=(8, 1, 1))[0]
+    body = f" {has} {' and '.join(features)}" if features else ""
+    if not dressed:
+        return body
+    if rng.random() < 0.25:  # the clothes first
+        return f" in {dressed}{body.replace(' has ', ' with ', 1) if has == 'has' else body}"
+    return f"{body}{' and wears' if has != 'with' and body else ' wearing'} {dressed}"
+
+
+def _subject(character: Character, rng: Random) -> str:
+    """A noun for `character`: neutral, or one that fits its build and hair."""
+    if rng.random() < 0.5:
+        return rng.choice(SUBJECTS)
+    female = 0.15 if character.cut in ("spiky", "short") else 0.85
+    return (_CHILDREN if character.build == "child" else _ADULTS)[rng.random() < female]
+
+
+def _person(character: Character, framing: str, rng: Random, drop: float) -> str:
+    """ "a sad girl", "a tall man standing": what `character` is and does, without its colours."""
+    noun = _subject(character, rng)
+    full_body = framing == "full body"
+    mood = "" if full_body or rng.random() < drop else _synonym(EXPRESSION_WORDS[character.expression], rng)
+    build = {"child": "young", "tall": "tall"}.get(character.build, "")
+    build = build if full_body and rng.random() >= max(drop, 0.3) else ""
+    pose = character.pose if full_body and rng.random() >= drop else ""
+    before, after = ("", mood) if rng.random() < 0.3 else (mood, "")
+    words = " ".join(word for word in (before, build, noun, after, pose) if word)
+    return f"{_article(words)} {words}"
+
+
+def _view_phrase(character: Character, rng: Random) -> str:
+    phrase = _synonym(VIEW_PHRASES[character.view], rng)
+    return phrase.format(direction=character.direction)
+
+
+_FRAMING_PHRASES: dict[str, tuple[str, ...]] = {
+    "close-up": ("a close-up of ", "close up of "),
+    "full body": ("a full body picture of ", "full body of "),
+    "portrait": ("", "", "", "a portrait of "),
+}
+
+
+def _describe_single(scene: Scene, rng: Random, drop: float) -> str:
+    character = scene.characters[0]
+    opening = _synonym(_FRAMING_PHRASES[scene.framing], rng) if rng.random() >= drop else ""
+    text = opening + _person(character, scene.framing, rng, drop) + describe_character(character, rng, drop)
+    return f"{text} {_view_phrase(character, rng)}" if rng.random() >= drop else text
+
+
+def _describe_pair(scene: Scene, rng: Random, drop: float) -> str:
+    one, other = (describe_character(character, rng, drop, eyes=False) for character in scene.characters)
+    noun = _synonym(("people", "people", "characters"), rng)
+    return f"two {noun}, one{one or ' person'} and one{other or ' other'}"
 
 
 def describe(scene: Scene, rng: Random, drop: float = 0.25) -> str:
     """A caption for `scene` as of a captioning model: correct, but not complete.
 
+    `drop` (0..1) is the probability that an attribute is left out. 0 names all that can be seen: of one character
+    hair, cut, eyes, garment, view, and expression (in a full body picture its pose instead); of two, hair, cut and
+    garment. At most 36 words.
     The held-out style is never named: its name comes from the instance prompt.
     """
-    first = scene.characters[0]
-    subject = rng.choice(SUBJECTS)
-    mood = f"{first.expression} " if len(scene.characters) == 1 and rng.random() >= 0.5 else ""
-    person = f"{_article(mood or subject)} {mood}{subject}"
-    if scene.framing == "full body":
-        person += f" {first.pose}" if rng.random() >= drop else ""
-    framing = {"close-up": "a close-up of ", "full body": "a full body picture of "}
-    opening = framing.get(scene.framing, "") if rng.random() >= drop else ""
-    if len(scene.characters) == 2:
-        second = scene.characters[1]
-        text = f"two people, one{describe_character(first, rng, drop) or ' person'}"
-        text += f" and one{describe_character(second, rng, drop) or ' other'}"
-    else:
-        text = f"{opening}{person}{describe_character(first, rng, drop)}"
-    if rng.random() >= drop:
-        text += f" {place_phrase(scene.place)}"
+    text = (_describe_pair if len(scene.characters) == 2 else _describe_single)(scene, rng, drop)
+    place = _any_place_phrase(scene.place, rng) if rng.random() >= drop else ""
     phrases = STYLE_PHRASES.get(scene.style)
-    if phrases and rng.random() >= drop / 2:
-        weights: Sequence[int] = (4, 1, 1)
-        text = f"{rng.choices(phrases, weights)[0]} {text}"
-    return text
+    style = rng.choices(phrases, weights=(4, 1, 1))[0] if phrases and rng.random() >= drop / 2 else ""
+    if style and rng.random() < 0.85:
+        return f"{style} {text} {place}".rstrip()
+    suffix = f", {style.removesuffix(' of')}" if style else ""
+    if place and rng.random() < 0.3:
+        return f"{place}, {text}{suffix}"
+    return f"{text} {place}".rstrip() + suffix
 
 
 def _filler(rng: Random) -> str:

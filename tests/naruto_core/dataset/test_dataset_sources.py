@@ -170,7 +170,7 @@ SENTENCES = {
     "a" * 5000: "cannot read dataset aaa",
     "some words": "'some words' is no dataset",
     "org/name": "needs a pinned revision",
-    "world:cubist?count=5": "a style of flat, sketch, pixel, watercolor, naruto",
+    "world:cubist?count=5": "a style of flat, sketch, pixel, watercolor, oil, halftone, naruto",
     "world:naruto?count=0": "N from 1 to",
     "world:naruto?count=many": "is no drawn world",
     "world:naruto?colour=3": "is no drawn world",

@@ -41,7 +41,8 @@ def build_ladder(extractor: Extractor) -> Ladder:
 
     training = drawings(HELD_OUT_STYLE, 300, 101)[0]
     new, scenes = drawings(HELD_OUT_STYLE, 6 * N, 102)
-    base = np.concatenate([drawings(style, N // 4, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])
+    each = -(-N // len(BASE_STYLES))
+    base = np.concatenate([drawings(style, each, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])[:N]
     made = {
         "perfect": new[:N],
         "fewer hair colours": new[[i for i, scene in enumerate(scenes) if _two_colours(scene)][:N]],

@@ -102,7 +102,7 @@ def test_everything_about_a_picture_stays_together_under_buckets_views_repeats_s
             number, view = (int(word) for word in text.split() if word.isdigit())
             width = 96 if number % 2 else 64
             assert batch.time_ids[row].tolist() == [1000 + number, 1000 + view, number, view, 64, width]
-            assert batch.clean.shape[2:] == (16, width // 4)
+            assert batch.clean.shape[2:] == (8, width // 8)
             assert torch.equal(batch.text.hidden[row], encode_texts(pipeline, [text]).hidden[0]) or row
             deviation = max(deviation, abs(float(batch.clean[row].mean()) - colours[number, view]))
             seen.add((number, view))

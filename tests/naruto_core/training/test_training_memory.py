@@ -46,7 +46,12 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
     text = torch.zeros(3, 48, unet.config.cross_attention_dim, dtype=torch.bfloat16)
     condition = {"text_embeds": torch.zeros(3, 96, dtype=torch.bfloat16), "time_ids": torch.zeros(3, 6)}
     with saved.counting():
-        unet(torch.zeros(3, 8, 16, 16).bfloat16(), torch.zeros(3), text, added_cond_kwargs=condition)
+        unet(
+            torch.zeros(3, unet.config.in_channels, 16, 16).bfloat16(),
+            torch.zeros(3),
+            text,
+            added_cond_kwargs=condition,
+        )
     parts = _Parts(MINIATURE, section, CPU)
     counted = unet_activations(parts.unet, 3, 16, 48, checkpointing, fused=False)
     assert counted == pytest.approx(saved.bytes + largest(), rel=0.03)
