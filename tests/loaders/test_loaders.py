@@ -22,7 +22,7 @@ from tests.loaders.exports import GENERATED, RUNS, TEXTS, Exported, exported_run
 
 ROUNDING = 2e-6  # of merged weights, which are about 1: fp32 against our fp64
 HALF = 2e-3  # of weights in half precision
-KOHYA = 2e-4  # of merged weights, when both factors of what is added, about 0.05, were in half precision
+KOHYA = 6e-4  # of merged weights, when both factors of what is added, about 0.15, were in half precision
 PROMPT, SEED = "a person with red hair", 7
 WITH_KOHYA = tuple(run for run in RUNS if run != "dora")
 ENDPOINTS = ("lora", "tokens")

@@ -61,18 +61,15 @@ def _copy_base(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
 
 
-def random_adapter(recipe: Recipe, seed: int, deviation: float = 0.05) -> StableDiffusionXLPipeline:
-    """The base with an adapter of `recipe` on the UNet, and on both encoders where the recipe has them learn.
-
-    `deviation`: of the numbers of its B.
-    """
+def random_adapter(recipe: Recipe, seed: int) -> StableDiffusionXLPipeline:
+    """The base with an adapter of `recipe` on the UNet, and on both encoders where the recipe has them learn."""
     pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
     add_adapters(pipeline, recipe.training)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in trainable(pipeline).items():
             if "lora_B" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.15)
             elif "magnitude" in name:  # PEFT makes it of the weights: as it begins, nobody would miss it
                 weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
     return pipeline
@@ -94,7 +91,7 @@ def _write_embeddings(recipe: Recipe, path: Path) -> Path:
 def _train(layout: Layout, run: Run, recipe: Recipe) -> Iterator[Adapter]:
     for seed, style in enumerate(styles_of(recipe), FIRST_SEED):
         path = layout.adapter(run.id, style)
-        write_adapter(random_adapter(recipe, seed, 0.15), path)
+        write_adapter(random_adapter(recipe, seed), path)
         yield Adapter(run.id, layout.relative(path), sha256_file(path), 4, 560, style)
     if recipe.training.textual_inversion:
         path = _write_embeddings(recipe, layout.adapter(run.id).with_name(FILE))
