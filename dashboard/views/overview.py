@@ -99,7 +99,7 @@ def _pictures(run_id: str) -> None:
     chosen = ordered[:: max(1, len(ordered) // _PICTURES)][:_PICTURES]
     files = [(path.read_bytes(), sample) for sample in chosen if (path := thumbnail(sample.sha256, "256"))]
     if files:  # as one list, they stand in two rows on a phone
-        st.image([data for data, _ in files], width=150, alt=[texts[sample.prompt] for _, sample in files])
+        st.image([data for data, _ in files], width=125, alt=[texts[sample.prompt] for _, sample in files])
 
 
 def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
