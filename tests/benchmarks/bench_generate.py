@@ -7,22 +7,26 @@ the project report did: one call a picture, fp32 on a CPU.
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 
 from flows.profiles import choose_recipe, choose_suite
 from naruto_core import sdxl
 from naruto_core.generation import Job, Painter
+from naruto_core.recipe_sections import GenerationSection
 
 PICTURES, ROUNDS = 16, 3
 
 
-def _plain_loop(pipeline: StableDiffusionXLPipeline, jobs: list[Job]) -> None:
-    section = choose_recipe("mini").generation
+def plain_loop(pipeline: StableDiffusionXLPipeline, section: GenerationSection, jobs: list[Job]) -> None:
+    """One call a picture, with the choices of `section`; the sampler is the pipeline's."""
     for job in jobs:
         pipeline(
             job.text,
+            height=section.resolution,
+            width=section.resolution,
             negative_prompt=section.negative_prompt,
             num_inference_steps=section.num_inference_steps,
             guidance_scale=section.guidance_scale,
@@ -43,10 +47,11 @@ def main() -> None:
     jobs = [Job(prompts[i % len(prompts)].text, i) for i in range(PICTURES)]
     painter = Painter(sdxl.load_pipeline(recipe.model, "bf16", cpu), recipe.generation)
     plain = sdxl.load_pipeline(recipe.model, "fp32", cpu)
-    plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
+    plain.scheduler = painter.pipeline.scheduler
     painter.paint(jobs)
-    _plain_loop(plain, jobs[:1])
-    pairs = [(_seconds(lambda: painter.paint(jobs)), _seconds(lambda: _plain_loop(plain, jobs))) for _ in range(ROUNDS)]
+    loop = partial(plain_loop, plain, recipe.generation)
+    loop(jobs[:1])
+    pairs = [(_seconds(lambda: painter.paint(jobs)), _seconds(lambda: loop(jobs))) for _ in range(ROUNDS)]
     ratios = sorted(theirs / ours for ours, theirs in pairs)
     for ours, theirs in pairs:
         print(f"painter {PICTURES / ours:6.2f} pictures/s    plain loop {PICTURES / theirs:6.2f} pictures/s")

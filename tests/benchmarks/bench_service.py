@@ -28,7 +28,7 @@ from naruto_core.fusion import load_adapters, scaled_adapters
 from naruto_core.generation import Job, Painter
 from naruto_core.serving import OPEN
 from naruto_core.store.database import open_database
-from tests.benchmarks.bench_generate import _plain_loop
+from tests.benchmarks.bench_generate import plain_loop
 from tests.deployments.serving import free_port, wait_until_ready
 from tests.tasks.recorded_run import CPU, Recorded, recorded_run
 
@@ -74,7 +74,7 @@ def _lone(url: str, service: int, made: Recorded) -> dict[str, float]:
         "service": lambda job: _ask(url, prompt=job.text, seed=job.seed),
         "painter": lambda job: painter.paint([job]),
         "padded painter": lambda job: padded.paint([job]),
-        "plain loop": lambda job: _plain_loop(plain, [job]),
+        "plain loop": lambda job: plain_loop(plain, made.recipe.generation, [job]),
     }
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(ROUNDS + 1):

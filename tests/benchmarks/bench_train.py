@@ -27,6 +27,7 @@ from flows.profiles import choose_recipe
 from naruto_core import sdxl
 from naruto_core.adapter_file import write_adapter
 from naruto_core.recipe import Recipe
+from naruto_core.recipe_training import ATTENTION
 from naruto_core.text_encoding import encode_texts
 from naruto_core.training.batches import StyleData, TrainingData
 from naruto_core.training.latent_cache import time_ids
@@ -34,7 +35,7 @@ from naruto_core.training.loop import TrainingCallbacks, TrainingJob, train_adap
 from naruto_core.training.lora import add_adapters, trainable
 from naruto_core.training.optimizer import GroupProdigy, flatten_parameters
 from tests.benchmarks.diffusers_script import ScriptUnfitError, adapter_validation_loss, check_script, run_script
-from tests.benchmarks.pictures import draw_class_pictures, draw_pictures
+from tests.benchmarks.pictures import SIZE, draw_class_pictures, draw_pictures
 
 STEPS, SCRIPT_STEPS, PICTURES, ROUNDS = 40, 100, 48, 3
 CPU = torch.device("cpu")
@@ -50,7 +51,8 @@ def _ignore(_: object) -> None: ...
 
 def _mini(steps: int, **training: Any) -> Recipe:
     """The `mini` recipe for `steps` steps, without prior and validation unless `training` says otherwise."""
-    chosen = {"max_train_steps": steps, "prior": None, "validation": None} | training
+    chosen = {"max_train_steps": steps, "prior": None, "validation": None, "resolution": SIZE} | training
+    chosen["lora_layers"] = ATTENTION  # as diffusers' script, which trains no convolutions
     return choose_recipe("mini", overrides={f"training.{name}": value for name, value in chosen.items()})
 
 
@@ -93,13 +95,13 @@ def ours(recipe: Recipe, adapter: Path | None = None) -> float:
 
 def plain() -> float:
     """Seconds for STEPS steps of as many accumulated pictures, everything encoded as it comes."""
-    recipe = choose_recipe("mini")
+    recipe = _mini(STEPS)
     size = recipe.training.train_batch_size
     pipeline = sdxl.load_pipeline(recipe.model, "fp32", CPU)
     add_adapters(pipeline, recipe.training)
     weights = list(trainable(pipeline).values())
     optimizer = Prodigy(weights, lr=1.0, weight_decay=1e-4, use_bias_correction=True, safeguard_warmup=True)
-    alphas, ids = pipeline.scheduler.alphas_cumprod, torch.tensor([time_ids((64, 64), (0, 0), (64, 64))])
+    alphas, ids = pipeline.scheduler.alphas_cumprod, torch.tensor([time_ids((SIZE, SIZE), (0, 0), (SIZE, SIZE))])
     began = time.perf_counter()
     for step in range(STEPS):
         for micro in range(size):
