@@ -88,6 +88,7 @@ def show_run(name: str) -> Listing:
         "worked": format_duration(worked) if worked is not None else "",
         "process": _process(run, live),
         "CPU threads": ", then ".join(dict.fromkeys(str(lease.threads) for lease in leases)),
+        "CPU instructions": ", then ".join(dict.fromkeys(lease.cpu for lease in leases if lease.cpu)),
         "tags": " ".join(tags),
         "notes": "; ".join(f"{note.at:%Y-%m-%d}: {note.text}" for note in notes),
         "dataset": run.dataset_id,

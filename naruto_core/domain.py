@@ -137,7 +137,8 @@ class Run:
 class RunLease:
     """The work of one process on a run, from `began_at` to `released_at` (None: it goes on).
 
-    `owner` identifies the process, `host` and `process` name it for people; it computes with `threads` CPU threads.
+    `owner` identifies the process, `host` and `process` name it for people; it computes with `threads` CPU threads
+    and the vector instructions `cpu` ("" in leases of earlier versions).
     `waited_seconds` it waited for its device. `stop_requested_by` is who asked it to stop, "" for nobody.
     """
 
@@ -147,6 +148,7 @@ class RunLease:
     host: str
     process: int
     threads: int
+    cpu: str
     began_at: datetime
     heartbeat_at: datetime
     released_at: datetime | None

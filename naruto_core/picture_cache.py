@@ -14,6 +14,7 @@ import torch
 
 from naruto_core import sdxl
 from naruto_core.artifacts import sha256_bytes, sha256_file, write_atomically
+from naruto_core.devices import computed_precision
 from naruto_core.generation import Job, Painter, padded_batch_size
 from naruto_core.picture_file import SUFFIX, encode_picture
 from naruto_core.recipe_sections import GenerationSection, ModelSection
@@ -31,7 +32,10 @@ class PictureCache:
     def __init__(self, folder: Path, model: ModelSection, section: GenerationSection, device: torch.device) -> None:
         self._folder, self._model, self._section, self._device = folder, model, section, device
         # a picture depends on the size of a padded batch, not on how many pictures of it were asked for
-        self._options = section.drawing_options | {"batch_size": padded_batch_size(section.batch_size)}
+        self._options = section.drawing_options | {
+            "batch_size": padded_batch_size(section.batch_size),
+            "mixed_precision": computed_precision(section.mixed_precision, device),
+        }
         self._common = [_DRAWING_VERSION, sdxl.identity(model), model.variant, device.type, self._options]
         if stage := section.refiner:
             self._common.append(

@@ -42,7 +42,7 @@ def this_device(context: TaskContext, recipe: Recipe) -> DeviceSpeed:
     known = known_speed(name) if device.type == "cuda" else None
     if known:
         return replace(known, name=name, memory=memory)
-    dtype = devices.half(recipe.generation.mixed_precision) or torch.float32
+    dtype = devices.half(recipe.generation.mixed_precision, device) or torch.float32
     return measured_speed(name, device, dtype, memory)
 
 

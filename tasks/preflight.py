@@ -51,11 +51,14 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
         with open_cluster(settings):
             pass
     device = devices.pick_device(settings.device)
-    for precision in (recipe.weights_precision, recipe.generation.mixed_precision):
+    notes = sdxl.base_notes(recipe.model, recipe.generation.clip_skip)
+    for precision in sorted({recipe.weights_precision, recipe.generation.mixed_precision}):
         devices.check_precision(precision, device)
+        if devices.computed_precision(precision, device) != precision:
+            notes.append(f"this CPU has no {precision} instructions: {precision} is computed in fp32")
     if recipe.generation.refiner:
         check_refiner(recipe.generation.refiner)
-    for note in sdxl.base_notes(recipe.model, recipe.generation.clip_skip):
+    for note in notes:
         say(note)
     if not recipe.imported:
         check_warmup(recipe.training)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -21,7 +20,7 @@ from tasks.plan import announce_plan
 from tasks.prefect_page import show_run_in_prefect, show_scores_in_prefect
 from tasks.progress import say
 from tasks.pruning import run_task
-from tasks.run_lease import hold_run, other_threads, release_run
+from tasks.run_lease import cpu_change, hold_run, release_run
 from tasks.truncation import StyleCaptions, read_captions
 
 
@@ -53,11 +52,8 @@ def open_run(recipe: Recipe, suite: PromptSuite, datasets: Sequence[DatasetVersi
         show_run_in_prefect(run, datasets)
         write_atomically(context.layout.recipe(run.id), context.store.recipe_json(run.id).encode())
         say(f"run {run.id}")
-        if (threads := other_threads(context.store, run.id)) and run.state is RunState.RUNNING:
-            say(
-                f"warning: the run began with {threads} CPU threads and goes on with {torch.get_num_threads()}: bytes "
-                f"may differ from those of an undisturbed run; OMP_NUM_THREADS={threads} gives the same."
-            )
+        if run.state is RunState.RUNNING and (warning := cpu_change(context.store, run.id)):
+            say(warning)
         announce_plan(context, run, recipe, suite, datasets)
     return OpenRun(run, recipe, suite, tuple(datasets))
 

@@ -62,7 +62,7 @@ def hold_run(store: Store, settings: Settings, run_id: str, on_wait: Callable[[s
     waited = False
     while True:
         owner, now = this_process(), datetime.now(UTC)
-        lease = store.acquire_lease(run_id, owner, _threads(), now)
+        lease = store.acquire_lease(run_id, owner, _threads(), now, _cpu())
         if lease.owner == owner.id:
             break
         if not waited:
@@ -121,7 +121,22 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def other_threads(store: Store, run_id: str) -> int | None:
-    """The number of CPU threads that an earlier process worked on the run with, where this one has another number."""
-    earlier = [lease.threads for lease in store.leases(run_id) if lease.owner != this_process().id]
-    return earlier[-1] if earlier and earlier[-1] != _threads() else None
+def _cpu() -> str:
+    from naruto_core.devices import describe_cpu
+
+    return describe_cpu()
+
+
+def cpu_change(store: Store, run_id: str) -> str:
+    """A warning where an earlier process worked on the run with other threads or on another CPU; else ""."""
+    earlier = [lease for lease in store.leases(run_id) if lease.owner != this_process().id]
+    if not earlier:
+        return ""
+    last, threads, cpu = earlier[-1], _threads(), _cpu()
+    differ = "bytes may differ from those of an undisturbed run"
+    if last.cpu not in ("", cpu):
+        return f"warning: the run began on a CPU with {last.cpu} and goes on on one with {cpu}: {differ}."
+    if last.threads != threads:
+        remedy = f"OMP_NUM_THREADS={last.threads} gives the same"
+        return f"warning: the run began with {last.threads} CPU threads and goes on with {threads}: {differ}; {remedy}."
+    return ""

@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 
+from naruto_core import devices
 from naruto_core.errors import GO_ON, DeviceUnfit, ServiceFailed
 from naruto_core.settings import Settings
 from tasks.context import TaskContext, exclusive_device, task_context
@@ -81,7 +82,7 @@ def shard_task(name: Callable[[], str]) -> Callable[[Callable[P, Result]], Task[
 class Conditions:
     """What pictures depend on besides recipe and seed; the same for all workers of a step."""
 
-    device: str  # cpu or cuda
+    device: str  # cuda, or the kind of CPU
     threads: int  # of the CPU
     libraries: str
 
@@ -91,7 +92,8 @@ def conditions_of(device: torch.device) -> Conditions:
     import diffusers
 
     versions = f"torch {torch.__version__} and diffusers {diffusers.__version__}"
-    return Conditions(device.type, torch.get_num_threads(), versions)
+    kind = device.type if device.type == "cuda" else f"cpu, {devices.describe_cpu()}"
+    return Conditions(kind, torch.get_num_threads(), versions)
 
 
 _one_at_a_time = threading.Lock()  # a worker may have several threads, but its device is for one shard

@@ -61,6 +61,7 @@ def _lease(lease: RunLease) -> dict[str, object]:
         "Host": lease.host,
         "Process": lease.process,
         "CPU threads": lease.threads,
+        "CPU instructions": lease.cpu,
         "From (UTC)": f"{lease.began_at:%Y-%m-%d %H:%M:%S}",
         "To (UTC)": f"{lease.released_at:%Y-%m-%d %H:%M:%S}" if lease.released_at else "",
         "Waited for a device (s)": round(lease.waited_seconds, 1),

@@ -34,6 +34,7 @@ class LeaseRow(Base):
     host: Mapped[str]
     process: Mapped[int]
     threads: Mapped[int]
+    cpu: Mapped[str] = mapped_column(server_default="")
     began_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
     released_at: Mapped[datetime | None]
@@ -62,10 +63,11 @@ def this_process() -> LeaseOwner:
 class RunLeases(Repository):
     """Leases of runs. Several leases of a run follow each other; at most one is live."""
 
-    def acquire_lease(self, run_id: str, owner: LeaseOwner, threads: int, now: datetime) -> RunLease:
+    def acquire_lease(self, run_id: str, owner: LeaseOwner, threads: int, now: datetime, cpu: str = "") -> RunLease:
         """The live lease of a run: that of another process, or else `owner`'s, which begins where there was none.
 
-        `threads` is the number of CPU threads that the owner computes with. Raises NotRecorded for an unknown run.
+        `threads` is the number of CPU threads that the owner computes with, `cpu` describes its CPU.
+        Raises NotRecorded for an unknown run.
         """
         with self._writing() as session:
             run_row(session, run_id)
@@ -74,7 +76,7 @@ class RunLeases(Repository):
                 for dead in session.scalars(_unreleased(run_id)):
                     dead.released_at = dead.heartbeat_at  # so long it worked, as far as is known
                 live = LeaseRow(
-                    run_id=run_id, owner=owner.id, host=owner.host, process=owner.process, threads=threads,
+                    run_id=run_id, owner=owner.id, host=owner.host, process=owner.process, threads=threads, cpu=cpu,
                     began_at=now, heartbeat_at=now, waited_seconds=0.0, stop_requested_by="",
                 )  # fmt: skip
                 session.add(live)

@@ -236,7 +236,7 @@ class _Parts:
     """The base model on the meta device, without memory for its weights."""
 
     def __init__(self, model: ModelSection, section: TrainingSection, device: torch.device) -> None:
-        self.device, self.dtype = device, devices.half(section.mixed_precision) or torch.float32
+        self.device, self.dtype = device, devices.half(section.mixed_precision, device) or torch.float32
         loaded = sdxl.describe_parts(model)
         self.unet: UNet2DConditionModel
         config: str = loaded["unet"].to_json_string()

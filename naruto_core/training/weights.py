@@ -42,7 +42,7 @@ class Weights:
         self._add_to(pipeline, section, tokens)
         self.groups = parameter_groups(self.named, section)
         self.flats = [flatten_parameters(list(group.parameters.values())) for group in self.groups]
-        self._copies = self._working_copies(devices.half(section.mixed_precision))
+        self._copies = self._working_copies(devices.half(section.mixed_precision, pipeline.unet.device))
         self._decay = section.ema_decay
         self._averages = [flat.weights.clone() for flat in self.flats] if self._decay else []
 
@@ -65,7 +65,9 @@ class Weights:
             initial = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self._swaps: list[LayerSwap] = [swap for part in parts for swap in replace_lora_layers(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
-        if half := devices.half(section.mixed_precision):  # trainable weights go back to fp32 below
+        if half := devices.half(
+            section.mixed_precision, pipeline.unet.device
+        ):  # trainable weights go back to fp32 below
             for part in parts if self.learns_text else parts[:1]:
                 nn.Module.to(part, half)  # the libraries' own `to` logs a line per model
             for name, parameter in self.named.items():

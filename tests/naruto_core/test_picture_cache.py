@@ -63,7 +63,6 @@ def test_a_drawn_picture_is_found_by_another_run_and_is_the_painters(tiny: Model
         ({"guidance_scale": 2.5}, False),
         ({"negative_prompt": "low quality"}, False),
         ({"scheduler": "euler"}, False),
-        ({"mixed_precision": "bf16"}, False),
         ({"clip_skip": 1}, False),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_second_process_waits_for_the_first_and_says_for_whom(store: Store, op
     assert hold_run(store, settings, opened.id, waiting)
     assert not hold_run(store, settings, opened.id, waiting)
     assert said == [f"waiting: process 7 on pod-b works on run {opened.id}; `naruto stop {opened.id}` asks it to stop"]
-    assert run_lease.other_threads(store, opened.id) == 8
+    assert "began with 8 CPU threads" in run_lease.cpu_change(store, opened.id)
     release_run(store, settings, opened.id)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from naruto_core.mini.pretraining.corpus import Annotation
 from naruto_core.mini.pretraining.drawing import SIZE
-from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit, half_precision
 from naruto_core.mini.pretraining.world import (
     EXPRESSIONS,
     EYE_COLOURS,
@@ -106,7 +106,7 @@ def train_classifier(
         rows = np.sort(numbers.choice(usable, size=BATCH, replace=False))
         pictures = torch.from_numpy(np.array(pixels[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
         labels = attribute_labels([scene for row in rows if (scene := scenes[row])])
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             logits = classifier(_augment(pictures, numbers))
         return torch.stack([F.cross_entropy(logits[name].float(), labels[name]) for name in ATTRIBUTES]).mean()
 

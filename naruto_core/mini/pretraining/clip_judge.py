@@ -22,7 +22,7 @@ from transformers import CLIPTokenizer
 from naruto_core.mini.pretraining.architecture import CONTEXT
 from naruto_core.mini.pretraining.corpus import Annotation
 from naruto_core.mini.pretraining.drawing import SIZE
-from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit, half_precision
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import HELD_OUT_STYLE, describe, with_filler
 
@@ -120,7 +120,7 @@ def train_judge(
         shown = np.concatenate([pixels[rows[::3]], others[np.sort(numbers.choice(other_rows, size=FOREIGN_BATCH))]])
         pictures = torch.cat([_augment(pixels[rows], numbers), _view(shown, numbers), _view(shown, numbers)])
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             text_features = judge.encode_text(ids, normalize=True)
             features, first, second = judge.encode_image(pictures, normalize=True).split(
                 [BATCH, len(shown), len(shown)]

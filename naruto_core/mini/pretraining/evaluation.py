@@ -25,6 +25,7 @@ from naruto_core.mini.pretraining.attribute_classifier import (
     classify,
 )
 from naruto_core.mini.pretraining.drawing import SIZE, draw
+from naruto_core.mini.pretraining.trainer import half_precision
 from naruto_core.mini.pretraining.vae import to_unit_range
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
 from naruto_core.sampling import make_scheduler
@@ -80,7 +81,7 @@ def paint(
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         draw: Any = pipeline  # diffusers types the result as a union
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), half_precision():
             picture = draw(
                 prompt=[p.text for p in batch],
                 negative_prompt=[NEGATIVE] * len(batch),
@@ -113,14 +114,19 @@ def psnr(drawn: torch.Tensor, truth: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / errors)).mean())
 
 
-def drawings(style: str | None, count: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, list[Scene]]:
-    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, size, size, 3) and scenes."""
+def drawings(
+    style: str | None, count: int, seed: int, size: int = SIZE, wanted: Callable[[Scene], bool] = lambda _: True
+) -> tuple[np.ndarray, list[Scene]]:
+    """New drawings that are in no corpus, of one style or of all in turn: uint8 (count, size, size, 3) and scenes.
+
+    Scenes that are not `wanted` are passed over.
+    """
     rng = Random(f"fresh/{seed}")
     pixels: list[np.ndarray] = []
     scenes: list[Scene] = []
     while len(scenes) < count:
         scene = sample_scene(rng, style or STYLES[len(scenes) % len(STYLES)])
-        if len(scene.characters) == 1 and scene.framing == "portrait":
+        if len(scene.characters) == 1 and scene.framing == "portrait" and wanted(scene):
             pixels.append(np.asarray(draw(scene, rng, size)))
             scenes.append(scene)
     return np.stack(pixels), scenes
@@ -202,7 +208,7 @@ def _unet_seconds(unet: Any) -> float:
     noisy, hidden = torch.zeros(16, unet.config.in_channels, 16, 16), torch.zeros(16, CONTEXT, WIDTH_1 + WIDTH_2)
     condition = {"text_embeds": torch.zeros(16, POOLED), "time_ids": torch.ones(16, 6)}
     before = getrusage(RUSAGE_SELF).ru_utime
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), half_precision():
         unet(noisy, torch.tensor(500), hidden, added_cond_kwargs=condition)
     return getrusage(RUSAGE_SELF).ru_utime - before
 

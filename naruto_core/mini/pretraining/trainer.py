@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from naruto_core import devices
 from naruto_core.checkpoint import pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
 
 _OUTER = re.compile(r"embedding\.weight|(^|coder\.)conv_(in|out)\.weight")  # layers that meet tokens, pixels or latents
@@ -48,6 +50,11 @@ class FitConfig:
     ema_decay: float = 0.999
     clip_norm: float = 1.0
     checkpoint_seconds: float = 60.0
+
+
+def half_precision() -> AbstractContextManager[object]:
+    """Inside the block, layers compute in bf16 where the CPU has instructions for it."""
+    return devices.autocast("bf16", torch.device("cpu"))
 
 
 def _rate_factor(step: int, config: FitConfig) -> float:

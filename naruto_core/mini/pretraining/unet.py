@@ -29,7 +29,7 @@ from naruto_core.mini.pretraining.architecture import (
 from naruto_core.mini.pretraining.attribute_classifier import ATTRIBUTES, attribute_labels
 from naruto_core.mini.pretraining.corpus import Annotation
 from naruto_core.mini.pretraining.drawing import SIZE
-from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit, half_precision
 from naruto_core.mini.pretraining.world import describe, with_filler
 
 BATCH = 64
@@ -90,7 +90,7 @@ def warm_up_encoders(
     def loss(step: int) -> torch.Tensor:
         rng = Random(f"{seed}/read/{step}")
         chosen = [annotations[rng.randrange(len(annotations))] for _ in range(2 * BATCH)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             _, pooled_2, pooled_1 = encoders([caption(annotation, rng) for annotation in chosen])
         pooled = torch.cat([pooled_1.float(), pooled_2.float()], dim=-1)
         labels = attribute_labels([annotation.scene for annotation in chosen if annotation.scene])
@@ -146,7 +146,7 @@ def pretrain_unet(
         drop = numbers.random(BATCH)
         texts = ["" if d < EMPTIED else caption(annotation, words) for annotation, d in zip(chosen, drop, strict=True)]
         keep = torch.from_numpy(drop >= ZEROED).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             hidden, pooled, _ = encoders(texts)
             condition = {"text_embeds": pooled * keep[:, None], "time_ids": _time_ids(chosen)}
             predicted = run(noisy, t, hidden * keep[:, None, None], added_cond_kwargs=condition).sample

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from naruto_core.mini.pretraining.architecture import LATENT_CHANNELS, LATENT_SIDE, create_vae
 from naruto_core.mini.pretraining.drawing import SIZE
-from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit
+from naruto_core.mini.pretraining.trainer import FitConfig, FitReport, fit, half_precision
 
 BATCH = 4  # whole pictures; of crops, as many as have the same number of pixels
 CROP = 64  # pixels on a side: a step of many small crops learns more than one of few pictures, at the same cost
@@ -82,7 +82,7 @@ def pretrain_vae(
         chosen = _varied(pixels[np.sort(rng.integers(len(pixels), size=count))], rng)
         truth = to_unit_range(_crops(chosen, rng) if crops else chosen).contiguous(memory_format=torch.channels_last)
         noise = torch.from_numpy(rng.standard_normal((count, LATENT_CHANNELS, side, side), dtype=np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             drawn, kl = run(truth, noise)
         return reconstruction_loss(drawn, truth) + KL_WEIGHT * kl
 
@@ -127,7 +127,7 @@ def encode_all(vae: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every picture's latents, float16 (N, 16, 16, 16), unscaled."""
     means, stds = [], []
     for start in range(0, len(pixels), ENCODED_TOGETHER):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             posterior = vae.encode(to_unit_range(pixels[start : start + ENCODED_TOGETHER])).latent_dist
         means.append(posterior.mean.half().numpy())
         stds.append(posterior.std.half().numpy())

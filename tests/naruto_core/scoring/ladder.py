@@ -40,12 +40,13 @@ def build_ladder(extractor: Extractor) -> Ladder:
         return np.concatenate(list(embed_pictures(extractor, loads, 64)))
 
     training = drawings(HELD_OUT_STYLE, 300, 101)[0]
-    new, scenes = drawings(HELD_OUT_STYLE, 6 * N, 102)
+    new = drawings(HELD_OUT_STYLE, N, 102)[0]
+    two_colours = drawings(HELD_OUT_STYLE, N, 108, wanted=_has_two_colours)[0]
     each = -(-N // len(BASE_STYLES))
     base = np.concatenate([drawings(style, each, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])[:N]
     made = {
-        "perfect": new[:N],
-        "fewer hair colours": new[[i for i, scene in enumerate(scenes) if _two_colours(scene)][:N]],
+        "perfect": new,
+        "fewer hair colours": two_colours,
         "wrong style": drawings("flat", N, 107)[0],
         "base": base,
         "collapsed": np.repeat(new[:8], N // 8, axis=0),
@@ -56,7 +57,7 @@ def build_ladder(extractor: Extractor) -> Ladder:
     return Ladder(rows(drawings(HELD_OUT_STYLE, 200, 100)[0]), rows(training), embedded)
 
 
-def _two_colours(scene: Scene) -> bool:
+def _has_two_colours(scene: Scene) -> bool:
     return all(character.hair in ("blond", "red") for character in scene.characters)
 
 

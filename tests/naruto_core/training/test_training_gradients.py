@@ -178,9 +178,12 @@ def test_the_prior_without_pictures_holds_the_adapter_to_what_the_base_predicts(
     assert prior_loss > 1e-4
 
 
-def test_half_precision_masters_do_not_learn_and_ours_are_full(load_miniature, examples):
+def test_half_precision_masters_do_not_learn_and_ours_are_full(
+    load_tiny, tiny_examples, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("naruto_core.devices.cpu_has_bf16", lambda: True)
     section = section_of(mixed_precision="bf16")
-    run = Trainer(load_miniature("bf16"), [data_of(examples, section)], section, {})
+    run = Trainer(load_tiny("bf16"), [data_of(tiny_examples, section)], section, {})
     record = run.optimizer_step(0)
     assert run.pipeline.unet.dtype is torch.bfloat16
     assert {p.dtype for p in run.weights.named.values()} == {torch.float32}

@@ -61,16 +61,16 @@ def test_training_lowers_the_loss_on_what_it_sees(load_miniature, examples: Exam
         for step in range(6):
             batch = draw_batch(probe.gradients[0].stream, NoiseConfig(99, 1000), step, CPU)
             noisy = probe.gradients[0].scheduler.add_noise(batch.clean, batch.noise, batch.t)
-            condition = {"text_embeds": batch.text.pooled.bfloat16(), "time_ids": batch.time_ids}
+            condition = {"text_embeds": batch.text.pooled.to(unet.dtype), "time_ids": batch.time_ids}
             with torch.no_grad():
                 predicted = unet(
-                    noisy.bfloat16(), batch.t, batch.text.hidden.bfloat16(), added_cond_kwargs=condition
+                    noisy.to(unet.dtype), batch.t, batch.text.hidden.to(unet.dtype), added_cond_kwargs=condition
                 ).sample
             weights = probe.gradients[0].weighting.weights(probe.gradients[0].scheduler, batch.t)
             losses.append(float(denoising_loss(predicted, batch.noise, weights)))
         return float(np.mean(losses))
 
-    before = loss_on_fixed_noise(load_miniature().unet.bfloat16())
+    before = loss_on_fixed_noise(load_miniature().unet.to(pipeline.unet.dtype))
     steps, _ = train(pipeline, examples, section, tmp_path / "checkpoint.safetensors")
     assert loss_on_fixed_noise(pipeline.unet) < 0.9 * before
     assert [record.step for record in steps] == list(range(24))
@@ -222,8 +222,11 @@ def test_the_validation_loss_is_a_function_of_the_weights_alone_and_changes_noth
     assert total / len(tiny_examples) == pytest.approx(measured[4], rel=1e-4)
 
 
-def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(load_tiny, tiny_examples, tmp_path: Path):
+def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(
+    load_tiny, tiny_examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The callback does what drawing does: it freezes the weights and converts them to half precision."""
+    monkeypatch.setattr("naruto_core.devices.cpu_has_bf16", lambda: True)
     adapters: list[bytes] = []
     for previews in (None, {"preview_steps": 2}):
         changes = {"mixed_precision": "bf16", "ema_decay": 0.5, "max_train_steps": 5, "previews": previews}

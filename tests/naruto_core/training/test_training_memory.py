@@ -43,11 +43,11 @@ def test_activations_counted_without_memory_are_those_that_training_really_keeps
     if checkpointing:
         again, largest = recompute_counter(saved)
         unet.enable_gradient_checkpointing(again)
-    text = torch.zeros(3, 48, unet.config.cross_attention_dim, dtype=torch.bfloat16)
-    condition = {"text_embeds": torch.zeros(3, 96, dtype=torch.bfloat16), "time_ids": torch.zeros(3, 6)}
+    text = torch.zeros(3, 48, unet.config.cross_attention_dim, dtype=unet.dtype)
+    condition = {"text_embeds": torch.zeros(3, 96, dtype=unet.dtype), "time_ids": torch.zeros(3, 6)}
     with saved.counting():
         unet(
-            torch.zeros(3, unet.config.in_channels, 16, 16).bfloat16(),
+            torch.zeros(3, unet.config.in_channels, 16, 16, dtype=unet.dtype),
             torch.zeros(3),
             text,
             added_cond_kwargs=condition,
