@@ -39,7 +39,8 @@ def test_a_collapsed_generator_has_the_fewest_different_pictures_and_no_recall()
 
 def test_precision_density_and_style_do_not_see_that_variety_is_lost_so_they_are_never_used_alone():
     for metric in ("precision", "density", "style"):
-        assert "fewer hair colours" in failed_rungs(values()[metric], 1), metric
+        of_rungs = values()[metric]
+        assert of_rungs["fewer hair colours"] > 0.9 * of_rungs["perfect"], metric
     assert "collapsed" in failed_rungs(values()["precision"], 1)
 
 
