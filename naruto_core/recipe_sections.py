@@ -123,7 +123,11 @@ class GenerationSection(Section):
     batch_size: int = Field(
         1, ge=1, le=256, description="Pictures per batch; a picture is reproducible only with the same batch size."
     )
-    mixed_precision: Precision = Field("fp16", description="Number format of weights and activations.")
+    mixed_precision: Precision = Field(
+        "fp16",
+        description="Number format of weights and activations; bf16 is computed in fp32 on a CPU without bf16 "
+        "instructions.",
+    )
     clip_skip: int | None = Field(
         None,
         ge=1,

@@ -180,7 +180,11 @@ class TrainingSection(Section):
         "to the effective batch.",
     )
     max_train_steps: int = Field(500, ge=1, le=10_000_000, description="Optimizer steps.")
-    mixed_precision: Precision = Field("fp16", description="Number format of frozen weights and activations.")
+    mixed_precision: Precision = Field(
+        "fp16",
+        description="Number format of frozen weights and activations; bf16 is computed in fp32 on a CPU without bf16 "
+        "instructions.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers of the training.")
 
     optimizer: Literal["prodigy", "adamw", "adamw8bit"] = Field(

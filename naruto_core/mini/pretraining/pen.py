@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from naruto_core.mini.pretraining.geometry import Point, Points, arc, outset, ribbon, smooth
+from naruto_core.mini.pretraining.geometry import Point, Points, arc, even, outset, ribbon, smooth
 
 Colour = tuple[int, int, int]
 
@@ -41,8 +41,8 @@ def blend(colour: Colour, other: Colour, share: float) -> Colour:
 
 def _pairs(points: Points) -> list[float]:
     """`points` as Pillow takes them, on a grid of 1/16 pixel."""
-    flat: list[float] = np.round(points * 16).ravel().tolist()
-    return [v / 16 for v in flat]
+    pairs: list[float] = (np.round(points * 16) / 16).ravel().tolist()
+    return pairs
 
 
 @dataclass
@@ -99,13 +99,13 @@ class Pen:
     def limb(self, curve: Points, widths: Sequence[float], fill: Colour) -> Points:
         """Draw an outlined limb along `curve` piece by piece, so that a sharp bend has no hole; returns its outline."""
         count = len(curve)
-        along = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(widths)), widths)
+        along = np.interp(even(count), even(len(widths)), widths)
         edge = 2 * self.line / self.unit * (1.0 if self.bold else 0.42)
         for extra, colour in ((edge, self.ink(fill)), (0.0, fill)):
             outline = self.place(ribbon(curve, (along + extra).tolist()))
             left, right = outline[:count], outline[count:][::-1]
-            for i in range(count - 1):
-                self.draw.polygon(_pairs(np.concatenate([left[i : i + 2], right[i : i + 2][::-1]])), fill=colour)
+            for piece in np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1):
+                self.draw.polygon(_pairs(piece), fill=colour)
             for i in (0, count // 2, count - 1):
                 radius = float(along[i] + extra) / 2
                 self.draw.polygon(_pairs(self.place(arc(tuple(curve[i]), (radius, radius), points=17))), fill=colour)
