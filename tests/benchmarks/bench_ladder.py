@@ -9,11 +9,12 @@ from naruto_core.scoring.metrics import BY_NAME
 from tests.naruto_core.scoring.ladder import RUNGS, build_ladder, failed_rungs, ladder_values
 
 JUDGE = "package:naruto_core.mini/weights/judge"
+PICTURES = 176  # of each generator, as the demo has of each model
 
 
 def main() -> None:
     """Print the table as Markdown."""
-    table = ladder_values(build_ladder(load_extractor(JUDGE, torch.device("cpu"))))
+    table = ladder_values(build_ladder(load_extractor(JUDGE, torch.device("cpu")), PICTURES))
     print(f"| metric | {' | '.join(RUNGS)} | not put below perfect |\n|{'---|' * (len(RUNGS) + 2)}")
     failures: dict[str, list[str]] = {}
     for name, values in table.items():

@@ -32,8 +32,12 @@ pytestmark = pytest.mark.slow
 SMALL = {
     "dataset.source": "world:naruto?count=48&seed=5",
     "dataset.hold_out": 16,
-    "training.max_train_steps": 4,
+    "training.max_train_steps": 2,
+    "training.train_batch_size": 2,
+    "training.resolution": 64,
     "training.prior": None,
+    "training.validation": None,
+    "generation.resolution": 64,
     "generation.prompts": 2,
     "generation.seeds": 1,
     "generation.num_inference_steps": 2,

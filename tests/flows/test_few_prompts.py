@@ -7,20 +7,18 @@ from typing import NoReturn
 
 import pytest
 
-from tests.flows.conftest import Naruto, flags
+from tests.flows.conftest import SMALL, Naruto, flags
 from tests.independent_scores import differences
 
-THREE_PROMPTS = {
+THREE_PROMPTS = SMALL | {
     "dataset.source": "world:naruto?count=48&seed=3",
     "dataset.hold_out": 20,
-    "generation.prompts": 3,
+    "generation.seeds": 4,
     "generation.variants": "[base,adapted]",
-    "generation.num_inference_steps": 2,
     "training.max_train_steps": 2,
     "training.train_batch_size": 2,
     "training.prior": "null",
     "training.validation": "null",
-    "scoring.resamples": 100,
 }
 
 

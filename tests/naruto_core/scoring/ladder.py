@@ -1,7 +1,7 @@
 """A ladder of made-up generators whose order is known, and the value of every metric for each of them.
 
 The drawn world is the truth: 200 drawings of the held-out style to compare with, 300 others that were
-"trained on", and six generators of 176 pictures each, from perfect down to one that copies.
+"trained on", and six generators, from perfect down to one that copies.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,6 @@ from naruto_core.scoring.feature_set import each_once
 from naruto_core.scoring.features import Extractor, Rows, embed_pictures
 from naruto_core.scoring.metrics import SET_METRICS
 
-N = 176
 Pixels = np.ndarray
 RUNGS = ("perfect", "fewer hair colours", "wrong style", "base", "collapsed", "copies")
 WORSE = RUNGS[1:]
@@ -32,27 +31,27 @@ class Ladder:
     drawn: Mapping[str, Rows]
 
 
-def build_ladder(extractor: Extractor) -> Ladder:
-    """The features of all six generators by `extractor`."""
+def build_ladder(extractor: Extractor, n: int) -> Ladder:
+    """The features by `extractor` of `n` pictures of each generator, a multiple of 8."""
 
     def rows(pixels: Pixels) -> Rows:
         loads: list[Callable[[], Image.Image]] = [lambda p=picture: Image.fromarray(p) for picture in pixels]
         return np.concatenate(list(embed_pictures(extractor, loads, 64)))
 
     training = drawings(HELD_OUT_STYLE, 300, 101)[0]
-    new = drawings(HELD_OUT_STYLE, N, 102)[0]
-    two_colours = drawings(HELD_OUT_STYLE, N, 108, wanted=_has_two_colours)[0]
-    each = -(-N // len(BASE_STYLES))
-    base = np.concatenate([drawings(style, each, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])[:N]
+    new = drawings(HELD_OUT_STYLE, n, 102)[0]
+    two_colours = drawings(HELD_OUT_STYLE, n, 108, wanted=_has_two_colours)[0]
+    each = -(-n // len(BASE_STYLES))
+    base = np.concatenate([drawings(style, each, 103 + i)[0] for i, style in enumerate(BASE_STYLES)])[:n]
     made = {
         "perfect": new,
         "fewer hair colours": two_colours,
-        "wrong style": drawings("flat", N, 107)[0],
+        "wrong style": drawings("flat", n, 107)[0],
         "base": base,
-        "collapsed": np.repeat(new[:8], N // 8, axis=0),
-        "copies": training[:N],
+        "collapsed": np.repeat(new[:8], n // 8, axis=0),
+        "copies": training[:n],
     }
-    assert all(len(pixels) == N for pixels in made.values())
+    assert all(len(pixels) == n for pixels in made.values())
     embedded = {name: rows(pixels) for name, pixels in made.items()}
     return Ladder(rows(drawings(HELD_OUT_STYLE, 200, 100)[0]), rows(training), embedded)
 
@@ -64,10 +63,11 @@ def _has_two_colours(scene: Scene) -> bool:
 def ladder_values(ladder: Ladder) -> dict[str, dict[str, float]]:
     """Every set metric, style closeness and copying of every generator: {metric: {rung: value}}."""
     values: dict[str, dict[str, float]] = {}
+    n = len(ladder.drawn["perfect"])
     for metric in SET_METRICS:
-        reference = ladder.reference[:N] if metric.axis == "overlap" else ladder.reference
+        reference = ladder.reference[:n] if metric.axis == "overlap" else ladder.reference
         values[metric.name] = {
-            name: metric.measure(rows, reference)(each_once(N)) for name, rows in ladder.drawn.items()
+            name: metric.measure(rows, reference)(each_once(n)) for name, rows in ladder.drawn.items()
         }
     held_out = sample_metrics.nearness(ladder.reference, ladder.training)
     values["style"] = {
@@ -81,7 +81,7 @@ def ladder_values(ladder: Ladder) -> dict[str, dict[str, float]]:
         )
         for name, rows in ladder.drawn.items()
     }
-    margin = memorization.copy_margin(held_out, N)
+    margin = memorization.copy_margin(held_out, n)
     values["named as copies"] = {
         name: float((sample_metrics.nearness(rows, ladder.training) > margin).mean())
         for name, rows in ladder.drawn.items()
