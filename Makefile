@@ -11,7 +11,7 @@ NOTEBOOK := .notebook/installed-$(VERSION)
 LOADERS := $(patsubst tests/loaders/requirements-%.txt,.loaders/%/installed-$(VERSION),$(wildcard tests/loaders/requirements-*.txt))
 
 HERE := $(or $(NARUTO_HOME),var)
-PROCESSES ?= 3
+PROCESSES ?= 2
 # In a home of one run, as CI's are, the beginning of its year is enough of its id.
 RUN ?= 20
 MAIN ?= main-var
@@ -40,7 +40,7 @@ keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` 
 	cp -R "$(HERE)/datasets" "$(MAIN)/"
 	cp "$(HERE)"/cache/embeddings.db* "$(MAIN)/cache/"
 
-# Three processes on two cores, because tests wait for other programs; four take as long. One thread each: two take longer.
+# A process for each of two cores: each more imports all libraries once more. One thread each: two take longer.
 test: install $(TRITON)  ## run all tests
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(PROCESSES) --dist loadfile
 

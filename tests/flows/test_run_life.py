@@ -120,7 +120,7 @@ def test_a_person_decides_in_prefect_whether_a_run_is_promoted(
         waiting = threading.Thread(target=lambda: ends.append(promote(run_id[-4:])))
         waiting.start()
         with get_client(sync_client=True) as client:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not (paused := [run for run in client.read_flow_runs() if run.state_name == "Paused"]):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)

@@ -61,7 +61,7 @@ def test_a_served_picture_scores_as_the_same_sample_did_and_leaves_neither_pictu
     with serving(home, watched_share=1.0) as service:
         for fields in ({}, {"steps": 1}, {"model": "base"}, {"size": "32x32"}, {"guidance": 1.0}):
             assert service.ask(prompt=prompt.text, seed=seed, **fields).status_code == 200
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240  # a process of low priority loads its packages first
         while time.monotonic() < deadline and (not measured(home) or [*Layout(home).watched.glob("*.png")]):
             time.sleep(0.2)
     found = {one.metric: one for one in measured(home)}
@@ -224,7 +224,7 @@ def test_an_event_tells_prefect_what_has_drifted(scored: tuple[Path, str], narut
     home, run_id = scored
     naruto(home, "watch")
     asked = {"filter": {"event": {"name": ["naruto.quality.drifted"]}, "resource": {"id": [f"naruto.run.{run_id}"]}}}
-    deadline, told = time.monotonic() + 30, []
+    deadline, told = time.monotonic() + 120, []
     while not told and time.monotonic() < deadline:  # events are sent behind the flow's back
         time.sleep(0.2)
         told = httpx2.post(f"{PREFECT_API_URL.value()}/events/filter", json=asked).json()["events"]

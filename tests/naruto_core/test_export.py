@@ -110,7 +110,7 @@ def test_a_push_killed_half_way_sends_each_file_once(hub: ModelHub, folder: Path
     command = [sys.executable, "-c", PUSH, str(folder)]
     hub.stall_after = 2
     process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(hub.received) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -98,7 +98,7 @@ def in_mlflow(home: Path, run: Run, name: str = "loss") -> list[tuple[int, float
 
 def wait(condition: Callable[[], bool]) -> None:
     """Until `condition` holds; half a minute at most."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         with suppress(ValueError):  # MLflow has no such run yet
             if condition():

@@ -78,7 +78,7 @@ def test_a_request_to_stop_ends_a_step_at_its_next_report(store: Store, opened: 
     def step() -> None:
         with run_context(opened, "generate", needs_device=False):
             store.request_stop(opened.id, "lea", datetime.now(UTC))
-            report, deadline = reporter(), time.monotonic() + 30
+            report, deadline = reporter(), time.monotonic() + 120
             while time.monotonic() < deadline:
                 report(Progress("generate", 1, 2, "picture", 0.1, 0.1))
                 time.sleep(0.01)
@@ -109,7 +109,7 @@ def test_a_process_whose_run_was_taken_over_stops(store: Store, opened: OpenRun)
     settings = read_settings()
     hold_run(store, settings, opened.id, print)
     store.release_lease(store.leases(opened.id)[-1].id, datetime.now(UTC))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not run_lease.stop_requested() and time.monotonic() < deadline:
         time.sleep(0.01)
     with pytest.raises(RunStopped, match="another process took it over"):

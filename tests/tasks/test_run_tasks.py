@@ -39,7 +39,7 @@ def test_a_stopped_task_and_its_flow_are_cancelled_in_prefect(prefect_server: No
     with pytest.raises(CancelledRun, match="lea asked it to stop"):
         whole()
     with get_client(sync_client=True) as client:
-        ours, deadline = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(ids[0])])), time.monotonic() + 30
+        ours, deadline = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(ids[0])])), time.monotonic() + 120
         states: dict[str, str | None] = {}
         while states != {"fuse": "Completed", "draw": "Cancelled"}:  # Prefect writes states of tasks a little later
             assert time.monotonic() < deadline, states

@@ -201,7 +201,7 @@ def test_a_killed_ingest_resumes_to_the_same_version(home: Home, tmp_path: Path)
     root = home.layout.root
     command = [sys.executable, "-c", SCRIPT, str(source), str(root)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(home.stored()) < 20 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
