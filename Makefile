@@ -146,7 +146,7 @@ bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a 
 $(INSTALLED): pyproject.toml uv.lock | $(UV)
 	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \
 	  echo "error: $(PYTHON) is Python '$(VERSION)', but 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1;; esac
-	$(UV) sync --locked --compile-bytecode --no-python-downloads --python $(PYTHON)
+	$(UV) sync --locked --no-python-downloads --python $(PYTHON)
 	@touch $@
 
 # An environment beside .venv: its python backend needs an older numpy, and sees the rest of .venv through a .pth file.
