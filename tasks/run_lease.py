@@ -135,7 +135,7 @@ def cpu_change(store: Store, run_id: str) -> str:
     last, threads, cpu = earlier[-1], _threads(), _cpu()
     differ = "bytes may differ from those of an undisturbed run"
     if last.cpu not in ("", cpu):
-        return f"warning: the run began on a CPU with {last.cpu} and goes on on one with {cpu}: {differ}."
+        return f"warning: the run began on a CPU with {last.cpu} and now has a CPU with {cpu}: {differ}."
     if last.threads != threads:
         remedy = f"OMP_NUM_THREADS={last.threads} gives the same"
         return f"warning: the run began with {last.threads} CPU threads and goes on with {threads}: {differ}; {remedy}."

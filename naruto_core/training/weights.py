@@ -65,9 +65,8 @@ class Weights:
             initial = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self._swaps: list[LayerSwap] = [swap for part in parts for swap in replace_lora_layers(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
-        if half := devices.half(
-            section.mixed_precision, pipeline.unet.device
-        ):  # trainable weights go back to fp32 below
+        half = devices.half(section.mixed_precision, pipeline.unet.device)
+        if half:  # trainable weights go back to fp32 below
             for part in parts if self.learns_text else parts[:1]:
                 nn.Module.to(part, half)  # the libraries' own `to` logs a line per model
             for name, parameter in self.named.items():

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from prefect.exceptions import TerminationSignal
 
 from flows.profiles import choose_recipe, choose_suite
@@ -102,6 +103,19 @@ def test_a_second_process_waits_for_the_first_and_says_for_whom(store: Store, op
     assert said == [f"waiting: process 7 on pod-b works on run {opened.id}; `naruto stop {opened.id}` asks it to stop"]
     assert "began with 8 CPU threads" in run_lease.cpu_change(store, opened.id)
     release_run(store, settings, opened.id)
+
+
+def test_a_run_that_goes_on_with_other_vector_instructions_says_so(
+    store: Store, opened: OpenRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cpu in ("", "AVX512 with bf16"):  # a lease of an earlier version names none
+        theirs = store.acquire_lease(opened.id, ELSEWHERE, torch.get_num_threads(), datetime.now(UTC), cpu)
+        store.release_lease(theirs.id, datetime.now(UTC))
+        monkeypatch.setattr("naruto_core.devices.describe_cpu", lambda: "AVX2")
+        warning = run_lease.cpu_change(store, opened.id)
+        assert ("began on a CPU with AVX512 with bf16 and now has a CPU with AVX2" in warning) is bool(cpu)
+    monkeypatch.setattr("naruto_core.devices.describe_cpu", lambda: "AVX512 with bf16")
+    assert run_lease.cpu_change(store, opened.id) == ""
 
 
 def test_a_process_whose_run_was_taken_over_stops(store: Store, opened: OpenRun) -> None:
