@@ -41,8 +41,9 @@ keep: install  ## copy to MAIN=main-var what `naruto compare main-var//RUN RUN` 
 	cp "$(HERE)"/cache/embeddings.db* "$(MAIN)/cache/"
 
 # A process for each of two cores: each more imports all libraries once more. One thread each: two take longer.
+# Compiled tests are kept, whatever the environment says: two processes and the programs that they start read them.
 test: install $(TRITON)  ## run all tests
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(PROCESSES) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/pytest -n $(PROCESSES) --dist loadfile
 
 test-loaders: install $(LOADERS)  ## load what is exported with old and new libraries: builds .loaders, then those tests alone
 	NARUTO_TEST_ALL_COMBINATIONS=1 OMP_WAIT_POLICY=passive .venv/bin/pytest -n 2 --dist loadfile tests/loaders tests/flows/test_exported_weights.py
@@ -143,10 +144,15 @@ bench-sdxl: install  ## full-size SDXL of random weights: speed and memory on a 
 	.venv/bin/python -m tests.benchmarks.gpu_sdxl
 
 # Compiled once here, not by every process: where PYTHONDONTWRITEBYTECODE is set, a start costs 7 seconds otherwise.
+# Only what is imported: all 28,000 files of the libraries take a minute longer.
+TRAINING := flows.train_naruto, deployments.service.app, diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl, open_clip, torchmetrics
+PAGES := streamlit.web.cli, streamlit.testing.v1, altair, pandas, prefect.cli, prefect.server.api.server
 $(INSTALLED): pyproject.toml uv.lock | $(UV)
 	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \
 	  echo "error: $(PYTHON) is Python '$(VERSION)', but 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1;; esac
 	$(UV) sync --locked --no-python-downloads --python $(PYTHON)
+	@export PYTHONDONTWRITEBYTECODE=; .venv/bin/python -c "import $(PAGES)" & \
+	  PYTHONDONTWRITEBYTECODE= .venv/bin/python -c "import $(TRAINING)" && wait $$!
 	@touch $@
 
 # An environment beside .venv: its python backend needs an older numpy, and sees the rest of .venv through a .pth file.
