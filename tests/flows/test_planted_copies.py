@@ -101,12 +101,12 @@ def drawn(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Dra
     return DrawnRun(home, run_id, suite, of_adapted, list(zip(trained_on, pixels, strict=True)))
 
 
-def test_1_to_16_planted_copies_and_a_planted_drop_of_a_tag_are_named(drawn: DrawnRun, naruto: Naruto) -> None:
+def test_one_and_16_planted_copies_and_a_planted_drop_of_a_tag_are_named(drawn: DrawnRun, naruto: Naruto) -> None:
     rng = np.random.default_rng(0)
     of_tag = {prompt.slug for prompt in drawn.suite.prompts if "attribute" in prompt.tags}
     others = [slug for slug in drawn.adapted if slug not in of_tag]
     exchanged = {slug: drawn.adapted[other] for slug, other in zip(sorted(of_tag), reversed(others), strict=False)}
-    for copies, dropped in ((1, False), (2, True), (8, False), (16, True)):
+    for copies, dropped in ((1, False), (16, True)):
         copied = {
             slug: CHANGES[KINDS[i % len(KINDS)]](drawn.training[i][1], rng) for i, slug in enumerate(others[:copies])
         }
