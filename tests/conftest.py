@@ -1,7 +1,6 @@
 """What several rooms' tests need: a Prefect server and a model hub of their own; and the order of the files."""
 
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,8 +84,7 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     path = tmp_path_factory.mktemp("certificate") / "first.pem"
     path.write_text(first + end, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        if "SSL_CERT_FILE" not in os.environ:
-            patch.setenv("SSL_CERT_FILE", str(path))
+        patch.setenv("SSL_CERT_FILE", str(path))
         yield
 
 

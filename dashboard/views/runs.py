@@ -99,8 +99,11 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     config = _column_config(columns, f"Win rate in {campaign}" if campaign else "Win rate")
     shown = frame.drop(columns=empty)
     shades = _shades(board, columns).reindex(columns=shown.columns, fill_value="")
+    styled = shown.style.apply(lambda _: shades, axis=None)
+    # pandas makes HTML of each row that it does not hide, which nobody sees; Streamlit shows them all
+    styled = styled.hide(shades.index[~shades.astype(bool).any(axis=1)].to_list())
     selected = st.dataframe(
-        shown.style.apply(lambda _: shades, axis=None), hide_index=True, on_select="rerun",
+        styled, hide_index=True, on_select="rerun",
         alt="Every run, favourites first, then the newest",
         selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT, placeholder="",
         height=min(_ROW_HEIGHT * (len(lines) + 1), 620),

@@ -16,6 +16,7 @@ from deployments.service.model_registry import ModelSpec
 from naruto_core import sdxl, textual_inversion
 from naruto_core.adapter_file import load_lora
 from naruto_core.artifacts import LORA_FILE
+from naruto_core.devices import computed_precision
 from naruto_core.generation import Painter
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class ModelCache:
         self._bases[key] = base
         seconds = time.perf_counter() - started
         self._metrics.load_seconds.labels("base").observe(seconds)
-        _log.info("loaded a base model", extra={"model": spec.model.base, "seconds": round(seconds, 3)})
+        precision = computed_precision(spec.section.mixed_precision, self._device)
+        facts = {"model": spec.model.base, "seconds": round(seconds, 3), "precision": precision}
+        _log.info("loaded a base model", extra=facts)
         return base
 
     def _set_adapters(self, base: _BaseModel, spec: ModelSpec) -> None:

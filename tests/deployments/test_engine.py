@@ -1,5 +1,6 @@
 """The engine: one base model in memory at a time, and a reason for each picture that it could not draw."""
 
+import logging
 import queue
 
 import pytest
@@ -10,6 +11,7 @@ from deployments.service.engine import Engine, QueueItem
 from deployments.service.metrics import Metrics
 from deployments.service.model_cache import ModelCache
 from deployments.service.model_registry import ModelSpec
+from naruto_core import devices
 from naruto_core.continuous_batching import Order
 from naruto_core.recipe_sections import GenerationSection, ModelSection
 from naruto_core.recipe_training import Precision
@@ -43,7 +45,11 @@ def draw(engine: Engine, *requests: tuple[Precision, float]) -> list[Image | str
     return [results.get(timeout=60) for _ in requests]
 
 
-def test_a_model_is_freed_before_the_next_is_loaded(engine: Engine):
+def test_a_model_is_freed_before_the_next_is_loaded_and_the_log_names_the_computed_precision(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
+    caplog.set_level(logging.INFO, "naruto.service")
     engine.start()
     with counting_models() as alive:
         drawn = draw(engine, ("fp32", 4.0), ("bf16", 4.0), ("fp32", 3.0))
@@ -51,6 +57,8 @@ def test_a_model_is_freed_before_the_next_is_loaded(engine: Engine):
     assert engine.stop(30)
     assert all(isinstance(picture, Image) for picture in drawn)
     assert alive == [0, 0, 0, 0]
+    loaded = [vars(record) for record in caplog.records if record.getMessage() == "loaded a base model"]
+    assert [facts["precision"] for facts in loaded] == ["fp32"] * 4, "bf16 too, on a CPU that would emulate it"
 
 
 def test_a_picture_that_overflows_fails_with_a_reason_and_the_next_is_drawn(engine: Engine):

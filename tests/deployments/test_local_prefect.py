@@ -25,23 +25,11 @@ from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
 from deployments.prefect.deploy import PROJECT, QUEUES, read_automations, write_automations, write_notifications
 from deployments.prefect.local import LocalPrefect
+from tests.flows.conftest import TINY
 from tests.preloaded import preloaded
+from tests.tiny_sdxl import write_tiny_sdxl
 
 pytestmark = pytest.mark.slow
-
-SMALL = {
-    "dataset.source": "world:naruto?count=48&seed=5",
-    "dataset.hold_out": 16,
-    "training.max_train_steps": 2,
-    "training.train_batch_size": 2,
-    "training.resolution": 64,
-    "training.prior": None,
-    "training.validation": None,
-    "generation.resolution": 64,
-    "generation.prompts": 2,
-    "generation.seeds": 1,
-    "generation.num_inference_steps": 2,
-}
 
 
 def a_free_port() -> int:
@@ -135,8 +123,9 @@ def up(local: LocalPrefect, command: Command) -> Iterator[LocalPrefect]:
 
 
 def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPrefect, command: Command) -> None:
+    overrides = TINY | {"model.base": str(write_tiny_sdxl(up.home / "base")), "generation.prompts": 2}
     status, printed = command(
-        "prefect", "deployment", "run", "train-naruto", "--param", f"overrides={json.dumps(SMALL)}"
+        "prefect", "deployment", "run", "train-naruto", "--param", f"overrides={json.dumps(overrides)}"
     )
     assert status == 0, printed
     run_id = re.search(r"UUID: ([0-9a-f-]{36})", printed)
@@ -149,7 +138,7 @@ def test_a_run_started_by_its_bare_name_completes_and_is_in_sqlite(up: LocalPref
     database = up.home / "naruto.db"
     ((name, state),) = rows(database, "select id, state from runs")
     assert state == "done"
-    assert run["name"] == f"{name} on {SMALL['dataset.source']}"
+    assert run["name"] == f"{name} on {overrides['dataset.source']}"
     assert {name, "naruto"} <= set(run["tags"])
     logs = post(up, "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
     assert f"run {name}" in {log["message"] for log in logs}

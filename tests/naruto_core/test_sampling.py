@@ -33,6 +33,7 @@ from naruto_core.training.latent_cache import CaptionedPicture, EncodingOptions,
 from naruto_core.training.loss import style_loss
 from tests.naruto_core.conftest import CPU, MINIATURE
 from tests.naruto_core.training.pictures import ignore
+from tests.tiny_sdxl import write_tiny_sdxl
 
 # copied from stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
 PUBLISHED = {
@@ -232,9 +233,10 @@ def test_where_the_unet_overflows_or_weights_are_damaged_nothing_is_drawn_either
 
 
 @pytest.fixture(scope="module")
-def half_pipelines() -> list[Any]:
-    """Two miniatures in half precision, as a GPU keeps them: for our code and for diffusers'."""
-    pipelines: list[Any] = [sdxl.load_pipeline(MINIATURE, "fp32", CPU) for _ in range(2)]
+def half_pipelines(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Two tiny bases in half precision, as a GPU keeps them: for our code and for diffusers'."""
+    base = ModelSection(base=str(write_tiny_sdxl(tmp_path_factory.mktemp("half") / "base")))
+    pipelines: list[Any] = [sdxl.load_pipeline(base, "fp32", CPU) for _ in range(2)]
     for pipeline in pipelines:
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             torch.nn.Module.to(part, torch.bfloat16)  # a CPU is slow in fp16
@@ -247,10 +249,10 @@ def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipel
 ):
     """A section of fp32 on this CPU is neither under autocast nor halved. Three steps, for samplers of second order."""
     pipeline, plain = half_pipelines
-    section = SECTION.model_copy(update={"scheduler": scheduler, "num_inference_steps": 3, "resolution": 32})
+    section = SECTION.model_copy(update={"scheduler": scheduler, "num_inference_steps": 3, "resolution": 16})
     painter, own = Painter(pipeline, section), plain.scheduler
     ours = painter.paint(JOBS)
-    batch = ContinuousBatch(painter, 32, 32, fixed_size=True)
+    batch = ContinuousBatch(painter, 16, 16, fixed_size=True)
     numbers = [batch.join(Order(job.text, job.seed, "low quality", 3, 4.0)) for job in JOBS]
     joined = [batch.step() for _ in range(3)][-1]
     try:
@@ -260,8 +262,8 @@ def test_without_autocast_half_precision_draws_what_a_plain_half_precision_pipel
             negative_prompt=["low quality"] * 2,
             num_inference_steps=3,
             guidance_scale=4.0,
-            height=32,
-            width=32,
+            height=16,
+            width=16,
             generator=[torch.Generator().manual_seed(job.seed) for job in JOBS],
             output_type="latent",
         ).images
