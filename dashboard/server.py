@@ -1,5 +1,6 @@
 """The dashboard as a server: Streamlit's pages, and the HTTP routes for pictures and votes."""
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,9 +30,15 @@ async def running(_: st.App) -> AsyncIterator[None]:
 
 
 def import_pages() -> None:
-    """Import the pages, and what Streamlit imports at the first table and the first button."""
+    """Import the pages, and what Streamlit imports at the first table and the first button.
+
+    Streamlit collects garbage after each run of a page. What was imported stays, so it is left out of that from now on:
+    to look through it took longer than most pages.
+    """
     for module in ("dashboard.app", "pandas", "streamlit.emojis"):
         import_module(module)
+    gc.collect()
+    gc.freeze()
 
 
 app = st.App(Path(__file__).with_name("app.py"), lifespan=running, routes=routes.ROUTES)
