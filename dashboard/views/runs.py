@@ -6,6 +6,7 @@ A column has scores of one measurement only: the same metric, extractor, version
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -100,8 +101,10 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     shown = frame.drop(columns=empty)
     shades = _shades(board, columns).reindex(columns=shown.columns, fill_value="")
     styled = shown.style.apply(lambda _: shades, axis=None)
-    # pandas makes HTML of each row that it does not hide, which nobody sees; Streamlit shows them all
-    styled = styled.hide(shades.index[~shades.astype(bool).any(axis=1)].to_list())
+    # pandas makes HTML of each row that it does not hide, which nobody sees; Streamlit shows them all. It looks for the
+    # number of a row at every cell: a set, not a list, makes the translation of 1,000 runs three times as fast.
+    hidden = frozenset(np.flatnonzero(~shades.astype(bool).any(axis=1)).tolist())
+    styled.hidden_rows = hidden  # pyright: ignore[reportAttributeAccessIssue]
     selected = st.dataframe(
         styled, hide_index=True, on_select="rerun",
         alt="Every run, favourites first, then the newest",
@@ -141,7 +144,7 @@ def _line(row: Row, columns: Sequence[Column], about: _About) -> dict[str, objec
         "★": "★" if runs.FAVOURITE in row.summary.tags else "",
         "State": run.state.value,
         "Picture": f"./pictures/{picture}/256.webp" if picture else None,
-        **{column.title: row.scores[column.key].value if column.key in row.scores else None for column in columns},
+        **{column.title: score and score.value for column in columns for score in [row.scores.get(column.key)]},
         "Win rate": rate.value * 100 if rate else None,
         "Warnings": ", ".join(about.warnings.get(run.id, ())),
         "Changed keys": ", ".join(f"{key}={value}" for key, value in about.changes.get(run.id, {}).items()),
