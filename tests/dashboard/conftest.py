@@ -148,10 +148,13 @@ def running_chrome() -> Iterator[Browser]:
 
 @pytest.fixture
 def chrome(running_chrome: Browser) -> Iterator[Browser]:
-    """Its windows are closed after each test: they would go on asking a server that is gone."""
+    """Its windows are closed after each test: they would ask a server that is gone. None shows an error page."""
     yield running_chrome
+    raised = [page.url for context in running_chrome.contexts for page in context.pages
+              if page.locator("[data-testid=stException]").count()]  # fmt: skip
     for context in running_chrome.contexts:
         context.close()
+    assert raised == []
 
 
 @pytest.fixture(scope="session")
