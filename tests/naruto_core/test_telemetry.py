@@ -97,7 +97,7 @@ def in_mlflow(home: Path, run: Run, name: str = "loss") -> list[tuple[int, float
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    """Until `condition` holds; half a minute at most."""
+    """Until `condition` holds; two minutes at most."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with suppress(ValueError):  # MLflow has no such run yet
