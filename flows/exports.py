@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from naruto_core import sdxl
+from naruto_core.artifact_store import fetch_file
 from naruto_core.artifacts import Layout, atomic_folder, is_intact_folder
 from naruto_core.card.usage import LOWEST_VERSIONS
 from naruto_core.domain import Adapter
@@ -189,6 +190,7 @@ def _fused(store: Store, layout: Layout, run_id: str) -> Path:
     model = store.find_fused(run_id)
     if model is None:
         raise RecordDamaged(f"run {run_id} has no fused model{_remedy(store, run_id, 'make it')}")
+    fetch_file(layout, model.path, model.sha256)
     source = layout.root / model.path
     if not is_intact_folder(source, model.sha256):
         raise RecordDamaged(f"the fused model {model.path} is not the one that was recorded; see `naruto verify`.")
@@ -207,7 +209,7 @@ def _remedy(store: Store, run_id: str, action: str) -> str:
 def _open_home() -> Iterator[tuple[Store, Layout]]:
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        yield store, Layout(settings.root)
+        yield store, Layout(settings.root, settings.store)
 
 
 def _adapters(store: Store, run_id: str) -> list[Adapter]:

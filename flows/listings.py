@@ -69,7 +69,7 @@ def list_runs() -> Listing:
 def show_run(name: str) -> Listing:
     """One run, its recipe and where its files lie."""
     settings = read_settings()
-    layout = Layout(settings.root)
+    layout = Layout(settings.root, settings.store)
     with open_store(settings.database_url) as store:
         run = store.run(name)
         dataset, adapters = store.find_dataset(run.dataset_id), store.adapters(run.id)
@@ -114,7 +114,7 @@ def _process(run: Run, live: RunLease | None) -> str:
 def verify_all() -> Listing:
     """What is missing, altered or unknown among all recorded files."""
     settings = read_settings()
-    layout = Layout(settings.root)
+    layout = Layout(settings.root, settings.store)
     with open_database(settings.database_url) as database:
         if database.runs.integrity_problems():  # it cannot be read; `verify` says why
             findings = verify(database.runs, layout)

@@ -64,14 +64,14 @@ def delete_run(name: str) -> str:
     settings = read_settings()
     with open_database(settings.database_url) as database:
         run_id = database.runs.run(name).id
-        freed = database.deletion.delete_run(run_id, datetime.now(UTC), Layout(settings.root))
+        freed = database.deletion.delete_run(run_id, datetime.now(UTC), Layout(settings.root, settings.store))
     return f"{run_id} is deleted: {_bytes(freed)} freed."
 
 
 def collect_garbage(keep: str, *, dry_run: bool) -> str:
     """Remove what can be made again of the runs that `keep` does not name; what it was, and its bytes."""
     settings, kept = read_settings(), parse_kept(keep)
-    layout, now = Layout(settings.root), datetime.now(UTC)
+    layout, now = Layout(settings.root, settings.store), datetime.now(UTC)
     with open_database(settings.database_url) as database:
         items = database.deletion.rebuildable(kept, now, layout)
         if not dry_run:
@@ -90,7 +90,14 @@ def promote_run(name: str, by: str, why: str, accept_warnings: str) -> str:
     with open_database(settings.database_url) as database:
         run_id = database.runs.run(name).id
         database.ratings.promote(
-            CHAMPION, run_id, by, why, datetime.now(UTC), {}, Layout(settings.root), accept_warnings=accept_warnings
+            CHAMPION,
+            run_id,
+            by,
+            why,
+            datetime.now(UTC),
+            {},
+            Layout(settings.root, settings.store),
+            accept_warnings=accept_warnings,
         )
     return f"{run_id} is now the champion."
 

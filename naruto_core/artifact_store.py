@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from naruto_core.artifacts import (
+    Layout,
     atomic_file,
     atomic_folder,
     is_intact,
@@ -27,6 +28,7 @@ from naruto_core.errors import GO_ON, RecordDamaged, ServiceFailed
 
 _TRANSFERS = 16  # at a time
 _PATIENCE = 60.0  # seconds that a bucket may be away
+_SHORT_PATIENCE = 5.0  # of a page or a request, for which somebody waits
 _PAUSE = 2.0
 _PROBE = "probe"  # an object that `check` writes
 
@@ -85,8 +87,8 @@ class ArtifactStore:
 
     def publish_folder(self, folder: Path, sha256: str) -> bool:
         """Copy the files of `folder`, whose digest is `sha256`, unless the bucket has it; the list of files is last."""
-        name = f"folders/{sha256}.json"
-        if self._exists(self._key(name)) or not is_intact_folder(folder, sha256):
+        name = _folder(sha256)
+        if self.has_object(name) or not is_intact_folder(folder, sha256):
             return False
         paths = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
         digests = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
@@ -96,25 +98,33 @@ class ArtifactStore:
 
     def fetch_folder(self, folder: Path, sha256: str) -> bool:
         """Write the folder with the digest `sha256`, unless this machine has it; False where nobody published it."""
-        data = None if folder.is_dir() else self.read(f"folders/{sha256}.json")
+        data = None if folder.is_dir() else self.read(_folder(sha256))
         if data is None:
             return False
         digests: dict[str, str] = json.loads(data)
         with atomic_folder(folder) as scratch:
             self.fetch(StoredFile(scratch / name, digest) for name, digest in digests.items() if ".." not in name)
             if not is_intact_folder(scratch, sha256):
-                raise RecordDamaged(f"{self.url}/folders/{sha256}.json is damaged: delete it from the bucket.")
+                raise RecordDamaged(f"{self.url}/{_folder(sha256)} is damaged: delete it from the bucket.")
         return True
+
+    def has(self, sha256: str) -> bool:
+        """Whether the bucket has a file or a folder of this digest."""
+        return self.has_object(_object(sha256)) or self.has_object(_folder(sha256))
+
+    def has_object(self, name: str) -> bool:
+        """Whether the bucket has the object `name`."""
+        return self._exists(self._key(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Store `data` as `name`, unless there is such an object: whoever comes first."""
-        if not self._exists(self._key(name)):
+        if not self.has_object(name):
             self._put_bytes(name, data)
 
     def read(self, name: str) -> bytes | None:
         """The object `name`; None where there is none."""
         key = self._key(name)
-        return self._call(lambda: self._files.cat_file(key)) if self._exists(key) else None
+        return self._call(lambda: self._files.cat_file(key)) if self.has_object(name) else None
 
     @cached_property
     def _files(self) -> Any:
@@ -179,6 +189,29 @@ class ArtifactStore:
     def _in_threads(self, copy: Callable[[StoredFile], bool], files: Iterable[StoredFile]) -> list[bool]:
         with ThreadPoolExecutor(_TRANSFERS) as threads:
             return list(threads.map(copy, files))
+
+
+def fetch_file(layout: Layout, recorded: str, sha256: str) -> None:
+    """Write the recorded file or folder at the path `recorded`, if this machine has it not and the bucket has it.
+
+    For people and programs that wait: raises ServiceFailed after a few seconds in which the bucket does not answer, and
+    RecordDamaged for an object with other bytes than its name says.
+    """
+    path = layout.absolute(recorded)
+    if layout.bucket and not path.exists():
+        bucket = ArtifactStore(layout.bucket, _SHORT_PATIENCE)
+        if not bucket.fetch([StoredFile(path, sha256)]):
+            bucket.fetch_folder(path, sha256)
+
+
+def rows_name(dataset_id: str) -> str:
+    """The name of the object with the rows of a dataset version."""
+    return f"datasets/{dataset_id}.parquet"
+
+
+def _folder(sha256: str) -> str:
+    """The name of the list of a folder's files."""
+    return f"folders/{sha256}.json"
 
 
 def _object(sha256: str) -> str:

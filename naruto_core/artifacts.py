@@ -301,6 +301,7 @@ class Layout:
     """The paths below one data root. Building a path creates nothing."""
 
     root: Path
+    bucket: str = ""  # the URL of NARUTO_STORE, which may have recorded files that this machine has not
 
     def picture(self, sha256: str, suffix: str) -> Path:
         """The original bytes of one dataset picture, stored once by content."""

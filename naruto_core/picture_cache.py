@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from naruto_core import sdxl
-from naruto_core.artifacts import sha256_bytes, sha256_file, write_atomically
+from naruto_core.artifacts import link_or_copy, sha256_bytes, sha256_file, write_atomically
 from naruto_core.devices import computed_precision
 from naruto_core.generation import Job, Painter, padded_batch_size
 from naruto_core.picture_file import SUFFIX, encode_picture
@@ -57,6 +57,13 @@ class PictureCache:
         drawing = BatchDrawing(self._section, self._device, folder)
         for batch in drawing.draw(self._load_painter, list(dict.fromkeys(jobs)), on_step):
             yield {job: self._write(job, picture) for job, picture in batch}
+
+    def add(self, job: Job, picture: Path) -> None:
+        """Keep the file `picture`, which another cache drew for `job`."""
+        key = self._key(job)
+        path = self._folder / key[:2] / _file_name(key, sha256_file(picture))
+        if not path.exists():
+            link_or_copy(picture, path)
 
     def _load_painter(self) -> Painter:
         section = self._section

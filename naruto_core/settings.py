@@ -27,7 +27,7 @@ class Settings(BaseSettings):
         default="local",
         pattern=r"^(local|dask:.+)$",
         description="What draws and embeds pictures: local (this process), or dask:ADDRESS, the workers of the Dask "
-        "scheduler at ADDRESS, e.g. dask:tcp://10.0.0.5:8786.",
+        "scheduler at ADDRESS, e.g. dask:tcp://10.0.0.5:8786. They have one NARUTO_HOME, or one NARUTO_STORE.",
     )
     shard_seconds: float = Field(
         default=3600.0, gt=0, description="Seconds after which a shard of a Dask worker is tried again."

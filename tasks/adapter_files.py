@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from naruto_core import sdxl, textual_inversion
+from naruto_core.artifact_store import fetch_file
 from naruto_core.artifacts import Layout, sha256_file
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split
@@ -47,6 +48,7 @@ def find_trained(store: Store, layout: Layout, run: Run, adapters: Sequence[Adap
 
 def whole_file(layout: Layout, kind: str, recorded: str, sha256: str) -> Path:
     """The file behind a recorded path; RecordDamaged when it is gone, or another than was recorded."""
+    fetch_file(layout, recorded, sha256)
     path = layout.absolute(recorded)
     if not path.is_file() or sha256_file(path) != sha256:
         raise RecordDamaged(f"the {kind} {recorded} is not the one that was recorded; see `naruto verify`.")

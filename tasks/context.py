@@ -87,7 +87,7 @@ def task_context() -> Generator[TaskContext]:
     end_server_with_this_process()
     settings = read_settings()
     with open_store(settings.database_url) as store:
-        yield TaskContext(settings, Layout(settings.root), store)
+        yield TaskContext(settings, Layout(settings.root, settings.store), store)
 
 
 @contextmanager

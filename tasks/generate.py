@@ -33,6 +33,7 @@ from tasks.shards import (
     shard_task,
     worker_context,
 )
+from tasks.sharing import fetch_models, fetch_sources, publish_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ def _draw_in_shards(context: RunContext, opened: OpenRun, models: Models) -> Non
             for shard in plan_shards(in_batches(of_variant, size), workers)
         ]
         say(f"{sum(map(len, shards))} samples are drawn in {len(shards)} shards by {workers} workers")
-        shared = {"opened": opened, "models": models, "conditions": conditions_of(context.device)}
-        for _, samples in cluster.map(draw_shard, shards, shared):
-            _check_shared(context, samples)
+        shared = {"opened": opened, "models": models, "conditions": conditions_of(context)}
+        for shard, samples in cluster.map(draw_shard, shards, shared):
+            _receive(context, shard, samples)
             context.store.add_samples(samples)
             counter.finish(len(samples))
     add_phase_time(context, "samples", units, time.monotonic() - began, workers)
@@ -134,18 +135,31 @@ def _draw_shard(
     shard: Sequence[SampleRequest], opened: OpenRun, models: Models, conditions: Conditions
 ) -> list[Sample]:
     with worker_context(conditions, f"generate {opened.id}") as machine:
-        context = with_run(machine, opened)
-        return [sample for batch in _draw(context, shard[0].variant, shard, models) for sample in batch]
+        context, variant = with_run(machine, opened), shard[0].variant
+        if variant is not Variant.BASE:
+            fetch_models(context, models.adapters, models.fused if variant is Variant.FUSED else None)
+        samples = [sample for batch in _draw(context, variant, shard, models) for sample in batch]
+        publish_samples(context, samples)
+        return samples
 
 
-def _check_shared(context: RunContext, samples: Sequence[Sample]) -> None:
-    """Raise StorageFailed where a file that a worker wrote is not in this process's NARUTO_HOME."""
+def _receive(context: RunContext, shard: Sequence[SampleRequest], samples: Sequence[Sample]) -> None:
+    """Fetch the `samples` that a worker drew for `shard`; those of the base model go into this machine's cache, too.
+
+    Raises StorageFailed where a file does not reach this process's NARUTO_HOME.
+    """
+    fetch_sources(context, samples)
+    cache = _picture_cache(context)
+    jobs = {(request.prompt.slug, request.seed): request.job for request in shard}
     for sample in samples:
-        if not is_intact(context.layout.absolute(sample.path), sample.sha256):
+        path = context.layout.absolute(sample.path)
+        if not is_intact(path, sample.sha256):
             raise StorageFailed(
                 f"a worker drew {sample.path}, but it is not in {context.layout.root}: NARUTO_HOME of all workers must "
-                f"be one shared folder; {GO_ON}"
+                f"be one shared folder, or NARUTO_STORE of all one bucket; {GO_ON}"
             )
+        if sample.variant is Variant.BASE:
+            cache.add(jobs[sample.prompt, sample.seed], path)
 
 
 def _requests(context: RunContext) -> list[SampleRequest]:

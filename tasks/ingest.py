@@ -6,12 +6,12 @@ from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 
 from naruto_core.dataset.ingest import ingest as read_and_check
+from naruto_core.dataset.shared_versions import publish_version
 from naruto_core.dataset.versions import is_intact
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe_sections import DatasetSection
 from tasks.context import task_context
 from tasks.progress import reporter, say
-from tasks.sharing import publish_dataset
 
 SHOWN = 10
 
@@ -30,7 +30,7 @@ def ingest(section: DatasetSection) -> DatasetVersion:
     with task_context() as context:
         shared = bool(context.settings.store)
         result = read_and_check(section, context.layout, reporter(), say, table_per_version=shared)
-        publish_dataset(context, result.version)
+        publish_version(context.layout, result.version)
         recorded = context.store.find_dataset(result.version.id)
         damaged = recorded is not None and not is_intact(context.layout, recorded)
         context.store.add_dataset(result.version, result.quarantined, replace=damaged)

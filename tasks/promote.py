@@ -30,7 +30,7 @@ def examine_candidate(name: str) -> Candidate:
     settings = read_settings()
     with open_database(settings.database_url) as database:
         run = database.runs.run(name)
-        if fault := database.ratings.promotion_fault(run.id, Layout(settings.root)):
+        if fault := database.ratings.promotion_fault(run.id, Layout(settings.root, settings.store)):
             raise PromotionRefused(f"{run.id} cannot be promoted: {fault}.")
         scores = [score for score in database.runs.scores(run.id) if score.sample_id is None]
         description = scores_markdown(run, scores, database.runs.findings(run.id))
@@ -45,7 +45,14 @@ def set_alias(alias: str, run_id: str, by: str, why: str, accept_warnings: str =
     settings = read_settings()
     with open_database(settings.database_url) as database:
         promotion = database.ratings.promote(
-            alias, run_id, by, why, datetime.now(UTC), {}, Layout(settings.root), accept_warnings=accept_warnings
+            alias,
+            run_id,
+            by,
+            why,
+            datetime.now(UTC),
+            {},
+            Layout(settings.root, settings.store),
+            accept_warnings=accept_warnings,
         )
     sentence = f"{promotion.run_id} is now the {alias}, by {promotion.by}: {promotion.why}"
     say(sentence)

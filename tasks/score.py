@@ -33,6 +33,7 @@ from tasks.shards import (
     shard_task,
     worker_context,
 )
+from tasks.sharing import fetch_sources
 
 
 @run_task()
@@ -79,7 +80,7 @@ def _embed_in_shards(context: RunContext) -> int:
             shared: dict[str, object] = {
                 "batch_size": context.recipe.scoring.batch_size,
                 "resolution": context.recipe.generation.resolution,
-                "conditions": conditions_of(context.device),
+                "conditions": conditions_of(context),
             }
             for shard, embedded in cluster.map(embed_shard, shards, shared):
                 for batch in embedded:
@@ -126,6 +127,7 @@ def _embed_shard(shard: EmbedShard, batch_size: int, resolution: int, conditions
                 f"the files of the extractor {shard.name} differ between the worker on {gethostname()} and the run's "
                 f"machine: make them the same; {GO_ON}"
             )
+        fetch_sources(context, [source for batch in shard.batches for source in batch])
         return [
             embedded
             for batch in shard.batches

@@ -1,7 +1,8 @@
 """Shards: parts of one step that do not depend on each other, computed by the workers of a Dask cluster.
 
 NARUTO_RUNNER=dask:ADDRESS names the cluster's scheduler. A shard is whole batches, so that its bytes are those of one
-process. Workers write files and return records; only the process that has the run's lease writes to the database.
+process. Workers write files and return records; only the process that has the run's lease writes to the database. All
+of them have one NARUTO_HOME, or a bucket (NARUTO_STORE) and a NARUTO_HOME each.
 """
 
 import threading
@@ -21,7 +22,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 
 from naruto_core import devices
-from naruto_core.errors import GO_ON, DeviceUnfit, ServiceFailed
+from naruto_core.errors import GO_ON, DeviceUnfit, ServiceFailed, StorageFailed
 from naruto_core.settings import Settings
 from tasks.context import TaskContext, exclusive_device, task_context
 from tasks.run_lease import check_stop
@@ -85,15 +86,17 @@ class Conditions:
     device: str  # cuda, or the kind of CPU
     threads: int  # of the CPU
     libraries: str
+    store: str  # of NARUTO_STORE, where the files of a shard are found; "" for a shared NARUTO_HOME
 
 
-def conditions_of(device: torch.device) -> Conditions:
+def conditions_of(context: TaskContext) -> Conditions:
     """The conditions of this process."""
     import diffusers
 
+    device = context.device
     versions = f"torch {torch.__version__} and diffusers {diffusers.__version__}"
     kind = device.type if device.type == "cuda" else f"cpu, {devices.describe_cpu()}"
-    return Conditions(kind, torch.get_num_threads(), versions)
+    return Conditions(kind, torch.get_num_threads(), versions, context.settings.store)
 
 
 _one_at_a_time = threading.Lock()  # a worker may have several threads, but its device is for one shard
@@ -103,11 +106,17 @@ _one_at_a_time = threading.Lock()  # a worker may have several threads, but its 
 def worker_context(conditions: Conditions, stage: str) -> Generator[TaskContext]:
     """The context of a shard on its worker, which has the device for the block, and the CPU threads of `conditions`.
 
-    Raises DeviceUnfit where this worker has another kind of device or other libraries.
+    Raises DeviceUnfit where this worker has another kind of device or other libraries, and StorageFailed where it has
+    another bucket.
     """
     with _one_at_a_time, task_context() as context:
         torch.set_num_threads(conditions.threads)  # of this thread: Dask starts workers with one
-        here = conditions_of(context.device)
+        here = conditions_of(context)
+        if here.store != conditions.store:
+            raise StorageFailed(
+                f"the worker on {gethostname()} has {_describe(here.store)}, but the run "
+                f"{_describe(conditions.store)}: set NARUTO_STORE to the same value for all of them, or for none."
+            )
         if here != conditions:
             raise DeviceUnfit(
                 f"the worker on {gethostname()} computes on {here.device} with {here.libraries}, but the run on "
@@ -116,6 +125,10 @@ def worker_context(conditions: Conditions, stage: str) -> Generator[TaskContext]
             )
         with exclusive_device(context, stage):
             yield context
+
+
+def _describe(store: str) -> str:
+    return f"NARUTO_STORE={store}" if store else "no bucket (NARUTO_STORE)"
 
 
 @dataclass(frozen=True, slots=True)

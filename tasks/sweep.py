@@ -104,7 +104,7 @@ def _better(sweep: RecordedSweep) -> int:
 def _values(database: Database, sweep: RecordedSweep) -> tuple[dict[int, RunValue], dict[int, str]]:
     """The objective of each run that is done, and why it has none, by position of the cell."""
     settings = read_settings()
-    context = TaskContext(settings, Layout(settings.root), database.runs)
+    context = TaskContext(settings, Layout(settings.root, settings.store), database.runs)
     values: dict[int, RunValue] = {}
     faults: dict[int, str] = {}
     for recorded in sweep.cells:

@@ -9,9 +9,10 @@ from dashboard.queries.database import database
 from dashboard.queries.thumbnails import webp
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.dataset.caption_audit import CaptionFinding, audit_captions
+from naruto_core.dataset.shared_versions import fetch_version
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture
-from naruto_core.errors import RecordDamaged
+from naruto_core.errors import RecordDamaged, ServiceFailed
 from naruto_core.settings import read_settings
 
 
@@ -21,7 +22,7 @@ def versions() -> list[DatasetVersion]:
 
 
 def pictures(version: DatasetVersion) -> tuple[Picture, ...]:
-    """The pictures of a version. Raises RecordDamaged when its table is missing."""
+    """The pictures of a version. Raises RecordDamaged without its table, ServiceFailed when a bucket is away."""
     return _pictures(str(read_settings().root), version)
 
 
@@ -39,7 +40,7 @@ def style_references(run_ids: Sequence[str], count: int = 3) -> list[tuple[str, 
             continue
         try:
             by_digest = sorted(pictures(version), key=lambda picture: picture.sha256)
-        except RecordDamaged:
+        except (RecordDamaged, ServiceFailed):
             continue
         thumbnails = ((picture.caption, thumbnail(picture)) for picture in by_digest)
         if references := list(islice(((text, data) for text, data in thumbnails if data), count)):
@@ -60,7 +61,10 @@ def thumbnail(picture: Picture) -> bytes | None:
 @st.cache_resource(max_entries=4, show_spinner="Reading the dataset …")
 def _pictures(root: str, version: DatasetVersion) -> tuple[Picture, ...]:
     del root
-    return tuple(read_pictures(Layout(read_settings().root), version))
+    settings = read_settings()
+    layout = Layout(settings.root, settings.store)
+    fetch_version(layout, version)
+    return tuple(read_pictures(layout, version))
 
 
 @st.cache_data(max_entries=4, show_spinner="Checking the captions …")

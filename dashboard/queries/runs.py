@@ -30,7 +30,8 @@ def home() -> str:
 
 def layout() -> Layout:
     """The folders of NARUTO_HOME."""
-    return Layout(read_settings().root)
+    settings = read_settings()
+    return Layout(settings.root, settings.store)
 
 
 def runs() -> list[RunSummary]:

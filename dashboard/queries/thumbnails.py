@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from dashboard.queries.database import database
+from naruto_core.artifact_store import fetch_file
 from naruto_core.artifacts import Layout, sha256_bytes, write_atomically
 from naruto_core.dataset.records import decode
 from naruto_core.errors import NarutoError
@@ -16,20 +17,23 @@ SIZES = {"256": 256, "512": 512, "full": None}
 
 def thumbnail(digest: str, size: str) -> Path | None:
     """The WebP file of a picture, created at the first request; None when there is no such picture."""
-    root = read_settings().root
-    path = root / "cache" / "thumbnails" / digest[:2] / f"{digest}-{size}.webp"
+    settings = read_settings()
+    path = settings.root / "cache" / "thumbnails" / digest[:2] / f"{digest}-{size}.webp"
     if not path.exists():
-        data = _original(root, digest)
+        data = _original(Layout(settings.root, settings.store), digest)
         if data is None:
             return None
         write_atomically(path, webp(data, SIZES[size]))
     return path
 
 
-def _original(root: Path, digest: str) -> bytes | None:
+def _original(layout: Layout, digest: str) -> bytes | None:
     path = database().runs.picture_path(digest)
+    if path is None:
+        return None
     try:
-        data = Layout(root).absolute(path).read_bytes() if path else b""
+        fetch_file(layout, path, digest)
+        data = layout.absolute(path).read_bytes()
     except (OSError, NarutoError):
         return None
     return data if sha256_bytes(data) == digest else None

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.queries import datasets
 from dashboard.queries.database import database
 from naruto_core.domain import DatasetVersion, Picture
+from naruto_core.errors import NarutoError
 
 _PER_PAGE = 12
 
@@ -22,8 +23,13 @@ def show() -> None:
     st.dataframe([_line(version) for version in versions.values()], hide_index=True, alt="Every dataset version")
     version = versions[st.selectbox("Version", list(versions), key="version")]
     _quarantine(version)
-    pictures = datasets.pictures(version)
-    _changes([other for other in versions.values() if other.id != version.id], pictures)
+    try:
+        pictures = datasets.pictures(version)
+        _changes([other for other in versions.values() if other.id != version.id], pictures)
+    except NarutoError as error:  # a table is gone or damaged, or the bucket is away
+        st.error("The pictures of this version cannot be read:")
+        st.text(str(error))
+        return
     _captions(version)
     _duplicates(pictures)
     _browse(pictures)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from deployments.service.errors import ApiError
 from naruto_core.artifacts import Layout
@@ -53,8 +52,8 @@ class ModelRegistry:
     The spec of a run never changes, so it is built and checked once.
     """
 
-    def __init__(self, store: Store, ratings: Ratings, root: Path, batch_size: int | None) -> None:
-        self._store, self._ratings, self._root, self._batch_size = store, ratings, root, batch_size
+    def __init__(self, store: Store, ratings: Ratings, layout: Layout, batch_size: int | None) -> None:
+        self._store, self._ratings, self._layout, self._batch_size = store, ratings, layout, batch_size
         self._specs: dict[str, ModelSpec] = {}
         self._token_limits: dict[tuple[ModelSection, tuple[tuple[str, str], ...], int], TokenLimit] = {}
 
@@ -131,7 +130,7 @@ class ModelRegistry:
         if run is None or run.id != run_id or run.state is not RunState.DONE or not adapters:
             raise ApiError(404, "There is no such model; see /v1/models.", param=param, code="model_not_found")
         for adapter in adapters:
-            if fault := adapter_fault(Layout(self._root), adapter):
+            if fault := adapter_fault(self._layout, adapter):
                 raise RecordDamaged(f"{run_id} cannot be served: {fault}; see `naruto verify`.")
         recipe = Recipe.model_validate_json(self._store.recipe_json(run.id))
         if recipe.generation.refiner:
@@ -139,7 +138,7 @@ class ModelRegistry:
             raise ApiError(400, message, param=param, code="model_not_supported")
         batch_size = self._batch_size or min(recipe.generation.batch_size, _BATCH_SIZE)
         section = recipe.generation.model_copy(update={"batch_size": batch_size})
-        blends = tuple(scaled_adapters(self._root, recipe.fusion, adapters))
+        blends = tuple(scaled_adapters(self._layout.root, recipe.fusion, adapters))
         tokens = tuple(recipe.new_tokens.items())
         self._specs[run_id] = ModelSpec(run.id, recipe.model, section, blends, tokens, as_trained=True)
         return self._specs[run_id]

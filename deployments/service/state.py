@@ -49,6 +49,7 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
     are required and there is none, or if the moderator cannot be loaded; KeysUnusable and RecordDamaged for damaged
     files.
     """
+    layout = Layout(settings.root, settings.store)
     folder, metrics = settings.root / "service", Metrics()
     keys = Keys(folder / "keys.json")
     required = keys_required(keys, options.host)
@@ -59,14 +60,14 @@ def service_state(settings: Settings, options: ServiceOptions) -> ServiceState:
     cache = ModelCache(devices.pick_device(settings.device), options.warm_bases, options.warm_adapters, metrics)
     engine = Engine(cache, options.longest_queue, metrics, fixed_size=options.determinism == "strict")
     moderator = make_moderator(options.checker)
-    sampler = QualitySampler(Layout(settings.root).watched, options.watched_share, image_files.key)
+    sampler = QualitySampler(layout.watched, options.watched_share, image_files.key)
     return ServiceState(
         settings=settings,
         options=options,
         keys=keys,
         keys_required=required,
         rate_limiter=RateLimiter(options.pictures_per_minute),
-        registry=ModelRegistry(database.runs, database.ratings, settings.root, options.batch_size),
+        registry=ModelRegistry(database.runs, database.ratings, layout, options.batch_size),
         engine=engine,
         jobs=Jobs(engine, job_store, image_files, moderator, sampler, metrics),
         job_store=job_store,

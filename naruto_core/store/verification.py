@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from naruto_core.artifact_store import ArtifactStore, fetch_file, rows_name
 from naruto_core.artifacts import (
     Layout,
     find_non_finite,
@@ -19,14 +20,15 @@ from naruto_core.artifacts import (
     write_atomically,
 )
 from naruto_core.domain import Adapter, Picture, Progress, Run, RunState, Sample, Score
-from naruto_core.errors import RecordDamaged
+from naruto_core.errors import RecordDamaged, ServiceFailed
 from naruto_core.store.cache_verification import cache_checks
 from naruto_core.store.queries import Queries
 
 NOT_COVERED = (
     "not covered, because nothing records their content: previews, folders to publish, checkpoints of unfinished runs, "
     "rows other than scores that somebody changed in the database, sizes and hashes of likeness in dataset tables, "
-    "results and pictures outside of NARUTO_HOME"
+    "results and pictures outside of NARUTO_HOME, files that only the bucket (NARUTO_STORE) has: they are compared "
+    "when they are fetched"
 )
 
 
@@ -103,7 +105,14 @@ def _verify(
 
 
 def adapter_fault(layout: Layout, adapter: Adapter) -> str:
-    """What is wrong with a recorded adapter file, as the end of a sentence; "" when it is as recorded and loadable."""
+    """What is wrong with a recorded adapter file, as the end of a sentence; "" when it is as recorded and loadable.
+
+    A file that this machine has not is fetched from the layout's bucket.
+    """
+    try:
+        fetch_file(layout, adapter.path, adapter.sha256)
+    except (ServiceFailed, RecordDamaged) as error:
+        return f"its file {adapter.path} is not on this machine, and cannot be fetched: {str(error).rstrip('.')}"
     kind = _problem_kind(layout, _Expected("adapter", adapter.path, adapter.sha256))
     if kind is ProblemKind.MISSING:
         return f"its file {adapter.path} is missing"
@@ -137,7 +146,7 @@ def _problem_kind(layout: Layout, expected: _Expected) -> ProblemKind | None:
     try:
         path = layout.absolute(expected.path)
         if not path.exists():
-            return ProblemKind.MISSING
+            return None if layout.bucket and ArtifactStore(layout.bucket).has(expected.sha256) else ProblemKind.MISSING
         intact = is_intact_folder(path, expected.sha256) if path.is_dir() else is_intact(path, expected.sha256)
     except (RecordDamaged, OSError):
         return ProblemKind.ALTERED
@@ -169,6 +178,8 @@ def _damaged_of_runs(queries: Queries, layout: Layout) -> Iterator[FileProblem]:
 def _damaged_of_run(queries: Queries, layout: Layout, run: Run) -> Iterator[FileProblem]:
     recipe, sheet, scores = layout.recipe(run.id), layout.contact_sheet(run.id), layout.scores_digest(run.id)
     if not recipe.exists():
+        if layout.bucket:  # these copies are not shared: the run was made on another machine
+            return
         yield FileProblem(ProblemKind.MISSING, "recipe", layout.relative(recipe))
     elif recipe.read_bytes() != queries.recipe_json(run.id).encode():
         yield FileProblem(ProblemKind.ALTERED, "recipe", layout.relative(recipe))
@@ -207,7 +218,8 @@ def _damaged_caches(layout: Layout) -> Iterator[FileProblem]:
 
 def _missing_tables(queries: Queries, layout: Layout) -> Iterator[FileProblem]:
     for version in queries.datasets():
-        if not (layout.root / version.table).is_dir():
+        shared = layout.bucket and ArtifactStore(layout.bucket).has_object(rows_name(version.id))
+        if not shared and not (layout.root / version.table).is_dir():
             yield FileProblem(ProblemKind.MISSING, f"table of dataset {version.source}", version.table)
 
 

@@ -109,7 +109,7 @@ def empty_shard(shard: int, conditions: Conditions) -> int:
 def empty_shards() -> None:
     """What a shard takes beside its pictures: Dask, Prefect, and the worker's database."""
     with task_context() as context, open_cluster(read_settings()) as cluster:
-        list(cluster.map(empty_shard, range(EMPTY_SHARDS), {"conditions": conditions_of(context.device)}))
+        list(cluster.map(empty_shard, range(EMPTY_SHARDS), {"conditions": conditions_of(context)}))
 
 
 class Workers:

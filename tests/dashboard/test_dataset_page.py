@@ -1,6 +1,7 @@
 """The page Dataset, on tables as ingest writes them."""
 
 import io
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -123,3 +124,11 @@ def test_three_training_pictures_are_the_examples_of_the_style(store: Store, hom
     Layout(home).picture(gone.sha256, ".png").unlink()
     st.cache_data.clear()
     assert [text for text, _ in datasets.style_references([run.id])][:2] == [text for text, _ in first[1:]]
+
+
+def test_a_version_whose_table_is_gone_is_a_sentence_and_no_error_page(store: Store, home: Path) -> None:
+    written = version(store, home, [picture(home, 1, "a cat")], [])
+    shutil.rmtree(home / written.table)
+    app = page()
+    assert app.error[0].value == "The pictures of this version cannot be read:"
+    assert any("ingest folder again" in text.value for text in app.text)

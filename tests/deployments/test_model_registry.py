@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from deployments.service.errors import ApiError
 from deployments.service.model_registry import ModelRegistry
 from flows.exports import export_endpoint, export_triton
-from naruto_core.artifacts import sha256_file, sha256_folder
+from naruto_core.artifacts import Layout, sha256_file, sha256_folder
 from naruto_core.domain import Adapter, FusedModel
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.store.database import open_database
@@ -25,7 +25,7 @@ def test_a_run_that_is_not_done_or_whose_weights_are_not_numbers_is_not_served(t
     ):
 
         def served() -> str:
-            return ModelRegistry(recorded.store, ratings, tmp_path, None).spec(recorded.run.id).name
+            return ModelRegistry(recorded.store, ratings, Layout(tmp_path), None).spec(recorded.run.id).name
 
         recorded.store.fail_run(recorded.run.id, "fuse: not numbers", datetime.now(UTC))
         with pytest.raises(ApiError, match="no finished run"):
@@ -53,7 +53,7 @@ def test_a_run_that_draws_with_a_refiner_is_neither_served_nor_exported_for_prog
     ):
         recorded.store.finish_run(recorded.run.id, datetime.now(UTC))
         with pytest.raises(ApiError, match="draws with a refiner, and this service loads none"):
-            ModelRegistry(recorded.store, ratings, tmp_path, None).spec(recorded.run.id)
+            ModelRegistry(recorded.store, ratings, Layout(tmp_path), None).spec(recorded.run.id)
         fused = recorded.layout.fused(recorded.run.id)
         shutil.copytree(recorded.base, fused)
         relative = recorded.layout.relative(fused)

@@ -140,7 +140,7 @@ def test_imported_pictures_get_the_scores_that_the_same_pictures_of_a_run_have_a
             {s.metric: s.value for s in database.runs.scores(r) if s.variant is Variant.ADAPTED and not s.sample_id}
             for r in (small_run[1], run_id)
         )
-        registry = ModelRegistry(database.runs, database.ratings, home, None)
+        registry = ModelRegistry(database.runs, database.ratings, Layout(home), None)
         assert registry.spec(None).name != run_id  # it is the newest run
         assert run_id not in [entry.id for entry in registry.entries()]
         with pytest.raises(ApiError, match="no such model"):

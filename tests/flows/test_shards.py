@@ -15,7 +15,6 @@ from typing import Any
 
 import distributed
 import pytest
-import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -27,6 +26,7 @@ from naruto_core.errors import DeviceUnfit, RecipeInvalid, RunStopped, ServiceFa
 from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import open_store
 from tasks import run_lease, shards
+from tasks.context import task_context
 from tasks.run_lease import hold_run, release_run
 from tasks.shards import (
     GPU_TAG,
@@ -299,10 +299,22 @@ def test_shards_are_whole_batches_in_order_and_nearly_equal() -> None:
     assert plan_shards(batches[:2], 8) == [[batches[0]], [batches[1]]]
 
 
-def test_a_worker_with_other_libraries_is_refused() -> None:
-    own = conditions_of(torch.device("cpu"))
-    with pytest.raises(DeviceUnfit, match="but the run on cuda"), worker_context(replace(own, device="cuda"), "draw"):
-        pass
+def test_a_worker_with_other_libraries_or_another_bucket_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
+    with task_context() as context:
+        own = conditions_of(context)
+    for other, error, sentence in (
+        (replace(own, device="cuda"), DeviceUnfit, "but the run on cuda"),
+        (
+            replace(own, store="s3://bucket/runs"),
+            StorageFailed,
+            r"has no bucket \(NARUTO_STORE\), but the run NARUTO_STORE=s3://bucket/runs: set NARUTO_STORE to the same",
+        ),
+    ):
+        with pytest.raises(error, match=sentence), worker_context(other, "draw"):
+            pass
 
 
 def test_only_what_may_pass_is_tried_again() -> None:

@@ -1,11 +1,13 @@
-"""Two machines with a NARUTO_HOME each, one bucket and one PostgreSQL server."""
+"""Machines with a NARUTO_HOME each, one bucket and one PostgreSQL server."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
 
 from flows.train_naruto import train_naruto
@@ -55,6 +57,25 @@ def test_two_first_ingests_of_one_dataset_at_once_record_one_version_that_both_m
     assert any(name.endswith(f"/datasets/{version.id}.parquet") for name in stored)
 
 
+@contextmanager
+def drawing_workers(programs: Preloaded, environment: dict[str, str], homes: Sequence[Path]) -> Iterator[str]:
+    """The address of a Dask scheduler whose workers have `homes`."""
+    cluster: Any = distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    with cluster, ExitStack() as stack:
+        for home in homes:
+            home.mkdir()
+            settings = environment | {"NARUTO_HOME": str(home), "NARUTO_LOCK_FOLDER": str(home / "locks")}
+            arguments = [cluster.scheduler_address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
+            log = stack.enter_context((home / "log").open("w"))
+            worker = programs.start("distributed.cli.dask_worker", *arguments, environment=settings, output=log)
+            stack.callback(worker.kill)
+        with distributed.Client(cluster.scheduler_address) as client:
+            client.wait_for_workers(len(homes), timeout=SECONDS)
+        yield cluster.scheduler_address
+
+
 def results(store: Store, run_id: str) -> dict[str, Any]:
     """What a run came to: digests of its files, and its scores."""
     return {
@@ -64,7 +85,7 @@ def results(store: Store, run_id: str) -> dict[str, Any]:
     }
 
 
-def test_a_run_whose_process_is_killed_after_training_ends_on_the_other_machine_with_the_bytes_of_one_machine(
+def test_a_run_killed_after_training_ends_on_another_machine_and_its_cluster_with_the_bytes_of_one_machine(
     shared: dict[str, str],
     tiny_recipe: Path,
     tiny_run: tuple[Path, str],
@@ -86,11 +107,18 @@ def test_a_run_whose_process_is_killed_after_training_ends_on_the_other_machine_
         run_id = runs[0].run.id
         assert store.run(run_id).state is RunState.RUNNING
         monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "second"))
-        assert train_naruto(str(tiny_recipe)) == run_id
+        with drawing_workers(programs, environment | shared, [tmp_path / "third", tmp_path / "fourth"]) as scheduler:
+            monkeypatch.setenv("NARUTO_RUNNER", f"dask:{scheduler}")
+            assert train_naruto(str(tiny_recipe)) == run_id
         assert store.run(run_id).state is RunState.DONE
         trained = next(record for record in store.phases(run_id) if record.planned.phase == "train")
         assert trained.measured_units == 2, "the second machine trains nothing: it has the adapter from the bucket"
         ended = results(store, run_id)
+        (phase,) = (record for record in store.phases(run_id) if record.planned.phase == "samples")
+        assert phase.processes == 2
+    for worker in ("third", "fourth"):
+        drawn = list((tmp_path / worker).glob("runs/*/samples/*"))
+        assert 0 < len(drawn) < len(ended["samples"]), "each draws a part"
     home, alone = tiny_run
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         assert ended == results(store, alone)

@@ -1,9 +1,11 @@
 """Files shared by a bucket that speaks S3: another machine goes on, and people are told what is wrong with a bucket."""
 
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,20 @@ from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from dashboard.queries import datasets
+from dashboard.queries.thumbnails import thumbnail
+from deployments.service.model_registry import ModelRegistry
+from flows.exports import export_fused, export_kohya
 from naruto_core import artifact_store
 from naruto_core.artifact_store import ArtifactStore, StoredFile
-from naruto_core.artifacts import is_intact, is_intact_folder, sha256_bytes, write_atomically
+from naruto_core.artifacts import Layout, is_intact, is_intact_folder, sha256_bytes, write_atomically
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import PromptSuite, Variant
 from naruto_core.errors import RecipeInvalid, RecordDamaged, ServiceFailed
 from naruto_core.scoring.features import pixel_extractor
 from naruto_core.settings import read_settings
+from naruto_core.store.database import open_database
+from naruto_core.store.verification import adapter_fault, verify
 from tasks import features
 from tasks.context import OpenRun, task_context
 from tasks.features import sample_features
@@ -75,6 +83,48 @@ def test_a_machine_with_an_empty_home_goes_on_with_a_run_of_another(
     assert ingest.fn(recorded.recipe.dataset) == version, "two machines record the same version of a dataset"
     assert objects(address) == stored, "what was drawn here was published, and nothing twice"
     assert len(stored) > len(samples) + len(pictures)
+
+
+def test_a_machine_without_the_files_of_a_run_serves_exports_and_shows_it_and_verify_misses_nothing(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setenv("NARUTO_STORE", address)
+    monkeypatch.setenv("NARUTO_DATABASE", f"sqlite:///{first / 'naruto.db'}")
+    monkeypatch.setenv("NARUTO_HOME", str(first))
+    suite = PromptSuite("rain-v1", "f" * 64, PROMPTS, (11, 22))
+    changes = {"dataset.source": "world:naruto?count=12&seed=6", "dataset.hold_out": 4}
+    with recorded_run(first, changes, drawn=False) as recorded:
+        run_id = recorded.run.id
+        version = ingest.fn(recorded.recipe.dataset)
+        opened = OpenRun(recorded.run, recorded.recipe, suite, (version,))
+        generate.fn(opened, recorded.adapters, fuse.fn(opened, recorded.adapters))
+        recorded.store.finish_run(run_id, datetime.now(UTC))
+        samples, layout = recorded.store.samples(run_id), Layout(second, address)
+
+        monkeypatch.setenv("NARUTO_HOME", str(second))
+        pictures = read_pictures(recorded.layout, version)
+        expected = {"missing table of dataset world:naruto?count=12&seed=6"} | {
+            f"missing {kind}" for kind in ("adapter", "fused model", "recipe", "contact sheet")
+        }
+        alone = {f"{problem.kind} {problem.what}" for problem in verify(recorded.store, Layout(second), pictures)}
+        assert expected <= alone, "without a bucket they are missing"
+        shared = verify(recorded.store, layout, pictures)
+        assert [problem.path for problem in shared] == ["datasets/w"], "the record's own, which has no files anywhere"
+        with open_database(read_settings().database_url) as database:
+            assert ModelRegistry(database.runs, database.ratings, layout, None).spec(run_id).name == run_id
+        thumbnails = [thumbnail(sample.sha256, "256") for sample in samples]
+        assert all(path and path.is_relative_to(second) for path in thumbnails)
+        assert (export_fused(run_id, tmp_path / "fused") / "model_index.json").is_file()
+        assert export_kohya(run_id, tmp_path / "kohya")
+        assert len(datasets.pictures(version)) == 12
+        shutil.rmtree(second / "runs")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setattr(artifact_store, "_SHORT_PATIENCE", 0.1)
+        S3FileSystem.clear_instance_cache()
+        fault = adapter_fault(layout, recorded.store.adapters(run_id)[0])
+        assert "is not on this machine, and cannot be fetched: " in fault, fault
+    S3FileSystem.clear_instance_cache()
 
 
 def test_what_a_bucket_gives_back_is_compared_with_its_name(address: str, tmp_path: Path) -> None:
