@@ -129,9 +129,9 @@ def verify_all() -> Listing:
 
 _REMEDIES = (
     "`naruto run` with the choices of a run makes its missing or altered files again, and what was trained or drawn "
-    "with them; `naruto ingest` does so for pictures and tables of a dataset, `naruto rescore` for scores. A damaged "
-    "file of the cache can be deleted; it is made again. `naruto votes recount` repairs counts of a campaign. Another "
-    "damage of the database: move it away, then `naruto restore FOLDER`."
+    "with them; `naruto ingest` does so for pictures and tables of a dataset, `naruto rescore RUN` for scores. A "
+    "damaged file of the cache can be deleted; it is made again. `naruto votes recount` repairs counts of a campaign. "
+    "Another damage of the database: move it away, then `naruto restore FOLDER`."
 )
 
 

@@ -100,7 +100,9 @@ def rescore(name: str) -> str:
     with task_context() as machine:
         context = with_run(machine, recorded_run(machine, name))
         before = _set_scores(context.store.scores(context.run.id))
-        if not recorded_scores_are_current(context, _key(context)):
+        if recorded_scores_are_current(context, _key(context)):
+            write_scores_digest(context.store, context.layout, context.run.id)  # where that file was altered
+        else:
             evaluate_run(context)
         after = _set_scores(context.store.scores(context.run.id))
     changes = score_changes(before, after)

@@ -139,7 +139,7 @@ def flipped(bench: Bench, kind: FileKind) -> Outcome:
                 ended = naruto(home, "ingest", *flags({"dataset.hold_out": SMALL["dataset.hold_out"]}),
                                str(SMALL["dataset.source"]))  # fmt: skip
             case "rescore":
-                ended = naruto(home, "rescore")
+                ended = naruto(home, "rescore", next(home.glob("runs/*")).name)
             case "restore":
                 for part in home.glob("naruto.db*"):
                     part.unlink()

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows.listings import verify_all
+from naruto_core.artifacts import Layout
 from naruto_core.domain import RunState
 from naruto_core.store.database import open_database
+from tasks.evaluation import rescore
 from tests.faults.catalogue import KINDS, flip
 from tests.flows.conftest import SMALL, flags
 from tests.preloaded import Preloaded
@@ -84,4 +86,15 @@ def test_one_flipped_bit_is_found_in_every_kind_of_file_that_a_run_leaves(
             unseen.append(kind.pattern)
         path.write_bytes(whole)
     assert unseen == []
+    assert verify_all().rows == []
+
+
+def test_rescore_mends_the_digest_of_scores_that_are_still_those_of_the_run(
+    small_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(small_run[0], tmp_path / "home")
+    monkeypatch.setenv("NARUTO_HOME", str(home))
+    flip(Layout(home).scores_digest(small_run[1]), 3)
+    assert [row["what"] for row in verify_all().rows] == [f"scores of {small_run[1]} in the database"]
+    assert rescore(small_run[1]) == f"{small_run[1]}: nothing moved"
     assert verify_all().rows == []
