@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from urllib.parse import parse_qsl, urlsplit
@@ -30,6 +31,7 @@ _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _WORLD = "world:"
 _FILES = (".parquet", ".arrow", ".jsonl", ".csv", ".zip", ".tar")
 _MAX_DRAWINGS = 1_000_000
+_KEPT_DRAWINGS = 1_000  # of this process, about 20 KB each
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SPLITS = frozenset({"train", "test", "validation", "valid", "val", "dev"})
 
@@ -233,9 +235,15 @@ def _not_a_world(text: str) -> DatasetUnusable:
 
 def _drawings(name: str, style: str, count: int, seed: int) -> Iterator[Record]:
     for row in range(count):
-        rng = Random(f"{seed}/{row}")
-        scene = sample_scene(rng, style)
-        caption = describe(scene, rng)
-        png = io.BytesIO()
-        draw(scene, rng).save(png, "PNG")
-        yield Record(name, row, png.getvalue(), caption)
+        yield Record(name, row, *_drawing(style, seed, row))
+
+
+@lru_cache(maxsize=_KEPT_DRAWINGS)
+def _drawing(style: str, seed: int, row: int) -> tuple[bytes, str]:
+    """A PNG file and its caption; kept, because every run of a sweep reads its dataset again."""
+    rng = Random(f"{seed}/{row}")
+    scene = sample_scene(rng, style)
+    caption = describe(scene, rng)
+    png = io.BytesIO()
+    draw(scene, rng).save(png, "PNG")
+    return png.getvalue(), caption

@@ -94,14 +94,14 @@ class Adaptation:
 
 
 class Architecture:
-    """The networks of one base model on the meta device; each count is made once and kept."""
+    """The networks of one base model on the meta device; each count is made once in a process."""
 
     def __init__(self, model: ModelSection) -> None:
         self._model = model
         self._parts = sdxl.describe_parts(model)
         self.parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in self._parts.items()}
         self._shipped = _read_counts().get(self.digest, {})
-        self._counted: dict[str, Work] = {}
+        self._counted = _counts_of_process(self.digest)
 
     @property
     def digest(self) -> str:
@@ -111,7 +111,7 @@ class Architecture:
 
     @property
     def counts(self) -> dict[str, Work]:
-        """What was counted here, by name."""
+        """What this process counted of this architecture, by name."""
         return dict(self._counted)
 
     @property
@@ -203,6 +203,13 @@ def _forward(unet: Any, side: int, tokens: int) -> torch.Tensor:
 def _read(encoder: nn.Module, tokens: int) -> torch.Tensor:
     read = encoder(torch.zeros(1, tokens, device=META, dtype=torch.long), output_hidden_states=True)
     return read.hidden_states[-2]
+
+
+@lru_cache(maxsize=16)
+def _counts_of_process(digest: str) -> dict[str, Work]:
+    """The counts of the architecture with this digest, by name: a sweep plans many runs of one architecture."""
+    del digest
+    return {}
 
 
 @lru_cache(maxsize=1)

@@ -14,9 +14,9 @@ from naruto_core import devices
 from naruto_core.artifacts import sha256_file
 from naruto_core.mini.pretraining.architecture import BOS, EOS
 from naruto_core.mini.pretraining.drawing import draw
-from naruto_core.mini.pretraining.evaluation import compare_with_bars, drawings, psnr, round_trip
+from naruto_core.mini.pretraining.evaluation import compare_with_bars, drawings, psnr
 from naruto_core.mini.pretraining.package import WEIGHTS, megabytes, world_digest
-from naruto_core.mini.pretraining.vae import to_unit_range
+from naruto_core.mini.pretraining.vae import round_trip, to_unit_range
 from naruto_core.mini.pretraining.world import (
     BASE_STYLES,
     EXPRESSION_WORDS,

@@ -102,7 +102,7 @@ def draw_clean_picture(rng: Random, styles: Sequence[str]) -> tuple[Image.Image,
 
 
 Maker = Callable[[Random], tuple[Image.Image, Annotation]]
-OnDrawn = Callable[[int], None]  # called with the number of pictures done
+OnDrawn = Callable[[int], None]  # called with the number of pictures done, first with that of earlier processes
 _CHUNK = 500
 
 
@@ -149,6 +149,7 @@ def corpus(
         if not path.exists():
             np.lib.format.open_memmap(path, "w+", np.uint8, (count, SIZE, SIZE, 3)).flush()
         done = count - sum(len(chunks[index]) for index in missing)
+        on_drawn(done)
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             jobs = [pool.submit(_draw_chunk, folder, make, seed, index, chunks[index]) for index in missing]
             for job in as_completed(jobs):

@@ -26,7 +26,7 @@ from naruto_core.mini.pretraining.attribute_classifier import (
 )
 from naruto_core.mini.pretraining.drawing import SIZE, draw
 from naruto_core.mini.pretraining.trainer import half_precision
-from naruto_core.mini.pretraining.vae import to_unit_range
+from naruto_core.mini.pretraining.vae import round_trip, to_unit_range
 from naruto_core.mini.pretraining.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, Scene, describe, sample_scene
 from naruto_core.sampling import make_scheduler
 
@@ -99,13 +99,6 @@ def accuracy(classifier: AttributeClassifier, pictures: torch.Tensor, scenes: Se
     """Per attribute, the share of pictures whose predicted class is the scene's."""
     predicted, labels = classify(classifier, pictures), attribute_labels(scenes)
     return {name: round(float((predicted[name] == labels[name]).double().mean()), 4) for name in ATTRIBUTES}
-
-
-@torch.no_grad()
-def round_trip(vae: Any, pixels: np.ndarray) -> torch.Tensor:
-    """Encode and decode uint8 (N, 128, 128, 3) with an AutoencoderKL; the pictures (N, 3, 128, 128) in -1..1."""
-    batches = to_unit_range(pixels).split(32)
-    return torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in batches]).clamp(-1, 1)
 
 
 def psnr(drawn: torch.Tensor, truth: torch.Tensor) -> float:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from naruto_core.mini.pretraining.architecture import make_tokenizers, read_tokenizers, scheduler
-from naruto_core.mini.pretraining.attribute_classifier import AttributeClassifier, train_classifier
+from naruto_core.mini.pretraining.attribute_classifier import AttributeClassifier, Gallery, train_classifier
 from naruto_core.mini.pretraining.clip_judge import save_judge, train_judge
 from naruto_core.mini.pretraining.corpus import (
     Annotation,
@@ -30,9 +30,9 @@ from naruto_core.mini.pretraining.corpus import (
     draw_clean_picture,
     draw_mixed_picture,
 )
-from naruto_core.mini.pretraining.trainer import FitReport
+from naruto_core.mini.pretraining.trainer import FitReport, half_precision
 from naruto_core.mini.pretraining.unet import new_encoders, pretrain_unet, warm_up_encoders
-from naruto_core.mini.pretraining.vae import encode_all, pretrain_vae
+from naruto_core.mini.pretraining.vae import ENCODED_TOGETHER, encode_all, pretrain_vae, round_trip
 from naruto_core.mini.pretraining.world import INKED_STYLE, STYLES
 
 Report = Callable[[FitReport], None]
@@ -77,8 +77,10 @@ def _corpus(folder: Path, make: Maker, count: int, seed: int, on_report: Report)
 
     def on_drawn(done: int) -> None:
         nonlocal before
-        before = done if before < 0 else before  # what an earlier process drew, and the first chunk
-        rate = (time.monotonic() - began) / max(1, done - before)
+        if before < 0:  # what an earlier process drew
+            before = done
+            return
+        rate = (time.monotonic() - began) / (done - before)
         on_report(FitReport(f"draw {folder.name}", done, count, None, rate * (count - done), "picture"))
 
     return corpus(folder, make, count, seed, _workers(), on_drawn)
@@ -168,12 +170,31 @@ def train_attribute_classifier(workspace: Path, plan: PretrainPlan, on_report: R
     stored = workspace / "classifier" / "model.safetensors"
     if not stored.exists():
         pixels, annotations = _gallery(workspace, plan, on_report)
-        classifier = train_classifier(
-            pixels, annotations, plan.reader_steps, plan.seed, workspace / "classifier.safetensors", on_report
-        )
+        gallery = Gallery(pixels, annotations, _decoded(workspace, pixels, on_report))
+        checkpoint = workspace / "classifier.safetensors"
+        classifier = train_classifier(gallery, plan.reader_steps, plan.seed, checkpoint, on_report)
         stored.parent.mkdir(exist_ok=True)
         save_file(classifier.state_dict(), stored)
     return load_attribute_classifier(workspace)
+
+
+def _decoded(workspace: Path, pixels: np.ndarray, on_report: Report) -> np.ndarray:
+    """The first pictures of the gallery, every fifth of their number, after a round trip of the VAE; memory-mapped."""
+    path, count = workspace / "gallery-decoded.npy", len(pixels) // 5
+    if not path.exists():
+        vae, began = AutoencoderKL.from_pretrained(workspace / "vae"), time.monotonic()
+        scratch = path.with_name(f"scratch-{path.name}")
+        decoded = np.lib.format.open_memmap(scratch, "w+", np.uint8, (count, *pixels.shape[1:]))
+        for start in range(0, count, ENCODED_TOGETHER):
+            end = min(start + ENCODED_TOGETHER, count)
+            with half_precision():
+                pictures = round_trip(vae, pixels[start:end]).float()
+            decoded[start:end] = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+            left = (time.monotonic() - began) / end * (count - end)
+            on_report(FitReport("decode gallery", end, count, None, left, "picture"))
+        decoded.flush()
+        scratch.replace(path)
+    return np.load(path, mmap_mode="r")
 
 
 def load_attribute_classifier(workspace: Path) -> AttributeClassifier:

@@ -132,3 +132,10 @@ def encode_all(vae: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         means.append(posterior.mean.half().numpy())
         stds.append(posterior.std.half().numpy())
     return np.concatenate(means), np.concatenate(stds)
+
+
+@torch.no_grad()
+def round_trip(vae: Any, pixels: np.ndarray) -> torch.Tensor:
+    """Encode and decode uint8 (N, 128, 128, 3) with an AutoencoderKL; the pictures (N, 3, 128, 128) in -1..1."""
+    batches = to_unit_range(pixels).split(ENCODED_TOGETHER)
+    return torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in batches]).clamp(-1, 1)
