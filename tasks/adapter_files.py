@@ -7,6 +7,7 @@ from pathlib import Path
 from naruto_core import sdxl, textual_inversion
 from naruto_core.artifact_store import fetch_file
 from naruto_core.artifacts import Layout, sha256_file
+from naruto_core.dataset.shared_versions import fetch_rows
 from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import Adapter, DatasetVersion, Run, Split
 from naruto_core.errors import RecordDamaged
@@ -76,6 +77,7 @@ def _tags(trained: Trained) -> dict[str, int] | None:
     if trained.recipe.imported:  # unknown
         return None
     try:
+        fetch_rows(trained.layout, trained.dataset)
         pictures = read_pictures(trained.layout, trained.dataset)
     except RecordDamaged:
         return None

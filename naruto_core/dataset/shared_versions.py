@@ -22,15 +22,22 @@ def fetch_version(layout: Layout, version: DatasetVersion) -> None:
 
     Raises ServiceFailed when the bucket is away, and RecordDamaged for what has other bytes than its name says.
     """
-    if not layout.bucket:
-        return
-    bucket = ArtifactStore(layout.bucket)
-    if not is_intact(layout, version):
-        rows = bucket.read(rows_name(version.id))
-        if rows is None:  # ingested before there was a bucket
-            return
-        write_parquet(layout, version, rows)
-    bucket.fetch(picture_files(layout, read_pictures(layout, version)))
+    if layout.bucket and fetch_rows(layout, version):
+        ArtifactStore(layout.bucket).fetch(picture_files(layout, read_pictures(layout, version)))
+
+
+def fetch_rows(layout: Layout, version: DatasetVersion) -> bool:
+    """Write the rows of `version` if this machine has them not, without its pictures; whether it has them now.
+
+    Raises as `fetch_version`.
+    """
+    if is_intact(layout, version):
+        return True
+    rows = ArtifactStore(layout.bucket).read(rows_name(version.id)) if layout.bucket else None
+    if rows is None:  # ingested before there was a bucket
+        return False
+    write_parquet(layout, version, rows)
+    return True
 
 
 def picture_files(layout: Layout, pictures: Iterable[Picture]) -> list[StoredFile]:

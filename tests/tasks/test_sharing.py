@@ -21,6 +21,7 @@ from flows.exports import export_fused, export_kohya
 from naruto_core import artifact_store
 from naruto_core.artifact_store import ArtifactStore, StoredFile
 from naruto_core.artifacts import Layout, is_intact, is_intact_folder, sha256_bytes, write_atomically
+from naruto_core.dataset.shared_versions import fetch_rows
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import PromptSuite, Variant
 from naruto_core.errors import RecipeInvalid, RecordDamaged, ServiceFailed
@@ -117,6 +118,8 @@ def test_a_machine_without_the_files_of_a_run_serves_exports_and_shows_it_and_ve
         assert all(path and path.is_relative_to(second) for path in thumbnails)
         assert (export_fused(run_id, tmp_path / "fused") / "model_index.json").is_file()
         assert export_kohya(run_id, tmp_path / "kohya")
+        assert fetch_rows(layout, version)
+        assert not (second / "pictures").exists(), "rows alone"
         assert len(datasets.pictures(version)) == 12
         shutil.rmtree(second / "runs")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
