@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, Ope
 from sqlalchemy.exc import DatabaseError as SqlalchemyDatabaseError
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import NarutoError, RecordDamaged, StorageFailed
+from naruto_core.errors import GO_ON, NarutoError, RecordDamaged, StorageFailed
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -214,7 +214,9 @@ def database_errors(url: URL) -> Generator[None]:
             raise error_class(f"cannot use the database {display_url(url)}: {reason}.") from error
         if not isinstance(error, OperationalError):
             raise
-        reason = " ".join(str(error.orig).split())
+        reason = " ".join(str(error.orig).split()).rstrip("?.")
+        if url.get_backend_name() != "sqlite":
+            reason += f"; start its server, or check NARUTO_DATABASE; {GO_ON.rstrip('.')}"
         raise StorageFailed(f"cannot use the database {display_url(url)}: {reason}.") from error
 
 

@@ -15,7 +15,7 @@ from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_picture, read_pictures
 from naruto_core.domain import RunState
 from naruto_core.store.database import Store, open_store
-from tests.postgres import serving_postgres
+from tests.postgres import postgres_server, serving_postgres
 from tests.preloaded import Preloaded
 from tests.s3_bucket import objects, serving_bucket
 
@@ -119,6 +119,42 @@ def test_a_run_killed_after_training_ends_on_another_machine_and_its_cluster_wit
     for worker in ("third", "fourth"):
         drawn = list((tmp_path / worker).glob("runs/*/samples/*"))
         assert 0 < len(drawn) < len(ended["samples"]), "each draws a part"
+    home, alone = tiny_run
+    with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
+        assert ended == results(store, alone)
+
+
+def test_a_database_that_goes_away_in_mid_run_is_one_sentence_and_the_same_command_goes_on(
+    tiny_recipe: Path,
+    tiny_run: tuple[Path, str],
+    programs: Preloaded,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    with postgres_server() as server:
+        variables = environment | {"NARUTO_DATABASE": server.url, "NARUTO_HOME": str(tmp_path / "home")}
+        run = ("flows", "run", "--recipe", str(tiny_recipe))
+        first = programs.start(*run, environment=variables)
+        assert first.output
+        lines: list[str] = []
+        for line in first.output:
+            lines.append(line.strip())
+            if line.startswith("train "):
+                server.stop()
+                break
+        lines += [line.strip() for line in first.output if line.strip()]
+        assert first.wait() == 1, lines
+        assert not any("Traceback" in line for line in lines), lines
+        assert lines[-1].startswith(f"naruto: cannot use the database {server.url}: "), lines
+        assert lines[-1].endswith("check NARUTO_DATABASE; the same command goes on where it ended."), lines
+        server.start()
+        second = programs.start(*run, environment=variables)
+        assert second.output
+        printed = second.output.read()
+        assert second.wait() == 0, printed
+        with open_store(server.url) as store:
+            run_id = store.runs()[0].run.id
+            ended = results(store, run_id)
     home, alone = tiny_run
     with open_store(f"sqlite:///{home / 'naruto.db'}") as store:
         assert ended == results(store, alone)
