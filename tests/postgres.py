@@ -26,7 +26,7 @@ def _programs() -> Path:
 
 
 class PostgresServer:
-    """A server with an empty database at the SQLAlchemy URL `url`, on a port of 127.0.0.1, with its files in `folder`."""
+    """A server with an empty database at the SQLAlchemy URL `url`, on a port of 127.0.0.1."""
 
     def __init__(self, folder: Path) -> None:
         programs, data = _programs(), str(folder / "data")
