@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deployments.service import routes
 from deployments.service.engine import QueueItem
 from deployments.service.errors import ApiError, add_error_handlers, error_responses
+from deployments.service.keys import page_reader
 from deployments.service.middleware import Middleware
 from deployments.service.model_registry import ModelSpec
 from deployments.service.options import ServiceOptions
@@ -49,12 +51,13 @@ def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
             _log.info("stopped", extra={"drained": drained})
 
     app = FastAPI(
-        title="naruto-sdxl", version="1", lifespan=lifespan, openapi_url="/openapi.json", redoc_url=None,
+        title="naruto-sdxl", version="1", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
         description="OpenAI's images API for the runs of this machine.", telemetry=TELEMETRY,
     )  # fmt: skip
     app.state.service = state
     app.include_router(routes.router)
     _add_health_routes(app, state)
+    _add_pages(app, state)
     add_error_handlers(app)
     app.add_middleware(Middleware, metrics=state.metrics)
     return app
@@ -73,14 +76,28 @@ def _add_health_routes(app: FastAPI, state: ServiceState) -> None:
             raise ApiError(503, "The model is not loaded yet, or there is none.", code="not_ready", wait=2)
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/", include_in_schema=False)
+    async def root() -> JSONResponse:
+        return JSONResponse({"service": "naruto-sdxl", "docs": "/docs", "models": "/v1/models"})
+
+
+def _add_pages(app: FastAPI, state: ServiceState) -> None:
+    """Metrics and documentation; `page_reader` says who may read them."""
+    needs_key = [Depends(page_reader)]
+    responses = {200: {"content": {"text/plain": {}}}, **error_responses(401, 503)}
+
+    @app.get("/metrics", response_class=Response, dependencies=needs_key, responses=responses)
     async def metrics() -> Response:
         """Metrics for Prometheus."""
         return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> JSONResponse:
-        return JSONResponse({"service": "naruto-sdxl", "docs": "/docs", "models": "/v1/models"})
+    @app.get("/openapi.json", include_in_schema=False, dependencies=needs_key)
+    async def schema() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @app.get("/docs", include_in_schema=False, dependencies=needs_key)
+    async def documentation() -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title)
 
 
 async def _warm_up(state: ServiceState) -> None:

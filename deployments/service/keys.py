@@ -163,6 +163,15 @@ def caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials
     return Caller(name)
 
 
+def page_reader(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """FastAPI dependency of metrics and documentation: as `caller`, unless NARUTO_SERVICE_PUBLIC_PAGES is true."""
+    state: ServiceState = request.app.state.service
+    if not state.options.public_pages:
+        caller(request, credentials)
+
+
 class RateLimiter:
     """A token bucket for each key; it holds the pictures of one minute and fills continuously."""
 

@@ -20,6 +20,10 @@ class ServiceOptions(BaseSettings):
     batch_size: int | None = Field(
         default=None, ge=1, le=64, description="Pictures drawn together; unset: the run's own, at most 4."
     )
+    public_pages: bool = Field(
+        default=False,
+        description="true: /metrics, /docs and /openapi.json need no key, even where requests do.",
+    )
     determinism: Literal["off", "strict"] = Field(
         default="off",
         description="strict: a picture has the same bytes whatever else is drawn, and a lone one takes the time of a "

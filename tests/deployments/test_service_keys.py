@@ -44,9 +44,9 @@ def _database(tmp_path: Path, new_database: Path) -> None:
     shutil.copyfile(new_database, tmp_path / "naruto.db")
 
 
-def service(home: Path, host: str = "0.0.0.0") -> TestClient:
+def service(home: Path, host: str = "0.0.0.0", *, public_pages: bool = False) -> TestClient:
     """The app as it answers, without starting to draw."""
-    options = ServiceOptions(host=host, watched_share=0.0)
+    options = ServiceOptions(host=host, watched_share=0.0, public_pages=public_pages)
     return TestClient(create_app(Settings(home=home, device="cpu"), options), raise_server_exceptions=False)
 
 
@@ -82,6 +82,22 @@ def test_with_a_missing_empty_or_damaged_key_file_every_request_is_rejected_and_
     assert str(tmp_path) not in client.get("/v1/models").text
     path.write_bytes(content)
     assert (worst_status(client), worst_status(client, token)) == (401, 200)
+
+
+def test_metrics_and_documentation_need_a_key_where_requests_do_unless_they_are_made_public(tmp_path: Path):
+    def statuses(client: TestClient, token: str = "") -> list[int]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        pages = ("/metrics", "/docs", "/openapi.json")
+        return [client.get(page, headers=headers).status_code for page in pages]
+
+    assert statuses(service(tmp_path, "127.0.0.1")) == [200] * 3
+    token = Keys(tmp_path / "service" / "keys.json").add("prometheus")
+    client = service(tmp_path)
+    assert (statuses(client), statuses(client, token)) == ([401] * 3, [200] * 3)
+    assert client.get("/healthz").status_code == 200, "probes have no key"
+    public = service(tmp_path, public_pages=True)
+    assert statuses(public) == [200] * 3
+    assert worst_status(public) == 401
 
 
 def test_after_the_last_key_was_removed_every_request_is_rejected_at_any_address(tmp_path: Path):
