@@ -23,7 +23,7 @@ from naruto_core.training.weights import Weights
 from tasks.context import task_context
 from tasks.ingest import ingest
 from tasks.preflight import check_warmup
-from tasks.train import _check_finite
+from tasks.train import _check_finite, _warn_of_small_pictures
 from tasks.training_data import TrainingPictures, style_sources
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import section_of
@@ -39,6 +39,26 @@ def test_a_warm_up_that_lasts_longer_than_the_training_is_refused():
     with pytest.raises(RecipeInvalid, match=r"lr_warmup_steps is 11, and training has 10 steps"):
         check_warmup(section_of(max_train_steps=10, lr_warmup_steps=11))
     check_warmup(section_of(max_train_steps=10, lr_warmup_steps=10))
+
+
+def test_pictures_that_are_smaller_than_the_resolution_are_counted_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in (("a", (300, 300)), ("b", (60, 200)), ("c", (90, 90))):
+        Image.new("RGB", size, (len(name) * 9, size[0] % 250, 7)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"picture {name}")
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
+    version = ingest.fn(DatasetSection(source=str(folder), hold_out=0))
+    for resolution, told in ((64, "1 of 3"), (128, "2 of 3"), (32, "")):
+        recipe = SimpleNamespace(training=SimpleNamespace(resolution=resolution))
+        context: Any = SimpleNamespace(layout=Layout(tmp_path / "home"), recipe=recipe, datasets=[version])
+        capfd.readouterr()
+        _warn_of_small_pictures(context)
+        printed = capfd.readouterr().err
+        assert (f"warning: {told} training pictures" in printed) == bool(told), printed
+        assert not told or "the smallest from 60 x 200: bring larger ones" in printed
 
 
 def written(layout: Layout, value: float, dtype: str = "float32") -> Adapter:
