@@ -1,9 +1,10 @@
 """`make bench-scale`: how work grows over runs, processes and machines. Ends with one line of JSON.
 
 One CPU thread in each process. `sweep_ratio` is the user CPU of a 3 x 3 sweep (three ranks, three seeds) against nine
-runs that share nothing. Pictures a second and the seconds of a shard without pictures are of user and system CPU of all
-processes together where their names say so, else of the clock; a machine that is busy makes the latter worse. Unit
-costs are what one run writes, and what its row and its heartbeat cost the database.
+runs that share nothing: commands in processes and homes of their own. Pictures a second and the seconds of a shard
+without pictures are of user and system CPU of all processes together where their names say so, else of the clock; a
+machine that is busy makes the latter worse. Unit costs are what one run writes, and what its row and its heartbeat cost
+the database.
 """
 
 import json
@@ -30,8 +31,6 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.profiles import choose_recipe
-from flows.sweep import sweep
-from flows.train_naruto import train_naruto
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Sample, Variant
 from naruto_core.settings import read_settings
@@ -67,29 +66,27 @@ def write_recipe(folder: Path) -> Path:
 
 
 def measure_sweep(folder: Path, recipe: Path) -> dict[str, float]:
-    """User CPU in seconds of one run alone (the mean of two), of the sweep, and their ratio; its home stays."""
+    """User CPU in seconds of one run alone (the mean of two), of the sweep, and their ratio; the sweep's home stays."""
     file = folder / "sweep.yaml"
     grid = {"training.rank": list(RANKS)}
     content = {"name": "ranks", "recipe": str(recipe), "grid": grid, "seeds": list(SEEDS), "objective": "mmd"}
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    _user_cpu(folder / "warm", lambda: train_naruto(str(recipe), None, {"training.max_train_steps": 1}))
-    alone = [
-        _user_cpu(folder / f"alone-{seed}", lambda seed=seed: train_naruto(str(recipe), None, {"training.seed": seed}))
-        for seed in SEEDS[:2]
-    ]
-    for home in ("warm", *(f"alone-{seed}" for seed in SEEDS[:2])):
-        shutil.rmtree(folder / home)
-    together, one = _user_cpu(folder / "sweep", lambda: sweep(str(file))), sum(alone) / len(alone)
+    alone: list[float] = []
+    for seed in SEEDS[:2]:
+        home = folder / f"alone-{seed}"
+        alone.append(_user_cpu(home, "run", "--recipe", str(recipe), "--set", f"training.seed={seed}"))
+        shutil.rmtree(home)
+    together, one = _user_cpu(folder / "sweep", "sweep", str(file)), sum(alone) / len(alone)
     independent = len(RANKS) * len(SEEDS) * one
     return {"run_user_cpu": one, "sweep_user_cpu": together, "sweep_ratio": together / independent}
 
 
-def _user_cpu(home: Path, work: Callable[[], object]) -> float:
-    """User CPU in seconds that this process needs for `work` in the NARUTO_HOME `home`."""
+def _user_cpu(home: Path, *arguments: str) -> float:
+    """User CPU in seconds of the command `naruto` with `arguments`, in the NARUTO_HOME `home`."""
     os.environ["NARUTO_HOME"] = str(home)
-    before = os.times().user
-    work()
-    return os.times().user - before
+    before = os.times().children_user
+    subprocess.run([sys.executable, "-m", "flows", *arguments], check=True, capture_output=True)
+    return os.times().children_user - before
 
 
 @flow
