@@ -184,7 +184,7 @@ def _actions(place: DeltaGenerator, board: Leaderboard, rows: Sequence[Row]) -> 
         elif len(names) > MOST_COMPARED:
             st.text(f"Choose at most {MOST_COMPARED} runs to compare them.")
         elif not rows:
-            st.text(f"{len(board.rows)} runs. Select rows to open or compare them.")
+            st.text(f"{len(board.rows)} run{'' if len(board.rows) == 1 else 's'}. Select rows to open or compare them.")
         for row in rows[:3]:
             link("run", f"Open {short_name(row.summary.run.id)}", id=row.summary.run.id)
         st.download_button("CSV", lambda: leaderboard_csv(board), "leaderboard.csv", "text/csv", on_click="ignore")

@@ -12,8 +12,14 @@ from naruto_core.recipe_training import Precision, TrainingSection
 
 VALIDATION_TIMESTEPS = 4  # at which the validation loss of a picture is measured
 
-# FLOPs of one picture of 299 and 224 pixels: Szegedy et al. 2016 (5.7 G multiplications) and OpenCLIP's model profile
-_EXTRACTOR_FLOPS = {"inception": 11.4e9, "ViT-L-14": 162e9}
+# FLOPs of one picture of 299, 224 and 128 pixels, by the whole name or its first part: Szegedy et al. 2016 (5.7 G
+# multiplications), OpenCLIP's model profile, and the miniature's networks counted by torch (tests/naruto_core/planning)
+_EXTRACTOR_FLOPS = {
+    "inception": 11.4e9,
+    "ViT-L-14": 162e9,
+    "package:naruto_core.mini/weights/judge": 0.24e9,
+    "package:naruto_core.mini/weights/reader": 0.41e9,
+}
 _OTHER_EXTRACTOR = 10e9
 
 
@@ -143,4 +149,5 @@ def step_work(networks: Architecture, section: TrainingSection) -> Work:
 def scoring_work(recipe: Recipe) -> Work:
     """One picture, seen by every network that measures."""
     names = network_names(recipe.scoring)
-    return Work(sum(_EXTRACTOR_FLOPS.get(name.split("/")[0], _OTHER_EXTRACTOR) for name in names))
+    known = _EXTRACTOR_FLOPS
+    return Work(sum(known.get(name) or known.get(name.split("/")[0], _OTHER_EXTRACTOR) for name in names))
