@@ -106,7 +106,9 @@ def ingest(
     """Check and store a captioned picture set; print what was kept, what was not, and why."""
     settle_libraries()
     overrides = _overrides(settings)
-    check_recipe(recipe, source, overrides)
+    from flows.profiles import choose_ingest
+
+    choose_ingest(recipe, source, overrides)  # Prefect takes a while to start
     from flows.ingest import ingest_pictures
 
     ingest_pictures(recipe, source, overrides)

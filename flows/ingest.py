@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.profiles import Overrides, Profile, choose_recipe
+from flows.profiles import Overrides, Profile, choose_ingest
 from tasks.ingest import ingest
 from tasks.truncation import say_long_captions
 
@@ -16,7 +16,7 @@ def ingest_pictures(profile: Profile = "mini", dataset: str | None = None, overr
         dataset: Pictures to use instead of the recipe's: a path, a hub id, or world:<style>.
         overrides: Single values of the recipe to change, dotted, e.g. {"training.rank": 8}.
     """
-    recipe = choose_recipe(profile, dataset, overrides)
+    recipe = choose_ingest(profile, dataset, overrides)
     version = ingest(recipe.dataset)
     say_long_captions(recipe, version)
     return version.id

@@ -57,6 +57,11 @@ def choose_recipe(profile: str, dataset: str | None = None, overrides: Mapping[s
     return recipe
 
 
+def choose_ingest(profile: str, dataset: str | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that pictures are ingested by: `choose_recipe`, without what only a training needs of them."""
+    return choose_recipe(profile, dataset, {"training.validation": None} | dict(overrides or {}))
+
+
 _UNKNOWN = ("training", "styles", "imported", "publish")  # sections that say nothing of an import
 
 

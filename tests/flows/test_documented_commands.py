@@ -1,6 +1,7 @@
 """The commands of README and docs run as they are written, one page after the other, on one small recorded run."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,3 +73,11 @@ def test_a_documented_command_does_what_it_says(
     assert done.returncode == STATUS.get(words, 0), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert (done.stdout + done.stderr).strip()
+
+
+def test_the_example_in_the_help_of_ingest_is_taken(folder: Path, naruto: Naruto, tmp_path: Path) -> None:
+    """Nothing is trained there, so no validation asks for held-out pictures."""
+    example = re.search(r"E\.g\. (\S+=\S+)\.", naruto(tmp_path, "ingest", "--help").stdout)
+    assert example
+    ended = naruto(tmp_path, "ingest", str(folder / "my-pictures"), "--set", example[1])
+    assert (ended.returncode, "30 train, 0 reference" in ended.stderr) == (0, True), ended.stderr
