@@ -87,17 +87,11 @@ def collect_garbage(keep: str, *, dry_run: bool) -> str:
 def promote_run(name: str, by: str, why: str, accept_warnings: str) -> str:
     """Make a run the champion; a sentence. Raises PromotionRefused."""
     settings = read_settings()
+    layout = Layout(settings.root, settings.store)
     with open_database(settings.database_url) as database:
         run_id = database.runs.run(name).id
         database.ratings.promote(
-            CHAMPION,
-            run_id,
-            by,
-            why,
-            datetime.now(UTC),
-            {},
-            Layout(settings.root, settings.store),
-            accept_warnings=accept_warnings,
+            CHAMPION, run_id, by, why, datetime.now(UTC), {}, layout, accept_warnings=accept_warnings
         )
     return f"{run_id} is now the champion."
 

@@ -27,8 +27,8 @@ from naruto_core.artifacts import (
 from naruto_core.errors import GO_ON, RecordDamaged, ServiceFailed
 
 _TRANSFERS = 16  # at a time
-_PATIENCE = 60.0  # seconds that a bucket may be away
-_SHORT_PATIENCE = 5.0  # of a page or a request, for which somebody waits
+PATIENCE = 60.0  # seconds that a bucket may be away
+SHORT_PATIENCE = 5.0  # of a page or a request, for which somebody waits
 _PAUSE = 2.0
 _PROBE = "probe"  # an object that `check` writes
 
@@ -48,7 +48,7 @@ class ArtifactStore:
     """The bucket and prefix at `url`, e.g. s3://bucket/prefix. Every method raises ServiceFailed when it is away."""
 
     url: str
-    patience: float = _PATIENCE
+    patience: float = PATIENCE
 
     def check(self) -> None:
         """Write and read a small object: the bucket exists, and this machine has the rights."""
@@ -199,7 +199,7 @@ def fetch_file(layout: Layout, recorded: str, sha256: str) -> None:
     """
     path = layout.absolute(recorded)
     if layout.bucket and not path.exists():
-        bucket = ArtifactStore(layout.bucket, _SHORT_PATIENCE)
+        bucket = ArtifactStore(layout.bucket, SHORT_PATIENCE)
         if not bucket.fetch([StoredFile(path, sha256)]):
             bucket.fetch_folder(path, sha256)
 

@@ -43,16 +43,10 @@ def examine_candidate(name: str) -> Candidate:
 def set_alias(alias: str, run_id: str, by: str, why: str, accept_warnings: str = "") -> str:
     """Promote the run, by the rules of `naruto_core.store.promotions`; a sentence. Raises PromotionRefused."""
     settings = read_settings()
+    layout = Layout(settings.root, settings.store)
     with open_database(settings.database_url) as database:
         promotion = database.ratings.promote(
-            alias,
-            run_id,
-            by,
-            why,
-            datetime.now(UTC),
-            {},
-            Layout(settings.root, settings.store),
-            accept_warnings=accept_warnings,
+            alias, run_id, by, why, datetime.now(UTC), {}, layout, accept_warnings=accept_warnings
         )
     sentence = f"{promotion.run_id} is now the {alias}, by {promotion.by}: {promotion.why}"
     say(sentence)

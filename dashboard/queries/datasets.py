@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import webp
+from naruto_core.artifact_store import SHORT_PATIENCE
 from naruto_core.artifacts import Layout, sha256_bytes
 from naruto_core.dataset.caption_audit import CaptionFinding, audit_captions
 from naruto_core.dataset.shared_versions import fetch_version
@@ -63,7 +64,7 @@ def _pictures(root: str, version: DatasetVersion) -> tuple[Picture, ...]:
     del root
     settings = read_settings()
     layout = Layout(settings.root, settings.store)
-    fetch_version(layout, version)
+    fetch_version(layout, version, SHORT_PATIENCE)
     return tuple(read_pictures(layout, version))
 
 

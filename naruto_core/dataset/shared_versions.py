@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from naruto_core.artifact_store import ArtifactStore, StoredFile, rows_name
+from naruto_core.artifact_store import PATIENCE, ArtifactStore, StoredFile, rows_name
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import is_intact, read_pictures, to_parquet, write_parquet
 from naruto_core.domain import DatasetVersion, Picture
@@ -17,23 +17,24 @@ def publish_version(layout: Layout, version: DatasetVersion) -> None:
     bucket.write(rows_name(version.id), to_parquet(pictures))
 
 
-def fetch_version(layout: Layout, version: DatasetVersion) -> None:
+def fetch_version(layout: Layout, version: DatasetVersion, patience: float = PATIENCE) -> None:
     """Write the rows and pictures of `version` that this machine has not, if they were published.
 
-    Raises ServiceFailed when the bucket is away, and RecordDamaged for what has other bytes than its name says.
+    Raises ServiceFailed when the bucket is away for `patience` seconds, and RecordDamaged for what has other bytes than
+    its name says.
     """
-    if layout.bucket and fetch_rows(layout, version):
-        ArtifactStore(layout.bucket).fetch(picture_files(layout, read_pictures(layout, version)))
+    if layout.bucket and fetch_rows(layout, version, patience):
+        ArtifactStore(layout.bucket, patience).fetch(picture_files(layout, read_pictures(layout, version)))
 
 
-def fetch_rows(layout: Layout, version: DatasetVersion) -> bool:
+def fetch_rows(layout: Layout, version: DatasetVersion, patience: float = PATIENCE) -> bool:
     """Write the rows of `version` if this machine has them not, without its pictures; whether it has them now.
 
     Raises as `fetch_version`.
     """
     if is_intact(layout, version):
         return True
-    rows = ArtifactStore(layout.bucket).read(rows_name(version.id)) if layout.bucket else None
+    rows = ArtifactStore(layout.bucket, patience).read(rows_name(version.id)) if layout.bucket else None
     if rows is None:  # ingested before there was a bucket
         return False
     write_parquet(layout, version, rows)

@@ -47,6 +47,9 @@ class Promotions(Repository):
         """
         if not by.strip() or not why.strip():
             raise PromotionRefused("a promotion needs a name and a reason: say who decides, and why.")
+        if layout.bucket:  # a file is fetched before the transaction, which lets no other process write
+            with self._reading() as session:
+                _refuse_faulty(session, run_id, layout)
         with self._writing() as session:
             _refuse_faulty(session, run_id, layout)
             warnings = _warnings(session, run_id)
@@ -75,11 +78,11 @@ class Promotions(Repository):
         """
         if not by.strip():
             raise PromotionRefused("a rollback needs a name: say who decides.")
+        if layout.bucket:  # as in `promote`
+            with self._reading() as session:
+                _refuse_faulty(session, _rolled_back(session, alias)[1], layout)
         with self._writing() as session:
-            history = session.scalars(select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id))
-            current, target = _rolled_back([row.to_domain() for row in history])
-            if target is None:
-                raise PromotionRefused(f"{alias} has no earlier run: there is nothing to roll back to.")
+            current, target = _rolled_back(session, alias)
             _refuse_faulty(session, target, layout)
             row = PromotionRow(
                 alias=alias, run_id=target, by=by.strip(), why=f"rolled back from {current}", at=now, checks={},
@@ -124,7 +127,16 @@ def _warnings(session: Session, run_id: str) -> list[str]:
     return list(session.scalars(query.order_by(FindingRow.name)))
 
 
-def _rolled_back(history: Sequence[Promotion]) -> tuple[str, str | None]:
+def _rolled_back(session: Session, alias: str) -> tuple[str, str]:
+    """The current run of `alias`, and the run that a rollback would set. PromotionRefused where there is none."""
+    history = session.scalars(select(PromotionRow).where(PromotionRow.alias == alias).order_by(PromotionRow.id))
+    current, target = _replayed([row.to_domain() for row in history])
+    if target is None:
+        raise PromotionRefused(f"{alias} has no earlier run: there is nothing to roll back to.")
+    return current, target
+
+
+def _replayed(history: Sequence[Promotion]) -> tuple[str, str | None]:
     """The current run of a `history` (oldest first), and the run that a rollback would set.
 
     The history is replayed, because versions before 0008 could roll back to a run that was rolled back from.

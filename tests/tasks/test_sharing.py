@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,11 @@ from naruto_core.artifact_store import ArtifactStore, StoredFile
 from naruto_core.artifacts import Layout, is_intact, is_intact_folder, sha256_bytes, write_atomically
 from naruto_core.dataset.shared_versions import fetch_rows
 from naruto_core.dataset.versions import read_picture, read_pictures
-from naruto_core.domain import PromptSuite, Variant
+from naruto_core.domain import PromptSuite, Score, Variant
 from naruto_core.errors import RecipeInvalid, RecordDamaged, ServiceFailed
 from naruto_core.scoring.features import pixel_extractor
 from naruto_core.settings import read_settings
+from naruto_core.store import verification
 from naruto_core.store.database import open_database
 from naruto_core.store.verification import adapter_fault, verify
 from tasks import features
@@ -122,8 +124,22 @@ def test_a_machine_without_the_files_of_a_run_serves_exports_and_shows_it_and_ve
         assert not (second / "pictures").exists(), "rows alone"
         assert len(datasets.pictures(version)) == 12
         shutil.rmtree(second / "runs")
+        recorded.store.add_scores([Score(run_id, "mmd", Variant.ADAPTED, 1.0, 0.5, 1.5, 8, "judge", "1", version.id)])
+
+        def fetch_while_another_writes(*file: Any) -> None:
+            if not (second / "runs").exists():  # it would wait for 30 s for a transaction, and then fail
+                recorded.store.add_note(run_id, "written meanwhile", datetime.now(UTC))
+            artifact_store.fetch_file(*file)
+
+        monkeypatch.setattr(verification, "fetch_file", fetch_while_another_writes)
+        with open_database(read_settings().database_url) as database:
+            promotion = database.ratings.promote("champion", run_id, "lea", "good", datetime.now(UTC), {}, layout)
+        assert promotion.run_id == run_id
+        assert [note.text for note in recorded.store.notes(run_id)] == ["written meanwhile"]
+        monkeypatch.undo()
+        shutil.rmtree(second / "runs")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
-        monkeypatch.setattr(artifact_store, "_SHORT_PATIENCE", 0.1)
+        monkeypatch.setattr(artifact_store, "SHORT_PATIENCE", 0.1)
         S3FileSystem.clear_instance_cache()
         fault = adapter_fault(layout, recorded.store.adapters(run_id)[0])
         assert "is not on this machine, and cannot be fetched: " in fault, fault
