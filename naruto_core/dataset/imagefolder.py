@@ -1,9 +1,9 @@
 """An imagefolder: picture files, and a metadata file with their names and captions.
 
-The metadata file is `metadata.jsonl` (one JSON object a line, or all of them in one JSON array), `metadata.csv` or
-`metadata.parquet`. File names may be in subfolders, never outside the folder; Windows' backslashes and the other
-Unicode normalization of a name (macOS writes decomposed letters) are understood. Pictures that no row names are
-quarantined as records without a caption, so that a missing row is noticed.
+The metadata file is `metadata.jsonl` (one JSON object a line, or all of them in one JSON array), `metadata.json` (such
+an array), `metadata.csv` or `metadata.parquet`. File names may be in subfolders, never outside the folder; Windows'
+backslashes and the other Unicode normalization of a name (macOS writes decomposed letters) are understood. Pictures
+that no row names are quarantined as records without a caption, so that a missing row is noticed.
 """
 
 import codecs
@@ -26,7 +26,7 @@ from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
 
 METADATA = "metadata.jsonl"
-_CSV, _PARQUET = "metadata.csv", "metadata.parquet"
+_ARRAY, _CSV, _PARQUET = "metadata.json", "metadata.csv", "metadata.parquet"
 METADATA_FILES = (METADATA, _CSV, _PARQUET)
 _ROWS_CHECKED = 100  # for the columns, on opening
 _BATCH = 256  # rows of a parquet file in memory at a time
@@ -48,6 +48,8 @@ def find_metadata(tree: FileTree) -> str:
     for name in (METADATA, _CSV):
         if name in tree.names:
             return name
+    if _ARRAY in tree.names and _is_array(tree):
+        return _ARRAY
     if _PARQUET in tree.names:  # it may be a table that has the pictures themselves
         with tree.open(_PARQUET) as file:
             try:
@@ -145,7 +147,7 @@ class ImageFolder:
         )
 
     def _rows(self) -> Iterator[_Row]:
-        read = {METADATA: self._json_rows, _CSV: self._csv_rows, _PARQUET: self._parquet_rows}
+        read = {METADATA: self._json_rows, _ARRAY: self._json_rows, _CSV: self._csv_rows, _PARQUET: self._parquet_rows}
         return read[self.metadata]()
 
     def _json_rows(self) -> Generator[_Row]:
@@ -192,13 +194,7 @@ class ImageFolder:
                 raise DatasetUnusable(f"cannot read {self._place}: {error}") from error
 
     def _text(self, newline: str) -> io.TextIOWrapper:
-        """The metadata file as text. Bytes that are not in its encoding make their row invalid, not the file."""
-        file = self.tree.open(self.metadata)
-        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        file.seek(0)
-        return io.TextIOWrapper(
-            file, encoding="utf-16" if utf16 else "utf-8-sig", errors="surrogateescape", newline=newline
-        )
+        return _open_text(self.tree, self.metadata, newline)
 
     def _name_of(self, row: _Row) -> str:
         try:
@@ -217,6 +213,22 @@ class ImageFolder:
             raise BrokenRecordError("outside-folder", f"{name} leads out of the folder")
         plain = PurePosixPath(name).as_posix()
         return plain if plain in self._names else self._by_key.get(_key(plain), plain)
+
+
+def _open_text(tree: FileTree, name: str, newline: str) -> io.TextIOWrapper:
+    """A metadata file as text. Bytes that are not in its encoding make their row invalid, not the file."""
+    file = tree.open(name)
+    utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    file.seek(0)
+    return io.TextIOWrapper(
+        file, encoding="utf-16" if utf16 else "utf-8-sig", errors="surrogateescape", newline=newline
+    )
+
+
+def _is_array(tree: FileTree) -> bool:
+    """Whether `metadata.json` begins as a JSON array; other programs write objects of that name."""
+    with _open_text(tree, _ARRAY, "\n") as lines:
+        return next((line for line in lines if line.strip()), "").lstrip().startswith("[")
 
 
 def _key(name: str) -> str:

@@ -23,7 +23,7 @@ from naruto_core.errors import DatasetUnusable
 
 _TEXT_SUFFIXES = (".txt", ".caption")  # the first that exists is read
 _JSON = ".json"
-_LISTS = (".csv", ".tsv", ".jsonl", ".xlsx")
+_LISTS = (".csv", ".tsv", ".json", ".jsonl", ".xlsx")
 _MAX_CAPTION_BYTES = 100_000
 _KOHYA = re.compile(r"([1-9]\d{0,2}|1000)_(\S.*)")
 _FOLDERS_SHOWN = 8

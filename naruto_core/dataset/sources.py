@@ -29,6 +29,7 @@ from naruto_core.recipe_sections import DatasetSection
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _WORLD = "world:"
+_TRAIN = "train/"
 _FILES = (".parquet", ".arrow", ".jsonl", ".csv", ".zip", ".tar")
 _MAX_DRAWINGS = 1_000_000
 _KEPT_DRAWINGS = 1_000  # of this process, about 20 KB each
@@ -60,10 +61,11 @@ def open_source(section: DatasetSection) -> Source:
 def _local(path: Path, name: str, section: DatasetSection) -> Source:
     if path.is_file():
         return _file(path, name, section)
+    notes: list[str] = []
     if (path / "dataset_dict.json").exists():
-        path = _train_of_dict(path)
+        path, notes = _train_of_dict(path)
     if (path / "state.json").exists():
-        return _table(path, saved_shards(path), name, section)
+        return replace(_table(path, saved_shards(path), name, section), notes=notes)
     tree = FolderTree(path)
     if metadata := _imagefolder(tree, name, section):
         return metadata
@@ -117,10 +119,11 @@ def _archive(tree: FileTree, name: str, section: DatasetSection, json_key: str) 
 
 def _imagefolder(tree: FileTree, name: str, section: DatasetSection) -> Source | None:
     """The imagefolder in `tree` or in its folder `train`; None when neither has metadata."""
-    for part in (tree, SubTree(tree, "train/")):
+    for part in (tree, SubTree(tree, _TRAIN)):
         if metadata := find_metadata(part):
             folder = ImageFolder(part, metadata, section.image_column, section.caption_column)
-            return Source(name, folder.total, folder.records, folder.notes)
+            outside = _outside_train(tree) if part is not tree else []
+            return Source(name, folder.total, folder.records, [*folder.notes, *outside])
     return None
 
 
@@ -132,10 +135,18 @@ def _pictures(tree: FileTree, top: str, name: str, json_key: str = "") -> Source
             f"one {METADATA} at the top."
         )
     splits = {file.partition("/")[0] if "/" in file else "" for file in tree.names if is_picture(file)}
-    if "train" in splits and len(splits) > 1 and splits <= _SPLITS:
-        tree = SubTree(tree, "train/")
-    pictures = CaptionFiles(tree, name, top, json_key)
-    return Source(name, pictures.total, pictures.records, pictures.notes)
+    several = "train" in splits and len(splits) > 1 and splits <= _SPLITS
+    pictures = CaptionFiles(SubTree(tree, _TRAIN) if several else tree, name, top, json_key)
+    return Source(name, pictures.total, pictures.records, [*pictures.notes, *(_outside_train(tree) if several else [])])
+
+
+def _outside_train(tree: FileTree) -> list[str]:
+    """What is not read when the training split of `tree` is: one sentence, or none."""
+    outside = [file for file in tree.names if is_picture(file) and not file.startswith(_TRAIN)]
+    if not outside:
+        return []
+    folders = ", ".join(sorted({file.rpartition("/")[0].partition("/")[0] or "its top folder" for file in outside}))
+    return [f"the folder train is the training split; {len(outside)} pictures outside of it are not read ({folders})"]
 
 
 def _table(root: Path, shards: list[Path], name: str, section: DatasetSection) -> Source:
@@ -143,11 +154,12 @@ def _table(root: Path, shards: list[Path], name: str, section: DatasetSection) -
     return Source(name, table.total, table.records)
 
 
-def _train_of_dict(folder: Path) -> Path:
-    """The training split of a saved DatasetDict."""
+def _train_of_dict(folder: Path) -> tuple[Path, list[str]]:
+    """The training split of a saved DatasetDict, and a sentence about the others."""
     if not (folder / "train" / "state.json").exists():
         raise DatasetUnusable(f"{folder} has several splits, none named train: use the folder of one split.")
-    return folder / "train"
+    others = sorted(state.parent.name for state in folder.glob("*/state.json") if state.parent.name != "train")
+    return folder / "train", [f"the split train is read, not {', '.join(others)}"] if others else []
 
 
 def _hub(section: DatasetSection) -> Source:

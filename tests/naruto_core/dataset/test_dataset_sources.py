@@ -45,8 +45,9 @@ def test_parquet_files_folders_imagefolders_and_saved_datasets_give_the_same_rec
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("metadata", ["metadata.jsonl", "metadata.json"])
 def test_metadata_as_a_json_array_with_windows_paths_and_the_other_normalization_is_read(
-    encoding: str, tmp_path: Path
+    metadata: str, encoding: str, tmp_path: Path
 ) -> None:
     content = rows(3)
     names = ["img/a.png", f"img/{unicodedata.normalize('NFD', 'é')}.png", f"{unicodedata.normalize('NFC', 'ü')}.png"]
@@ -55,8 +56,16 @@ def test_metadata_as_a_json_array_with_windows_paths_and_the_other_normalization
     for name, (data, _) in zip(names, content, strict=True):
         (tmp_path / name).write_bytes(data)
     entries = [{"file_name": name, "text": text} for name, (_, text) in zip(spelt, content, strict=True)]
-    (tmp_path / "metadata.jsonl").write_bytes(json.dumps(entries, indent=1).encode(encoding))
+    (tmp_path / metadata).write_bytes(json.dumps(entries, indent=1).encode(encoding))
     assert _content(_read(tmp_path)) == content
+
+
+def test_another_programs_metadata_json_is_not_taken_for_captions_and_that_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "metadata.json").write_text(json.dumps({"a": {"tags": "ninja"}}, indent=1))
+    assert _content(_read(tmp_path)) == [(png(1), "")]
+    notes = open_source(DatasetSection(source=str(tmp_path))).notes
+    assert "metadata.json is not read: a list of captions is named metadata.csv or metadata.jsonl" in notes
 
 
 def test_a_caption_file_in_the_other_normalization_is_its_pictures(tmp_path: Path) -> None:
@@ -72,9 +81,21 @@ def test_the_training_split_is_chosen_among_several(tmp_path: Path) -> None:
     write_saved(tmp_path / "dict/train", content[:4])
     write_saved(tmp_path / "dict/test", content[4:])
     (tmp_path / "dict/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    write_imagefolder(tmp_path / "split/train", content[:4])
-    for folder in ("hub", "dict", "split"):
+    for split, part in (("train", content[:4]), ("validation", content[4:])):
+        write_imagefolder(tmp_path / "split" / split, part)
+        for number, (data, text) in enumerate(part):
+            (tmp_path / "sidecars" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"sidecars/{split}/{number}.png").write_bytes(data)
+            (tmp_path / f"sidecars/{split}/{number}.txt").write_text(text)
+    left_out = {
+        "hub": "1 of 2 files are of the training split; data/test-00000.parquet is not read",
+        "dict": "the split train is read, not test",
+        "split": "the folder train is the training split; 2 pictures outside of it are not read (validation)",
+        "sidecars": "the folder train is the training split; 2 pictures outside of it are not read (validation)",
+    }
+    for folder, note in left_out.items():
         assert _content(_read(tmp_path / folder)) == content[:4]
+        assert note in open_source(DatasetSection(source=str(tmp_path / folder))).notes
 
 
 def test_one_configuration_is_read_and_what_is_left_out_is_told(tmp_path: Path) -> None:
