@@ -4,7 +4,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -110,6 +110,7 @@ def _set_journal_mode(connection: Any, mode: str) -> None:
     while (current := connection.execute("PRAGMA journal_mode").fetchone()[0]) != mode:
         try:
             if connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] != mode:  # no error: never possible
+                _remove_empty_file(connection)
                 raise StorageFailed(
                     f"cannot use the SQLite database: it can have no journal of mode {mode}, only {current}, as where "
                     "it is opened read-only or its disk has no shared memory; set NARUTO_HOME or NARUTO_DATABASE to "
@@ -119,6 +120,15 @@ def _set_journal_mode(connection: Any, mode: str) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _remove_empty_file(connection: Any) -> None:
+    """Remove the file that SQLite made when it opened a new database which cannot be used."""
+    ((_, _, name), *_) = connection.execute("PRAGMA database_list").fetchall()
+    connection.close()
+    with suppress(OSError):
+        if name and Path(name).stat().st_size == 0:
+            Path(name).unlink()
 
 
 def _begin(connection: Connection) -> None:

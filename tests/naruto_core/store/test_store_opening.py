@@ -148,6 +148,7 @@ def test_a_file_without_a_write_ahead_log_is_one_sentence(tmp_path: Path) -> Non
     """SQLite then keeps the old journal and says nothing."""
     with pytest.raises(StorageFailed, match="can have no journal of mode wal"):
         open_store(f"sqlite:///file:{tmp_path}/naruto.db?vfs=unix-dotfile&uri=true")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%3Fb", "a%b", "a#b", "?"])
