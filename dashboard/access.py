@@ -5,7 +5,7 @@ from other machines, the first person needs the link in its log, so that an empt
 admin.
 
 The parts of pages that run in the browser send a session token: the reviewer's id and an expiry time, signed with a key
-beside the database. It stays valid when the server restarts.
+beside the database. It stays valid when the server restarts, and ends when the reviewer's personal link is renewed.
 """
 
 import hashlib
@@ -87,16 +87,23 @@ def verified_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> 
 def make_session_token(root: Path, reviewer: Reviewer, now: datetime) -> str:
     """A session token of `reviewer`, valid for `VALID` from `now`."""
     claim = f"{reviewer.id}.{int((now + VALID).timestamp())}"
-    return f"{claim}.{_sign(root, claim)}"
+    return f"{claim}.{_sign(root, claim + reviewer.link_digest)}"
 
 
-def read_session_token(root: Path, token: str, now: datetime) -> str | None:
-    """The reviewer's id in a session token; None for a token that is expired or was not signed here."""
+def read_session_token(root: Path, ratings: Ratings, token: str, now: datetime) -> str | None:
+    """The reviewer's id in a session token.
+
+    None for a token that is expired, was not signed here, or is older than the reviewer's personal link.
+    """
     claim, _, signature = token.rpartition(".")
-    if not token.isascii() or not hmac.compare_digest(_sign(root, claim), signature):
+    reviewer_id, _, expiry = claim.partition(".")
+    reviewer = ratings.find_reviewer(reviewer_id=reviewer_id) if token.isascii() else None
+    expected = _sign(
+        root, claim + (reviewer.link_digest if reviewer else "")
+    )  # a damaged key is an error for everybody
+    if reviewer is None or not hmac.compare_digest(expected, signature):
         return None
-    reviewer_id, _, expiry = claim.partition(".")  # well-formed, because it was signed here
-    return reviewer_id if now.timestamp() < int(expiry) else None
+    return reviewer_id if now.timestamp() < int(expiry) else None  # well-formed, because it was signed here
 
 
 def _sign(root: Path, claim: str) -> str:

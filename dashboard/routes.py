@@ -202,13 +202,17 @@ async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONRes
         return _error(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
 
 
+def _reviewer_of(token: str) -> str | None:
+    return read_session_token(read_settings().root, database().ratings, token, datetime.now(UTC))
+
+
 async def _respond(request: Request, handle: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
     """Call `handle` with the id of the reviewer of the session token; errors become a status and a sentence."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
-        reviewer_id = read_session_token(read_settings().root, token, datetime.now(UTC)) if scheme == "Bearer" else None
+        reviewer_id = await run_in_threadpool(_reviewer_of, token) if scheme == "Bearer" else None
         if reviewer_id is None:
-            return _error(401, "your session has expired: open your personal link again.")
+            return _error(401, "your session has ended: open your personal link again.")
         return JSONResponse(await handle(reviewer_id), headers={"Cache-Control": "no-store"})
     except RatingRefused as error:
         return _error(409, str(error))

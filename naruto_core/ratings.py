@@ -78,12 +78,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reviewer:
-    """A registered person; `id` is opaque. `email` is the address of their single sign-on, or ""."""
+    """A registered person; `id` is opaque. `email` is the address of their single sign-on, or "".
+
+    `link_digest` changes when their personal link does: what was opened with the old link ends then.
+    """
 
     id: str
     name: str
     role: Role
     email: str = ""
+    link_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,10 @@ def _read(variables: tuple[tuple[str, str], ...]) -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [
-            f"NARUTO_{str(e['loc'][0]).upper()}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()
-        ]
-        raise RecipeInvalid(f"a setting is invalid: {'; '.join(wrong)}.") from None
+        raise invalid_settings(error, "NARUTO_") from None
+
+
+def invalid_settings(error: ValidationError, prefix: str) -> RecipeInvalid:
+    """The sentence about variables whose names begin with `prefix`."""
+    wrong = [f"{prefix}{str(e['loc'][0]).upper()}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()]
+    return RecipeInvalid(f"a setting is invalid: {'; '.join(wrong)}.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deployments.service.keys import Keys, keys_required
-from deployments.service.options import ServiceOptions
+from deployments.service.options import read_options
 from naruto_core.access_control import is_loopback
 from naruto_core.errors import NarutoError
 from naruto_core.settings import read_settings
@@ -25,7 +25,7 @@ Name = Annotated[str, typer.Argument(help="Name of the key.")]
 @app.command()
 def serve() -> None:
     """Serve the runs of NARUTO_HOME at NARUTO_SERVICE_HOST (127.0.0.1) and NARUTO_SERVICE_PORT (8000)."""
-    options = ServiceOptions()
+    options = read_options()
     keys_required(_keys(), options.host)  # fails here, before anything is loaded or opened
     import uvicorn
 
@@ -61,7 +61,7 @@ def remove_key(name: Name) -> None:
 @app.command("keys")
 def list_keys() -> None:
     """List the names of the keys, or say what it means that there is none."""
-    print("\n".join(_keys().names()) or _without_keys(ServiceOptions().host))
+    print("\n".join(_keys().names()) or _without_keys(read_options().host))
 
 
 def _without_keys(host: str) -> str:

@@ -1,19 +1,29 @@
 """Settings of the service on this machine: `NARUTO_SERVICE_*` variables. How pictures are drawn is in recipes."""
 
+import re
 import socket
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from naruto_core.settings import invalid_settings
+
+_PREFIX = "NARUTO_SERVICE_"
 
 
 class ServiceOptions(BaseSettings):
     """Read from the environment; nothing is created by reading them."""
 
-    model_config = SettingsConfigDict(env_prefix="NARUTO_SERVICE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     host: str = Field(default="127.0.0.1", description="Address to listen at; other than this machine's need a key.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen at.")
+    public_url: str = Field(
+        default="",
+        description="Where clients reach the service, behind a proxy or a published port: the URLs of pictures begin "
+        "with it; unset: the address that the connection arrived at.",
+    )
     instance: str = Field(
         default_factory=socket.gethostname, description="Name of this process, the same after a restart."
     )
@@ -52,3 +62,18 @@ class ServiceOptions(BaseSettings):
         default=20, gt=0, description="Pictures to be fetched by URL; the oldest are deleted before their URLs expire."
     )
     checker: str = Field(default="", description="package.module:Class that may refuse prompts and pictures.")
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+            raise ValueError("write it like https://pictures.example.org")
+        return value
+
+
+def read_options() -> ServiceOptions:
+    """The settings of this process. Raises RecipeInvalid for a variable that is not what it must be."""
+    try:
+        return ServiceOptions()
+    except ValidationError as error:
+        raise invalid_settings(error, _PREFIX) from None

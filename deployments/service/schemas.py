@@ -166,7 +166,7 @@ def image_reply(
 ) -> ImageReply:
     """The pictures of a job that is done: URLs if it stored them, else the bytes of `files` in base64."""
     if record.pictures:
-        root = str(request.base_url).rstrip("/")
+        root = _public_url(state, request)
         urls = [root + state.image_files.url(name) for name in record.pictures]
         data = [ImageData(url=url, seed=seed) for url, seed in zip(urls, record.seeds, strict=True)]
         suffix = record.pictures[0].rpartition(".")[2]
@@ -183,6 +183,14 @@ def image_reply(
         output_format=file_format,
         warning=warning or None,
     )
+
+
+def _public_url(state: ServiceState, request: Request) -> str:
+    """What URLs of pictures begin with; never the header Host, in which a client writes what it likes."""
+    if state.options.public_url:
+        return state.options.public_url.rstrip("/")
+    host, port = request.scope["server"]
+    return f"{request.url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def image_event(job: Job, data: bytes, quality: str, preview: int | None = None) -> ImageEvent:

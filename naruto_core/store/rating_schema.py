@@ -74,7 +74,7 @@ class ReviewerRow(Base):
     token_sha256: Mapped[str] = mapped_column(unique=True)
 
     def to_domain(self) -> Reviewer:
-        return Reviewer(id=self.id, name=self.name, role=self.role, email=self.email or "")
+        return Reviewer(self.id, self.name, self.role, self.email or "", self.token_sha256)
 
 
 class CampaignRow(Base):

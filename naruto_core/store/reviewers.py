@@ -71,7 +71,9 @@ class Reviewers(Repository):
             return row.to_domain(), token
 
     def renew_link(self, reviewer_id: str = "", *, name: str = "") -> str:
-        """Replace the personal link of a reviewer; returns the token of the new one. The old link stops working.
+        """Replace the personal link of a reviewer; returns the token of the new one.
+
+        The old link stops working, and so does what was opened with it.
 
         The reviewer is given by id or by `name`. Raises NotRecorded when there is none.
         """

@@ -23,7 +23,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.server import import_pages
-from naruto_core.ratings import Reviewer, Role
+from naruto_core.ratings import Reviewer
 from naruto_core.store.database import open_database
 from tests.benchmarks.judged_store import fill
 from tests.benchmarks.server_kills import round_with_kills
@@ -116,17 +116,18 @@ def over_http(root: Path, people: list[str]) -> dict[str, float]:
     """50 people at once judge 20 pairs each of the newest campaign: next and vote, one after the other."""
     with dashboards() as programs, open_database(f"sqlite:///{root / 'naruto.db'}").ratings as ratings:
         campaign = ratings.campaigns()[0].id
+        by_id = {reviewer.id: reviewer for reviewer in ratings.reviewers()}
+        reviewers = [by_id[person] for person in people]
         before = ratings.progress(campaign).votes
         server = Served(programs, root, free_port())
         server.start()
         try:
             with ThreadPoolExecutor(PEOPLE) as pool:
-                found = list(pool.map(lambda who: judge(server, campaign, who, VOTES), people[:PEOPLE]))
-            alone = judge(server, campaign, people[0], 20)
+                found = list(pool.map(lambda who: judge(server, campaign, who, VOTES), reviewers[:PEOPLE]))
+            alone = judge(server, campaign, reviewers[0], 20)
             killed = round_with_kills(
-                server, campaign, Reviewer(people[0], "", Role.REVIEWER), kills=KILLS, votes_between=5,
-                now=datetime.now(UTC),
-            )  # fmt: skip
+                server, campaign, reviewers[0], kills=KILLS, votes_between=5, now=datetime.now(UTC)
+            )
         finally:
             server.stop()
         votes = ratings.ratings(campaign)
@@ -142,8 +143,8 @@ def over_http(root: Path, people: list[str]) -> dict[str, float]:
         }
 
 
-def judge(server: Served, campaign: str, who: str, count: int) -> dict[str, list[float]]:
-    token = access.make_session_token(server.home, Reviewer(who, "", Role.REVIEWER), datetime.now(UTC))
+def judge(server: Served, campaign: str, who: Reviewer, count: int) -> dict[str, list[float]]:
+    token = access.make_session_token(server.home, who, datetime.now(UTC))
     taken: dict[str, list[float]] = {"next": [], "vote": []}
     with httpx2.Client(base_url=server.address, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
         for _ in range(count):

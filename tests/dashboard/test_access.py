@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import access
 from naruto_core.domain import Run
 from naruto_core.errors import RecordDamaged
-from naruto_core.ratings import Reviewer, Role
+from naruto_core.ratings import Role
 from naruto_core.store.database import Ratings
 from tests.preloaded import Preloaded
 
@@ -49,18 +49,21 @@ def test_a_lost_or_emptied_database_makes_nobody_an_admin_beyond_this_machine(
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 32, b"short"])
-def test_a_damaged_key_signs_nothing_and_lets_nobody_in(home: Path, damage: bytes, link: Callable[[str], None]) -> None:
-    reviewer = Reviewer("r1", "Ann", Role.ADMIN)
+def test_a_damaged_key_signs_nothing_and_lets_nobody_in(
+    home: Path, ratings: Ratings, damage: bytes, link: Callable[[str], None]
+) -> None:
+    reviewer, _ = ratings.add_reviewer("Ann", Role.ADMIN)
     (home / "dashboard.key").write_bytes(damage)
     with pytest.raises(RecordDamaged, match=r"dashboard\.key is not the key that was written: remove it"):
         access.make_session_token(home, reviewer, START)
     with pytest.raises(RecordDamaged):
-        access.read_session_token(home, f"r1.9999999999.{'0' * 64}", START)
+        access.read_session_token(home, ratings, f"{reviewer.id}.9999999999.{'0' * 64}", START)
     config.set_option("server.address", "0.0.0.0")
     app = AppTest.from_file(str(APP), default_timeout=60).run()
     assert not app.title
     (home / "dashboard.key").unlink()  # what the sentence says: a new one is made
-    assert access.read_session_token(home, access.make_session_token(home, reviewer, START), START) == "r1"
+    token = access.make_session_token(home, reviewer, START)
+    assert access.read_session_token(home, ratings, token, START) == reviewer.id
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,21 @@ def test_without_a_valid_session_token_every_request_is_refused(served: Served, 
     assert (home / "dashboard.key").stat().st_mode & 0o077 == 0
 
 
+def test_a_session_ends_when_the_personal_link_is_renewed(served: Served, ratings: Ratings) -> None:
+    campaign_id, (reviewer, other) = open_campaign(ratings, 3), add_reviewers(ratings, 2)
+    before, of_other = Client(served, reviewer), Client(served, other)
+    assignment = before.next(campaign_id).json()["assignment"]["id"]
+    ratings.renew_link(reviewer.id)
+    refused = before.vote(assignment)
+    assert (refused.status_code, refused.json()["error"]) == (
+        401, "your session has ended: open your personal link again.",
+    )  # fmt: skip
+    renewed = ratings.find_reviewer(reviewer_id=reviewer.id)
+    assert renewed
+    assert Client(served, renewed).vote(assignment).json() == {"new": True}
+    assert of_other.next(campaign_id).status_code == 200
+
+
 def test_an_assignment_does_not_name_a_model(session: tuple[str, Client]) -> None:
     campaign_id, client = session
     response = client.next(campaign_id)

@@ -131,11 +131,28 @@ def test_an_asynchronous_job_reports_its_steps_and_ends_with_urls_of_its_picture
     assert [state["steps_done"] for state in states] == sorted(state["steps_done"] for state in states)
     assert states[-1]["status"] == "done"
     picture = states[-1]["result"]["data"][1]["url"]
+    assert picture.startswith(f"{service.url}/v1/pictures/")
     assert Image.open(io.BytesIO(httpx2.get(picture).content)).size == (64, 64)
     for forged in (picture[:-1] + ("0" if picture[-1] != "0" else "1"), picture.replace("expires=", "expires=9")):
         assert httpx2.get(forged).status_code == 404
     later = httpx2.get(service.url + first.headers["Location"]).json()
     assert later["result"]["data"][0]["seed"] + 1 == later["result"]["data"][1]["seed"]
+
+
+def test_the_urls_of_pictures_begin_with_the_services_own_address_whatever_the_header_host_says(
+    service: Serving, monkeypatch: pytest.MonkeyPatch
+):
+    body = {"prompt": "a cat", "steps": 2, "response_format": "url"}
+
+    def url() -> str:
+        headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+        reply = httpx2.post(f"{service.url}/v1/images/generations", json=body, headers=headers, timeout=60)
+        return reply.json()["data"][0]["url"]
+
+    assert url().startswith(f"{service.url}/v1/pictures/")
+    public = service.state.options.model_copy(update={"public_url": "https://pictures.example/naruto/"})
+    monkeypatch.setattr(service.state, "options", public)
+    assert url().startswith("https://pictures.example/naruto/v1/pictures/")
 
 
 def test_a_request_that_is_sent_again_with_its_idempotency_key_is_the_same_job(service: Serving):

@@ -17,9 +17,9 @@ from deployments.service.__main__ import app as command
 from deployments.service.app import create_app
 from deployments.service.image_files import ImageFiles
 from deployments.service.keys import Keys, KeysUnusable
-from deployments.service.options import ServiceOptions
+from deployments.service.options import ServiceOptions, read_options
 from naruto_core.access_control import is_loopback, signing_key
-from naruto_core.errors import RecordDamaged, ServiceFailed
+from naruto_core.errors import RecipeInvalid, RecordDamaged, ServiceFailed
 from naruto_core.settings import Settings
 from tests.deployments.serving import free_port
 from tests.preloaded import Preloaded
@@ -160,6 +160,23 @@ def test_the_list_of_keys_says_what_it_means_that_there_is_none(
     assert sentence in run(command, ["keys"]).output
     (tmp_path / "service" / "keys.json").write_bytes(b"null")
     assert isinstance(run(command, ["keys"]).exception, KeysUnusable)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "abc", "NARUTO_SERVICE_PORT: Input should be a valid integer"),
+        ("PUBLIC_URL", "pictures.example", "NARUTO_SERVICE_PUBLIC_URL: .*write it like https://pictures.example.org"),
+        ("PUBLIC_URL", "https://a b", "NARUTO_SERVICE_PUBLIC_URL: .*write it like"),
+        ("PUBLIC_URL", "https://a/?b", "NARUTO_SERVICE_PUBLIC_URL: .*write it like"),
+    ],
+)
+def test_a_wrong_setting_of_the_service_is_one_sentence(
+    name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(f"NARUTO_SERVICE_{name}", value)
+    with pytest.raises(RecipeInvalid, match=sentence):
+        read_options()
 
 
 def test_keys_that_are_made_at_the_same_time_are_all_stored(tmp_path: Path):
