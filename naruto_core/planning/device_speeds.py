@@ -24,6 +24,7 @@ _STABILITY = (
     "Stability AI, model card of stable-diffusion-xl-1.0-tensorrt: 30 steps of 1024 px by plain PyTorch in {} ms"
 )
 _SHARE = 0.35  # of the peak: what the A10 and the A100 achieve; for cards without a published figure
+_MOST_PRODUCTS = 2000  # of matrices, that a measurement makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,10 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     matrix = torch.ones(side, side, device=device, dtype=dtype)
     (matrix @ matrix)[0, 0].item()  # the first one starts the library
     end, fastest = time.monotonic() + 0.2, float("inf")
-    while time.monotonic() < end:
+    for _ in range(_MOST_PRODUCTS):
         began = time.perf_counter()
         (matrix @ matrix)[0, 0].item()  # waits for the device
         fastest = min(fastest, time.perf_counter() - began)
-    return 2 * side**3 / fastest
+        if time.monotonic() > end:
+            break
+    return 2 * side**3 / max(fastest, 1e-9)

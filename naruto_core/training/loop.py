@@ -146,7 +146,7 @@ def _progress(section: TrainingSection, step: int, done: int, seconds: float, re
 def _speed(section: TrainingSection, steps: int, seconds: float, device: torch.device) -> dict[str, float]:
     """Pictures per second since the start, and peak memory so far in GiB."""
     pictures = steps * section.effective_batch_size * distributed.world_size()
-    return {"pictures_per_second": pictures / seconds, "memory_gib": devices.peak_memory(device)}
+    return {"pictures_per_second": pictures / max(seconds, 1e-9), "memory_gib": devices.peak_memory(device)}
 
 
 def _note(records: list[StepRecord]) -> str:

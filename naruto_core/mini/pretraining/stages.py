@@ -80,7 +80,7 @@ def _corpus(folder: Path, make: Maker, count: int, seed: int, on_report: Report)
         if before < 0:  # what an earlier process drew
             before = done
             return
-        rate = (time.monotonic() - began) / (done - before)
+        rate = (time.monotonic() - began) / max(done - before, 1)
         on_report(FitReport(f"draw {folder.name}", done, count, None, rate * (count - done), "picture"))
 
     return corpus(folder, make, count, seed, _workers(), on_drawn)

@@ -15,11 +15,13 @@ import torch
 from naruto_core.checkpoint import read_checkpoint, write_checkpoint
 from naruto_core.domain import StepRecord
 from naruto_core.errors import RecordDamaged, TrainingDiverged
+from naruto_core.planning.device_speeds import measured_speed
 from naruto_core.training.batches import NoiseConfig, StyleData, TrainingData, draw_batch
 from naruto_core.training.checkpoint_selection import best_step, best_steps
 from naruto_core.training.latent_cache import Examples
 from naruto_core.training.loop import StopSignal, TrainingCallbacks, TrainingJob, train_adapter
 from naruto_core.training.loss import denoising_loss
+from naruto_core.training.memory import GIB
 from naruto_core.training.step import Trainer
 from naruto_core.training.weights import write_files
 from tests.naruto_core.conftest import CPU
@@ -220,6 +222,16 @@ def test_the_validation_loss_is_a_function_of_the_weights_alone_and_changes_noth
             ).sample
         total += float(F.mse_loss(predicted, noise))
     assert total / len(tiny_examples) == pytest.approx(measured[4], rel=1e-4)
+
+
+def test_a_clock_that_stands_still_ends_neither_a_training_nor_a_measurement_of_the_device(
+    load_tiny, tiny_examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(f"time.{name}", lambda: 5.0)
+    steps, _ = train(load_tiny(), tiny_examples, section_of(max_train_steps=2), tmp_path / "checkpoint.safetensors")
+    assert [step.step for step in steps] == [0, 1]
+    assert measured_speed("CPU", CPU, torch.float32, GIB).rate > 0
 
 
 def test_a_preview_changes_nothing_and_its_metrics_belong_to_its_step(
