@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +64,7 @@ class QualityWorker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = float("-inf")
+        self._started, self._stopped = float("-inf"), False
 
     def ensure_running(self) -> None:
         """Start it if it does not run; after it has ended, at most once in 60 s."""
@@ -79,11 +80,22 @@ class QualityWorker:
         }  # fmt: skip
         if nice := shutil.which("nice"):
             command = [nice, "-n", "19", *command]
-        self._process = subprocess.Popen(command, env=os.environ | variables, stdin=subprocess.DEVNULL)  # noqa: S603
+        self._process = subprocess.Popen(  # noqa: S603
+            command, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        threading.Thread(target=self._log_output, args=(self._process,), daemon=True).start()
         self._started = time.monotonic()
+
+    def _log_output(self, process: subprocess.Popen[bytes]) -> None:
+        """What the child prints becomes lines of the service's log, which are JSON."""
+        for line in process.stdout or ():
+            if (text := line.decode(errors="replace").strip()) and not self._stopped:
+                _log.info("quality worker: %s", text)
 
     def stop(self) -> None:
         """Stop it; pictures that it has not measured wait for the next worker."""
+        self._stopped = True
         if self._process:
             self._process.terminate()
             self._process.wait()

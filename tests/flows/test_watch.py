@@ -48,7 +48,7 @@ def measured(home: Path) -> list[ServedScore]:
 
 
 def test_a_served_picture_scores_as_the_same_sample_did_and_leaves_neither_picture_nor_prompt(
-    served_run: tuple[Path, str],
+    served_run: tuple[Path, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     home, run_id = served_run
     with open_store(url(home)) as store:
@@ -69,6 +69,7 @@ def test_a_served_picture_scores_as_the_same_sample_did_and_leaves_neither_pictu
     for metric, score in found.items():
         assert score.value == pytest.approx(own[metric, prompt.slug, seed], abs=1e-5)
     assert not [*Layout(home).watched.iterdir()]
+    assert "naruto: " not in capfd.readouterr().err  # what the worker prints goes through the service's log
     assert all(prompt.text not in str(one) for one in measured(home))
 
 
