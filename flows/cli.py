@@ -52,19 +52,19 @@ def run(
 ) -> None:
     """Run the whole job: ingest, train, fuse, generate, score. If it is stopped, the same command resumes it."""
     settle_libraries()
-    from naruto_core import devices
-    from naruto_core.settings import read_settings
-    from naruto_core.training import distributed
-    from tasks.distributed import follow
-
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` has started: not the first
+        from tasks.distributed import follow
+
         follow()
         return
     overrides = _overrides(settings)
-    if (launched := distributed.launched_processes()) > 1:
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         overrides.setdefault("training.processes", launched)
-    check_recipe(recipe, dataset, overrides)  # Prefect takes a while to start
+    check_recipe(recipe, dataset, overrides)  # torch and Prefect take a while to start
     from flows.train_naruto import train_naruto
+    from naruto_core import devices
+    from naruto_core.settings import read_settings
+    from naruto_core.training import distributed
     from tasks.pruning import raising_stops
 
     with raising_stops(), distributed.process_group(devices.pick_device(read_settings().device)):
@@ -88,9 +88,11 @@ def plan(
 ) -> None:
     """Say how long each phase of a run takes, and what it needs in memory and on the disk. Downloads nothing."""
     settle_libraries()
+    overrides = _overrides(settings)
+    check_recipe(recipe, dataset, overrides)
     from flows.plan import plan_recipe
 
-    print_listing(plan_recipe(recipe, dataset, _overrides(settings), gpu), as_json)
+    print_listing(plan_recipe(recipe, dataset, overrides, gpu), as_json)
 
 
 @app.command()

@@ -60,6 +60,21 @@ print(len(names), 'torch' in sys.modules)
     assert torch_is_loaded == "False"
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_wrong_recipe_is_told_without_torch_and_prefect(command: str) -> None:
+    source = """
+import sys
+from flows.cli import main
+try:
+    main()
+finally:
+    print({'torch', 'prefect'} & set(sys.modules))
+"""
+    told = run(sys.executable, "-c", source, command, "--set", "training.rank=-1")
+    assert (told.returncode, told.stdout.strip()) == (1, "set()"), told.stderr
+    assert "training.rank" in told.stderr
+
+
 def test_no_room_is_called_utils_or_the_like(modules: list[Path]) -> None:
     names = {part for path in modules for part in (path.stem, *path.relative_to(HOUSE).parent.parts)}
     assert len(names) > 20
