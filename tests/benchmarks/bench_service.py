@@ -60,7 +60,7 @@ def _ask(url: str, wait: float = 120, **fields: object) -> int:
 
 
 def _lone(url: str, service: int, made: Recorded) -> dict[str, float]:
-    """Lone pictures, in turns: over HTTP, by the bare Painter, alone and padded to 4, by the plain loop.
+    """Lone pictures of the same LoRA, in turns: over HTTP, by the bare Painter, alone and padded to 4, by a plain loop.
 
     Every round has a prompt of its own, as the service keeps encoded texts.
     """
@@ -69,6 +69,7 @@ def _lone(url: str, service: int, made: Recorded) -> dict[str, float]:
     painter = Painter(pipeline, made.recipe.generation.model_copy(update={"batch_size": 1}))
     padded = Painter(pipeline, made.recipe.generation)
     plain = sdxl.load_pipeline(made.recipe.model, "fp32", CPU)
+    load_adapters(plain, scaled_adapters(made.layout.root, made.recipe.fusion, made.adapters))
     plain.scheduler = painter.pipeline.scheduler
     works: dict[str, Callable[[Job], object]] = {
         "service": lambda job: _ask(url, prompt=job.text, seed=job.seed),
