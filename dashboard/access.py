@@ -87,7 +87,7 @@ def verified_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> 
 def make_session_token(root: Path, reviewer: Reviewer, now: datetime) -> str:
     """A session token of `reviewer`, valid for `VALID` from `now`."""
     claim = f"{reviewer.id}.{int((now + VALID).timestamp())}"
-    return f"{claim}.{_sign(root, claim + reviewer.link_digest)}"
+    return f"{claim}.{_sign(root, f'{claim}.{reviewer.link_digest}')}"
 
 
 def read_session_token(root: Path, ratings: Ratings, token: str, now: datetime) -> str | None:
@@ -98,9 +98,7 @@ def read_session_token(root: Path, ratings: Ratings, token: str, now: datetime) 
     claim, _, signature = token.rpartition(".")
     reviewer_id, _, expiry = claim.partition(".")
     reviewer = ratings.find_reviewer(reviewer_id=reviewer_id) if token.isascii() else None
-    expected = _sign(
-        root, claim + (reviewer.link_digest if reviewer else "")
-    )  # a damaged key is an error for everybody
+    expected = _sign(root, f"{claim}.{reviewer.link_digest if reviewer else ''}")  # also to find a damaged key
     if reviewer is None or not hmac.compare_digest(expected, signature):
         return None
     return reviewer_id if now.timestamp() < int(expiry) else None  # well-formed, because it was signed here

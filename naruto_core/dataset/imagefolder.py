@@ -29,6 +29,7 @@ METADATA = "metadata.jsonl"
 _ARRAY, _CSV, _PARQUET = "metadata.json", "metadata.csv", "metadata.parquet"
 METADATA_FILES = (METADATA, _CSV, _PARQUET)
 _ROWS_CHECKED = 100  # for the columns, on opening
+_BEGINNING = 1000  # letters of a file, of which one must not be white space
 _BATCH = 256  # rows of a parquet file in memory at a time
 _MAX_REPEATS = 1000
 _MAX_ARRAY = 100_000_000  # letters of a JSON array, which is in memory as a whole
@@ -228,7 +229,7 @@ def _open_text(tree: FileTree, name: str, newline: str) -> io.TextIOWrapper:
 def _is_array(tree: FileTree) -> bool:
     """Whether `metadata.json` begins as a JSON array; other programs write objects of that name."""
     with _open_text(tree, _ARRAY, "\n") as lines:
-        return next((line for line in lines if line.strip()), "").lstrip().startswith("[")
+        return lines.read(_BEGINNING).lstrip().startswith("[")
 
 
 def _key(name: str) -> str:
