@@ -80,14 +80,15 @@ class Role(StrEnum):
 class Reviewer:
     """A registered person; `id` is opaque. `email` is the address of their single sign-on, or "".
 
-    `link_digest` changes when their personal link does: what was opened with the old link ends then.
+    `link_digest` changes when their personal link does: what was opened with the old link ends then. It is the same
+    person with another link, so it does not count when people are compared.
     """
 
     id: str
     name: str
     role: Role
     email: str = ""
-    link_digest: str = ""
+    link_digest: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
