@@ -58,8 +58,6 @@ def run(
         follow()
         return
     overrides = _overrides(settings)
-    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        overrides.setdefault("training.processes", launched)
     check_recipe(recipe, dataset, overrides)  # torch and Prefect take a while to start
     from flows.train_naruto import train_naruto
     from naruto_core import devices
@@ -67,6 +65,8 @@ def run(
     from naruto_core.training import distributed
     from tasks.pruning import raising_stops
 
+    if (launched := distributed.launched_processes()) > 1:
+        overrides.setdefault("training.processes", launched)
     with raising_stops(), distributed.process_group(devices.pick_device(read_settings().device)):
         train_naruto(recipe, dataset, overrides)
 
