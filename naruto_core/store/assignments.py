@@ -9,18 +9,32 @@ event, so that a double click, a reload or a lost reply counts once.
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, literal_column, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    Update,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.orm import InstrumentedAttribute
 
-from naruto_core.errors import RatingRefused
+from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.ratings import Action, Answer, Assignment, Extremes, Grades, Mode, Outcome, RatingEvent
-from naruto_core.store.campaigns import IS_GOLD, find_campaign, in_shown_order
+from naruto_core.store.campaigns import IS_GOLD, in_shown_order
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
-from naruto_core.store.unit_counts import change_assigned
+from naruto_core.store.unit_counts import UNIT_COLUMNS, StoredUnit, change_assigned
 
 LEASE = timedelta(minutes=10)
 GRADES = range(1, 6)
@@ -29,6 +43,112 @@ _UNIFORM_TRIES, _FEW_UNITS = 30, 500
 _OVERLAP_EVERY, _OVERLAP_TURN = 5, 2  # the third, the eighth, ... new unit of a reviewer is one that others rate too
 _GOLD_EVERY, _GOLD_TURN = 10, 4  # the fifth, the fifteenth, ... is a gold unit
 _IS_OVERLAP = (UnitRow.raters > literal_column("1"), ~IS_GOLD)  # as the condition of the index
+
+# The statements are built once: building one takes longer than SQLite needs to run it.
+_MINE = (AssignmentRow.reviewer_id == bindparam("reviewer"), AssignmentRow.campaign_id == bindparam("campaign"))
+_CAMPAIGN = select(
+    CampaignRow.id, CampaignRow.mode, CampaignRow.closed_at, CampaignRow.paused, CampaignRow.informative,
+    CampaignRow.repeats, CampaignRow.units,
+).where(CampaignRow.id == bindparam("campaign"))  # fmt: skip
+_SHOWN = select(
+    AssignmentRow.id, AssignmentRow.campaign_id, AssignmentRow.order, UnitRow.text, UnitRow.samples,
+    AssignmentRow.leased_until,
+).join(UnitRow, UnitRow.id == AssignmentRow.unit_id)  # fmt: skip
+_OPEN = (
+    _SHOWN.where(*_MINE, ~AssignmentRow.done, AssignmentRow.id != bindparam("excluded"))
+    .order_by(AssignmentRow.leased_until)
+    .limit(1)
+)
+_LAST_DONE = (
+    _SHOWN.where(*_MINE, AssignmentRow.done, AssignmentRow.last_event.is_not(None))
+    .order_by(AssignmentRow.last_event.desc())
+    .limit(1)
+)
+_SEEN = select(AssignmentRow.id).where(_MINE[0], AssignmentRow.unit_id == UnitRow.id).exists()
+_UNSEEN = select(*UNIT_COLUMNS).where(UnitRow.campaign_id == bindparam("campaign"), ~_SEEN)
+_HAS_PLACE = UnitRow.n_assigned < UnitRow.raters
+_OPEN_UNITS = _UNSEEN.where(~IS_GOLD, _HAS_PLACE)
+_NEXT = _OPEN_UNITS.order_by(UnitRow.n_assigned, UnitRow.position).limit(1)
+_NEXT_OF_PAIRING = _NEXT.where(UnitRow.pairing == bindparam("pairing"))
+_MOST_ASSIGNED = _UNSEEN.order_by(UnitRow.n_assigned.desc(), UnitRow.position.desc()).limit(1)
+_GOLD_UNIT, _OVERLAP_UNIT = _MOST_ASSIGNED.where(IS_GOLD), _MOST_ASSIGNED.where(*_IS_OVERLAP, _HAS_PLACE)
+_AT_POSITION = _OPEN_UNITS.where(UnitRow.position == bindparam("position"))
+_AT_OFFSET = _OPEN_UNITS.order_by(UnitRow.position).offset(bindparam("offset", type_=Integer)).limit(1)
+_COUNT_SEEN = (
+    select(
+        func.count(),
+        func.count(case((_HAS_PLACE & ~IS_GOLD, 1))),
+        select(CampaignRow.open_units).where(CampaignRow.id == bindparam("campaign")).scalar_subquery(),
+    )
+    .select_from(AssignmentRow)
+    .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
+    .where(*_MINE, ~AssignmentRow.repeat)
+)
+_COUNT_ASSIGNED = select(func.count()).select_from(AssignmentRow).where(*_MINE, ~AssignmentRow.done)
+_COUNT_DONE = select(func.count()).select_from(AssignmentRow).where(*_MINE, AssignmentRow.done)
+_RECENT = (
+    select(AssignmentRow.id)
+    .where(*_MINE, AssignmentRow.done)
+    .order_by(AssignmentRow.last_event.desc())
+    .limit(_REPEAT_DISTANCE)
+)
+_REPEATED = select(AssignmentRow.unit_id).where(*_MINE, AssignmentRow.repeat)
+_RATED_FIRST = (
+    select(AssignmentRow.id, AssignmentRow.order, AssignmentRow.unit_id)
+    .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
+    .where(
+        *_MINE, AssignmentRow.done, RatingEventRow.action == Action.VOTE, ~AssignmentRow.repeat,
+        AssignmentRow.unit_id.not_in(_REPEATED),
+    )
+    .order_by(AssignmentRow.last_event)
+    .limit(1)
+)  # fmt: skip
+_EXPIRED = select(AssignmentRow.id, AssignmentRow.unit_id, AssignmentRow.repeat, AssignmentRow.last_event).where(
+    ~AssignmentRow.done, AssignmentRow.leased_until < bindparam("now")
+)
+_UNIT = select(*UNIT_COLUMNS).where(UnitRow.id == bindparam("unit"))
+_ASSIGNMENT = select(
+    AssignmentRow.campaign_id, AssignmentRow.reviewer_id, AssignmentRow.unit_id, AssignmentRow.repeat,
+    AssignmentRow.done, AssignmentRow.last_event,
+).where(AssignmentRow.id == bindparam("assignment"))  # fmt: skip
+_ADD_ASSIGNMENT = insert(AssignmentRow)  # its parameters, and those of `_ADD_EVENT`, have the names of the columns
+_SAME_NONCE = select(RatingEventRow.id).where(RatingEventRow.nonce == bindparam("nonce"))
+_ACTION = select(RatingEventRow.action).where(RatingEventRow.id == bindparam("event"))
+_ADD_EVENT = insert(RatingEventRow).returning(RatingEventRow.id)
+
+
+def _change(*columns: InstrumentedAttribute[Any]) -> Update:
+    """Update columns of one assignment: each to the parameter with the name of its attribute and `new_` before it."""
+    values = {column: bindparam(f"new_{column.key}", type_=column.type) for column in columns}
+    return update(AssignmentRow).where(AssignmentRow.id == bindparam("assignment")).values(values)
+
+
+_EXTEND, _END = _change(AssignmentRow.leased_until), _change(AssignmentRow.done)
+_ANSWER = _change(AssignmentRow.leased_until, AssignmentRow.done, AssignmentRow.last_event)
+_DELETE = delete(AssignmentRow).where(AssignmentRow.id == bindparam("assignment"))
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenCampaign:
+    """What an assignment needs of the row of a campaign: the values of `_CAMPAIGN`, in this order."""
+
+    id: str
+    mode: Mode
+    closed_at: datetime | None
+    paused: bool
+    informative: float
+    repeats: float
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A unit to assign: the order of its samples on the screen, and the probability of this choice."""
+
+    unit: StoredUnit
+    order: str
+    propensity: float
+    repeat: bool
 
 
 class Assignments(Repository):
@@ -52,22 +172,28 @@ class Assignments(Repository):
         assignments that the page shows already while it loads the next (at most one counts). None for a closed or
         paused campaign. NotRecorded for an unknown campaign.
         """
-        rng = rng or random.SystemRandom()
-        with self._writing() as session:
-            campaign = find_campaign(session, campaign_id)
+        rng, until, key = rng or random.SystemRandom(), now + LEASE, _key(campaign_id, reviewer_id)
+        # not durable: nobody has voted on an assignment that a power cut loses, for the vote is durable
+        with self._writing_rows(durable=False) as connection:
+            campaign = _find_campaign(connection, campaign_id)
             if campaign.closed_at is not None or campaign.paused:
                 return None
-            excluded = {"excluded": exclude[0] if exclude else ""}
-            row = session.scalar(_OPEN, _key(campaign_id, reviewer_id) | excluded)
-            if row is None:
-                _release_expired(session, now)
-                row = _repeat(session, campaign, reviewer_id, rng)
-                row = row or _new(session, campaign, reviewer_id, pairing, rng)
-            if row is None:
+            row = connection.execute(_OPEN, key | {"excluded": exclude[0] if exclude else ""}).one_or_none()
+            if row is not None:
+                connection.execute(_EXTEND, {"assignment": row.id, "new_leased_until": until})
+                return replace(_to_assignment(*row.tuple()), leased_until=until)
+            _release_expired(connection, now)
+            choice = _repeat(connection, campaign, key, rng) or _new(connection, campaign, key, pairing, rng)
+            if choice is None:
                 return None
-            row.leased_until = now + LEASE
-            session.add(row)
-            return _to_assignment(row)
+            unit, assignment_id = choice.unit, secrets.token_hex(16)
+            new = {
+                "id": assignment_id, "campaign_id": campaign_id, "unit_id": unit.id,
+                "reviewer_id": reviewer_id, "shown": choice.order, "repeat": choice.repeat,
+                "propensity": choice.propensity, "done": False, "leased_until": until, "last_event": None,
+            }  # fmt: skip
+            connection.execute(_ADD_ASSIGNMENT, new)
+            return _to_assignment(assignment_id, campaign_id, choice.order, unit.text, unit.samples, until)
 
     def record(self, reviewer_id: str, event: RatingEvent, now: datetime) -> bool:
         """Append `event` and return whether it is new: the same nonce a second time changes nothing.
@@ -77,51 +203,47 @@ class Assignments(Repository):
         """
         if (event.action is Action.VOTE) != (event.answer is not None):
             raise RatingRefused("a vote needs an answer, and only a vote has one.")
-        with self._writing() as session:
-            if session.scalar(select(RatingEventRow.id).where(RatingEventRow.nonce == event.nonce)):
+        key = {"assignment": event.assignment_id}
+        with self._writing_rows() as connection:
+            if connection.scalar(_SAME_NONCE, {"nonce": event.nonce}):
                 return False
-            row = session.get(AssignmentRow, event.assignment_id)
+            row = connection.execute(_ASSIGNMENT, key).one_or_none()
             if row is None or row.reviewer_id != reviewer_id:
                 raise RatingRefused("these pictures are no longer assigned to you; the next ones are shown.")
-            campaign = find_campaign(session, row.campaign_id)
-            _check_event(event, campaign, done=row.done)
-            _update_unit(session, row, event.action)
-            event_row = RatingEventRow(
-                assignment_id=row.id, action=event.action, answer=event.answer, nonce=event.nonce,
-                seconds=event.seconds, viewport=event.viewport[:20], at=now,
-            )  # fmt: skip
-            session.add(event_row)
-            session.flush()
-            row.done = event.action is not Action.UNDO
-            row.leased_until, row.last_event = now + LEASE, event_row.id
+            _check_event(event, _find_campaign(connection, row.campaign_id), done=row.done)
+            if not row.repeat:
+                _change_place(connection, row.unit_id, row.last_event, event.action)
+            new = {
+                "assignment_id": event.assignment_id, "act": event.action, "answer": event.answer,
+                "nonce": event.nonce, "seconds": event.seconds, "viewport": event.viewport[:20], "at": now,
+            }  # fmt: skip
+            state = {"new_last_event": connection.scalar(_ADD_EVENT, new), "new_done": event.action is not Action.UNDO}
+            connection.execute(_ANSWER, key | state | {"new_leased_until": now + LEASE})
             return True
 
     def last_done(self, campaign_id: str, reviewer_id: str) -> Assignment | None:
         """The assignment that the reviewer answered or skipped last, to undo it and show it again."""
-        done = _own(campaign_id, reviewer_id).where(AssignmentRow.done, AssignmentRow.last_event.is_not(None))
-        with self._reading() as session:
-            row = session.scalar(done.order_by(AssignmentRow.last_event.desc()).limit(1))
-            return _to_assignment(row) if row else None
+        with self._reading_rows() as connection:
+            row = connection.execute(_LAST_DONE, _key(campaign_id, reviewer_id)).one_or_none()
+            return _to_assignment(*row.tuple()) if row else None
 
     def done_count(self, campaign_id: str, reviewer_id: str) -> int:
         """How many assignments the reviewer has answered or skipped."""
-        query = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
-        with self._reading() as session:
-            return session.scalar(query.where(AssignmentRow.done)) or 0
+        with self._reading_rows() as connection:
+            return connection.scalar(_COUNT_DONE, _key(campaign_id, reviewer_id)) or 0
 
     def left_count(self, campaign_id: str, reviewer_id: str) -> int:
         """How many units are left for the reviewer: open assignments of theirs, and units that can be assigned to them.
 
         Other reviewers take of the same units. Gold units and repeats are not counted before they are assigned.
         """
-        query = select(func.count()).select_from(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
-        with self._reading() as session:
-            own = session.scalar(query.where(~AssignmentRow.done)) or 0
-            campaign = session.get(CampaignRow, campaign_id)
-            return own + (_count_seen(session, campaign, reviewer_id).left if campaign else 0)
+        key = _key(campaign_id, reviewer_id)
+        with self._reading_rows() as connection:
+            own = connection.scalar(_COUNT_ASSIGNED, key) or 0
+            return own + _count_seen(connection, key).left
 
 
-def _check_event(event: RatingEvent, campaign: CampaignRow, *, done: bool) -> None:
+def _check_event(event: RatingEvent, campaign: _OpenCampaign, *, done: bool) -> None:
     if campaign.closed_at is not None:
         raise RatingRefused("this campaign is closed: thank you, no more votes are needed.")
     undo = event.action is Action.UNDO
@@ -143,54 +265,37 @@ def _check_answer(answer: Answer, mode: Mode) -> None:
         raise RatingRefused("the best and the worst must be two different pictures of the four.")
 
 
-def _update_unit(session: Session, row: AssignmentRow, action: Action) -> None:
+def _change_place(connection: Connection, unit_id: int, last_event: int | None, action: Action) -> None:
     """Keep the count of assignments of a unit: a skip frees a place for another reviewer, undoing it takes it back."""
-    if row.repeat:
-        return
-    if action is Action.SKIP:
-        change_assigned(session, row.unit, -1)
-    elif action is Action.UNDO and row.last_event is not None:
-        undone = session.get_one(RatingEventRow, row.last_event)
-        change_assigned(session, row.unit, undone.action is not Action.VOTE)  # a skip, or an undo whose lease expired
+    change = -1 if action is Action.SKIP else 0
+    if action is Action.UNDO and last_event is not None:  # a skip, or an undo whose lease expired
+        change = int(connection.scalar(_ACTION, {"event": last_event}) is not Action.VOTE)
+    if change:
+        change_assigned(connection, _stored_unit(connection, unit_id), change)
 
 
-def _key(campaign_id: str, reviewer_id: str) -> dict[str, str | int]:
-    """The parameters of the statements below, which are built once: building one takes longer than SQLite needs."""
+def _stored_unit(connection: Connection, unit_id: int) -> StoredUnit:
+    return StoredUnit(*connection.execute(_UNIT, {"unit": unit_id}).one().tuple())
+
+
+def _find_campaign(connection: Connection, campaign_id: str) -> _OpenCampaign:
+    row = connection.execute(_CAMPAIGN, {"campaign": campaign_id}).one_or_none()
+    if row is None:
+        raise NotRecorded("there is no such campaign.")
+    return _OpenCampaign(*row.tuple())
+
+
+def _key(campaign_id: str, reviewer_id: str) -> dict[str, object]:
+    """The parameters that most statements have."""
     return {"campaign": campaign_id, "reviewer": reviewer_id}
 
 
-_MINE = (AssignmentRow.reviewer_id == bindparam("reviewer"), AssignmentRow.campaign_id == bindparam("campaign"))
-_OPEN = (
-    select(AssignmentRow)
-    .where(*_MINE, ~AssignmentRow.done, AssignmentRow.id != bindparam("excluded"))
-    .order_by(AssignmentRow.leased_until)
-    .limit(1)
-)
-_SEEN = select(AssignmentRow.id).where(_MINE[0], AssignmentRow.unit_id == UnitRow.id).exists()
-_UNSEEN = select(UnitRow).where(UnitRow.campaign_id == bindparam("campaign"), ~_SEEN)
-_HAS_PLACE = UnitRow.n_assigned < UnitRow.raters
-_OPEN_UNITS = _UNSEEN.where(~IS_GOLD, _HAS_PLACE)
-_NEXT = _OPEN_UNITS.order_by(UnitRow.n_assigned, UnitRow.position).limit(1)
-_NEXT_OF_PAIRING = _NEXT.where(UnitRow.pairing == bindparam("pairing"))
-_MOST_ASSIGNED = _UNSEEN.order_by(UnitRow.n_assigned.desc(), UnitRow.position.desc()).limit(1)
-_GOLD_UNIT, _OVERLAP_UNIT = _MOST_ASSIGNED.where(IS_GOLD), _MOST_ASSIGNED.where(*_IS_OVERLAP, _HAS_PLACE)
-_AT_POSITION = _OPEN_UNITS.where(UnitRow.position == bindparam("position"))
-_AT_OFFSET = _OPEN_UNITS.order_by(UnitRow.position).offset(bindparam("offset", type_=Integer)).limit(1)
-_COUNT_SEEN = (
-    select(func.count(), func.count(case((_HAS_PLACE & ~IS_GOLD, 1))))
-    .select_from(AssignmentRow)
-    .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
-    .where(*_MINE, ~AssignmentRow.repeat)
-)
-_EXPIRED = select(AssignmentRow).where(~AssignmentRow.done, AssignmentRow.leased_until < bindparam("now"))
-
-
-def next_unit(pairing: str) -> Select[tuple[UnitRow]]:
+def next_unit(pairing: str) -> Select[Any]:
     """Select the least assigned unit that the reviewer has not seen, then by position; of a pairing, or "" for any."""
     return _NEXT_OF_PAIRING if pairing else _NEXT
 
 
-def quota_unit(turn: int) -> Select[tuple[UnitRow]] | None:
+def quota_unit(turn: int) -> Select[Any] | None:
     """Select the unit that the quotas ask for at the reviewer's new unit number `turn`, from 0; None at other turns.
 
     Of units for several reviewers it is the most assigned one, so that it soon has two ratings, which agreement needs.
@@ -200,52 +305,49 @@ def quota_unit(turn: int) -> Select[tuple[UnitRow]] | None:
     return _OVERLAP_UNIT if turn % _OVERLAP_EVERY == _OVERLAP_TURN else None
 
 
-def _of_reviewer(campaign_id: str, reviewer_id: str) -> tuple[ColumnElement[bool], ...]:
-    return AssignmentRow.reviewer_id == reviewer_id, AssignmentRow.campaign_id == campaign_id
-
-
-def _own(campaign_id: str, reviewer_id: str) -> Select[tuple[AssignmentRow]]:
-    return select(AssignmentRow).where(*_of_reviewer(campaign_id, reviewer_id))
+def _unit(connection: Connection, statement: Select[Any], key: dict[str, object]) -> StoredUnit | None:
+    row = connection.execute(statement, key).one_or_none()
+    return StoredUnit(*row.tuple()) if row else None
 
 
 def _new(
-    session: Session, campaign: CampaignRow, reviewer_id: str, pairing: str, rng: random.Random
-) -> AssignmentRow | None:
-    """Assign a unit that the reviewer has not seen, and record the probability of this choice."""
-    counts = _count_seen(session, campaign, reviewer_id)
-    key, quota = _key(campaign.id, reviewer_id), quota_unit(counts.seen)
-    due = session.scalar(quota, key) if quota is not None else None
+    connection: Connection, campaign: _OpenCampaign, key: dict[str, object], pairing: str, rng: random.Random
+) -> _Choice | None:
+    """Choose a unit that the reviewer has not seen, count it as assigned, and tell the probability of this choice."""
+    counts = _count_seen(connection, key)
+    quota = quota_unit(counts.seen)
+    due = _unit(connection, quota, key) if quota is not None else None
     if due is not None:
-        return _assign(session, due, reviewer_id, 1.0, rng)
-    best = session.scalar(next_unit(pairing), key | {"pairing": pairing}) if pairing else None
-    best = best or session.scalar(next_unit(""), key)
+        return _choose(connection, due, 1.0, rng)
+    best = _unit(connection, next_unit(pairing), key | {"pairing": pairing}) if pairing else None
+    best = best or _unit(connection, next_unit(""), key)
     if best is None:
         return None
     left = max(1, counts.left)  # not 0, whatever another program wrote: `best` is one of them
-    unit = best if rng.random() < campaign.informative else _uniform(session, campaign, reviewer_id, left, rng) or best
-    propensity = (1 - campaign.informative) / left + campaign.informative * (unit is best)
-    return _assign(session, unit, reviewer_id, propensity, rng)
+    informative = rng.random() < campaign.informative
+    unit = best if informative else _uniform(connection, campaign, key, left, rng) or best
+    propensity = (1 - campaign.informative) / left + campaign.informative * (unit.id == best.id)
+    return _choose(connection, unit, propensity, rng)
 
 
-def _assign(session: Session, unit: UnitRow, reviewer_id: str, propensity: float, rng: random.Random) -> AssignmentRow:
-    change_assigned(session, unit, 1)
+def _choose(connection: Connection, unit: StoredUnit, propensity: float, rng: random.Random) -> _Choice:
+    change_assigned(connection, unit, 1)
     order = "".join(map(str, rng.sample(range(len(unit.samples)), len(unit.samples))))
-    return _assignment_row(unit, reviewer_id, order, propensity, repeat=False)
+    return _Choice(unit, order, propensity, repeat=False)
 
 
 def _uniform(
-    session: Session, campaign: CampaignRow, reviewer_id: str, left: int, rng: random.Random
-) -> UnitRow | None:
+    connection: Connection, campaign: _OpenCampaign, key: dict[str, object], left: int, rng: random.Random
+) -> StoredUnit | None:
     """A uniform sample of the `left` open units; None where there are fewer than `left`.
 
     Of many, random positions are tried first, because counting to one is slower.
     """
-    key = _key(campaign.id, reviewer_id)
     for _ in range(_UNIFORM_TRIES if left > _FEW_UNITS else 0):
-        unit = session.scalar(_AT_POSITION, key | {"position": rng.randrange(campaign.units)})
+        unit = _unit(connection, _AT_POSITION, key | {"position": rng.randrange(campaign.units)})
         if unit is not None:
             return unit
-    return session.scalar(_AT_OFFSET, key | {"offset": rng.randrange(left)})
+    return _unit(connection, _AT_OFFSET, key | {"offset": rng.randrange(left)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,50 +358,41 @@ class _SeenUnits:
     left: int
 
 
-def _count_seen(session: Session, campaign: CampaignRow, reviewer_id: str) -> _SeenUnits:
+def _count_seen(connection: Connection, key: dict[str, object]) -> _SeenUnits:
     """Open to the reviewer are all open units of the campaign, less those that they have seen."""
-    seen, seen_open = session.execute(_COUNT_SEEN, _key(campaign.id, reviewer_id)).one()
-    return _SeenUnits(seen, campaign.open_units - seen_open)
+    seen, seen_open, open_units = connection.execute(_COUNT_SEEN, key).one()
+    return _SeenUnits(seen, (open_units or 0) - seen_open)
 
 
-def _repeat(session: Session, campaign: CampaignRow, reviewer_id: str, rng: random.Random) -> AssignmentRow | None:
-    """Assign again, sides swapped, the unit that the reviewer rated longest ago; None when no repeat is due."""
+def _repeat(
+    connection: Connection, campaign: _OpenCampaign, key: dict[str, object], rng: random.Random
+) -> _Choice | None:
+    """Choose again, sides swapped, the unit that the reviewer rated longest ago; None when no repeat is due."""
     if rng.random() >= campaign.repeats:
         return None
-    repeated = select(AssignmentRow.unit_id).where(*_of_reviewer(campaign.id, reviewer_id), AssignmentRow.repeat)
-    own = _own(campaign.id, reviewer_id).where(AssignmentRow.done)
-    recent = session.scalars(own.order_by(AssignmentRow.last_event.desc()).limit(_REPEAT_DISTANCE)).all()
-    voted = own.join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event).where(
-        RatingEventRow.action == Action.VOTE, ~AssignmentRow.repeat, AssignmentRow.unit_id.not_in(repeated)
-    )
-    first = session.scalar(voted.order_by(AssignmentRow.last_event).limit(1))
-    if first is None or len(recent) < _REPEAT_DISTANCE or first in recent:
+    recent = connection.scalars(_RECENT, key).all()
+    first = connection.execute(_RATED_FIRST, key).one_or_none()
+    if first is None or len(recent) < _REPEAT_DISTANCE or first.id in recent:
         return None
-    return _assignment_row(first.unit, reviewer_id, first.order[::-1], campaign.repeats, repeat=True)
+    unit = _stored_unit(connection, first.unit_id)
+    return _Choice(unit, first.shown[::-1], campaign.repeats, repeat=True)
 
 
-def _assignment_row(unit: UnitRow, reviewer_id: str, order: str, propensity: float, *, repeat: bool) -> AssignmentRow:
-    return AssignmentRow(
-        id=secrets.token_hex(16), campaign_id=unit.campaign_id, unit=unit, reviewer_id=reviewer_id, order=order,
-        repeat=repeat, propensity=propensity, done=False, last_event=None,
-    )  # fmt: skip
-
-
-def _release_expired(session: Session, now: datetime) -> None:
+def _release_expired(connection: Connection, now: datetime) -> None:
     """Release assignments whose lease has expired.
 
     An assignment with events stays, as if it were skipped, because the reviewer has seen the unit.
     """
-    for row in session.scalars(_EXPIRED, {"now": now}):
-        if not row.repeat:
-            change_assigned(session, row.unit, -1)
-        if row.last_event is None:
-            session.delete(row)
-        else:
-            row.done = True
-    session.flush()
+    for assignment_id, unit_id, repeat, last_event in connection.execute(_EXPIRED, {"now": now}).tuples().all():
+        if not repeat:
+            change_assigned(
+                connection, _stored_unit(connection, unit_id), -1
+            )  # read now: two leases may be of one unit
+        key = {"assignment": assignment_id}
+        connection.execute(*((_DELETE, key) if last_event is None else (_END, key | {"new_done": True})))
 
 
-def _to_assignment(row: AssignmentRow) -> Assignment:
-    unit = row.unit
-    return Assignment(row.id, row.campaign_id, unit.text, in_shown_order(unit.samples, row.order), row.leased_until)
+def _to_assignment(
+    assignment_id: str, campaign_id: str, order: str, text: str, samples: list[str], until: datetime
+) -> Assignment:
+    return Assignment(assignment_id, campaign_id, text, in_shown_order(samples, order), until)

@@ -24,7 +24,7 @@ BUSY_SECONDS = 30
 ROWS_AT_ONCE = 2000  # that one transaction deletes
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
-_WRITER_LOCK = "writer_lock"  # an execution option of the engine
+_WRITER_LOCK, _WRITE_AHEAD = "writer_lock", "write_ahead"  # execution options of the engine
 
 _BUSY = "another process has been writing to it for too long; try again when it is done"
 _OWNER = "this user may not write there; change its owner, or set NARUTO_HOME to another folder"
@@ -74,7 +74,8 @@ def make_engine(url: URL, *, foreign_keys: bool = True, write_ahead: bool = True
     so it does not work for several machines on one volume.
     """
     try:
-        engine = create_engine(url, execution_options={_WRITER_LOCK: Lock()}, json_deserializer=from_json)
+        options = {_WRITER_LOCK: Lock(), _WRITE_AHEAD: write_ahead}
+        engine = create_engine(url, execution_options=options, json_deserializer=from_json)
     except NoSuchModuleError:
         raise StorageFailed(f"no database of the kind {url.drivername!r} is known; check NARUTO_DATABASE.") from None
     except ModuleNotFoundError as error:
@@ -133,8 +134,11 @@ def _remove_empty_file(connection: Any) -> None:
 
 def _begin(connection: Connection) -> None:
     """Allow one writer at a time: it takes the lock before it reads, so what it read is still true when it writes."""
-    writing = connection.get_execution_options().get("writing", False)
+    options = connection.get_execution_options()
+    writing = options.get("writing", False)
     if connection.dialect.name == "sqlite":
+        if writing and options[_WRITE_AHEAD]:  # a rollback journal that is not synchronized may damage the file
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('durable', True) else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
     elif connection.dialect.name == "postgresql" and writing:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
@@ -149,6 +153,7 @@ class Repository:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(writing=True)
+        self._quick_writer = engine.execution_options(writing=True, durable=False)
 
     def __enter__(self) -> Self:
         return self
@@ -186,10 +191,27 @@ class Repository:
             yield session
 
     @contextmanager
+    def _reading_rows(self) -> Generator[Connection]:
+        """A read transaction without objects of rows."""
+        with database_errors(self._engine.url), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def _writing(self) -> Generator[Session]:
         """A write transaction: all of the block is recorded, or nothing."""
         with self._turn(), database_errors(self._engine.url), Session(self._writer) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _writing_rows(self, *, durable: bool = True) -> Generator[Connection]:
+        """A write transaction without objects of rows: a statement takes a third of the time of the same in a session.
+
+        What is not `durable` may be lost when the power fails, until a durable transaction follows; not when a process
+        is killed. It does not wait for the disk.
+        """
+        engine = self._writer if durable else self._quick_writer
+        with self._turn(), database_errors(self._engine.url), engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def _turn(self) -> Generator[None]:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from naruto_core.domain import (
@@ -46,7 +46,8 @@ from naruto_core.store.schema import (
 # the columns of a Score, in its order: a thousand runs have tens of thousands, for which rows of the mapper are slow
 _SCORE_COLUMNS = tuple(getattr(ScoreRow, field.name) for field in fields(Score))
 
-# built once: a page asks for it many times
+# built once: a page asks for them many times
+_DIGESTS = select(SampleRow.id, SampleRow.sha256).where(SampleRow.id.in_(bindparam("ids", expanding=True)))
 _RUNS_VERSION = select(
     select(func.max(ScoreRow.id)).scalar_subquery(),
     select(func.count()).select_from(TagRow).scalar_subquery(),
@@ -214,9 +215,8 @@ class Queries(Repository):
 
     def digests(self, sample_ids: Sequence[str]) -> dict[str, str]:
         """The sha256 of the picture of each sample, by sample id; unknown ids are left out."""
-        query = select(SampleRow.id, SampleRow.sha256).where(SampleRow.id.in_(sample_ids))
-        with self._reading() as session:
-            return dict(session.execute(query).tuples().all())
+        with self._reading_rows() as connection:
+            return dict(connection.execute(_DIGESTS, {"ids": list(sample_ids)}).tuples().all())
 
     def scores(self, run_id: str, *, of_samples: bool = True) -> list[Score]:
         """Every score of a run: set scores and means first, then those of samples unless they are left out."""

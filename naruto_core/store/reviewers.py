@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import AccessRefused, NotRecorded, RatingRefused, RecipeInvalid
@@ -16,6 +16,8 @@ from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import ReviewerRow
 
 _LONGEST_NAME = 80
+_WITH_ID = select(ReviewerRow).where(ReviewerRow.id == bindparam("value"))  # built once: every request asks for one
+_WITH_ADDRESS = select(ReviewerRow).where(ReviewerRow.email == bindparam("value"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,12 @@ class Reviewers(Repository):
 
     def find_reviewer(self, *, reviewer_id: str = "", email: str = "") -> Reviewer | None:
         """The reviewer with this id, or with this address; None when there is none."""
-        condition = ReviewerRow.id == reviewer_id if reviewer_id else ReviewerRow.email == email
-        with self._reading() as session:
-            row = session.scalar(select(ReviewerRow).where(condition)) if reviewer_id or email else None
-            return row.to_domain() if row else None
+        if not (reviewer_id or email):
+            return None
+        with self._reading_rows() as connection:
+            statement = _WITH_ID if reviewer_id else _WITH_ADDRESS
+            row = connection.execute(statement, {"value": reviewer_id or email}).one_or_none()
+            return Reviewer(row.id, row.name, row.role, row.email or "", row.token_sha256) if row else None
 
     def request_run(
         self, reviewer_id: str | None, recipe: str, dataset: str = "", settings: Sequence[str] = ()

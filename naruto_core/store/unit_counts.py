@@ -6,8 +6,7 @@ assignments and events; only another program that writes to the database makes t
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, bindparam, func, or_, select, update
 
 from naruto_core.ratings import Action
 from naruto_core.store.campaigns import IS_GOLD
@@ -36,17 +35,42 @@ class WrongCount:
         return " and ".join(parts)
 
 
-def change_assigned(session: Session, unit: UnitRow, by: int) -> None:
-    """Add `by` to the number of assignments of a unit, and keep the number of open units of its campaign."""
-    was_open = is_open(unit)
-    unit.n_assigned += by
-    if is_open(unit) != was_open:
-        session.get_one(CampaignRow, unit.campaign_id).open_units += 1 if is_open(unit) else -1
+@dataclass(frozen=True, slots=True)
+class StoredUnit:
+    """What an assignment needs of the row of a unit: the values of `UNIT_COLUMNS`, in this order."""
+
+    id: int
+    campaign_id: str
+    text: str
+    samples: list[str]
+    raters: int
+    n_assigned: int
+    gold: str
+
+    def is_open(self, change: int = 0) -> bool:
+        """Whether the unit can be assigned after `change` more assignments, without the quota of gold units."""
+        return not self.gold and self.n_assigned + change < self.raters
 
 
-def is_open(unit: UnitRow) -> bool:
-    """Whether a unit can be assigned, without the quota of gold units."""
-    return not unit.gold and unit.n_assigned < unit.raters
+UNIT_COLUMNS = (
+    UnitRow.id, UnitRow.campaign_id, UnitRow.text, UnitRow.samples, UnitRow.raters, UnitRow.n_assigned, UnitRow.gold,
+)  # fmt: skip
+_SET_ASSIGNED = (
+    update(UnitRow).where(UnitRow.id == bindparam("unit")).values({UnitRow.n_assigned: bindparam("assigned")})
+)
+_ADD_OPEN_UNITS = (
+    update(CampaignRow)
+    .where(CampaignRow.id == bindparam("campaign"))
+    .values({CampaignRow.open_units: CampaignRow.open_units + bindparam("change")})
+)
+
+
+def change_assigned(connection: Connection, unit: StoredUnit, change: int) -> None:
+    """Add `change` to the number of assignments of a unit, and keep the number of open units of its campaign."""
+    connection.execute(_SET_ASSIGNED, {"unit": unit.id, "assigned": unit.n_assigned + change})
+    opened = unit.is_open(change) - unit.is_open()
+    if opened:
+        connection.execute(_ADD_OPEN_UNITS, {"campaign": unit.campaign_id, "change": opened})
 
 
 class UnitCounts(Repository):

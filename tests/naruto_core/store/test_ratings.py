@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from voting import NOON, open_campaign, vote
 
 from naruto_core.errors import RatingRefused
@@ -159,3 +160,17 @@ def test_ten_reviewers_at_once_lose_no_vote_and_get_no_unit_twice(url: str):
     assert Counter(r.reviewer_id for r in votes) == {me: len(pairs) for me, pairs in done.items() if pairs}
     assert set(Counter(frozenset(r.samples) for r in votes).values()) == {3}
     assert len(votes) == 120
+
+
+def test_a_vote_waits_for_the_disk_and_an_assignment_does_not(ratings: Ratings):
+    campaign, (me,) = open_campaign(ratings, 3)
+    written: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        written.extend(word for word in ("FULL", "NORMAL") if statement == f"PRAGMA synchronous = {word}")
+
+    event.listen(ratings._engine, "before_cursor_execute", note)
+    assignment = ratings.next_assignment(campaign, me, NOON)
+    assert assignment is not None
+    ratings.record(me, vote(assignment.id, "n"), NOON)
+    assert written == ["NORMAL", "FULL"]  # the vote writes the assignment to the disk too: they are in one journal
