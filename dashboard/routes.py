@@ -1,14 +1,14 @@
 """HTTP routes beside the pages: personal links, pictures by sha256, and assignments and votes of the review page."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import monotonic
 from typing import Annotated, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -161,13 +161,13 @@ async def next_assignment(request: Request) -> JSONResponse:
     Without `besides`, at the start of a session, the reply also says how many assignments are left for the reviewer.
     """
     campaign_id, exclude = request.path_params["campaign"], request.query_params.getlist("besides")
-    return await _respond(request, lambda reviewer_id: run_in_threadpool(_next, reviewer_id, campaign_id, exclude))
+    return await _respond(request, lambda reviewer_id: _next(reviewer_id, campaign_id, exclude))
 
 
 async def last_assignment(request: Request) -> JSONResponse:
     """The assignment that the reviewer answered or skipped last, to undo it."""
     campaign_id = request.path_params["campaign"]
-    return await _respond(request, lambda reviewer_id: run_in_threadpool(_last, reviewer_id, campaign_id))
+    return await _respond(request, lambda reviewer_id: _last(reviewer_id, campaign_id))
 
 
 async def record(request: Request) -> JSONResponse:
@@ -176,7 +176,7 @@ async def record(request: Request) -> JSONResponse:
     if isinstance(body, JSONResponse):
         return body
     event = body.to_domain()
-    return await _respond(request, lambda reviewer_id: run_in_threadpool(_record, reviewer_id, event))
+    return await _respond(request, lambda reviewer_id: _record(reviewer_id, event))
 
 
 async def record_note(request: Request) -> JSONResponse:
@@ -185,7 +185,7 @@ async def record_note(request: Request) -> JSONResponse:
     if isinstance(body, JSONResponse):
         return body
     note = body.to_domain()
-    return await _respond(request, lambda reviewer_id: run_in_threadpool(_record_note, reviewer_id, note))
+    return await _respond(request, lambda reviewer_id: _record_note(reviewer_id, note))
 
 
 async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONResponse:
@@ -206,14 +206,18 @@ def _reviewer_of(token: str) -> str | None:
     return read_session_token(read_settings().root, database().ratings, token, datetime.now(UTC))
 
 
-async def _respond(request: Request, handle: Callable[[str], Awaitable[dict[str, object]]]) -> JSONResponse:
+# some work while others wait for the disk; with the 40 threads of the default, they wait for each other, not in turn
+_THREADS = CapacityLimiter(4)
+
+
+async def _respond(request: Request, handle: Callable[[str], dict[str, object]]) -> JSONResponse:
     """Call `handle` with the id of the reviewer of the session token; errors become a status and a sentence."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
-        reviewer_id = await run_in_threadpool(_reviewer_of, token) if scheme == "Bearer" else None
-        if reviewer_id is None:
+        reply = await to_thread.run_sync(_handle, handle, token if scheme == "Bearer" else "", limiter=_THREADS)
+        if reply is None:
             return _error(401, "your session has ended: open your personal link again.")
-        return JSONResponse(await handle(reviewer_id), headers={"Cache-Control": "no-store"})
+        return JSONResponse(reply, headers={"Cache-Control": "no-store"})
     except RatingRefused as error:
         return _error(409, str(error))
     except NotRecorded as error:
@@ -222,6 +226,11 @@ async def _respond(request: Request, handle: Callable[[str], Awaitable[dict[str,
         return _error(503, str(error))
     except NarutoError as error:
         return _error(500, str(error))
+
+
+def _handle(handle: Callable[[str], dict[str, object]], token: str) -> dict[str, object] | None:
+    reviewer_id = _reviewer_of(token)
+    return None if reviewer_id is None else handle(reviewer_id)
 
 
 def _error(status: int, sentence: str) -> JSONResponse:

@@ -1,9 +1,12 @@
 """The dashboard as a server: Streamlit's pages, and the HTTP routes for pictures and votes."""
 
 import gc
+import os
+import socket
+import stat
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -19,6 +22,7 @@ from naruto_core.settings import read_settings
 @asynccontextmanager
 async def running(_: st.App) -> AsyncIterator[None]:
     """Write the link for the first person into the log, where the dashboard is reachable from other machines."""
+    send_without_delay()
     Thread(target=import_pages, daemon=True).start()  # the first visitor waits less
     try:
         if not access.listens_locally() and not database().ratings.has_admin():
@@ -27,6 +31,20 @@ async def running(_: st.App) -> AsyncIterator[None]:
     except NarutoError as error:
         print(f"naruto: {error}", file=sys.stderr, flush=True)
     yield
+
+
+def send_without_delay() -> None:
+    """Send small packets at once on every connection that is accepted from now on (TCP_NODELAY, inherited).
+
+    Streamlit opens the listening socket without naming its protocol, so asyncio does not know that it is TCP. Without
+    this option the body of an answer waits 40 ms, until the browser acknowledges the header.
+    """
+    for number in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        with suppress(OSError):  # the folder's own descriptor is closed already
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as one:
+                    if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
+                        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def import_pages() -> None:

@@ -1,6 +1,7 @@
 """Pictures and votes over HTTP, against the real server."""
 
 import io
+import socket
 import time
 import uuid
 from collections import Counter
@@ -101,6 +102,25 @@ def test_a_session_ends_when_the_personal_link_is_renewed(served: Served, rating
     assert renewed
     assert Client(served, renewed).vote(assignment).json() == {"new": True}
     assert of_other.next(campaign_id).status_code == 200
+
+
+def test_the_body_of_an_answer_does_not_wait_for_the_header_to_be_acknowledged(
+    session: tuple[str, Client], served: Served
+) -> None:
+    campaign_id, client = session
+    head = (
+        f"GET /judging/{campaign_id}/last HTTP/1.1\r\nHost: x\r\nAuthorization: {client.http.headers['Authorization']}"
+    )
+    waits = list[float]()
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        for _ in range(12):
+            connection.sendall(f"{head}\r\n\r\n".encode())
+            reply = connection.recv(4096)
+            begun = time.perf_counter()
+            while not reply.endswith(b"}"):
+                reply += connection.recv(4096)
+            waits.append(time.perf_counter() - begun)
+    assert min(waits[6:]) < 0.03  # 0.04 s with Nagle's algorithm; the system acknowledges the first packets at once
 
 
 def test_an_assignment_does_not_name_a_model(session: tuple[str, Client]) -> None:
