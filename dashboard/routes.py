@@ -59,6 +59,8 @@ def picture(request: Request) -> Response:
 
 _MAX_BODY = 4096  # bytes
 _PAIRING_SECONDS = 30.0  # how long the most informative pairing of a campaign is cached
+# some work while others wait for the disk; with the 40 threads of the default, they wait for each other, not in turn
+_THREADS = CapacityLimiter(4)
 ShortText = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -206,15 +208,13 @@ def _reviewer_of(token: str) -> str | None:
     return read_session_token(read_settings().root, database().ratings, token, datetime.now(UTC))
 
 
-# some work while others wait for the disk; with the 40 threads of the default, they wait for each other, not in turn
-_THREADS = CapacityLimiter(4)
-
-
 async def _respond(request: Request, handle: Callable[[str], dict[str, object]]) -> JSONResponse:
     """Call `handle` with the id of the reviewer of the session token; errors become a status and a sentence."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
-        reply = await to_thread.run_sync(_handle, handle, token if scheme == "Bearer" else "", limiter=_THREADS)
+        reply = None
+        if scheme == "Bearer":
+            reply = await to_thread.run_sync(_reply_to, token, handle, limiter=_THREADS)
         if reply is None:
             return _error(401, "your session has ended: open your personal link again.")
         return JSONResponse(reply, headers={"Cache-Control": "no-store"})
@@ -228,7 +228,8 @@ async def _respond(request: Request, handle: Callable[[str], dict[str, object]])
         return _error(500, str(error))
 
 
-def _handle(handle: Callable[[str], dict[str, object]], token: str) -> dict[str, object] | None:
+def _reply_to(token: str, handle: Callable[[str], dict[str, object]]) -> dict[str, object] | None:
+    """What `handle` returns for the reviewer of the session token; None where the token is not valid."""
     reviewer_id = _reviewer_of(token)
     return None if reviewer_id is None else handle(reviewer_id)
 

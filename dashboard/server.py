@@ -21,7 +21,10 @@ from naruto_core.settings import read_settings
 
 @asynccontextmanager
 async def running(_: st.App) -> AsyncIterator[None]:
-    """Write the link for the first person into the log, where the dashboard is reachable from other machines."""
+    """Prepare the server's sockets and pages; write the link for the first person into the log where it is needed.
+
+    It is needed where other machines reach the dashboard and nobody is registered.
+    """
     send_without_delay()
     Thread(target=import_pages, daemon=True).start()  # the first visitor waits less
     try:

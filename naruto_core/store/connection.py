@@ -206,8 +206,8 @@ class Repository:
     def _writing_rows(self, *, durable: bool = True) -> Generator[Connection]:
         """A write transaction without objects of rows: a statement takes a third of the time of the same in a session.
 
-        What is not `durable` may be lost when the power fails, until a durable transaction follows; not when a process
-        is killed. It does not wait for the disk.
+        SQLite does not wait for the disk in a transaction that is not `durable`: it may be lost when the power fails,
+        until a durable one follows; not when a process is killed. Postgres waits for both.
         """
         engine = self._writer if durable else self._quick_writer
         with self._turn(), database_errors(self._engine.url), engine.begin() as connection:

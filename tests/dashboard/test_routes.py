@@ -118,7 +118,9 @@ def test_the_body_of_an_answer_does_not_wait_for_the_header_to_be_acknowledged(
             reply = connection.recv(4096)
             begun = time.perf_counter()
             while not reply.endswith(b"}"):
-                reply += connection.recv(4096)
+                more = connection.recv(4096)
+                assert more, reply
+                reply += more
             waits.append(time.perf_counter() - begun)
     assert min(waits[6:]) < 0.03  # 0.04 s with Nagle's algorithm; the system acknowledges the first packets at once
 
