@@ -57,7 +57,9 @@ def show() -> None:
     )
     st.text(_changes(chosen))
     rows = _filter(all_rows)
-    pictures, verdicts, recipes, training, xyz, export = st.tabs(_PARTS, on_change="rerun", key="part")
+    pictures, verdicts, recipes, training, xyz, export = st.tabs(
+        _PARTS, on_change="rerun", key="part", bind="query-params"
+    )
     if pictures.open:
         with pictures:
             _pictures(names, rows)
@@ -132,33 +134,16 @@ def _recipes(chosen: Sequence[tuple[str, Variant]]) -> None:
     st.dataframe(lines, hide_index=True, alt="Keys in which the recipes differ")
 
 
-def _select_in_address(label: str, options: list[str], key: str) -> str:
-    """A select box that is stored in the page's address; an invalid value in the address is ignored."""
-    in_address = st.query_params.get(key, "")
-    value = st.selectbox(label, options, options.index(in_address) if in_address in options else 0)
-    if value != options[0]:
-        st.query_params[key] = value
-    else:
-        st.query_params.pop(key, None)
-    return value
-
-
 def _filter(rows: list[model_comparison.Row]) -> list[model_comparison.Row]:
     first, second, third, fourth = st.columns([3, 2, 1, 3])
-    words = first.text_input("Words in the prompt", st.query_params.get("words", ""), max_chars=200)
-    if words:
-        st.query_params["words"] = words
-    else:
-        st.query_params.pop("words", None)
-    with second:
-        tag = _select_in_address("Tag", [_ALL, *sorted({tag for row in rows for tag in row.prompt.tags})], "tag")
-    with third:
-        seed = _select_in_address("Seed", [_ALL, *map(str, sorted({row.seed for row in rows}))], "seed")
+    words = first.text_input("Words in the prompt", key="words", max_chars=200, bind="query-params")
+    tags = [_ALL, *sorted({tag for row in rows for tag in row.prompt.tags})]
+    tag = second.selectbox("Tag", tags, key="tag", bind="query-params")
+    seeds = [_ALL, *map(str, sorted({row.seed for row in rows}))]
+    seed = third.selectbox("Seed", seeds, key="seed", bind="query-params")
     metrics = sorted({metric for row in rows for scores in row.scores for metric in scores})
-    with fourth:
-        order = _select_in_address(
-            "Order", [_SUITE_ORDER, *(f"largest disagreement by {metric}" for metric in metrics)], "order"
-        )
+    orders = [_SUITE_ORDER, *(f"largest disagreement by {metric}" for metric in metrics)]
+    order = fourth.selectbox("Order", orders, key="order", bind="query-params")
     parts = words.lower().split()
     matching = [
         row
@@ -175,18 +160,15 @@ def _filter(rows: list[model_comparison.Row]) -> list[model_comparison.Row]:
 
 def _pictures(names: list[str], rows: list[model_comparison.Row]) -> None:
     left, right = st.columns([3, 2])
-    with left:
-        layout = _select_in_address("Layout", list(_LAYOUTS.values()), "layout")
-    size = right.slider("Size of a picture (pixels)", 96, 768, _SIZES.get(len(names), 160), 32, key="size")
+    layout = left.selectbox("Layout", list(_LAYOUTS.values()), key="layout", bind="query-params")
+    size = right.slider("Size of a picture (pixels)", 96, 768, _SIZES.get(len(names), 160), 32, key="size",
+                        bind="query-params")  # fmt: skip
     if not rows:
         st.info("No prompt matches. Clear the words, the tag or the seed above.")
         return
     on_page = max(2, (_SMALL_PICTURES if len(names) >= _SMALL else _LARGE_PICTURES) // len(names))
     pages = max(1, ceil(len(rows) / on_page))
-    text = st.query_params.get("page", "1")
-    first = int(text) if text.isascii() and text.isdigit() and 1 <= int(text) <= pages else 1
-    page = st.pagination(pages, default=first) if pages > 1 else 1
-    st.query_params["page"] = str(page)
+    page = st.pagination(pages, key="page", bind="query-params") if pages > 1 else 1
     shown = [_row(row, notes=len(names) < _SMALL) for row in rows[(page - 1) * on_page : page * on_page]]
     layout_key = next(key for key, label in _LAYOUTS.items() if label == layout)
     picture_rows([short_name(name) for name in names], shown, layout_key, size=size)

@@ -21,7 +21,7 @@ def show() -> None:
         st.info("There is no dataset yet. Type `naruto ingest ./my-pictures` or `make demo` in a terminal.")
         return
     st.dataframe([_line(version) for version in versions.values()], hide_index=True, alt="Every dataset version")
-    version = versions[st.selectbox("Version", list(versions), key="version")]
+    version = versions[st.selectbox("Version", list(versions), key="version", bind="query-params")]
     _quarantine(version)
     try:
         pictures = datasets.pictures(version)
@@ -63,7 +63,7 @@ def _changes(versions: list[DatasetVersion], pictures: Sequence[Picture]) -> Non
         return
     st.header("Changes")
     by_id = {version.id: version for version in versions}
-    before = st.selectbox("Compared with", ["no other version", *by_id], key="before")
+    before = st.selectbox("Compared with", ["no other version", *by_id], key="before", bind="query-params")
     if before not in by_id:
         return
     old = {picture.sha256: picture.caption for picture in datasets.pictures(by_id[before])}
@@ -104,7 +104,8 @@ def _duplicates(pictures: Sequence[Picture]) -> None:
 
 def _browse(pictures: Sequence[Picture]) -> None:
     st.header("Pictures")
-    words = st.text_input("Words in the caption", key="words", max_chars=200).lower().split()
+    typed = st.text_input("Words in the caption", key="words", max_chars=200, bind="query-params")
+    words = typed.lower().split()
     matches = [picture for picture in pictures if all(word in picture.caption.lower() for word in words)]
     if not matches:
         st.info("No caption has all of these words.")

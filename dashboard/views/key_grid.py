@@ -27,12 +27,14 @@ def show() -> None:
         )
         return
     first, second = st.columns([3, 2])
-    pair = first.selectbox("Two keys (columns, rows)", list(pairs), key="key_pair",
-                           format_func=lambda pair: f"{pair[0]}, {pair[1]}: {pairs[pair]} runs")  # fmt: skip
-    swapped = second.toggle("Swap columns and rows", key="keys_swapped")
+    pair = first.selectbox("Two keys (columns, rows)", list(pairs), key="key_pair", bind="query-params",
+                           format_func=", ".join, help="Those of most runs come first.")  # fmt: skip
+    swapped = second.toggle("Swap columns and rows", key="keys_swapped", bind="query-params")
     x, y = pair[::-1] if swapped else pair
     grids = key_grids(runs.recorded_recipes(), x, y)
-    grid = st.selectbox("Runs", grids, format_func=_others, key="key_grid") if len(grids) > 1 else grids[0]
+    grid = grids[0]
+    if len(grids) > 1:
+        grid = st.selectbox("Runs", grids, format_func=_others, key="key_grid", bind="query-params")
     _grid(grid)
 
 
@@ -59,10 +61,12 @@ def _grid(grid: KeyGrid) -> None:
         st.info("None of these runs has pictures yet.")
         return
     first, second, third = st.columns([5, 1, 2])
-    slug = first.selectbox("Prompt", list(prompts), format_func=lambda slug: prompts[slug].text, key="prompt_of_grid")
-    seed = second.selectbox("Seed", seeds, key="seed_of_grid")
+    slug = first.selectbox("Prompt", list(prompts), format_func=lambda slug: prompts[slug].text, key="prompt_of_grid",
+                           bind="query-params")  # fmt: skip
+    seed = second.selectbox("Seed", seeds, key="seed_of_grid", bind="query-params")
     columns, rows = grid.columns[:_MOST], grid.rows[:_MOST]
-    size = third.slider("Size of a picture (pixels)", 96, 512, _SIZES.get(len(columns), 160), 32, key="size_of_grid")
+    size = third.slider("Size of a picture (pixels)", 96, 512, _SIZES.get(len(columns), 160), 32, key="size_of_grid",
+                        bind="query-params")  # fmt: skip
     names = [f"{grid.x} = {_value(column)}" for column in columns]
     shown = [_row(grid, index, len(columns), drawn, (slug, seed)) for index in range(len(rows))]
     picture_rows(names, shown, "side", size)

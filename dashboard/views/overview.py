@@ -184,7 +184,7 @@ def _over_runs(board: Leaderboard) -> None:
         return
     st.subheader("Metric over runs")
     title = st.segmented_control("Metric", list(columns), default=next(iter(columns)), required=True, key="metric",
-                                 label_visibility="collapsed")  # fmt: skip
+                                 label_visibility="collapsed", bind="query-params")  # fmt: skip
     column = columns[title or next(iter(columns))]
     measured = [row for row in board.rows if column.key in row.scores][:_RUNS][::-1]
     rows = [_point(row, column) for row in measured]

@@ -36,9 +36,11 @@ def show_run(run_id: str) -> None:
     prompts = [prompt for prompt in suite.prompts if prompt.slug in slugs]
     left, right = st.columns(2)
     tags = sorted({tag for prompt in prompts for tag in prompt.tags})
-    tag = left.selectbox("Tag", [_ALL_TAGS, *tags], key="tag")
-    seed = right.selectbox("Seed", sorted({sample.seed for sample in samples}), key="seed")
-    words = st.text_input("Words in the prompt", key="words", max_chars=200).lower().split()
+    tag = left.selectbox("Tag", [_ALL_TAGS, *tags], key="tag", bind="query-params")
+    seeds = sorted({sample.seed for sample in samples})
+    seed = right.selectbox("Seed", seeds, key="seed", bind="query-params")
+    typed = st.text_input("Words in the prompt", key="words", max_chars=200, bind="query-params")
+    words = typed.lower().split()
     shown = [
         prompt
         for prompt in prompts
@@ -56,7 +58,7 @@ def show_run(run_id: str) -> None:
 def _page(prompts: list[Prompt]) -> list[Prompt]:
     if len(prompts) <= _ROWS:
         return prompts
-    number = st.pagination(ceil(len(prompts) / _ROWS), key="page")
+    number = st.pagination(ceil(len(prompts) / _ROWS), key="page", bind="query-params")
     return prompts[(number - 1) * _ROWS : number * _ROWS]
 
 

@@ -39,7 +39,7 @@ def show() -> None:
     _tiles(summary, headline)
     _failure(summary.run)
     names = ("Training", "Images", "Scores and risks", "Recipe", "Files and log")
-    training, images, scores, recipe, files = st.tabs(names, on_change="rerun", key="part")
+    training, images, scores, recipe, files = st.tabs(names, on_change="rerun", key="part", bind="query-params")
     if training.open:
         with training:
             run_training.show(summary.run)
@@ -165,7 +165,7 @@ def _recipe(run_id: str, summaries: Sequence[RunSummary]) -> None:
     done = next((i for i, run in enumerate(others) if run.state is RunState.DONE), 0)
     if others:
         ids = [run.id for run in others]
-        other = st.selectbox("Differences to", ids, done, key="other_run")
+        other = st.selectbox("Differences to", ids, done, key="other_run", bind="query-params")
         differences = recipe_differences([recipe, database().runs.recipe_json(other)])
         if differences:
             lines = [{"Key": key, "This run": own, other: theirs} for key, (own, theirs) in differences.items()]

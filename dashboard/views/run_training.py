@@ -38,8 +38,9 @@ def show(run: Run) -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     default = [name for name in ("loss", "validation_loss", "d") if name in names]
     chosen = left.pills("Curves", names, selection_mode="multi", default=default, format_func=_TITLES.__getitem__,
-                        key="curves")  # fmt: skip
-    smoothing = right.slider("Smoothing", 0.0, 0.99, 0.9, 0.01, key="smoothing", help="Weight of the steps before.")
+                        key="curves", bind="query-params")  # fmt: skip
+    smoothing = right.slider("Smoothing", 0.0, 0.99, 0.9, 0.01, key="smoothing", help="Weight of the steps before.",
+                             bind="query-params")  # fmt: skip
     columns = st.columns(min(3, len(chosen)) or 1)
     for number, name in enumerate(chosen):
         lines = curve(run.id, steps, name, smoothing)
@@ -94,6 +95,8 @@ def _previews(run_id: str) -> None:
         return
     st.subheader("Previews")
     steps = sorted(by_step)
-    step = st.select_slider("Step", steps, steps[-1], key="preview_step") if len(steps) > 1 else steps[0]
+    step = steps[-1]
+    if len(steps) > 1:
+        step = st.select_slider("Step", steps, step, key="preview_step", bind="query-params")
     for sheet in by_step[step]:
         st.image(webp(sheet.read_bytes(), 1024), alt=f"Pictures drawn after {step} steps, beside the base's")

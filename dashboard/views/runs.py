@@ -66,10 +66,10 @@ def _filter() -> tuple[Leaderboard, list[Column]]:
     first, second, third, fourth = st.columns([3, 2, 4, 1], vertical_alignment="bottom")
     words = first.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200,
                              bind="query-params").lower().split()  # fmt: skip
-    states = second.multiselect("State", _STATES, key="states")
+    states = second.multiselect("State", _STATES, key="states", bind="query-params")
     group = third.segmented_control("Metrics", [*(group.value for group in Group), _ALL], key="group",
-                                    default=Group.HEADLINE.value, required=True)  # fmt: skip
-    archived = fourth.toggle("Archived", key="archived", help="Show archived runs too.")
+                                    default=Group.HEADLINE.value, required=True, bind="query-params")  # fmt: skip
+    archived = fourth.toggle("Archived", key="archived", help="Show archived runs too.", bind="query-params")
     board = runs.board_with_archived() if archived else runs.board()
     rows = [
         row

@@ -20,7 +20,7 @@ _TITLES = {
 
 
 def show() -> None:
-    chosen = st.segmented_control("Period", list(Period), default=Period.DAY, key="period")
+    chosen = st.segmented_control("Period", list(Period), default=Period.DAY, key="period", bind="query-params")
     period = Period(chosen or Period.DAY)
     load = serving.load(period)
     if not load.requests:

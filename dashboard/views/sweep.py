@@ -193,12 +193,13 @@ def _pictures(sweep: RecordedSweep) -> None:
     suites = [runs.prompts(sample.run_id) for sample in (next(iter(samples.values())) for samples in drawn.values())]
     texts = {prompt.slug: prompt.text for suite in suites if suite for prompt in suite.prompts}
     left, right = st.columns([3, 1])
-    slug = left.selectbox("Prompt", list(texts), format_func=lambda slug: texts[slug], key="prompt_of_sweep")
+    slug = left.selectbox("Prompt", list(texts), format_func=lambda slug: texts[slug], key="prompt_of_sweep",
+                          bind="query-params")  # fmt: skip
     seeds = sorted({seed for samples in drawn.values() for _, seed in samples})
-    picture_seed = right.selectbox("Seed of the pictures", seeds, key="seed_of_sweep")
+    picture_seed = right.selectbox("Seed of the pictures", seeds, key="seed_of_sweep", bind="query-params")
     names, settings = labels(sweep), sorted({r.cell.setting for r in sweep.cells if r.cell.position in drawn})
     pages = math.ceil(len(settings) / _COLUMNS)
-    page = st.pagination(pages, key="page_of_sweep") if pages > 1 else 1
+    page = st.pagination(pages, key="page_of_sweep", bind="query-params") if pages > 1 else 1
     shown = settings[(page - 1) * _COLUMNS : page * _COLUMNS]
     for number, column in zip(shown, st.columns(_COLUMNS), strict=False):
         column.text(names[number].replace(", ", "\n").replace("training.", ""))

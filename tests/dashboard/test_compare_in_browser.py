@@ -27,13 +27,18 @@ def test_the_address_gives_exactly_this_view_to_somebody_else(chrome: Browser, s
     expect(page.locator(".compare section")).to_have_count(2, timeout=15_000)
     expect(page).to_have_url(re.compile("seed=8"))
     query = parse_qs(urlsplit(page.url).query)
-    assert query == {"model": [f"{run.id}/base", f"{run.id}/adapted"], "seed": ["8"], "page": ["1"]}
+    assert query == {"model": [f"{run.id}/base", f"{run.id}/adapted"], "seed": ["8"]}
     other = open_page(chrome, page.url)
     expect(other.locator(".compare section")).to_have_count(2)
     pictures = ".compare img"
     assert [image.get_attribute("src") for image in other.locator(pictures).all()] == [
         image.get_attribute("src") for image in page.locator(pictures).all()
     ]
+    page.get_by_role("tab", name="XYZ").click()
+    expect(page).to_have_url(re.compile("part=XYZ"))
+    other.goto(page.url)
+    expect(other.get_by_role("tab", name="XYZ")).to_have_attribute("aria-selected", "true", timeout=15_000)
+    expect(other.get_by_text("No runs differ in exactly two keys")).to_be_visible(timeout=15_000)
 
 
 def test_the_slider_uncovers_the_second_picture_and_both_zoom_together(
