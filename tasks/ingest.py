@@ -7,9 +7,10 @@ from prefect.cache_policies import NO_CACHE
 
 from naruto_core.dataset.ingest import ingest as read_and_check
 from naruto_core.dataset.shared_versions import publish_version
-from naruto_core.dataset.versions import is_intact
+from naruto_core.dataset.versions import check_table_folder, is_intact
 from naruto_core.domain import DatasetVersion
 from naruto_core.recipe_sections import DatasetSection
+from naruto_core.settings import read_settings
 from tasks.context import task_context
 from tasks.progress import reporter, say
 
@@ -27,6 +28,7 @@ def hub_may_recover(_task: Any, _run: Any, state: State[Any]) -> bool:
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[3, 10], retry_condition_fn=hub_may_recover)
 def ingest(section: DatasetSection) -> DatasetVersion:
     """Check every record of the source, store the pictures, write the version's table, remember it."""
+    check_table_folder(read_settings().root)  # before the database, so that nothing is left there
     with task_context() as context:
         shared = bool(context.settings.store)
         result = read_and_check(section, context.layout, reporter(), say, table_per_version=shared)

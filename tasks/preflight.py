@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from naruto_core import devices, sdxl
 from naruto_core.adapter_file import parts_without_weights
 from naruto_core.artifact_store import ArtifactStore
+from naruto_core.dataset.versions import check_table_folder
 from naruto_core.domain import PromptSuite
 from naruto_core.errors import RecipeInvalid
 from naruto_core.hub import check_token
@@ -36,7 +37,7 @@ def memory_plan(recipe: Recipe, settings: Settings, device: torch.device) -> Mem
 
 @task(cache_policy=NO_CACHE)
 def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
-    """Check hub token, trackers, bucket, cluster, device, precision, base model, memory and the length of prompts.
+    """Check hub token, data root, trackers, bucket, cluster, device, precision, base model, memory, length of prompts.
 
     The token itself is never logged or kept. Raises a NarutoError that names what cannot work.
     """
@@ -44,6 +45,7 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
     if recipe.publish.push_to_hub:
         _check_token(recipe.publish.hub_model_id or "")
     settings = read_settings()
+    check_table_folder(settings.root)
     choose_trackers(settings.trackers, settings.mlflow_uri)
     if settings.store:
         ArtifactStore(settings.store).check()

@@ -52,6 +52,7 @@ def create_app(settings: Settings, options: ServiceOptions) -> FastAPI:
 
     app = FastAPI(
         title="naruto-sdxl", version="1", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # a redirect would go to the host that the client wrote
         description="OpenAI's images API for the runs of this machine.", telemetry=TELEMETRY,
     )  # fmt: skip
     app.state.service = state

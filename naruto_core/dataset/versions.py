@@ -77,16 +77,21 @@ def _id_of(facts: list[tuple[str, ...]]) -> str:
     return f"ds-{digest.hexdigest()[:16]}"
 
 
+def check_table_folder(root: Path) -> None:
+    """Raise StorageFailed where the name of the data root has characters that Delta does not support."""
+    if invalid := _INVALID_ROOT.search(str(root)):
+        raise StorageFailed(
+            f"dataset tables cannot be stored below {str(root)!r}: its name has a {invalid[0]!r}; set "
+            "NARUTO_HOME to another folder."
+        )
+
+
 def table_name(layout: Layout, source: str) -> str:
     """The table's folder name for a source: its last part for people, and a digest to make it unique.
 
-    Raises StorageFailed where the data root's name has characters that Delta does not support.
+    Raises StorageFailed as `check_table_folder`.
     """
-    if invalid := _INVALID_ROOT.search(str(layout.root)):
-        raise StorageFailed(
-            f"dataset tables cannot be stored below {str(layout.root)!r}: its name has a {invalid[0]!r}; set "
-            "NARUTO_HOME to another folder."
-        )
+    check_table_folder(layout.root)
     words = re.sub(r"[^a-z0-9]+", "-", Path(source).name.lower()).strip("-")[:40].strip("-")
     return f"{words or 'dataset'}-{sha256_bytes(source.encode())[:8]}"
 

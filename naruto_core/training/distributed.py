@@ -15,19 +15,35 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from naruto_core.errors import RecipeInvalid
+
 HOST = "127.0.0.1"
 TIMEOUT = timedelta(days=7)  # the others wait while the main process ingests, draws and scores
 
 
 def launched_processes() -> int:
-    """The number of processes that a launcher started: WORLD_SIZE in the environment, or 1."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """The number of processes that a launcher started: WORLD_SIZE in the environment, or 1.
+
+    Raises RecipeInvalid where it is no such number.
+    """
+    return _launchers_number("WORLD_SIZE", "1", least=1)
+
+
+def _launchers_number(name: str, default: str, least: int = 0) -> int:
+    """What a launcher set the variable `name` to; RecipeInvalid where that is no whole number from `least`."""
+    text = os.environ.get(name, default)
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise RecipeInvalid(
+            f"the environment variable {name} is {text!r}, but it must be a whole number from {least}, as "
+            "`accelerate launch` sets it; unset WORLD_SIZE to train in one process."
+        )
+    return int(text)
 
 
 def local_device(device: torch.device) -> torch.device:
     """This process's own GPU (LOCAL_RANK) where several processes were launched; else `device` itself."""
     if device.type == "cuda" and launched_processes() > 1:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", _launchers_number("LOCAL_RANK", "0"))
     return device
 
 
@@ -64,6 +80,7 @@ def process_group(device: torch.device) -> Generator[None]:
     if launched_processes() == 1:
         yield
         return
+    _launchers_number("RANK", "")
     with open_group(device):
         yield
 

@@ -150,6 +150,8 @@ def test_the_urls_of_pictures_begin_with_the_services_own_address_whatever_the_h
         return reply.json()["data"][0]["url"]
 
     assert url().startswith(f"{service.url}/v1/pictures/")
+    elsewhere = httpx2.get(f"{service.url}/v1/models/", headers={"Host": "evil.example"})
+    assert elsewhere.status_code == 404  # no redirect to that host
     public = service.state.options.model_copy(update={"public_url": "https://pictures.example/naruto/"})
     monkeypatch.setattr(service.state, "options", public)
     assert url().startswith("https://pictures.example/naruto/v1/pictures/")

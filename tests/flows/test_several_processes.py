@@ -99,3 +99,13 @@ def test_the_number_of_processes_is_part_of_the_recipe_and_must_fit_the_machine(
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(RecipeInvalid, match="4 processes were launched, but training"):
         check_processes(recipe.training, torch.device("cpu"))
+    monkeypatch.delenv("RANK", raising=False)
+    with (
+        pytest.raises(RecipeInvalid, match="variable RANK is '', but it must be a whole number from 0"),
+        distributed.process_group(torch.device("cpu")),
+    ):
+        pass
+    for size in ("abc", "-1", "0", "", "1e3"):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        with pytest.raises(RecipeInvalid, match=f"WORLD_SIZE is '{size}', but it must be a whole number from 1"):
+            check_processes(recipe.training, torch.device("cpu"))

@@ -365,6 +365,17 @@ def test_a_users_mistake_is_one_sentence_and_a_failing_exit(
     _one_sentence(done.stderr, sentence)
 
 
+@pytest.mark.parametrize("command", [["run"], ["ingest", "world:naruto?count=4&seed=1"]], ids=["run", "ingest"])
+def test_a_home_whose_name_cannot_be_part_of_a_tables_address_is_refused_and_nothing_is_left_there(
+    naruto: Naruto, tmp_path: Path, command: list[str]
+):
+    home = tmp_path / "a#b?"
+    done = naruto(home, *command)
+    assert done.returncode == 1
+    _one_sentence(done.stderr, "its name has a '#'; set NARUTO_HOME to another folder.")
+    assert not home.exists()
+
+
 def _one_sentence(stderr: str, sentence: str) -> None:
     mistakes = [line for line in stderr.splitlines() if line.startswith("naruto: ")]
     assert len(mistakes) == 1
