@@ -13,11 +13,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx2
 import pytest
 from prefect.client.schemas.actions import VariableUpdate
 from prefect.events.schemas.automations import EventTrigger
@@ -56,10 +58,15 @@ def python_m(module: str, local: LocalPrefect, *arguments: str) -> subprocess.Co
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
 
 
+@cache
+def api(address: str) -> httpx2.Client:
+    """One client for all requests: each new one reads certificates."""
+    return httpx2.Client(base_url=address, timeout=60)
+
+
 def request(local: LocalPrefect, method: str, path: str, body: Any = None) -> Any:
-    """The decoded answer of the server's API; ServiceFailed for an error status."""
-    with local.client() as client:
-        answer = client.request(method, path, json=body)  # type: ignore[arg-type]
+    """The decoded answer of the server's API."""
+    answer = api(local.api).request(method, path.removeprefix("/"), json=body).raise_for_status()
     return answer.json() if answer.content else None
 
 

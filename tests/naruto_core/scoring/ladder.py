@@ -1,6 +1,6 @@
 """A ladder of made-up generators whose order is known, and the value of every metric for each of them.
 
-The drawn world is the truth: 200 drawings of the held-out style to compare with, 300 others that were
+The drawn world is the truth: drawings of the held-out style to compare with, others that were
 "trained on", and six generators, from perfect down to one that copies.
 """
 
@@ -31,14 +31,14 @@ class Ladder:
     drawn: Mapping[str, Rows]
 
 
-def build_ladder(extractor: Extractor, n: int) -> Ladder:
+def build_ladder(extractor: Extractor, n: int, n_training: int = 300, n_reference: int = 200) -> Ladder:
     """The features by `extractor` of `n` pictures of each generator, a multiple of 8."""
 
     def rows(pixels: Pixels) -> Rows:
         loads: list[Callable[[], Image.Image]] = [lambda p=picture: Image.fromarray(p) for picture in pixels]
         return np.concatenate(list(embed_pictures(extractor, loads, 64)))
 
-    training = drawings(HELD_OUT_STYLE, 300, 101)[0]
+    training = drawings(HELD_OUT_STYLE, n_training, 101)[0]
     new = drawings(HELD_OUT_STYLE, n, 102)[0]
     two_colours = drawings(HELD_OUT_STYLE, n, 108, wanted=_has_two_colours)[0]
     each = -(-n // len(BASE_STYLES))
@@ -53,7 +53,7 @@ def build_ladder(extractor: Extractor, n: int) -> Ladder:
     }
     assert all(len(pixels) == n for pixels in made.values())
     embedded = {name: rows(pixels) for name, pixels in made.items()}
-    return Ladder(rows(drawings(HELD_OUT_STYLE, 200, 100)[0]), rows(training), embedded)
+    return Ladder(rows(drawings(HELD_OUT_STYLE, n_reference, 100)[0]), rows(training), embedded)
 
 
 def _has_two_colours(scene: Scene) -> bool:

@@ -12,7 +12,7 @@ from tests.naruto_core.scoring.ladder import RUNGS, build_ladder, failed_rungs, 
 
 @cache
 def values() -> dict[str, dict[str, float]]:
-    return ladder_values(build_ladder(load_extractor(JUDGE, CPU), 88))
+    return ladder_values(build_ladder(load_extractor(JUDGE, CPU), 72, n_training=100, n_reference=160))
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid", "cmmd", "mmd", "coverage"])
