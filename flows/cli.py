@@ -202,7 +202,7 @@ def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
     settle_libraries()
     collect_rarely()
-    from flows.listings import unmeasured
+    from flows.score_listing import unmeasured
     from tasks.evaluation import rescore as rescore_run
 
     rescore_run(name)

@@ -23,7 +23,6 @@ from naruto_core.report.tables import (
     headline,
     number_text,
 )
-from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.metrics import is_in_lists
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Ratings, open_database, open_store
@@ -239,13 +238,6 @@ def write_page(name: str, path: Path) -> Path:
 
     with task_context() as context:
         return write_report(context, name, path)
-
-
-def unmeasured(name: str) -> str:
-    """Which metrics of a run could not be had, and why; "" when there is none."""
-    with open_store(read_settings().database_url) as store:
-        findings = store.findings(store.run(name).id)
-    return next((finding.sentence for finding in findings if finding.name == NOT_MEASURED), "")
 
 
 def comparison_table(comparisons: Sequence["Comparison"]) -> str:
