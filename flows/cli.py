@@ -202,8 +202,8 @@ def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
     settle_libraries()
     collect_rarely()
-    from flows.score_listing import unmeasured
-    from tasks.evaluation import rescore as rescore_run
+    from tasks.rescore import rescore as rescore_run
+    from tasks.rescore import unmeasured
 
     rescore_run(name)
     if missing := unmeasured(name):
@@ -227,7 +227,7 @@ def compare(
     """Compare two models on the same prompts and seeds: differences, intervals, and a verdict on the second model."""
     settle_libraries()
     collect_rarely()
-    from flows.listings import compared, list_comparison, nothing_to_compare
+    from flows.comparison_listing import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
         print_listing(nothing, as_json)

@@ -39,7 +39,13 @@ def collect_rarely() -> None:
     Python searches after every 700 new objects, and at its end: here nearly all are of imported modules, and stay.
     """
     gc.set_threshold(20_000, 20, 20)
-    atexit.register(gc.freeze)  # the system takes the memory of a process that ends
+    atexit.register(_leave_garbage)
+
+
+def _leave_garbage() -> None:
+    """Let the system take the memory of this process; but extensions of torch print what was not freed at the end."""
+    if "torch" not in sys.modules:
+        gc.freeze()
 
 
 class _Terminated(KeyboardInterrupt):

@@ -10,7 +10,6 @@ from naruto_core.domain import Finding, Score, Variant
 from naruto_core.errors import RecipeInvalid
 from naruto_core.report.score_table import anchored, headline_table
 from naruto_core.report.win_rates import win_rate_over_base
-from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.metrics import decimals
 from naruto_core.settings import read_settings
 from naruto_core.store.sqlite_records import open_records
@@ -53,13 +52,6 @@ def _win_rate(url: str, run_id: str) -> "WinRate | None":
 
     with open_database(url) as database:
         return win_rate_over_base(database.ratings, run_id)
-
-
-def unmeasured(name: str) -> str:
-    """Which metrics of a run could not be had, and why; "" when there is none."""
-    with open_records(read_settings().database_url) as records:
-        findings = records.findings(records.run(name).id)
-    return next((finding.sentence for finding in findings if finding.name == NOT_MEASURED), "")
 
 
 def _change_row(score: Score) -> dict[str, Any]:

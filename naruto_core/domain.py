@@ -255,6 +255,9 @@ def measurement_of(score: Score) -> Measurement:
     return Measurement(score.metric, score.extractor, score.version, score.reference)
 
 
+NOT_MEASURED = "not measured"  # the name of the finding that says which metrics have no value, and why
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A problem that may make a run's scores misleading; `name` is e.g. "overfitting".
