@@ -69,7 +69,6 @@ def is_intact_folder(folder: Path, sha256: str) -> bool:
 
 def find_non_finite(path: Path) -> str:
     """The name of the first tensor of a safetensors file with a NaN or an infinity; "" when all are finite.
-
     Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors.
     """
     import numpy as np  # whoever only looks for files needs none of it
