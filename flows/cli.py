@@ -12,7 +12,7 @@ from flows.cli_import import imports
 from flows.cli_reviews import people, votes
 from flows.cli_runs import changes
 from flows.cli_sweep import sweeps
-from flows.process import check_recipe, end_in_one_sentence, refuse_undecodable, settle_libraries
+from flows.process import check_recipe, collect_rarely, end_in_one_sentence, refuse_undecodable, settle_libraries
 from flows.terminal import print_listing
 from naruto_core.errors import NarutoError, RecipeInvalid
 
@@ -157,6 +157,7 @@ def recaption(
 @app.command()
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first, with their scores."""
+    collect_rarely()
     from flows.listings import list_runs
 
     print_listing(list_runs(), as_json)
@@ -165,6 +166,7 @@ def runs(as_json: AsJson = False) -> None:
 @app.command()
 def show(name: RunName, as_json: AsJson = False) -> None:
     """Show one run: state, dataset, adapter, recipe, and the folder of its files."""
+    collect_rarely()
     from flows.listings import show_run
 
     print_listing(show_run(name), as_json)
@@ -186,6 +188,7 @@ def scores(
     as_json: AsJson = False,
 ) -> None:
     """Show what the adapter changed: headline metrics of base, adapted and real pictures, and the warnings."""
+    collect_rarely()
     from flows.score_listing import list_scores, write_scores
 
     if output:
@@ -198,8 +201,9 @@ def scores(
 def rescore(name: RunName) -> None:
     """Measure a finished run again from stored features; print what changed. Exit 1 if a metric was not measured."""
     settle_libraries()
-    from flows.listings import unmeasured
-    from tasks.evaluation import rescore as rescore_run
+    collect_rarely()
+    from tasks.rescore import rescore as rescore_run
+    from tasks.rescore import unmeasured
 
     rescore_run(name)
     if missing := unmeasured(name):
@@ -222,7 +226,8 @@ def compare(
 ) -> None:
     """Compare two models on the same prompts and seeds: differences, intervals, and a verdict on the second model."""
     settle_libraries()
-    from flows.listings import compared, list_comparison, nothing_to_compare
+    collect_rarely()
+    from flows.comparison_listing import compared, list_comparison, nothing_to_compare
 
     if if_there and (nothing := nothing_to_compare(first, second)):
         print_listing(nothing, as_json)
@@ -246,6 +251,7 @@ def report(
 ) -> None:
     """Write one HTML page about a run: scores, verdicts, findings, pictures, nearest training pictures."""
     settle_libraries()
+    collect_rarely()
     from flows.listings import write_page
 
     print(write_page(name, output))
@@ -274,6 +280,7 @@ def watch(
 @app.command()
 def verify(as_json: AsJson = False) -> None:
     """Compute every recorded hash again; exit 1 if a file is missing or altered."""
+    collect_rarely()
     from flows.listings import verify_all
 
     findings = verify_all()

@@ -1,7 +1,6 @@
 """What the listing commands show, except `scores`; and what recaption and report write."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +15,6 @@ from naruto_core.dataset.versions import read_pictures
 from naruto_core.domain import DatasetVersion, Picture, Run, RunLease, RunState, Variant, format_duration
 from naruto_core.errors import RecordDamaged
 from naruto_core.recipe_sections import ImportedSection
-from naruto_core.report.tables import (
-    Compared,
-    comparison_figures,
-    comparison_markdown,
-    headline,
-    number_text,
-)
-from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.metrics import is_in_lists
 from naruto_core.settings import read_settings
 from naruto_core.store.database import Ratings, open_database, open_store
@@ -32,7 +23,7 @@ from naruto_core.store.writes import Store
 from naruto_core.training.checkpoint_selection import best_steps
 
 if TYPE_CHECKING:
-    from naruto_core.scoring.comparison import Comparison
+    pass
 
 
 def list_runs() -> Listing:
@@ -207,31 +198,6 @@ def _short(caption: str) -> str:
     return caption if len(caption) <= _SHOWN else f"{caption[: _SHOWN - 1]}…"
 
 
-def compared(first: str, second: str) -> Compared:
-    """Every metric of both models with the difference, its interval, and a verdict on the second."""
-    from tasks.compare import compare_models
-    from tasks.context import task_context
-
-    with task_context() as context:
-        return compare_models(context, first, second)
-
-
-def nothing_to_compare(*models: str) -> Listing | None:
-    """A sentence when the NARUTO_HOME of one of them is not there; None when all are."""
-    from tasks.compare import missing_home
-
-    missing = next((home for name in models if (home := missing_home(name))), None)
-    return Listing([], f"Nothing to compare with yet: there is no record in {missing}.") if missing else None
-
-
-def list_comparison(comparison: Compared, *, markdown: bool = False) -> Listing:
-    """What was compared, for programs and for people; as Markdown, for a page."""
-    rows = [asdict(metric) | {"verdict": str(metric.verdict)} for metric in comparison.metrics]
-    if markdown:
-        return Listing(rows, comparison_markdown(comparison))
-    return Listing(rows, f"{': '.join(headline(comparison))}\n\n{comparison_table(comparison.metrics)}")
-
-
 def write_page(name: str, path: Path) -> Path:
     """The report of one run, written as `path`."""
     from tasks.context import task_context
@@ -239,26 +205,3 @@ def write_page(name: str, path: Path) -> Path:
 
     with task_context() as context:
         return write_report(context, name, path)
-
-
-def unmeasured(name: str) -> str:
-    """Which metrics of a run could not be had, and why; "" when there is none."""
-    with open_store(read_settings().database_url) as store:
-        findings = store.findings(store.run(name).id)
-    return next((finding.sentence for finding in findings if finding.name == NOT_MEASURED), "")
-
-
-def comparison_table(comparisons: Sequence["Comparison"]) -> str:
-    """Primary metrics first; the rest is exploratory."""
-    head = ["metric", "first", "second", "difference", "95 % interval", "p (Holm)", "n", "verdict on the second"]
-    parts: list[str] = []
-    for primary, title in ((True, "primary: named in the recipe"), (False, "exploratory")):
-        lines = [head, *(_line(comparison) for comparison in comparisons if comparison.primary is primary)]
-        if len(lines) > 1:
-            parts.append(f"{title}\n{columns(lines)}")
-    return "\n\n".join(parts)
-
-
-def _line(comparison: "Comparison") -> list[str]:
-    figures = comparison_figures(comparison)
-    return [comparison.metric, *figures, number_text(comparison.p, ".3f"), str(comparison.n), str(comparison.verdict)]

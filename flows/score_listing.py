@@ -1,8 +1,8 @@
-"""What `naruto scores` shows and writes. It imports no torch, no Prefect and no scipy.stats."""
+"""What `naruto scores` shows and writes. It imports no torch, no Prefect, no scipy.stats and no SQLAlchemy."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.terminal import Listing, columns
 from naruto_core.artifacts import atomic_file
@@ -12,7 +12,10 @@ from naruto_core.report.score_table import anchored, headline_table
 from naruto_core.report.win_rates import win_rate_over_base
 from naruto_core.scoring.metrics import decimals
 from naruto_core.settings import read_settings
-from naruto_core.store.database import open_database, open_store
+from naruto_core.store.sqlite_records import open_records
+
+if TYPE_CHECKING:
+    from naruto_core.judging.decision import WinRate
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -24,10 +27,11 @@ def score_row(score: Score) -> dict[str, Any]:
 
 def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
     """The headline metrics of one run and its warnings; or all set scores and means, and all that was checked."""
-    with open_database(read_settings().database_url) as database:
-        run = database.runs.run(name)
-        scores, findings = database.runs.scores(run.id, of_samples=False), database.runs.findings(run.id)
-        rate = None if all_of_them else win_rate_over_base(database.ratings, run.id)
+    url = read_settings().database_url
+    with open_records(url) as records:
+        run = records.run(name)
+        scores, findings = records.scores(run.id, of_samples=False), records.findings(run.id)
+        rate = _win_rate(url, run.id) if not all_of_them and records.has_voted_pairs() else None
     if not scores:
         return Listing([], f"run {run.id} has no scores yet ({run.state}).")
     rows = [score_row(score) | {"anchored": anchored(score, scores)} | _change_row(score) for score in scores]
@@ -41,6 +45,13 @@ def list_scores(name: str, *, all_of_them: bool = False) -> Listing:
     if any(score.interval is None for score in scores):
         notes += "; none of too few prompts or pictures"
     return Listing(rows, f"{columns(lines)}\n\n{notes}\n\n{_finding_lines(findings)}".rstrip())
+
+
+def _win_rate(url: str, run_id: str) -> "WinRate | None":
+    from naruto_core.store.database import open_database  # SQLAlchemy: half of the time of this command
+
+    with open_database(url) as database:
+        return win_rate_over_base(database.ratings, run_id)
 
 
 def _change_row(score: Score) -> dict[str, Any]:
@@ -67,9 +78,9 @@ def write_scores(name: str, path: Path) -> Path:
     if path.suffix not in writers:
         raise RecipeInvalid(f"{path}: write to a .csv or a .parquet file.")
     settings = read_settings()
-    with open_store(settings.database_url) as store:
-        run = store.run(name)
-        scores = store.scores(run.id)
+    with open_records(settings.database_url) as records:
+        run = records.run(name)
+        scores = records.scores(run.id)
     rows = [score_row(score) | {"run": run.id, "sample": score.sample_id or "", **score.details} for score in scores]
     columns_of = dict.fromkeys(key for row in rows for key in row)
     with atomic_file(path) as scratch:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from naruto_core import picture_file
@@ -70,9 +69,10 @@ def is_intact_folder(folder: Path, sha256: str) -> bool:
 
 def find_non_finite(path: Path) -> str:
     """The name of the first tensor of a safetensors file with a NaN or an infinity; "" when all are finite.
-
     Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors.
     """
+    import numpy as np  # whoever only looks for files needs none of it
+
     try:
         with safe_open(path, framework="np") as file:
             names: list[str] = list(file.keys())

@@ -240,6 +240,24 @@ class Score:
         return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Measurement:
+    """How a score was measured; only scores of the same measurement are comparable."""
+
+    metric: str
+    extractor: str
+    version: str
+    reference: str
+
+
+def measurement_of(score: Score) -> Measurement:
+    """The measurement of a score."""
+    return Measurement(score.metric, score.extractor, score.version, score.reference)
+
+
+NOT_MEASURED = "not measured"  # the name of the finding that says which metrics have no value, and why
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A problem that may make a run's scores misleading; `name` is e.g. "overfitting".

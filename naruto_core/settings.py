@@ -3,17 +3,23 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from naruto_core.errors import RecipeInvalid, StorageFailed
 
+PREFIX = "NARUTO_"  # of the variables; case does not count
 
-class Settings(BaseSettings):
-    """Read from `NARUTO_*` environment variables. Reading creates no files."""
 
-    model_config = SettingsConfigDict(env_prefix="NARUTO_", frozen=True, extra="ignore")
+class Settings(BaseModel):
+    """The settings by name; `from_environment` reads them from `NARUTO_*` environment variables.
+
+    Not pydantic-settings: every value is one text of the environment, and that library took longer to import than all
+    of this takes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     home: Path = Field(default=Path("var"), description="Folder that holds pictures, runs and the database.")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite at NARUTO_HOME/naruto.db.")
@@ -76,6 +82,12 @@ class Settings(BaseSettings):
             )
         return store
 
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The settings that the environment says now. Raises ValidationError for an invalid value."""
+        names = {f"{PREFIX}{name}".upper(): name for name in cls.model_fields}
+        return cls.model_validate({names[k.upper()]: value for k, value in os.environ.items() if k.upper() in names})
+
     @property
     def root(self) -> Path:
         """`home` as an absolute path. Raises StorageFailed for the home of a user who does not exist."""
@@ -100,7 +112,7 @@ def sqlite_url(path: Path) -> str:
 
 def read_settings() -> Settings:
     """The settings of this process, read now. Raises RecipeInvalid for an invalid value."""
-    return _read(tuple((key, value) for key, value in os.environ.items() if key.upper().startswith("NARUTO_")))
+    return _read(tuple((key, value) for key, value in os.environ.items() if key.upper().startswith(PREFIX)))
 
 
 @lru_cache(maxsize=8)
@@ -108,9 +120,9 @@ def _read(variables: tuple[tuple[str, str], ...]) -> Settings:
     """Checking all fields takes milliseconds, and a page reads the settings a hundred times: so once for each value."""
     del variables  # the cache's key only
     try:
-        return Settings()
+        return Settings.from_environment()
     except ValidationError as error:
-        raise invalid_settings(error, "NARUTO_") from None
+        raise invalid_settings(error, PREFIX) from None
 
 
 def invalid_settings(error: ValidationError, prefix: str) -> RecipeInvalid:

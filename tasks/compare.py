@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from naruto_core.artifacts import Layout
-from naruto_core.domain import GENERATED, Sample, Variant
+from naruto_core.domain import Sample, Variant
 from naruto_core.errors import NotRecorded
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_sections import ScoringSection
@@ -15,27 +15,8 @@ from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.store.read_only_home import has_database
 from tasks.context import RunContext, TaskContext, read_only_context, recorded_run, with_run
 from tasks.features import run_features
+from tasks.kept_comparison import ModelName, model_label, parse_model, same_pictures
 from tasks.results import Key, comparison_key, features_key, keep_comparisons, read_comparisons
-
-
-@dataclass(frozen=True, slots=True)
-class ModelName:
-    """What `[HOME//]RUN[:VARIANT]` says: where the run is recorded (None: here), which it is, and who drew."""
-
-    home: Path | None
-    run: str
-    variant: Variant
-
-
-def parse_model(name: str) -> ModelName:
-    """The model that `name` means, the adapted one when no variant is said; NotRecorded for what says none."""
-    home, elsewhere, model = name.rpartition("//")
-    run, _, variant = model.partition(":")
-    if variant not in ("", *GENERATED):
-        raise NotRecorded(f"{name}: a model is RUN:VARIANT, with {', '.join(GENERATED)} for VARIANT.")
-    if (elsewhere and not home) or not run or "/" in run:
-        raise NotRecorded(f"{name}: a run of another NARUTO_HOME is HOME//RUN, with that folder for HOME.")
-    return ModelName(Path(home).expanduser() if home else None, run, Variant(variant or Variant.ADAPTED))
 
 
 def missing_home(name: str) -> Path | None:
@@ -53,7 +34,7 @@ def compare_models(context: TaskContext, first: str, second: str) -> Compared:
     left = _read_model(context, names[0], None)
     right = _read_model(context, names[1], names[0].home)
     comparisons = compare_sides(context.layout, left.side, right.side, right.recipe.scoring)
-    return Compared(left.label, right.label, comparisons, *_same_pictures(left.side, right.side))
+    return Compared(left.label, right.label, comparisons, *same_pictures(left.side.samples, right.side.samples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +44,7 @@ class ModelSide:
     name: str
     variant: Variant
     samples: Sequence[Sample]
-    key: Key
+    key: Key | None
     features: Callable[[], RunFeatures]
 
 
@@ -74,7 +55,7 @@ def side_of(context: RunContext, name: str, variant: Variant, features: RunFeatu
     def read() -> RunFeatures:
         return run_features(context) if features is None else features
 
-    return ModelSide(name, variant, samples, features_key(context), read)
+    return ModelSide(name, variant, samples, features_key(context.store, context.run), read)
 
 
 def compare_sides(layout: Layout, first: ModelSide, second: ModelSide, section: ScoringSection) -> list[Comparison]:
@@ -82,7 +63,7 @@ def compare_sides(layout: Layout, first: ModelSide, second: ModelSide, section: 
 
     Raises NarutoError for what cannot be compared.
     """
-    key = comparison_key([(side.key, side.variant) for side in (first, second)], section)
+    key = comparison_key([(side.key, side.variant) for side in (first, second)])
     comparisons = read_comparisons(layout, key)
     if comparisons is None:
         left, right = (Side(side.name, side.features(), side.variant) for side in (first, second))
@@ -116,12 +97,4 @@ def _read_model_at(context: TaskContext, name: ModelName) -> _Model:
     side = side_of(with_run(context, opened), label, name.variant)
     if not side.samples:
         raise NotRecorded(f"{label}: this run drew no pictures with {name.variant}.")
-    commit = next((summary.git_commit for summary in context.store.runs() if summary.run.id == run.id), "")
-    return _Model(side, opened.recipe, f"{label}, commit {commit[:10] or 'unknown'}")
-
-
-def _same_pictures(first: ModelSide, second: ModelSide) -> tuple[int, int]:
-    """How many pictures have the same prompt and seed, and how many of them have the same bytes."""
-    left, right = ({(sample.prompt, sample.seed): sample.sha256 for sample in side.samples} for side in (first, second))
-    common = left.keys() & right.keys()
-    return len(common), sum(left[key] == right[key] for key in common)
+    return _Model(side, opened.recipe, model_label(context.store, label, run.id))

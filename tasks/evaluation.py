@@ -1,6 +1,7 @@
 """Evaluation: all scores and findings of a run, recorded; and those of a finished run, computed again.
 
-Nothing here needs Prefect, so that `naruto rescore` starts without it; the tasks of the flows are in `score.py`.
+Nothing here needs Prefect, so that `naruto rescore` starts without it; the tasks of the flows are in `score.py`; what
+a run needs that did not change is in `rescore.py`.
 """
 
 import math
@@ -16,13 +17,12 @@ from naruto_core.scoring.evaluation import evaluate
 from naruto_core.scoring.feature_set import RunFeatures
 from naruto_core.scoring.features import load_extractor
 from naruto_core.scoring.findings import FUSED_MODEL, MODEL_CHANGE, TRUNCATED_FOR_SCORES, TRUNCATED_TEXT
-from naruto_core.store.verification import write_scores_digest
+from naruto_core.store.scores_digest import write_scores_digest
 from tasks.captions import find_caption_noise
 from tasks.compare import compare_sides, side_of
 from tasks.context import RunContext, TaskContext, recorded_run, task_context, with_run
 from tasks.features import run_features
-from tasks.progress import say
-from tasks.results import Key, features_key, keep_recorded_scores, recorded_scores_are_current
+from tasks.results import keep_recorded_scores, recorded_scores_are_current
 
 SetScores = dict[tuple[str, str], float]  # by metric and variant
 _OF_TRAINING = ("overfitting", "memorization")  # findings that compare with training pictures
@@ -35,14 +35,15 @@ def evaluate_run(context: RunContext) -> int:
     features = run_features(context, risks=True)
     evaluation = evaluate(features, context.suite, recipe.scoring, _score_template(context))
     store.add_scores(_with_changes(context, features, evaluation.scores))
-    write_scores_digest(store, context.layout, run_id)
+    recorded = store.scores(run_id)
+    write_scores_digest(context.layout, run_id, recorded)
     noise = find_caption_noise(context, run_id, context.dataset, recipe)
     kept = [finding for finding in store.findings(run_id) if finding.name in _KEPT]
     if not any(finding.name == TRUNCATED_FOR_SCORES for finding in kept):
         kept.append(_find_text_beyond_scores(context))
     findings = [*evaluation.findings, noise, *kept]
     store.add_findings(run_id, about_import(run_id, recipe, findings) if recipe.imported else findings)
-    keep_recorded_scores(context, _key(context))
+    keep_recorded_scores(context.layout, store, context.run, recorded)
     return len(evaluation.scores)
 
 
@@ -92,23 +93,21 @@ def runs_to_rescore(context: TaskContext, name: str | None) -> list[str]:
     return [summary.run.id for summary in context.store.runs() if summary.run.state is RunState.DONE]
 
 
-def rescore(name: str) -> str:
-    """Measure the run called `name` again as its recipe says; a sentence that says which set scores changed.
-
-    Where the recorded scores are those of the same pictures, captions, networks and code, nothing is computed.
-    """
+def measure_again(name: str) -> str:
+    """Measure the run called `name` as its recipe says, unless nothing changed; a sentence that says which set scores
+    did."""
     with task_context() as machine:
         context = with_run(machine, recorded_run(machine, name))
-        before = _set_scores(context.store.scores(context.run.id))
-        if recorded_scores_are_current(context, _key(context)):
-            write_scores_digest(context.store, context.layout, context.run.id)  # where that file was altered
+        layout, store, run = context.layout, context.store, context.run
+        before = store.scores(run.id)
+        if recorded_scores_are_current(layout, store, run, before):
+            write_scores_digest(layout, run.id, before)  # where that file was altered
+            after = before
         else:
             evaluate_run(context)
-        after = _set_scores(context.store.scores(context.run.id))
-    changes = score_changes(before, after)
-    sentence = f"{context.run.id}: {', '.join(changes) if changes else 'nothing moved'}"
-    say(sentence)
-    return sentence
+            after = store.scores(run.id)
+    changes = score_changes(_set_scores(before), _set_scores(after))
+    return f"{run.id}: {', '.join(changes) if changes else 'nothing moved'}"
 
 
 def score_changes(before: SetScores, after: SetScores) -> list[str]:
@@ -118,10 +117,6 @@ def score_changes(before: SetScores, after: SetScores) -> list[str]:
         for (metric, variant), value in after.items()
         if (old := before.get((metric, variant))) is None or not math.isclose(old, value, rel_tol=1e-4, abs_tol=1e-6)
     ]
-
-
-def _key(context: RunContext) -> Key:
-    return ["scores", context.run.id, features_key(context)]
 
 
 def _set_scores(scores: Sequence[Score]) -> SetScores:

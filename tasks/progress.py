@@ -3,15 +3,14 @@
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from uuid import UUID
-
-from rich.console import Console
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from naruto_core.domain import Progress, format_duration
 from naruto_core.errors import printable
-from tasks.run_lease import check_stop
+
+if TYPE_CHECKING:  # rich and the database are imported by who reports progress: `say` needs neither
+    from rich.console import Console
 
 TERMINAL_SECONDS, PREFECT_SECONDS = 0.5, 5.0
 BAR_WIDTH = 24
@@ -30,6 +29,8 @@ def reporter(*, stoppable: bool = True) -> Callable[[Progress], None]:
 
     If `stoppable`, it raises RunStopped when somebody asked the run to stop: a report is a safe point.
     """
+    from tasks.run_lease import check_stop
+
     terminal, prefect = _terminal(), _prefect()
 
     def report(progress: Progress) -> None:
@@ -53,8 +54,11 @@ def unit_reporter(stage: str, total: int, unit: str) -> Callable[[int], None]:
     return report_count
 
 
-def _bar(progress: Progress, console: Console) -> str:
+def _bar(progress: Progress, console: "Console") -> str:
     """One line for a terminal: a bar, then what `describe` says; cut at the terminal's width."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
     line = Table.grid(padding=(0, 1))
     line.add_column(width=BAR_WIDTH)
     line.add_column(no_wrap=True, overflow="ellipsis")
@@ -67,6 +71,8 @@ def _bar(progress: Progress, console: Console) -> str:
 
 def _terminal() -> Callable[[Progress, bool], None]:
     """A bar that is drawn again in place where stderr is a terminal; elsewhere plain lines."""
+    from rich.console import Console
+
     live, last, console = sys.stderr.isatty(), 0.0, Console(stderr=True, highlight=False, markup=False)
 
     def show(progress: Progress, finished: bool) -> None:

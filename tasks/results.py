@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from naruto_core.artifacts import Layout, sha256_bytes, sha256_file, write_atomically
-from naruto_core.domain import Finding, Score, Variant
+from naruto_core.domain import Finding, Run, Score, Variant
 from naruto_core.git_info import scoring_code_digest
 from naruto_core.hub import locate
-from naruto_core.recipe_sections import ScoringSection
-from tasks.context import RunContext
+from naruto_core.store.run_queries import RunQueries
 
 if TYPE_CHECKING:
     from naruto_core.scoring.comparison import Comparison
@@ -31,20 +30,25 @@ MOST = 500  # results; a comparison has about 8 KB
 Key = list[Any]  # JSON values
 
 
-def features_key(context: RunContext) -> Key:
-    """Everything that the features of a run depend on: pictures, texts, networks.
+def features_key(records: RunQueries, run: Run) -> Key | None:
+    """Everything that the features of a run depend on: pictures, texts, networks; None for a run without pictures.
 
-    The id of a dataset version stands for its pictures and captions.
+    The id of a dataset version stands for its pictures and captions. Of the recipe, what was recorded counts: to read
+    it as a Recipe takes longer than all the rest.
     """
-    recipe, samples = context.recipe, context.store.samples(context.run.id)
+    suite, samples = records.prompts(run.id), records.samples(run.id)
+    if suite is None or not samples:
+        return None
+    recipe: dict[str, dict[str, Any]] = json.loads(records.recipe_json(run.id))
+    scoring = recipe.get("scoring", {})
     return [
-        context.dataset.id,
-        context.suite.fingerprint,
+        run.dataset_id,
+        suite.fingerprint,
         sorted([sample.variant, sample.prompt, sample.seed, sample.sha256] for sample in samples),
-        recipe.generation.resolution,
-        recipe.instance_prompt,
-        recipe.scoring.model_dump(mode="json"),
-        [[name, *_files(name)] for name in _strings(recipe.scoring.model_dump(mode="json"))],
+        recipe.get("generation", {}).get("resolution"),
+        (recipe.get("imported") or recipe.get("training", {})).get("instance_prompt"),
+        scoring,
+        [[name, *_files(name)] for name in _strings(scoring)],
     ]
 
 
@@ -76,25 +80,30 @@ def keep_comparisons(layout: Layout, key: Key, comparisons: "Sequence[Comparison
         keep_result(layout, key, json.loads(text))
 
 
-def comparison_key(sides: Sequence[tuple[Key, Variant]], section: ScoringSection) -> Key:
-    """The key of the comparison of two models: the features of either run with the variant, and the statistics."""
-    return ["comparison", *([features, variant] for features, variant in sides), section.model_dump(mode="json")]
+def comparison_key(sides: Sequence[tuple[Key | None, Variant]]) -> Key:
+    """The key of the comparison of two models: the features of either run with the variant, and the statistics, which
+    are part of a recipe's scoring section as its networks are."""
+    return ["comparison", *([features, variant] for features, variant in sides)]
 
 
-def recorded_scores_are_current(context: RunContext, key: Key) -> bool:
-    """Whether the scores and findings in the database are those that were recorded for `key`."""
-    kept = read_result(context.layout, key)
-    return kept is not None and kept == _recorded(context)
+def recorded_scores_are_current(layout: Layout, records: RunQueries, run: Run, scores: Sequence[Score]) -> bool:
+    """Whether `scores`, all of a run, and its findings are those that were recorded for what it depends on now."""
+    features = features_key(records, run)
+    kept = None if features is None else read_result(layout, _scores_key(run, features))
+    return kept is not None and kept == _recorded(scores, records.findings(run.id))
 
 
-def keep_recorded_scores(context: RunContext, key: Key) -> None:
-    """Note that the scores and findings which are now in the database are those of `key`. Raises StorageFailed."""
-    keep_result(context.layout, key, _recorded(context))
+def keep_recorded_scores(layout: Layout, records: RunQueries, run: Run, scores: Sequence[Score]) -> None:
+    """Note that `scores`, all of a run, and its findings are those of what it depends on. Raises StorageFailed."""
+    features = features_key(records, run)
+    keep_result(layout, _scores_key(run, features), _recorded(scores, records.findings(run.id)))
 
 
-def _recorded(context: RunContext) -> str:
-    scores: list[Score] = context.store.scores(context.run.id)
-    findings: list[Finding] = context.store.findings(context.run.id)
+def _scores_key(run: Run, features: Key | None) -> Key:
+    return ["scores", run.id, features]
+
+
+def _recorded(scores: Sequence[Score], findings: Sequence[Finding]) -> str:
     return sha256_bytes(repr((sorted(map(repr, scores)), sorted(map(repr, findings)))).encode())
 
 

@@ -18,11 +18,12 @@ from naruto_core.scoring.features import load_extractor
 from naruto_core.settings import read_settings
 from naruto_core.store.embedding_cache import EmbeddingCache
 from tasks.context import OpenRun, RunContext, run_context, task_context
-from tasks.evaluation import evaluate_run, rescore, runs_to_rescore
+from tasks.evaluation import evaluate_run, runs_to_rescore
 from tasks.features import EmbeddedBatch, embed_batches, missing_sources, run_pictures
 from tasks.plan import pictures_to_score, timed_phase
 from tasks.progress import unit_reporter
 from tasks.pruning import run_task
+from tasks.rescore import rescore
 from tasks.shards import (
     Conditions,
     conditions_of,

@@ -123,7 +123,7 @@ def _done(recorded: RecordedCell) -> Run | None:
 
 def _value(context: TaskContext, run: Run, objective: str) -> RunValue:
     opened = with_run(context, recorded_run(context, run.id))
-    key = ["run value", objective, features_key(opened)]
+    key = ["run value", objective, features_key(context.store, run)]
     kept = read_result(context.layout, key)
     if kept is None:
         kept = asdict(_measured(opened, objective))

@@ -105,7 +105,7 @@ class LocalPrefect:
 def read_local_prefect() -> LocalPrefect:
     """The local Prefect that the environment describes; ServiceFailed if a variable has no valid value."""
     try:
-        settings = LocalSettings()
+        settings = LocalSettings.from_environment()
     except ValidationError as error:
         raise ServiceFailed(f"a NARUTO_* environment variable is not valid: {explain(error, LocalSettings)}") from None
     return LocalPrefect(settings.root, settings.prefect_port)

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from naruto_core.domain import DatasetVersion, Run, Score, Variant
 from naruto_core.git_info import is_hub_id
-from naruto_core.recipe import Recipe
-from naruto_core.recipe_sections import DatasetSection, ModelSection
+
+if TYPE_CHECKING:  # to read a kept comparison needs no recipe, whose import takes a while
+    from naruto_core.recipe import Recipe
+    from naruto_core.recipe_sections import DatasetSection, ModelSection
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _MARKUP = re.compile(r"[\\`*_\[\]|~$&<>]")
@@ -31,7 +34,7 @@ _SDXL, _MINIATURE = "stabilityai/stable-diffusion-xl-base-1.0", "package:naruto_
 _FAN_WIKI = ("lambdalabs/naruto-blip-captions", "lambda/naruto-blip-captions")
 
 
-def base_licence(model: ModelSection) -> tuple[str, str]:
+def base_licence(model: "ModelSection") -> tuple[str, str]:
     """The hub's identifier of the base model's licence (`unknown` for other models than ours), and a sentence on it."""
     if model.base == _SDXL and is_hub_id(model.base, model.revision):
         terms = f"https://huggingface.co/{_SDXL}/blob/main/LICENSE.md"
@@ -44,7 +47,7 @@ def base_licence(model: ModelSection) -> tuple[str, str]:
     return "unknown", "The licence of the base model is not stated here; its terms apply to this adapter too."
 
 
-def pictures_licence(dataset: DatasetSection) -> str:
+def pictures_licence(dataset: "DatasetSection") -> str:
     """A sentence on the terms of the training pictures."""
     if dataset.source.startswith("world:"):
         return (
@@ -105,7 +108,7 @@ class CardFacts:
     """
 
     run: Run
-    recipe: Recipe
+    recipe: "Recipe"
     dataset: DatasetVersion
     base_digest: str
     files: WeightFiles

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
 
-from naruto_core.domain import Score, Variant
+from naruto_core.domain import Measurement, Score, Variant, measurement_of
 from naruto_core.intervals import LEVEL
 from naruto_core.scoring.metrics import decimals, find_metric, headline_metrics
 from naruto_core.scoring.set_metrics import SetMetric
-from naruto_core.store.queries import Measurement, RunSummary, measurement_of
+from naruto_core.store.queries import RunSummary
 
 _ARROWS = {-1: " ↓", 0: "", 1: " ↑"}
 _TRAINED = (Variant.ADAPTED, Variant.FUSED)  # the same model, but for rounding: the first that was measured counts

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from naruto_core.domain import Finding, Score, Variant
+from naruto_core.domain import Finding, Measurement, Score, Variant, measurement_of
 from naruto_core.scoring.memorization import NO_SIGN
 from naruto_core.scoring.metrics import decimals, direction, headline_metrics
-from naruto_core.store.queries import Measurement, measurement_of
 
 if TYPE_CHECKING:
     from naruto_core.judging.decision import WinRate

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from naruto_core.card.facts import escape, table
-from naruto_core.domain import Score, Variant, distinct_variants
+from naruto_core.domain import Score, Variant, distinct_variants, measurement_of
 from naruto_core.report.score_table import anchored
 from naruto_core.scoring.discrimination import ENOUGH
 from naruto_core.scoring.metrics import decimals, find_metric
-from naruto_core.store.queries import measurement_of
 
 if TYPE_CHECKING:
     from naruto_core.scoring.comparison import Comparison

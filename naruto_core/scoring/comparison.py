@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from naruto_core.domain import Variant
 from naruto_core.errors import NarutoError
-from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring.blas_threads import single_threaded
 from naruto_core.scoring.evaluation import set_difference, set_metrics_of
 from naruto_core.scoring.feature_set import FeatureSet, RunFeatures, each_once
@@ -16,6 +16,9 @@ from naruto_core.scoring.registry import Metric
 from naruto_core.scoring.resampling import Difference, holm, paired_difference
 from naruto_core.scoring.sample_metrics import counted, sample_values
 from naruto_core.scoring.verdict import Verdict, not_measured, verdict
+
+if TYPE_CHECKING:
+    from naruto_core.recipe_sections import ScoringSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ Rows = tuple[list[int], list[int]]  # of the first and of the second model: the 
 
 
 @single_threaded
-def compare(first: Side, second: Side, section: ScoringSection) -> list[Comparison]:
+def compare(first: Side, second: Side, section: "ScoringSection") -> list[Comparison]:
     """Every metric that both were measured with, primary metrics first.
 
     Raises NarutoError when the two have no prompt and seed in common, and when their scores cannot be compared, because
@@ -118,7 +121,7 @@ def _own_style(side: Side, rows: Rows) -> Rows:
     return ([rows[0][i] for i in own], [rows[1][i] for i in own]) if own else rows
 
 
-def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection) -> Iterator[tuple[Comparison, int]]:
+def _compare_sets(first: Side, second: Side, rows: Rows, section: "ScoringSection") -> Iterator[tuple[Comparison, int]]:
     second_sets = {(metric.name, features.extractor): features for metric, features in set_metrics_of(second.features)}
     for metric, features in set_metrics_of(first.features):
         second_features = second_sets.get((metric.name, features.extractor))
@@ -141,7 +144,7 @@ def _compare_sets(first: Side, second: Side, rows: Rows, section: ScoringSection
 
 
 def _compare_samples(
-    first: Side, second: Side, rows: Rows, section: ScoringSection
+    first: Side, second: Side, rows: Rows, section: "ScoringSection"
 ) -> Iterator[tuple[Comparison, int]]:
     first_values, second_values = (sample_values(side.features)[side.variant] for side in (first, second))
     prompts = [first.features.prompts()[row] for row in rows[0]]
@@ -173,7 +176,7 @@ def _allowed(first: Side, second: Side) -> tuple[float, float]:
     return (preference.low, preference.high) if adapted[1] else (-preference.high, -preference.low)
 
 
-def _not_measured(metric: Metric, extractor: str, n: int, section: ScoringSection) -> Comparison:
+def _not_measured(metric: Metric, extractor: str, n: int, section: "ScoringSection") -> Comparison:
     """A comparison without values. Its verdict follows when the whole family is known."""
     return Comparison(
         metric=metric.name,

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from naruto_core.domain import Finding, PromptSuite, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.intervals import Estimate, mean_estimate, share_estimate
-from naruto_core.recipe_sections import ScoringSection
 from naruto_core.scoring import findings, torchmetrics_fid
 from naruto_core.scoring.blas_threads import single_threaded
 from naruto_core.scoring.copied_pixels import pixel_nearness
@@ -20,6 +20,9 @@ from naruto_core.scoring.metrics import SAMPLE_METRICS, SET_METRICS
 from naruto_core.scoring.resampling import Difference, difference, jackknife
 from naruto_core.scoring.sample_metrics import SampleMetric, Values, counted, sample_values
 from naruto_core.scoring.set_metrics import SetMetric
+
+if TYPE_CHECKING:
+    from naruto_core.recipe_sections import ScoringSection
 
 JACKKNIFE = "jackknife over prompts, 95 %"
 NO_ANCHOR = "none: real pictures were measured with other texts than the suite's"
@@ -34,7 +37,7 @@ class Evaluation:
 
 
 @single_threaded
-def evaluate(features: RunFeatures, suite: PromptSuite, section: ScoringSection, template: Score) -> Evaluation:
+def evaluate(features: RunFeatures, suite: PromptSuite, section: "ScoringSection", template: Score) -> Evaluation:
     """Every score and every finding of a run.
 
     `template` holds what all scores of the run have in common: run, id of the reference, details.
@@ -99,7 +102,7 @@ def set_difference(features: FeatureSet, metric: SetMetric, first: Features, sec
     return difference(measure, features.groups())
 
 
-def set_discrimination(features: FeatureSet, metric: SetMetric, section: ScoringSection) -> Discrimination | None:
+def set_discrimination(features: FeatureSet, metric: SetMetric, section: "ScoringSection") -> Discrimination | None:
     """Whether `metric` tells blocks of the base's pictures from blocks of real ones.
 
     None where the base drew nothing, or where the blocks are too small for the metric.
@@ -119,7 +122,7 @@ def set_discrimination(features: FeatureSet, metric: SetMetric, section: Scoring
     return discriminate(base, real, metric.better, section.resamples, section.seed)
 
 
-def _set_scores(template: Score, metric: SetMetric, features: FeatureSet, section: ScoringSection) -> Iterator[Score]:
+def _set_scores(template: Score, metric: SetMetric, features: FeatureSet, section: "ScoringSection") -> Iterator[Score]:
     discrimination = set_discrimination(features, metric, section)
     common = replace(
         template,
@@ -193,7 +196,7 @@ def _without_nan(values: Values, unmeasured: list[str]) -> Values:
 
 
 def _sample_scores(
-    template: Score, metric: SampleMetric, features: RunFeatures, values: Values, section: ScoringSection
+    template: Score, metric: SampleMetric, features: RunFeatures, values: Values, section: "ScoringSection"
 ) -> Iterator[Score]:
     """For every variant the mean of a metric, and a score for each picture."""
     discrimination = _sample_discrimination(metric, values, section)
@@ -221,7 +224,7 @@ def _sample_scores(
             yield replace(score, sample_id=sample.id, details={})
 
 
-def _sample_discrimination(metric: SampleMetric, values: Values, section: ScoringSection) -> Discrimination | None:
+def _sample_discrimination(metric: SampleMetric, values: Values, section: "ScoringSection") -> Discrimination | None:
     if metric.real_texts:
         return None
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from naruto_core.domain import Finding
+from naruto_core.domain import NOT_MEASURED, Finding
 from naruto_core.intervals import LEVEL, Estimate, exact_share, share_estimate
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import StylePreference, Vector
@@ -23,7 +23,6 @@ from naruto_core.scoring.resampling import (
     mean_measure,
 )
 
-NOT_MEASURED = "not measured"
 FUSED_MODEL = "fused model"
 MODEL_CHANGE = "model change"
 TRUNCATED_TEXT = "truncated text"

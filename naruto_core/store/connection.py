@@ -1,9 +1,8 @@
 """Connections to SQLite or Postgres: pragmas, short transactions, readable errors, migrations."""
 
-import re
 import sqlite3
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -15,29 +14,15 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, Ope
 from sqlalchemy.exc import DatabaseError as SqlalchemyDatabaseError
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import GO_ON, NarutoError, RecordDamaged, StorageFailed
+from naruto_core.errors import GO_ON, RecordDamaged, StorageFailed
+from naruto_core.store.sqlite_records import BUSY_SECONDS, decoded_path, newest_revision, sqlite_fault
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-BUSY_SECONDS = 30
 ROWS_AT_ONCE = 2000  # that one transaction deletes
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _POSTGRES_LOCK = 0x6E617275  # any number that nothing else in the database locks
 _WRITER_LOCK, _WRITE_AHEAD = "writer_lock", "write_ahead"  # execution options of the engine
-
-_BUSY = "another process has been writing to it for too long; try again when it is done"
-_OWNER = "this user may not write there; change its owner, or set NARUTO_HOME to another folder"
-_SQLITE_ERRORS: dict[int, tuple[type[NarutoError], str]] = {
-    sqlite3.SQLITE_BUSY: (StorageFailed, _BUSY),
-    sqlite3.SQLITE_LOCKED: (StorageFailed, _BUSY),
-    sqlite3.SQLITE_CANTOPEN: (StorageFailed, _OWNER),
-    sqlite3.SQLITE_READONLY: (StorageFailed, _OWNER),
-    sqlite3.SQLITE_FULL: (StorageFailed, "the disk is full; free some space and run the same command again"),
-    sqlite3.SQLITE_IOERR: (StorageFailed, "the disk refused to read or write; check it and run the same command again"),
-    sqlite3.SQLITE_NOTADB: (StorageFailed, "the file is not a SQLite database; move it away or set NARUTO_DATABASE"),
-    sqlite3.SQLITE_CORRUPT: (RecordDamaged, "the file is damaged; put back a copy of it"),
-}
 
 
 def parse_url(url: str) -> URL:
@@ -58,7 +43,7 @@ def parse_url(url: str) -> URL:
             "NARUTO_DATABASE names a database in memory, which ends with the command: name a file, like "
             "sqlite:////folder/naruto.db, or leave it unset."
         )
-    return parsed.set(database=re.sub("%(25|3F)", lambda code: {"25": "%", "3F": "?"}[code[1]], parsed.database))
+    return parsed.set(database=decoded_path(parsed.database))
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -196,6 +181,11 @@ class Repository:
         with database_errors(self._engine.url), self._engine.connect() as connection:
             yield connection
 
+    def _rows(self, statement: str, **values: object) -> Sequence[Sequence[Any]]:
+        """See `RunQueries`."""
+        with self._reading_rows() as connection:
+            return connection.execute(text(statement), values).tuples().all()
+
     @contextmanager
     def _writing(self) -> Generator[Session]:
         """A write transaction: all of the block is recorded, or nothing."""
@@ -240,10 +230,8 @@ def database_errors(url: URL) -> Generator[None]:
     except (IntegrityError, ProgrammingError):
         raise
     except SqlalchemyDatabaseError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in _SQLITE_ERRORS:
-            error_class, reason = _SQLITE_ERRORS[code & 0xFF]
-            raise error_class(f"cannot use the database {display_url(url)}: {reason}.") from error
+        if fault := sqlite_fault(error.orig, display_url(url)):
+            raise fault from error
         if not isinstance(error, OperationalError):
             raise
         reason = " ".join(str(error.orig).split()).rstrip("?.")
@@ -260,11 +248,10 @@ def display_url(url: URL) -> str:
 
 
 def _has_newest_schema(connection: Connection) -> bool:
-    """Whether the database has the newest revision: the files of revisions begin with their number."""
+    """Whether the database has the newest revision."""
     if not inspect(connection).has_table("alembic_version"):
         return False
-    newest = max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
-    return list(connection.scalars(text("SELECT version_num FROM alembic_version"))) == [newest]
+    return list(connection.scalars(text("SELECT version_num FROM alembic_version"))) == [newest_revision()]
 
 
 def alembic_config(connection: Connection | None = None) -> "Config":

@@ -16,7 +16,7 @@ from sqlalchemy import ForeignKey, Index, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from naruto_core.artifacts import host_id
-from naruto_core.domain import RunLease, RunState
+from naruto_core.domain import Run, RunLease, RunState
 from naruto_core.store.connection import Repository
 from naruto_core.store.schema import Base, RunRow, run_row
 
@@ -141,7 +141,7 @@ def live_owner(session: Session, run_id: str, now: datetime) -> str:
     return f"process {live.process} on {live.host} works on it" if live else ""
 
 
-def worked_seconds(leases: Sequence[RunLease], run: RunRow) -> float | None:
+def worked_seconds(leases: Sequence[RunLease], run: Run | RunRow) -> float | None:
     """The seconds that processes worked on a finished run, by its `leases`: pauses between them and waiting for a
     device are not counted, nor is what was done after its end. From start to end for a run without leases; None for a
     run that has not ended.

@@ -1,20 +1,16 @@
 """Read runs, datasets, pictures and scores: domain objects, never a session or a row of the database."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import and_, bindparam, case, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, bindparam, case, func, select
 
 from naruto_core.domain import (
     Adapter,
     DatasetVersion,
-    Finding,
     FusedModel,
     PhaseRecord,
     PhaseSpeed,
-    PromptSuite,
     QuarantinedRecord,
     Run,
     RunLease,
@@ -23,24 +19,24 @@ from naruto_core.domain import (
     Score,
     StepRecord,
     Variant,
+    measurement_of,
 )
-from naruto_core.errors import NarutoError, NotRecorded
+from naruto_core.errors import NarutoError
 from naruto_core.store.connection import Repository
 from naruto_core.store.labels import TagRow
 from naruto_core.store.leases import LeaseRow, worked_seconds
+from naruto_core.store.run_queries import RunQueries
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
     FindingRow,
     FusedRow,
     PhaseRow,
-    PromptRow,
     QuarantinedRow,
     RunRow,
     SampleRow,
     ScoreRow,
     StepRow,
-    SuiteRow,
 )
 
 # the columns of a Score, in its order: a thousand runs have tens of thousands, for which rows of the mapper are slow
@@ -58,16 +54,6 @@ _RUNS_VERSION = select(
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Measurement:
-    """How a score was measured; only scores of the same measurement are comparable."""
-
-    metric: str
-    extractor: str
-    version: str
-    reference: str
-
-
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """A run in a list: with the source of its dataset and its set scores, without scores of single pictures.
@@ -83,11 +69,6 @@ class RunSummary:
     tags: tuple[str, ...] = ()
 
 
-def measurement_of(score: Score) -> Measurement:
-    """The measurement of a score."""
-    return Measurement(score.metric, score.extractor, score.version, score.reference)
-
-
 def comparable(first: Score, second: Score) -> tuple[Score, Score]:
     """The two scores as a pair. Raises NarutoError when their measurements differ."""
     for field in ("metric", "extractor", "version", "reference"):
@@ -100,14 +81,8 @@ def comparable(first: Score, second: Score) -> tuple[Score, Score]:
     return first, second
 
 
-class Queries(Repository):
-    """Read-only queries. Run ids are exact, except in `run` and `recipe_json`, which also accept a part of an id."""
-
-    def find_dataset(self, dataset_id: str) -> DatasetVersion | None:
-        """The dataset version with this id, or None."""
-        with self._reading() as session:
-            row = session.get(DatasetRow, dataset_id)
-            return row.to_domain() if row else None
+class Queries(Repository, RunQueries):
+    """Read-only queries; those about one run are in `RunQueries`. Run ids are exact."""
 
     def datasets(self) -> list[DatasetVersion]:
         """Every dataset version, by source."""
@@ -124,21 +99,11 @@ class Queries(Repository):
             rows = session.scalars(query.order_by(QuarantinedRow.source, QuarantinedRow.row))
             return [QuarantinedRecord(row.source, row.row, row.reason, row.detail) for row in rows]
 
-    def run(self, run_id: str) -> Run:
-        """The run with this id, or the only run whose id begins or ends with it. NotRecorded names the nearest."""
-        with self._reading() as session:
-            return _find_run(session, run_id).to_domain()
-
     def recipes(self) -> dict[str, str]:
         """The resolved recipe of every run as JSON, by run id, oldest first; no deleted runs."""
         query = select(RunRow.id, RunRow.recipe_json).where(RunRow.state != RunState.DELETED)
         with self._reading() as session:
             return dict(session.execute(query.order_by(RunRow.started_at, RunRow.id)).tuples().all())
-
-    def recipe_json(self, run_id: str) -> str:
-        """The resolved recipe of a run as JSON. Raises NotRecorded when there is no such run."""
-        with self._reading() as session:
-            return _find_run(session, run_id).recipe_json
 
     def adapters(self, run_id: str) -> list[Adapter]:
         """The adapter files of a run, by path; empty before it is trained."""
@@ -156,28 +121,6 @@ class Queries(Repository):
         with self._reading() as session:
             row = session.get(FusedRow, run_id)
             return row.to_domain() if row else None
-
-    def prompts(self, run_id: str) -> PromptSuite | None:
-        """The prompt suite of a run's pictures; None before they are generated."""
-        with self._reading() as session:
-            suite = session.scalar(select(SuiteRow).join(RunRow).where(RunRow.id == run_id))
-            if suite is None:
-                return None
-            rows = session.scalars(
-                select(PromptRow).where(PromptRow.suite == suite.fingerprint).order_by(PromptRow.position)
-            )
-            return PromptSuite(
-                suite.name, suite.fingerprint, tuple(row.to_domain() for row in rows), tuple(suite.seeds)
-            )
-
-    def samples(self, run_id: str, variant: Variant | None = None) -> list[Sample]:
-        """The pictures of a run, or of one variant, ordered by variant, prompt and seed."""
-        query = select(SampleRow).where(SampleRow.run_id == run_id)
-        if variant is not None:
-            query = query.where(SampleRow.variant == variant)
-        with self._reading() as session:
-            rows = session.scalars(query.order_by(SampleRow.variant, SampleRow.prompt, SampleRow.seed))
-            return [row.to_domain() for row in rows]
 
     def sample_counts(self) -> list[tuple[str, Variant, int]]:
         """How many pictures each variant of each run has (run id, variant, count); newest runs first."""
@@ -217,21 +160,6 @@ class Queries(Repository):
         """The sha256 of the picture of each sample, by sample id; unknown ids are left out."""
         with self._reading_rows() as connection:
             return dict(connection.execute(_DIGESTS, {"ids": list(sample_ids)}).tuples().all())
-
-    def scores(self, run_id: str, *, of_samples: bool = True) -> list[Score]:
-        """Every score of a run: set scores and means first, then those of samples unless they are left out."""
-        query = select(ScoreRow).where(ScoreRow.run_id == run_id)
-        query = query if of_samples else query.where(ScoreRow.sample_id.is_(None))
-        with self._reading() as session:
-            rows = session.scalars(query.order_by(ScoreRow.subject, ScoreRow.metric, ScoreRow.variant, ScoreRow.id))
-            return [row.to_domain() for row in rows]
-
-    def findings(self, run_id: str) -> list[Finding]:
-        """The findings of a run, warnings first."""
-        query = select(FindingRow).where(FindingRow.run_id == run_id)
-        with self._reading() as session:
-            rows = session.scalars(query.order_by(FindingRow.warning.desc(), FindingRow.name))
-            return [row.to_domain() for row in rows]
 
     def warnings(self) -> dict[str, list[str]]:
         """The names of the warnings of every run that has any, in alphabetical order."""
@@ -301,32 +229,13 @@ class Queries(Repository):
 
     def worked_seconds(self, run_id: str) -> float | None:
         """See `RunSummary.seconds`."""
+        run = self.run(run_id)
         with self._reading() as session:
             leases = session.scalars(select(LeaseRow).where(LeaseRow.run_id == run_id))
-            return worked_seconds([lease.to_domain() for lease in leases], _find_run(session, run_id))
+            return worked_seconds([lease.to_domain() for lease in leases], run)
 
     def orphan_samples(self) -> list[Sample]:
         """Pictures whose run is missing: no method removes the row of a run; another program changed the database."""
         with self._reading() as session:
             query = select(SampleRow).outerjoin(RunRow, RunRow.id == SampleRow.run_id).where(RunRow.id.is_(None))
             return [row.to_domain() for row in session.scalars(query.order_by(SampleRow.id))]
-
-
-def _find_run(session: Session, run_id: str) -> RunRow:
-    """See `Queries.run`."""
-    exact = session.get(RunRow, run_id)
-    if exact is not None:
-        return exact
-    exists = RunRow.state != RunState.DELETED
-    ids = list(session.scalars(select(RunRow.id).where(exists).order_by(RunRow.started_at.desc())))
-    if not ids:
-        raise NotRecorded(f"there is no run {run_id!r}: nothing has been run yet; type `make demo` to begin.")
-    has_part = or_(RunRow.id.startswith(run_id, autoescape=True), RunRow.id.endswith(run_id, autoescape=True))
-    matches = list(session.scalars(select(RunRow).where(exists, has_part).order_by(RunRow.id))) if run_id else []
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        examples = ", ".join(row.id for row in matches[:5])
-        raise NotRecorded(f"{run_id!r} could be any of {len(matches)} runs ({examples}); type more of the id.")
-    nearest = difflib.get_close_matches(run_id, ids, n=1, cutoff=0.0)[0]
-    raise NotRecorded(f"there is no run {run_id!r}; the nearest is {nearest}. `naruto runs` lists them all.")

@@ -13,12 +13,10 @@ from sqlalchemy.types import TypeDecorator
 from naruto_core.domain import (
     Adapter,
     DatasetVersion,
-    Finding,
     FusedModel,
     PhaseRecord,
     PhaseSpeed,
     PlannedPhase,
-    Prompt,
     Run,
     RunState,
     Sample,
@@ -134,9 +132,6 @@ class PromptRow(Base):
     text: Mapped[str] = mapped_column(Text)
     content: Mapped[str] = mapped_column(Text)
     tags: Mapped[list[str]]
-
-    def to_domain(self) -> Prompt:
-        return Prompt(slug=self.slug, text=self.text, content=self.content, tags=tuple(self.tags))
 
 
 class RunRow(Base):
@@ -292,11 +287,6 @@ class FindingRow(Base):
     warning: Mapped[bool]
     sentence: Mapped[str] = mapped_column(Text)
     figures: Mapped[dict[str, float]]
-
-    def to_domain(self) -> Finding:
-        return Finding(
-            run_id=self.run_id, name=self.name, warning=self.warning, sentence=self.sentence, figures=self.figures
-        )
 
 
 class StepRow(Base):

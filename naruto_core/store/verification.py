@@ -16,13 +16,12 @@ from naruto_core.artifacts import (
     find_non_finite,
     is_intact,
     is_intact_folder,
-    sha256_bytes,
-    write_atomically,
 )
-from naruto_core.domain import Adapter, Picture, Progress, Run, RunState, Sample, Score
+from naruto_core.domain import Adapter, Picture, Progress, Run, RunState, Sample
 from naruto_core.errors import RecordDamaged, ServiceFailed
 from naruto_core.store.cache_verification import cache_checks
 from naruto_core.store.queries import Queries
+from naruto_core.store.scores_digest import scores_digest
 
 NOT_COVERED = (
     "not covered, because nothing records their content: previews, folders to publish, checkpoints of unfinished runs, "
@@ -153,21 +152,6 @@ def _problem_kind(layout: Layout, expected: _Expected) -> ProblemKind | None:
     return None if intact else ProblemKind.ALTERED
 
 
-def write_scores_digest(queries: Queries, layout: Layout, run_id: str) -> None:
-    """Write the sha256 of the recorded scores of a run beside its files, for `verify`. Raises StorageFailed."""
-    digest = _scores_digest(queries.scores(run_id))
-    write_atomically(layout.scores_digest(run_id), f"{digest}\n".encode())
-
-
-def _scores_digest(scores: Iterable[Score]) -> str:
-    """Over what identifies a score, its value, interval and n."""
-    rows = [
-        (s.metric, str(s.variant), s.extractor, s.version, s.reference, s.sample_id, s.value, s.low, s.high, s.n)
-        for s in scores
-    ]
-    return sha256_bytes(repr(sorted(rows, key=repr)).encode())
-
-
 def _damaged_of_runs(queries: Queries, layout: Layout) -> Iterator[FileProblem]:
     """Of done runs: the copy of the recipe, the contact sheet, and the scores in the database."""
     for run in (summary.run for summary in queries.runs()):
@@ -188,7 +172,7 @@ def _damaged_of_run(queries: Queries, layout: Layout, run: Run) -> Iterator[File
     elif not _is_readable(sheet):
         yield FileProblem(ProblemKind.ALTERED, "contact sheet", layout.relative(sheet))
     # runs that an earlier version scored have no such file
-    if scores.exists() and scores.read_bytes().strip() != _scores_digest(queries.scores(run.id)).encode():
+    if scores.exists() and scores.read_bytes().strip() != scores_digest(queries.scores(run.id)).encode():
         yield FileProblem(ProblemKind.ALTERED, f"scores of {run.id} in the database", layout.relative(scores))
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from deployments.prefect.local import LocalSettings
 from deployments.service.options import ServiceOptions
-from naruto_core.settings import Settings
+from naruto_core.settings import PREFIX, Settings
 
 HOUSE = Path(__file__).parents[2]
 DEPLOYMENTS = HOUSE / "deployments"
@@ -41,8 +41,12 @@ def known_variables() -> set[str]:
     """Every NARUTO_* variable that a program or prefect.yaml reads."""
     in_prefect_yaml = set(re.findall(r"\$(NARUTO_\w+)", (DEPLOYMENTS / "prefect" / "prefect.yaml").read_text()))
     return in_prefect_yaml | {
-        f"{kind.model_config['env_prefix']}{field}".upper()
-        for kind in (Settings, LocalSettings, ServiceOptions)
+        f"{prefix}{field}".upper()
+        for kind, prefix in (
+            (Settings, PREFIX),
+            (LocalSettings, PREFIX),
+            (ServiceOptions, ServiceOptions.model_config.get("env_prefix", "")),
+        )
         for field in kind.model_fields
     }
 

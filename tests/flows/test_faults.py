@@ -13,7 +13,7 @@ from flows.listings import verify_all
 from naruto_core.artifacts import Layout
 from naruto_core.domain import RunState
 from naruto_core.store.database import open_database
-from tasks.evaluation import rescore
+from tasks.rescore import rescore
 from tests.faults.catalogue import KINDS, flip
 from tests.flows.conftest import SMALL, flags
 from tests.preloaded import Preloaded

@@ -35,6 +35,19 @@ for words in (
 """
 
 
+SHORT = """
+import sys
+from flows.cli import main
+sys.argv = ["naruto", *sys.argv[1:]]
+try:
+    main()
+finally:
+    loaded = {"sqlalchemy", "pyarrow", "deltalake", "pydantic_settings", "rich", "yaml", "PIL", "naruto_core.recipe"}
+    loaded |= {"numpy"} if "rescore" in sys.argv else set()
+    print("loaded:", sorted(loaded & sys.modules.keys()), file=sys.stderr)
+"""
+
+
 def _refuse(*arguments: object, **options: object) -> NoReturn:
     raise AssertionError("computed again")
 
@@ -66,6 +79,19 @@ def test_an_unchanged_comparison_and_rescore_compute_nothing_again(
     for words in (["compare", f"{run_id}:base", run_id], ["rescore", run_id]):
         with pytest.raises(AssertionError, match="computed again"):
             naruto(home, *words)
+
+
+def test_what_was_computed_before_is_shown_without_the_libraries_that_computed_it(
+    small_run: tuple[Path, str], environment: dict[str, str], naruto: Naruto
+):
+    home, run_id = small_run
+    for words in (["compare", f"{run_id}:base", run_id], ["rescore", run_id], ["scores", run_id]):
+        first = naruto(home, *words)  # computes it, if no test before did
+        command = [sys.executable, "-c", SHORT, *words]
+        variables = environment | {"NARUTO_HOME": str(home)}
+        again = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert again.stderr.endswith("loaded: []\n"), (words, again.stderr)
+        assert (again.returncode, again.stdout) == (first.returncode, first.stdout)
 
 
 def test_the_scores_of_a_run_begin_with_what_the_adapter_changed(small_run: tuple[Path, str], naruto: Naruto):

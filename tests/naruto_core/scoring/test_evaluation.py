@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from flows.profiles import choose_recipe
-from naruto_core.domain import Prompt, PromptSuite, Sample, Score, Variant
+from naruto_core.domain import NOT_MEASURED, Prompt, PromptSuite, Sample, Score, Variant
 from naruto_core.errors import NarutoError
 from naruto_core.report.tables import anchored
 from naruto_core.scoring.comparison import Side, compare
 from naruto_core.scoring.evaluation import Evaluation, evaluate
 from naruto_core.scoring.feature_set import Extra, FeatureSet, RunFeatures, each_once
-from naruto_core.scoring.findings import NOT_MEASURED
 from naruto_core.scoring.metrics import BY_NAME, SET_METRICS
 from naruto_core.scoring.set_metrics import ON_BASE_STYLES
 

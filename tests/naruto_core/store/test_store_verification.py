@@ -24,7 +24,8 @@ from naruto_core.domain import Adapter, FusedModel, Picture, Progress, Run, Spli
 from naruto_core.errors import RecordDamaged
 from naruto_core.picture_file import encode_picture
 from naruto_core.store.embedding_cache import EmbeddingCache
-from naruto_core.store.verification import FileProblem, ProblemKind, verify, write_scores_digest
+from naruto_core.store.scores_digest import write_scores_digest
+from naruto_core.store.verification import FileProblem, ProblemKind, verify
 from naruto_core.store.writes import Store
 
 
@@ -50,7 +51,7 @@ def layout(tmp_path: Path, store: Store, run: Run) -> Layout:
         write_atomically(layout.absolute(drawn.path), data)
         store.add_samples([drawn])
     store.add_scores([score(run.id, 3.0)])
-    write_scores_digest(store, layout, run.id)
+    write_scores_digest(layout, run.id, store.scores(run.id))
     store.finish_run(run.id, NOON)
     return layout
 
