@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Lock
+from time import monotonic
 from typing import Annotated, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -12,13 +15,13 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from dashboard.access import COOKIE, read_session_token
-from dashboard.informative_pairing import InformativePairings
 from dashboard.queries.database import database_of
 from dashboard.queries.thumbnails import SIZES, thumbnail
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
-from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Outcome, PictureNote, RatingEvent
+from naruto_core.judging.ranking import Vote, most_informative_pair
+from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, PictureNote, RatingEvent
 from naruto_core.settings import read_settings
-from naruto_core.store.database import Database
+from naruto_core.store.database import Database, Ratings
 from naruto_core.store.review_control import MOST_NOTE
 
 _COOKIE_SECONDS = 60 * 60 * 24 * 180
@@ -57,9 +60,9 @@ def picture(request: Request) -> Response:
 
 
 _MAX_BODY = 4096  # bytes
+PAIRING_SECONDS = 30.0  # for which the most informative pairing of a campaign is used
 # some work while others wait for the disk; with the 40 threads of the default, they wait for each other, not in turn
 _THREADS = CapacityLimiter(4)
-_PAIRINGS = InformativePairings()
 Reply = dict[str, object]
 Handler = Callable[[Database, str], Reply]  # answers a request of the reviewer with this id
 ShortText = Annotated[str, Field(min_length=1, max_length=64)]
@@ -115,6 +118,44 @@ class PictureNoteBody(_StrictBody):
 
     def to_domain(self) -> PictureNote:
         return PictureNote(self.assignment, self.nonce, self.text, self.position, self.defect, self.x, self.y)
+
+
+@dataclass
+class InformativePairings:
+    """The pairing of each campaign, and when it has to be computed again.
+
+    To count the votes of a campaign takes as long as many assignments. Without turns, every thread that serves
+    reviewers counts at the same moment, and everybody waits.
+    """
+
+    _found: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    _turn: Lock = field(default_factory=Lock)
+
+    def pairing(self, ratings: Ratings, campaign_id: str) -> str:
+        """The pairing whose next vote tells most, "" where there is no choice, or while the first is computed.
+
+        Raises NotRecorded for an unknown campaign.
+        """
+        pairing, until = self._found.get(campaign_id, ("", 0.0))
+        if monotonic() < until or not self._turn.acquire(blocking=False):
+            return pairing
+        try:
+            pairing = _most_informative(ratings, campaign_id)
+            self._found[campaign_id] = pairing, monotonic() + PAIRING_SECONDS
+        finally:
+            self._turn.release()
+        return pairing
+
+
+def _most_informative(ratings: Ratings, campaign_id: str) -> str:
+    models = ratings.models(campaign_id)
+    if len(models) < 3 or ratings.campaign(campaign_id).mode is not Mode.PAIR:
+        return ""
+    votes = [Vote(prompt, *sides, outcome, n) for prompt, sides, outcome, n in ratings.tally(campaign_id)]
+    return " ".join(most_informative_pair(models, votes))
+
+
+_PAIRINGS = InformativePairings()
 
 
 def _next(data: Database, reviewer_id: str, campaign_id: str, exclude: list[str]) -> Reply:

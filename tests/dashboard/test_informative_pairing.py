@@ -6,8 +6,8 @@ from threading import Event
 
 import pytest
 
-from dashboard import informative_pairing
-from dashboard.informative_pairing import SECONDS, InformativePairings
+from dashboard import routes
+from dashboard.routes import PAIRING_SECONDS, InformativePairings
 from naruto_core.judging import ranking
 from naruto_core.ratings import Campaign, Mode, Unit
 from naruto_core.store.database import Ratings
@@ -36,7 +36,7 @@ def test_while_one_thread_computes_a_pairing_the_others_use_the_last_one(
         return tally(ratings, campaign_id)
 
     monkeypatch.setattr(Ratings, "tally", count_slowly)
-    monkeypatch.setattr(informative_pairing, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(routes, "monotonic", lambda: clock[0])
     pairings = InformativePairings()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(pairings.pairing, ratings, campaign)
@@ -47,7 +47,7 @@ def test_while_one_thread_computes_a_pairing_the_others_use_the_last_one(
         assert found == " ".join(ranking.most_informative_pair(ratings.models(campaign), []))
         assert pairings.pairing(ratings, campaign) == found
         assert counted == [campaign]
-        clock[0] += SECONDS
+        clock[0] += PAIRING_SECONDS
         started.clear()
         may_end.clear()
         second = pool.submit(pairings.pairing, ratings, campaign)
