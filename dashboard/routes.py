@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from threading import Lock
 from time import monotonic
 from typing import Annotated, TypeVar
 
@@ -14,12 +15,13 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from dashboard.access import COOKIE, read_session_token
-from dashboard.queries.database import database
+from dashboard.queries.database import database_of
 from dashboard.queries.thumbnails import SIZES, thumbnail
 from naruto_core.errors import NarutoError, NotRecorded, RatingRefused, StorageFailed
 from naruto_core.judging.ranking import Vote, most_informative_pair
 from naruto_core.ratings import Action, Assignment, Defect, Extremes, Grades, Mode, Outcome, PictureNote, RatingEvent
 from naruto_core.settings import read_settings
+from naruto_core.store.database import Database, Ratings
 from naruto_core.store.review_control import MOST_NOTE
 
 _COOKIE_SECONDS = 60 * 60 * 24 * 180
@@ -58,9 +60,11 @@ def picture(request: Request) -> Response:
 
 
 _MAX_BODY = 4096  # bytes
-_PAIRING_SECONDS = 30.0  # how long the most informative pairing of a campaign is cached
+PAIRING_SECONDS = 30.0  # for which the most informative pairing of a campaign is used
 # some work while others wait for the disk; with the 40 threads of the default, they wait for each other, not in turn
 _THREADS = CapacityLimiter(4)
+Reply = dict[str, object]
+Handler = Callable[[Database, str], Reply]  # answers a request of the reviewer with this id
 ShortText = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -116,31 +120,34 @@ class PictureNoteBody(_StrictBody):
         return PictureNote(self.assignment, self.nonce, self.text, self.position, self.defect, self.x, self.y)
 
 
-def _next(reviewer_id: str, campaign_id: str, exclude: list[str]) -> dict[str, object]:
-    ratings = database().ratings
-    pairing = _informative_pairing(campaign_id, int(monotonic() / _PAIRING_SECONDS))
-    assignment = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), pairing, exclude=exclude)
-    reply = {"assignment": _assignment_json(assignment), "judged": ratings.done_count(campaign_id, reviewer_id)}
-    return reply if exclude else reply | {"left": ratings.left_count(campaign_id, reviewer_id)}
+@dataclass
+class InformativePairings:
+    """The pairing of each campaign, and when it has to be computed again.
+
+    To count the votes of a campaign takes as long as many assignments. Without turns, every thread that serves
+    reviewers counts at the same moment, and everybody waits.
+    """
+
+    _found: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    _turn: Lock = field(default_factory=Lock)
+
+    def pairing(self, ratings: Ratings, campaign_id: str) -> str:
+        """The pairing whose next vote tells most, "" where there is no choice, or while the first is computed.
+
+        Raises NotRecorded for an unknown campaign.
+        """
+        pairing, until = self._found.get(campaign_id, ("", 0.0))
+        if monotonic() < until or not self._turn.acquire(blocking=False):
+            return pairing
+        try:
+            pairing = _most_informative(ratings, campaign_id)
+            self._found[campaign_id] = pairing, monotonic() + PAIRING_SECONDS
+        finally:
+            self._turn.release()
+        return pairing
 
 
-def _last(reviewer_id: str, campaign_id: str) -> dict[str, object]:
-    return {"assignment": _assignment_json(database().ratings.last_done(campaign_id, reviewer_id))}
-
-
-def _record(reviewer_id: str, event: RatingEvent) -> dict[str, object]:
-    return {"new": database().ratings.record(reviewer_id, event, datetime.now(UTC))}
-
-
-def _record_note(reviewer_id: str, note: PictureNote) -> dict[str, object]:
-    return {"new": database().ratings.add_picture_note(reviewer_id, note, datetime.now(UTC))}
-
-
-@lru_cache(maxsize=64)
-def _informative_pairing(campaign_id: str, cache_period: int) -> str:
-    """The pairing that is most uncertain, so that a vote on it is most informative; "" where there is no choice."""
-    del cache_period
-    ratings = database().ratings
+def _most_informative(ratings: Ratings, campaign_id: str) -> str:
     models = ratings.models(campaign_id)
     if len(models) < 3 or ratings.campaign(campaign_id).mode is not Mode.PAIR:
         return ""
@@ -148,11 +155,34 @@ def _informative_pairing(campaign_id: str, cache_period: int) -> str:
     return " ".join(most_informative_pair(models, votes))
 
 
-def _assignment_json(assignment: Assignment | None) -> dict[str, object] | None:
+_PAIRINGS = InformativePairings()
+
+
+def _next(data: Database, reviewer_id: str, campaign_id: str, exclude: list[str]) -> Reply:
+    ratings = data.ratings
+    pairing = _PAIRINGS.pairing(ratings, campaign_id)
+    assignment = ratings.next_assignment(campaign_id, reviewer_id, datetime.now(UTC), pairing, exclude=exclude)
+    reply = {"assignment": _assignment_json(data, assignment), "judged": ratings.done_count(campaign_id, reviewer_id)}
+    return reply if exclude else reply | {"left": ratings.left_count(campaign_id, reviewer_id)}
+
+
+def _last(data: Database, reviewer_id: str, campaign_id: str) -> Reply:
+    return {"assignment": _assignment_json(data, data.ratings.last_done(campaign_id, reviewer_id))}
+
+
+def _record(data: Database, reviewer_id: str, event: RatingEvent) -> Reply:
+    return {"new": data.ratings.record(reviewer_id, event, datetime.now(UTC))}
+
+
+def _record_note(data: Database, reviewer_id: str, note: PictureNote) -> Reply:
+    return {"new": data.ratings.add_picture_note(reviewer_id, note, datetime.now(UTC))}
+
+
+def _assignment_json(data: Database, assignment: Assignment | None) -> dict[str, object] | None:
     """What a blind reviewer may see; a missing picture is sent as ""."""
     if assignment is None:
         return None
-    digests = database().runs.digests(assignment.samples)
+    digests = data.runs.digests(assignment.samples)
     pictures = [digests.get(sample, "") for sample in assignment.samples]
     return {"id": assignment.id, "text": assignment.text, "pictures": pictures}
 
@@ -163,13 +193,13 @@ async def next_assignment(request: Request) -> JSONResponse:
     Without `besides`, at the start of a session, the reply also says how many assignments are left for the reviewer.
     """
     campaign_id, exclude = request.path_params["campaign"], request.query_params.getlist("besides")
-    return await _respond(request, lambda reviewer_id: _next(reviewer_id, campaign_id, exclude))
+    return await _respond(request, lambda data, reviewer_id: _next(data, reviewer_id, campaign_id, exclude))
 
 
 async def last_assignment(request: Request) -> JSONResponse:
     """The assignment that the reviewer answered or skipped last, to undo it."""
     campaign_id = request.path_params["campaign"]
-    return await _respond(request, lambda reviewer_id: _last(reviewer_id, campaign_id))
+    return await _respond(request, lambda data, reviewer_id: _last(data, reviewer_id, campaign_id))
 
 
 async def record(request: Request) -> JSONResponse:
@@ -178,7 +208,7 @@ async def record(request: Request) -> JSONResponse:
     if isinstance(body, JSONResponse):
         return body
     event = body.to_domain()
-    return await _respond(request, lambda reviewer_id: _record(reviewer_id, event))
+    return await _respond(request, lambda data, reviewer_id: _record(data, reviewer_id, event))
 
 
 async def record_note(request: Request) -> JSONResponse:
@@ -187,7 +217,7 @@ async def record_note(request: Request) -> JSONResponse:
     if isinstance(body, JSONResponse):
         return body
     note = body.to_domain()
-    return await _respond(request, lambda reviewer_id: _record_note(reviewer_id, note))
+    return await _respond(request, lambda data, reviewer_id: _record_note(data, reviewer_id, note))
 
 
 async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONResponse:
@@ -204,11 +234,7 @@ async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONRes
         return _error(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
 
 
-def _reviewer_of(token: str) -> str | None:
-    return read_session_token(read_settings().root, database().ratings, token, datetime.now(UTC))
-
-
-async def _respond(request: Request, handle: Callable[[str], dict[str, object]]) -> JSONResponse:
+async def _respond(request: Request, handle: Handler) -> JSONResponse:
     """Call `handle` with the id of the reviewer of the session token; errors become a status and a sentence."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
@@ -228,10 +254,12 @@ async def _respond(request: Request, handle: Callable[[str], dict[str, object]])
         return _error(500, str(error))
 
 
-def _reply_to(token: str, handle: Callable[[str], dict[str, object]]) -> dict[str, object] | None:
+def _reply_to(token: str, handle: Handler) -> Reply | None:
     """What `handle` returns for the reviewer of the session token; None where the token is not valid."""
-    reviewer_id = _reviewer_of(token)
-    return None if reviewer_id is None else handle(reviewer_id)
+    settings = read_settings()  # and the database are looked up once for a request: each takes as long as a query
+    data = database_of(settings)
+    reviewer_id = read_session_token(settings.root, data.ratings, token, datetime.now(UTC))
+    return None if reviewer_id is None else handle(data, reviewer_id)
 
 
 def _error(status: int, sentence: str) -> JSONResponse:

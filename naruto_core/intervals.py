@@ -33,11 +33,14 @@ def student(groups: int, tail: float = LEVEL / 2) -> float:
     return -float(scipy.special.stdtrit(groups - 1, tail)) if groups > 1 else math.inf
 
 
-def group_sums(values: Sequence[float] | Vector, groups: Sequence[str]) -> tuple[Vector, Vector]:
-    """The sum (g,) of the `values` (n,) of each group, and their number (g,)."""
+def group_sums(
+    values: Sequence[float] | Vector, groups: Sequence[str], counts: Sequence[int] | None = None
+) -> tuple[Vector, Vector]:
+    """The sum (g,) of the `values` (n,) of each group, and their number (g,); a value occurs `counts` (n,) times."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(member, weights=np.asarray(values, dtype=np.float64))
-    return sums.astype(np.float64), np.bincount(member).astype(np.float64)
+    times = np.ones(len(member)) if counts is None else np.asarray(counts, dtype=np.float64)
+    sums = np.bincount(member, weights=np.asarray(values, dtype=np.float64) * times)
+    return sums.astype(np.float64), np.bincount(member, weights=times).astype(np.float64)
 
 
 def mean_error(sums: Vector, sizes: Vector) -> float:
@@ -64,10 +67,12 @@ def mean_estimate(
     return Estimate(value, value - margin, value + margin)
 
 
-def share_estimate(values: Sequence[float] | Vector, groups: Sequence[str]) -> Estimate:
+def share_estimate(
+    values: Sequence[float] | Vector, groups: Sequence[str], counts: Sequence[int] | None = None
+) -> Estimate:
     """The mean of `values` (n,), each 0 to 1, with an interval over `groups` (n,), within 0 to 1: `exact_share` of its
-    `effective_trials`. It exists from one group on."""
-    sums, sizes = group_sums(values, groups)
+    `effective_trials`. It exists from one group on. A value occurs `counts` (n,) times, once by default."""
+    sums, sizes = group_sums(values, groups, counts)
     value = float(sums.sum() / sizes.sum())
     return exact_share(value, effective_trials(value, mean_error(sums, sizes), len(sums), float(sizes.sum())))
 

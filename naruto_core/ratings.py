@@ -7,6 +7,7 @@ is kept as an event that is never changed; the last event of each assignment cou
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Mode(StrEnum):
@@ -161,12 +162,11 @@ class RatingEvent:
     answer: Answer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rating:
+class Rating(NamedTuple):
     """A vote that counts: samples and contenders in the order shown, and the answer.
 
     `propensity` (0 to 1) is the probability that this unit was assigned at that moment; `repeat` marks the second
-    rating of the unit by the same reviewer.
+    rating of the unit by the same reviewer. A tuple, because there are many: it is made in a quarter of the time.
     """
 
     unit_id: int
@@ -181,6 +181,21 @@ class Rating:
     propensity: float = 1.0
     repeat: bool = False
     gold: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCount:
+    """How many reviewers gave a unit the same answer, of those who saw it in this order.
+
+    Repeats (a second answer of the same person) and gold units (which test the person) are not counted.
+    """
+
+    unit_id: int
+    prompt: str
+    samples: tuple[str, ...]
+    contenders: tuple[str, ...]
+    answer: Answer
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

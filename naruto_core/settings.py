@@ -112,7 +112,7 @@ def sqlite_url(path: Path) -> str:
 
 def read_settings() -> Settings:
     """The settings of this process, read now. Raises RecipeInvalid for an invalid value."""
-    return _read(tuple((key, value) for key, value in os.environ.items() if key.upper().startswith(PREFIX)))
+    return _read(tuple((key, os.environ.get(key, "")) for key in os.environ if key.upper().startswith(PREFIX)))
 
 
 @lru_cache(maxsize=8)

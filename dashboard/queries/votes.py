@@ -12,8 +12,8 @@ from naruto_core.judging.agreement import Agreement, Level, krippendorff_alpha
 from naruto_core.judging.decision import PairDecision, WinRate, decide_pairs, win_rates
 from naruto_core.judging.ranking import Ranking, Vote, rank
 from naruto_core.judging.reviewer_quality import ReviewerQuality, reviewer_qualities
-from naruto_core.judging.votes import answers_by_unit, countable, to_votes
-from naruto_core.ratings import Campaign, Mode, Rating
+from naruto_core.judging.votes import answers_by_unit, to_votes
+from naruto_core.ratings import AnswerCount, Campaign, Mode, Rating
 from naruto_core.recipe_sections import RESAMPLES
 from naruto_core.report.win_rates import win_rate_over_base as win_rate_over_base_of
 from naruto_core.settings import read_settings
@@ -46,6 +46,11 @@ def campaigns(*, open_only: bool = False) -> list[Campaign]:
 def ratings(campaign_id: str) -> tuple[Rating, ...]:
     """All votes that count, including repeats and gold units."""
     return _ratings(*_cache_key(campaign_id))
+
+
+def answers(campaign_id: str) -> tuple[AnswerCount, ...]:
+    """Equal answers about each unit, counted, without repeats and gold units: much fewer than `ratings`."""
+    return _answers(*_cache_key(campaign_id))
 
 
 def votes(campaign_id: str) -> tuple[Vote, ...]:
@@ -114,12 +119,15 @@ def _ratings(url: str, campaign_id: str, version: str) -> tuple[Rating, ...]:
     return tuple(database().ratings.ratings(campaign_id))
 
 
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _answers(url: str, campaign_id: str, version: str) -> tuple[AnswerCount, ...]:
+    del url, version
+    return tuple(database().ratings.answer_counts(campaign_id))
+
+
 @st.cache_resource(max_entries=20, show_spinner=False)
 def _votes(url: str, campaign_id: str, version: str) -> tuple[Vote, ...]:
-    if database().ratings.campaign(campaign_id).mode is Mode.PAIR:  # the database counts faster, with the same result
-        tally = database().ratings.tally(campaign_id)
-        return tuple(Vote(prompt, *sides, outcome, n) for prompt, sides, outcome, n in tally)
-    return tuple(to_votes(countable(_ratings(url, campaign_id, version))))
+    return tuple(to_votes(_answers(url, campaign_id, version)))
 
 
 @st.cache_data(max_entries=20, show_spinner="Counting the votes …")
@@ -142,9 +150,9 @@ def _win_rate_over_base(url: str, run_id: str, version: str) -> WinRate | None:
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def _agreement(url: str, campaign_id: str, version: str, question: str, level: Level) -> Agreement | str:
-    table, _ = answers_by_unit(countable(_ratings(url, campaign_id, version)), question)
+    counts = answers_by_unit(_answers(url, campaign_id, version), question)
     try:
-        return krippendorff_alpha(table, level, RESAMPLES, _SEED)
+        return krippendorff_alpha(counts, level, RESAMPLES, _SEED)
     except NarutoError as error:
         return str(error)
 

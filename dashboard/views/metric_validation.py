@@ -16,8 +16,7 @@ from naruto_core.judging.metric_validation import (
     pairwise_agreement,
     pointwise_correlation,
 )
-from naruto_core.judging.votes import countable
-from naruto_core.ratings import Campaign, Mode, Rating
+from naruto_core.ratings import AnswerCount, Campaign, Mode
 from naruto_core.scoring.metrics import SAMPLE_METRICS
 from naruto_core.settings import read_settings
 
@@ -55,14 +54,14 @@ def show(campaign: Campaign) -> None:
 def _results(url: str, campaign: Campaign, version: str) -> tuple[str, list[Line], list[Line]]:
     """The agreement between people as a sentence, a line for each metric, and lines by tag."""
     del url, version
-    ratings = countable(votes.ratings(campaign.id))
-    scores = _scores(ratings)
-    lines = [_line(campaign, name, better, scores[name], ratings) for name, better in _metrics() if name in scores]
-    return _ceiling(ratings), lines, _by_tag(ratings, scores)
+    answers = votes.answers(campaign.id)
+    scores = _scores(answers)
+    lines = [_line(campaign, name, better, scores[name], answers) for name, better in _metrics() if name in scores]
+    return _ceiling(answers), lines, _by_tag(answers, scores)
 
 
-def _ceiling(ratings: Sequence[Rating]) -> str:
-    agreement = human_ceiling(ratings)
+def _ceiling(answers: Sequence[AnswerCount]) -> str:
+    agreement = human_ceiling(answers)
     if agreement is None or not agreement.enough:
         return "Agreement between people: not enough units were rated by several people."
     return f"A person agrees with the others in {_agreement(agreement)}. No metric can be expected to agree more."
@@ -72,11 +71,11 @@ def _metrics() -> list[tuple[str, int]]:
     return [(metric.name, metric.better) for metric in SAMPLE_METRICS if metric.better]
 
 
-def _scores(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:
+def _scores(answers: Sequence[AnswerCount]) -> dict[str, dict[str, float]]:
     """Scores by metric and sample, of the runs in the campaign; metrics with two measurements are left out."""
     scores: dict[str, dict[str, float]] = {}
     measurements: dict[str, set[str]] = {}
-    for run_id in sorted({name.split("/", 1)[0] for rating in ratings for name in rating.contenders}):
+    for run_id in sorted({name.split("/", 1)[0] for one in answers for name in one.contenders}):
         by_sample, run_measurements = runs.sample_scores(run_id)
         for sample, values in by_sample.items():
             for metric, value in values.items():
@@ -87,12 +86,12 @@ def _scores(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:
 
 
 def _line(
-    campaign: Campaign, name: str, better: int, scores: dict[str, float], ratings: Sequence[Rating]
+    campaign: Campaign, name: str, better: int, scores: dict[str, float], answers: Sequence[AnswerCount]
 ) -> dict[str, str]:
     return {
         "Metric": name,
-        "Pairwise agreement": _cell(pairwise_agreement(ratings, scores, better)),
-        "Picture correlation": _cell(pointwise_correlation(ratings, scores, better)),
+        "Pairwise agreement": _cell(pairwise_agreement(answers, scores, better)),
+        "Picture correlation": _cell(pointwise_correlation(answers, scores, better)),
         "Model correlation": _models(campaign, name, better),
     }
 
@@ -116,17 +115,18 @@ def _models(campaign: Campaign, metric: str, better: int) -> str:
     return f"{tau:+.2f} (n = {n} models)"
 
 
-def _by_tag(ratings: Sequence[Rating], scores: dict[str, dict[str, float]]) -> list[Line]:
-    suites = [runs.prompts(run) for run in sorted({r.contenders[0].split("/", 1)[0] for r in ratings})]
+def _by_tag(answers: Sequence[AnswerCount], scores: dict[str, dict[str, float]]) -> list[Line]:
+    suites = [runs.prompts(run) for run in sorted({one.contenders[0].split("/", 1)[0] for one in answers})]
     tags = {prompt.slug: prompt.tags for suite in suites if suite for prompt in suite.prompts}
     return [
         {"Tag": tag}
         | {
-            name: _cell(pairwise_agreement([r for r in ratings if tag in tags.get(r.prompt, ())], scores[name], better))
+            name: _cell(pairwise_agreement(of_tag, scores[name], better))
             for name, better in _metrics()
             if name in scores
         }
         for tag in sorted({tag for prompt_tags in tags.values() for tag in prompt_tags})
+        for of_tag in [[one for one in answers if tag in tags.get(one.prompt, ())]]
     ]
 
 

@@ -21,7 +21,7 @@ _QUESTIONS = {Mode.PAIR: ("better",), Mode.SCALE: ("adherence", "style"), Mode.B
 
 def show(campaign: Campaign) -> None:
     """The results of a campaign; a sentence before its first vote."""
-    if not votes.ratings(campaign.id):
+    if not votes.answers(campaign.id):
         st.info("There are no votes yet. Send the reviewers their links from the part People.")
         return
     if campaign.mode is Mode.SCALE:

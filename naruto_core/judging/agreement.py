@@ -1,17 +1,20 @@
 """Agreement of reviewers: Krippendorff's alpha, and the bias towards the left side. Neither says who is right."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from naruto_core.errors import NarutoError
+from naruto_core.intervals import LEVEL
 
 Array = NDArray[np.float64]
 Level = Literal["nominal", "ordinal"]
+_Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +27,19 @@ class Agreement:
     units: int
 
 
-def krippendorff_alpha(ratings: Array, level: Level, resamples: int, seed: int) -> Agreement:
-    """Alpha of `ratings` (raters, units), NaN where a rater did not judge a unit (Krippendorff 2011).
+def krippendorff_alpha(counts: Array, level: Level, resamples: int, seed: int) -> Agreement:
+    """Alpha of `counts` (units, answers): how many people gave each answer, in ascending order (Krippendorff 2011).
 
     `level` is "nominal" for answers without an order and "ordinal" for a scale. The interval resamples units. Units
     with a single rating are left out. Raises NarutoError where fewer than two units have two ratings, and where all
     ratings are the same: chance agreement is then not defined.
     """
-    counts, values = _counts(ratings)
-    if len(counts) < 2 or len(values) < 2:
+    counts = counts[counts.sum(axis=1) >= 2]
+    counts = counts[:, counts.any(axis=0)]
+    if min(counts.shape) < 2:
         raise NarutoError(
-            f"{len(counts)} units were judged by two people, with {len(values)} different answers: too few to tell "
-            "agreement from chance; let more people judge the same pictures."
+            f"{counts.shape[0]} units were judged by two people, with {counts.shape[1]} different answers: too few to "
+            "tell agreement from chance; let more people judge the same pictures."
         )
     distance = {"nominal": _nominal, "ordinal": _ordinal}[level]
     random, n = np.random.default_rng(seed), len(counts)
@@ -51,16 +55,9 @@ def left_bias(left: int, right: int) -> tuple[float, float, float]:
     """
     if left + right == 0:
         return 0.5, 0.0, 1.0
-    interval = stats.binomtest(left, left + right).proportion_ci(method="wilson")
-    return left / (left + right), float(interval.low), float(interval.high)
-
-
-def _counts(ratings: Array) -> tuple[Array, Array]:
-    """The number of ratings of each unit with each value (u, v), for units with at least two; and the values (v,)."""
-    values = np.unique(ratings[~np.isnan(ratings)])
-    counts = (ratings.T[:, :, None] == values).sum(axis=1).astype(np.float64)
-    counts = counts[counts.sum(axis=1) >= 2]
-    return counts[:, counts.any(axis=0)], values[counts.any(axis=0)]
+    n, share = left + right, left / (left + right)
+    middle, margin = share + _Z**2 / 2 / n, _Z * math.sqrt(share * (1 - share) / n + (_Z / 2 / n) ** 2)
+    return share, (middle - margin) / (1 + _Z**2 / n), (middle + margin) / (1 + _Z**2 / n)
 
 
 def _alpha(counts: Array, distance: Callable[[Array], Array]) -> float:

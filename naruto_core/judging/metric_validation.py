@@ -8,6 +8,7 @@ Arguments: `scores` are a metric's values by sample id; `better` is 1 where more
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from naruto_core.intervals import LEAST_GROUPS, share_estimate, student
-from naruto_core.ratings import Outcome, Rating
+from naruto_core.ratings import AnswerCount, Outcome
 
 Array = NDArray[np.float64]
 ENOUGH_VOTES, ENOUGH_PROMPTS, ENOUGH_MODELS = 30, 10, 4
@@ -41,50 +42,53 @@ class MetricAgreement:
         return self.n >= ENOUGH_VOTES and self.prompts >= ENOUGH_PROMPTS
 
 
-def pairwise_agreement(ratings: Sequence[Rating], scores: Mapping[str, float], better: int) -> MetricAgreement | None:
+def pairwise_agreement(
+    answers: Sequence[AnswerCount], scores: Mapping[str, float], better: int
+) -> MetricAgreement | None:
     """The share of decided votes in which the metric prefers the same picture; equal scores count half.
 
     None without a decided vote on two scored pictures.
     """
-    decided = [rating for rating in _decided(ratings) if _scored(rating, scores)]
-    return _share([(rating.prompt, _hit(rating, scores, better)) for rating in decided])
+    decided = [one for one in _decided(answers) if all(sample in scores for sample in one.samples)]
+    return _share([(one.prompt, _hit(one, scores, better), one.count) for one in decided])
 
 
-def human_ceiling(ratings: Sequence[Rating]) -> MetricAgreement | None:
+def human_ceiling(answers: Sequence[AnswerCount]) -> MetricAgreement | None:
     """The share of decided votes in which a person chose as most other people did on the same unit.
 
     An even split of the other people counts half. None where no unit was decided by two people.
     """
-    units: dict[int, list[Rating]] = {}
-    for rating in _decided(ratings):
-        units.setdefault(rating.unit_id, []).append(rating)
-    hits: list[tuple[str, float]] = []
-    for of_unit in units.values():
-        choices = [_choice(rating) for rating in of_unit]
-        for index, rating in enumerate(of_unit):
-            other_choices = choices[:index] + choices[index + 1 :]
-            if other_choices:
-                share = other_choices.count(choices[index]) / len(other_choices)
-                hits.append((rating.prompt, 0.5 if share == 0.5 else float(share > 0.5)))
+    units: dict[int, Counter[str]] = {}
+    decided = _decided(answers)
+    for one in decided:
+        units.setdefault(one.unit_id, Counter())[_choice(one)] += one.count
+    hits: list[tuple[str, float, int]] = []
+    for one in decided:
+        choices = units[one.unit_id]
+        alike, others = choices[_choice(one)] - 1, choices.total() - 1
+        if others:
+            hits.append((one.prompt, 0.5 if 2 * alike == others else float(2 * alike > others), one.count))
     return _share(hits)
 
 
 def pointwise_correlation(
-    ratings: Sequence[Rating], scores: Mapping[str, float], better: int
+    answers: Sequence[AnswerCount], scores: Mapping[str, float], better: int
 ) -> MetricAgreement | None:
     """Spearman's correlation, -1 to 1, of a picture's share of votes won (ties count half) with its score.
 
     None for fewer than three pictures, and where the shares or the scores are all equal.
     """
-    won: dict[str, list[float]] = {}
+    won: dict[str, float] = {}
+    total: dict[str, int] = {}
     prompts: dict[str, str] = {}
-    for rating in ratings:
-        for side, sample in enumerate(rating.samples):
-            if sample in scores and isinstance(rating.answer, Outcome):
-                won.setdefault(sample, []).append(_won(rating.answer, side))
-                prompts[sample] = rating.prompt
+    for one in answers:
+        for side, sample in enumerate(one.samples):
+            if sample in scores and isinstance(one.answer, Outcome):
+                won[sample] = won.get(sample, 0.0) + _won(one.answer, side) * one.count
+                total[sample] = total.get(sample, 0) + one.count
+                prompts[sample] = one.prompt
     samples = sorted(won)
-    people: Array = np.array([float(np.mean(won[sample])) for sample in samples], dtype=np.float64)
+    people: Array = np.array([won[sample] / total[sample] for sample in samples], dtype=np.float64)
     metric = better * np.array([scores[sample] for sample in samples])
     if len(samples) < 3 or np.ptp(people) == 0 or np.ptp(metric) == 0:
         return None
@@ -105,21 +109,17 @@ def ordering_correlation(strengths: Mapping[str, float], means: Mapping[str, flo
     return float(np.asarray(tau)), len(names)
 
 
-def _decided(ratings: Sequence[Rating]) -> list[Rating]:
-    return [rating for rating in ratings if rating.answer in (Outcome.LEFT, Outcome.RIGHT)]
+def _decided(answers: Sequence[AnswerCount]) -> list[AnswerCount]:
+    return [one for one in answers if one.answer in (Outcome.LEFT, Outcome.RIGHT)]
 
 
-def _scored(rating: Rating, scores: Mapping[str, float]) -> bool:
-    return all(sample in scores for sample in rating.samples)
+def _choice(one: AnswerCount) -> str:
+    return one.samples[0 if one.answer is Outcome.LEFT else 1]
 
 
-def _choice(rating: Rating) -> str:
-    return rating.samples[0 if rating.answer is Outcome.LEFT else 1]
-
-
-def _hit(rating: Rating, scores: Mapping[str, float], better: int) -> float:
-    left, right = (better * scores[sample] for sample in rating.samples)
-    return 0.5 if left == right else float((left > right) == (rating.answer is Outcome.LEFT))
+def _hit(one: AnswerCount, scores: Mapping[str, float], better: int) -> float:
+    left, right = (better * scores[sample] for sample in one.samples)
+    return 0.5 if left == right else float((left > right) == (one.answer is Outcome.LEFT))
 
 
 def _won(answer: Outcome, side: int) -> float:
@@ -129,12 +129,13 @@ def _won(answer: Outcome, side: int) -> float:
     return float((answer is Outcome.LEFT) == (side == 0))
 
 
-def _share(hits: Sequence[tuple[str, float]]) -> MetricAgreement | None:
+def _share(hits: Sequence[tuple[str, float, int]]) -> MetricAgreement | None:
+    """The mean of `hits`: prompt, hit, and how many votes that is."""
     if not hits:
         return None
-    groups = [prompt for prompt, _ in hits]
-    share = share_estimate([hit for _, hit in hits], groups)
-    return MetricAgreement(share.value, share.low, share.high, len(hits), len(set(groups)))
+    groups, values, counts = zip(*hits, strict=True)
+    share = share_estimate(values, groups, counts)
+    return MetricAgreement(share.value, share.low, share.high, sum(counts), len(set(groups)))
 
 
 def _spearman(a: Array, b: Array) -> float:

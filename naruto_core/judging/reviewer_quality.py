@@ -39,10 +39,10 @@ class ReviewerQuality:
 
 def reviewer_qualities(ratings: Sequence[Rating]) -> list[ReviewerQuality]:
     """The quality of everybody who voted, in the order of their ids; `ratings` include repeats and gold units."""
-    return [
-        _quality(reviewer, [rating for rating in ratings if rating.reviewer_id == reviewer])
-        for reviewer in sorted({rating.reviewer_id for rating in ratings})
-    ]
+    by_reviewer: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        by_reviewer.setdefault(rating.reviewer_id, []).append(rating)
+    return [_quality(reviewer, by_reviewer[reviewer]) for reviewer in sorted(by_reviewer)]
 
 
 def share(hits: int, n: int) -> Share:

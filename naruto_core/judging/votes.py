@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from naruto_core.intervals import effective_trials, exact_share
 from naruto_core.judging.ranking import Vote
 from naruto_core.judging.reviewer_quality import Share, share
-from naruto_core.ratings import Defect, Extremes, Grades, Outcome, Rating
+from naruto_core.ratings import AnswerCount, Defect, Extremes, Grades, Outcome, Rating
 
 Array = NDArray[np.float64]
 GRADE_QUESTIONS = tuple(field.name for field in fields(Grades) if field.name != "defects")  # adherence, style
@@ -23,54 +23,54 @@ def countable(ratings: Iterable[Rating]) -> list[Rating]:
     return [rating for rating in ratings if not rating.repeat and not rating.gold]
 
 
-def to_votes(ratings: Iterable[Rating]) -> list[Vote]:
-    """Votes on two models at a time, from `countable` ratings.
+def to_votes(answers: Iterable[AnswerCount]) -> list[Vote]:
+    """Votes on two models at a time.
 
     The best and the worst of four are five votes: the best wins against the other three, and the worst loses to the two
     in the middle (Louviere et al. 2015). The picture that was shown earlier counts as the left one. Grades give no
     votes.
     """
-    return [vote for rating in ratings for vote in _votes(rating)]
+    return [vote for one in answers for vote in _votes(one)]
 
 
-def _votes(rating: Rating) -> Iterator[Vote]:
-    names, answer = rating.contenders, rating.answer
+def _votes(one: AnswerCount) -> Iterator[Vote]:
+    names, answer = one.contenders, one.answer
     if isinstance(answer, Outcome):
-        yield Vote(rating.prompt, names[0], names[1], answer)
+        yield Vote(one.prompt, names[0], names[1], answer, one.count)
     elif isinstance(answer, Extremes):
         order = {answer.best: 0, answer.worst: 2}
         for left, right in combinations(range(len(names)), 2):
             first, second = order.get(left, 1), order.get(right, 1)
             if first != second:
-                yield Vote(rating.prompt, names[left], names[right], Outcome.LEFT if first < second else Outcome.RIGHT)
+                outcome = Outcome.LEFT if first < second else Outcome.RIGHT
+                yield Vote(one.prompt, names[left], names[right], outcome, one.count)
 
 
-def answers_by_unit(ratings: Sequence[Rating], question: str) -> tuple[Array, list[str]]:
-    """The answers as numbers (raters, units), NaN where a rater did not answer, and the raters' ids.
+def answers_by_unit(answers: Sequence[AnswerCount], question: str) -> Array:
+    """How many people gave each answer about each unit (units, answers), answers in ascending order.
 
     For Krippendorff's alpha. `question` is "better" (which of two pictures, on whichever side it was), "best", "worst",
     or one of `GRADE_QUESTIONS`.
     """
-    raters = sorted({rating.reviewer_id for rating in ratings})
-    units = sorted({rating.unit_id for rating in ratings})
-    row = {name: i for i, name in enumerate(raters)}
-    column = {unit: i for i, unit in enumerate(units)}
-    table = np.full((len(raters), len(units)), np.nan)
-    for rating in ratings:
-        table[row[rating.reviewer_id], column[rating.unit_id]] = _code(rating, question)
-    return table, raters
+    codes = [_code(one, question) for one in answers]
+    row = {unit: i for i, unit in enumerate(sorted({one.unit_id for one in answers}))}
+    column = {code: i for i, code in enumerate(sorted(set(codes)))}
+    table = np.zeros((len(row), len(column)))
+    for one, code in zip(answers, codes, strict=True):
+        table[row[one.unit_id], column[code]] += one.count
+    return table
 
 
-def _code(rating: Rating, question: str) -> float:
+def _code(one: AnswerCount, question: str) -> float:
     """The answer as a number, which does not depend on the order in which pictures were shown."""
-    answer, order = rating.answer, sorted(rating.samples)
+    answer, order = one.answer, sorted(one.samples)
     if isinstance(answer, Grades):
         return float(getattr(answer, question))
     if isinstance(answer, Extremes):
-        return float(order.index(rating.samples[{"best": answer.best, "worst": answer.worst}[question]]))
+        return float(order.index(one.samples[{"best": answer.best, "worst": answer.worst}[question]]))
     if answer in (Outcome.TIE, Outcome.BOTH_BAD):
         return _CODES[answer]
-    return float(order.index(rating.samples[0 if answer is Outcome.LEFT else 1]))
+    return float(order.index(one.samples[0 if answer is Outcome.LEFT else 1]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, func, insert, literal_column,
 from sqlalchemy.orm import Session
 
 from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.ratings import Action, Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
+from naruto_core.ratings import Action, AnswerCount, Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, ExclusionRow, RatingEventRow, UnitRow
 
@@ -78,21 +78,22 @@ class Campaigns(Repository):
 
         Those of excluded reviewers are left out, unless `with_excluded`.
         """
+        units_query = select(
+            UnitRow.id, UnitRow.prompt, UnitRow.seed, UnitRow.samples, UnitRow.contenders, UnitRow.gold
+        ).where(UnitRow.campaign_id == campaign_id)
         query = (
             select(
-                UnitRow.id, AssignmentRow.reviewer_id, UnitRow.prompt, UnitRow.seed, UnitRow.samples,
-                UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer, RatingEventRow.seconds,
-                RatingEventRow.at, AssignmentRow.propensity, AssignmentRow.repeat, UnitRow.gold,
+                AssignmentRow.unit_id, AssignmentRow.order, AssignmentRow.reviewer_id, RatingEventRow.answer,
+                RatingEventRow.seconds, RatingEventRow.at, AssignmentRow.propensity, AssignmentRow.repeat,
             )
-            .select_from(AssignmentRow)
             .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
-            .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
             .where(AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None))
-            .order_by(RatingEventRow.id)
+            .order_by(AssignmentRow.last_event)  # the same, in the order of an index
         )  # fmt: skip
         query = query if with_excluded else query.where(~is_excluded(campaign_id))
-        with self._reading() as session:
-            return [_rating(row) for row in session.execute(query)]
+        with self._reading_rows() as connection:
+            units = {row.id: row for row in connection.execute(units_query)}  # once each, although many vote on a unit
+            return _ratings(units, connection.execute(query).tuples().all())
 
     def models(self, campaign_id: str) -> list[str]:
         """The contenders ("RUN/VARIANT") in alphabetical order."""
@@ -100,32 +101,45 @@ class Campaigns(Repository):
         with self._reading() as session:
             return sorted({name for pairing in session.scalars(query) for name in pairing.split(" ")})
 
+    def answer_counts(self, campaign_id: str) -> list[AnswerCount]:
+        """Count equal answers about each unit, in the order of units; those of excluded reviewers are left out."""
+        units_query = select(UnitRow.id, UnitRow.prompt, UnitRow.samples, UnitRow.contenders).where(
+            UnitRow.campaign_id == campaign_id, ~IS_GOLD
+        )
+        query = (
+            select(AssignmentRow.unit_id, AssignmentRow.order, RatingEventRow.answer, func.count())
+            .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
+            .where(
+                AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
+                ~is_excluded(campaign_id),
+            )
+            .group_by(AssignmentRow.unit_id, AssignmentRow.order, RatingEventRow.answer)
+            .order_by(AssignmentRow.unit_id, AssignmentRow.order, RatingEventRow.answer)
+        )  # fmt: skip
+        with self._reading_rows() as connection:
+            units = {row.id: row for row in connection.execute(units_query)}
+            counts = connection.execute(query).tuples().all()
+        return [
+            AnswerCount(
+                unit_id, unit.prompt, in_shown_order(unit.samples, order), in_shown_order(unit.contenders, order),
+                answer, count,
+            )
+            for unit_id, order, answer, count in counts
+            if (unit := units.get(unit_id)) and answer is not None  # no unit: it is a gold one
+        ]  # fmt: skip
+
     def tally(self, campaign_id: str) -> list[tuple[str, tuple[str, str], Outcome, int]]:
         """Count the votes of a campaign of pairs: prompt, contenders in the order shown, outcome, number of votes.
 
         Repeats and gold units are left out. Empty for a campaign of another mode.
         """
-        query = (
-            select(UnitRow.prompt, UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer, func.count())
-            .select_from(AssignmentRow)
-            .join(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
-            .join(UnitRow, UnitRow.id == AssignmentRow.unit_id)
-            .where(
-                AssignmentRow.campaign_id == campaign_id, RatingEventRow.answer.is_not(None), ~AssignmentRow.repeat,
-                UnitRow.gold == "", ~is_excluded(campaign_id),
-            )
-            .group_by(UnitRow.prompt, UnitRow.contenders, AssignmentRow.order, RatingEventRow.answer)
-        )  # fmt: skip
-        with self._reading() as session:
-            if find_campaign(session, campaign_id).mode is not Mode.PAIR:
-                return []
-            counts = session.execute(query).tuples().all()
-        result: list[tuple[str, tuple[str, str], Outcome, int]] = []
-        for prompt, contenders, order, answer, count in counts:
-            left, right = in_shown_order(contenders, order)
-            if isinstance(answer, Outcome):
-                result.append((prompt, (left, right), answer, count))
-        return result
+        counts: dict[tuple[str, tuple[str, str], Outcome], int] = {}
+        for one in self.answer_counts(campaign_id) if self.campaign(campaign_id).mode is Mode.PAIR else ():
+            if isinstance(one.answer, Outcome):
+                left, right = one.contenders
+                key = one.prompt, (left, right), one.answer
+                counts[key] = counts.get(key, 0) + one.count
+        return [(*key, count) for key, count in counts.items()]
 
     def last_event_id(self, campaign_id: str) -> int:
         """The id of the last event that counts, 0 before the first; it grows with every event."""
@@ -219,9 +233,19 @@ def _values(campaign_id: str, position: int, unit: Unit) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _rating(row: Row[Any]) -> Rating:
-    unit_id, reviewer, prompt, seed, samples, contenders, order, answer, seconds, at, propensity, repeat, gold = row
-    return Rating(
-        unit_id, reviewer, prompt, seed, in_shown_order(samples, order), in_shown_order(contenders, order), answer,
-        seconds, at, propensity, repeat, gold,
-    )  # fmt: skip
+def _ratings(units: Mapping[int, Row[Any]], votes: Iterable[tuple[Any, ...]]) -> list[Rating]:
+    """The ratings of `votes`, rows of `Campaigns.ratings`; those of a unit in the same order share its names."""
+    shown: dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    ratings: list[Rating] = []
+    for unit_id, order, reviewer, answer, seconds, at, propensity, repeat in votes:
+        unit, key = units[unit_id], (unit_id, order)
+        if key not in shown:
+            shown[key] = in_shown_order(unit.samples, order), in_shown_order(unit.contenders, order)
+        samples, contenders = shown[key]
+        ratings.append(
+            Rating(
+                unit_id, reviewer, unit.prompt, unit.seed, samples, contenders, answer, seconds, at, propensity,
+                repeat, unit.gold,
+            )
+        )  # fmt: skip
+    return ratings

@@ -6,6 +6,7 @@ An answer is stored as JSON: `"left"`, grades or extremes.
 import json
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Text, UniqueConstraint, false, text
 from sqlalchemy.engine import Dialect
@@ -50,6 +51,7 @@ class AnswerJson(TypeDecorator[Answer]):
         return None if value is None else _parse_answer(value)
 
 
+@lru_cache(maxsize=1024)  # a campaign of pairs has four answers, and thousands of votes
 def _parse_answer(text: str) -> Answer:
     try:
         value = json.loads(text)

@@ -108,7 +108,7 @@ class Reviewers(Repository):
         with self._reading_rows() as connection:
             statement = _WITH_ID if reviewer_id else _WITH_ADDRESS
             row = connection.execute(statement, {"value": reviewer_id or email}).one_or_none()
-            return ReviewerRow(**row._asdict()).to_domain() if row else None
+            return Reviewer(row.id, row.name, row.role, row.email or "", row.token_sha256) if row else None
 
     def request_run(
         self, reviewer_id: str | None, recipe: str, dataset: str = "", settings: Sequence[str] = ()

@@ -1,5 +1,6 @@
 """The page Campaigns: people, a new campaign, its results, its reviewers; an example is marked everywhere."""
 
+import pytest
 from apps import APP, NOW, all_text, finished_campaign, page
 from streamlit.testing.v1 import AppTest
 
@@ -77,6 +78,19 @@ def test_results_show_the_better_model_and_how_far_people_agree(ratings: Ratings
     assert f"{run.id[5:]}/fused is" in text or f"{run.id[5:]}/fused or" in text
     assert "100%" in text
     assert "too few to tell agreement from chance" in text
+
+
+def test_results_and_agreement_of_metrics_read_counts_and_no_single_votes(
+    ratings: Ratings, store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_campaign(ratings, store, run)
+
+    def read_all(*_: object) -> None:
+        raise AssertionError("a page read every vote")
+
+    monkeypatch.setattr(Ratings, "ratings", read_all)
+    assert "Win rates" in all_text(page("campaigns", "Results"))
+    assert "Agreement between people" in all_text(page("campaigns", "Metric agreement"))
 
 
 def test_an_example_is_marked_wherever_its_votes_are_shown(ratings: Ratings, store: Store, run: Run) -> None:

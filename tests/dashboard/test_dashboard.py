@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -144,3 +145,14 @@ def test_what_the_server_imported_is_left_out_of_the_garbage_collection_after_ea
     import_pages()
     assert gc.get_freeze_count() > 100_000
     assert len(gc.get_objects()) < 10_000  # what a collection looks through: 225,000 objects otherwise
+
+
+def test_python_collects_garbage_seldom_while_a_page_reads_many_votes() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)  # Python's own
+    try:
+        import_pages()
+        assert gc.get_threshold() == (20_000, 20, 20)
+    finally:
+        gc.set_threshold(*before)
+    assert "pandas.io.formats.style" in sys.modules

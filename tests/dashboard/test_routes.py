@@ -17,11 +17,13 @@ from served import Served
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from dashboard import access
+from dashboard import access, routes
+from dashboard.queries.database import database_of
 from dashboard.routes import ROUTES
 from naruto_core.artifacts import Layout
 from naruto_core.domain import Run
 from naruto_core.ratings import Campaign, Mode, Reviewer, Role, Unit
+from naruto_core.settings import Settings, read_settings
 from naruto_core.store.database import Ratings
 from naruto_core.store.writes import Store
 
@@ -123,6 +125,21 @@ def test_the_body_of_an_answer_does_not_wait_for_the_header_to_be_acknowledged(
                 reply += more
             waits.append(time.perf_counter() - begun)
     assert min(waits[6:]) < 0.03  # 0.04 s with Nagle's algorithm; the system acknowledges the first packets at once
+
+
+def test_a_request_looks_up_settings_and_database_once(
+    ratings: Ratings, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign_id, (reviewer,) = open_campaign(ratings, 3), add_reviewers(ratings, 1)
+    read, opened = list[Settings](), list[Settings]()
+    monkeypatch.setattr(routes, "read_settings", lambda: read.append(read_settings()) or read[-1])
+    monkeypatch.setattr(routes, "database_of", lambda settings: opened.append(settings) or database_of(settings))
+    monkeypatch.setattr("dashboard.queries.database.read_settings", None)
+    headers = {"Authorization": f"Bearer {access.make_session_token(home, reviewer, NOW)}"}
+    reply = TestClient(Starlette(routes=ROUTES)).get(f"/judging/{campaign_id}/next", headers=headers)
+    assert reply.json()["assignment"]["text"] == "a ninja"
+    assert opened == read
+    assert len(read) == 1
 
 
 def test_an_assignment_does_not_name_a_model(session: tuple[str, Client]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,7 +17,7 @@ from naruto_core.judging.ranking import Vote, most_informative_pair, rank
 from naruto_core.judging.reviewer_quality import is_biased, reviewer_qualities
 from naruto_core.judging.vote_table import votes_csv
 from naruto_core.judging.votes import answers_by_unit, countable, defect_shares, mean_grades, to_votes
-from naruto_core.ratings import Answer, Defect, Extremes, Grades, Mode, Outcome, Rating
+from naruto_core.ratings import Answer, AnswerCount, Defect, Extremes, Grades, Mode, Outcome, Rating
 from tests.benchmarks.equal_models import false_better, first_better, simulated_campaigns
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -51,20 +52,21 @@ def test_repeats_and_gold_units_are_not_countable() -> None:
 
 
 def test_the_best_and_the_worst_of_four_are_five_votes() -> None:
-    votes = to_votes([rating(1, Extremes(best=2, worst=0), ("a", "b", "c", "d"))])
+    samples, names = ("a", "b", "c", "d"), ("A", "B", "C", "D")
+    votes = to_votes([AnswerCount(1, "p", samples, names, Extremes(best=2, worst=0), 3)])
     winners = {(v.left, v.right) if v.outcome is Outcome.LEFT else (v.right, v.left) for v in votes}
     assert winners == {("C", "A"), ("C", "B"), ("C", "D"), ("B", "A"), ("D", "A")}
-    assert len(votes) == 5
+    assert [vote.count for vote in votes] == [3] * 5
 
 
 def test_the_same_choice_with_swapped_sides_is_the_same_answer() -> None:
-    first = rating(1, Outcome.LEFT, ("a", "b"), "r")
-    swapped = rating(1, Outcome.RIGHT, ("b", "a"), "s")
-    table, raters = answers_by_unit([first, swapped], "better")
-    assert raters == ["r", "s"]
-    assert table[0, 0] == table[1, 0]
-    table, _ = answers_by_unit([first, rating(1, Outcome.LEFT, ("b", "a"), "s")], "better")
-    assert table[0, 0] != table[1, 0]
+    first, swapped = (
+        AnswerCount(1, "p", samples, samples, outcome, count)
+        for samples, outcome, count in ((("a", "b"), Outcome.LEFT, 2), (("b", "a"), Outcome.RIGHT, 3))
+    )
+    assert answers_by_unit([first, swapped], "better").tolist() == [[5]]
+    other = replace(swapped, answer=Outcome.LEFT)
+    assert answers_by_unit([first, other, replace(other, unit_id=2)], "better").tolist() == [[2, 3], [0, 3]]
 
 
 def test_a_reviewer_who_always_chooses_the_left_is_biased() -> None:

@@ -13,7 +13,7 @@ from voting import NOON, open_campaign, units, vote
 
 from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.judging.agreement import krippendorff_alpha
-from naruto_core.judging.votes import answers_by_unit, countable
+from naruto_core.judging.votes import answers_by_unit
 from naruto_core.ratings import (
     Action,
     Answer,
@@ -63,6 +63,7 @@ def test_queries_of_pages_use_indexes(ratings: Ratings, tmp_path: Path):
     event.listen(Engine, "before_cursor_execute", listen)
     try:
         ratings.tally(campaign)
+        ratings.ratings(campaign)
         ratings.last_event_id(campaign)
         ratings.models(campaign)
         with open_store(f"sqlite:///{tmp_path / 'naruto.db'}") as store:
@@ -80,6 +81,20 @@ def test_queries_of_pages_use_indexes(ratings: Ratings, tmp_path: Path):
                 continue
             plan = " ".join(str(row) for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values))
             assert "SCAN" not in plan, (statement, plan)
+            assert "ORDER BY assignments.last_event" not in statement or "TEMP B-TREE" not in plan
+
+
+def test_votes_on_a_unit_share_its_names(ratings: Ratings) -> None:
+    campaign, people = open_campaign(ratings, 4, raters=3, people=3)
+    for turn in range(12):
+        me = people[turn % 3]
+        assignment = ratings.next_assignment(campaign, me, NOON)
+        assert assignment
+        ratings.record(me, vote(assignment.id, f"n{turn}"), NOON)
+    votes = ratings.ratings(campaign)
+    assert len(votes) == 12
+    # of four units, each in two orders at most; of every vote its own otherwise, while all are in memory
+    assert len({id(one.samples) for one in votes}) == len({(one.unit_id, one.samples) for one in votes}) <= 8
 
 
 def test_every_prompt_is_rated_once_before_any_is_rated_again(ratings: Ratings):
@@ -111,7 +126,7 @@ def test_agreement_and_gold_answers_exist_when_a_third_of_the_votes_is_in(rating
     votes = ratings.ratings(campaign)
     assert {rating.reviewer_id for rating in votes if rating.gold} == set(people)
     assert len([rating for rating in votes if not rating.gold and not rating.repeat]) == 40
-    agreement = krippendorff_alpha(answers_by_unit(countable(votes), "better")[0], "nominal", 10, 0)
+    agreement = krippendorff_alpha(answers_by_unit(ratings.answer_counts(campaign), "better"), "nominal", 10, 0)
     assert agreement.units >= 3
     assert ratings.progress(campaign).votes == 40
 
@@ -230,6 +245,9 @@ def test_the_tally_of_the_database_equals_a_count_of_the_ratings(ratings: Rating
     tally = {(prompt, sides, outcome): n for prompt, sides, outcome, n in ratings.tally(campaign_id)}
     assert tally == dict(expected)
     assert sum(tally.values()) == ratings.progress(campaign_id).votes > 10
+    counted = {(c.unit_id, c.samples, c.contenders, c.answer): c.count for c in ratings.answer_counts(campaign_id)}
+    single = [r for r in ratings.ratings(campaign_id) if not r.repeat]
+    assert counted == dict(Counter((r.unit_id, r.samples, r.contenders, r.answer) for r in single))
     assert ratings.models(campaign_id) == ["one", "two"]
 
 
