@@ -61,8 +61,9 @@ def picture(request: Request) -> Response:
 
 _MAX_BODY = 4096  # bytes
 PAIRING_SECONDS = 30.0  # for which the most informative pairing of a campaign is used
-# some work while others wait for the disk; with the 40 threads of the default, they wait for each other, not in turn
-_THREADS = CapacityLimiter(4)
+# A person waits for the next pictures, and nobody for the reply to a vote: the page shows the next pictures meanwhile.
+# So votes take turns in a thread of their own; the database has one writer anyway.
+_PICTURE_THREADS, _VOTE_THREADS = CapacityLimiter(3), CapacityLimiter(1)
 Reply = dict[str, object]
 Handler = Callable[[Database, str], Reply]  # answers a request of the reviewer with this id
 ShortText = Annotated[str, Field(min_length=1, max_length=64)]
@@ -188,7 +189,7 @@ def _assignment_json(data: Database, assignment: Assignment | None) -> dict[str,
 
 
 async def next_assignment(request: Request) -> JSONResponse:
-    """The reviewer's next assignment; `besides` in the query are assignments that the page shows already.
+    """The reviewer's next assignment; `besides` in the query are assignments that the page has already.
 
     Without `besides`, at the start of a session, the reply also says how many assignments are left for the reviewer.
     """
@@ -208,7 +209,7 @@ async def record(request: Request) -> JSONResponse:
     if isinstance(body, JSONResponse):
         return body
     event = body.to_domain()
-    return await _respond(request, lambda data, reviewer_id: _record(data, reviewer_id, event))
+    return await _respond(request, lambda data, reviewer_id: _record(data, reviewer_id, event), _VOTE_THREADS)
 
 
 async def record_note(request: Request) -> JSONResponse:
@@ -217,7 +218,7 @@ async def record_note(request: Request) -> JSONResponse:
     if isinstance(body, JSONResponse):
         return body
     note = body.to_domain()
-    return await _respond(request, lambda data, reviewer_id: _record_note(data, reviewer_id, note))
+    return await _respond(request, lambda data, reviewer_id: _record_note(data, reviewer_id, note), _VOTE_THREADS)
 
 
 async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONResponse:
@@ -234,13 +235,13 @@ async def _read_body(request: Request, kind: type[AnyBody]) -> AnyBody | JSONRes
         return _error(422, f"{'.'.join(map(str, first['loc'])) or 'the vote'}: {first['msg']}")
 
 
-async def _respond(request: Request, handle: Handler) -> JSONResponse:
+async def _respond(request: Request, handle: Handler, threads: CapacityLimiter = _PICTURE_THREADS) -> JSONResponse:
     """Call `handle` with the id of the reviewer of the session token; errors become a status and a sentence."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
         reply = None
         if scheme == "Bearer":
-            reply = await to_thread.run_sync(_reply_to, token, handle, limiter=_THREADS)
+            reply = await to_thread.run_sync(_reply_to, token, handle, limiter=threads)
         if reply is None:
             return _error(401, "your session has ended: open your personal link again.")
         return JSONResponse(reply, headers={"Cache-Control": "no-store"})

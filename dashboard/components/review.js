@@ -6,6 +6,8 @@ const LABELS = {  // answer, label, key, label on an upright screen and the rest
          ["both-bad", "X Both bad", "x", "Both bad", ""], ["right", "Right is better →", "ArrowRight", "Lower", " is better"]],
 };
 const LEAST_HEIGHT = 420;  // pixels; on a lower screen the page scrolls
+const MOST_UNSENT = 3;  // answers on their way while the next pictures are asked for; then these wait for them
+const NO_CONNECTION = "No connection to the server. Your votes are kept in this browser and sent when the connection is back.";
 const MIN_VIEW_MS = 250;  // nobody rates a picture faster; a double click would hit the next one
 const DEFECTS = [["hands", "Hands"], ["face", "Face"], ["eyes", "Eyes"], ["line-art", "Line art"], ["text", "Text"]];
 
@@ -122,9 +124,9 @@ class Session {
     for (let wait = 500; !this.closed; wait = Math.min(wait * 2, 8000)) {
       try {
         const answer = await this.request(path, body);
-        if (answer.status < 500) { this.warn(""); return answer; }
+        if (answer.status < 500) { this.connected(); return answer; }
       } catch { /* no connection */ }
-      this.warn("No connection to the server. Your votes are kept in this browser and sent when the connection is back.");
+      this.warn(NO_CONNECTION);
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
     return { status: 0, reply: {} };
@@ -149,11 +151,11 @@ class Session {
     }
   }
 
-  async load(exclude) {
-    const query = exclude ? `?besides=${encodeURIComponent(exclude.id)}` : "";
+  async load(besides) {
+    const query = besides.length ? `?${new URLSearchParams(besides.map((id) => ["besides", id]))}` : "";
     const { status, reply } = await this.requestWithRetry(`judging/${this.data.campaign}/next${query}`);
     if (status !== 200) { if (status) this.warn(reply.error || "The server refused the request."); return null; }
-    this.rated = reply.judged;
+    if (!besides.length) this.rated = reply.judged;  // else the answers on their way may be in it or not
     if (reply.left !== undefined) this.total = reply.judged + reply.left;
     if (reply.assignment) await this.preload(reply.assignment);
     return reply.assignment;
@@ -173,7 +175,7 @@ class Session {
   async start() {
     this.setStatus("Loading pictures …");
     await this.flush();
-    const first = await this.load(null);
+    const first = await this.load([]);
     this.setStatus("");
     this.show(first);
     this.prefetch();
@@ -186,8 +188,9 @@ class Session {
   }
 
   async loadNext() {
-    await this.flush();  // the server must know the answers, or it sends the same assignments again
-    const next = await this.load(this.current);
+    if (this.unsent().length > MOST_UNSENT) await this.flush();
+    // the server must know what is answered or shown here, or it sends the same assignments again
+    const next = await this.load([this.current.id, ...this.unsent().map((event) => event.assignment)]);
     if (next && this.current && next.id !== this.current.id) this.next = next;
     this.showStatus();
   }
@@ -195,6 +198,7 @@ class Session {
   async submit(act, answer) {
     if (!this.current || this.busy || performance.now() - this.shownAt < MIN_VIEW_MS) return;
     this.busy = true;
+    this.forgetWarning();
     const event = {
       assignment: this.current.id, act, nonce: newNonce(),
       seconds: Math.min(86400, (performance.now() - this.shownAt) / 1000),
@@ -203,8 +207,9 @@ class Session {
     this.saveUnsent([...this.unsent(), event]);
     const sending = this.flush();
     this.rated += 1;
-    if (!this.next) { await this.prefetching; await sending; }
-    const next = this.next || await this.load(null);
+    if (!this.next) await this.prefetching;
+    if (!this.next) await sending;
+    const next = this.next || await this.load([]);
     this.next = null;
     this.show(next);
     this.busy = false;
@@ -214,6 +219,7 @@ class Session {
   async undo() {
     if (this.busy) return;
     this.busy = true;
+    this.forgetWarning();
     await this.prefetching;
     await this.flush();
     const { status, reply } = await this.requestWithRetry(`judging/${this.data.campaign}/last`);
@@ -349,6 +355,8 @@ class Session {
   button(label, command, style) { return element("button", { type: "button", class: style, onclick: command }, label); }
   setStatus(text) { this.status.dataset.text = text; this.showStatus(); }
   warn(text) { this.warning.textContent = text; }
+  connected() { if (this.warning.textContent === NO_CONNECTION) this.warn(""); }
+  forgetWarning() { if (this.warning.textContent !== NO_CONNECTION) this.warn(""); }  // a person has seen it and goes on
   showStatus() {
     const text = this.status.dataset.text || "";
     this.status.textContent = `You rated ${this.rated} of ${Math.max(this.rated, this.total)}. ${this.current || text === "Saved." ? text : ""}`;

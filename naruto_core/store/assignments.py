@@ -54,8 +54,9 @@ _SHOWN = select(
     AssignmentRow.id, AssignmentRow.campaign_id, AssignmentRow.order, UnitRow.text, UnitRow.samples,
     AssignmentRow.leased_until,
 ).join(UnitRow, UnitRow.id == AssignmentRow.unit_id)  # fmt: skip
+_EXCLUDED = tuple(f"excluded_{number}" for number in range(4))
 _OPEN = (
-    _SHOWN.where(*_MINE, ~AssignmentRow.done, AssignmentRow.id != bindparam("excluded"))
+    _SHOWN.where(*_MINE, ~AssignmentRow.done, AssignmentRow.id.not_in([bindparam(name) for name in _EXCLUDED]))
     .order_by(AssignmentRow.leased_until)
     .limit(1)
 )
@@ -169,8 +170,8 @@ class Assignments(Repository):
         reviewers that most others were assigned already. Otherwise it is, with the campaign's share of informative
         units, the least assigned unit of `pairing` ("" for any), or else a uniform sample of all open units; sometimes
         a repeat with sides swapped. Expired leases of all reviewers are released first. `exclude` are ids of
-        assignments that the page shows already while it loads the next (at most one counts). None for a closed or
-        paused campaign. NotRecorded for an unknown campaign.
+        assignments that the page has already while it loads the next: it shows one, and the answers of others are on
+        their way (at most four count). None for a closed or paused campaign. NotRecorded for an unknown campaign.
         """
         rng, until, key = rng or random.SystemRandom(), now + LEASE, _key(campaign_id, reviewer_id)
         # not durable: nobody has voted on an assignment that a power cut loses, for the vote is durable
@@ -178,7 +179,8 @@ class Assignments(Repository):
             campaign = _find_campaign(connection, campaign_id)
             if campaign.closed_at is not None or campaign.paused:
                 return None
-            row = connection.execute(_OPEN, key | {"excluded": exclude[0] if exclude else ""}).one_or_none()
+            excluded = dict.fromkeys(_EXCLUDED, "") | dict(zip(_EXCLUDED, exclude, strict=False))
+            row = connection.execute(_OPEN, key | excluded).one_or_none()
             if row is not None:
                 connection.execute(_EXTEND, {"assignment": row.id, "new_leased_until": until})
                 return replace(_to_assignment(*row.tuple()), leased_until=until)

@@ -137,6 +137,7 @@ def over_http(root: Path, people: list[str]) -> dict[str, float]:
             "next, one person p95 ms": round(float(np.percentile(alone["next"], 95)), 1),
             "vote, one person p95 ms": round(float(np.percentile(alone["vote"], 95)), 1),
             "next, 50 people p95 ms": round(float(np.percentile([t for one in found for t in one["next"]], 95)), 1),
+            "vote, 50 people p95 ms": round(float(np.percentile([t for one in found for t in one["vote"]], 95)), 1),
             "votes given": given,
             "kills of the server": KILLS,
             "votes lost or doubled": abs(before + given - len(votes)) + len(votes) - once,

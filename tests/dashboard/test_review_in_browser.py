@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from served import Served
 
 from naruto_core.domain import GENERATED, Run, Variant
@@ -151,6 +151,29 @@ def test_a_reload_a_second_tab_and_a_double_click_count_once(
     page.reload()
     expect(page.locator(".review .pane").first).to_be_visible(timeout=30_000)
     assert len(ratings.ratings(campaign_id)) == 1
+
+
+def test_a_vote_whose_reply_is_late_does_not_hold_up_the_next_pair(
+    chrome: Browser, served: Served, ratings: Ratings, store: Store, run: Run
+) -> None:
+    campaign_id = open_campaign(ratings, store, run)
+    page = enter(chrome, served, reviewer(ratings))
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        held.append(route)
+        if len(held) > 1:
+            route.continue_()
+
+    page.route("**/judging/deeds", hold_the_first)
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+        ready(page)  # another pair is loaded already, although no vote has arrived
+    assert len(held) == 1
+    assert ratings.ratings(campaign_id) == []
+    held[0].continue_()
+    expect_rated(page, 2)
+    assert [rating.answer for rating in ratings.ratings(campaign_id)] == [Outcome.LEFT] * 2
 
 
 def test_votes_given_while_the_server_is_away_arrive_when_it_is_back(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
+from threading import Event
 
 import httpx2
 import pytest
@@ -50,7 +51,7 @@ class Client:
         headers = {"Authorization": f"Bearer {access.make_session_token(served.home, reviewer, now)}"}
         self.http = httpx2.Client(base_url=served.address, headers=headers, timeout=60)
 
-    def next(self, campaign_id: str, **params: str) -> httpx2.Response:
+    def next(self, campaign_id: str, **params: str | list[str]) -> httpx2.Response:
         return self.http.get(f"/judging/{campaign_id}/next", params=params)
 
     def vote(self, assignment: object, **other: object) -> httpx2.Response:
@@ -142,6 +143,25 @@ def test_a_request_looks_up_settings_and_database_once(
     assert len(read) == 1
 
 
+def test_votes_that_wait_for_the_disk_do_not_hold_up_the_next_pictures(
+    ratings: Ratings, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign_id, (reviewer,) = open_campaign(ratings, 3), add_reviewers(ratings, 1)
+    headers = {"Authorization": f"Bearer {access.make_session_token(home, reviewer, NOW)}"}
+    written = Event()
+    monkeypatch.setattr(routes, "_record", lambda *_: {"new": written.wait(60)})
+    event = {"assignment": "a", "act": "vote", "nonce": "n", "seconds": 1, "viewport": "", "answer": "left"}
+    with TestClient(Starlette(routes=ROUTES), headers=headers) as http, ThreadPoolExecutor(9) as people:
+        votes = [people.submit(http.post, "/judging/deeds", json=event) for _ in range(8)]
+        following = people.submit(http.get, f"/judging/{campaign_id}/next")
+        try:
+            assert following.result(30).json()["assignment"]
+            assert not any(vote.done() for vote in votes)
+        finally:
+            written.set()
+        assert [vote.result(30).json() for vote in votes] == [{"new": True}] * 8
+
+
 def test_an_assignment_does_not_name_a_model(session: tuple[str, Client]) -> None:
     campaign_id, client = session
     response = client.next(campaign_id)
@@ -163,16 +183,18 @@ def test_a_vote_that_is_sent_twice_counts_once_and_a_second_vote_is_refused(
     assert len(ratings.ratings(campaign_id)) == 1
 
 
-def test_the_next_assignment_can_be_loaded_while_one_is_shown_and_both_votes_count(
+def test_the_next_assignment_can_be_loaded_while_others_are_shown_or_answered_and_all_votes_count(
     session: tuple[str, Client], ratings: Ratings
 ) -> None:
     campaign_id, client = session
     first = client.next(campaign_id).json()["assignment"]["id"]
     second = client.next(campaign_id, besides=first).json()["assignment"]["id"]
-    assert first != second
-    assert client.next(campaign_id).json()["assignment"]["id"] in (first, second)
-    assert client.vote(second).json() == client.vote(first).json() == {"new": True}
-    assert len(ratings.ratings(campaign_id)) == 2
+    third = client.next(campaign_id, besides=[second, first]).json()["assignment"]["id"]
+    assert len({first, second, third}) == 3
+    assert client.next(campaign_id, besides=[first, third]).json()["assignment"]["id"] == second
+    assert client.next(campaign_id).json()["assignment"]["id"] in (first, second, third)
+    assert client.vote(second).json() == client.vote(first).json() == client.vote(third).json() == {"new": True}
+    assert len(ratings.ratings(campaign_id)) == 3
 
 
 def test_a_vote_survives_a_restart_of_the_server(session: tuple[str, Client], ratings: Ratings, served: Served) -> None:
