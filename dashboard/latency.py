@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -115,7 +116,8 @@ def quality(scores: Iterable[ServedScore], period: Period) -> list[QualityBucket
     def key(score: ServedScore) -> tuple[str, str, str, datetime]:
         return score.run_id, score.metric, score.extractor, _floor(score.drawn_at, step)
 
-    return [_quality_bucket(at, list(group)) for (*_, at), group in groupby(sorted(scores, key=key), key)]
+    keyed = sorted(((key(score), score) for score in scores), key=itemgetter(0))
+    return [_quality_bucket(at, [score for _, score in group]) for (*_, at), group in groupby(keyed, key=itemgetter(0))]
 
 
 def _time_bucket(at: datetime, jobs: Sequence[JobTimes]) -> TimeBucket:

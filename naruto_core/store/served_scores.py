@@ -24,9 +24,6 @@ class ServedScoreRow(Base):
     value: Mapped[float]
     extractor: Mapped[str]
 
-    def to_domain(self) -> ServedScore:
-        return ServedScore(**{name: getattr(self, name) for name in ServedScore.__slots__})
-
 
 class DriftRow(Base):
     __tablename__ = "drifts"
@@ -64,11 +61,13 @@ class ServedScores(Repository):
 
     def scores(self, since: datetime, run_id: str | None = None) -> list[ServedScore]:
         """Scores of pictures drawn since `since`, of one run or of all, oldest first."""
-        query = select(ServedScoreRow).where(ServedScoreRow.drawn_at >= since)
+        columns = (getattr(ServedScoreRow, name) for name in ServedScore.__slots__)
+        query = select(*columns).where(ServedScoreRow.drawn_at >= since)
         if run_id is not None:
             query = query.where(ServedScoreRow.run_id == run_id)
-        with self._reading() as session:
-            return [row.to_domain() for row in session.scalars(query.order_by(ServedScoreRow.drawn_at))]
+        with self._reading_rows() as connection:
+            rows = connection.execute(query.order_by(ServedScoreRow.drawn_at)).tuples().all()
+            return [ServedScore(*row) for row in rows]
 
     def add_drifts(self, drifts: Sequence[Drift]) -> None:
         """Add drift reports."""

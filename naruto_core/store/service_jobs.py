@@ -106,9 +106,9 @@ class ServiceJobs(Repository):
         """The times of at most `limit` jobs requested since `since`, newest first."""
         row = ServiceJobRow
         query = select(row.asked_at, row.started_at, row.finished_at, row.n, row.state).where(row.asked_at >= since)
-        with self._reading() as session:
-            result = session.execute(query.order_by(row.asked_at.desc()).limit(limit))
-            return [JobTimes(*times) for times in result.tuples()]
+        with self._reading_rows() as connection:
+            result = connection.execute(query.order_by(row.asked_at.desc()).limit(limit))
+            return [JobTimes(*times) for times in result.tuples().all()]
 
     def prune(self, before: datetime, most: int) -> int:
         """Delete jobs that ended and were asked before `before`, and the oldest of more than `most`; returns how many.
