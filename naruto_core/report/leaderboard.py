@@ -152,21 +152,25 @@ def rank_places(scores: Sequence[Score], better: int) -> list[Place | None]:
     z = NormalDist().inv_cdf(1 - LEVEL / (len(scores) - 1))
     values = [better * score.value for score in scores]
     best = max(range(len(scores)), key=values.__getitem__)
+    error_of_best = standard_error(scores[best])
     return [
         Place.BEST
         if index == best
         else Place.WORSE
-        if values[best] - value > z * math.hypot(standard_error(scores[best]), standard_error(score))
+        if values[best] - value > z * math.hypot(error_of_best, standard_error(score))
         else Place.TIED
         for index, (value, score) in enumerate(zip(values, scores, strict=True))
     ]
+
+
+_Z_95 = NormalDist().inv_cdf(1 - LEVEL / 2)  # once: there are thousands of scores
 
 
 def standard_error(score: Score) -> float:
     """The standard error by the width of the 95 % interval; infinite where there is no interval."""
     if score.interval is None:
         return math.inf
-    return (score.interval[1] - score.interval[0]) / 2 / NormalDist().inv_cdf(1 - LEVEL / 2)
+    return (score.interval[1] - score.interval[0]) / 2 / _Z_95
 
 
 def headline_rows(scores: Sequence[Score]) -> list[HeadlineRow]:

@@ -146,8 +146,8 @@ class Queries(Repository, RunQueries):
         query = select(SampleRow.run_id, SampleRow.variant, SampleRow.seed, SampleRow.sha256).join(
             first, and_(*same, SampleRow.prompt == first.c.prompt)
         )
-        with self._reading() as session:
-            rows = session.execute(query).tuples().all()
+        with self._reading_rows() as connection:
+            rows = connection.execute(query).tuples().all()
         ordered = sorted(rows, key=lambda row: (trained.index(row[1]), -row[2]))  # the last one counts
         return {run_id: sha256 for run_id, _, _, sha256 in ordered}
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx2
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import VariableUpdate
 from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
@@ -59,14 +59,14 @@ def python_m(module: str, local: LocalPrefect, *arguments: str) -> subprocess.Co
 
 
 @cache
-def api(address: str) -> httpx2.Client:
-    """One client for all requests: each new one reads certificates."""
-    return httpx2.Client(base_url=address, timeout=60)
+def client(address: str) -> SyncPrefectClient:
+    """One for all requests: each new one reads certificates. It asks again where the server's database is locked."""
+    return SyncPrefectClient(address).__enter__()
 
 
 def request(local: LocalPrefect, method: str, path: str, body: Any = None) -> Any:
-    """The decoded answer of the server's API."""
-    answer = api(local.api).request(method, path.removeprefix("/"), json=body).raise_for_status()
+    """The decoded answer of the server's API; HTTPStatusError for an error status."""
+    answer = client(local.api).request(method, path, json=body)  # type: ignore[arg-type]
     return answer.json() if answer.content else None
 
 
