@@ -28,7 +28,8 @@ from naruto_core.ratings import (
     Unit,
 )
 from naruto_core.store.assignments import next_unit, quota_unit
-from naruto_core.store.database import Ratings, open_store
+from naruto_core.store.database import Ratings, open_database, open_store
+from tests.postgres import serving_postgres
 
 
 def test_the_next_unit_is_found_by_an_index_with_and_without_a_pairing(ratings: Ratings, tmp_path: Path):
@@ -95,6 +96,25 @@ def test_votes_on_a_unit_share_its_names(ratings: Ratings) -> None:
     assert len(votes) == 12
     # of four units, each in two orders at most; of every vote its own otherwise, while all are in memory
     assert len({id(one.samples) for one in votes}) == len({(one.unit_id, one.samples) for one in votes}) <= 8
+
+
+def test_a_round_of_postgresql_counts_as_many_answers_as_there_are_votes() -> None:
+    with serving_postgres() as url, open_database(url) as database:
+        ratings = database.ratings
+        campaign, people = open_campaign(ratings, 4, raters=3, people=3)
+        shown: dict[str, list[str]] = {me: [] for me in people}
+        for turn in range(9):
+            me = people[turn % 3]
+            assignment = ratings.next_assignment(campaign, me, NOON, exclude=shown[me])
+            assert assignment
+            assert assignment.id not in shown[me]
+            shown[me].append(assignment.id)
+        for number, (me, assignments) in enumerate(shown.items()):
+            for assignment in assignments:
+                ratings.record(me, vote(assignment, assignment, list(Outcome)[number]), NOON)
+        counts = ratings.answer_counts(campaign)
+        assert Counter(one.answer for one in counts for _ in range(one.count)) == Counter(list(Outcome)[:3] * 3)
+        assert sum(n for *_, n in ratings.tally(campaign)) == len(ratings.ratings(campaign)) == 9
 
 
 def test_every_prompt_is_rated_once_before_any_is_rated_again(ratings: Ratings):
