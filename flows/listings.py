@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.profiles import choose_recipe
 from flows.score_listing import score_row
@@ -21,9 +20,6 @@ from naruto_core.store.database import Ratings, open_database, open_store
 from naruto_core.store.verification import NOT_COVERED, FileProblem, ProblemKind, verify
 from naruto_core.store.writes import Store
 from naruto_core.training.checkpoint_selection import best_steps
-
-if TYPE_CHECKING:
-    pass
 
 
 def list_runs() -> Listing:
