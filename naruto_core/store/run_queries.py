@@ -119,7 +119,7 @@ class RunQueries(ABC):
 
 
 def _run(row: Sequence[Any]) -> Run:
-    """A run from the columns `_RUN`."""
+    """A run from the columns of `_RUNS`."""
     run_id, profile, fingerprint, dataset_id, state, started_at, finished_at, failure = row
     started, finished = _time(started_at), finished_at and _time(finished_at)
     return Run(run_id, profile, fingerprint, dataset_id, RunState(state), started, finished, failure)

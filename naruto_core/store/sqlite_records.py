@@ -90,7 +90,10 @@ def decoded_path(path: str) -> str:
 
 
 def _connect(path: str) -> sqlite3.Connection | None:
-    """A connection to a file in write-ahead mode with the newest schema; None for any other, or none."""
+    """A connection to a file in write-ahead mode with the newest schema; None for any other, or none.
+
+    Raises StorageFailed for a file that is locked for too long: SQLAlchemy would wait as long again.
+    """
     try:
         connection = sqlite3.connect(
             f"file:{quote(path)}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
@@ -100,7 +103,10 @@ def _connect(path: str) -> sqlite3.Connection | None:
     try:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY and (fault := sqlite_fault(error, path)):
+            connection.close()
+            raise fault from error
         mode, revisions = "", []
     if mode == "wal" and revisions == [(newest_revision(),)]:
         return connection

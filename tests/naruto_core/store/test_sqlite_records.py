@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from recorded import NOON, open_run, sample, score
 
 from naruto_core.domain import DatasetVersion, Finding, Prompt, PromptSuite, Run, Variant
 from naruto_core.errors import NotRecorded, RecordDamaged, StorageFailed
+from naruto_core.store import database, sqlite_records
 from naruto_core.store.database import open_store
 from naruto_core.store.run_queries import RunQueries
 from naruto_core.store.sqlite_records import SqliteRecords, open_records
@@ -118,6 +120,24 @@ def test_faults_of_the_file_are_told_as_by_sqlalchemy(plain: tuple[RunQueries, R
     other.write_text("no database " * 1000)
     with pytest.raises(StorageFailed, match="is not a SQLite database"), open_records(f"sqlite:///{other}"):
         pass
+
+
+def test_a_file_that_stays_locked_is_waited_for_once(
+    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "naruto.db"
+    path.write_bytes(new_database.read_bytes())
+    monkeypatch.setattr(sqlite_records, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "open_store", None)  # nobody opens it a second time
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM runs")
+        with (
+            pytest.raises(StorageFailed, match="another process has been writing to it for too long"),
+            open_records(f"sqlite:///{path}"),
+        ):
+            pass
 
 
 def test_a_page_that_is_damaged_is_said_in_a_sentence(new_database: Path, tmp_path: Path) -> None:
