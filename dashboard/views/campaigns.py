@@ -42,7 +42,12 @@ def show() -> None:
 def _campaign(campaigns: list[Campaign], show_part: Callable[[Campaign], None]) -> None:
     by_id = {campaign.id: campaign for campaign in campaigns}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    chosen = left.selectbox("Campaign", list(by_id), format_func=lambda key: by_id[key].name, key="campaign")
+    ids, in_address = list(by_id), st.query_params.get("campaign", "")
+    if in_address and in_address not in by_id:
+        st.warning("The campaign in the address is not recorded here; the newest campaign is shown.")
+    first = ids.index(in_address) if in_address in by_id else 0
+    chosen = left.selectbox("Campaign", ids, first, format_func=lambda key: by_id[key].name, key="campaign")
+    st.query_params["campaign"] = chosen
     campaign = by_id[chosen]
     if campaign.example:
         st.warning("This is an example: a program made these votes up. They say nothing about the models.")

@@ -173,8 +173,10 @@ def _item(item: Attention, number: int) -> None:
         st.text(item.sentence)
         if item.subject is Subject.RUN:
             link("run", "Open", id=item.id)
+        elif item.subject is Subject.CAMPAIGN:
+            link("campaigns", "Open", campaign=item.id)
         else:
-            link("campaigns" if item.subject is Subject.CAMPAIGN else "deploy", "Open")
+            link("deploy", "Open")
 
 
 def _over_runs(board: Leaderboard) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
+from pandas.io.formats.style import Styler
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.column_types import ColumnConfig
 
@@ -92,23 +93,22 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     """Draw the table; the rows that are selected."""
     campaign, rates = votes.newest_win_rates()
     about = _About(rates, database().runs.warnings(), runs.changes(), runs.first_pictures())
-    lines = [_line(row, columns, about) for row in board.rows]
-    frame = pd.DataFrame(lines)
+    frame = _table(board.rows, columns, about)
     empty = [name for name in ("★", "Picture", "Win rate", "Warnings", "Changed keys", "Tags", "Failure")
              if not frame[name].fillna("").astype(str).str.len().any()]  # fmt: skip
     config = _column_config(columns, f"Win rate in {campaign}" if campaign else "Win rate")
-    shown = frame.drop(columns=empty)
-    shades = _shades(board, columns).reindex(columns=shown.columns, fill_value="")
-    styled = shown.style.apply(lambda _: shades, axis=None)
-    # pandas makes HTML of each row that it does not hide, which nobody sees; Streamlit shows them all. At every cell,
-    # pandas looks for the row's number: in a list, as `hide` makes it, that takes longer than the HTML.
+    shades = _shades(board, columns)
+    # pandas makes HTML of each row that it does not hide, which nobody sees; Streamlit shows them all, and of the cells
+    # that have an id (the shaded ones) it asks for pandas' text.
+    styled = Styler(frame.drop(columns=empty), cell_ids=False).apply(lambda _: shades, axis=None, subset=[*shades])
+    # At every cell, pandas looks for the row's number: in a list, as `hide` makes it, that takes longer than the HTML.
     hidden = frozenset(shades.index[~shades.astype(bool).any(axis=1)])
     styled.hidden_rows = hidden  # pyright: ignore[reportAttributeAccessIssue]
     selected = st.dataframe(
         styled, hide_index=True, on_select="rerun",
         alt="Every run, favourites first, then the newest",
         selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT, placeholder="",
-        height=min(_ROW_HEIGHT * (len(lines) + 1), 620),
+        height=min(_ROW_HEIGHT * (len(frame) + 1), 620),
     )  # fmt: skip
     return [board.rows[row] for row in selected.selection.rows if row < len(board.rows)]
 
@@ -135,24 +135,34 @@ class _About:
     pictures: Mapping[str, str]
 
 
-def _line(row: Row, columns: Sequence[Column], about: _About) -> dict[str, object]:
-    run = row.summary.run
-    rate, picture = about.win_rates.get(run.id), about.pictures.get(run.id)
-    return {
-        "Run": run.id,
-        "★": "★" if runs.FAVOURITE in row.summary.tags else "",
-        "State": run.state.value,
-        "Picture": f"./pictures/{picture}/256.webp" if picture else None,
-        **{column.title: score and score.value for column in columns for score in [row.scores.get(column.key)]},
-        "Win rate": rate.value * 100 if rate else None,
-        "Warnings": ", ".join(about.warnings.get(run.id, ())),
-        "Changed keys": ", ".join(f"{key}={value}" for key, value in about.changes.get(run.id, {}).items()),
-        "Minutes": None if row.summary.seconds is None else row.summary.seconds / 60,
-        "Started": run.started_at,
-        "Dataset": row.summary.dataset_source,
-        "Tags": " ".join(tag for tag in row.summary.tags if tag != runs.FAVOURITE),
-        "Failure": run.failure,
-    }
+def _table(rows: Sequence[Row], columns: Sequence[Column], about: _About) -> pd.DataFrame:
+    summaries = [row.summary for row in rows]
+    ids = [summary.run.id for summary in summaries]
+    rates, pictures = [about.win_rates.get(run_id) for run_id in ids], [about.pictures.get(run_id) for run_id in ids]
+    changes: list[Mapping[str, str]] = [about.changes.get(run_id, {}) for run_id in ids]
+    seconds = [summary.seconds for summary in summaries]
+    return pd.DataFrame(
+        {
+            "Run": ids,
+            "★": ["★" if runs.FAVOURITE in summary.tags else "" for summary in summaries],
+            "State": [summary.run.state.value for summary in summaries],
+            "Picture": [f"./pictures/{picture}/256.webp" if picture else None for picture in pictures],
+            **{column.title: _values(rows, column) for column in columns},
+            "Win rate": [rate.value * 100 if rate else None for rate in rates],
+            "Warnings": [", ".join(about.warnings.get(run_id, ())) for run_id in ids],
+            "Changed keys": [", ".join(f"{key}={value}" for key, value in changed.items()) for changed in changes],
+            "Minutes": [None if second is None else second / 60 for second in seconds],
+            "Started": [summary.run.started_at for summary in summaries],
+            "Dataset": [summary.dataset_source for summary in summaries],
+            "Tags": [" ".join(tag for tag in summary.tags if tag != runs.FAVOURITE) for summary in summaries],
+            "Failure": [summary.run.failure for summary in summaries],
+        }
+    )
+
+
+def _values(rows: Sequence[Row], column: Column) -> list[float | None]:
+    scores = [row.scores.get(column.key) for row in rows]
+    return [score and score.value for score in scores]
 
 
 def _column_config(columns: Sequence[Column], win_rate: str) -> dict[str, ColumnConfig]:

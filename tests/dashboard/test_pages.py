@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,16 @@ def test_metrics_are_compared_with_votes_only_where_there_are_enough(ratings: Ra
     (line,) = page("campaigns", "Metric agreement").table[0].value.to_dict("records")
     assert line["Metric"] == "clip"
     assert line["Pairwise agreement"] == "not enough votes"
+
+
+def test_the_address_of_campaigns_names_the_one_that_is_shown(ratings: Ratings, store: Store, run: Run) -> None:
+    older, newest = finished_campaign(ratings, store, run), _campaign(ratings, store, run, NOW + timedelta(days=1))
+    app = page("campaigns", "Results", campaign=older)
+    assert (app.selectbox(key="campaign").value, app.query_params["campaign"]) == (older, older)
+    app.selectbox(key="campaign").select(newest).run()
+    assert app.query_params["campaign"] == newest
+    unknown = page("campaigns", "Results", campaign="gone")
+    assert unknown.warning[0].value.startswith("The campaign in the address is not recorded here")
 
 
 def test_compare_shows_the_difference_with_its_interval(store: Store, run: Run) -> None:
@@ -256,16 +266,20 @@ def test_runs_are_one_table_filtered_by_words_and_state_with_favourites_first(st
     assert "No run matches" in app.info[0].value
 
 
-def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, store: Store, run: Run) -> None:
-    add_example(NOW)
-    assert "Win rate" not in page("runs").dataframe[0].value
+def _campaign(ratings: Ratings, store: Store, run: Run, created_at: datetime) -> str:
     samples = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
     suite = store.prompts(run.id)
     assert suite
     units = plan_units(Mode.PAIR, samples, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
-    campaign = ratings.open_campaign(Campaign("", "real", "Which?", Mode.PAIR, NOW, repeats=0.0), units, 0)
+    return ratings.open_campaign(Campaign("", "real", "Which?", Mode.PAIR, created_at, repeats=0.0), units, 0).id
+
+
+def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, store: Store, run: Run) -> None:
+    add_example(NOW)
+    assert "Win rate" not in page("runs").dataframe[0].value
+    campaign_id = _campaign(ratings, store, run, NOW)
     reviewer, _ = ratings.add_reviewer("Ann", Role.ADMIN)
-    assignment = ratings.next_assignment(campaign.id, reviewer.id, NOW)
+    assignment = ratings.next_assignment(campaign_id, reviewer.id, NOW)
     assert assignment
     side = Outcome.LEFT if assignment.samples[0].startswith("fused") else Outcome.RIGHT
     ratings.record(reviewer.id, RatingEvent(assignment.id, Action.VOTE, "n", 3.0, "1x1", side), NOW)
