@@ -177,10 +177,12 @@ def _sources(training: Features, rows: NDArray[np.intp], mirrored: NDArray[np.bo
 def _align(target: Single, sources: Single, crops: Crops) -> Vector:
     """The largest correlation (n,) of each target with a crop of its source near `crops` (n, 3)."""
     crops, current = crops.copy(), _normalized(_shrunk(sources, crops))
-    best = (target * current).sum(axis=1).astype(np.float64)
-    damping = np.full(len(crops), 0.01)
+    best, damping = (target * current).sum(axis=1).astype(np.float64), np.full(len(crops), 0.01)
+    slopes, nearer = np.empty((len(crops), current.shape[1], 3)), np.full(len(crops), True)
     for _ in range(_ITERATIONS):
-        moved = _inside(crops + _step(target, sources, crops, current, damping))
+        if nearer.any():  # where a crop stayed, so did its derivatives
+            slopes[nearer] = _slopes(sources[nearer], crops[nearer])
+        moved = _inside(crops + _step(slopes, target - current, damping))
         shrunk = _normalized(_shrunk(sources, moved))
         correlation = (target * shrunk).sum(axis=1).astype(np.float64)
         nearer = correlation > best
@@ -189,15 +191,19 @@ def _align(target: Single, sources: Single, crops: Crops) -> Vector:
     return best
 
 
-def _step(target: Single, sources: Single, crops: Crops, current: Single, damping: Vector) -> Crops:
-    """A Levenberg-Marquardt step (n, 3) of `crops`, whose normalized pixels are `current`."""
+def _slopes(sources: Single, crops: Crops) -> Crops:
+    """The derivatives (n, 432, 3) of the normalized pixels of `crops` by top, left and side."""
     columns = [
         (_normalized(_shrunk(sources, crops + h)) - _normalized(_shrunk(sources, crops - h))) / (2 * _DERIVATIVE)
         for h in np.eye(3) * _DERIVATIVE
     ]
-    slopes = np.stack(columns, axis=2).astype(np.float64)
+    return np.stack(columns, axis=2).astype(np.float64)
+
+
+def _step(slopes: Crops, missing: Single, damping: Vector) -> Crops:
+    """A Levenberg-Marquardt step (n, 3); `missing` is the target less the pixels of the crop."""
     transposed = slopes.transpose(0, 2, 1)
-    squares, towards = transposed @ slopes, transposed @ (target - current).astype(np.float64)[..., None]
+    squares, towards = transposed @ slopes, transposed @ missing.astype(np.float64)[..., None]
     diagonal = np.diagonal(squares, axis1=1, axis2=2)[:, :, None] * np.eye(3)
     step = np.linalg.solve(squares + damping[:, None, None] * diagonal + 1e-6 * np.eye(3), towards)
     return np.asarray(step[..., 0], dtype=np.float64)

@@ -109,7 +109,9 @@ def _attributes(name: str, inputs: Inputs) -> dict[str, Extra]:
     config, reader = attribute_reader.read_config(folder), reader_extractor(folder, inputs.choose_device)
     by_name: dict[str, dict[Variant, Vector]] = {}
     for variant in inputs.variants:
-        asked = [attribute_reader.asked_classes(text, config) for text in inputs.texts(variant)]
+        texts = inputs.texts(variant)  # the same for every seed of a prompt
+        classes = {text: attribute_reader.asked_classes(text, config) for text in dict.fromkeys(texts)}
+        asked = [classes[text] for text in texts]
         seen = attribute_reader.seen_classes(inputs.pictures(variant, reader), config)
         for metric, values in attribute_values(asked, seen).items():
             by_name.setdefault(metric, {})[variant] = values

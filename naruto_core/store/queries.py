@@ -40,7 +40,7 @@ from naruto_core.store.schema import (
 )
 
 # the columns of a Score, in its order: a thousand runs have tens of thousands, for which rows of the mapper are slow
-_SCORE_COLUMNS = tuple(getattr(ScoreRow, field.name) for field in fields(Score))
+SCORE_COLUMNS = tuple(getattr(ScoreRow, field.name) for field in fields(Score))
 
 # built once: a page asks for them many times
 _DIGESTS = select(SampleRow.id, SampleRow.sha256).where(SampleRow.id.in_(bindparam("ids", expanding=True)))
@@ -200,7 +200,7 @@ class Queries(Repository, RunQueries):
         with self._reading() as session:
             rows = session.execute(newest.order_by(RunRow.started_at.desc(), RunRow.id.desc())).all()
             scores: dict[str, list[Score]] = {}
-            set_scores = select(*_SCORE_COLUMNS).where(ScoreRow.subject == "", ScoreRow.sample_id.is_(None))
+            set_scores = select(*SCORE_COLUMNS).where(ScoreRow.subject == "", ScoreRow.sample_id.is_(None))
             ordered = set_scores.order_by(ScoreRow.metric, ScoreRow.variant, ScoreRow.id)
             for row in session.connection().execute(ordered).tuples().all():  # thousands: a session takes twice as long
                 scores.setdefault(row[0], []).append(Score(*row))

@@ -28,7 +28,7 @@ from naruto_core.domain import (
 from naruto_core.errors import NotRecorded, RecipeInvalid
 from naruto_core.store.labels import Labels
 from naruto_core.store.leases import RunLeases
-from naruto_core.store.queries import Queries
+from naruto_core.store.queries import SCORE_COLUMNS, Queries
 from naruto_core.store.schema import (
     AdapterRow,
     DatasetRow,
@@ -182,7 +182,7 @@ class Store(Queries, RunLeases, Labels):
             _insert(session, SampleRow, [asdict(sample) for sample in fresh.values()])
 
     def add_scores(self, scores: Sequence[Score]) -> None:
-        """Record scores, and replace those of the same run, variant, measurement and picture.
+        """Record scores, and replace those of the same run, variant, measurement and picture; equal ones stay as they are.
 
         Raises ValueError for a value that is not finite.
         """
@@ -193,8 +193,14 @@ class Store(Queries, RunLeases, Labels):
         with self._writing() as session:
             stale: list[int] = []
             for run_id in {score.run_id for score in scores}:
-                rows = session.scalars(select(ScoreRow).where(ScoreRow.run_id == run_id))
-                stale += [row.id for row in rows if _score_key(row.to_domain()) in fresh]
+                recorded = select(ScoreRow.id, *SCORE_COLUMNS).where(ScoreRow.run_id == run_id)
+                for row_id, *values in session.connection().execute(recorded):
+                    score = Score(*values)
+                    key = _score_key(score)
+                    if fresh.get(key) == score:
+                        del fresh[key]
+                    elif key in fresh:
+                        stale.append(row_id)
             for batch in _batches(stale):
                 session.execute(delete(ScoreRow).where(ScoreRow.id.in_(batch)))
             rows = [asdict(score) | {"subject": score.sample_id or ""} for score in fresh.values()]

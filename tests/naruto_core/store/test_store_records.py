@@ -155,6 +155,18 @@ def test_a_score_measured_again_replaces_the_old_one_and_no_other(store: Store, 
         store.add_scores([score(run.id, math.nan)])
 
 
+def test_scores_measured_again_with_the_same_values_are_not_written_again(store: Store, run: Run) -> None:
+    unknown = replace(score(run.id, 87.0), low=-math.inf, high=math.inf, details={"auc": 0.1 + 0.2, "suite": "x"})
+    scores = [unknown, score(run.id, 90.0, extractor="inception")]
+    store.add_scores(scores)
+    before = store.runs_version()
+    store.add_scores(scores)
+    assert store.runs_version() == before
+    store.add_scores([replace(unknown, details={"auc": 0.3, "suite": "x"}), scores[1]])
+    assert store.runs_version() != before
+    assert {s.details.get("auc") for s in store.scores(run.id)} == {0.3, None}
+
+
 def test_training_steps_of_a_resumed_run_are_there_once(store: Store, run: Run) -> None:
     steps = [StepRecord(step, 0.5 / step, 1.0, {"d": 0.003}) for step in range(1, 1200)]
     store.add_steps(run.id, steps)
