@@ -28,7 +28,8 @@ def show(campaign: Campaign) -> None:
     ]
     time = st.column_config.DatetimeColumn("Last event (UTC)", format="YYYY-MM-DD HH:mm")
     st.dataframe(
-        lines, hide_index=True, alt="Progress, speed, side bias, consistency and gold pairs of each reviewer",
+        lines, hide_index=True, placeholder="",
+        alt="Progress, speed, side bias, consistency and gold pairs of each reviewer",
         column_config={"Last event": time},
     )  # fmt: skip
     st.caption("Shares have 95 % intervals. Whoever is wrong on gold pairs, or always on one side, may be excluded.")

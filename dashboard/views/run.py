@@ -146,7 +146,8 @@ def _scores(summary: RunSummary, headline: Sequence[HeadlineRow], findings: Sequ
         return
     number = st.column_config.NumberColumn(format="%.4g")
     st.dataframe(
-        [_score_line(score) for score in summary.scores], hide_index=True, alt="Every set score of this run",
+        [_score_line(score) for score in summary.scores], hide_index=True, placeholder="",
+        alt="Every set score of this run",
         column_config={"Value": number, "Low": number, "High": number},
     )  # fmt: skip
 

@@ -24,7 +24,8 @@ def show(summary: RunSummary) -> None:
     st.subheader("Processes")
     leases = database().runs.leases(run_id)
     if leases:
-        st.dataframe([_lease(lease) for lease in leases], hide_index=True, alt="Processes that worked on this run")
+        processes = [_lease(lease) for lease in leases]
+        st.dataframe(processes, hide_index=True, placeholder="", alt="Processes that worked on this run")
     else:
         st.text("No process is recorded.")
     st.subheader("Files")

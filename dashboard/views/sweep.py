@@ -94,7 +94,7 @@ def _settings(sweep: RecordedSweep) -> None:
     columns = dict.fromkeys(("Mean", "Spread", "Difference", "Low", "High", "Low of difference"), figure)
     columns |= {"High of difference": figure, "p (Holm)": st.column_config.NumberColumn(format="%.3f")}
     columns |= {key: st.column_config.NumberColumn(format="%.4g") for key in numeric}
-    st.dataframe(lines, hide_index=True, column_config=columns, alt=f"The settings of {sweep.name}")
+    st.dataframe(lines, hide_index=True, column_config=columns, placeholder="", alt=f"The settings of {sweep.name}")
     st.caption(
         "Low and high bound a 95 % interval of the mean over seeds and prompts. Spread is the standard deviation "
         "between seeds. Differences are from the first setting, with the interval by which they are judged: 95 % or "
@@ -235,4 +235,4 @@ def _runs(sweep: RecordedSweep) -> None:
         for recorded in sweep.cells
     ]
     links = {"Run": st.column_config.LinkColumn(display_text=r"id=(.*)")}
-    st.dataframe(lines, hide_index=True, column_config=links, alt=f"The runs of {sweep.name}")
+    st.dataframe(lines, hide_index=True, column_config=links, placeholder="", alt=f"The runs of {sweep.name}")
