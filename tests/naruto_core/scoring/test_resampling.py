@@ -88,6 +88,16 @@ def test_the_difference_of_two_shares_never_has_an_interval_without_width():
     assert (change.value, change.low, change.high) == pytest.approx((1, 1 - 2 * unseen, 1))
 
 
+@pytest.mark.parametrize("lost", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("prompts", [6, 12, 44])
+def test_a_difference_that_all_prompts_have_is_significant_only_where_its_interval_excludes_0(lost, prompts):
+    first, groups = np.array([1 / 3, 2 / 3, 1.0, 1.0] * prompts), np.arange(prompts).repeat(4).astype(str).tolist()
+    second = np.array([2 / 3, 1.0, 1.0, 1 / 3] * prompts) * (1 - lost)
+    change = paired_difference(first, second, groups, share=True)
+    assert (change.p < 0.05) == (not change.low <= 0 <= change.high)
+    assert change.p >= 2.0 ** (1 - prompts) * (1 - 1e-9)
+
+
 def _drawn(rng: np.random.Generator, shift: float) -> np.ndarray:
     centres = rng.normal(shift, 0.5, (PROMPTS, 6))
     return np.repeat(centres, SEEDS, axis=0) + rng.normal(0, 0.8, (PROMPTS * SEEDS, 6))
