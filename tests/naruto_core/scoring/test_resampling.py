@@ -147,6 +147,17 @@ def test_the_area_under_the_curve_is_mann_and_whitneys_and_below_one_half_where_
     assert either.auc == discriminate(real, base, 0, 250, 0).auc == pytest.approx(expected)
 
 
+def test_the_interval_of_the_area_under_the_curve_covers_the_truth_and_has_a_width_where_all_pairs_are_told_apart():
+    rng, truth = np.random.default_rng(8), stats.norm.cdf(2.5 / math.sqrt(2))
+    results = [discriminate(rng.normal(0, 1, 8), rng.normal(2.5, 1, 8), 1, 200, 0) for _ in range(100)]
+    assert covered(sum(result.low <= truth <= result.high for result in results), 100)
+    apart = discriminate(np.zeros(8), np.ones(8), 1, 200, 0)
+    assert (apart.auc, apart.low, apart.high) == (1, pytest.approx(stats.binomtest(8, 8).proportion_ci().low), 1)
+    base, real = scores_of(rng), rng.normal(1, 1.1, 60)
+    whole, single = discriminate(base, real, 1, 200, 0, GROUPS), discriminate(base, real, 1, 200, 0)
+    assert whole.high - whole.low > 1.2 * (single.high - single.low)
+
+
 def test_a_clear_difference_is_better_or_worse_and_a_small_one_names_the_prompts_that_would_decide_it():
     rng = np.random.default_rng(7)
     first = scores_of(rng)
