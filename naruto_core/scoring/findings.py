@@ -122,7 +122,8 @@ def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
     """Whether the adapted set came nearer to the reference while its variety fell below that of real pictures.
 
-    A warning needs a loss of `LOST_VARIETY` or more against real pictures.
+    A warning needs a loss of `LOST_VARIETY` or more against real pictures. Where a collapse would look like this, and
+    chance may explain it, "no sign" is not said.
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
     if shift.high is None or spread.high is None or shift.p is None:
@@ -135,11 +136,12 @@ def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: E
         f"the adapted set holds {adapted.value:.1f} different pictures (Vendi score), real ones {real.value:.1f} "
         f"and the base {adapted.value - spread.value:.1f} at the same n: "
     )
-    sentence += (
-        "it comes nearer to the reference by drawing less variety; distances flatter such a model."
-        if warning
-        else "no sign of collapse."
-    )
+    if warning:
+        sentence += "it comes nearer to the reference by drawing less variety; distances flatter such a model."
+    elif lost and shift.value < 0 and spread.value < 0:
+        sentence += "a collapse cannot be excluded, because chance may explain these differences: draw more prompts."
+    else:
+        sentence += "no sign of collapse."
     figures = {"vendi": adapted.value, "vendi_real": real.value, "shift": shift.value, "spread": spread.value}
     return Finding(run_id, "collapse", warning, sentence, figures)
 

@@ -135,6 +135,14 @@ def test_a_smaller_distance_with_less_variety_than_real_pictures_is_a_collapse()
     assert not findings.find_collapse("r", _difference(-1, 2), fewer, Estimate(6, 5, 7), real).warning
 
 
+def test_no_sign_of_collapse_is_not_said_where_chance_may_explain_what_looks_like_one():
+    unclear, fewer, real = _difference(-9, 1), _difference(-6, -2), Estimate(11, 10, 12)
+    finding = findings.find_collapse("r", unclear, fewer, Estimate(6, 5, 7), real)
+    assert not finding.warning
+    assert "cannot be excluded" in finding.sentence
+    assert "no sign of collapse" in findings.find_collapse("r", unclear, fewer, Estimate(11, 9, 13), real).sentence
+
+
 def test_the_kind_of_prompt_that_got_worse_is_named():
     rng = np.random.default_rng(1)
     base = rng.normal(0.6, 0.02, 80)
