@@ -63,6 +63,19 @@ def test_where_steady_cannot_be_reached_the_number_of_prompts_that_reach_it_is_t
     assert why_never_steady(few, 9) == "its own samples have 9 prompts, at least 10 are needed"
 
 
+@pytest.mark.parametrize("blank", [0, 1])
+def test_the_number_of_prompts_that_a_share_needs_to_be_found_steady_is_the_number_that_it_needs(blank: int) -> None:
+    def without_blanks(prompts: int) -> Values:
+        pictures = 4 * prompts
+        values = np.array([1.0] * (blank * prompts // 44) + [0.0] * (pictures - blank * prompts // 44))
+        return Values(values, [f"p{n % prompts}" for n in range(pictures)])
+
+    reason = why_never_steady(shift(without_blanks(3000), without_blanks(44), share=True), 44)
+    needed = int(reason.split("about ")[1].split(" ")[0].replace(",", ""))
+    verdicts = [shift(without_blanks(n), without_blanks(n), share=True).verdict for n in (needed * 3 // 4, needed)]
+    assert verdicts == [DriftVerdict.UNDECIDED, DriftVerdict.STEADY]
+
+
 def test_with_too_few_prompts_nothing_is_decided() -> None:
     rng = np.random.default_rng(4)
     few = shift(world(rng, LEAST_PROMPTS - 1, 9.0), world(rng, 44), share=False)
