@@ -237,3 +237,5 @@ def test_a_canary_picture_beyond_rounding_means_that_the_model_has_changed():
     assert "3 canary pictures (of 8 that were asked for: the run has no more samples) differ" in steady.sentence
     changed = findings.find_model_change("r", [0.0, findings.SAME_PICTURE + 0.1], 2)
     assert (changed.warning, changed.figures["changed"]) == (True, 1)
+    assert "1 of 2 canary pictures differs from" in changed.sentence
+    assert "steady: 1 canary picture differs from" in findings.find_model_change("r", [0.5], 1).sentence

@@ -178,6 +178,10 @@ def test_a_forecast_is_rounded_outwards_and_open_where_the_difference_may_be_zer
     assert effects == Forecast(0, 500)
     assert forecast(1.0, 1.0, 50, lambda effect: 1000 / effect).high is None
     assert Forecast(20, 400).text("votes") == "20 to 400 more votes"
+    assert (Forecast(0, 1).text("votes"), Forecast(1, None).text("prompts")) == (
+        "up to 1 more vote",
+        "at least 1 more prompt",
+    )
     assert Forecast(0, None).text("votes") == "an unknown number of further votes"
 
 
