@@ -25,6 +25,7 @@ from naruto_core.serving import DriftVerdict
 
 MARGIN = 0.25  # standard deviations of the run's own pictures: a small effect (Cohen 1988 calls 0.2 small, 0.5 medium)
 SHARE_MARGIN = 0.02  # of a share, e.g. of blank pictures
+ROUNDING = 1e-9  # of means of equal values; a smaller difference is none
 LEAST_PROMPTS = 10  # of either side; an interval over fewer is too wide to say anything
 
 
@@ -63,7 +64,8 @@ def shift(served: Values, own: Values, *, share: bool) -> Shift:
     side has fewer than `LEAST_PROMPTS` prompts it is (-inf, inf).
     """
     a, b = (_estimate(side, share=share) for side in (served, own))
-    margin = SHARE_MARGIN if share else MARGIN * float(np.std(own.values))
+    spread = float(np.std(own.values)) if np.ptp(own.values) > 0 else 0.0  # of equal values numpy's is not exactly 0
+    margin = SHARE_MARGIN if share else MARGIN * spread
     low, high = _mover(a, b)
     own_error = max(b.high - b.value, b.value - b.low)
     trials = _trials(own) if share else 0.0
@@ -124,6 +126,6 @@ def _mover(a: Estimate, b: Estimate) -> tuple[float, float]:
 
 
 def _verdict(low: float, high: float, margin: float) -> DriftVerdict:
-    if low > margin or high < -margin:
+    if low > max(margin, ROUNDING) or high < -max(margin, ROUNDING):
         return DriftVerdict.DRIFTED
     return DriftVerdict.STEADY if -margin < low and high < margin else DriftVerdict.UNDECIDED

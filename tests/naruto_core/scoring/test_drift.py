@@ -76,6 +76,15 @@ def test_the_number_of_prompts_that_a_share_needs_to_be_found_steady_is_the_numb
     assert verdicts == [DriftVerdict.UNDECIDED, DriftVerdict.STEADY]
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.593, 0.7])
+def test_equal_values_on_both_sides_have_not_drifted_and_no_number_of_prompts_makes_them_steady(value: float) -> None:
+    own = Values(np.full(176, value), [f"p{n % 44}" for n in range(176)])
+    for count in range(20, 60):
+        change = shift(Values(np.full(count, value), [f"s{n}" for n in range(count)]), own, share=False)
+        assert change.verdict is not DriftVerdict.DRIFTED
+        assert why_never_steady(change, 44) == "all of its own samples have one value, so that there is no margin"
+
+
 def test_with_too_few_prompts_nothing_is_decided() -> None:
     rng = np.random.default_rng(4)
     few = shift(world(rng, LEAST_PROMPTS - 1, 9.0), world(rng, 44), share=False)
