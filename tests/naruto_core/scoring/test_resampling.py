@@ -88,6 +88,13 @@ def test_the_difference_of_two_shares_never_has_an_interval_without_width():
     assert (change.value, change.low, change.high) == pytest.approx((1, 1 - 2 * unseen, 1))
 
 
+def test_the_interval_of_a_difference_of_shares_lies_within_minus_1_and_1():
+    first, second = np.array([1.0, 1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.0])
+    assert difference(mean_measure(np.concatenate([first, second])), list("abcd")).low < -1
+    assert paired_difference(first, second, list("abcd"), share=True).low == -1
+    assert paired_difference(second, first, list("abcd"), share=True).high == 1
+
+
 @pytest.mark.parametrize("lost", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("prompts", [6, 12, 44])
 def test_a_difference_that_all_prompts_have_is_significant_only_where_its_interval_excludes_0(lost, prompts):
