@@ -56,6 +56,12 @@ def direction(name: str) -> str:
     return {-1: "lower is better", 1: "higher is better"}.get(metric.better if metric else 0, "")
 
 
+def compares_with_training(name: str) -> bool:
+    """Whether a score called `name` always compares with the training pictures, whatever the reference set is."""
+    metric = find_metric(name)
+    return isinstance(metric, SampleMetric) and metric.compares_with == "training"
+
+
 def decimals(name: str) -> int:
     """Digits after the point that are worth showing of a score; 3 for a name that is not registered."""
     metric = find_metric(name)
