@@ -109,6 +109,8 @@ class Forecast:
 
     def text(self, noun: str) -> str:
         """The range in words; `noun` is what is counted, in the plural."""
+        if (self.low if self.high is None else self.high) == 1:
+            noun = noun.removesuffix("s")
         if self.high is None:
             return f"at least {self.low:,} more {noun}" if self.low else f"an unknown number of further {noun}"
         return f"{self.low:,} to {self.high:,} more {noun}" if self.low else f"up to {self.high:,} more {noun}"

@@ -110,7 +110,7 @@ def detectable_text(votes: int, models: int) -> str:
     """Which difference a campaign of pairs can detect, in a sentence."""
     rate = detectable_win_rate(votes, models)
     if rate >= 1:
-        return "So few votes cannot decide between two models, however different they are. Plan more votes."
+        return "So few votes decide only where one model wins far more often, or not at all. Plan more votes."
     return (
         f"This decides between two models, with a chance of 80 %, when one of them wins {rate:.0%} or more of their "
         "comparisons. It needs more votes where the winner changes from prompt to prompt."

@@ -1,5 +1,7 @@
 """Results of a campaign: win rates and ranking of models from people's votes, and agreement of reviewers."""
 
+import math
+
 import numpy as np
 import streamlit as st
 from scipy.special import expit
@@ -65,9 +67,11 @@ def _ranking(campaign: Campaign) -> None:
     significance = (
         "not significant" if left.low <= 0 <= left.high else "significant; the strengths are corrected for it"
     )
+    known = math.isfinite(left.low) and math.isfinite(left.high)
+    interval = f"{left.low:+.2f} to {left.high:+.2f}" if known else "no interval: too few votes or prompts"
     st.text(
-        f"Bias to the left side: {left.value:+.2f} log-odds ({left.low:+.2f} to {left.high:+.2f}, n = {left.votes} "
-        f"votes), {significance}. Bradley-Terry model with a term for the side; intervals over whole prompts."
+        f"Bias to the left side: {left.value:+.2f} log-odds ({interval}, n = {left.votes}), {significance}. "
+        "Bradley-Terry model with a term for the side; intervals over whole prompts."
     )
     st.subheader("Win rates between two models")
     table = [

@@ -7,12 +7,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from naruto_core.card.facts import CardFacts, ShownPrompt, base_licence, escape, pictures_licence, table
 from naruto_core.card.usage import comfyui_steps, diffusers_code, needed_versions
-from naruto_core.domain import DatasetVersion, Score, Variant, distinct_variants
+from naruto_core.domain import Score, Variant, distinct_variants
 from naruto_core.git_info import is_hub_id, public_name
 from naruto_core.prompts import trigger_phrases
 from naruto_core.recipe import MAIN_STYLE, Recipe
 from naruto_core.recipe_sections import DatasetSection, ImportedSection, ModelSection
-from naruto_core.scoring.metrics import direction
+from naruto_core.scoring.metrics import compares_with_training, direction
 from naruto_core.single_file import hub_address
 
 
@@ -170,7 +170,7 @@ def score_table(facts: CardFacts) -> str:
     rows: list[list[str]] = []
     for (metric, extractor, version, reference, method, n), scores in by_measurement.items():
         cells = [_cell(scores[variant]) if variant in scores else "" for variant in variants]
-        against = _reference(reference, facts.dataset)
+        against = _reference(metric, reference, facts)
         measured = escape(f"{extractor}, {version}; {method}")
         better = f" ({direction(metric)})" if direction(metric) else ""
         rows.append([f"{escape(metric)}{better}{against}", *cells, n, measured])
@@ -187,14 +187,15 @@ def _number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def _reference(reference: str, dataset: DatasetVersion) -> str:
-    """The reference pictures of a score; `reference` is a dataset's id and the number of its pictures."""
+def _reference(metric: str, reference: str, facts: CardFacts) -> str:
+    """The pictures that a score compares with; `reference` is a dataset's id and the number of its pictures."""
     version, _, count = reference.rpartition(":")
     if not reference:
         return ""
-    if version != dataset.id:
+    if version != facts.dataset.id:
         return f", against {escape(reference)}"
-    return f", against {count} {'held-out' if dataset.n_reference else 'training'} pictures"
+    part = facts.recipe.scoring.reference if facts.dataset.n_reference else "training"
+    return f", against {count} {'training' if compares_with_training(metric) else part} pictures"
 
 
 _TAGS = ["text-to-image", "stable-diffusion-xl", "diffusers", "diffusers-training"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_core.errors import NarutoError
-from naruto_core.intervals import LEVEL
+from naruto_core.intervals import LEVEL, exact_share
 
 Array = NDArray[np.float64]
 Level = Literal["nominal", "ordinal"]
@@ -30,9 +30,11 @@ class Agreement:
 def krippendorff_alpha(counts: Array, level: Level, resamples: int, seed: int) -> Agreement:
     """Alpha of `counts` (units, answers): how many people gave each answer, in ascending order (Krippendorff 2011).
 
-    `level` is "nominal" for answers without an order and "ordinal" for a scale. The interval resamples units. Units
-    with a single rating are left out. Raises NarutoError where fewer than two units have two ratings, and where all
-    ratings are the same: chance agreement is then not defined.
+    `level` is "nominal" for answers without an order and "ordinal" for a scale. The interval resamples units; units of
+    which none disagrees would give it no width, so that its lower end allows for as many further units that agree as by
+    chance (alpha 0) as Clopper & Pearson's (1934) upper bound of 0 of them. Units with a single rating are left out.
+    Raises NarutoError where fewer than two units have two ratings, and where all ratings are the same: chance agreement
+    is then not defined.
     """
     counts = counts[counts.sum(axis=1) >= 2]
     counts = counts[:, counts.any(axis=0)]
@@ -45,7 +47,8 @@ def krippendorff_alpha(counts: Array, level: Level, resamples: int, seed: int) -
     random, n = np.random.default_rng(seed), len(counts)
     resampled = [_alpha(counts[random.integers(n, size=n)], distance) for _ in range(resamples)]
     low, high = np.nanquantile(resampled, (0.025, 0.975))
-    return Agreement(_alpha(counts, distance), float(low), float(high), n)
+    alpha, unseen = _alpha(counts, distance), exact_share(0.0, n).high
+    return Agreement(alpha, min(float(low), alpha - unseen), float(high), n)
 
 
 def left_bias(left: int, right: int) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from naruto_core.intervals import POWER, Forecast, effective_trials, exact_share
 from naruto_core.judging.ranking import Gap, Ranking, Vote, reach
 from naruto_core.ratings import Outcome
 
-_RATES = np.arange(0.505, 0.951, 0.005)  # that are looked at; above, the normal approximation ends
+_RATES = np.arange(51, 96) / 100  # that are looked at, as they are shown; above, the normal approximation ends
 EQUAL_WITHIN = 0.1  # two models are equal when the win rate between them lies within 0.5 +- this
 
 

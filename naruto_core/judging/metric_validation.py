@@ -94,7 +94,7 @@ def pointwise_correlation(
         return None
     groups = [prompts[sample] for sample in samples]
     value, low, high = _jackknife(groups, lambda rows: _spearman(people[rows], metric[rows]))
-    return MetricAgreement(value, low, high, len(samples), len(set(groups)))
+    return MetricAgreement(value, max(low, -1.0), min(high, 1.0), len(samples), len(set(groups)))
 
 
 def ordering_correlation(strengths: Mapping[str, float], means: Mapping[str, float], better: int) -> tuple[float, int]:

@@ -109,8 +109,10 @@ def image_url(picture: Image.Image) -> str:
 
 def _headline(comparisons: Sequence[Comparison]) -> str:
     primary = [comparison for comparison in comparisons if comparison.primary]
-    if not primary:
+    if not comparisons:
         return "Base and adapted were not both drawn: there is nothing to compare."
+    if not primary:
+        return "The adapted model against its base: none of the primary metrics was measured for both."
     verdicts = [f"{c.metric} {c.verdict}{_with_interval(c.difference)}" for c in primary]
     return f"The adapted model against its base, by the primary metrics: {'; '.join(verdicts)}."
 
@@ -122,6 +124,8 @@ def _with_interval(difference: Difference | None) -> str:
 
 
 def _undecided(comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return ""
     undecided = [f"{c.metric}: {c.verdict}" for c in comparisons if c.verdict.word in NOT_DECIDED]
     return f"Could not be decided: {'; '.join(undecided)}." if undecided else "Nothing was left undecided."
 

@@ -158,4 +158,5 @@ def _copies(finding: Finding) -> list[str]:
 def _wins(rate: "WinRate") -> list[str]:
     low, high = rate.low, rate.high
     word = "better" if low > 0.5 else "worse" if high < 0.5 else "undecided"
-    return ["human win rate ↑", "", f"{rate.value:.0%}", "", f"{low:.0%} to {high:.0%}, {rate.votes} votes", word]
+    votes = f"{rate.votes:,} vote{'' if rate.votes == 1 else 's'}"
+    return ["human win rate ↑", "", f"{rate.value:.0%}", "", f"{low:.1%} to {high:.1%}, {votes}", word]

@@ -5,12 +5,14 @@ says the opposite of what it claims. (The idea of a discrimination gap is that o
 style are often blind within one style.)
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from naruto_core.intervals import effective_trials, exact_share
 from naruto_core.scoring.feature_set import Counts, Measure, Vector, each_once
 
 ENOUGH = 0.8  # area under the curve from which on a metric counts as discriminating
@@ -36,25 +38,37 @@ class Discrimination:
 
 
 def discriminate(
-    base: Sequence[float] | Vector, real: Sequence[float] | Vector, better: int, resamples: int, seed: int
+    base: Sequence[float] | Vector,
+    real: Sequence[float] | Vector,
+    better: int,
+    resamples: int,
+    seed: int,
+    prompts: Sequence[str] = (),
 ) -> Discrimination:
     """How well the values of `base` (n,) and `real` (m,) are told apart: the area under the ROC curve.
 
     `better` is 1 where more is better, -1 where less is. Where it is 0 there is no wrong direction: the area is then
-    that of telling them apart either way, at least 0.5. The interval is a percentile bootstrap of both sides.
+    that of telling them apart either way, at least 0.5. `prompts` (n,) are those of `base`; without them each value is
+    a prompt of its own. The area is a share of pairs, so that its interval is `exact_share` of its `effective_trials`,
+    with the error of a bootstrap of both sides over prompts: a percentile bootstrap has no width where all pairs are
+    told apart, and holds an area of 0.96 in 67 of 100 worlds with 8 values a side.
     """
     first, second = np.asarray(base, dtype=np.float64), np.asarray(real, dtype=np.float64)
     first, second = (-first, -second) if better < 0 else (first, second)
-    wins, resampled = _Wins.of(first, second), list[Vector]()
+    member = np.unique(prompts, return_inverse=True)[1] if len(prompts) else np.arange(len(first))
+    groups, wins, resampled = int(member.max()) + 1, _Wins.of(first, second), list[Vector]()
     auc = float(wins.auc(each_once(len(first))[None], each_once(len(second))[None])[0])
     random = np.random.default_rng(seed)
     for start in range(0, resamples, _TOGETHER):
         rows = min(_TOGETHER, resamples - start)
-        resampled.append(wins.auc(*(_drawn_counts(random, rows, len(side)) for side in (first, second))))
-    low, high = np.quantile(np.concatenate(resampled), (0.025, 0.975)).tolist()
+        of_base = _drawn_counts(random, rows, groups)[:, member]
+        resampled.append(wins.auc(of_base, _drawn_counts(random, rows, len(second))))
+    fewest = min(groups, len(second))
+    error = float(np.std(np.concatenate(resampled))) * math.sqrt(fewest / max(1, fewest - 1))
+    share = exact_share(auc, effective_trials(auc, error, fewest, len(first) * len(second)))
     if better == 0 and auc < 0.5:
-        auc, low, high = 1 - auc, 1 - high, 1 - low
-    return Discrimination(auc, low, high)
+        return Discrimination(1 - auc, 1 - share.high, 1 - share.low)
+    return Discrimination(auc, share.low, share.high)
 
 
 def block_values(measure: Measure, groups: Sequence[str]) -> Vector:

@@ -199,7 +199,7 @@ def _sample_scores(
     template: Score, metric: SampleMetric, features: RunFeatures, values: Values, section: "ScoringSection"
 ) -> Iterator[Score]:
     """For every variant the mean of a metric, and a score for each picture."""
-    discrimination = _sample_discrimination(metric, values, section)
+    discrimination = _sample_discrimination(metric, values, features.prompts(), section)
     size = metric.reference_size(features)
     common = replace(
         template,
@@ -224,16 +224,19 @@ def _sample_scores(
             yield replace(score, sample_id=sample.id, details={})
 
 
-def _sample_discrimination(metric: SampleMetric, values: Values, section: "ScoringSection") -> Discrimination | None:
+def _sample_discrimination(
+    metric: SampleMetric, values: Values, prompts: Sequence[str], section: "ScoringSection"
+) -> Discrimination | None:
     if metric.real_texts:
         return None
     base, real = (values.get(variant, {}).get(metric.name) for variant in (Variant.BASE, Variant.REAL))
     if base is None or real is None:
         return None
+    groups = [prompt for prompt, is_counted in zip(prompts, counted(base), strict=True) if is_counted]
     base, real = base[counted(base)], real[counted(real)]
     if min(len(base), len(real)) < BLOCKS:
         return None
-    return discriminate(base, real, metric.better, section.resamples, section.seed)
+    return discriminate(base, real, metric.better, section.resamples, section.seed, groups)
 
 
 def _scores_by_tag(

@@ -49,7 +49,7 @@ def find_overfitting(run_id: str, drawn: Vector, held_out: Vector, prompts: Sequ
     flagged = share_estimate(is_flagged, prompts)
     if len(set(prompts)) < LEAST_PROMPTS:
         sentence = (
-            f"copying cannot be judged with n = {len(set(prompts))} prompts: at least {LEAST_PROMPTS} are needed."
+            f"copying cannot be judged with n = {_count(len(set(prompts)))}: at least {LEAST_PROMPTS} are needed."
         )
         return Finding(run_id, "overfitting", True, sentence, {"flagged": flagged.value})
     by_chance = flagged.low <= memorization.most_by_chance(len(held_out))
@@ -122,11 +122,12 @@ def _copies(samples: Sequence[str], nearness: Nearness, margin: float, measure: 
 def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: Estimate, real: Estimate) -> Finding:
     """Whether the adapted set came nearer to the reference while its variety fell below that of real pictures.
 
-    A warning needs a loss of `LOST_VARIETY` or more against real pictures.
+    A warning needs a loss of `LOST_VARIETY` or more against real pictures. Where a collapse would look like this, and
+    chance may explain it, "no sign" is not said.
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
     if shift.high is None or spread.high is None or shift.p is None:
-        sentence = f"collapse cannot be judged with n = {shift.prompts} prompts: at least {LEAST_PROMPTS} are needed."
+        sentence = f"collapse cannot be judged with n = {_count(shift.prompts)}: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
     lost = adapted.value <= (1 - LOST_VARIETY) * real.value
@@ -135,11 +136,12 @@ def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: E
         f"the adapted set holds {adapted.value:.1f} different pictures (Vendi score), real ones {real.value:.1f} "
         f"and the base {adapted.value - spread.value:.1f} at the same n: "
     )
-    sentence += (
-        "it comes nearer to the reference by drawing less variety; distances flatter such a model."
-        if warning
-        else "no sign of collapse."
-    )
+    if warning:
+        sentence += "it comes nearer to the reference by drawing less variety; distances flatter such a model."
+    elif lost and shift.value < 0 and spread.value < 0:
+        sentence += "a collapse cannot be excluded, because chance may explain these differences: draw more prompts."
+    else:
+        sentence += "no sign of collapse."
     figures = {"vendi": adapted.value, "vendi_real": real.value, "shift": shift.value, "spread": spread.value}
     return Finding(run_id, "collapse", warning, sentence, figures)
 
@@ -217,8 +219,8 @@ def judged_tags(counts: Mapping[str, int]) -> tuple[list[str], int]:
     return judged, least
 
 
-def _count(prompts: int) -> str:
-    return "1 prompt" if prompts == 1 else f"{prompts} prompts"
+def _count(number: int, noun: str = "prompt") -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _tags(prompts: Sequence[str], tags: Mapping[str, Sequence[str]]) -> list[str]:
@@ -241,16 +243,17 @@ def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Find
     of the same prompt and seed, in grey levels from 0 to 255; `expected` pictures were asked for.
     """
     n, worst, changed = len(mean), max(mean), sum(value > SAME_PICTURE for value in mean)
-    pictures = "1 canary picture" if n == 1 else f"{n} canary pictures"
+    pictures = _count(n, "canary picture")
     few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
     sentence = (
-        f"the model has changed: {changed} of {pictures}{few} differ from the run's own samples of the same prompts "
-        f"and seeds by more than {SAME_PICTURE:g} of 255 grey levels (at most {worst:.2f}); compare the base model's "
-        "files, the adapter and the versions of the libraries with those of the run."
+        f"the model has changed: {changed} of {pictures}{few} differ{'s' if changed == 1 else ''} from the run's own "
+        f"samples of the same prompts and seeds by more than {SAME_PICTURE:g} of 255 grey levels (at most "
+        f"{worst:.2f}); compare the base model's files, the adapter and the versions of libraries with those of the "
+        "run."
         if changed
-        else f"the model is steady: {pictures}{few} differ from the run's own samples of the same prompts and seeds by "
-        f"at most {worst:.2f} of 255 grey levels on average (limit {SAME_PICTURE:g}). What differs in served pictures "
-        "comes from what people ask for."
+        else f"the model is steady: {pictures}{few} differ{'s' if n == 1 else ''} from the run's own samples of the "
+        f"same prompts and seeds by at most {worst:.2f} of 255 grey levels on average (limit {SAME_PICTURE:g}). What "
+        "differs in served pictures comes from what people ask for."
     )
     figures = {"pictures": float(n), "changed": float(changed), "worst_mean": worst}
     return Finding(run_id, MODEL_CHANGE, bool(changed), sentence, figures)
@@ -264,10 +267,9 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     """
     n, worst, overall = len(mean), max(mean), sum(mean) / len(mean)
     warning = worst > SAME_PICTURE
-    pictures = "1 picture" if n == 1 else f"{n} pictures"
     sentence = (
-        f"in {pictures} of the same prompts and seeds the fused model differs from the adapted model by at most "
-        f"{max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
+        f"in {_count(n, 'picture')} of the same prompts and seeds the fused model differs from the adapted model by at "
+        f"most {max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
     )
     sentence += (
         f"more than rounding did on the miniature ({SAME_PICTURE:g}); look at both, and fuse again or export the "
@@ -300,7 +302,7 @@ def find_hardly_moved(run_id: str, differences: Vector, gauges: Mapping[str, flo
         else "the adapter changes the pictures"
     )
     sentence += (
-        f": in {n} pairs of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
+        f": in {_count(n, 'pair')} of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
         f"of 255 grey levels on average (limit {HARDLY_MOVED:g}){'; ' + reasons if reasons else ''}."
     )
     figures = {"pictures": float(n), "mean": mean} | dict(gauges)

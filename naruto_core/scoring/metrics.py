@@ -56,6 +56,12 @@ def direction(name: str) -> str:
     return {-1: "lower is better", 1: "higher is better"}.get(metric.better if metric else 0, "")
 
 
+def compares_with_training(name: str) -> bool:
+    """Whether a score called `name` always compares with the training pictures, whatever the reference set is."""
+    metric = find_metric(name)
+    return isinstance(metric, SampleMetric) and metric.compares_with == "training"
+
+
 def decimals(name: str) -> int:
     """Digits after the point that are worth showing of a score; 3 for a name that is not registered."""
     metric = find_metric(name)
@@ -77,6 +83,8 @@ def metric_names(section: "ScoringSection") -> tuple[str, ...]:
 def check_metric_names(section: "ScoringSection", source: str) -> None:
     """Raise RecipeInvalid when `primary` of `section` names what is not measured, or two extractors have one label.
 
+    A metric with a model of its own is measured only where the recipe names that model.
+
     `source` says in the message which file this is.
     """
     extractors = tuple(dict.fromkeys((section.set_extractor, *section.more_set_extractors)))
@@ -89,9 +97,12 @@ def check_metric_names(section: "ScoringSection", source: str) -> None:
         )
     known = metric_names(section)
     for name in section.primary:
+        metric = BY_NAME.get(name)
+        needed = metric.requires if isinstance(metric, SampleMetric) else ""
+        if needed and getattr(section, needed.removeprefix("scoring.")) is None:
+            raise RecipeInvalid(f"{source}: scoring.primary: {name} is measured only where {needed} names its model.")
         if name in known:
             continue
-        metric = BY_NAME.get(name)
         if isinstance(metric, SetMetric):
             other = f"{metric.family}-{labels[0]}"
             raise RecipeInvalid(

@@ -117,17 +117,21 @@ def difference(measure: Measure, groups: Sequence[str]) -> Difference:
 
 
 def paired_difference(first: Vector, second: Vector, groups: Sequence[str], *, share: bool) -> Difference:
-    """`difference` of the means of `first` and `second` (n,); with `share` they are 0 or 1.
+    """`difference` of the means of `first` and `second` (n,); with `share` they are 0 to 1, and its interval -1 to 1.
 
     Where the difference of two shares is the same in all prompts the interval would have no width: then as many prompts
-    as Clopper & Pearson's upper bound of 0 of them may differ by -1 or by 1.
+    as Clopper & Pearson's upper bound of 0 of them may differ by -1 or by 1. p is the smallest level at which this
+    interval does not contain 0.
     """
     change = difference(mean_measure(np.concatenate([first, second])), groups)
-    if not share or change.low is None or change.high is None or change.high - change.low > 1e-9:
+    if not share or change.low is None or change.high is None:
         return change
+    if change.high - change.low > 1e-9:
+        return replace(change, low=max(change.low, -1.0), high=min(change.high, 1.0))
     unseen = exact_share(0.0, change.prompts).high
     low, high = change.value * (1 - unseen) - unseen, change.value * (1 - unseen) + unseen
-    return replace(change, low=low, high=high)
+    p = None if change.p is None else min(1.0, 2 * (1 + abs(change.value)) ** -change.prompts)
+    return replace(change, low=low, high=high, p=p)
 
 
 def _p_value(value: float, error: float, groups: int, blocks: int) -> float:

@@ -30,7 +30,8 @@ class Verdict:
 
 def not_judged(prompts: int) -> Verdict:
     """The verdict for fewer prompts than a test needs; there may be an interval nevertheless."""
-    return Verdict("cannot be judged", why=f" with n = {prompts} prompts: at least {LEAST_PROMPTS} are needed")
+    counted = "1 prompt" if prompts == 1 else f"{prompts} prompts"
+    return Verdict("cannot be judged", why=f" with n = {counted}: at least {LEAST_PROMPTS} are needed")
 
 
 def not_measured(reason: str) -> Verdict:

@@ -34,12 +34,14 @@ def all_text(app: AppTest) -> str:
     return "\n".join([*(element.value for kind in kinds for element in kind), *tables])
 
 
-def finished_campaign(ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR) -> str:
-    """A campaign in which one person voted for the fused model every time; its id."""
+def finished_campaign(
+    ratings: Ratings, store: Store, run: Run, mode: Mode = Mode.PAIR, prompts: int | None = None
+) -> str:
+    """A campaign in which one person voted for the fused model every time; its id. All prompts, or the first ones."""
     samples = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
     suite = store.prompts(run.id)
     assert suite
-    units = plan_units(mode, samples, suite.prompts, overlap=0, raters=2, gold=0, seed=0)
+    units = plan_units(mode, samples, suite.prompts[:prompts], overlap=0, raters=2, gold=0, seed=0)
     campaign = ratings.open_campaign(Campaign("", "asked", "Which?", mode, NOW, repeats=0.0), units, 0)
     ratings.add_reviewer("admin", Role.ADMIN)
     reviewer, _ = ratings.add_reviewer("Ann", Role.REVIEWER)

@@ -32,7 +32,7 @@ def test_a_campaign_is_planned_by_budget_opened_paused_and_closed(ratings: Ratin
     assert "with a chance of 80 %, when one of them wins 6" in all_text(app)
     app.number_input(key="people").set_value(2)
     app.number_input(key="votes_each").set_value(2).run()
-    assert "So few votes cannot decide" in all_text(app)
+    assert "So few votes decide only where one model wins far more often, or not at all" in all_text(app)
     assert "4 votes on 4 units" in all_text(app)
     next(field for field in app.text_input if field.label == "Name of the campaign").set_value("first")
     app.text_area[0].set_value("Ben\n\nadmin\nCleo")
@@ -78,6 +78,13 @@ def test_results_show_the_better_model_and_how_far_people_agree(ratings: Ratings
     assert f"{run.id[5:]}/fused is" in text or f"{run.id[5:]}/fused or" in text
     assert "100%" in text
     assert "too few to tell agreement from chance" in text
+
+
+def test_a_result_without_an_interval_says_so_in_words(ratings: Ratings, store: Store, run: Run) -> None:
+    finished_campaign(ratings, store, run, prompts=1)  # log-odds of one prompt have no interval
+    text = all_text(page("campaigns", "Results"))
+    assert "no interval: too few votes or prompts" in text
+    assert "inf to" not in text
 
 
 def test_results_and_agreement_of_metrics_read_counts_and_no_single_votes(

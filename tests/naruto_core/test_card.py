@@ -186,6 +186,16 @@ def test_scores_are_in_one_row_only_with_the_same_measurement_and_n_which_the_ro
     ]
 
 
+@pytest.mark.parametrize(("metric", "reference", "part"), [
+    ("copying", "held-out", "training"), ("style", "held-out", "held-out"), ("style", "training", "training"),
+])  # fmt: skip
+def test_the_pictures_that_a_score_compares_with_are_those_that_it_compared_with(tmp_path, metric, reference, part):
+    held_out = replace(_facts().dataset, n_reference=200)
+    scores = (_score(metric, Variant.BASE, 0.5, reference="ds-1:300"),)
+    facts = _facts(overrides={"scoring.reference": reference}, scores=scores, dataset=held_out)
+    assert f"against 300 {part} pictures" in _read(facts, tmp_path).text
+
+
 def test_a_reference_of_training_pictures_is_called_so(tmp_path: Path):
     text = _read(_facts(scores=(_score("fid", Variant.BASE, 9.0, reference="ds-1:1221"),)), tmp_path).text
     assert "against 1221 training pictures" in text

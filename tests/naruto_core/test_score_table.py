@@ -83,3 +83,9 @@ def test_scores_of_single_pictures_and_of_another_extractor_get_no_change():
     single = [replace(score, sample_id="s1") for score in scores()]
     for unchanged in (other, single):
         assert with_changes(unchanged, [comparison("mmd", -5.0, -8.0, -2.0)]) == unchanged
+
+
+def test_a_win_rate_of_one_vote_is_of_1_vote_and_one_just_above_a_half_shows_its_first_decimal() -> None:
+    table = headline_table(scores(), [], WinRate("adapted", 1.0, 0.03, 1.0, 1, 1))
+    assert "3.0% to 100.0%, 1 vote  " in table
+    assert "50.4% to 74.0%, 200 votes" in headline_table(scores(), [], WinRate("adapted", 0.62, 0.504, 0.74, 200, 30))

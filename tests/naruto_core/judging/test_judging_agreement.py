@@ -3,6 +3,7 @@
 import krippendorff
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from naruto_core.errors import NarutoError
 from naruto_core.judging.agreement import Level, krippendorff_alpha, left_bias
@@ -43,6 +44,13 @@ def test_full_agreement_is_1_and_chance_agreement_about_0():
     assert krippendorff_alpha(counts(same), "nominal", 50, 0).alpha == 1
     chance = np.random.default_rng(0).integers(0, 2, (3, 400)).astype(np.float64)
     assert krippendorff_alpha(counts(chance), "nominal", 50, 0).alpha == pytest.approx(0, abs=0.08)
+
+
+def test_full_agreement_on_few_units_has_a_wide_interval():
+    few, many = (krippendorff_alpha(np.tile([[2.0, 0.0], [0.0, 2.0]], (n, 1)), "nominal", 100, 0) for n in (1, 100))
+    assert (few.alpha, few.high, many.alpha) == (1, 1, 1)
+    assert few.low == pytest.approx(1 - binomtest(0, 2).proportion_ci().high)
+    assert many.low > 0.98
 
 
 def test_too_few_ratings_to_tell_agreement_from_chance_are_an_error():

@@ -96,6 +96,18 @@ def test_pointwise_is_spearmans_correlation_with_the_share_of_votes_won() -> Non
     assert pointwise_correlation([answer(1, Outcome.LEFT)], {"a1": 1.0}, 1) is None
 
 
+def test_the_interval_of_a_correlation_has_no_end_beyond_1() -> None:
+    votes = [answer(unit, Outcome.LEFT, sides=(f"a{unit}", f"b{unit}")) for unit in range(20)]
+    scores = {f"{name}{unit}": float(name == "a") for unit in range(20) for name in "ab"} | {"a0": 0.4, "b0": 0.5}
+    agreement = pointwise_correlation(votes, scores, 1)
+    assert agreement
+    assert agreement.enough
+    assert (0.9 < agreement.value < 1, agreement.high) == (True, 1)
+    opposite = pointwise_correlation(votes, scores, -1)
+    assert opposite
+    assert opposite.low == -1
+
+
 def test_models_in_the_same_order_have_a_correlation_of_1_and_in_reverse_order_minus_1() -> None:
     people = {"A": 1.0, "B": 0.0, "C": -1.0}
     assert ordering_correlation(people, {"A": 30, "B": 20, "C": 10}, 1) == (1.0, 3)

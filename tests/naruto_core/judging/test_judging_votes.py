@@ -243,6 +243,19 @@ def test_a_budget_is_spent_to_the_last_vote_and_a_tenth_of_the_units_is_shared()
     assert plan_budget(200, 1).overlap == 0
 
 
+def test_the_planned_win_rate_is_never_shown_smaller_than_it_is():
+    rates = [detectable_win_rate(votes, 2) for votes in range(60, 60_000, 500)]
+    assert all(float(f"{rate:.0%}".rstrip("%")) >= 100 * rate - 1e-9 for rate in rates)
+    assert min(rates) == 0.51
+
+
+def test_twelve_votes_can_decide_between_two_models_though_no_planned_rate_is_reached():
+    sides = [("a", "b") if n % 2 else ("b", "a") for n in range(12)]
+    won = [Vote(f"p{n}", *of, Outcome.LEFT if of[0] == "a" else Outcome.RIGHT) for n, of in enumerate(sides)]
+    assert detectable_win_rate(12, 2) == 1
+    assert decide_pairs(rank(won), won)[0].verdict is PairVerdict.BETTER
+
+
 def test_the_detectable_win_rate_is_detected_in_about_four_of_five_campaigns():
     rates = [detectable_win_rate(votes, 2) for votes in (2, 160, 400, 1600)]
     assert rates[0] == 1.0

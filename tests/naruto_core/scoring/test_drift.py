@@ -63,6 +63,28 @@ def test_where_steady_cannot_be_reached_the_number_of_prompts_that_reach_it_is_t
     assert why_never_steady(few, 9) == "its own samples have 9 prompts, at least 10 are needed"
 
 
+@pytest.mark.parametrize("blank", [0, 1])
+def test_the_number_of_prompts_that_a_share_needs_to_be_found_steady_is_the_number_that_it_needs(blank: int) -> None:
+    def without_blanks(prompts: int) -> Values:
+        pictures = 4 * prompts
+        values = np.array([1.0] * (blank * prompts // 44) + [0.0] * (pictures - blank * prompts // 44))
+        return Values(values, [f"p{n % prompts}" for n in range(pictures)])
+
+    reason = why_never_steady(shift(without_blanks(3000), without_blanks(44), share=True), 44)
+    needed = int(reason.split("about ")[1].split(" ")[0].replace(",", ""))
+    verdicts = [shift(without_blanks(n), without_blanks(n), share=True).verdict for n in (needed * 3 // 4, needed)]
+    assert verdicts == [DriftVerdict.UNDECIDED, DriftVerdict.STEADY]
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.593, 0.7])
+def test_equal_values_on_both_sides_have_not_drifted_and_no_number_of_prompts_makes_them_steady(value: float) -> None:
+    own = Values(np.full(176, value), [f"p{n % 44}" for n in range(176)])
+    for count in range(20, 60):
+        change = shift(Values(np.full(count, value), [f"s{n}" for n in range(count)]), own, share=False)
+        assert change.verdict is not DriftVerdict.DRIFTED
+        assert why_never_steady(change, 44) == "all of its own samples have one value, so that there is no margin"
+
+
 def test_with_too_few_prompts_nothing_is_decided() -> None:
     rng = np.random.default_rng(4)
     few = shift(world(rng, LEAST_PROMPTS - 1, 9.0), world(rng, 44), share=False)

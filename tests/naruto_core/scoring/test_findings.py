@@ -135,6 +135,14 @@ def test_a_smaller_distance_with_less_variety_than_real_pictures_is_a_collapse()
     assert not findings.find_collapse("r", _difference(-1, 2), fewer, Estimate(6, 5, 7), real).warning
 
 
+def test_no_sign_of_collapse_is_not_said_where_chance_may_explain_what_looks_like_one():
+    unclear, fewer, real = _difference(-9, 1), _difference(-6, -2), Estimate(11, 10, 12)
+    finding = findings.find_collapse("r", unclear, fewer, Estimate(6, 5, 7), real)
+    assert not finding.warning
+    assert "cannot be excluded" in finding.sentence
+    assert "no sign of collapse" in findings.find_collapse("r", unclear, fewer, Estimate(11, 9, 13), real).sentence
+
+
 def test_the_kind_of_prompt_that_got_worse_is_named():
     rng = np.random.default_rng(1)
     base = rng.normal(0.6, 0.02, 80)
@@ -229,3 +237,5 @@ def test_a_canary_picture_beyond_rounding_means_that_the_model_has_changed():
     assert "3 canary pictures (of 8 that were asked for: the run has no more samples) differ" in steady.sentence
     changed = findings.find_model_change("r", [0.0, findings.SAME_PICTURE + 0.1], 2)
     assert (changed.warning, changed.figures["changed"]) == (True, 1)
+    assert "1 of 2 canary pictures differs from" in changed.sentence
+    assert "steady: 1 canary picture differs from" in findings.find_model_change("r", [0.5], 1).sentence

@@ -40,7 +40,7 @@ def test_a_name_is_taken_once():
 
 
 def test_primary_metrics_of_a_recipe_are_metrics_that_it_measures():
-    names = sorted(set(BY_NAME) - {"fid", "kid"} | {"fd-judge", "kd-judge", "fid"})
+    names = sorted(set(BY_NAME) - {"fid", "kid", "vqa", "preference", "aesthetic"} | {"fd-judge", "kd-judge", "fid"})
     changes = {"scoring.primary": names, "scoring.more_set_extractors": ["inception"]}
     assert set(choose_recipe("mini", None, changes).scoring.primary) == set(names)
     with pytest.raises(
@@ -51,6 +51,12 @@ def test_primary_metrics_of_a_recipe_are_metrics_that_it_measures():
         choose_recipe("mini", None, {"scoring.primary": ["fid"]})
     with pytest.raises(RecipeInvalid, match=r"a/dino and b/dino are both called dino .* another name"):
         choose_recipe("mini", None, {"scoring.more_set_extractors": ["a/dino", "b/dino"]})
+
+
+@pytest.mark.parametrize("name", ["vqa", "preference", "aesthetic"])
+def test_a_primary_metric_whose_model_is_not_named_is_refused_before_the_training(name: str) -> None:
+    with pytest.raises(RecipeInvalid, match=rf"scoring\.primary: {name} is measured only where scoring\.\w+ names"):
+        choose_recipe("mini", None, {"scoring.primary": ["mmd", name]})
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,23 @@ def test_the_difference_of_two_shares_never_has_an_interval_without_width():
     assert (change.value, change.low, change.high) == pytest.approx((1, 1 - 2 * unseen, 1))
 
 
+def test_the_interval_of_a_difference_of_shares_lies_within_minus_1_and_1():
+    first, second = np.array([1.0, 1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.0])
+    assert difference(mean_measure(np.concatenate([first, second])), list("abcd")).low < -1
+    assert paired_difference(first, second, list("abcd"), share=True).low == -1
+    assert paired_difference(second, first, list("abcd"), share=True).high == 1
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("prompts", [6, 12, 44])
+def test_a_difference_that_all_prompts_have_is_significant_only_where_its_interval_excludes_0(lost, prompts):
+    first, groups = np.array([1 / 3, 2 / 3, 1.0, 1.0] * prompts), np.arange(prompts).repeat(4).astype(str).tolist()
+    second = np.array([2 / 3, 1.0, 1.0, 1 / 3] * prompts) * (1 - lost)
+    change = paired_difference(first, second, groups, share=True)
+    assert (change.p < 0.05) == (not change.low <= 0 <= change.high)
+    assert change.p >= 2.0 ** (1 - prompts) * (1 - 1e-9)
+
+
 def _drawn(rng: np.random.Generator, shift: float) -> np.ndarray:
     centres = rng.normal(shift, 0.5, (PROMPTS, 6))
     return np.repeat(centres, SEEDS, axis=0) + rng.normal(0, 0.8, (PROMPTS * SEEDS, 6))
@@ -137,6 +154,17 @@ def test_the_area_under_the_curve_is_mann_and_whitneys_and_below_one_half_where_
     assert either.auc == discriminate(real, base, 0, 250, 0).auc == pytest.approx(expected)
 
 
+def test_the_interval_of_the_area_under_the_curve_covers_the_truth_and_has_a_width_where_all_pairs_are_told_apart():
+    rng, truth = np.random.default_rng(8), stats.norm.cdf(2.5 / math.sqrt(2))
+    results = [discriminate(rng.normal(0, 1, 8), rng.normal(2.5, 1, 8), 1, 200, 0) for _ in range(100)]
+    assert covered(sum(result.low <= truth <= result.high for result in results), 100)
+    apart = discriminate(np.zeros(8), np.ones(8), 1, 200, 0)
+    assert (apart.auc, apart.low, apart.high) == (1, pytest.approx(stats.binomtest(8, 8).proportion_ci().low), 1)
+    base, real = scores_of(rng), rng.normal(1, 1.1, 60)
+    whole, single = discriminate(base, real, 1, 200, 0, GROUPS), discriminate(base, real, 1, 200, 0)
+    assert whole.high - whole.low > 1.2 * (single.high - single.low)
+
+
 def test_a_clear_difference_is_better_or_worse_and_a_small_one_names_the_prompts_that_would_decide_it():
     rng = np.random.default_rng(7)
     first = scores_of(rng)
@@ -157,6 +185,10 @@ def test_a_forecast_is_rounded_outwards_and_open_where_the_difference_may_be_zer
     assert effects == Forecast(0, 500)
     assert forecast(1.0, 1.0, 50, lambda effect: 1000 / effect).high is None
     assert Forecast(20, 400).text("votes") == "20 to 400 more votes"
+    assert (Forecast(0, 1).text("votes"), Forecast(1, None).text("prompts")) == (
+        "up to 1 more vote",
+        "at least 1 more prompt",
+    )
     assert Forecast(0, None).text("votes") == "an unknown number of further votes"
 
 

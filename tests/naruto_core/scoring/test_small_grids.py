@@ -54,7 +54,8 @@ def test_every_metric_of_a_small_grid_has_values_or_a_reason(prompts: int, seeds
             assert "needs at least" in str(comparison.verdict)
             assert (*values, comparison.p) == (None, None, None)
         elif prompts < LEAST_PROMPTS:
-            not_judged = f"cannot be judged with n = {prompts} prompts: at least 6 are needed"
+            counted = "1 prompt" if prompts == 1 else f"{prompts} prompts"
+            not_judged = f"cannot be judged with n = {counted}: at least 6 are needed"
             alike = comparison.metric == "blank"  # nothing differs at all: no picture is blank
             assert str(comparison.verdict) == ("alike" if alike else not_judged)
             assert comparison.p == (1 if alike else None)
