@@ -10,7 +10,7 @@ from naruto_core.report.tables import (
     comparison_figures,
     comparison_markdown,
     headline,
-    number_text,
+    p_text,
 )
 from tasks.kept_comparison import kept_comparison
 
@@ -58,4 +58,4 @@ def comparison_table(comparisons: Sequence["Comparison"]) -> str:
 
 def _line(comparison: "Comparison") -> list[str]:
     figures = comparison_figures(comparison)
-    return [comparison.metric, *figures, number_text(comparison.p, ".3f"), str(comparison.n), str(comparison.verdict)]
+    return [comparison.metric, *figures, p_text(comparison.p), str(comparison.n), str(comparison.verdict)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.terminal import Listing, columns
 from naruto_core.errors import RecipeInvalid
-from naruto_core.report.tables import interval_text, number_text
+from naruto_core.report.tables import interval_text, number_text, p_text
 from naruto_core.scoring.metrics import decimals, direction, find_metric
 from naruto_core.scoring.sweep_results import SettingResult
 from naruto_core.settings import read_settings
@@ -102,7 +102,7 @@ def _setting_row(result: SettingResult, label: str, places: int) -> dict[str, st
         "spread": number_text(result.spread, form),
         "difference": number_text(change.value, signed) if change else "",
         "its interval": interval_text((change.low, change.high), signed) if change else "",
-        "p (Holm)": number_text(change.p, ".3f") if change else "",
+        "p (Holm)": p_text(change.p) if change else "",
         "verdict": change.word if change else "compared with",
     }
 

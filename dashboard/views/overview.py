@@ -68,14 +68,19 @@ def _best_run(board: Leaderboard, history: Sequence[Promotion]) -> None:
             st.text(f"{history[0].by}, {history[0].at:%Y-%m-%d}: {why}")
         else:
             st.subheader(f"Best run {short_name(run_id)}")
-            best_by = f" This one is the best by {column.title}." if column else ""
-            st.text(f"No run is the champion.{best_by}")
+            st.text(f"No run is the champion.{_best_by(board, column) if column else ''}")
         headline, rate = headline_rows(shown.summary.scores), votes.win_rate_over_base(run_id)
         _pictures(run_id)
         _headline(headline, rate)
         with st.container(horizontal=True):
             link("run", "Open this run", id=run_id)
             link("deploy", "Champion and history")
+
+
+def _best_by(board: Leaderboard, column: Column) -> str:
+    tied = sum(row.places.get(column.key) is Place.TIED for row in board.rows)
+    others = f"; {tied} other run{'s are' if tied > 1 else ' is'} not told apart from it" if tied else ""
+    return f" This one has the best {column.title}{others}."
 
 
 def best_run(board: Leaderboard) -> tuple[Row | None, Column | None]:
@@ -108,7 +113,7 @@ def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
         word = "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else "undecided"
         lines.append({
             "Metric": "human win rate over the base ↑", "Base": "", "Trained": f"{rate.value:.0%}", "Real": "",
-            "Trained − base": f"{rate.low:.0%} to {rate.high:.0%}, "
+            "Trained − base": f"{rate.low:.1%} to {rate.high:.1%}, "
                               f"n = {rate.votes} vote{'s' * (rate.votes != 1)}", "": word,
         })  # fmt: skip
     if lines:

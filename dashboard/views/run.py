@@ -108,8 +108,9 @@ def _tiles(summary: RunSummary, headline: Sequence[HeadlineRow]) -> None:
             help=_interval(row), border=True,
         )  # fmt: skip
     if rate:
-        columns[-1].metric("Win rate over the base", f"{rate.value:.0%}", border=True,
-                           help=f"{rate.low:.0%} to {rate.high:.0%}, n = {rate.votes} votes")  # fmt: skip
+        counted = f"n = {rate.votes} vote{'s' * (rate.votes != 1)}"
+        interval = f"{rate.low:.1%} to {rate.high:.1%}, {counted}"
+        columns[-1].metric("Win rate over the base", f"{rate.value:.0%}", border=True, help=interval)
 
 
 def _interval(row: HeadlineRow) -> str:

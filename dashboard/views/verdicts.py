@@ -85,7 +85,7 @@ def _ranking(campaign: Campaign) -> None:
 
 
 def _win_rate(gap: Gap) -> str:
-    return f"{expit(gap.low):.0%} to {expit(gap.high):.0%}"
+    return f"{expit(gap.low):.1%} to {expit(gap.high):.1%}"
 
 
 def _clip(value: float) -> float:
@@ -107,7 +107,7 @@ def _rate(rate: WinRate) -> dict[str, str]:
     return {
         "Model": short_name(rate.model),
         "Win rate": f"{rate.value:.0%}",
-        "95 % interval": f"{rate.low:.0%} to {rate.high:.0%}",
+        "95 % interval": f"{rate.low:.1%} to {rate.high:.1%}",
         "Votes": str(rate.votes),
         "Prompts": str(rate.prompts),
     }
