@@ -120,3 +120,27 @@ def test_what_is_wrong_with_a_recorded_adapter_is_said(tmp_path: Path):
     assert "is not the one that was recorded" in adapter_fault(layout, replace(whole, sha256="0" * 64))
     layout.adapter("r").unlink()
     assert "is missing" in adapter_fault(layout, whole)
+
+
+def test_held_out_pictures_have_one_resolution_in_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
+    stages = [{"resolution": 64, "steps": 190}, {"resolution": 128, "steps": 190}]
+    recipe = choose_recipe("mini", overrides={"training.stages": stages})
+    version = ingest.fn(DatasetSection(source=str(folder), hold_out=2))
+
+    def sides(_pipeline: Any, groups: list[list[str]], read: Any, *_: Any) -> list[int]:
+        return [len(read(name, 0).pixels) for group in groups for name in group]
+
+    monkeypatch.setattr("tasks.training_data.encode_examples", sides)
+    pipeline: Any = SimpleNamespace(vae=SimpleNamespace(dtype="fp32"))
+    with task_context() as context:
+        found: Any = TrainingPictures(context, pipeline, recipe).stages(style_sources(recipe, [version]), None)
+    assert [(stage.styles[0].examples, stage.held_out) for stage in found] == [
+        ([64, 64], [128, 128]),
+        ([128, 128], [128, 128]),
+    ]
