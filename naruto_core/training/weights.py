@@ -18,6 +18,7 @@ from naruto_core.training.lora import (
     LayerSwap,
     add_adapters,
     load_initial,
+    match_magnitudes,
     replace_lora_layers,
     set_lora_weights,
     trainable,
@@ -61,7 +62,9 @@ class Weights:
             self.named |= self.tokens
         initial: dict[str, torch.Tensor] = {}  # as in the file: half precision below would round it
         if section.init_adapter:
-            load_initial(model_parts(pipeline), read_adapter(Path(section.init_adapter)))
+            file = read_adapter(Path(section.init_adapter))
+            load_initial(model_parts(pipeline), file)
+            match_magnitudes(model_parts(pipeline), file)
             initial = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self._swaps: list[LayerSwap] = [swap for part in parts for swap in replace_lora_layers(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
