@@ -8,7 +8,7 @@ import pytest
 from flows.profiles import choose_recipe
 from naruto_core.dataset.preprocessing import shuffle_caption
 from naruto_core.domain import DatasetVersion, Picture, Split
-from naruto_core.prompts import begins_with, join_caption, without_phrase
+from naruto_core.prompts import begins_with, insert_tokens, join_caption, without_phrase
 from tasks.run import _fingerprint
 from tasks.truncation import StyleCaptions, prompt_sentence
 
@@ -35,6 +35,14 @@ def test_the_instance_prompt_is_put_before_a_caption_unless_that_begins_with_its
 ) -> None:
     assert join_caption(PROMPT, caption) == (caption if text is None else text)
     assert without_phrase(caption, PROMPT) == (caption if rest is None else rest)
+
+
+def test_a_word_that_holds_another_word_gets_its_own_tokens_and_tokens_are_not_read_as_words() -> None:
+    assert insert_tokens("a Naruto ink drawing, naruto", {"naruto": "<s0>", "naruto ink": "<s1>"}) == (
+        "a <s1> drawing, <s0>"
+    )
+    assert insert_tokens("TOK, s0 art", {"TOK": "<s0><s1>", "s0": "<s2>"}) == "<s0><s1>, <s2> art"
+    assert insert_tokens("a cat", {}) == "a cat"
 
 
 def test_signs_in_an_instance_prompt_are_text_and_an_empty_one_begins_nothing() -> None:
