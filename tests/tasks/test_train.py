@@ -22,7 +22,7 @@ from naruto_core.store.verification import adapter_fault
 from naruto_core.training.weights import Weights
 from tasks.context import task_context
 from tasks.ingest import ingest
-from tasks.preflight import check_warmup
+from tasks.preflight import check_style_scales, check_warmup
 from tasks.train import _check_finite, _warn_of_small_pictures
 from tasks.training_data import TrainingPictures, style_sources
 from tests.naruto_core.conftest import CPU
@@ -39,6 +39,15 @@ def test_a_warm_up_that_lasts_longer_than_the_training_is_refused():
     with pytest.raises(RecipeInvalid, match=r"lr_warmup_steps is 11, and training has 10 steps"):
         check_warmup(section_of(max_train_steps=10, lr_warmup_steps=11))
     check_warmup(section_of(max_train_steps=10, lr_warmup_steps=10))
+
+
+def test_scales_of_styles_are_refused_where_one_adapter_has_all_styles():
+    scales = {"fusion.style_scales": {"main": 0.5}}
+    with pytest.raises(RecipeInvalid, match=r"style_scales is for an adapter per style, and this recipe has one"):
+        check_style_scales(choose_recipe("mini", overrides=scales))
+    check_style_scales(choose_recipe("mini"))
+    style = {"name": "ink", "dataset": {"source": "x"}, "instance_prompt": "an ink drawing"}
+    check_style_scales(choose_recipe("mini", overrides=scales | {"styles": [style], "training.adapters": "per-style"}))
 
 
 def test_pictures_that_are_smaller_than_the_resolution_are_counted_and_told(
