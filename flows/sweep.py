@@ -103,7 +103,7 @@ def _recipe(file: SweepFile, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def _check_ranges(file: SweepFile) -> None:
-    """Raise RecipeInvalid where the recipe refuses an end of a range, a value between, or a choice; or two are equal."""
+    """Raise RecipeInvalid where the recipe refuses an end of a range, a value between, or a choice; or two are one."""
     for key, of_key in (file.search.ranges if file.search else {}).items():
         value_of: dict[str, Any] = {}
         for value in of_key.probes:
