@@ -103,10 +103,17 @@ def _recipe(file: SweepFile, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def _check_ranges(file: SweepFile) -> None:
-    """Raise RecipeInvalid where the recipe refuses an end of a range, or a choice; the rest lies between."""
+    """Raise RecipeInvalid where the recipe refuses an end of a range, a value between, or a choice; or two are one."""
     for key, of_key in (file.search.ranges if file.search else {}).items():
-        for value in of_key.extremes:
-            _recipe(file, {key: value, SEED_KEY: file.seeds[0]})
+        value_of: dict[str, Any] = {}
+        for value in of_key.probes:
+            fingerprint = _recipe(file, {key: value, SEED_KEY: file.seeds[0]}).fingerprint
+            if fingerprint in value_of:
+                raise RecipeInvalid(
+                    f"sweep {file.name}: search: {key} of {value_text(value_of[fingerprint])} and of "
+                    f"{value_text(value)} are the same recipe: leave one out."
+                )
+            value_of[fingerprint] = value
 
 
 def _own_values(file: SweepFile, recipe: Recipe) -> dict[str, Any]:
@@ -121,8 +128,17 @@ def _own_values(file: SweepFile, recipe: Recipe) -> dict[str, Any]:
                     f"so there is no first value of {key}: add the section to the recipe."
                 )
             node = node.get(part)
-        values[key] = node
+        values[key] = _as_choice(file, key, node, recipe)
     return values
+
+
+def _as_choice(file: SweepFile, key: str, own: Any, recipe: Recipe) -> Any:
+    """`own`, the value of `key` in `recipe`, as the search's choices write it; itself where it is none of them."""
+    of_key = file.search.ranges[key] if file.search else None
+    for choice in of_key.values if of_key else ():
+        if _recipe(file, {key: choice, SEED_KEY: file.seeds[0]}).fingerprint == recipe.fingerprint:
+            return choice
+    return own
 
 
 def _check_recipe(file: SweepFile, recipe: Recipe) -> None:

@@ -84,9 +84,11 @@ def with_trigger(suite: PromptSuite, phrase: str, trigger: str) -> PromptSuite:
 
 def insert_tokens(text: str, tokens: Mapping[str, str]) -> str:
     """`text` with every word of `tokens` (whole words, any case) replaced by its tokens: {"TOK": "<s0><s1>"}."""
-    for word, names in tokens.items():
-        text = re.sub(rf"\b{re.escape(word)}\b", names, text, flags=re.IGNORECASE)
-    return text
+    if not tokens:
+        return text
+    words = sorted(tokens, key=len, reverse=True)  # the longest first: "naruto ink" is not "naruto" and a rest
+    pattern = "|".join(rf"(\b{re.escape(word)}\b)" for word in words)
+    return re.sub(pattern, lambda found: tokens[words[(found.lastindex or 1) - 1]], text, flags=re.IGNORECASE)
 
 
 def trigger_phrases(recipe: Recipe) -> dict[str, str]:

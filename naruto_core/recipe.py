@@ -7,6 +7,7 @@ inheritance between files. The resolved recipe and its fingerprint are recorded 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -230,4 +231,4 @@ def _set_override(tree: dict[str, Any], dotted: str, value: Any) -> None:
         node = node[section]
         if not isinstance(node, dict):
             raise RecipeInvalid(f"cannot set {dotted}: {section} is not a section.")
-    node[key] = value
+    node[key] = deepcopy(value)  # a later override may change a part of it

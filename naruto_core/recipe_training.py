@@ -66,7 +66,7 @@ class PriorSection(Section):
 
 
 class ValidationSection(Section):
-    """A validation loss on held-out pictures, at fixed timesteps and noises."""
+    """A validation loss of the adapter on held-out pictures of `training.resolution`, at fixed timesteps and noises."""
 
     validation_steps: int = Field(100, ge=1, description="Optimizer steps between two measurements.")
     num_validation_images: int = Field(16, ge=1, le=10_000, description="Number of held-out pictures.")

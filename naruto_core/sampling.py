@@ -30,14 +30,14 @@ class Sampler:
 
 # A new sampler goes here and into SamplerName; docs/guides/base-models.md says when to use which.
 SAMPLERS: dict[SamplerName, Sampler] = {
-    "ddim": Sampler("DDIMScheduler"),
+    "ddim": Sampler("DDIMScheduler", most_steps=999),  # one more would begin at timestep 1000, which does not exist
     "euler": Sampler("EulerDiscreteScheduler"),
     "euler_ancestral": Sampler("EulerAncestralDiscreteScheduler"),
     "dpmpp_2m_karras": Sampler(
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
     ),
-    "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2}),
+    "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2}, most_steps=998),
     "lcm": Sampler("LCMScheduler", most_steps=50),  # its original_inference_steps
     "euler_trailing": Sampler("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }

@@ -71,11 +71,16 @@ class SearchRange(Section):
         return self
 
     @property
-    def extremes(self) -> tuple[Any, ...]:
-        """The values that a recipe must accept for the whole range to be possible: both ends, or every choice."""
+    def probes(self) -> tuple[Any, ...]:
+        """The values that a recipe must accept for the range to be possible: every choice, or the ends and one between.
+
+        The one between is no whole number in a range of real numbers, and next to the low end among whole numbers.
+        """
         if self.type == "choices" or self.low is None or self.high is None:
             return self.values
-        return (int(self.low), int(self.high)) if self.type == "int" else (self.low, self.high)
+        if self.type == "int":
+            return tuple(sorted({int(self.low), int(self.low) + 1, int(self.high)}))
+        return self.low, self.low + (self.high - self.low) / math.pi, self.high
 
     @property
     def size(self) -> float:

@@ -64,6 +64,7 @@ def preflight(recipe: Recipe, suite: PromptSuite | None = None) -> None:
         say(note)
     if not recipe.imported:
         check_warmup(recipe.training)
+        check_style_scales(recipe)
         check_processes(recipe.training, device)
         say(memory_plan(recipe, settings, device).summary)
         check_init_adapter(recipe)
@@ -77,6 +78,15 @@ def check_warmup(section: TrainingSection) -> None:
         raise RecipeInvalid(
             f"training.lr_warmup_steps is {section.lr_warmup_steps}, and training has {section.max_train_steps} steps: "
             "the learning rate would never reach its value; warm up in fewer steps, or train more."
+        )
+
+
+def check_style_scales(recipe: Recipe) -> None:
+    """Raise RecipeInvalid when scales of styles are set where one adapter has all styles, so that none is used."""
+    if recipe.fusion.style_scales and recipe.adapter_names == ("",):
+        raise RecipeInvalid(
+            "fusion.style_scales is for an adapter per style, and this recipe has one adapter: set fusion.lora_scale "
+            "instead, or training.adapters to per-style and styles."
         )
 
 

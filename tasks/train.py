@@ -30,7 +30,7 @@ from tasks.previews import Preview
 from tasks.progress import reporter, say
 from tasks.pruning import begin_halving, run_task
 from tasks.training_data import StyleSource, TrainingPictures, class_pictures, style_sources
-from tasks.truncation import find_truncated_text, limit_of, prompt_sentence, read_captions
+from tasks.truncation import check_new_tokens, find_truncated_text, limit_of, prompt_sentence, read_captions
 
 
 @run_task()
@@ -69,9 +69,10 @@ def _trained_heads(context: RunContext) -> set[str]:
 
 
 def _warn_of_truncated_text(context: RunContext) -> None:
-    """Recorded before training starts; scoring adds its own findings to it."""
+    """Recorded before training starts; scoring adds its own findings to it. RecipeInvalid for useless new tokens."""
     recipe = context.recipe
     captions = read_captions(context.layout, recipe, context.datasets)
+    check_new_tokens(recipe, captions)
     finding = find_truncated_text(context.run.id, recipe, captions, context.suite, limit_of(recipe))
     context.store.add_findings(context.run.id, [finding])
     if finding.warning:

@@ -99,15 +99,20 @@ class TrainingPictures:
     recipe: Recipe
 
     def stages(self, styles: Sequence[StyleSource], drawn: ClassPictures | None) -> list[TrainingData]:
-        """One TrainingData for each stage of the recipe; validation is on the first style's held-out pictures."""
+        """One TrainingData for each stage of the recipe.
+
+        Validation is on the first style's held-out pictures, in all stages at one resolution: losses of different
+        resolutions could not be compared.
+        """
         section = self.recipe.training
         wanted = section.validation
+        held_out = wanted and self._held_out(styles[0], section.resolution, wanted.num_validation_images)
         return [
             TrainingData(
                 stage.steps,
                 tuple(self._style_data(style, stage.resolution) for style in styles),
                 drawn and self._class_pictures(drawn, stage.resolution),
-                wanted and self._held_out(styles[0], stage.resolution, wanted.num_validation_images),
+                held_out,
             )
             for stage in section.resolutions
         ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptSuite
+from naruto_core.domain import DatasetVersion, Finding, Picture, Prompt, PromptSuite, Split
 from naruto_core.errors import ModelUnusable, RecipeInvalid
 from naruto_core.prompts import had_prompt_twice, insert_tokens, join_caption
 from naruto_core.recipe import Recipe
@@ -56,6 +56,22 @@ def count_captions(recipe: Recipe, styles: Iterable[StyleCaptions], limit: Token
     return limit.report(
         training_text(recipe, style.instance_prompt, picture.caption) for style in styles for picture in style.pictures
     )
+
+
+def check_new_tokens(recipe: Recipe, styles: Sequence[StyleCaptions]) -> None:
+    """Raise RecipeInvalid when no training text has the word of new tokens: they would learn nothing."""
+    trained = [
+        training_text(recipe, style.instance_prompt, picture.caption)
+        for style in styles
+        for picture in style.pictures
+        if picture.split is Split.TRAIN
+    ]
+    for word, tokens in recipe.new_tokens.items():
+        if not any(tokens in text for text in trained):
+            raise RecipeInvalid(
+                f"no training text has the word {word!r}, so that its new tokens would learn nothing: put the word "
+                "into an instance_prompt, or set token_abstraction to a word of the captions."
+            )
 
 
 def prompt_sentence(styles: Iterable[StyleCaptions]) -> str:

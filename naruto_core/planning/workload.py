@@ -63,12 +63,12 @@ def whole_workload(recipe: Recipe, suite: PromptSuite, n_train: int, n_reference
     drawn = prior.num_class_images if prior and prior.kind == "class_images" else 0
     heads, samples = len(recipe.adapter_names), len(suite.prompts) * len(suite.seeds)
     held_out = section.validation.num_validation_images if section.validation else 0
-    per_resolution = n_train * (section.augmentation.views if section.augmentation else 1) + drawn + held_out
+    per_resolution = n_train * (section.augmentation.views if section.augmentation else 1) + drawn
     shown = min(previews.prompts, len(suite.prompts)) if previews else 0
     made = -(-section.max_train_steps // previews.preview_steps) * heads if previews else 0
     return Workload(
         class_pictures=drawn,
-        encoded=per_resolution * len({stage.resolution for stage in section.resolutions}),
+        encoded=per_resolution * len({stage.resolution for stage in section.resolutions}) + held_out,
         steps=section.max_train_steps * heads,
         preview_base=shown,
         previews=made,
@@ -140,7 +140,8 @@ def step_work(networks: Architecture, section: TrainingSection) -> Work:
             step += forward.batch(prior.class_batch_size)
         step = step.times(section.gradient_accumulation_steps)
         if validation:
-            measured = forward.batch(VALIDATION_TIMESTEPS).times(validation.num_validation_images)
+            measured = networks.unet(section.resolution).batch(VALIDATION_TIMESTEPS)
+            measured = measured.times(validation.num_validation_images)
             step += measured.times(1 / validation.validation_steps)
         total += step.times(stage.steps / section.max_train_steps)
     return total

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from naruto_core.adapter_file import PARTS, AdapterFile, adapter_weights, model_parts, split_key
 from naruto_core.errors import ModelUnusable
 from naruto_core.recipe_training import TrainingSection
+from naruto_core.weight_check import portable_name
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -73,6 +74,23 @@ def load_initial(parts: Mapping[str, nn.Module], file: AdapterFile) -> None:
             )
         with torch.no_grad():
             weight.copy_(initial / scale if role == "lora_B" else initial)
+
+
+def match_magnitudes(parts: Mapping[str, nn.Module], file: AdapterFile) -> None:
+    """Set the magnitudes of a DoRA that `file` lacks to those of the weights with its update: it starts as `file`."""
+    from peft.tuners.lora import LoraLayer
+
+    for part, model in parts.items():
+        for name, layer in model.named_modules():
+            key = f"{part}.{portable_name(part, name)}"
+            lacks = f"{key}.lora_B.weight" in file.tensors and f"{key}.lora_magnitude_vector.weight" not in file.tensors
+            if not lacks or not isinstance(layer, LoraLayer) or "default" not in layer.lora_magnitude_vector:
+                continue
+            base: Any = layer.get_base_layer()
+            with torch.no_grad():
+                update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+                updated = base.weight.float() + layer.scaling["default"] * update
+                layer.lora_magnitude_vector["default"].weight.copy_(updated.norm(dim=1))
 
 
 def check_initial(section: TrainingSection, parts: Mapping[str, nn.Module], file: AdapterFile) -> None:

@@ -87,7 +87,7 @@ class ParameterGroup:
 def parameter_groups(weights: Mapping[str, nn.Parameter], section: TrainingSection) -> list[ParameterGroup]:
     """`weights` by full name in groups: the UNet's, the encoders', the new tokens', and one for each unfreeze entry.
 
-    Raises RecipeInvalid when an entry of `unfreeze` names no weights.
+    Raises RecipeInvalid when an entry of `unfreeze` names no weights, or weights that would stop before they begin.
     """
     groups: list[ParameterGroup] = []
     remaining = dict(weights)
@@ -100,6 +100,11 @@ def parameter_groups(weights: Mapping[str, nn.Parameter], section: TrainingSecti
             )
         for group in _by_part(named, section):
             stop = group.stop_step
+            if stop is not None and stop <= late.step:
+                raise RecipeInvalid(
+                    f"unfreeze: {group.name} below {late.modules!r} would learn from step {late.step} on, but they "
+                    f"are frozen from step {stop} on: set an earlier step, or stop them later."
+                )
             groups.append(ParameterGroup(late.modules, group.parameters, group.learning_rate, late.step, stop))
     return [*_by_part(remaining, section), *groups]
 

@@ -328,7 +328,7 @@ class Trainer:
             return {}
         gradients = self.gradients[stage]
         encode = gradients.encode_caption if self.weights.learns_text else None
-        with self._evaluation_mode():
+        with self.weights.averaged(), self._evaluation_mode():
             loss = validation_loss(self.pipeline.unet, held_out, gradients.scheduler, encode)
         return {"validation_loss": loss}
 

@@ -1,6 +1,6 @@
 """The trainable weights: added to the pipeline, flattened, copied to half precision, averaged, written to files."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from naruto_core.training.lora import (
     LayerSwap,
     add_adapters,
     load_initial,
+    match_magnitudes,
     replace_lora_layers,
     set_lora_weights,
     trainable,
@@ -61,7 +62,9 @@ class Weights:
             self.named |= self.tokens
         initial: dict[str, torch.Tensor] = {}  # as in the file: half precision below would round it
         if section.init_adapter:
-            load_initial(model_parts(pipeline), read_adapter(Path(section.init_adapter)))
+            file = read_adapter(Path(section.init_adapter))
+            load_initial(model_parts(pipeline), file)
+            match_magnitudes(model_parts(pipeline), file)
             initial = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self._swaps: list[LayerSwap] = [swap for part in parts for swap in replace_lora_layers(part, self.switch)]
         self._dora = [layer for part in parts for layer in part.modules() if isinstance(layer, LoraLayer)]
@@ -117,19 +120,34 @@ class Weights:
                     layer.enable_adapters(True)
 
     @contextmanager
-    def exported(self) -> Generator[None]:
-        """Inside the block, `pipeline` has the weights to write: the averages if there are any, in PEFT's layers."""
+    def averaged(self) -> Generator[None]:
+        """Inside the block, the layers compute with the weights to write: the averages if there are any."""
         saved = [flat.weights.clone() for flat in self.flats] if self._averages else []
-        self.finish()
+        self._set(self._averages)
         try:
             yield
         finally:
-            for flat, own in zip(self.flats, saved, strict=False):
-                flat.weights.copy_(own)
-            for swap in self._swaps:
-                swap.install()
-            for group, flat in zip(self.groups, self.flats, strict=True):
-                attach_views(list(group.parameters.values()), flat)  # drawing froze and halved them
+            self._set(saved)
+
+    def _set(self, values: Sequence[torch.Tensor]) -> None:
+        """Set the vectors to `values`, and the working copies; [] changes nothing."""
+        for flat, value in zip(self.flats, values, strict=False):
+            flat.weights.copy_(value)
+        for copy in self._copies if values else ():
+            copy.update()
+
+    @contextmanager
+    def exported(self) -> Generator[None]:
+        """Inside the block, `pipeline` has the weights to write: the averages if there are any, in PEFT's layers."""
+        with self.averaged():
+            self.finish()
+            try:
+                yield
+            finally:
+                for swap in self._swaps:
+                    swap.install()
+                for group, flat in zip(self.groups, self.flats, strict=True):
+                    attach_views(list(group.parameters.values()), flat)  # drawing froze and halved them
 
     def finish(self) -> None:
         """Leave the weights to write in `pipeline`: the averages if there are any, in PEFT's layers."""

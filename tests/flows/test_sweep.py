@@ -139,6 +139,8 @@ def test_the_settings_are_shown_with_the_values_that_their_runs_have(swept: Path
 
 RATE = {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}
 TO_0 = {"type": "int", "low": 0, "high": 8}
+BETWEEN = {"type": "int", "low": 16, "high": 32}
+SAME = {"type": "choices", "values": [4, 4.0]}
 SEARCH: dict[str, Any] = {
     "name": "rates",
     "grid": None,
@@ -233,6 +235,18 @@ def test_a_deleted_run_stays_in_its_sweep_and_the_other_runs_are_whole_without_t
             {"grid": None, "search": SEARCH["search"] | {"ranges": {"training.rank": TO_0}}},
             "training.rank: Input should",
         ),
+        (
+            {"grid": None, "search": SEARCH["search"] | {"ranges": {"training.rank": RATE | {"low": 1, "high": 8}}}},
+            "training.rank: Input should be a valid integer",
+        ),
+        (
+            {"grid": None, "search": SEARCH["search"] | {"ranges": {"training.resolution": BETWEEN}}},
+            "training.resolution: Input should be a multiple of 8",
+        ),
+        (
+            {"grid": None, "search": SEARCH["search"] | {"ranges": {"training.rank": SAME}, "trials": 2}},
+            "training.rank of 4 and of 4.0 are the same recipe: leave one out.",
+        ),
         ({"grid": {"training.previews": [None]}, "pruning": {}}, "pruning: the recipe mini has no scored previews"),
     ],
 )
@@ -244,6 +258,22 @@ def test_a_sweep_that_cannot_work_is_refused_before_anything_is_recorded(
     assert (refused.returncode, sentence in refused.stderr) == (1, True), refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not home.exists()
+
+
+def test_a_section_and_a_key_of_it_in_one_grid_leave_the_values_of_each_setting_as_the_file_has_them(tmp_path: Path):
+    prior = {"kind": "base_prediction", "class_prompts": ["a person"]}
+    grid = {"training.prior": [prior], "training.prior.prior_loss_weight": [0.5, 1.0]}
+    cells = sweep_flow.plan_sweep(write_sweep(tmp_path, grid=grid, seeds=[1])).cells
+    assert [dict(cell.values) for cell in cells] == [
+        {"training.prior": prior, "training.prior.prior_loss_weight": weight} for weight in (0.5, 1.0)
+    ]
+
+
+def test_the_recipes_own_value_is_the_choice_that_is_written_in_another_way(tmp_path: Path):
+    values = [["to_q", "to_k"], ["to_v", "to_q", "to_k", "to_out.0"]]
+    search = {"ranges": {"training.lora_layers": {"type": "choices", "values": values}}, "trials": 2}
+    plan = sweep_flow.plan_sweep(write_sweep(tmp_path, grid=None, search=search, seeds=[1]))
+    assert [dict(cell.values) for cell in plan.cells] == [{"training.lora_layers": values[1]}]
 
 
 def test_more_than_a_hundred_runs_are_asked_for(naruto: Naruto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

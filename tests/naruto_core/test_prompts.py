@@ -8,9 +8,10 @@ import pytest
 from flows.profiles import choose_recipe
 from naruto_core.dataset.preprocessing import shuffle_caption
 from naruto_core.domain import DatasetVersion, Picture, Split
-from naruto_core.prompts import begins_with, join_caption, without_phrase
+from naruto_core.errors import RecipeInvalid
+from naruto_core.prompts import begins_with, insert_tokens, join_caption, without_phrase
 from tasks.run import _fingerprint
-from tasks.truncation import StyleCaptions, prompt_sentence
+from tasks.truncation import StyleCaptions, check_new_tokens, prompt_sentence
 
 PROMPT = "a naruto anime character"
 PICTURE = Picture("0" * 64, ".png", 64, 64, "", Split.TRAIN, "0" * 16)
@@ -37,6 +38,14 @@ def test_the_instance_prompt_is_put_before_a_caption_unless_that_begins_with_its
     assert without_phrase(caption, PROMPT) == (caption if rest is None else rest)
 
 
+def test_a_word_that_holds_another_word_gets_its_own_tokens_and_tokens_are_not_read_as_words() -> None:
+    assert insert_tokens("a Naruto ink drawing, naruto", {"naruto": "<s0>", "naruto ink": "<s1>"}) == (
+        "a <s1> drawing, <s0>"
+    )
+    assert insert_tokens("TOK, s0 art", {"TOK": "<s0><s1>", "s0": "<s2>"}) == "<s0><s1>, <s2> art"
+    assert insert_tokens("a cat", {}) == "a cat"
+
+
 def test_signs_in_an_instance_prompt_are_text_and_an_empty_one_begins_nothing() -> None:
     assert begins_with("a (V] style.+, cat", "a (V] style.+")
     assert not begins_with("a V style cat", "a (V] style.+")
@@ -50,6 +59,15 @@ def test_a_shuffled_caption_keeps_the_instance_prompt_at_its_beginning() -> None
     assert len(views) > 3
     assert {join_caption(PROMPT, view).count("naruto") for view in views} == {1}
     assert all(sorted(view.split(", ")) == sorted(caption.split(", ")) for view in views)
+
+
+def test_new_tokens_whose_word_no_training_text_has_are_refused() -> None:
+    recipe = choose_recipe("mini", overrides={"training.textual_inversion": {"token_abstraction": "Kunai"}})
+    held_out = replace(PICTURE, caption="a kunai", split=Split.REFERENCE)
+    with pytest.raises(RecipeInvalid, match="no training text has the word 'Kunai'"):
+        check_new_tokens(recipe, [StyleCaptions(PROMPT, [held_out, replace(PICTURE, caption="kunais")])])
+    check_new_tokens(recipe, [StyleCaptions(PROMPT, [replace(PICTURE, caption="a kunai")])])
+    check_new_tokens(recipe, [StyleCaptions("a kunai", [PICTURE])])
 
 
 def test_captions_with_the_instance_prompt_are_counted_and_make_another_run_than_in_earlier_versions() -> None:

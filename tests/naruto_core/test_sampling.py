@@ -137,9 +137,13 @@ def test_a_model_is_trained_and_fused_by_sdxls_schedule_when_its_file_says_nothi
 def test_recipes_and_tests_have_the_samplers_of_the_table_and_their_largest_number_of_steps():
     assert set(get_args(GenerationSection.model_fields["scheduler"].annotation)) == set(sampling.SAMPLERS)
     assert set(PLAIN) == set(sampling.SAMPLERS)
-    changes = {"scheduler": "lcm", "num_inference_steps": 51}
-    with pytest.raises(ValidationError, match="scheduler lcm has at most 50 steps: set num_inference_steps"):
-        GenerationSection.model_validate(SECTION.model_dump() | changes)
+    for name, most in (("lcm", 50), ("ddim", 999), ("unipc", 998)):
+        changes = {"scheduler": name, "num_inference_steps": most + 1}
+        with pytest.raises(ValidationError, match=f"scheduler {name} has at most {most} steps: set num_inference_st"):
+            GenerationSection.model_validate(SECTION.model_dump() | changes)
+        scheduler = sampling.make_scheduler(name, sampling.SDXL_SCHEDULE)
+        scheduler.set_timesteps(most)
+        assert max(scheduler.timesteps.tolist()) <= 999
 
 
 @pytest.mark.parametrize("earlier", sampling.SAMPLERS)

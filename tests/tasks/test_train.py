@@ -22,7 +22,7 @@ from naruto_core.store.verification import adapter_fault
 from naruto_core.training.weights import Weights
 from tasks.context import task_context
 from tasks.ingest import ingest
-from tasks.preflight import check_warmup
+from tasks.preflight import check_style_scales, check_warmup
 from tasks.train import _check_finite, _warn_of_small_pictures
 from tasks.training_data import TrainingPictures, style_sources
 from tests.naruto_core.conftest import CPU
@@ -39,6 +39,15 @@ def test_a_warm_up_that_lasts_longer_than_the_training_is_refused():
     with pytest.raises(RecipeInvalid, match=r"lr_warmup_steps is 11, and training has 10 steps"):
         check_warmup(section_of(max_train_steps=10, lr_warmup_steps=11))
     check_warmup(section_of(max_train_steps=10, lr_warmup_steps=10))
+
+
+def test_scales_of_styles_are_refused_where_one_adapter_has_all_styles():
+    scales = {"fusion.style_scales": {"main": 0.5}}
+    with pytest.raises(RecipeInvalid, match=r"style_scales is for an adapter per style, and this recipe has one"):
+        check_style_scales(choose_recipe("mini", overrides=scales))
+    check_style_scales(choose_recipe("mini"))
+    style = {"name": "ink", "dataset": {"source": "x"}, "instance_prompt": "an ink drawing"}
+    check_style_scales(choose_recipe("mini", overrides=scales | {"styles": [style], "training.adapters": "per-style"}))
 
 
 def test_pictures_that_are_smaller_than_the_resolution_are_counted_and_told(
@@ -120,3 +129,27 @@ def test_what_is_wrong_with_a_recorded_adapter_is_said(tmp_path: Path):
     assert "is not the one that was recorded" in adapter_fault(layout, replace(whole, sha256="0" * 64))
     layout.adapter("r").unlink()
     assert "is missing" in adapter_fault(layout, whole)
+
+
+def test_held_out_pictures_have_one_resolution_in_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path / "home"))
+    stages = [{"resolution": 64, "steps": 190}, {"resolution": 128, "steps": 190}]
+    recipe = choose_recipe("mini", overrides={"training.stages": stages})
+    version = ingest.fn(DatasetSection(source=str(folder), hold_out=2))
+
+    def sides(_pipeline: Any, groups: list[list[str]], read: Any, *_: Any) -> list[int]:
+        return [len(read(name, 0).pixels) for group in groups for name in group]
+
+    monkeypatch.setattr("tasks.training_data.encode_examples", sides)
+    pipeline: Any = SimpleNamespace(vae=SimpleNamespace(dtype="fp32"))
+    with task_context() as context:
+        found: Any = TrainingPictures(context, pipeline, recipe).stages(style_sources(recipe, [version]), None)
+    assert [(stage.styles[0].examples, stage.held_out) for stage in found] == [
+        ([64, 64], [128, 128]),
+        ([128, 128], [128, 128]),
+    ]

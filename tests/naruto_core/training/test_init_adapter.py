@@ -85,6 +85,15 @@ def test_another_scale_and_half_precision_leave_the_first_update_as_it_is(
     assert torch.equal(layer.lora_B["default"].weight, tensors[key] * 2)
 
 
+def test_a_dora_starts_as_the_lora_that_it_goes_on_from(load_miniature: Callable[..., object], adapter: Path):
+    drawn = []
+    for use_dora in (False, True):
+        pipeline = load_miniature()
+        Weights(pipeline, section_of(rank=4, use_dora=use_dora, init_adapter=str(adapter)), {}).finish()
+        drawn.append(_drawn(pipeline))
+    assert (drawn[0] - drawn[1]).abs().max() < 1e-3
+
+
 def test_an_adapter_of_another_rank_or_of_layers_that_are_not_trained_is_refused(adapter: Path, tmp_path: Path):
     for changes, sentence in (
         ({"training.rank": 8}, r"has rank 4 in unet\..*, and training\.rank is 8: set training\.rank=4"),

@@ -47,3 +47,25 @@ def test_a_resumed_fp16_run_does_not_take_the_saved_scale_for_an_overflow(
     again = Trainer(load_miniature(), [data_of(examples, section)], section, {})
     again.resume(tmp_path / "checkpoint.safetensors", "recipe")
     assert "overflow" not in again.optimizer_step(1).gauges
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_validation_loss_is_of_the_averages_that_are_written_and_changes_nothing(
+    load_tiny, tiny_examples, precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("naruto_core.devices.cpu_has_bf16", lambda: True)
+    options = {"mixed_precision": precision, "optimizer": "adamw", "learning_rate": 0.05, "ema_decay": 0.9}
+    section = section_of(validation={"validation_steps": 1}, **options)
+    run = Trainer(load_tiny(precision), [data_of(tiny_examples, section)], section, {})
+    measured = [float(run.optimizer_step(step).gauges["validation_loss"]) for step in range(3)]
+    live = [flat.weights.clone() for flat in run.weights.flats]
+    assert float(run._validation(3)["validation_loss"]) == measured[-1]
+    assert all(torch.equal(flat.weights, own) for flat, own in zip(run.weights.flats, live, strict=True))
+    averages = run.weights._averages
+    for flat, average in zip(run.weights.flats, averages, strict=True):
+        assert not torch.equal(flat.weights, average)
+        flat.weights.copy_(average)
+    for copy in run.weights._copies:
+        copy.update()
+    run.weights._averages = []
+    assert float(run._validation(3)["validation_loss"]) == measured[-1]

@@ -157,6 +157,13 @@ def test_the_running_average_is_diffusers_and_is_what_is_written(load_tiny, tiny
     assert float(exported.double().sum()) == pytest.approx(float(theirs.shadow_params[0].double().sum()), rel=1e-5)
 
 
+def test_weights_that_would_stop_before_they_begin_to_learn_are_refused(load_tiny, tiny_examples: Examples):
+    options = {"text_encoder_lr": 1.0, "text_encoder_stop_step": 3, "max_train_steps": 8}
+    for modules, step in (("text_encoder_2", 3), ("text_encoder", 5)):
+        with pytest.raises(RecipeInvalid, match=rf"would learn from step {step} on, but they are frozen from step 3"):
+            _training(load_tiny, tiny_examples, unfreeze=[{"modules": modules, "step": step}], **options)
+
+
 def test_gradual_unfreezing_and_stops_freeze_truly_and_only_what_they_name(load_tiny, tiny_examples: Examples):
     run = _training(
         load_tiny,
