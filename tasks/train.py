@@ -11,7 +11,7 @@ from naruto_core import sdxl
 from naruto_core.adapter_file import check_loads, read_adapter
 from naruto_core.artifacts import LORA_FILE, sha256_file
 from naruto_core.dataset.versions import read_pictures
-from naruto_core.domain import Adapter, Run, Split, StepRecord
+from naruto_core.domain import Adapter, Split, StepRecord
 from naruto_core.errors import TrainingDiverged
 from naruto_core.git_info import training_code_digest
 from naruto_core.recipe_training import TrainingSection
@@ -124,7 +124,7 @@ def _train_head(
     pipeline = sdxl.load_pipeline(recipe.model, section.mixed_precision, context.device)
     with clock.encoding(context):
         stages = TrainingPictures(context, pipeline, recipe).stages(styles, drawn)
-    call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context.run, styles))
+    call = TrainingCall(recipe, section, tuple(styles), drawn, checkpoint, _identity(context, styles))
     distributed.broadcast_job(call)
     halving = begin_halving(context, name)
     on_preview = halving.observed(clock.timed(partial(preview, pipeline))) if preview else None
@@ -216,7 +216,8 @@ def _check_finite(weights: Weights, checkpoint: Path) -> None:
         )
 
 
-def _identity(run: Run, styles: Sequence[StyleSource]) -> str:
-    """What a checkpoint belongs to: recipe, pictures and code."""
-    pictures = "+".join(style.dataset.id for style in styles)
-    return f"recipe {run.fingerprint[:12]}, dataset {pictures}, code {training_code_digest()[:12]}"
+def _identity(context: RunContext, styles: Sequence[StyleSource]) -> str:
+    """What a checkpoint belongs to: recipe, base model, pictures and code."""
+    recipe, pictures = context.run.fingerprint[:12], "+".join(style.dataset.id for style in styles)
+    base = sdxl.identity(context.recipe.model)[:12]  # another model may lie at the same path
+    return f"recipe {recipe}, base {base}, dataset {pictures}, code {training_code_digest()[:12]}"

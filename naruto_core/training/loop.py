@@ -91,7 +91,7 @@ class TrainingJob:
     """Everything `train_adapter` needs beside the model and the pictures.
 
     `tokens` maps words to new tokens (see `naruto_core.textual_inversion`). `checkpoint` is the file for resuming,
-    written every `checkpoint_seconds`; `identity` names the recipe, pictures and code that it belongs to.
+    written every `checkpoint_seconds`; `identity` names the recipe, base, pictures and code that it belongs to.
     """
 
     section: TrainingSection

@@ -379,7 +379,7 @@ class Trainer:
         tensors, values = read_checkpoint(path)
         if values["identity"] != identity:
             raise RecordDamaged(
-                f"{path} is a checkpoint of another recipe, dataset or code "
+                f"{path} is a checkpoint of another recipe, base, dataset or code "
                 f"({values['identity']}, not {identity}): "
                 "remove it to start this training again from step 0."
             )

@@ -23,7 +23,7 @@ from naruto_core.training.weights import Weights
 from tasks.context import task_context
 from tasks.ingest import ingest
 from tasks.preflight import check_style_scales, check_warmup
-from tasks.train import _check_finite, _warn_of_small_pictures
+from tasks.train import _check_finite, _identity, _warn_of_small_pictures
 from tasks.training_data import TrainingPictures, style_sources
 from tests.naruto_core.conftest import CPU
 from tests.naruto_core.training.pictures import section_of
@@ -153,3 +153,12 @@ def test_held_out_pictures_have_one_resolution_in_all_stages(tmp_path: Path, mon
         ([64, 64], [128, 128]),
         ([128, 128], [128, 128]),
     ]
+
+
+def test_a_checkpoint_belongs_to_the_base_model_and_not_only_to_its_path(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text("{}")
+    recipe = choose_recipe("mini", overrides={"model.base": str(tmp_path)})
+    context: Any = SimpleNamespace(run=SimpleNamespace(fingerprint="f"), recipe=recipe)
+    before = _identity(context, [])
+    (tmp_path / "model_index.json").write_text('{"another": "model"}')
+    assert _identity(context, []) != before
