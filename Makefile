@@ -20,7 +20,7 @@ MAIN ?= main-var
 .PHONY: docs notebook bench-host-memory image-try miniature keep secrets audit release triton service bench-service bench-faults bench-dashboard bench-score bench-rates bench-commands bench-ladder bench-styles bench-growth bench-scale help install demo test test-gpu test-loaders check dashboard up down mini-base bench-train bench-generate bench-sdxl
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## install what uv.lock names into .venv (the other targets do it by themselves)
 

@@ -254,7 +254,7 @@ def _parameter(one: Any) -> list[str]:
         name = ", ".join(f"`{option}`" for option in one.opts[:-1])
         name += f"{', ' if name else ''}`{one.opts[-1]}{metavar}`"
     flag = getattr(one, "is_flag", False)
-    default = "**required**" if one.required else "" if flag or one.default is None else f"`{one.default}`"
+    default = "**required**" if one.required else "" if flag or one.default in (None, "") else f"`{one.default}`"
     return [name, default, one.help or ""]
 
 

@@ -97,7 +97,10 @@ def plan(
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="Parquet, imagefolder, save_to_disk folder, hub id or world:<style>.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder of pictures, .zip, .tar, .parquet, save_to_disk folder, hub id or world:<style>."),
+    ],
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="The recipe whose dataset section gives the other values.")
     ] = "mini",

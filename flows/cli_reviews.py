@@ -49,7 +49,7 @@ def export_votes(
 ) -> None:
     """Write every vote of a campaign as CSV: models, answer, time, reviewer's id; repeats and gold pairs are marked."""
     from naruto_core.artifacts import write_atomically
-    from naruto_core.errors import NotRecorded
+    from naruto_core.errors import NotRecorded, amount
     from naruto_core.judging.vote_table import votes_csv
     from naruto_core.settings import read_settings
     from naruto_core.store.database import open_database
@@ -64,7 +64,7 @@ def export_votes(
         print(text, end="")
     else:
         write_atomically(output, text.encode())
-        print(f"wrote {len(ratings)} votes to {output}")
+        print(f"wrote {amount(len(ratings), 'vote')} to {output}")
 
 
 @votes.command("recount")

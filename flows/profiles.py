@@ -37,7 +37,7 @@ def _find(kind: str, name: str) -> Path:
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         matches = get_close_matches(name, names, 1)
         hint = f"did you mean {matches[0]}?" if matches else f"there are {', '.join(names)}."
-        raise RecipeInvalid(f"there is no {kind[:-1]} {name!r}: {hint}")
+        raise RecipeInvalid(f"there is no {'prompt suite' if kind == 'prompts' else 'recipe'} {name!r}: {hint}")
     return path
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from naruto_core.artifacts import Layout
-from naruto_core.errors import DeletionRefused, RecipeInvalid
+from naruto_core.errors import DeletionRefused, RecipeInvalid, amount
 from naruto_core.settings import read_settings
 from naruto_core.store.database import open_database
 from naruto_core.store.deletion import Rebuildable, parse_kept
@@ -55,7 +55,8 @@ def deletion_question(name: str) -> str:
             raise DeletionRefused(f"{run.id} cannot be deleted: {fault}.")
         pictures, notes = len(database.runs.samples(run.id)), len(database.runs.notes(run.id))
     return (
-        f"Delete {run.id} with {pictures} pictures, its scores, adapter, models and {notes} notes? Nothing undoes it."
+        f"Delete {run.id} with {amount(pictures, 'picture')}, its scores, adapter, models and {amount(notes, 'note')}? "
+        "Nothing undoes it."
     )
 
 

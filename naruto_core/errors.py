@@ -40,6 +40,11 @@ def printable(text: str) -> str:
     )
 
 
+def amount(n: int, thing: str) -> str:
+    """The number with its noun: "1 picture", "3 pictures"; `thing` is in the singular."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
 class NarutoError(Exception):
     """An error that one sentence explains; never shown with a traceback."""
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from naruto_core import devices
 from naruto_core.artifacts import atomic_file
-from naruto_core.errors import ModelUnusable
+from naruto_core.errors import ModelUnusable, amount
 from naruto_core.generation import Job, Painter, decode_job, inference, padded_batch_size
 from naruto_core.recipe_sections import GenerationSection, RefinerSection
 from naruto_core.recipe_training import Precision
@@ -91,7 +91,7 @@ def _load_part(section: RefinerSection, part: str, dtype: torch.dtype) -> Any:
     )
     if missing := sorted(report["missing_keys"]):
         raise ModelUnusable(
-            f"cannot load {part} of {source}: {len(missing)} weights are in none of its files, first {missing[0]}."
+            f"cannot load {part} of {source}: its files lack {amount(len(missing), 'weight')}, first {missing[0]}."
         )
     return model
 

@@ -17,7 +17,7 @@ import torch
 
 from naruto_core import devices, single_file
 from naruto_core.artifacts import sha256_file
-from naruto_core.errors import ModelUnusable
+from naruto_core.errors import ModelUnusable, amount
 from naruto_core.hub import check_hub_file, check_hub_snapshot, locate
 from naruto_core.model_folder import find_variant, tensor_shapes
 from naruto_core.noise_schedule import stated_by_recipe, stated_schedule, with_schedule
@@ -248,7 +248,7 @@ def load_part(section: ModelSection, part: str, dtype: torch.dtype) -> Any:
     model, report = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise ModelUnusable(
-            f"cannot load {part} of {source}: {len(missing)} weights are in none of its files, first {missing[0]}; "
+            f"cannot load {part} of {source}: its files lack {amount(len(missing), 'weight')}, first {missing[0]}; "
             "the folder is incomplete, or was saved for another version of the libraries."
         )
     return model

@@ -127,5 +127,8 @@ def _read(variables: tuple[tuple[str, str], ...]) -> Settings:
 
 def invalid_settings(error: ValidationError, prefix: str) -> RecipeInvalid:
     """The sentence about variables whose names begin with `prefix`."""
-    wrong = [f"{prefix}{str(e['loc'][0]).upper()}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()]
+    wrong = [
+        f"{prefix}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')} (got {str(e['input'])[:100]!r})"
+        for e in error.errors()
+    ]
     return RecipeInvalid(f"a setting is invalid: {'; '.join(wrong)}.")

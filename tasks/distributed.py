@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from naruto_core import sdxl
-from naruto_core.errors import GO_ON, DeviceUnfit, RecipeInvalid, ServiceFailed
+from naruto_core.errors import GO_ON, DeviceUnfit, RecipeInvalid, ServiceFailed, amount
 from naruto_core.recipe import Recipe
 from naruto_core.recipe_training import TrainingSection
 from naruto_core.training import distributed
@@ -98,7 +98,9 @@ def check_processes(section: TrainingSection, device: torch.device) -> None:
             f"{device}: set NARUTO_DEVICE=auto, and choose GPUs by CUDA_VISIBLE_DEVICES."
         )
     if (gpus := torch.cuda.device_count()) < wanted:
-        raise DeviceUnfit(f"training.processes is {wanted}, but this machine shows {gpus} GPUs: set it to {gpus}.")
+        raise DeviceUnfit(
+            f"training.processes is {wanted}, but this machine shows {amount(gpus, 'GPU')}: set it to {gpus}."
+        )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def parse_model(name: str) -> ModelName:
     home, elsewhere, model = name.rpartition("//")
     run, _, variant = model.partition(":")
     if variant not in ("", *GENERATED):
-        raise NotRecorded(f"{name}: a model is RUN:VARIANT, with {', '.join(GENERATED)} for VARIANT.")
+        raise NotRecorded(f"{name}: a model is RUN:VARIANT, with {' or '.join(GENERATED)} for VARIANT.")
     if (elsewhere and not home) or not run or "/" in run:
         raise NotRecorded(f"{name}: a run of another NARUTO_HOME is HOME//RUN, with that folder for HOME.")
     return ModelName(Path(home).expanduser() if home else None, run, Variant(variant or Variant.ADAPTED))

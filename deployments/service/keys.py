@@ -53,7 +53,7 @@ class Keys:
         token = f"nk-{secrets.token_urlsafe(32)}"
         with self._changing() as hashes:
             if name in hashes:
-                raise ServiceKeyInvalid(f"{name} has a key; remove it first.")
+                raise ServiceKeyInvalid(f"{name} has a key; remove it first with `naruto-service remove-key {name}`.")
             hashes[name] = _digest(token)
         return token
 
@@ -61,7 +61,7 @@ class Keys:
         """Revoke the key of `name`; ServiceKeyInvalid if it has none."""
         with self._changing() as hashes:
             if name not in hashes:
-                raise ServiceKeyInvalid(f"{name} has no key.")
+                raise ServiceKeyInvalid(f"{name} has no key; `naruto-service keys` lists who has one.")
             del hashes[name]
 
     def owner(self, token: str) -> str | None:

@@ -13,7 +13,7 @@ from naruto_core.dataset.records import BrokenRecordError, Record, Source, decod
 from naruto_core.dataset.sources import open_source
 from naruto_core.dataset.versions import table_name, version_id, write_version
 from naruto_core.domain import DatasetVersion, Picture, Progress, QuarantinedRecord, Split
-from naruto_core.errors import DatasetUnusable, printable
+from naruto_core.errors import DatasetUnusable, amount, printable
 from naruto_core.recipe_sections import DatasetSection
 
 
@@ -63,7 +63,8 @@ def assign_splits(pictures: list[Picture], hold_out: int) -> list[Picture]:
     unique = [i for i in range(len(rows)) if not duplicates.any[i]]
     if hold_out >= len(rows):
         raise DatasetUnusable(
-            f"dataset.hold_out is {hold_out}, but only {len(rows)} pictures are usable: hold out fewer or add pictures."
+            f"dataset.hold_out is {hold_out}, and the dataset has {amount(len(rows), 'picture')} to use: "
+            "hold out fewer or add pictures."
         )
     if hold_out > len(unique):
         raise DatasetUnusable(

@@ -40,8 +40,8 @@ def krippendorff_alpha(counts: Array, level: Level, resamples: int, seed: int) -
     counts = counts[:, counts.any(axis=0)]
     if min(counts.shape) < 2:
         raise NarutoError(
-            f"{counts.shape[0]} units were judged by two people, with {counts.shape[1]} different answers: too few to "
-            "tell agreement from chance; let more people judge the same pictures."
+            f"units that two people judged: {counts.shape[0]}, different answers: {counts.shape[1]}; that is too few "
+            "to tell agreement from chance; let more people judge the same pictures."
         )
     distance = {"nominal": _nominal, "ordinal": _ordinal}[level]
     random, n = np.random.default_rng(seed), len(counts)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_core.domain import Sample, Variant
-from naruto_core.errors import NarutoError
+from naruto_core.errors import NarutoError, amount
 from naruto_core.scoring.registry import ExtractorKind
 
 Features = NDArray[np.floating]
@@ -19,13 +19,13 @@ Counts = NDArray[np.floating]  # (n,): how often each picture of a set is counte
 Measure = Callable[[Counts], float]
 MOST = 3000  # pictures of a kind that are compared pair by pair; the work grows with their square
 _CHUNK = 1024  # rows
-NOT_NUMBERS = "check the extractor's weights, then delete cache/embeddings.db in the data root and score again."
+NOT_NUMBERS = "check the extractor's weights, then delete cache/embeddings.db in NARUTO_HOME and score again."
 
 
 def check_features(features: Features, least: int, name: str) -> None:
     """Raise NarutoError unless `features` (n, d) are finite and n >= `least`; `name` is for the message."""
     if len(features) < least:
-        raise NarutoError(f"{name} holds {len(features)} pictures; this score needs at least {least}.")
+        raise NarutoError(f"{name} holds {amount(len(features), 'picture')}; this score needs at least {least}.")
     if not all(np.isfinite(chunk).all() for chunk in chunks(features)):
         raise NarutoError(f"{name} has features that are not numbers: {NOT_NUMBERS}")
 

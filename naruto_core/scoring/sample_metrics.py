@@ -309,7 +309,8 @@ register(SampleMetric(
     extractor="own", requires="scoring.attribute_reader", real_texts=True, share=True,
     headline=3, title="attributes seen", in_lists=True,
     paper="Huang et al. 2023, arXiv 2307.06350",
-    sees="The share of what the prompt asks for (hair, clothing, place; not the style) that the picture shows.",
+    sees="The share of what the prompt asks for (hair, clothing, place, eyes, view, expression; not the style) that "
+    "the picture shows.",
     blind="Anything that the reader has no class for, who of two people has what, and whether the picture is good.",
 ))  # fmt: skip
 for _name, _meaning in ATTRIBUTES.items():

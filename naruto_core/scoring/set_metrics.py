@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from naruto_core.errors import NarutoError
+from naruto_core.errors import NarutoError, amount
 from naruto_core.scoring.feature_set import (
     MOST,
     Counts,
@@ -106,8 +106,8 @@ class SetMetric(Metric):
             different = int(np.count_nonzero(counts))
             if different < self.least_counted:
                 raise NarutoError(
-                    f"some resamples of the prompts count {different} different pictures; this score needs at least "
-                    f"{self.least_counted} in each."
+                    f"some resamples of the prompts count {amount(different, 'different picture')}; this score "
+                    f"needs at least {self.least_counted} in each."
                 )
             return measure(counts)
 

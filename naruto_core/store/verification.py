@@ -18,7 +18,7 @@ from naruto_core.artifacts import (
     is_intact_folder,
 )
 from naruto_core.domain import Adapter, Picture, Progress, Run, RunState, Sample
-from naruto_core.errors import RecordDamaged, ServiceFailed
+from naruto_core.errors import RecordDamaged, ServiceFailed, amount
 from naruto_core.store.cache_verification import cache_checks
 from naruto_core.store.queries import Queries
 from naruto_core.store.scores_digest import scores_digest
@@ -94,7 +94,9 @@ def _verify(
         if on_progress is not None:
             seconds = time.monotonic() - started
             left = seconds / done * (len(expected) - done)
-            on_progress(Progress("verify", done, len(expected), "file", seconds, left, f"{len(problems)} problems"))
+            on_progress(
+                Progress("verify", done, len(expected), "file", seconds, left, amount(len(problems), "problem"))
+            )
     problems += [_of_database(text) for text in queries.missing_references()]
     problems += _damaged_of_runs(queries, layout)
     problems += _damaged_caches(layout)

@@ -92,7 +92,7 @@ def test_the_number_of_processes_is_part_of_the_recipe_and_must_fit_the_machine(
     assert recipe.fingerprint != choose_recipe("mini").fingerprint
     check_processes(recipe.training, torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(DeviceUnfit, match="processes is 2, but this machine shows 1 GPUs: set it to 1"):
+    with pytest.raises(DeviceUnfit, match="processes is 2, but this machine shows 1 GPU: set it to 1"):
         check_processes(recipe.training, torch.device("cuda:0"))
     with pytest.raises(DeviceUnfit, match="set NARUTO_DEVICE=auto"):
         check_processes(recipe.training, torch.device("cuda:1"))

@@ -273,7 +273,7 @@ def test_two_models_are_compared_from_kept_features_and_a_report_tells_all_of_it
     unknown = naruto(home, "compare", f"{run_id}:best", run_id)
     assert unknown.returncode == 1
     assert unknown.stderr == (
-        f"naruto: {run_id}:best: a model is RUN:VARIANT, with base, adapted, fused for VARIANT.\n"
+        f"naruto: {run_id}:best: a model is RUN:VARIANT, with base or adapted or fused for VARIANT.\n"
     )
     page = tmp_path / "report.html"
     assert naruto(home, "report", run_id, "-o", str(page)).returncode == 0

@@ -135,7 +135,7 @@ def test_a_base_model_that_lacks_a_weight_is_refused_instead_of_filled_at_random
     name = sorted(name for name in tensors if name.endswith("norm1.weight"))[0]
     del tensors[name]
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(ModelUnusable, match=rf"cannot load {part} of .*1 weights are in none of its files, first"):
+    with pytest.raises(ModelUnusable, match=rf"cannot load {part} of .*: its files lack 1 weight, first"):
         _load(ModelSection(base=str(folder)))
 
 

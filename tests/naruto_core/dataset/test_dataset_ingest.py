@@ -144,7 +144,7 @@ def test_held_out_pictures_hardly_depend_on_the_other_pictures(home: Home, tmp_p
 
 def test_holding_out_everything_is_refused(home: Home, tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", rows(5))
-    with pytest.raises(DatasetUnusable, match=r"hold_out is 5, but only 5 pictures are usable"):
+    with pytest.raises(DatasetUnusable, match=r"hold_out is 5, and the dataset has 5 pictures to use"):
         home.ingest(source, hold_out=5)
     twins = write_parquet(tmp_path / "b.parquet", [*rows(2), *((data, f"{text}!") for data, text in rows(2))])
     with pytest.raises(DatasetUnusable, match=r"only 0 of 4 pictures have no duplicate"):

@@ -65,7 +65,7 @@ def test_every_metric_is_measured_where_nothing_is_missing():
 
 def test_a_reference_of_one_picture_is_reported_and_metrics_without_a_reference_are_measured():
     evaluation = evaluate(features(reference=1), SUITE, SECTION, TEMPLATE)
-    assert "fid: the set of drawn pictures holds 1 pictures; this score needs at least 16." in not_measured(evaluation)
+    assert "fid: the set of drawn pictures holds 1 picture; this score needs at least 16." in not_measured(evaluation)
     assert {"clip", "clip-content", "blank"} <= measured(evaluation)
     assert "fid" not in measured(evaluation)
 

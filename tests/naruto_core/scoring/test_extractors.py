@@ -61,7 +61,7 @@ def test_fid_of_a_set_with_itself_is_zero():
 
 def test_too_few_or_broken_features_are_an_error_in_one_sentence():
     good = np.zeros((5, 3))
-    with pytest.raises(NarutoError, match="holds 1 pictures; this score needs at least 2"):
+    with pytest.raises(NarutoError, match="holds 1 picture; this score needs at least 2"):
         fid(good[:1], good)
     broken = good.copy()
     broken[0, 0] = np.nan

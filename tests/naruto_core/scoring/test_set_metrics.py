@@ -127,7 +127,7 @@ def test_features_that_cannot_be_used_are_an_error_in_one_sentence():
     fid, recall = BY_NAME["fid"], BY_NAME["recall"]
     assert isinstance(fid, SetMetric)
     assert isinstance(recall, SetMetric)
-    with pytest.raises(NarutoError, match="the reference set holds 1 pictures; this score needs at least 16"):
+    with pytest.raises(NarutoError, match="the reference set holds 1 picture; this score needs at least 16"):
         fid.measure(drawn, reference[:1])
     with pytest.raises(NarutoError, match="drawn pictures holds 7 pictures; this score needs at least 8"):
         recall.measure(drawn[:7], reference)
