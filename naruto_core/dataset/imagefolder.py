@@ -32,6 +32,7 @@ _ROWS_CHECKED = 100  # for the columns, on opening
 _BEGINNING = 1000  # letters of a file, of which one must not be white space
 _BATCH = 256  # rows of a parquet file in memory at a time
 _MAX_REPEATS = 1000
+_MOST_DIGITS = 20  # of a number; Python refuses to read one of more than 4300
 _MAX_ARRAY = 100_000_000  # letters of a JSON array, which is in memory as a whole
 _DEFAULT_CAPTION_COLUMN = "text"
 _FILE_COLUMN, _REPEATS = "file_name", "repeats"
@@ -274,7 +275,8 @@ def _repeats(value: object) -> int:
     if value is None or value == "":
         return 1
     text = str(value)
-    repeats = int(text) if text.isascii() and text.isdecimal() else 0
+    repeats = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else 0
     if not 1 <= repeats <= _MAX_REPEATS:
-        raise BrokenRecordError("bad-metadata", f"{_REPEATS} is {text}, not a whole number from 1 to {_MAX_REPEATS}")
+        shown = text[:_MOST_DIGITS]
+        raise BrokenRecordError("bad-metadata", f"{_REPEATS} is {shown}, not a whole number from 1 to {_MAX_REPEATS}")
     return repeats
