@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Generator, Iterator
 from itertools import chain, islice
@@ -168,11 +169,16 @@ class ImageFolder:
     def _csv_rows(self) -> Generator[_Row]:
         """Rows of a table with a header. A broken row is one record; an open quotation mark at the end is an error."""
         with self._text("") as lines:
-            header = next(lines, "")
-            delimiter = next((sign for sign in ",;\t" if sign in header), ",")
-            reader = csv.DictReader(chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
+            blank, header = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
+            reader = csv.DictReader(
+                chain([header], lines), delimiter=_delimiter(header), skipinitialspace=True, strict=True
+            )
+            try:
+                _ = reader.fieldnames  # reads the header
+            except csv.Error as error:
+                raise DatasetUnusable(f"cannot read the header of {self._place} ({error}): write it anew.") from None
             while True:
-                began = reader.line_num + 1
+                began = blank + reader.line_num + 1
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
@@ -261,6 +267,12 @@ def _parse(line: str) -> dict[str, Any]:
 
 def _no_object(what: str) -> BrokenRecordError:
     return BrokenRecordError("bad-metadata", f"the {what} is not a JSON object")
+
+
+def _delimiter(header: str) -> str:
+    """What is between the names of a table's header; a sign within quotation marks is part of a name."""
+    outside = re.sub(r'"[^"]*"', "", header)
+    return next((sign for sign in ",;\t" if sign in outside), ",")
 
 
 def _ragged(line: int) -> BrokenRecordError:
