@@ -130,6 +130,12 @@ def test_pictures_beside_the_archives_that_are_read_are_told(tmp_path: Path) -> 
         )
 
 
+def test_a_parquet_file_with_capital_letters_in_its_suffix_is_read(tmp_path: Path) -> None:
+    content = rows(3)
+    path = write_parquet(tmp_path / "hub" / "SET.PARQUET", content)
+    assert _content(_read(path)) == _content(_read(path.parent)) == content
+
+
 def test_missing_shards_are_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data/train-00000-of-00003.parquet", rows(2))
     write_parquet(tmp_path / "data/test-00000-of-00009.parquet", rows(2))
