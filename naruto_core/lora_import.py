@@ -62,8 +62,10 @@ _OTHER_KINDS = {
     ".diff": "a LyCORIS file with full weight differences (diff)",
 }
 _TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+_DIMENSIONS = (2, 4)  # of the weights of linear layers and of convolutions
 _DOWN, _UP = (".lora_down", "lora.down", ".lora_A"), (".lora_up", "lora.up", ".lora_B")
 _KOHYA_PREFIX = ("lora_unet_", "lora_te1_", "lora_te2_")
+_SUFFIX = ".safetensors"
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # metadata that is kept as facts of a file: no paths, no captions
 _FACTS = (
@@ -130,8 +132,8 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
     source, metadata = _read_tensors(path)
     form = _recognise(path, source)
     parts = parts_without_weights(model)
-    _check_text_width(path, source, parts, model)
     _check_pairs(path, source)
+    _check_text_width(path, source, parts, model)
     try:
         with loading_errors(path), catch_warnings():
             simplefilter("ignore", RuntimeWarning)  # of PEFT, on alphas that it does not apply: see `_scale`
@@ -210,6 +212,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             f"{path} is a pickle, which can run code when it is opened: save its tensors with "
             "safetensors.torch.save_file, and import that file."
         )
+    if path.suffix != _SUFFIX:  # diffusers reads files of other names as pickles
+        raise ModelUnusable(
+            f"the name of {path} does not end with {_SUFFIX}: if it is such a file, rename it to {path.stem}{_SUFFIX}."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -241,13 +247,18 @@ def _recognise(path: Path, names: Iterable[str]) -> LoraFormat:
     raise ModelUnusable(f"{path} is no LoRA for SDXL in kohya's, diffusers' or PEFT's form: {found}.")
 
 
-def _check_pairs(path: Path, names: Iterable[str]) -> None:
-    """Raise ModelUnusable, with the first module, when one has only one of its two matrices."""
+def _check_pairs(path: Path, source: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelUnusable, with the first module, when one has only one of its two matrices, or has no matrix."""
     downs, ups = (set[str](), set[str]())
-    for name in names:
+    for name, tensor in source.items():
         for stems, roles in ((downs, _DOWN), (ups, _UP)):
             if role := next((role for role in roles if role in name), ""):
                 stems.add(name.replace(role, ""))
+                if tensor.ndim not in _DIMENSIONS:
+                    raise ModelUnusable(
+                        f"the LoRA {path}: {name} has the shape {tuple(tensor.shape)}, which is no matrix and no "
+                        "convolution; save the file again with the trainer that wrote it."
+                    )
     if alone := sorted(downs ^ ups):
         raise ModelUnusable(
             f"the LoRA {path} is incomplete: {alone[0].strip('.')} has only one of two matrices; copy the file again."

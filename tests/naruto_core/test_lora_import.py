@@ -181,6 +181,10 @@ BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
         ),
         ({k: v for k, v in _kohya().items() if k != f"{K_TO_K}.lora_up.weight"}, f"is incomplete: {K_TO_K}.weight has"),
         (_kohya() | {f"{K_TO_K}.lora_up.weight": _one(144, 4) * np.nan}, f"not finite in {K_TO_K}"),
+        (
+            _kohya_pair(K_TO_K, 160, 144) | {f"{K_TO_K}.lora_down.weight": _one(640)},
+            r"has the shape \(640,\), which is no matrix",
+        ),
         ({"model.diffusion_model.out.2.weight": _one(2)}, "is a whole model; give it as --base"),
         ({"clip_l": _one(2, 2), "clip_g": _one(2, 2)}, "is an embedding"),
         ({"weight": _one(2)}, "no LoRA for SDXL in kohya's, diffusers' or PEFT's form: it has a tensor weight"),
@@ -202,3 +206,13 @@ def test_pickles_damaged_and_missing_files_are_refused(tmp_path: Path):
     }.items():
         with pytest.raises(ModelUnusable, match=sentence):
             read_lora(tmp_path / name, MINIATURE)
+
+
+def test_a_file_with_another_suffix_or_settings_that_are_no_object_is_refused_in_one_sentence(tmp_path: Path):
+    for name in ("x.SAFETENSORS", "x.sft", "x"):
+        _saved(tmp_path, _kohya()).rename(tmp_path / name)
+        with pytest.raises(ModelUnusable, match=r"does not end with \.safetensors: .* rename it to x\.safetensors"):
+            read_lora(tmp_path / name, MINIATURE)
+    own = {f"{TO_K}.lora_A.weight": _one(4, 160), f"{TO_K}.lora_B.weight": _one(144, 4)}
+    with pytest.raises(ModelUnusable, match="does not load in diffusers"):
+        read_lora(_saved(tmp_path, own, {"lora_adapter_metadata": "[1]"}), MINIATURE)
