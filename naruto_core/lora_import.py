@@ -149,7 +149,10 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
     _check_complete(path, form, source, {key: tensor for key, (tensor, _) in loaded.items()}, model)
     has_settings = "lora_adapter_metadata" in metadata
     scales = {key: scale for key, (_, scale) in loaded.items()}
-    if form == "kohya" or not (has_settings or form == "peft" or any(name.endswith("alpha") for name in source)):
+    has_own_scale = has_settings or form == "peft"
+    if form != "kohya":
+        _check_alphas(path, source, () if has_own_scale else loaded)
+    if not has_own_scale or form == "kohya":
         scales |= {key: _scale(path, source, key, tensor) for key, (tensor, _) in loaded.items() if ".lora_B." in key}
     tensors = {key: (tensor.float() * scales[key]).contiguous().clone() for key, (tensor, _) in loaded.items()}
     plain = source.keys() == loaded.keys() and not has_settings and len(set(_ranks(tensors).values())) == 1
@@ -163,7 +166,7 @@ def _scale(path: Path, source: Mapping[str, torch.Tensor], key: str, up: torch.T
     `up` is its lora_B, (out, rank) or (out, rank, 1, 1). Raises ModelUnusable for an alpha of 0.
     """
     part, module, _ = split_key(key)
-    names = {kohya_module(part, module), f"lora_{part}_{module.replace('.', '_')}"}
+    names = {kohya_module(part, module), f"lora_{part}_{module.replace('.', '_')}", f"{part}.{module}"}
     for name in names:
         if (alpha := source.get(f"{name}.alpha")) is not None:
             if not float(alpha):
@@ -173,6 +176,16 @@ def _scale(path: Path, source: Mapping[str, torch.Tensor], key: str, up: torch.T
                 )
             return float(alpha) / up.shape[1]
     return 1.0
+
+
+def _check_alphas(path: Path, names: Iterable[str], keys: Iterable[str]) -> None:
+    """Raise ModelUnusable for an alpha among `names` of no module in `keys`: diffusers reads none beside its names."""
+    known = {f"{part}.{module}.alpha" for part, module, _ in map(split_key, keys)}
+    if unknown := sorted(name for name in names if name.endswith("alpha") and name not in known):
+        raise ModelUnusable(
+            f"the LoRA {path} has {unknown[0]}, which some programs apply and others do not: multiply alpha / rank "
+            "into the weights (lora_B), and save the file without its alphas."
+        )
 
 
 def _ranks(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -102,6 +102,17 @@ def test_a_module_without_an_alpha_has_its_rank_for_it_whatever_the_others_have(
         assert torch.equal(read[f"{module}.lora_B.weight"], tensors[f"{name}.lora_up.weight"].float() * scale), module
 
 
+def test_an_alpha_beside_diffusers_names_is_in_the_weights_or_refused_and_never_lost(tmp_path: Path):
+    own = {f"{TO_K}.lora_A.weight": _one(4, 160), f"{TO_K}.lora_B.weight": _one(144, 4)}
+    lora = read_lora(_saved(tmp_path, own | {f"{TO_K}.alpha": torch.tensor(ALPHA)}), MINIATURE)
+    assert torch.equal(lora.adapter.tensors[f"{TO_K}.lora_B.weight"], ALPHA / 4 * _one(144, 4))
+    assert not lora.as_it_is
+    lora.write(tmp_path / "run" / "lora.safetensors", MINIATURE)
+    unknown = own | {f"{TO_K}.lora.alpha": torch.tensor(ALPHA)}
+    with pytest.raises(ModelUnusable, match=r"to_k\.lora\.alpha, which some programs apply and others do not"):
+        read_lora(_saved(tmp_path, unknown), MINIATURE)
+
+
 def test_an_alpha_of_zero_is_refused_because_it_switches_its_module_off(tmp_path: Path):
     tensors = _kohya()
     tensors[f"{K_TO_K}.alpha"] = torch.tensor(0.0)
