@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
@@ -136,7 +136,7 @@ def export_triton(name: str, folder: Path) -> Path:
 
 
 @contextmanager
-def _export_folder(path: Path) -> Iterator[Path]:
+def _export_folder(path: Path) -> Generator[Path]:
     """As `atomic_folder`. Raises StorageFailed when an older folder `path` has files that the new one has not."""
     with atomic_folder(path) as scratch:
         yield scratch
@@ -226,7 +226,7 @@ def _remedy(store: Store, run_id: str, action: str) -> str:
 
 
 @contextmanager
-def _open_home() -> Iterator[tuple[Store, Layout]]:
+def _open_home() -> Generator[tuple[Store, Layout]]:
     settings = read_settings()
     with open_store(settings.database_url) as store:
         yield store, Layout(settings.root, settings.store)
