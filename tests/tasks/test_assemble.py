@@ -199,6 +199,11 @@ def test_an_export_replaces_an_older_one_and_never_a_folder_with_other_files(
     with pytest.raises(StorageFailed, match="files that this export does not write"):
         export_hub(name, recorded.layout.root / "runs")
     assert adapter.is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / name).write_text("mine")
+    with pytest.raises(StorageFailed, match="a file has that name"):
+        export_hub(name, tmp_path / "other")
+    assert [path.read_text() for path in (tmp_path / "other").iterdir()] == ["mine"]
 
 
 def test_a_folder_for_diffusers_alone_says_nothing_of_comfyui(pivotal: Recorded, tmp_path: Path):
