@@ -282,7 +282,7 @@ def watch(
 
 @app.command()
 def verify(as_json: AsJson = False) -> None:
-    """Compute every recorded hash again; exit 1 if a file is missing or altered."""
+    """Compute every recorded hash again; exit 1 if a file is missing, altered or unrecorded."""
     collect_rarely()
     from flows.listings import verify_all
 

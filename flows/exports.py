@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
@@ -14,7 +14,7 @@ from naruto_core.artifact_store import fetch_file
 from naruto_core.artifacts import Layout, atomic_folder, is_intact_folder
 from naruto_core.card.usage import LOWEST_VERSIONS
 from naruto_core.domain import Adapter
-from naruto_core.errors import ModelUnusable, RecordDamaged
+from naruto_core.errors import ModelUnusable, RecordDamaged, StorageFailed
 from naruto_core.fusion import convert_to_half
 from naruto_core.kohya import no_kohya_reason
 from naruto_core.model_folder import make_portable
@@ -59,7 +59,8 @@ def export_kohya(name: str, folder: Path) -> list[Path]:
 def export_diffusers(name: str, folder: Path) -> Path:
     """The adapter with its model card and pictures as the folder `<folder>/<run>`, for plain diffusers; its path.
 
-    Raises RecordDamaged when the run has no adapter, or a file is another than was recorded.
+    Raises RecordDamaged when the run has no adapter, or a file is another than was recorded, and StorageFailed when
+    the folder has files of others, as all exports of folders do.
     """
     return _export(name, folder, for_comfyui=False)
 
@@ -75,8 +76,9 @@ def export_hub(name: str, folder: Path) -> Path:
 def _export(name: str, folder: Path, *, for_comfyui: bool) -> Path:
     with _open_home() as (store, layout):
         run = store.run(name)
-        path = folder / run.id
-        write_bundle(store, layout, run, _adapters(store, run.id), path, for_comfyui=for_comfyui)
+        path, adapters = folder / run.id, _adapters(store, run.id)
+        with _export_folder(path) as scratch:
+            write_bundle(store, layout, run, adapters, scratch, for_comfyui=for_comfyui)
     return path
 
 
@@ -89,7 +91,7 @@ def export_fused(name: str, folder: Path, *, half: bool = False) -> Path:
     """
     run_id, source, _ = _recorded_fused(name)
     path = folder / run_id
-    with atomic_folder(path) as scratch:
+    with _export_folder(path) as scratch:
         _copy_model(source, scratch)
         if half:
             convert_to_half(scratch)
@@ -105,7 +107,7 @@ def export_endpoint(name: str, folder: Path) -> Path:
     """
     run_id, source, recipe = _recorded_fused(name)
     path = folder / run_id
-    with atomic_folder(path) as scratch:
+    with _export_folder(path) as scratch:
         _write_model(scratch, source, recipe)
         _copy_code(scratch, "deployments.endpoint", "handler.py")
         _copy_code(scratch, "naruto_core", *_SHARED_CODE)
@@ -121,7 +123,7 @@ def export_triton(name: str, folder: Path) -> Path:
     run_id, source, recipe = _recorded_fused(name)
     values = {"RUN": run_id, "BATCH_SIZE": str(min(recipe.generation.batch_size, _LARGEST_BATCH))}
     path = folder / run_id
-    with atomic_folder(path) as scratch:
+    with _export_folder(path) as scratch:
         version_1 = scratch / "naruto" / "1"
         _write_model(version_1 / "model", source, recipe)
         _copy_code(version_1, "deployments.triton", "model.py")
@@ -131,6 +133,26 @@ def export_triton(name: str, folder: Path) -> Path:
             (target / file).write_text(Template(text).substitute(values), encoding="utf-8")
         _write_requirements(scratch, _installed_here())
     return path
+
+
+@contextmanager
+def _export_folder(path: Path) -> Generator[Path]:
+    """As `atomic_folder`. Raises StorageFailed when an older folder `path` has files that the new one has not."""
+    with atomic_folder(path) as scratch:
+        yield scratch
+        if path.is_file():
+            raise StorageFailed(f"cannot write the folder {path}: a file has that name. Name another DIR, or move it.")
+        if others := sorted(_file_names(path) - _file_names(scratch)):
+            raise StorageFailed(
+                f"cannot replace {path}: it has files that this export does not write ({len(others)}, first "
+                f"{others[0]}). Name another DIR, or remove that folder if nobody needs it."
+            )
+
+
+def _file_names(folder: Path) -> set[str]:
+    """The names of all files below `folder`, but for what Python compiled."""
+    paths = (path for path in folder.rglob("*") if not path.is_dir() and path.parent.name != "__pycache__")
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
 def _recorded_fused(name: str) -> tuple[str, Path, Recipe]:
@@ -206,7 +228,7 @@ def _remedy(store: Store, run_id: str, action: str) -> str:
 
 
 @contextmanager
-def _open_home() -> Iterator[tuple[Store, Layout]]:
+def _open_home() -> Generator[tuple[Store, Layout]]:
     settings = read_settings()
     with open_store(settings.database_url) as store:
         yield store, Layout(settings.root, settings.store)

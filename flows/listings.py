@@ -118,7 +118,9 @@ _REMEDIES = (
     "`naruto run` with the choices of a run makes its missing or altered files again, and what was trained or drawn "
     "with them; `naruto ingest` does so for pictures and tables of a dataset, `naruto rescore RUN` for scores. A "
     "damaged file of the cache can be deleted; it is made again. `naruto votes recount` repairs counts of a campaign. "
-    "Another damage of the database: move it away, then `naruto restore FOLDER`."
+    "Another damage of the database: move it away, then `naruto restore FOLDER`. An unrecorded file belongs to no run "
+    "of this database, for instance because the run was deleted after `naruto backup` had copied it: if it is the "
+    "right database, delete the file."
 )
 
 

@@ -152,7 +152,7 @@ def load_lora(pipeline: "StableDiffusionXLPipeline", path: Path, name: str) -> N
     try:
         with sdxl.quiet_loading():
             pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelUnusable(f"the adapter {path} does not fit this base model: {reason}") from error
     check_adapter(model_parts(pipeline), name, file)
@@ -211,7 +211,7 @@ def loading_errors(path: Path) -> Generator[None]:
         with sdxl.quiet_loading():
             diffusers_logging.set_verbosity(logging.CRITICAL)  # it logs the error that it raises
             yield
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelUnusable(f"the file {path} does not load in diffusers: {reason}") from error
 

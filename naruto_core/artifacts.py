@@ -27,6 +27,7 @@ from naruto_core.errors import RecordDamaged, StorageFailed
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 _SCRATCH = re.compile(
     r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?:(?P<pid>[0-9a-f]{6,})p[0-9a-f]{8}|[0-9a-f]{12})(?:\.old)?(?P<suffix>\.\w+)?"
 )
@@ -69,8 +70,7 @@ def is_intact_folder(folder: Path, sha256: str) -> bool:
 
 def find_non_finite(path: Path) -> str:
     """The name of the first tensor of a safetensors file with a NaN or an infinity; "" when all are finite.
-    Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors.
-    """
+    Needs no torch. Raises RecordDamaged when the file cannot be read as safetensors."""
     import numpy as np  # whoever only looks for files needs none of it
 
     try:
@@ -84,20 +84,20 @@ def find_non_finite(path: Path) -> str:
 @contextmanager
 def storage_errors(path: Path) -> Generator[None]:
     """Inside the block, a full disk or a write that is not allowed raises StorageFailed, which names `path`."""
+    elsewhere = "use another folder (for what this program keeps: set NARUTO_HOME)"
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = {
             errno.ENOSPC: "the disk is full; free some space and run the same command again",
             errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-            errno.EACCES: "this user has no write permission; change the owner, or set NARUTO_HOME to another folder",
-            errno.EPERM: "this user has no write permission; change the owner, or set NARUTO_HOME to another folder",
-            errno.EROFS: "it is on a read-only file system; set NARUTO_HOME to another folder",
-            errno.ENOTDIR: "a file is where a folder is needed; set NARUTO_HOME to another folder",
-            errno.ENAMETOOLONG: "its name is too long; set NARUTO_HOME to another folder",
-            errno.ELOOP: "its links lead in a circle; set NARUTO_HOME to another folder",
+            **dict.fromkeys(_NOT_ALLOWED, f"this user has no write permission; change the owner, or {elsewhere}"),
+            errno.EROFS: f"it is on a read-only file system; {elsewhere}",
+            **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), f"a file is where a folder is needed; {elsewhere}"),
+            errno.EISDIR: f"a folder is where a file is needed; {elsewhere}",
+            errno.ENAMETOOLONG: f"its name is too long; {elsewhere}",
+            errno.ELOOP: f"its links lead in a circle; {elsewhere}",
             errno.EIO: "the disk refused to read or write; check it and run the same command again",
-            errno.EEXIST: "a file is where a folder is needed; set NARUTO_HOME to another folder",
         }.get(_error_number(error))
         if reason is None:
             raise

@@ -62,8 +62,10 @@ _OTHER_KINDS = {
     ".diff": "a LyCORIS file with full weight differences (diff)",
 }
 _TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+_DIMENSIONS = (2, 4)  # of the weights of linear layers and of convolutions
 _DOWN, _UP = (".lora_down", "lora.down", ".lora_A"), (".lora_up", "lora.up", ".lora_B")
 _KOHYA_PREFIX = ("lora_unet_", "lora_te1_", "lora_te2_")
+_SUFFIX = ".safetensors"
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # metadata that is kept as facts of a file: no paths, no captions
 _FACTS = (
@@ -130,8 +132,8 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
     source, metadata = _read_tensors(path)
     form = _recognise(path, source)
     parts = parts_without_weights(model)
-    _check_text_width(path, source, parts, model)
     _check_pairs(path, source)
+    _check_text_width(path, source, parts, model)
     try:
         with loading_errors(path), catch_warnings():
             simplefilter("ignore", RuntimeWarning)  # of PEFT, on alphas that it does not apply: see `_scale`
@@ -147,7 +149,10 @@ def read_lora(path: Path, model: ModelSection) -> ForeignLora:
     _check_complete(path, form, source, {key: tensor for key, (tensor, _) in loaded.items()}, model)
     has_settings = "lora_adapter_metadata" in metadata
     scales = {key: scale for key, (_, scale) in loaded.items()}
-    if form == "kohya" or not (has_settings or form == "peft" or any(name.endswith("alpha") for name in source)):
+    has_own_scale = has_settings or form == "peft"
+    if form != "kohya":
+        _check_alphas(path, source, () if has_own_scale else loaded)
+    if not has_own_scale or form == "kohya":
         scales |= {key: _scale(path, source, key, tensor) for key, (tensor, _) in loaded.items() if ".lora_B." in key}
     tensors = {key: (tensor.float() * scales[key]).contiguous().clone() for key, (tensor, _) in loaded.items()}
     plain = source.keys() == loaded.keys() and not has_settings and len(set(_ranks(tensors).values())) == 1
@@ -161,7 +166,7 @@ def _scale(path: Path, source: Mapping[str, torch.Tensor], key: str, up: torch.T
     `up` is its lora_B, (out, rank) or (out, rank, 1, 1). Raises ModelUnusable for an alpha of 0.
     """
     part, module, _ = split_key(key)
-    names = {kohya_module(part, module), f"lora_{part}_{module.replace('.', '_')}"}
+    names = {kohya_module(part, module), f"lora_{part}_{module.replace('.', '_')}", f"{part}.{module}"}
     for name in names:
         if (alpha := source.get(f"{name}.alpha")) is not None:
             if not float(alpha):
@@ -171,6 +176,16 @@ def _scale(path: Path, source: Mapping[str, torch.Tensor], key: str, up: torch.T
                 )
             return float(alpha) / up.shape[1]
     return 1.0
+
+
+def _check_alphas(path: Path, names: Iterable[str], keys: Iterable[str]) -> None:
+    """Raise ModelUnusable for an alpha among `names` of no module in `keys`: diffusers reads none beside its names."""
+    known = {f"{part}.{module}.alpha" for part, module, _ in map(split_key, keys)}
+    if unknown := sorted(name for name in names if name.endswith("alpha") and name not in known):
+        raise ModelUnusable(
+            f"the LoRA {path} has {unknown[0]}, which some programs apply and others do not: multiply alpha / rank "
+            "into the weights (lora_B), and save the file without its alphas."
+        )
 
 
 def _ranks(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -210,6 +225,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             f"{path} is a pickle, which can run code when it is opened: save its tensors with "
             "safetensors.torch.save_file, and import that file."
         )
+    if path.suffix != _SUFFIX:  # diffusers reads files of other names as pickles
+        raise ModelUnusable(
+            f"the name of {path} does not end with {_SUFFIX}: if it is such a file, rename it to {path.stem}{_SUFFIX}."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -241,13 +260,18 @@ def _recognise(path: Path, names: Iterable[str]) -> LoraFormat:
     raise ModelUnusable(f"{path} is no LoRA for SDXL in kohya's, diffusers' or PEFT's form: {found}.")
 
 
-def _check_pairs(path: Path, names: Iterable[str]) -> None:
-    """Raise ModelUnusable, with the first module, when one has only one of its two matrices."""
+def _check_pairs(path: Path, source: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelUnusable, with the first module, when one has only one of its two matrices, or has no matrix."""
     downs, ups = (set[str](), set[str]())
-    for name in names:
+    for name, tensor in source.items():
         for stems, roles in ((downs, _DOWN), (ups, _UP)):
             if role := next((role for role in roles if role in name), ""):
                 stems.add(name.replace(role, ""))
+                if tensor.ndim not in _DIMENSIONS:
+                    raise ModelUnusable(
+                        f"the LoRA {path}: {name} has the shape {tuple(tensor.shape)}, which is no matrix and no "
+                        "convolution; save the file again with the trainer that wrote it."
+                    )
     if alone := sorted(downs ^ ups):
         raise ModelUnusable(
             f"the LoRA {path} is incomplete: {alone[0].strip('.')} has only one of two matrices; copy the file again."

@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Generator, Iterator
 from itertools import chain, islice
@@ -32,6 +33,7 @@ _ROWS_CHECKED = 100  # for the columns, on opening
 _BEGINNING = 1000  # letters of a file, of which one must not be white space
 _BATCH = 256  # rows of a parquet file in memory at a time
 _MAX_REPEATS = 1000
+_MOST_DIGITS = 20  # of a number; Python refuses to read one of more than 4300
 _MAX_ARRAY = 100_000_000  # letters of a JSON array, which is in memory as a whole
 _DEFAULT_CAPTION_COLUMN = "text"
 _FILE_COLUMN, _REPEATS = "file_name", "repeats"
@@ -167,11 +169,16 @@ class ImageFolder:
     def _csv_rows(self) -> Generator[_Row]:
         """Rows of a table with a header. A broken row is one record; an open quotation mark at the end is an error."""
         with self._text("") as lines:
-            header = next(lines, "")
-            delimiter = next((sign for sign in ",;\t" if sign in header), ",")
-            reader = csv.DictReader(chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
+            blank, header = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
+            reader = csv.DictReader(
+                chain([header], lines), delimiter=_delimiter(header), skipinitialspace=True, strict=True
+            )
+            try:
+                _ = reader.fieldnames  # reads the header
+            except csv.Error as error:
+                raise DatasetUnusable(f"cannot read the header of {self._place} ({error}): write it anew.") from None
             while True:
-                began = reader.line_num + 1
+                began = blank + reader.line_num + 1
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
@@ -262,6 +269,12 @@ def _no_object(what: str) -> BrokenRecordError:
     return BrokenRecordError("bad-metadata", f"the {what} is not a JSON object")
 
 
+def _delimiter(header: str) -> str:
+    """What is between the names of a table's header; a sign within quotation marks is part of a name."""
+    outside = re.sub(r'"[^"]*"', "", header)
+    return next((sign for sign in ",;\t" if sign in outside), ",")
+
+
 def _ragged(line: int) -> BrokenRecordError:
     return BrokenRecordError(
         "bad-metadata",
@@ -274,7 +287,8 @@ def _repeats(value: object) -> int:
     if value is None or value == "":
         return 1
     text = str(value)
-    repeats = int(text) if text.isascii() and text.isdecimal() else 0
+    repeats = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else 0
     if not 1 <= repeats <= _MAX_REPEATS:
-        raise BrokenRecordError("bad-metadata", f"{_REPEATS} is {text}, not a whole number from 1 to {_MAX_REPEATS}")
+        shown = text[:_MOST_DIGITS]
+        raise BrokenRecordError("bad-metadata", f"{_REPEATS} is {shown}, not a whole number from 1 to {_MAX_REPEATS}")
     return repeats

@@ -75,17 +75,27 @@ def _local(path: Path, name: str, section: DatasetSection) -> Source:
     if archives:
         choice = choose_shards(path, archives)
         source = _pictures(TarTree(path, choice.shards), path.name, name, section.caption_column)
-        return replace(source, notes=[*choice.notes, *source.notes])
+        return replace(source, notes=[*choice.notes, *source.notes, *_beside(tree, "tar")])
     pictures = any(is_picture(file) for file in tree.names)
     if tables and (not pictures or has_column(tables[0], section.image_column)):
         choice = choose_shards(path, tables)
-        return replace(_table(path, choice.shards, name, section), notes=choice.notes)
+        notes = [*choice.notes, *_beside(tree, "parquet")]
+        return replace(_table(path, choice.shards, name, section), notes=notes)
     if not pictures:
         raise DatasetUnusable(
             f"{path} has no pictures, no parquet files, no tar files and no state.json: use a folder with one of them, "
             "or a zip file."
         )
     return _pictures(tree, path.name, name)
+
+
+def _beside(tree: FileTree, kind: str) -> list[str]:
+    """A sentence about the pictures of a folder whose files of `kind` are read; none where it has no others."""
+    pictures = [file for file in tree.names if is_picture(file)]
+    if not pictures:
+        return []
+    left = f"{len(pictures)} pictures outside of the {kind} files are not read (first {pictures[0]})"
+    return [f"{left}: to read them, move the {kind} files away"]
 
 
 def _file(path: Path, name: str, section: DatasetSection) -> Source:

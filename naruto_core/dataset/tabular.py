@@ -89,7 +89,7 @@ def _unreadable(shard: Path, error: Exception, where: str = "") -> DatasetUnusab
 
 
 def _shape(shard: Path) -> tuple[int, pa.Schema]:
-    if shard.suffix == ".parquet":
+    if shard.suffix.lower() == ".parquet":
         with pq.ParquetFile(shard) as file:
             return file.metadata.num_rows, file.schema_arrow
     # memory-mapped, so that counting reads only the headers of the batches
@@ -131,7 +131,7 @@ def _offset(data: bytes, at: int) -> int:
 
 
 def _batches(shard: Path, columns: list[str]) -> Generator[pa.RecordBatch]:
-    if shard.suffix == ".parquet":
+    if shard.suffix.lower() == ".parquet":
         with pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as file:
             with shard.open("rb") as raw:
                 rows = safe_batch_rows(file, raw, columns, _BATCH, str(shard))

@@ -39,13 +39,14 @@ def back_up(settings: Settings, folder: Path) -> CopiedFiles:
     """Copy the databases and all new or changed files of NARUTO_HOME into `folder`. Nothing is deleted there.
 
     Raises NotRecorded when there is no database yet, StorageFailed when it is on a server, or when `folder` cannot be
-    written or lies in NARUTO_HOME.
+    written, lies in NARUTO_HOME or contains it.
     """
     home = _home(settings)
     if not has_database(home):
         raise NotRecorded(f"there is nothing to back up: {home} has no {DATABASE_FILE}.")
     if folder.resolve().is_relative_to(home.resolve()):
         raise StorageFailed(f"{folder} lies inside {home}: back up to a folder outside it.")
+    _check_outside(home, folder)
     with exclusive_lock(home / "locks" / "backup.lock"):
         copied = [_copy_database(home / name, folder / name) for name in _databases(home)]
         return _total([*copied, *_copy_files(home, folder)])
@@ -55,11 +56,12 @@ def restore(folder: Path, settings: Settings) -> CopiedFiles:
     """Copy a backup into NARUTO_HOME, which must have no database yet. A restore that was stopped can be repeated.
 
     Raises NotRecorded when `folder` holds no backup, RecordDamaged when a database in it is damaged, StorageFailed
-    when NARUTO_HOME has a database, or cannot be written.
+    when NARUTO_HOME has a database, cannot be written, or lies in `folder`.
     """
     home = _home(settings)
     if not has_database(folder):
         raise NotRecorded(f"{folder} holds no backup: it has no {DATABASE_FILE}.")
+    _check_outside(home, folder)
     with exclusive_lock(home / "locks" / "backup.lock"):
         if has_database(home):
             raise StorageFailed(f"{home} has a database already: set NARUTO_HOME to an empty folder.")
@@ -74,6 +76,12 @@ def _home(settings: Settings) -> Path:
     if settings.database:
         raise StorageFailed("NARUTO_DATABASE names a database of its own: back it up with its server's own tools.")
     return settings.root
+
+
+def _check_outside(home: Path, folder: Path) -> None:
+    """Raise StorageFailed when `home` lies in `folder`: what is copied from one to the other would be copied again."""
+    if home.resolve().is_relative_to(folder.resolve()):
+        raise StorageFailed(f"NARUTO_HOME ({home}) lies inside {folder}: use a folder that does not contain it.")
 
 
 def _databases(home: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import app, verify
 from flows.listings import verify_all
 from naruto_core.errors import NotRecorded
 from naruto_core.ratings import Action, Campaign, Mode, Outcome, RatingEvent, Role, Unit
@@ -68,3 +68,17 @@ def test_a_lost_link_is_made_again_and_votes_are_exported(
     assert naruto("votes", "recount") == f"{wrong}; counted again.\n"
     assert verify_all().rows == []
     assert "Lea" not in output.read_text()
+
+
+def test_verify_says_what_an_unrecorded_file_is_and_that_it_may_be_deleted(
+    tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
+    monkeypatch.delenv("NARUTO_DATABASE", raising=False)
+    shutil.copyfile(new_database, tmp_path / "naruto.db")
+    (tmp_path / "runs" / "2026-01-01-mini-0000").mkdir(parents=True)  # as a backup keeps a deleted run
+    found = verify_all()
+    assert [row["trouble"] for row in found.rows] == ["unrecorded"]
+    assert "An unrecorded file belongs to no run of this database" in found.text
+    assert CliRunner().invoke(app, ["verify"]).exit_code == 1
+    assert "missing, altered or unrecorded" in (verify.__doc__ or "")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from naruto_core import artifacts
-from naruto_core.artifacts import atomic_folder, exclusive_lock
+from naruto_core.artifacts import atomic_folder, exclusive_lock, write_atomically
+from naruto_core.errors import StorageFailed
 
 HOLD = """
 import sys
@@ -125,6 +126,14 @@ sys.stdin.readline()
 for turn in range(10):
     Keys(Path(sys.argv[1])).add(f"{sys.argv[2]}-{turn}")
 """
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence_whose_remedy_fits_exports_too(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in {"folder": "a folder is where a file is", "file/x": "a file is where a folder is"}.items():
+        with pytest.raises(StorageFailed, match=f"{reason} needed; use another folder"):
+            write_atomically(tmp_path / path, b"x")
 
 
 def test_keys_that_are_added_at_the_same_time_are_all_stored(tmp_path: Path) -> None:

@@ -102,6 +102,17 @@ def test_a_module_without_an_alpha_has_its_rank_for_it_whatever_the_others_have(
         assert torch.equal(read[f"{module}.lora_B.weight"], tensors[f"{name}.lora_up.weight"].float() * scale), module
 
 
+def test_an_alpha_beside_diffusers_names_is_in_the_weights_or_refused_and_never_lost(tmp_path: Path):
+    own = {f"{TO_K}.lora_A.weight": _one(4, 160), f"{TO_K}.lora_B.weight": _one(144, 4)}
+    lora = read_lora(_saved(tmp_path, own | {f"{TO_K}.alpha": torch.tensor(ALPHA)}), MINIATURE)
+    assert torch.equal(lora.adapter.tensors[f"{TO_K}.lora_B.weight"], ALPHA / 4 * _one(144, 4))
+    assert not lora.as_it_is
+    lora.write(tmp_path / "run" / "lora.safetensors", MINIATURE)
+    unknown = own | {f"{TO_K}.lora.alpha": torch.tensor(ALPHA)}
+    with pytest.raises(ModelUnusable, match=r"to_k\.lora\.alpha, which some programs apply and others do not"):
+        read_lora(_saved(tmp_path, unknown), MINIATURE)
+
+
 def test_an_alpha_of_zero_is_refused_because_it_switches_its_module_off(tmp_path: Path):
     tensors = _kohya()
     tensors[f"{K_TO_K}.alpha"] = torch.tensor(0.0)
@@ -181,6 +192,10 @@ BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
         ),
         ({k: v for k, v in _kohya().items() if k != f"{K_TO_K}.lora_up.weight"}, f"is incomplete: {K_TO_K}.weight has"),
         (_kohya() | {f"{K_TO_K}.lora_up.weight": _one(144, 4) * np.nan}, f"not finite in {K_TO_K}"),
+        (
+            _kohya_pair(K_TO_K, 160, 144) | {f"{K_TO_K}.lora_down.weight": _one(640)},
+            r"has the shape \(640,\), which is no matrix",
+        ),
         ({"model.diffusion_model.out.2.weight": _one(2)}, "is a whole model; give it as --base"),
         ({"clip_l": _one(2, 2), "clip_g": _one(2, 2)}, "is an embedding"),
         ({"weight": _one(2)}, "no LoRA for SDXL in kohya's, diffusers' or PEFT's form: it has a tensor weight"),
@@ -202,3 +217,13 @@ def test_pickles_damaged_and_missing_files_are_refused(tmp_path: Path):
     }.items():
         with pytest.raises(ModelUnusable, match=sentence):
             read_lora(tmp_path / name, MINIATURE)
+
+
+def test_a_file_with_another_suffix_or_settings_that_are_no_object_is_refused_in_one_sentence(tmp_path: Path):
+    for name in ("x.SAFETENSORS", "x.sft", "x"):
+        _saved(tmp_path, _kohya()).rename(tmp_path / name)
+        with pytest.raises(ModelUnusable, match=r"does not end with \.safetensors: .* rename it to x\.safetensors"):
+            read_lora(tmp_path / name, MINIATURE)
+    own = {f"{TO_K}.lora_A.weight": _one(4, 160), f"{TO_K}.lora_B.weight": _one(144, 4)}
+    with pytest.raises(ModelUnusable, match="does not load in diffusers"):
+        read_lora(_saved(tmp_path, own, {"lora_adapter_metadata": "[1]"}), MINIATURE)

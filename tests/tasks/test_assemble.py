@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from flows.exports import export_kohya
-from naruto_core.errors import ModelUnusable, RecordDamaged
+from flows.exports import export_diffusers, export_hub, export_kohya
+from naruto_core.errors import ModelUnusable, RecordDamaged, StorageFailed
 from naruto_core.textual_inversion import FILE
 from tests.tasks.recorded_run import PROMPTS, Recorded, recorded_run
 
@@ -183,6 +183,27 @@ def test_where_comfyui_can_have_no_lora_the_card_says_why_and_an_export_for_it_i
         with pytest.raises(ModelUnusable, match=f"has no LoRA for kohya's tools: {reason}"):
             export_kohya(run.run.id, tmp_path / "kohya")
         assert not (tmp_path / "kohya").exists()
+
+
+def test_an_export_replaces_an_older_one_and_never_a_folder_with_other_files(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NARUTO_HOME", str(recorded.layout.root))
+    name, adapter = recorded.run.id, recorded.layout.adapter(recorded.run.id)
+    folder = export_diffusers(name, tmp_path)
+    assert export_diffusers(name, tmp_path) == folder
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(StorageFailed, match=r"first notes\.txt"):
+        export_hub(name, tmp_path)
+    assert (folder / "notes.txt").read_text() == "mine"
+    with pytest.raises(StorageFailed, match="files that this export does not write"):
+        export_hub(name, recorded.layout.root / "runs")
+    assert adapter.is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / name).write_text("mine")
+    with pytest.raises(StorageFailed, match="a file has that name"):
+        export_hub(name, tmp_path / "other")
+    assert [path.read_text() for path in (tmp_path / "other").iterdir()] == ["mine"]
 
 
 def test_a_folder_for_diffusers_alone_says_nothing_of_comfyui(pivotal: Recorded, tmp_path: Path):

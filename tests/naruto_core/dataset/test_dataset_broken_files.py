@@ -11,6 +11,7 @@ from picture_bytes import png, rows, write_files, write_imagefolder, write_tar, 
 
 from naruto_core.artifacts import Layout
 from naruto_core.dataset.ingest import ingest
+from naruto_core.dataset.records import Record
 from naruto_core.dataset.sources import open_source
 from naruto_core.domain import QuarantinedRecord
 from naruto_core.errors import DatasetUnusable
@@ -135,6 +136,29 @@ def test_a_broken_row_of_a_csv_is_quarantined_and_the_others_are_read(row: str, 
         (BROKEN_ROWS[row][0], 4, BROKEN_ROWS[row][1])
     ]
     assert opened.total == 6
+
+
+def test_blank_lines_before_a_header_count_as_lines_and_a_comma_in_quotation_marks_separates_no_columns(
+    tmp_path: Path,
+) -> None:
+    table = '\n\nfile_name;"notes, by hand";text\n0.png;x\n1.png;;alice\n'
+    source = write_files(tmp_path / "set", {"0.png": png(0), "1.png": png(1), "metadata.csv": table})
+    broken, whole, _ = open_source(DatasetSection(source=str(source))).records()
+    assert isinstance(broken, QuarantinedRecord)
+    assert broken.detail.startswith("line 4 has more or fewer fields")
+    assert isinstance(whole, Record)
+    assert whole.caption == "alice"
+    unclosed = {"0.png": png(0), "metadata.csv": '"file_name"x,text\n0.png,alice\n'}
+    assert "cannot read the header of" in refusal(write_files(tmp_path / "header", unclosed))
+
+
+def test_a_number_of_repeats_with_thousands_of_digits_is_one_broken_row(tmp_path: Path) -> None:
+    table = f"file_name,text,repeats\na.png,alice,{'9' * 5000}\nb.png,bob,2\n"
+    source = write_files(tmp_path / "set", {"a.png": png(1), "b.png": png(2), "metadata.csv": table})
+    broken, whole = open_source(DatasetSection(source=str(source))).records()
+    assert isinstance(broken, QuarantinedRecord)
+    assert "not a whole number from 1 to 1000" in broken.detail
+    assert isinstance(whole, Record)
 
 
 @pytest.mark.parametrize(

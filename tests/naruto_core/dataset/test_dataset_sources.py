@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from picture_bytes import png, rows, write_imagefolder, write_parquet, write_saved
+from picture_bytes import png, rows, write_files, write_imagefolder, write_parquet, write_saved, write_tar
 
 from naruto_core.dataset.records import Record
 from naruto_core.dataset.sources import open_source
@@ -113,6 +113,27 @@ def test_one_configuration_is_read_and_what_is_left_out_is_told(tmp_path: Path) 
     with pytest.raises(DatasetUnusable, match=r"has 2 configurations \(en, fr\).* such as .*/two/fr\."):
         _read(tmp_path / "two")
     assert _content(_read(tmp_path / "two/fr")) == content[:4]
+
+
+def test_pictures_beside_the_archives_that_are_read_are_told(tmp_path: Path) -> None:
+    for kind in ("tar", "parquet"):
+        folder = write_files(tmp_path / kind, {f"{i}.png": png(i) for i in range(3)} | {"0.txt": "alice"})
+        if kind == "tar":
+            write_tar(folder / "old.tar", {"a.png": png(7), "a.txt": "bob"})
+        else:
+            write_parquet(folder / "old.parquet", [(png(7), "bob")])
+        assert _content(_read(folder)) == [(png(7), "bob")]
+        notes = open_source(DatasetSection(source=str(folder))).notes
+        assert notes[-1] == (
+            f"3 pictures outside of the {kind} files are not read (first 0.png): to read them, move the {kind} files "
+            "away"
+        )
+
+
+def test_a_parquet_file_with_capital_letters_in_its_suffix_is_read(tmp_path: Path) -> None:
+    content = rows(3)
+    path = write_parquet(tmp_path / "hub" / "SET.PARQUET", content)
+    assert _content(_read(path)) == _content(_read(path.parent)) == content
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:

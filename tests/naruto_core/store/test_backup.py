@@ -109,3 +109,14 @@ def test_what_cannot_be_copied_is_refused_in_one_sentence(settings: Settings, tm
     with pytest.raises(RecordDamaged, match=r"naruto\.db"):
         restore(tmp_path / "drive", Settings(home=tmp_path / "new"))
     assert not (tmp_path / "new" / "naruto.db").exists()
+
+
+def test_a_home_inside_the_folder_of_its_backup_is_refused_and_nothing_is_copied(settings: Settings, tmp_path: Path):
+    back_up(settings, tmp_path / "drive")
+    inside = Settings(home=tmp_path / "drive" / "var")
+    with pytest.raises(StorageFailed, match="lies inside"):
+        restore(tmp_path / "drive", inside)
+    assert not inside.root.exists()
+    with pytest.raises(StorageFailed, match="lies inside"):
+        back_up(settings, settings.root.parent)
+    assert not (tmp_path / "naruto.db").exists()
