@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 from naruto_core.artifacts import Layout, link_or_copy, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, FusedModel, RunState, StepRecord, Variant
 from naruto_core.errors import DeletionRefused, NotRecorded, RecipeInvalid
+from naruto_core.store import deletion
 from naruto_core.store.database import Database, open_database
 from naruto_core.store.deletion import KeptRuns, Rebuildable, parse_kept
-from naruto_core.store.leases import this_process
+from naruto_core.store.leases import LeaseOwner, this_process
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.verification import verify
 
@@ -108,6 +109,27 @@ def test_the_champion_and_a_run_at_work_are_not_deleted(
     database.deletion.delete_run(first, NOON, layout)
     assert [event.run_id for event in database.ratings.promotions(CHAMPION)] == [second, first]
     assert database.ratings.promotion_fault(first, layout) == "it is not done (deleted)"
+
+
+def test_no_process_makes_a_run_anew_while_its_files_are_removed(
+    database: Database, layout: Layout, dataset: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [finished_run(database, layout, dataset, name * 64, cached_picture(layout, name)) for name in "ab"]
+    owners: list[str] = []
+
+    def removed(path: Path) -> None:
+        for fingerprint, run in zip("ab", runs, strict=True):
+            if path.is_relative_to(layout.run(run)):
+                open_run(database.runs, dataset.id, fingerprint * 64)
+                owners.append(database.runs.acquire_lease(run, LeaseOwner("f:1:1", "pod-b", 1), 8, NOON).owner)
+
+    monkeypatch.setattr(deletion, "_remove", removed)
+    rebuildable = database.deletion.rebuildable(NOBODY, NOON, layout)
+    (fused,) = (item for item in rebuildable if item.run_id == runs[1] and item.kind == "fused model")
+    assert database.deletion.remove(fused, NOON)
+    database.deletion.delete_run(runs[0], NOON, layout)
+    assert set(owners) == {this_process().id}
+    assert [database.runs.leases(run) for run in runs] == [[], []]
 
 
 def test_gc_removes_fused_models_of_runs_that_are_not_kept_and_old_scratch_files(
