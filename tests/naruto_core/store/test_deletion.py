@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from naruto_core.artifacts import Layout, link_or_copy, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, FusedModel, RunState, StepRecord, Variant
-from naruto_core.errors import DeletionRefused, NotRecorded, RecipeInvalid
+from naruto_core.errors import DeletionRefused, NotRecorded, RatingRefused, RecipeInvalid
+from naruto_core.ratings import Campaign, Mode, Unit
 from naruto_core.store import deletion
 from naruto_core.store.database import Database, open_database
 from naruto_core.store.deletion import KeptRuns, Rebuildable, parse_kept
@@ -109,6 +110,25 @@ def test_the_champion_and_a_run_at_work_are_not_deleted(
     database.deletion.delete_run(first, NOON, layout)
     assert [event.run_id for event in database.ratings.promotions(CHAMPION)] == [second, first]
     assert database.ratings.promotion_fault(first, layout) == "it is not done (deleted)"
+
+
+def test_a_campaign_with_pictures_of_a_deleted_run_is_neither_opened_nor_opened_again(
+    database: Database, layout: Layout, dataset: DatasetVersion
+) -> None:
+    run_id = finished_run(database, layout, dataset, "a" * 64, cached_picture(layout, "base"))
+    shown = database.runs.samples(run_id)[0].id
+    units = [Unit("kage", "a ninja", 7, (shown,), (f"{run_id}/base",))]
+    campaign = Campaign("", "first", "How good?", Mode.SCALE, NOON)
+    first = database.ratings.open_campaign(campaign, units, 0)
+    with pytest.raises(DeletionRefused, match="people vote on its pictures in the campaign first: close it first"):
+        database.deletion.delete_run(run_id, NOON, layout)
+    database.ratings.close_campaign(first.id, NOON)
+    database.deletion.delete_run(run_id, NOON, layout)
+    with pytest.raises(RatingRefused, match=f"{run_id} is deleted, and its pictures with it"):
+        database.ratings.reopen_campaign(first.id)
+    with pytest.raises(RatingRefused, match=f"{run_id} is deleted, and its pictures with it"):
+        database.ratings.open_campaign(replace(campaign, name="second"), units, 0)
+    assert [campaign.closed_at for campaign in database.ratings.campaigns()] == [NOON]
 
 
 def test_no_process_makes_a_run_anew_while_its_files_are_removed(
