@@ -272,10 +272,10 @@ def test_what_was_selected_stays_selected_when_the_table_of_runs_changes(store: 
     *_, table = app.dataframe[0].proto.id.split("-", 2)  # the key of the widget
     app.session_state[table] = {"selection": {"rows": [1], "columns": [], "cells": []}}
     app.run()
-    app.button(key="toggle-favourite").click().run()  # a favourite moves to the top, where the other run was
-    app.button(key="toggle-archived").click().run()
+    app.button(key="add-favourite").click().run()  # a favourite moves to the top, where the other run was
+    app.button(key="add-archived").click().run()
     assert [store.tags(run_id) for run_id in (run.id, other.id)] == [["archived", "favourite"], []]
-    assert not any(button.key == "toggle-archived" for button in app.button)
+    assert not any(button.key == "add-archived" for button in app.button)
 
 
 def _campaign(ratings: Ratings, store: Store, run: Run, created_at: datetime) -> str:
