@@ -139,14 +139,14 @@ class Deletion(Repository):
         found.sort(key=lambda item: (item.kind != "fused model", item.kind))
         return [*found, *_scratch(layout)]
 
-    def remove(self, item: Rebuildable, now: datetime) -> bool:
-        """Remove a rebuildable file; False where a process began to work on its run meanwhile."""
+    def remove(self, item: Rebuildable, kept: KeptRuns, now: datetime) -> bool:
+        """Remove a rebuildable file; False where its run is `kept` by now, or a process began to work on it."""
         if not item.run_id:
             _remove(item.path)
             return True
         with self._writing() as session:
             run_row(session, item.run_id)
-            if live_owner(session, item.run_id, now):
+            if live_owner(session, item.run_id, now) or item.run_id in _kept(session, kept):
                 return False
             if item.kind == "fused model":
                 session.execute(delete(FusedRow).where(FusedRow.run_id == item.run_id))
