@@ -300,3 +300,11 @@ def test_a_character_that_postgresql_does_not_hold_is_a_sentence() -> None:
         ):
             with pytest.raises(NotRecorded, match="the character NUL, which the database cannot hold"):
                 ask()
+
+
+def test_an_address_of_single_sign_on_is_the_same_in_capitals(ratings: Ratings) -> None:
+    """Providers send it as it was typed there."""
+    admin, _ = ratings.add_reviewer("Lea", Role.ADMIN, "Lea@Example.org")
+    assert ratings.find_reviewer(email="lea@example.org") == admin
+    with pytest.raises(RatingRefused, match="is used by another reviewer"):
+        ratings.add_reviewer("Max", Role.REVIEWER, "LEA@example.org")
