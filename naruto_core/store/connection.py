@@ -234,7 +234,7 @@ def database_errors(url: URL) -> Generator[None]:
         if fault := sqlite_fault(error.orig, display_url(url)):
             raise fault from error
         if "NUL (0x00)" in str(error.orig):  # what somebody typed or wrote into an address; SQLite has such texts
-            raise NotRecorded("the text has the character NUL, which the database cannot hold: leave it out.") from error
+            raise NotRecorded("the text has the character NUL, which the database cannot hold.") from error
         if not isinstance(error, OperationalError):
             raise
         reason = " ".join(str(error.orig).split()).rstrip("?.")
