@@ -76,7 +76,8 @@ def remember_link(token: str) -> None:
 
 def verified_email(login: Mapping[str, object], settings: Mapping[str, Any]) -> str:
     """The verified address of a `login`; "" without one, and where the cookie secret in `settings` is too short."""
-    if not login.get("is_logged_in") or login.get("email_verified", True) is False:
+    verified = str(login.get("email_verified", True)).lower()  # some providers send the word in place of the value
+    if not login.get("is_logged_in") or verified == "false":
         return ""
     if len(str(settings.get("auth", {}).get("cookie_secret", ""))) < _MIN_COOKIE_SECRET:
         _log.error("single sign-on is off: [auth] cookie_secret is shorter than %d characters", _MIN_COOKIE_SECRET)

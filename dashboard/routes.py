@@ -1,5 +1,6 @@
 """HTTP routes beside the pages: personal links, pictures by sha256, and assignments and votes of the review page."""
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from naruto_core.settings import read_settings
 from naruto_core.store.database import Database, Ratings
 from naruto_core.store.review_control import MOST_NOTE
 
+_log = logging.getLogger("naruto.dashboard")
 _COOKIE_SECONDS = 60 * 60 * 24 * 180
 
 
@@ -49,11 +51,15 @@ _IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Conten
 
 
 def picture(request: Request) -> Response:
-    """The picture as WebP; 404 when there is none, or when its file was changed."""
+    """The picture as WebP; 404 when there is none, or when its file was changed; 503 while the storage fails."""
     digest, size = request.path_params["digest"], request.path_params["size"]
     if not _DIGEST.fullmatch(digest) or size not in SIZES:
         return PlainTextResponse("There is no such picture.", 404)
-    path = thumbnail(digest, size)
+    try:
+        path = thumbnail(digest, size)
+    except StorageFailed as error:  # the disk is full, or the database is locked; strangers are told no paths
+        _log.warning("a picture cannot be prepared: %s", error)
+        return PlainTextResponse("The picture cannot be prepared now: try again later.", 503)
     if path is None:
         return PlainTextResponse("There is no such picture.", 404)
     return FileResponse(path, media_type="image/webp", headers=_IMMUTABLE)

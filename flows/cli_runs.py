@@ -112,6 +112,8 @@ def queue_run(profile: str, dataset: str | None, overrides: Mapping[str, Any], b
             "no Prefect server is configured: set PREFECT_API_URL to its address, which `make up` prints, or use "
             "`naruto run` in place of `naruto queue`."
         )
+    from json import JSONDecodeError
+
     from httpx import HTTPError, HTTPStatusError
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -130,6 +132,10 @@ def queue_run(profile: str, dataset: str | None, overrides: Mapping[str, Any], b
     except HTTPStatusError as error:
         reason = " ".join(error.response.text.split())[:300]
         raise ServiceFailed(f"the Prefect server at {address} refused the run: {reason}") from None
+    except JSONDecodeError:  # a page, as Prefect's own server sends it where "/api" is missing
+        raise ServiceFailed(
+            f"what answers at {address} is not Prefect's API: set PREFECT_API_URL to its address, which ends with /api."
+        ) from None
     except HTTPError:
         raise ServiceFailed(
             f"the Prefect server at {address} does not answer: start it with `make up`, or use `naruto run` in place "

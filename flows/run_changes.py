@@ -76,7 +76,7 @@ def collect_garbage(keep: str, *, dry_run: bool) -> str:
     with open_database(settings.database_url) as database:
         items = database.deletion.rebuildable(kept, now, layout)
         if not dry_run:
-            items = [item for item in items if database.deletion.remove(item, datetime.now(UTC))]
+            items = [item for item in items if database.deletion.remove(item, kept, datetime.now(UTC))]
     if not items:
         return "nothing to remove."
     lines = [f"{_bytes(item.size):>10}  {item.kind:<12} {_name(layout, item)}" for item in items]

@@ -19,7 +19,7 @@ from naruto_core.store.database import Store, open_store
 from naruto_core.store.read_only_home import DATABASE_FILE, read_only_layout
 from tasks.prefect_server import end_server_with_this_process
 from tasks.progress import say
-from tasks.run_lease import STOPPED_BY_SIGNAL, add_wait, check_stop, hold_run, release_run
+from tasks.run_lease import STOPPED_BY_SIGNAL, add_wait, check_stop, hold_run, release_run, still_holds
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,8 @@ def run_context(opened: OpenRun, step: str, *, needs_device: bool = True) -> Gen
 
                 publish_run(context)
         except BaseException as error:
-            _record_end(context, step, error)
+            if still_holds(context.store, context.settings, opened.id):  # else it is the run of another process
+                _record_end(context, step, error)
             release_run(context.store, context.settings, opened.id)
             raise
         if not unfinished:

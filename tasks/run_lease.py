@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from naruto_core.domain import RunLease
-from naruto_core.errors import NarutoError, RunStopped
+from naruto_core.errors import NarutoError, NotRecorded, RunStopped
 from naruto_core.settings import Settings
 from naruto_core.store.database import Store, open_store
 from naruto_core.store.leases import HEARTBEAT_SECONDS, this_process
@@ -35,17 +35,22 @@ class _HeldLease:
         beat = time.monotonic()
         with suppress(NarutoError), open_store(url) as store:
             while not self.ended.wait(_LOOK_SECONDS):
-                with suppress(NarutoError):  # the database is away for a while
+                try:
                     if time.monotonic() - beat > HEARTBEAT_SECONDS:
                         recorded, beat = store.renew_lease(self.lease.id, datetime.now(UTC)), time.monotonic()
                     else:
                         recorded = store.read_lease(self.lease.id)
-                    if self.ended.is_set():
-                        return
-                    if recorded.stop_requested_by:
-                        self.stop_reason = f"{recorded.stop_requested_by} asked it to stop"
-                    elif recorded.released_at is not None:
-                        self.stop_reason = "another process took it over, because this one gave no sign of life"
+                except NotRecorded:
+                    self.stop_reason = "somebody deleted it, because this process gave no sign of life"
+                    return
+                except NarutoError:  # the database is away for a while
+                    continue
+                if self.ended.is_set():
+                    return
+                if recorded.stop_requested_by:
+                    self.stop_reason = f"{recorded.stop_requested_by} asked it to stop"
+                elif recorded.released_at is not None:
+                    self.stop_reason = "another process took it over, because this one gave no sign of life"
 
 
 _held: dict[tuple[str, str], _HeldLease] = {}  # by database and run
@@ -83,6 +88,15 @@ def release_run(store: Store, settings: Settings, run_id: str) -> None:
     if held is not None:
         held.ended.set()
         store.release_lease(held.lease.id, datetime.now(UTC))
+
+
+def still_holds(store: Store, settings: Settings, run_id: str) -> bool:
+    """Whether this process still has the lease of a run: nobody took the run over, and nobody deleted it."""
+    held = _held.get((settings.database_url, run_id))
+    try:
+        return held is not None and store.read_lease(held.lease.id).released_at is None
+    except NotRecorded:
+        return False
 
 
 def cancel_held_runs() -> None:

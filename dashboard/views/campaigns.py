@@ -69,8 +69,8 @@ def _state(campaign: Campaign) -> None:
                 st.rerun()
             return
         st.text("Paused." if campaign.paused else "Open.")
-        pause = "Go on" if campaign.paused else "Pause"
-        if st.button(pause, key=f"pause-{campaign.id}", help="Reviewers get no new pictures while it is paused."):
+        label, key = ("Go on", "go-on") if campaign.paused else ("Pause", "pause")  # two buttons: see `change_labels`
+        if st.button(label, key=f"{key}-{campaign.id}", help="Reviewers get no new pictures while it is paused."):
             ratings.pause_campaign(campaign.id, paused=not campaign.paused)
             st.rerun()
         with st.popover("Close the campaign"):

@@ -100,9 +100,10 @@ def _champion(history: Sequence[Promotion]) -> None:
         return
     st.text(f"The champion is {history[0].run_id}.")
     name = _name() or st.text_input("Who decides to roll back", key="rolled_back_by", max_chars=80)
-    if st.button("Roll back to the champion before", help="It is recorded under your name."):
+    seen = history[0].run_id  # a button of another champion, on a page that was opened earlier, does nothing
+    if st.button("Roll back to the champion before", key=f"roll-back-{seen}", help="It is recorded under your name."):
         try:
-            database().ratings.roll_back(CHAMPION, name, datetime.now(UTC), runs.layout())
+            database().ratings.roll_back(CHAMPION, name, datetime.now(UTC), runs.layout(), seen=seen)
         except PromotionRefused as error:
             st.error("Nothing was changed:")
             st.text(str(error))

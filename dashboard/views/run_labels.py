@@ -12,7 +12,11 @@ from naruto_core.store.queries import RunSummary
 
 
 def change_labels(summaries: Sequence[RunSummary]) -> None:
-    """Buttons and fields that change the tags of all `summaries`, and add a note to each."""
+    """Buttons and fields that change the tags of all `summaries`, and add a note to each.
+
+    A button that takes a tag away has another key than the one that adds it: on a page that was opened earlier, a click
+    on "Archive" would else restore what somebody else has archived meanwhile.
+    """
     with st.container(horizontal=True):
         _toggle(summaries, runs.FAVOURITE, "Favourite", "No favourite")
         _toggle(summaries, runs.ARCHIVED, "Archive", "Restore from the archive")
@@ -43,7 +47,7 @@ def change_labels(summaries: Sequence[RunSummary]) -> None:
 
 def _toggle(summaries: Sequence[RunSummary], tag: str, add: str, remove: str) -> None:
     without = [summary.run.id for summary in summaries if tag not in summary.tags]
-    if st.button(add if without else remove, key=f"toggle-{tag}"):
+    if st.button(add if without else remove, key=f"{'add' if without else 'remove'}-{tag}"):
         for run_id in without or [summary.run.id for summary in summaries]:
             database().runs.change_tags(run_id, *(([tag], []) if without else ([], [tag])))
         st.rerun()

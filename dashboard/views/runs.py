@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 from pandas.io.formats.style import Styler
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.elements.arrow import DataframeStateInput
 from streamlit.elements.lib.column_types import ColumnConfig
 
 from dashboard import charts
@@ -18,6 +19,7 @@ from dashboard.queries import runs, votes
 from dashboard.queries.database import database
 from dashboard.views import new_run
 from dashboard.views.run_labels import change_labels
+from naruto_core.artifacts import sha256_bytes
 from naruto_core.domain import RunState
 from naruto_core.judging.campaign_plan import contender
 from naruto_core.judging.decision import WinRate
@@ -31,6 +33,7 @@ _SHADES = {Place.BEST: "background-color: rgba(0, 158, 115, .40); font-weight: 7
            Place.TIED: "background-color: rgba(0, 158, 115, .14)"}  # fmt: skip
 _ALL = "all"
 _ROW_HEIGHT = 44
+_CHOSEN = "chosen_run_ids"  # in the session's state: the runs that were selected in the table
 
 
 def show() -> None:
@@ -104,13 +107,27 @@ def _chosen_rows(board: Leaderboard, columns: Sequence[Column]) -> list[Row]:
     # At every cell, pandas looks for the row's number: in a list, as `hide` makes it, that takes longer than the HTML.
     hidden = frozenset(shades.index[~shades.astype(bool).any(axis=1)])
     styled.hidden_rows = hidden  # pyright: ignore[reportAttributeAccessIssue]
+    ids = frame["Run"].tolist()
     selected = st.dataframe(
         styled, hide_index=True, on_select="rerun",
         alt="Every run, favourites first, then the newest",
-        selection_mode="multi-row", key="chosen_runs", column_config=config, row_height=_ROW_HEIGHT, placeholder="",
-        height=min(_ROW_HEIGHT * (len(frame) + 1), 620),
+        selection_mode="multi-row", key=_key(ids), selection_default=_selection(ids), column_config=config,
+        row_height=_ROW_HEIGHT, placeholder="", height=min(_ROW_HEIGHT * (len(frame) + 1), 620),
     )  # fmt: skip
-    return [board.rows[row] for row in selected.selection.rows if row < len(board.rows)]
+    rows = [board.rows[row] for row in selected.selection.rows]
+    st.session_state[_CHOSEN] = [row.summary.run.id for row in rows]
+    return rows
+
+
+def _key(ids: Sequence[str]) -> str:
+    """The key of a table with these runs: Streamlit keeps positions of rows, which are other runs in another table."""
+    return f"chosen_runs-{sha256_bytes(' '.join(ids).encode())[:16]}"
+
+
+def _selection(ids: Sequence[str]) -> DataframeStateInput:
+    """The runs that were selected before rows came, went or moved."""
+    chosen = st.session_state.get(_CHOSEN, [])
+    return {"selection": {"rows": [row for row, run_id in enumerate(ids) if run_id in chosen]}}
 
 
 def _shades(board: Leaderboard, columns: Sequence[Column]) -> pd.DataFrame:

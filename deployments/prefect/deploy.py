@@ -177,7 +177,9 @@ def _write_digest(client: "SyncPrefectClient", digest: str, *, exists: bool) -> 
 
 def main() -> None:
     """Write everything to PREFECT_API_URL; one sentence and exit status 1 if that fails."""
-    from httpx import HTTPError  # Prefect's client raises it
+    from json import JSONDecodeError
+
+    from httpx import HTTPError  # Prefect's client raises both
     from prefect.client.orchestration import get_client
 
     try:
@@ -185,6 +187,8 @@ def main() -> None:
             deploy(client)
     except NarutoError as error:
         sys.exit(f"error: {error}")
+    except JSONDecodeError:
+        sys.exit("error: what answers is not Prefect's API: set PREFECT_API_URL to its address, which ends with /api.")
     except HTTPError as error:
         sys.exit(f"error: the Prefect server did not answer, so its deployments may be incomplete: {error}")
 

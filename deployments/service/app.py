@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from fastapi import Depends, FastAPI, Response
@@ -104,11 +104,15 @@ def _add_pages(app: FastAPI, state: ServiceState) -> None:
 async def _warm_up(state: ServiceState) -> None:
     """Load the default model as soon as there is one, so that the first request does not wait for it."""
     while not state.ready:
-        with suppress(ApiError):
+        try:
             spec = await asyncio.to_thread(state.registry.spec, None)
             state.ready = await _draw_one_step(state, spec)
             message = "ready" if state.ready else "the default model cannot be loaded"
             _log.info(message, extra={"model": spec.name})
+        except ApiError:
+            pass  # there is no run yet, or the queue is full
+        except (NarutoError, OSError) as error:  # its files may be mended, or another run promoted
+            _log.warning("the default model cannot be loaded: %s", error)
         await asyncio.sleep(2)
 
 
@@ -132,7 +136,10 @@ async def _draw_one_step(state: ServiceState, spec: ModelSpec) -> bool:
 
 async def _delete_expired_images(state: ServiceState) -> None:
     while True:
-        await asyncio.to_thread(state.image_files.delete_expired)
+        try:
+            await asyncio.to_thread(state.image_files.delete_expired)
+        except (NarutoError, OSError) as error:
+            _log.warning("expired pictures could not be deleted: %s", error)
         await asyncio.sleep(60)
 
 
@@ -159,7 +166,9 @@ async def _prune(state: ServiceState) -> None:
 async def _supervise_quality_worker(state: ServiceState) -> None:
     """Keep the quality worker running, and export the results of its last drift check."""
     while state.quality_worker:
-        await asyncio.to_thread(state.quality_worker.ensure_running)
-        with suppress(NarutoError):
+        try:
+            await asyncio.to_thread(state.quality_worker.ensure_running)
             state.metrics.set_drifts(await asyncio.to_thread(state.served_scores.drifts))
+        except (NarutoError, OSError) as error:
+            _log.warning("the quality of served pictures is not measured: %s", error)
         await asyncio.sleep(30)

@@ -49,7 +49,7 @@ class ModelEntry:
 class ModelRegistry:
     """Finds models in the database, at every request, so that a promotion takes effect at once.
 
-    The spec of a run never changes, so it is built and checked once.
+    The spec of a run never changes, so it is built and checked once; whether the run is still there, at every request.
     """
 
     def __init__(self, store: Store, ratings: Ratings, layout: Layout, batch_size: int | None) -> None:
@@ -71,16 +71,19 @@ class ModelRegistry:
 
         Raises ApiError 404 for an unknown model, 400 for adapters that do not fit, RecordDamaged for a damaged file.
         """
-        spec = self._run_spec(self._champion() or self._newest_run())
-        if name == BASE:
-            spec = ModelSpec(BASE, spec.model, spec.section)
-        elif name not in (None, CHAMPION):
-            spec = self._run_spec(str(name), param="model")
-        elif name == CHAMPION and self._champion() is None:
-            raise ApiError(404, "No run is the champion yet.", param="model", code="model_not_found")
+        spec = self._named_spec(name)
         for adapter, weight in adapters:
             spec = self._with_adapter(spec, adapter, weight)
         return spec
+
+    def _named_spec(self, name: str | None) -> ModelSpec:
+        if name not in (None, CHAMPION, BASE):
+            return self._run_spec(str(name))  # whatever is wrong with the champion
+        champion = self._champion()
+        spec = self._run_spec(champion or self._newest_run())
+        if name == CHAMPION and champion is None:
+            raise ApiError(404, "No run is the champion yet.", param="model", code="model_not_found")
+        return ModelSpec(BASE, spec.model, spec.section) if name == BASE else spec
 
     def token_limit(self, spec: ModelSpec) -> TokenLimit:
         """How much of a prompt the model's text encoders read."""
@@ -120,14 +123,16 @@ class ModelRegistry:
         )
 
     def _run_spec(self, run_id: str, param: str = "model") -> ModelSpec:
-        if run_id in self._specs:
-            return self._specs[run_id]
         try:
             run = self._store.run(run_id)
         except NotRecorded:
             run = None
+        if run is not None and run.id == run_id and run.state is RunState.DONE and run_id in self._specs:
+            return self._specs[run_id]
+        self._specs.pop(run_id, None)  # it was deleted: if it is made again, its files are checked again
         adapters = self._store.adapters(run.id) if run else []
         if run is None or run.id != run_id or run.state is not RunState.DONE or not adapters:
+            self._newest_run()  # says it where there is no run at all
             raise ApiError(404, "There is no such model; see /v1/models.", param=param, code="model_not_found")
         for adapter in adapters:
             if fault := adapter_fault(self._layout, adapter):

@@ -9,10 +9,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, func, insert, literal_column, select
 from sqlalchemy.orm import Session
 
+from naruto_core.domain import RunState
 from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.ratings import Action, AnswerCount, Campaign, CampaignProgress, Mode, Outcome, Rating, Unit
 from naruto_core.store.connection import Repository
 from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, ExclusionRow, RatingEventRow, UnitRow
+from naruto_core.store.schema import RunRow
 
 _BATCH = 500
 IS_GOLD = UnitRow.gold != literal_column("''")  # not a bound value, or SQLite does not use the index of gold units
@@ -25,7 +27,7 @@ class Campaigns(Repository):
         """Record `campaign` with a new id, and its `units` in an order shuffled by `seed`.
 
         Every prompt comes once, then every prompt again, so that votes spread over prompts. Raises RatingRefused for a
-        name in use, without units, and for units that do not fit the campaign's mode.
+        name in use, without units, for units that do not fit the campaign's mode, and for pictures of a deleted run.
         """
         if not units:
             raise RatingRefused("these runs, prompts and seeds have no pictures in common: there is nothing to rate.")
@@ -34,6 +36,7 @@ class Campaigns(Repository):
         with self._writing() as session:
             if session.scalar(select(CampaignRow.id).where(CampaignRow.name == campaign.name)):
                 raise RatingRefused(f"the name {campaign.name!r} is used by another campaign: choose another name.")
+            _refuse_deleted(session, {name for unit in units for name in unit.contenders})
             row = CampaignRow(
                 id=secrets.token_hex(8), name=campaign.name, question=campaign.question, mode=campaign.mode,
                 opened_at=campaign.opened_at, closed_at=campaign.closed_at, informative=campaign.informative,
@@ -64,9 +67,12 @@ class Campaigns(Repository):
             find_campaign(session, campaign_id).closed_at = now
 
     def reopen_campaign(self, campaign_id: str) -> None:
-        """Let a closed campaign take votes again."""
+        """Let a closed campaign take votes again. Raises RatingRefused where a run of it was deleted meanwhile."""
         with self._writing() as session:
-            find_campaign(session, campaign_id).closed_at = None
+            row = find_campaign(session, campaign_id)
+            pairings = session.scalars(select(UnitRow.pairing).where(UnitRow.campaign_id == campaign_id).distinct())
+            _refuse_deleted(session, {name for pairing in pairings for name in pairing.split(" ")})
+            row.closed_at = None
 
     def pause_campaign(self, campaign_id: str, *, paused: bool = True) -> None:
         """Give nobody new units of a campaign, or give them again; votes on units that are on a screen count."""
@@ -180,6 +186,17 @@ def find_campaign(session: Session, campaign_id: str) -> CampaignRow:
     if row is None:
         raise NotRecorded("there is no such campaign.")
     return row
+
+
+def _refuse_deleted(session: Session, contenders: Iterable[str]) -> None:
+    """Raise RatingRefused where a run of the `contenders` ("RUN/VARIANT") is deleted: nobody would see pictures."""
+    run_ids = {name.partition("/")[0] for name in contenders}
+    deleted = select(RunRow.id).where(RunRow.id.in_(run_ids), RunRow.state == RunState.DELETED).order_by(RunRow.id)
+    if names := session.scalars(deleted).all():
+        raise RatingRefused(
+            f"{', '.join(names)} is deleted, and its pictures with it: there is nothing to rate. Make it again with "
+            "`naruto run`, or open a campaign of other runs."
+        )
 
 
 def is_excluded(campaign_id: str) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, Ope
 from sqlalchemy.exc import DatabaseError as SqlalchemyDatabaseError
 from sqlalchemy.orm import Session
 
-from naruto_core.errors import GO_ON, RecordDamaged, StorageFailed
+from naruto_core.errors import GO_ON, NotRecorded, RecordDamaged, StorageFailed
 from naruto_core.store.sqlite_records import BUSY_SECONDS, decoded_path, newest_revision, sqlite_fault
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ class Repository:
 def database_errors(url: URL) -> Generator[None]:
     """Turn errors of the database into StorageFailed or RecordDamaged, with one sentence for people.
 
+    NotRecorded for a text that Postgres neither finds nor stores.
     A violated constraint or an invalid statement is a bug: it is raised unchanged.
     """
     try:
@@ -232,6 +233,8 @@ def database_errors(url: URL) -> Generator[None]:
     except SqlalchemyDatabaseError as error:
         if fault := sqlite_fault(error.orig, display_url(url)):
             raise fault from error
+        if "NUL (0x00)" in str(error.orig):  # what somebody typed or wrote into an address; SQLite has such texts
+            raise NotRecorded("the text has the character NUL, which the database cannot hold.") from error
         if not isinstance(error, OperationalError):
             raise
         reason = " ".join(str(error.orig).split()).rstrip("?.")

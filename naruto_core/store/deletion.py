@@ -7,8 +7,8 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from naruto_core.errors import DeletionRefused, NotRecorded, RecipeInvalid
 from naruto_core.picture_file import SUFFIX
 from naruto_core.store.connection import Repository
 from naruto_core.store.labels import NoteRow, TagRow
-from naruto_core.store.leases import LeaseRow, live_owner
+from naruto_core.store.leases import LeaseRow, live_owner, this_process
 from naruto_core.store.rating_schema import CampaignRow, PromotionRow, UnitRow
 from naruto_core.store.schema import (
     AdapterRow,
@@ -91,9 +91,10 @@ class Deletion(Repository):
     def delete_run(self, run_id: str, now: datetime, layout: Layout) -> int:
         """Delete a run: what the database has of it in one transaction, then its files. The bytes that were freed.
 
-        Cached pictures of the base model go too, unless another run has them. A deletion that was interrupted can be
-        repeated. Raises NotRecorded for an unknown run, and DeletionRefused for one that an alias names, that a
-        process works on, or whose pictures are in an open campaign.
+        Cached pictures of the base model go too, unless another run has them. A process that makes the run anew waits
+        until its old files are gone. A deletion that was interrupted can be repeated. Raises NotRecorded for an unknown
+        run, and DeletionRefused for one that an alias names, that a process works on, or whose pictures are in an open
+        campaign.
         """
         with self._writing() as session:
             row = session.get(RunRow, run_id)
@@ -105,10 +106,12 @@ class Deletion(Repository):
             for table in _OF_RUN:
                 session.execute(delete(table).where(table.run_id == run_id))
             row.state, row.finished_at, row.failure, row.suite = RunState.DELETED, now, "", None
-        folders = [layout.run(run_id), layout.tensorboard(run_id)]
-        freed = _size(*folders, *cached)
-        for path in (*folders, *cached):
-            _remove(path)
+            lease_id = _begin_lease(session, run_id, now)
+        with self._ending(lease_id):
+            folders = [layout.run(run_id), layout.tensorboard(run_id)]
+            freed = _size(*folders, *cached)
+            for path in (*folders, *cached):
+                _remove(path)
         return freed
 
     def deletion_fault(self, run_id: str, now: datetime) -> str:
@@ -136,17 +139,30 @@ class Deletion(Repository):
         found.sort(key=lambda item: (item.kind != "fused model", item.kind))
         return [*found, *_scratch(layout)]
 
-    def remove(self, item: Rebuildable, now: datetime) -> bool:
-        """Remove a rebuildable file; False where a process began to work on its run meanwhile."""
-        if item.run_id:
-            with self._writing() as session:
-                run_row(session, item.run_id)
-                if live_owner(session, item.run_id, now):
-                    return False
-                if item.kind == "fused model":
-                    session.execute(delete(FusedRow).where(FusedRow.run_id == item.run_id))
-        _remove(item.path)
+    def remove(self, item: Rebuildable, kept: KeptRuns, now: datetime) -> bool:
+        """Remove a rebuildable file; False where its run is `kept` by now, or a process began to work on it."""
+        if not item.run_id:
+            _remove(item.path)
+            return True
+        with self._writing() as session:
+            run_row(session, item.run_id)
+            if live_owner(session, item.run_id, now) or item.run_id in _kept(session, kept):
+                return False
+            if item.kind == "fused model":
+                session.execute(delete(FusedRow).where(FusedRow.run_id == item.run_id))
+            lease_id = _begin_lease(session, item.run_id, now)
+        with self._ending(lease_id):
+            _remove(item.path)
         return True
+
+    @contextmanager
+    def _ending(self, lease_id: int) -> Generator[None]:
+        """Forget the lease of `_begin_lease` after the block."""
+        try:
+            yield
+        finally:
+            with self._writing() as session:
+                session.execute(delete(LeaseRow).where(LeaseRow.id == lease_id))
 
 
 def prune_cache(layout: Layout, most_bytes: float) -> int:
@@ -168,6 +184,16 @@ def prune_cache(layout: Layout, most_bytes: float) -> int:
         path.unlink(missing_ok=True)
         total, removed = total - size, removed + 1
     return removed
+
+
+def _begin_lease(session: Session, run_id: str, now: datetime) -> int:
+    """Let no process work on the run while this one removes files of it; the id of the lease."""
+    owner = this_process()
+    row = LeaseRow(run_id=run_id, owner=owner.id, host=owner.host, process=owner.process, threads=1, began_at=now,
+                   heartbeat_at=now, released_at=None)  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row.id
 
 
 def _deletion_fault(session: Session, run_id: str, now: datetime) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from naruto_core.artifacts import host_id
 from naruto_core.domain import Run, RunLease, RunState
+from naruto_core.errors import NotRecorded
 from naruto_core.store.connection import Repository
 from naruto_core.store.schema import Base, RunRow, run_row
 
@@ -84,28 +85,32 @@ class RunLeases(Repository):
             return live.to_domain()
 
     def renew_lease(self, lease_id: int, now: datetime) -> RunLease:
-        """Write a heartbeat, unless the lease was released or taken over meanwhile; the lease as it is recorded."""
+        """Write a heartbeat, unless the lease was released or taken over meanwhile; the lease as it is recorded.
+
+        Raises NotRecorded where the run was deleted, which this method and `read_lease` tell its process.
+        """
         with self._writing() as session:
-            row = session.get_one(LeaseRow, lease_id)
+            row = _lease_row(session, lease_id)
             if row.released_at is None:
                 row.heartbeat_at = now
             return row.to_domain()
 
     def read_lease(self, lease_id: int) -> RunLease:
-        """The lease as it is recorded."""
+        """The lease as it is recorded. NotRecorded as in `renew_lease`."""
         with self._reading() as session:
-            return session.get_one(LeaseRow, lease_id).to_domain()
+            return _lease_row(session, lease_id).to_domain()
 
     def release_lease(self, lease_id: int, now: datetime) -> None:
-        """End a lease; one that is over stays as it is."""
+        """End a lease; one that is over, or was deleted with its run, stays as it is."""
         with self._writing() as session:
-            row = session.get_one(LeaseRow, lease_id)
-            row.released_at = row.released_at or now
+            row = session.get(LeaseRow, lease_id)
+            if row is not None:
+                row.released_at = row.released_at or now
 
     def add_lease_wait(self, lease_id: int, seconds: float) -> None:
         """Add time in which the owner waited for its device: it is not counted as work."""
         with self._writing() as session:
-            session.get_one(LeaseRow, lease_id).waited_seconds += seconds
+            _lease_row(session, lease_id).waited_seconds += seconds
 
     def leases(self, run_id: str) -> list[RunLease]:
         """The leases of a run, oldest first."""
@@ -152,6 +157,13 @@ def worked_seconds(leases: Sequence[RunLease], run: Run | RunRow) -> float | Non
     if not counted:
         return (run.finished_at - run.started_at).total_seconds()
     return sum(lease.seconds(run.finished_at) for lease in counted)
+
+
+def _lease_row(session: Session, lease_id: int) -> LeaseRow:
+    row = session.get(LeaseRow, lease_id)
+    if row is None:
+        raise NotRecorded("the run of this process was deleted, and the process's lease with it.")
+    return row
 
 
 def _unreleased(run_id: str):

@@ -70,11 +70,12 @@ class Promotions(Repository):
         with self._reading() as session:
             return _fault(session, run_id, layout)
 
-    def roll_back(self, alias: str, by: str, now: datetime, layout: Layout) -> Promotion:
+    def roll_back(self, alias: str, by: str, now: datetime, layout: Layout, *, seen: str = "") -> Promotion:
         """Set `alias` to the run that it named before. Promotions are a stack: a second rollback goes one step further
         back, and none goes to a run that was rolled back from and not promoted since.
 
-        Raises PromotionRefused without a name, without an earlier run, and when that run cannot be loaded any more.
+        `seen` is the run that whoever decides saw as the current one; "" is any. Raises PromotionRefused where the
+        current one is another by now, without a name, without an earlier run, and when that run cannot be loaded.
         """
         if not by.strip():
             raise PromotionRefused("a rollback needs a name: say who decides.")
@@ -83,6 +84,8 @@ class Promotions(Repository):
                 _refuse_faulty(session, _rolled_back(session, alias)[1], layout)
         with self._writing() as session:
             current, target = _rolled_back(session, alias)
+            if seen not in ("", current):
+                raise PromotionRefused(f"the {alias} is {current} by now, not {seen}: look again before you roll back.")
             _refuse_faulty(session, target, layout)
             row = PromotionRow(
                 alias=alias, run_id=target, by=by.strip(), why=f"rolled back from {current}", at=now, checks={},

@@ -17,7 +17,7 @@ from naruto_core.store.rating_schema import ReviewerRow
 
 _LONGEST_NAME = 80
 _WITH_ID = select(ReviewerRow).where(ReviewerRow.id == bindparam("value"))  # built once: every request asks for one
-_WITH_ADDRESS = select(ReviewerRow).where(ReviewerRow.email == bindparam("value"))
+_WITH_ADDRESS = select(ReviewerRow).where(func.lower(ReviewerRow.email) == func.lower(bindparam("value"))).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Reviewers(Repository):
         with self._writing() as session:
             if session.scalar(select(ReviewerRow.id).where(ReviewerRow.name == name)):
                 raise RatingRefused(f"the name {name!r} is used by another reviewer: choose another name.")
-            if email and session.scalar(select(ReviewerRow.id).where(ReviewerRow.email == email)):
+            if email and session.connection().execute(_WITH_ADDRESS, {"value": email}).first():
                 raise RatingRefused(f"the address {email!r} is used by another reviewer.")
             if role is not Role.ADMIN and not example and not _count_admins(session):
                 raise RatingRefused(
@@ -102,7 +102,7 @@ class Reviewers(Repository):
             return row.to_domain() if row and hmac.compare_digest(row.token_sha256, digest) else None
 
     def find_reviewer(self, *, reviewer_id: str = "", email: str = "") -> Reviewer | None:
-        """The reviewer with this id, or with this address; None when there is none."""
+        """The reviewer with this id, or with this address, in capitals or not; None when there is none."""
         if not (reviewer_id or email):
             return None
         with self._reading_rows() as connection:

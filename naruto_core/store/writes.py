@@ -182,7 +182,7 @@ class Store(Queries, RunLeases, Labels):
             _insert(session, SampleRow, [asdict(sample) for sample in fresh.values()])
 
     def add_scores(self, scores: Sequence[Score]) -> None:
-        """Record scores, replacing those of the same run, variant, measurement and picture; equal ones stay.
+        """Record scores, and replace those of the same run, variant, measurement and picture; equal ones stay.
 
         Raises ValueError for a value that is not finite.
         """

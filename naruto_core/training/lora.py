@@ -86,11 +86,11 @@ def match_magnitudes(parts: Mapping[str, nn.Module], file: AdapterFile) -> None:
             lacks = f"{key}.lora_B.weight" in file.tensors and f"{key}.lora_magnitude_vector.weight" not in file.tensors
             if not lacks or not isinstance(layer, LoraLayer) or "default" not in layer.lora_magnitude_vector:
                 continue
-            base: Any = layer.get_base_layer()
+            parts_of: Any = layer  # peft's layers are untyped
             with torch.no_grad():
-                update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-                updated = base.weight.float() + layer.scaling["default"] * update
-                layer.lora_magnitude_vector["default"].weight.copy_(updated.norm(dim=1))
+                update = parts_of.lora_B["default"].weight @ parts_of.lora_A["default"].weight
+                updated = parts_of.get_base_layer().weight.float() + layer.scaling["default"] * update
+                parts_of.lora_magnitude_vector["default"].weight.copy_(updated.norm(dim=1))
 
 
 def check_initial(section: TrainingSection, parts: Mapping[str, nn.Module], file: AdapterFile) -> None:

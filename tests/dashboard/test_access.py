@@ -73,6 +73,7 @@ def test_a_damaged_key_signs_nothing_and_lets_nobody_in(
         ("", {"is_logged_in": True, "email": "a@x"}, ""),
         ("xxx", {"is_logged_in": True, "email": "a@x"}, ""),
         ("0123456789abcdef", {"is_logged_in": True, "email": "a@x", "email_verified": False}, ""),
+        ("0123456789abcdef", {"is_logged_in": True, "email": "a@x", "email_verified": "false"}, ""),
         ("0123456789abcdef", {"is_logged_in": False, "email": "a@x"}, ""),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_campaign_is_planned_by_budget_opened_paused_and_closed(ratings: Ratin
     assert "Close the campaign" in [popover.proto.popover.label for popover in app.get("popover")]  # it asks first
     app.button(key=f"pause-{campaign.id}").click().run()
     assert ratings.campaign(campaign.id).paused
-    app.button(key=f"pause-{campaign.id}").click().run()
+    app.button(key=f"go-on-{campaign.id}").click().run()
     app.button(key=f"close-{campaign.id}").click().run()
     assert ratings.campaign(campaign.id).closed_at is not None
     app.button(key=f"reopen-{campaign.id}").click().run()

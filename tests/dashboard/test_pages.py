@@ -266,6 +266,18 @@ def test_runs_are_one_table_filtered_by_words_and_state_with_favourites_first(st
     assert "No run matches" in app.info[0].value
 
 
+def test_what_was_selected_stays_selected_when_the_table_of_runs_changes(store: Store, run: Run) -> None:
+    other = store.open_run(profile="t4", recipe_json="{}", fingerprint="f2", dataset_id="d1", git_commit="", now=NOW)
+    app = page("runs")
+    *_, table = app.dataframe[0].proto.id.split("-", 2)  # the key of the widget
+    app.session_state[table] = {"selection": {"rows": [1], "columns": [], "cells": []}}
+    app.run()
+    app.button(key="add-favourite").click().run()  # a favourite moves to the top, where the other run was
+    app.button(key="add-archived").click().run()
+    assert [store.tags(run_id) for run_id in (run.id, other.id)] == [["archived", "favourite"], []]
+    assert not any(button.key == "add-archived" for button in app.button)
+
+
 def _campaign(ratings: Ratings, store: Store, run: Run, created_at: datetime) -> str:
     samples = {contender(run.id, v.value): store.samples(run.id, v) for v in (Variant.BASE, Variant.FUSED)}
     suite = store.prompts(run.id)

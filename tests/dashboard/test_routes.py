@@ -329,3 +329,13 @@ def test_a_vote_is_stored_and_the_next_pair_is_there_within_150_ms(
             taken.append(time.process_time() - began)
     assert len(ratings.ratings(campaign_id)) == 12
     assert median(taken) < 0.15
+
+
+def test_a_picture_that_cannot_be_prepared_is_refused_without_a_traceback_or_a_path(
+    store: Store, run: Run, home: Path
+) -> None:
+    sample = store.samples(run.id)[0]
+    (home / "cache").write_text("a file, where the folder of thumbnails would be")
+    with TestClient(Starlette(routes=ROUTES)) as client:
+        response = client.get(f"/pictures/{sample.sha256}/256.webp")
+    assert (response.status_code, str(home) in response.text) == (503, False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from serving import two_runs
 
 from deployments.service.errors import ApiError
 from deployments.service.model_registry import ModelRegistry
@@ -15,6 +16,7 @@ from naruto_core.artifacts import Layout, sha256_file, sha256_folder
 from naruto_core.domain import Adapter, FusedModel
 from naruto_core.errors import ModelUnusable, RecordDamaged
 from naruto_core.store.database import open_database
+from naruto_core.store.promotions import CHAMPION
 from tests.tasks.recorded_run import recorded_run
 
 
@@ -42,6 +44,20 @@ def test_a_run_that_is_not_done_or_whose_weights_are_not_numbers_is_not_served(t
         recorded.store.add_adapters([Adapter(recorded.run.id, relative, sha256_file(path), 4, 10)])
         with pytest.raises(RecordDamaged, match=r"cannot be served: its file .* has weights that are not numbers"):
             served()
+
+
+def test_a_run_is_served_whatever_is_wrong_with_the_champion_and_until_it_is_deleted(tmp_path: Path) -> None:
+    with two_runs(tmp_path) as runs, open_database(f"sqlite:///{tmp_path / 'naruto.db'}") as database:
+        layout, now = Layout(tmp_path), datetime.now(UTC)
+        database.ratings.promote(CHAMPION, runs.first, "Lea", "better hands", now, {}, layout)
+        layout.adapter(runs.first).write_bytes(b"damaged")
+        registry = ModelRegistry(database.runs, database.ratings, layout, None)
+        with pytest.raises(RecordDamaged):
+            registry.spec(CHAMPION)
+        assert registry.spec(runs.second).name == runs.second
+        database.deletion.delete_run(runs.second, now, layout)
+        with pytest.raises(ApiError, match="no such model"):
+            registry.spec(runs.second)
 
 
 def test_a_run_that_draws_with_a_refiner_is_neither_served_nor_exported_for_programs_that_load_none(

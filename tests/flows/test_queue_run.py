@@ -1,11 +1,14 @@
 """`naruto queue`, against the session's Prefect server."""
 
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from deployments.prefect import deploy
 from flows.cli_runs import queue_run
 from flows.train_naruto import train_naruto
 from naruto_core.errors import ServiceFailed
@@ -42,3 +45,27 @@ def test_without_a_server_or_an_answer_the_sentence_names_the_other_command() ->
     nobody = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(nobody), pytest.raises(ServiceFailed, match="does not answer: start it with `make up`"):
         queue_run("mini", None, {}, "")
+
+
+class _Page(BaseHTTPRequestHandler):
+    """A server that answers everything with a page, as Prefect's does where /api is missing in the address."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>")
+
+    do_POST = do_GET  # noqa: N815
+
+
+def test_an_address_without_prefects_api_is_a_sentence() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}"}):
+                with pytest.raises(ServiceFailed, match="is not Prefect's API: set PREFECT_API_URL"):
+                    queue_run("mini", None, {}, "")
+                with pytest.raises(SystemExit, match="is not Prefect's API: set PREFECT_API_URL"):
+                    deploy.main()
+        finally:
+            server.shutdown()

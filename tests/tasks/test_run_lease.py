@@ -1,9 +1,10 @@
 """The steps of a run: one process at a time, stopped at a safe point, and what the record says afterwards."""
 
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from prefect.exceptions import TerminationSignal
 
 from flows.profiles import choose_recipe, choose_suite
+from naruto_core.artifacts import Layout
 from naruto_core.domain import DatasetVersion, Progress, Run, RunState
 from naruto_core.errors import RunStopped
 from naruto_core.settings import read_settings
-from naruto_core.store.database import open_store
-from naruto_core.store.leases import LeaseOwner
+from naruto_core.store.database import open_database, open_store
+from naruto_core.store.leases import LEASE_SECONDS, LeaseOwner
 from naruto_core.store.writes import Store
 from tasks import run_lease
 from tasks.context import OpenRun, run_context
@@ -129,3 +131,40 @@ def test_a_process_whose_run_was_taken_over_stops(store: Store, opened: OpenRun)
     with pytest.raises(RunStopped, match="another process took it over"):
         run_lease.check_stop()
     release_run(store, settings, opened.id)
+
+
+def _take_over(store: Store, run_id: str, now: datetime) -> None:
+    store.acquire_lease(run_id, ELSEWHERE, 8, now)
+
+
+def _delete(store: Store, run_id: str, now: datetime) -> None:
+    settings = read_settings()
+    with open_database(settings.database_url) as database:
+        database.deletion.delete_run(run_id, now, Layout(settings.root))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "sentence", "state"),
+    [
+        (_take_over, "another process took it over", RunState.RUNNING),
+        (_delete, "somebody deleted it", RunState.DELETED),
+    ],
+)
+def test_a_process_that_lost_its_run_stops_and_leaves_the_record_as_it_is(
+    store: Store, opened: OpenRun, meanwhile: Callable[[Store, str, datetime], None], sentence: str, state: RunState
+) -> None:
+    """It was asleep for longer than a lease."""
+
+    def step() -> None:
+        with run_context(opened, "train", needs_device=False):
+            lease = store.leases(opened.id)[-1]
+            meanwhile(store, opened.id, lease.heartbeat_at + timedelta(seconds=LEASE_SECONDS + 1))
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                run_lease.check_stop()
+                time.sleep(0.01)
+
+    with pytest.raises(RunStopped, match=sentence):
+        step()
+    with sqlite3.connect(read_settings().root / "naruto.db") as database:
+        assert database.execute("SELECT state FROM runs").fetchall() == [(state,)]

@@ -23,6 +23,7 @@ from naruto_core.ratings import (
     Grades,
     Mode,
     Outcome,
+    PictureNote,
     RatingEvent,
     Role,
     Unit,
@@ -280,3 +281,30 @@ def test_the_id_of_the_last_event_grows_with_every_event(ratings: Ratings) -> No
     first = ratings.last_event_id(campaign_id)
     ratings.record(reviewer, RatingEvent(assignment.id, Action.UNDO, "n2", 0, ""), NOON)
     assert ratings.last_event_id(campaign_id) > first > 0
+
+
+def test_a_character_that_postgresql_does_not_hold_is_a_sentence() -> None:
+    """It comes with an address or a note; SQLite holds it."""
+    nul = "a\0b"
+    with serving_postgres() as url, open_database(url) as database:
+        campaign, (reviewer,) = open_campaign(database.ratings, 2)
+        assignment = database.ratings.next_assignment(campaign, reviewer, NOON)
+        assert assignment is not None
+        note = PictureNote(assignment.id, "n", nul, None, None, None, None)
+        for ask in (
+            lambda: database.ratings.next_assignment(nul, reviewer, NOON),
+            lambda: database.ratings.record(reviewer, vote(assignment.id, nul), NOON),
+            lambda: database.ratings.add_picture_note(reviewer, note, NOON),
+            lambda: database.service_jobs.job(nul),
+            lambda: database.runs.run(nul),
+        ):
+            with pytest.raises(NotRecorded, match="the character NUL, which the database cannot hold"):
+                ask()
+
+
+def test_an_address_of_single_sign_on_is_the_same_in_capitals(ratings: Ratings) -> None:
+    """Providers send it as it was typed there."""
+    admin, _ = ratings.add_reviewer("Lea", Role.ADMIN, "Lea@Example.org")
+    assert ratings.find_reviewer(email="lea@example.org") == admin
+    with pytest.raises(RatingRefused, match="is used by another reviewer"):
+        ratings.add_reviewer("Max", Role.REVIEWER, "LEA@example.org")

@@ -14,10 +14,12 @@ from safetensors.numpy import save_file
 
 from naruto_core.artifacts import Layout, link_or_copy, sha256_file
 from naruto_core.domain import Adapter, DatasetVersion, FusedModel, RunState, StepRecord, Variant
-from naruto_core.errors import DeletionRefused, NotRecorded, RecipeInvalid
+from naruto_core.errors import DeletionRefused, NotRecorded, RatingRefused, RecipeInvalid
+from naruto_core.ratings import Campaign, Mode, Unit
+from naruto_core.store import deletion
 from naruto_core.store.database import Database, open_database
 from naruto_core.store.deletion import KeptRuns, Rebuildable, parse_kept
-from naruto_core.store.leases import this_process
+from naruto_core.store.leases import LeaseOwner, this_process
 from naruto_core.store.promotions import CHAMPION
 from naruto_core.store.verification import verify
 
@@ -110,6 +112,57 @@ def test_the_champion_and_a_run_at_work_are_not_deleted(
     assert database.ratings.promotion_fault(first, layout) == "it is not done (deleted)"
 
 
+def test_a_campaign_with_pictures_of_a_deleted_run_is_neither_opened_nor_opened_again(
+    database: Database, layout: Layout, dataset: DatasetVersion
+) -> None:
+    run_id = finished_run(database, layout, dataset, "a" * 64, cached_picture(layout, "base"))
+    shown = database.runs.samples(run_id)[0].id
+    units = [Unit("kage", "a ninja", 7, (shown,), (f"{run_id}/base",))]
+    campaign = Campaign("", "first", "How good?", Mode.SCALE, NOON)
+    first = database.ratings.open_campaign(campaign, units, 0)
+    with pytest.raises(DeletionRefused, match="people vote on its pictures in the campaign first: close it first"):
+        database.deletion.delete_run(run_id, NOON, layout)
+    database.ratings.close_campaign(first.id, NOON)
+    database.deletion.delete_run(run_id, NOON, layout)
+    with pytest.raises(RatingRefused, match=f"{run_id} is deleted, and its pictures with it"):
+        database.ratings.reopen_campaign(first.id)
+    with pytest.raises(RatingRefused, match=f"{run_id} is deleted, and its pictures with it"):
+        database.ratings.open_campaign(replace(campaign, name="second"), units, 0)
+    assert [campaign.closed_at for campaign in database.ratings.campaigns()] == [NOON]
+
+
+def test_gc_leaves_a_run_alone_that_is_promoted_while_it_works(
+    database: Database, layout: Layout, dataset: DatasetVersion
+) -> None:
+    run_id = finished_run(database, layout, dataset, "a" * 64, cached_picture(layout, "base"))
+    kept = parse_kept("champion")
+    items = [item for item in database.deletion.rebuildable(kept, NOON, layout) if item.run_id]
+    database.ratings.promote(CHAMPION, run_id, "Lea", "hands", NOON, {}, layout)
+    assert [database.deletion.remove(item, kept, NOON) for item in items] == [False]
+    assert layout.fused(run_id).exists()
+
+
+def test_no_process_makes_a_run_anew_while_its_files_are_removed(
+    database: Database, layout: Layout, dataset: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [finished_run(database, layout, dataset, name * 64, cached_picture(layout, name)) for name in "ab"]
+    owners: list[str] = []
+
+    def removed(path: Path) -> None:
+        for fingerprint, run in zip("ab", runs, strict=True):
+            if path.is_relative_to(layout.run(run)):
+                open_run(database.runs, dataset.id, fingerprint * 64)
+                owners.append(database.runs.acquire_lease(run, LeaseOwner("f:1:1", "pod-b", 1), 8, NOON).owner)
+
+    monkeypatch.setattr(deletion, "_remove", removed)
+    rebuildable = database.deletion.rebuildable(NOBODY, NOON, layout)
+    (fused,) = (item for item in rebuildable if item.run_id == runs[1] and item.kind == "fused model")
+    assert database.deletion.remove(fused, NOBODY, NOON)
+    database.deletion.delete_run(runs[0], NOON, layout)
+    assert set(owners) == {this_process().id}
+    assert [database.runs.leases(run) for run in runs] == [[], []]
+
+
 def test_gc_removes_fused_models_of_runs_that_are_not_kept_and_old_scratch_files(
     database: Database, layout: Layout, dataset: DatasetVersion
 ) -> None:
@@ -133,9 +186,9 @@ def test_gc_removes_fused_models_of_runs_that_are_not_kept_and_old_scratch_files
     ]
     assert items[0].size == sum(path.stat().st_size for path in layout.fused(other).rglob("*.safetensors"))
     lease = database.runs.acquire_lease(other, this_process(), 2, NOON)
-    assert [database.deletion.remove(item, NOON) for item in items] == [False, True, True]
+    assert [database.deletion.remove(item, NOBODY, NOON) for item in items] == [False, True, True]
     latents = Rebuildable("latents", other, layout.run(other) / "latents", 0)  # nor what that process draws with
-    assert not database.deletion.remove(latents, NOON)
+    assert not database.deletion.remove(latents, NOBODY, NOON)
     database.runs.release_lease(lease.id, NOON)
     assert (layout.fused(other).exists(), layout.fused(last).exists()) == (True, False)
     assert (scratch.exists(), fresh.exists(), database.runs.find_fused(last)) == (False, True, None)
@@ -154,7 +207,7 @@ def test_gc_removes_the_checkpoint_of_a_pruned_run_but_not_of_one_that_will_go_o
         layout.checkpoint(run_id, "ink").write_bytes(b"checkpoint")
     (item,) = database.deletion.rebuildable(NOBODY, NOON, layout)
     assert (item.kind, item.run_id, item.size) == ("checkpoint", pruned, 10)
-    assert database.deletion.remove(item, NOON)
+    assert database.deletion.remove(item, NOBODY, NOON)
     assert (layout.checkpoint(pruned, "ink").exists(), layout.checkpoint(stopped, "ink").exists()) == (False, True)
 
 
