@@ -61,6 +61,21 @@ class Extremes:
 
 Answer = Outcome | Grades | Extremes
 
+GRADES = range(1, 6)
+
+
+def answer_fault(answer: Answer, mode: Mode) -> str:
+    """Why `answer` is none to the question of `mode`, for people; "" where it is one."""
+    if type(answer) is not {Mode.PAIR: Outcome, Mode.SCALE: Grades, Mode.BEST_WORST: Extremes}[mode]:
+        return f"this campaign asks another question: it needs an answer of mode {mode.value}."
+    if isinstance(answer, Grades) and not (answer.adherence in GRADES and answer.style in GRADES):
+        return "grades go from 1 to 5."
+    if isinstance(answer, Extremes) and (
+        answer.best == answer.worst or not {answer.best, answer.worst} <= set(range(mode.pictures))
+    ):
+        return "the best and the worst must be two different pictures of the four."
+    return ""
+
 
 class Action(StrEnum):
     """A reviewer's action on an assignment."""

@@ -30,14 +30,20 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 
 from naruto_core.errors import NotRecorded, RatingRefused
-from naruto_core.ratings import Action, Answer, Assignment, Extremes, Grades, Mode, Outcome, RatingEvent
+from naruto_core.ratings import Action, Assignment, Mode, RatingEvent, answer_fault
 from naruto_core.store.campaigns import IS_GOLD, in_shown_order
 from naruto_core.store.connection import Repository
-from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
+from naruto_core.store.rating_schema import (
+    AssignmentRow,
+    CampaignRow,
+    ExclusionRow,
+    PictureNoteRow,
+    RatingEventRow,
+    UnitRow,
+)
 from naruto_core.store.unit_counts import UNIT_COLUMNS, StoredUnit, change_assigned
 
 LEASE = timedelta(minutes=10)
-GRADES = range(1, 6)
 _REPEAT_DISTANCE = 8  # units rated between a unit and its repeat, so that nobody answers from memory
 _UNIFORM_TRIES, _FEW_UNITS = 30, 500
 _OVERLAP_EVERY, _OVERLAP_TURN = 5, 2  # the third, the eighth, ... new unit of a reviewer is one that others rate too
@@ -46,9 +52,10 @@ _IS_OVERLAP = (UnitRow.raters > literal_column("1"), ~IS_GOLD)  # as the conditi
 
 # The statements are built once: building one takes longer than SQLite needs to run it.
 _MINE = (AssignmentRow.reviewer_id == bindparam("reviewer"), AssignmentRow.campaign_id == bindparam("campaign"))
+_EXCLUDES = (ExclusionRow.reviewer_id == bindparam("reviewer"), ExclusionRow.campaign_id == CampaignRow.id)
 _CAMPAIGN = select(
     CampaignRow.id, CampaignRow.mode, CampaignRow.closed_at, CampaignRow.paused, CampaignRow.informative,
-    CampaignRow.repeats, CampaignRow.units,
+    CampaignRow.repeats, CampaignRow.units, select(ExclusionRow.by).where(*_EXCLUDES).exists(),
 ).where(CampaignRow.id == bindparam("campaign"))  # fmt: skip
 _SHOWN = select(
     AssignmentRow.id, AssignmentRow.campaign_id, AssignmentRow.order, UnitRow.text, UnitRow.samples,
@@ -104,7 +111,9 @@ _RATED_FIRST = (
     .order_by(AssignmentRow.last_event)
     .limit(1)
 )  # fmt: skip
-_EXPIRED = select(AssignmentRow.id, AssignmentRow.unit_id, AssignmentRow.repeat, AssignmentRow.last_event).where(
+_IS_NOTED = select(PictureNoteRow.id).where(PictureNoteRow.assignment_id == AssignmentRow.id).exists()
+_IS_SEEN = AssignmentRow.last_event.is_not(None) | _IS_NOTED
+_EXPIRED = select(AssignmentRow.id, AssignmentRow.unit_id, AssignmentRow.repeat, _IS_SEEN).where(
     ~AssignmentRow.done, AssignmentRow.leased_until < bindparam("now")
 )
 _UNIT = select(*UNIT_COLUMNS).where(UnitRow.id == bindparam("unit"))
@@ -140,6 +149,7 @@ class _OpenCampaign:
     informative: float
     repeats: float
     units: int
+    excludes: bool  # the reviewer whom the assignment is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +181,14 @@ class Assignments(Repository):
         units, the least assigned unit of `pairing` ("" for any), or else a uniform sample of all open units; sometimes
         a repeat with sides swapped. Expired leases of all reviewers are released first. `exclude` are ids of
         assignments that the page has already while it loads the next: it shows one, and the answers of others are on
-        their way (at most four count). None for a closed or paused campaign. NotRecorded for an unknown campaign.
+        their way (at most four count). None for a closed or paused campaign, and for a reviewer who is excluded from
+        it. NotRecorded for an unknown campaign.
         """
         rng, until, key = rng or random.SystemRandom(), now + LEASE, _key(campaign_id, reviewer_id)
         # not durable: nobody has voted on an assignment that a power cut loses, for the vote is durable
         with self._writing_rows(durable=False) as connection:
-            campaign = _find_campaign(connection, campaign_id)
-            if campaign.closed_at is not None or campaign.paused:
+            campaign = _find_campaign(connection, key)
+            if campaign.closed_at is not None or campaign.paused or campaign.excludes:
                 return None
             excluded = dict.fromkeys(_EXCLUDED, "") | dict(zip(_EXCLUDED, exclude, strict=False))
             row = connection.execute(_OPEN, key | excluded).one_or_none()
@@ -201,7 +212,7 @@ class Assignments(Repository):
         """Append `event` and return whether it is new: the same nonce a second time changes nothing.
 
         Raises RatingRefused for somebody else's assignment, an expired lease of a unit that was assigned to another
-        reviewer, a closed campaign, an answer of another mode, and a second answer or undo.
+        reviewer, a closed campaign, an excluded reviewer, an answer of another mode, and a second answer or undo.
         """
         if (event.action is Action.VOTE) != (event.answer is not None):
             raise RatingRefused("a vote needs an answer, and only a vote has one.")
@@ -212,7 +223,7 @@ class Assignments(Repository):
             row = connection.execute(_ASSIGNMENT, key).one_or_none()
             if row is None or row.reviewer_id != reviewer_id:
                 raise RatingRefused("these pictures are no longer assigned to you; the next ones are shown.")
-            _check_event(event, _find_campaign(connection, row.campaign_id), done=row.done)
+            _check_event(event, _find_campaign(connection, _key(row.campaign_id, reviewer_id)), done=row.done)
             if not row.repeat:
                 _change_place(connection, row.unit_id, row.last_event, event.action)
             new = {
@@ -248,23 +259,13 @@ class Assignments(Repository):
 def _check_event(event: RatingEvent, campaign: _OpenCampaign, *, done: bool) -> None:
     if campaign.closed_at is not None:
         raise RatingRefused("this campaign is closed: thank you, no more votes are needed.")
+    if campaign.excludes:  # the counts of its units are without this reviewer
+        raise RatingRefused("your part of this campaign has ended: thank you, no more votes are needed.")
     undo = event.action is Action.UNDO
     if done is not undo:
         raise RatingRefused("there is nothing to undo." if undo else "these pictures were answered already.")
-    if event.answer is not None:
-        _check_answer(event.answer, campaign.mode)
-
-
-def _check_answer(answer: Answer, mode: Mode) -> None:
-    answer_type = {Mode.PAIR: Outcome, Mode.SCALE: Grades, Mode.BEST_WORST: Extremes}[mode]
-    if type(answer) is not answer_type:
-        raise RatingRefused(f"this campaign asks another question: it needs an answer of mode {mode.value}.")
-    if isinstance(answer, Grades) and not (answer.adherence in GRADES and answer.style in GRADES):
-        raise RatingRefused("grades go from 1 to 5.")
-    if isinstance(answer, Extremes) and (
-        answer.best == answer.worst or not {answer.best, answer.worst} <= set(range(mode.pictures))
-    ):
-        raise RatingRefused("the best and the worst must be two different pictures of the four.")
+    if event.answer is not None and (fault := answer_fault(event.answer, campaign.mode)):
+        raise RatingRefused(fault)
 
 
 def _change_place(connection: Connection, unit_id: int, last_event: int | None, action: Action) -> None:
@@ -280,8 +281,8 @@ def _stored_unit(connection: Connection, unit_id: int) -> StoredUnit:
     return StoredUnit(*connection.execute(_UNIT, {"unit": unit_id}).one().tuple())
 
 
-def _find_campaign(connection: Connection, campaign_id: str) -> _OpenCampaign:
-    row = connection.execute(_CAMPAIGN, {"campaign": campaign_id}).one_or_none()
+def _find_campaign(connection: Connection, key: dict[str, object]) -> _OpenCampaign:
+    row = connection.execute(_CAMPAIGN, key).one_or_none()
     if row is None:
         raise NotRecorded("there is no such campaign.")
     return _OpenCampaign(*row.tuple())
@@ -383,15 +384,13 @@ def _repeat(
 def _release_expired(connection: Connection, now: datetime) -> None:
     """Release assignments whose lease has expired.
 
-    An assignment with events stays, as if it were skipped, because the reviewer has seen the unit.
+    An assignment with events or notes stays, as if it were skipped, because the reviewer has seen the unit.
     """
-    for assignment_id, unit_id, repeat, last_event in connection.execute(_EXPIRED, {"now": now}).tuples().all():
-        if not repeat:
-            change_assigned(
-                connection, _stored_unit(connection, unit_id), -1
-            )  # read now: two leases may be of one unit
+    for assignment_id, unit_id, repeat, is_seen in connection.execute(_EXPIRED, {"now": now}).tuples().all():
+        if not repeat:  # the unit is read now: two leases may be of one
+            change_assigned(connection, _stored_unit(connection, unit_id), -1)
         key = {"assignment": assignment_id}
-        connection.execute(*((_DELETE, key) if last_event is None else (_END, key | {"new_done": True})))
+        connection.execute(*((_END, key | {"new_done": True}) if is_seen else (_DELETE, key)))
 
 
 def _to_assignment(

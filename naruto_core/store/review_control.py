@@ -6,7 +6,7 @@ Nothing here deletes a vote: an excluded reviewer's votes stay recorded and do n
 import math
 from datetime import datetime
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, case, func, select, update
 
 from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.ratings import Exclusion, PictureNote, RecordedNote, ReviewerProgress
@@ -20,6 +20,7 @@ from naruto_core.store.rating_schema import (
     ReviewerRow,
     UnitRow,
 )
+from naruto_core.store.unit_counts import count_again
 
 MOST_NOTE = 500  # characters
 _MOST_NOTES = 20  # of one assignment: a page that goes wrong cannot fill the database
@@ -31,6 +32,7 @@ class ReviewControl(Repository):
     def exclude_reviewer(self, campaign_id: str, reviewer_id: str, by: str, why: str, now: datetime) -> None:
         """Let the votes of a reviewer not count in a campaign; a second exclusion changes nothing.
 
+        They get no more units, what they were assigned is assigned to others, and votes on their way are refused.
         Raises NotRecorded for an unknown campaign or reviewer, RatingRefused without a name or a reason.
         """
         if not by.strip() or not why.strip():
@@ -44,6 +46,9 @@ class ReviewControl(Repository):
                     campaign_id=campaign_id, reviewer_id=reviewer_id, by=by.strip(), why=why.strip(), at=now
                 )
                 session.add(row)
+                mine = AssignmentRow.campaign_id == campaign_id, AssignmentRow.reviewer_id == reviewer_id
+                session.execute(update(AssignmentRow).where(*mine, ~AssignmentRow.done).values(done=True))
+                count_again(session, campaign_id, reviewer_id)
 
     def include_reviewer(self, campaign_id: str, reviewer_id: str) -> None:
         """Let the votes of an excluded reviewer count again."""
@@ -51,6 +56,7 @@ class ReviewControl(Repository):
             row = session.get(ExclusionRow, (campaign_id, reviewer_id))
             if row is not None:
                 session.delete(row)
+                count_again(session, campaign_id, reviewer_id)
 
     def exclusions(self, campaign_id: str) -> list[Exclusion]:
         """The excluded reviewers of a campaign, oldest first."""

@@ -1,17 +1,18 @@
 """Counts that are stored so that an assignment counts nothing: assignments of a unit, open units of a campaign.
 
-Both change in the transaction of the assignment, skip or undo that changes them. They can be counted again from
-assignments and events; only another program that writes to the database makes them differ.
+Both change in the transaction of the assignment, skip, undo or exclusion that changes them. They can be counted again
+from assignments and events; only another program that writes to the database makes them differ.
 """
 
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, ScalarSelect, bindparam, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from naruto_core.ratings import Action
 from naruto_core.store.campaigns import IS_GOLD
 from naruto_core.store.connection import Repository
-from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, RatingEventRow, UnitRow
+from naruto_core.store.rating_schema import AssignmentRow, CampaignRow, ExclusionRow, RatingEventRow, UnitRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +94,42 @@ class UnitCounts(Repository):
 
     def recount(self) -> None:
         """Count the assignments of every unit and the open units of every campaign again, in one transaction."""
-        is_open_now = (UnitRow.campaign_id == CampaignRow.id, ~IS_GOLD, UnitRow.n_assigned < UnitRow.raters)
-        count = select(func.count()).select_from(UnitRow).where(*is_open_now).scalar_subquery()
         with self._writing() as session:
             taken = _taken()
             session.execute(update(UnitRow).where(UnitRow.n_assigned != taken).values(n_assigned=taken))
-            session.execute(update(CampaignRow).values(open_units=count))
+            session.execute(update(CampaignRow).values(open_units=_open_units()))
+
+
+def count_again(session: Session, campaign_id: str, reviewer_id: str) -> None:
+    """Count the units again that a reviewer was assigned in a campaign, after an exclusion or its end."""
+    mine = AssignmentRow.campaign_id == campaign_id, AssignmentRow.reviewer_id == reviewer_id
+    session.flush()
+    of_reviewer = UnitRow.id.in_(select(AssignmentRow.unit_id).where(*mine))
+    session.execute(update(UnitRow).where(of_reviewer).values(n_assigned=_taken()))
+    session.execute(update(CampaignRow).where(CampaignRow.id == campaign_id).values(open_units=_open_units()))
+
+
+def _open_units() -> ScalarSelect[int]:
+    is_open_now = (UnitRow.campaign_id == CampaignRow.id, ~IS_GOLD, UnitRow.n_assigned < UnitRow.raters)
+    return select(func.count()).select_from(UnitRow).where(*is_open_now).scalar_subquery()
 
 
 def _taken() -> ScalarSelect[int]:
-    """How many assignments of a unit count: no repeats, and none that ended with a skip or with an expired lease."""
+    """How many assignments of a unit count: no repeats, none that ended with a skip or with an expired lease, and none
+    of a reviewer who is excluded."""
+    excludes = (
+        ExclusionRow.campaign_id == AssignmentRow.campaign_id,
+        ExclusionRow.reviewer_id == AssignmentRow.reviewer_id,
+    )
+    is_excluded = select(ExclusionRow.by).where(*excludes).exists()
     is_vote: ColumnElement[bool] = RatingEventRow.action == Action.VOTE
     return (
         select(func.count())
         .select_from(AssignmentRow)
         .outerjoin(RatingEventRow, RatingEventRow.id == AssignmentRow.last_event)
-        .where(AssignmentRow.unit_id == UnitRow.id, ~AssignmentRow.repeat, or_(~AssignmentRow.done, is_vote))
+        .where(
+            AssignmentRow.unit_id == UnitRow.id, ~AssignmentRow.repeat, ~is_excluded, or_(~AssignmentRow.done, is_vote)
+        )
         .correlate(UnitRow)
         .scalar_subquery()
     )

@@ -5,6 +5,7 @@ from voting import NOON, open_campaign, vote
 
 from naruto_core.errors import NotRecorded, RatingRefused
 from naruto_core.ratings import Action, Defect, PictureNote, RatingEvent
+from naruto_core.store.assignments import LEASE
 from naruto_core.store.database import Ratings
 
 
@@ -53,6 +54,28 @@ def test_votes_of_an_excluded_reviewer_stay_recorded_and_do_not_count(ratings: R
     assert ratings.results_version(campaign) == version
 
 
+def test_what_an_excluded_reviewer_was_assigned_is_assigned_to_others_and_they_get_no_more(ratings: Ratings):
+    campaign, (one, other) = open_campaign(ratings, 3, people=2)
+    rate(ratings, campaign, one, 2)
+    shown = ratings.next_assignment(campaign, one, NOON)
+    assert shown is not None
+    assert ratings.next_assignment(campaign, other, NOON) is None  # one rater for each of three units
+    ratings.exclude_reviewer(campaign, one, "Lea", "always left", NOON)
+    assert ratings.wrong_counts() == []
+    assert ratings.next_assignment(campaign, one, NOON) is None
+    last = ratings.last_done(campaign, one)
+    assert last is not None
+    for event in (vote(shown.id, "on its way"), RatingEvent(last.id, Action.UNDO, "undo", 0, "")):
+        with pytest.raises(RatingRefused, match="your part of this campaign has ended"):
+            ratings.record(one, event, NOON)
+    rate(ratings, campaign, other, 3)
+    assert ratings.progress(campaign).share == 1
+    ratings.include_reviewer(campaign, one)
+    assert ratings.wrong_counts() == []
+    assert ratings.progress(campaign).votes == 5
+    assert ratings.next_assignment(campaign, one, NOON) is None  # nothing is left
+
+
 def test_the_progress_of_each_reviewer_counts_votes_skips_and_units_of_several(ratings: Ratings):
     campaign, (one, other) = open_campaign(ratings, 10, raters=2, people=2)
     rate(ratings, campaign, one, 3)
@@ -95,3 +118,13 @@ def test_a_note_is_kept_once_with_the_sample_at_its_position(ratings: Ratings):
         ratings.add_picture_note(me, PictureNote(shown.id, f"m{number}", text="again"), NOON)
     with pytest.raises(RatingRefused, match="20 notes already"):
         ratings.add_picture_note(me, PictureNote(shown.id, "last", text="again"), NOON)
+
+
+def test_a_noted_pair_that_nobody_answered_is_assigned_to_somebody_else_after_its_lease(ratings: Ratings):
+    campaign, (one, other) = open_campaign(ratings, 1, people=2)
+    shown = ratings.next_assignment(campaign, one, NOON)
+    assert shown is not None
+    ratings.add_picture_note(one, PictureNote(shown.id, "n", "six fingers", None, None, None, None), NOON)
+    assert ratings.next_assignment(campaign, other, NOON + 2 * LEASE) is not None
+    assert [note.text for note in ratings.picture_notes(campaign)] == ["six fingers"]
+    assert ratings.wrong_counts() == []
