@@ -1,6 +1,7 @@
 """The process of a `naruto` command: what is refused before it starts, what libraries print, errors, signals."""
 
 import atexit
+import errno
 import gc
 import os
 import signal
@@ -57,13 +58,19 @@ def _on_terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def end_in_one_sentence(command: Callable[[], None]) -> None:
-    """Run `command`; a NarutoError ends in its sentence and status 1, a signal in one and status 130 or 143."""
+    """Run `command`; a NarutoError ends in its sentence and status 1, as does a name that is too long for a
+    file; a signal ends in one and status 130 or 143."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _on_terminate) if is_main else None  # a flow has a handler of its own
     try:
         command()
     except NarutoError as error:
         print(f"naruto: {printable(str(error))}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # any other one is a fault of ours: its place is needed to mend it
+            raise
+        print(f"naruto: {printable(str(error.filename)[:60])}... is too long for the name of a file.", file=sys.stderr)
         raise SystemExit(1) from None
     except BaseException as error:
         status = _stopped_by(error)

@@ -96,5 +96,6 @@ def _read_model_at(context: TaskContext, name: ModelName) -> _Model:
     opened = recorded_run(context, run.id)
     side = side_of(with_run(context, opened), label, name.variant)
     if not side.samples:
-        raise NotRecorded(f"{label}: this run drew no pictures with {name.variant}.")
+        drawn = ", ".join(sorted({sample.variant for sample in context.store.samples(run.id)})) or "nothing yet"
+        raise NotRecorded(f"{label}: this run drew no pictures with {name.variant}; it drew with: {drawn}.")
     return _Model(side, opened.recipe, model_label(context.store, label, run.id))

@@ -55,7 +55,8 @@ class Promotions(Repository):
             warnings = _warnings(session, run_id)
             if warnings and accept_warnings.strip() != run_id:
                 raise PromotionRefused(
-                    f"{run_id} has warnings ({', '.join(warnings)}): type its id to promote it anyway."
+                    f"{run_id} has warnings ({', '.join(warnings)}): type its id to promote it anyway (in a terminal "
+                    f"`--accept-warnings {run_id}`)."
                 )
             accepted = {"Warnings accepted": ", ".join(warnings)} if warnings else {}
             row = PromotionRow(

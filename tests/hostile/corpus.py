@@ -150,6 +150,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("backup", "b", "--every", "nan"),
     ("export", "kohya", "nothing", "x"), ("run", "--set", "caf\udce9"), ("ingest", "./\udcff"), ("nonsense",),
     ("run", "--recipe", "nowhere.yaml"), ("run", "--set", "training.rank=0"), ("ingest", "x", "--set", "a=b"),
+    ("import", "lora", "x" * 5000), ("import", "pictures", "x" * 5000), ("ingest", "x" * 5000),
+    ("verify", "x" * 5000), ("export", "kohya", "x" * 5000, "x" * 5000), ("restore", "x" * 5000),
 )  # fmt: skip
 
 
