@@ -33,8 +33,8 @@ def show(campaign: Campaign) -> None:
         column_config={"Last event": time},
     )  # fmt: skip
     st.caption(
-        "Shares have 95 % intervals. Whoever is wrong on gold pairs, or always on one side, may be excluded: their votes "
-        "no longer count, and others get their pairs."
+        "Shares have 95 % intervals. Whoever is wrong on gold pairs, or always on one side, may be excluded: their "
+        "votes no longer count, and others get their pairs."
     )
     _exclude(campaign, {row.reviewer_id: names.get(row.reviewer_id, "?") for row in progress}, excluded)
 
