@@ -296,7 +296,7 @@ def test_runs_show_win_rates_and_never_those_of_an_example(ratings: Ratings, sto
     side = Outcome.LEFT if assignment.samples[0].startswith("fused") else Outcome.RIGHT
     ratings.record(reviewer.id, RatingEvent(assignment.id, Action.VOTE, "n", 3.0, "1x1", side), NOW)
     assert page("runs").dataframe[0].value["Win rate"].tolist() == [100.0]
-    assert '"0% to 100%, n = 1 vote",undecided' in all_text(page("overview"))
+    assert '"0.0% to 100.0%, n = 1 vote",undecided' in all_text(page("overview"))
 
 
 def test_a_failed_run_has_a_page_with_its_whole_failure_its_curve_and_what_its_recipe_changed(

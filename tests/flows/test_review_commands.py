@@ -57,7 +57,7 @@ def test_a_lost_link_is_made_again_and_votes_are_exported(
     with pytest.raises(NotRecorded, match="campaigns: faces"):
         naruto("votes", "export", "other")
     output = tmp_path / "votes.csv"
-    assert "wrote 1 votes" in naruto("votes", "export", "faces", "--output", str(output))
+    assert "wrote 1 vote to" in naruto("votes", "export", "faces", "--output", str(output))
     assert output.read_text() == naruto("votes", "export", "faces")
     assert admin.id in output.read_text()
     assert naruto("votes", "recount") == "every stored count is right.\n"

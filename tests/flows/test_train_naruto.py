@@ -293,10 +293,13 @@ def test_an_exported_run_is_one_file_for_comfyui_and_a_folder_for_diffusers(
         assert file.metadata()["modelspec.title"] == run_id
         assert len(file.keys()) == 48 * 3
     for options, kept in (((), "pytorch_lora_weights.safetensors"), (("--fused",), "model_index.json")):
-        done = naruto(home, "export", "diffusers", run_id, str(tmp_path), *options)
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / run_id / kept).is_file()
-    assert not (tmp_path / run_id / "pytorch_lora_weights.safetensors").exists()
+        for _ in range(2):  # the same export again replaces the folder
+            done = naruto(home, "export", "diffusers", run_id, str(tmp_path / f"of{len(options)}"), *options)
+            assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"of{len(options)}" / run_id / kept).is_file()
+    refused = naruto(home, "export", "diffusers", run_id, str(tmp_path / "of0"), "--fused")
+    _one_sentence(refused.stderr, "it has files that this export does not write")
+    assert (tmp_path / "of0" / run_id / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_an_adapter_that_is_not_the_recorded_one_is_not_exported(
