@@ -67,7 +67,7 @@ def show() -> None:
 
 def _filter() -> tuple[Leaderboard, list[Column]]:
     """The rows that match, favourites first, and the columns of the chosen group."""
-    first, second, third, fourth = st.columns([3, 2, 4, 1], vertical_alignment="bottom")
+    first, second, third, fourth = st.columns([2.6, 1.8, 4, 1.6], vertical_alignment="bottom")
     words = first.text_input("Words in the id, profile, dataset, tags or failure", key="words", max_chars=200,
                              bind="query-params").lower().split()  # fmt: skip
     states = second.multiselect("State", _STATES, key="states", bind="query-params")
