@@ -19,7 +19,7 @@ from typing import Any, cast
 from naruto_core.dataset.file_trees import FileTree
 from naruto_core.dataset.records import PICTURE_SUFFIXES, BrokenRecordError, Record
 from naruto_core.domain import QuarantinedRecord
-from naruto_core.errors import DatasetUnusable
+from naruto_core.errors import DatasetUnusable, amount
 
 _TEXT_SUFFIXES = (".txt", ".caption")  # the first that exists is read
 _JSON = ".json"
@@ -135,8 +135,8 @@ class CaptionFiles:
             yield f"to put the instance words before every caption: --set {setting}"
         if outside := len(pictures) - len(self._pictures):
             yield (
-                f"{outside} pictures outside of these folders are not read; regularisation pictures are none of them: "
-                "training.prior makes class pictures"
+                f"not read: {amount(outside, 'picture')} outside of these folders; regularisation pictures are none of "
+                "them: training.prior makes class pictures"
             )
 
     def _caption_notes(self, source: str) -> Iterator[str]:

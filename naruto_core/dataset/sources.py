@@ -20,7 +20,7 @@ from naruto_core.dataset.imagefolder import METADATA, METADATA_FILES, URLS, Imag
 from naruto_core.dataset.records import Record, Source
 from naruto_core.dataset.sidecars import CaptionFiles, is_picture
 from naruto_core.dataset.tabular import Table, choose_shards, has_column, saved_shards
-from naruto_core.errors import DatasetUnusable
+from naruto_core.errors import DatasetUnusable, amount
 from naruto_core.hub import check_hub_file
 from naruto_core.mini.pretraining.drawing import draw
 from naruto_core.mini.pretraining.world import STYLES, describe, sample_scene
@@ -94,8 +94,8 @@ def _beside(tree: FileTree, kind: str) -> list[str]:
     pictures = [file for file in tree.names if is_picture(file)]
     if not pictures:
         return []
-    left = f"{len(pictures)} pictures outside of the {kind} files are not read (first {pictures[0]})"
-    return [f"{left}: to read them, move the {kind} files away"]
+    left = f"not read: {amount(len(pictures), 'picture')} outside of the {kind} files (first {pictures[0]})"
+    return [f"{left}; to read such pictures, move the {kind} files away"]
 
 
 def _file(path: Path, name: str, section: DatasetSection) -> Source:

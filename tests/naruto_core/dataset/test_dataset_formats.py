@@ -63,7 +63,7 @@ def kohya_folders(folder: Path) -> None:
     )
     assert notes[0].endswith("they are the caption of 1 pictures without a caption file")
     assert notes[1] == "folder '3_bob boy': 1 pictures, each 3 times in an epoch; instance words 'bob boy'"
-    assert notes[2].startswith("2 pictures outside of these folders are not read")
+    assert notes[2].startswith("not read: 2 pictures outside of these folders")
     assert notes[3] == "1 of 2 pictures have a caption file (.txt)"
     content, notes = read(write_files(folder / "project", {f"img/3_bob boy/{n}": d for n, d in bob.items()}))
     assert content == [(*BOB, 3)]

@@ -125,8 +125,8 @@ def test_pictures_beside_the_archives_that_are_read_are_told(tmp_path: Path) -> 
         assert _content(_read(folder)) == [(png(7), "bob")]
         notes = open_source(DatasetSection(source=str(folder))).notes
         assert notes[-1] == (
-            f"3 pictures outside of the {kind} files are not read (first 0.png): to read them, move the {kind} files "
-            "away"
+            f"not read: 3 pictures outside of the {kind} files (first 0.png); to read such pictures, move the {kind} "
+            "files away"
         )
 
 
