@@ -5,12 +5,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flows.terminal import Listing, columns
+from naruto_core.intervals import p_text
 from naruto_core.report.tables import (
     Compared,
     comparison_figures,
     comparison_markdown,
     headline,
-    p_text,
 )
 from tasks.kept_comparison import kept_comparison
 

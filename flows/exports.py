@@ -138,10 +138,10 @@ def export_triton(name: str, folder: Path) -> Path:
 @contextmanager
 def _export_folder(path: Path) -> Generator[Path]:
     """As `atomic_folder`. Raises StorageFailed when an older folder `path` has files that the new one has not."""
+    if path.is_file():
+        raise StorageFailed(f"cannot write the folder {path}: a file has that name. Name another DIR, or move it.")
     with atomic_folder(path) as scratch:
         yield scratch
-        if path.is_file():
-            raise StorageFailed(f"cannot write the folder {path}: a file has that name. Name another DIR, or move it.")
         if others := sorted(_file_names(path) - _file_names(scratch)):
             raise StorageFailed(
                 f"cannot replace {path}: it has files that this export does not write ({len(others)}, first "

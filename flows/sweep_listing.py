@@ -8,7 +8,8 @@ from typing import Any
 
 from flows.terminal import Listing, columns
 from naruto_core.errors import RecipeInvalid
-from naruto_core.report.tables import interval_text, number_text, p_text
+from naruto_core.intervals import p_text
+from naruto_core.report.tables import interval_text, number_text
 from naruto_core.scoring.metrics import decimals, direction, find_metric
 from naruto_core.scoring.sweep_results import SettingResult
 from naruto_core.settings import read_settings

@@ -135,3 +135,10 @@ def _rounded(number: float, direction: Callable[[float], int]) -> int:
         return 0 if direction is math.floor else 1
     digit = 10 ** int(math.log10(number))
     return direction(number / digit) * digit
+
+
+def p_text(p: float | None) -> str:
+    """A p value; "" where there is none. No p is 0, so a small one is "<0.001"."""
+    if p is None:
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from naruto_core import devices
 from naruto_core.artifacts import Layout
 from naruto_core.domain import DatasetVersion, PromptSuite, Run, RunState, Variant, format_duration
-from naruto_core.errors import DeviceUnfit
+from naruto_core.errors import DeviceUnfit, amount
 from naruto_core.generation import Job
 from naruto_core.picture_cache import PictureCache
 from naruto_core.planning.device_speeds import DEVICES, GIB, DeviceSpeed, known_speed, measured_speed
@@ -50,8 +50,7 @@ def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    threads = torch.get_num_threads()
-    return f"{model}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{model}, {amount(torch.get_num_threads(), 'thread')}"
 
 
 def plan_for_gpu(context: TaskContext, recipe: Recipe, suite: PromptSuite, gpu: str | None) -> Plan:

@@ -12,6 +12,7 @@ from dashboard.queries import runs, serving, votes
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
 from naruto_core.domain import RunState, Variant
+from naruto_core.errors import amount
 from naruto_core.judging.campaign_plan import contender
 from naruto_core.judging.decision import WinRate
 from naruto_core.ratings import Promotion
@@ -114,7 +115,7 @@ def _headline(rows: Sequence[HeadlineRow], rate: WinRate | None) -> None:
         lines.append({
             "Metric": "human win rate over the base ↑", "Base": "", "Trained": f"{rate.value:.0%}", "Real": "",
             "Trained − base": f"{rate.low:.1%} to {rate.high:.1%}, "
-                              f"n = {rate.votes} vote{'s' * (rate.votes != 1)}", "": word,
+                              f"n = {amount(rate.votes, 'vote')}", "": word,
         })  # fmt: skip
     if lines:
         st.table(lines, hide_index=True, border="horizontal", alt="Headline metrics of this run")

@@ -12,6 +12,7 @@ from dashboard.queries.database import database
 from dashboard.views import pictures, run_files, run_training
 from dashboard.views.overview import HEADLINE_LEGEND, headline_line
 from naruto_core.domain import Finding, Run, RunState, Score, format_duration
+from naruto_core.errors import amount
 from naruto_core.report.leaderboard import HeadlineRow, headline_rows
 from naruto_core.report.recipe_changes import recipe_differences
 from naruto_core.report.score_table import short_number
@@ -108,8 +109,7 @@ def _tiles(summary: RunSummary, headline: Sequence[HeadlineRow]) -> None:
             help=_interval(row), border=True,
         )  # fmt: skip
     if rate:
-        counted = f"n = {rate.votes} vote{'s' * (rate.votes != 1)}"
-        interval = f"{rate.low:.1%} to {rate.high:.1%}, {counted}"
+        interval = f"{rate.low:.1%} to {rate.high:.1%}, n = {amount(rate.votes, 'vote')}"
         columns[-1].metric("Win rate over the base", f"{rate.value:.0%}", border=True, help=interval)
 
 

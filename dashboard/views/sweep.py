@@ -18,6 +18,7 @@ from dashboard.queries import runs
 from dashboard.queries.database import database
 from dashboard.queries.thumbnails import thumbnail
 from naruto_core.domain import RunState, Sample, Variant
+from naruto_core.intervals import p_text
 from naruto_core.store.sweeps import RecordedCell, RecordedSweep
 from naruto_core.sweep import setting_label, value_text
 
@@ -92,7 +93,7 @@ def _settings(sweep: RecordedSweep) -> None:
     lines = [{name: value for name, value in row.items() if name not in empty} for row in lines]
     figure = st.column_config.NumberColumn(format=f"%.{sweep.report.get('decimals', 3)}f")
     columns = dict.fromkeys(("Mean", "Spread", "Difference", "Low", "High", "Low of difference"), figure)
-    columns |= {"High of difference": figure, "p (Holm)": st.column_config.NumberColumn(format="%.3f")}
+    columns |= {"High of difference": figure}
     columns |= {key: st.column_config.NumberColumn(format="%.4g") for key in numeric}
     st.dataframe(lines, hide_index=True, column_config=columns, placeholder="", alt=f"The settings of {sweep.name}")
     st.caption(
@@ -126,7 +127,7 @@ def line(
         "Difference": change.get("value"),
         "Low of difference": change.get("low"),
         "High of difference": change.get("high"),
-        "p (Holm)": change.get("p"),
+        "p (Holm)": p_text(change.get("p")) or None,
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from naruto_core.domain import Finding, Measurement, Score, Variant, measurement_of
+from naruto_core.errors import amount
 from naruto_core.scoring.memorization import NO_SIGN
 from naruto_core.scoring.metrics import decimals, direction, headline_metrics
 
@@ -158,5 +159,5 @@ def _copies(finding: Finding) -> list[str]:
 def _wins(rate: "WinRate") -> list[str]:
     low, high = rate.low, rate.high
     word = "better" if low > 0.5 else "worse" if high < 0.5 else "undecided"
-    votes = f"{rate.votes:,} vote{'' if rate.votes == 1 else 's'}"
+    votes = amount(rate.votes, "vote")
     return ["human win rate ↑", "", f"{rate.value:.0%}", "", f"{low:.1%} to {high:.1%}, {votes}", word]

@@ -56,11 +56,6 @@ def number_text(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
-def p_text(p: float | None) -> str:
-    """A p value; "" where there is none. No p is 0, so a small one is "<0.001"."""
-    return "<0.001" if p is not None and p < 0.001 else number_text(p, ".3f")
-
-
 def scored_variants(scores: Sequence[Score]) -> list[Variant]:
     """The variants that `scores` are of, in their usual order; see `distinct_variants`."""
     return distinct_variants({score.variant for score in scores})

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from naruto_core.domain import NOT_MEASURED, Finding
+from naruto_core.errors import amount
 from naruto_core.intervals import LEVEL, Estimate, exact_share, share_estimate
 from naruto_core.scoring import memorization
 from naruto_core.scoring.feature_set import StylePreference, Vector
@@ -49,7 +50,7 @@ def find_overfitting(run_id: str, drawn: Vector, held_out: Vector, prompts: Sequ
     flagged = share_estimate(is_flagged, prompts)
     if len(set(prompts)) < LEAST_PROMPTS:
         sentence = (
-            f"copying cannot be judged with n = {_count(len(set(prompts)))}: at least {LEAST_PROMPTS} are needed."
+            f"copying cannot be judged with n = {_prompts(len(set(prompts)))}: at least {LEAST_PROMPTS} are needed."
         )
         return Finding(run_id, "overfitting", True, sentence, {"flagged": flagged.value})
     by_chance = flagged.low <= memorization.most_by_chance(len(held_out))
@@ -127,7 +128,7 @@ def find_collapse(run_id: str, shift: Difference, spread: Difference, adapted: E
     `shift` and `spread` are adapted minus base, of the distance to the reference and of the Vendi score.
     """
     if shift.high is None or spread.high is None or shift.p is None:
-        sentence = f"collapse cannot be judged with n = {_count(shift.prompts)}: at least {LEAST_PROMPTS} are needed."
+        sentence = f"collapse cannot be judged with n = {_prompts(shift.prompts)}: at least {LEAST_PROMPTS} are needed."
         return Finding(run_id, "collapse", True, sentence, {"vendi": adapted.value, "vendi_real": real.value})
     nearer, fewer = shift.high < 0, spread.high < 0
     lost = adapted.value <= (1 - LOST_VARIETY) * real.value
@@ -177,12 +178,12 @@ def find_generalisation(
         changes = {tag: change.allowing_for(preference.low, preference.high) for tag, change in changes.items()}
     adjusted = dict(zip(judged, holm([changes[tag].p or 0.0 for tag in judged]), strict=True))
     worse = [
-        f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {_count(counts[tag])})"
+        f"{tag} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {_prompts(counts[tag])})"
         for tag, change in changes.items()
         if tag in adjusted and adjusted[tag] < LEVEL and change.value <= -smallest
         if change.low is not None and change.high is not None and change.high < 0
     ]
-    few = [f"{tag} ({_count(counts[tag])})" for tag in rows if tag not in adjusted]
+    few = [f"{tag} ({_prompts(counts[tag])})" for tag in rows if tag not in adjusted]
     if not judged:
         sentence = "generalisation cannot be judged by kind of prompt."
     elif worse:
@@ -190,7 +191,7 @@ def find_generalisation(
     else:
         sentence = (
             f"no kind of prompt is followed less well than by the base by {smallest:.3f} or more, as far as can be "
-            f"told: {', '.join(f'{tag} ({_count(counts[tag])})' for tag in judged)}."
+            f"told: {', '.join(f'{tag} ({_prompts(counts[tag])})' for tag in judged)}."
         )
     if few:
         sentence += f" Cannot be judged: {', '.join(few)}; at least {least} prompts are needed."
@@ -219,8 +220,8 @@ def judged_tags(counts: Mapping[str, int]) -> tuple[list[str], int]:
     return judged, least
 
 
-def _count(number: int, noun: str = "prompt") -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _prompts(n: int) -> str:
+    return amount(n, "prompt")
 
 
 def _tags(prompts: Sequence[str], tags: Mapping[str, Sequence[str]]) -> list[str]:
@@ -243,7 +244,7 @@ def find_model_change(run_id: str, mean: Sequence[float], expected: int) -> Find
     of the same prompt and seed, in grey levels from 0 to 255; `expected` pictures were asked for.
     """
     n, worst, changed = len(mean), max(mean), sum(value > SAME_PICTURE for value in mean)
-    pictures = _count(n, "canary picture")
+    pictures = amount(n, "canary picture")
     few = f" (of {expected} that were asked for: the run has no more samples)" if n < expected else ""
     sentence = (
         f"the model has changed: {changed} of {pictures}{few} differ{'s' if changed == 1 else ''} from the run's own "
@@ -268,7 +269,7 @@ def find_fused_difference(run_id: str, largest: Sequence[float], mean: Sequence[
     n, worst, overall = len(mean), max(mean), sum(mean) / len(mean)
     warning = worst > SAME_PICTURE
     sentence = (
-        f"in {_count(n, 'picture')} of the same prompts and seeds the fused model differs from the adapted model by at "
+        f"in {amount(n, 'picture')} of the same prompts and seeds the fused model differs from the adapted model by at "
         f"most {max(largest):.0f} of 255 in a pixel and {overall:.2f} on average (most in one picture: {worst:.2f}): "
     )
     sentence += (
@@ -302,7 +303,7 @@ def find_hardly_moved(run_id: str, differences: Vector, gauges: Mapping[str, flo
         else "the adapter changes the pictures"
     )
     sentence += (
-        f": in {_count(n, 'pair')} of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
+        f": in {amount(n, 'pair')} of the same prompt and seed, its pictures differ from the base's by {mean:.2f} "
         f"of 255 grey levels on average (limit {HARDLY_MOVED:g}){'; ' + reasons if reasons else ''}."
     )
     figures = {"pictures": float(n), "mean": mean} | dict(gauges)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import scipy  # scipy.special is imported at its first use; scipy.stats would take a second
 
+from naruto_core.errors import amount
 from naruto_core.intervals import LEVEL, POWER, Forecast, forecast
 from naruto_core.scoring.resampling import LEAST_PROMPTS, Difference
 
@@ -30,7 +31,7 @@ class Verdict:
 
 def not_judged(prompts: int) -> Verdict:
     """The verdict for fewer prompts than a test needs; there may be an interval nevertheless."""
-    counted = "1 prompt" if prompts == 1 else f"{prompts} prompts"
+    counted = amount(prompts, "prompt")
     return Verdict("cannot be judged", why=f" with n = {counted}: at least {LEAST_PROMPTS} are needed")
 
 

@@ -17,7 +17,12 @@ from naruto_core.store.rating_schema import ReviewerRow
 
 _LONGEST_NAME = 80
 _WITH_ID = select(ReviewerRow).where(ReviewerRow.id == bindparam("value"))  # built once: every request asks for one
-_WITH_ADDRESS = select(ReviewerRow).where(func.lower(ReviewerRow.email) == func.lower(bindparam("value"))).limit(1)
+_WITH_ADDRESS = (  # of two that earlier versions took for different ones, the one that is written so
+    select(ReviewerRow)
+    .where(func.lower(ReviewerRow.email) == func.lower(bindparam("value")))
+    .order_by(ReviewerRow.email != bindparam("value"), ReviewerRow.id)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)

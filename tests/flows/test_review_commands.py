@@ -27,12 +27,16 @@ def naruto(*arguments: str) -> str:
     return result.stdout
 
 
-def test_a_lost_link_is_made_again_and_votes_are_exported(
-    tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def home(tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """NARUTO_HOME with an empty database."""
     monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
     monkeypatch.delenv("NARUTO_DATABASE", raising=False)
     shutil.copyfile(new_database, tmp_path / "naruto.db")
+    return tmp_path
+
+
+def test_a_lost_link_is_made_again_and_votes_are_exported(home: Path) -> None:
     assert "nobody is registered" in naruto("people", "list")
     with open_database(read_settings().database_url) as database:
         ratings = database.ratings
@@ -56,12 +60,12 @@ def test_a_lost_link_is_made_again_and_votes_are_exported(
         naruto("people", "link", "Eve")
     with pytest.raises(NotRecorded, match="campaigns: faces"):
         naruto("votes", "export", "other")
-    output = tmp_path / "votes.csv"
+    output = home / "votes.csv"
     assert "wrote 1 vote to" in naruto("votes", "export", "faces", "--output", str(output))
     assert output.read_text() == naruto("votes", "export", "faces")
     assert admin.id in output.read_text()
     assert naruto("votes", "recount") == "every stored count is right.\n"
-    with sqlite3.connect(tmp_path / "naruto.db") as connection:  # as another program would
+    with sqlite3.connect(home / "naruto.db") as connection:  # as another program would
         connection.execute("UPDATE campaigns SET open_units = 9")
     wrong = "faces: 9 open units are recorded, and there are 0"
     assert [row["what"] for row in verify_all().rows] == [f"database (campaign {wrong})"]
@@ -70,13 +74,8 @@ def test_a_lost_link_is_made_again_and_votes_are_exported(
     assert "Lea" not in output.read_text()
 
 
-def test_verify_says_what_an_unrecorded_file_is_and_that_it_may_be_deleted(
-    tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NARUTO_HOME", str(tmp_path))
-    monkeypatch.delenv("NARUTO_DATABASE", raising=False)
-    shutil.copyfile(new_database, tmp_path / "naruto.db")
-    (tmp_path / "runs" / "2026-01-01-mini-0000").mkdir(parents=True)  # as a backup keeps a deleted run
+def test_verify_says_what_an_unrecorded_file_is_and_that_it_may_be_deleted(home: Path) -> None:
+    (home / "runs" / "2026-01-01-mini-0000").mkdir(parents=True)  # as a backup keeps a deleted run
     found = verify_all()
     assert [row["trouble"] for row in found.rows] == ["unrecorded"]
     assert "An unrecorded file belongs to no run of this database" in found.text

@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from naruto_core.ratings import Action, Campaign, Mode, RatingEvent, Role, Unit
 from naruto_core.store.assignments import LEASE
-from naruto_core.store.database import Ratings
-from tests.naruto_core.store.voting import NOON, vote
+from naruto_core.store.database import Ratings, open_database
+from tests.naruto_core.store.voting import NOON, open_campaign, vote
 
 
 def test_the_stored_counts_equal_a_new_count_after_votes_skips_undos_and_expired_leases(ratings: Ratings):
@@ -60,3 +60,21 @@ def test_a_wrong_count_is_found_and_counting_again_repairs_it(ratings: Ratings, 
     ratings.recount()
     assert ratings.wrong_counts() == []
     assert ratings.left_count(campaign, me.id) == 10  # the open assignment, and nine units
+
+
+def test_a_migration_counts_campaigns_with_exclusions_again(ratings: Ratings) -> None:
+    campaign, (one, other) = open_campaign(ratings, 3, people=2)
+    for number in range(2):
+        assignment = ratings.next_assignment(campaign, one, NOON)
+        assert assignment
+        ratings.record(one, vote(assignment.id, f"n{number}"), NOON)
+    ratings.exclude_reviewer(campaign, one, "Lea", "always left", NOON)
+    with ratings._writer.begin() as connection:  # as an earlier version left it
+        connection.execute(text("UPDATE units SET given = 1 WHERE id IN (SELECT unit_id FROM assignments)"))
+        connection.execute(text("UPDATE campaigns SET open_units = 1"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0020'"))
+        url = connection.engine.url
+    assert ratings.wrong_counts() != []
+    with open_database(url.render_as_string(hide_password=False)) as migrated:
+        assert migrated.ratings.wrong_counts() == []
+        assert migrated.ratings.next_assignment(campaign, other, NOON) is not None
